@@ -1,0 +1,175 @@
+"""Files that are whole or absent: atomic writes, folders published by one rename, hashes, the lock on a run.
+
+Neither torch, safetensors nor onnx calls fsync; a plain write under `kill -9` leaves torn files. So nothing in this
+project writes to a final name itself: it makes the bytes and hands them to `write_atomic`, or fills a folder inside
+`staged_folder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vae_export.errors import OutputExistsError, StorageError
+
+#: Half-written files and folders carry this in their name; `sweep` removes what a killed process left.
+PARTIAL = ".partial-"
+
+
+def sha256(data: bytes | Path) -> str:
+    """SHA-256 of bytes or of a file, as 64 lower-case hexadecimal digits."""
+    if isinstance(data, bytes):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that every reader, at any instant, sees the old file or the new one, whole.
+
+    The parent folder is made. Raises `StorageError` if the disk is full or the folder cannot be written.
+    """
+    with storage_errors(path, needed=len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o666 & ~_umask())  # mkstemp makes 0600; others may read results
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+
+    With `force`, an existing `final` is moved aside first and removed last: a process killed between the two renames
+    leaves the old folder under its partial name, and the next call puts it back.
+    """
+    check_free(final, force=force)
+    retired = final.with_name(f"{PARTIAL}old-{final.name}")
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
+    try:
+        yield staging
+        with storage_errors(final):
+            os.chmod(staging, 0o777 & ~_umask())
+            for file in staging.rglob("*"):
+                _sync_folder(file) if file.is_dir() else _sync_file(file)
+            if final.exists():
+                shutil.rmtree(retired, ignore_errors=True)
+                os.rename(final, retired)
+            os.rename(staging, final)
+            _sync_folder(final.parent)
+            shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if retired.exists() and not final.exists():
+            os.rename(retired, final)
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists. Called before any long work, so that a refusal costs nothing."""
+    retired = path.with_name(f"{PARTIAL}old-{path.name}")
+    if retired.exists() and not path.exists():
+        os.rename(retired, path)
+    if path.exists() and not force:
+        raise OutputExistsError(path)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `StorageError` unless a file can be made in `folder` (made if need be). Ask before long work."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`. Call it with the folder's lock held."""
+    for stale in folder.glob(f"{PARTIAL}*"):
+        if stale.name.startswith(f"{PARTIAL}old-"):
+            continue  # a complete older output: `check_free` decides about it
+        shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one writer. The kernel frees the lock when the holder dies, so none is ever stale."""
+    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StorageError(
+                "run is in use",
+                where=folder,
+                got=f"a lock held by process {holder}",
+                do="wait for it or choose another --out",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Turn the operating system's errors about `path` into one-line `StorageError`s."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            room = f"{_free_bytes(path):,} bytes free"
+            need = "enough room" if needed is None else f"{needed:,} bytes"
+            raise StorageError("disk full", where=path, expected=need, got=room, do="free some space") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError("cannot write", where=path, got=error.strerror, do="choose another --out") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError("path too long", where=f"{str(path)[:60]}…", do="choose a shorter --out") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise StorageError("not a folder", where=path, got=error.strerror, do="choose another --out") from error
+        raise
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
