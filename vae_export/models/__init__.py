@@ -1,0 +1,24 @@
+"""The VAE families that ship with this project: `mlp` (default), `post`, `conv`.
+
+Only this package and `train/` know what these networks look like; everything from `vae_export.graphs` on sees two
+modules and a contract. The config is there without torch, so that the command line knows the families at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vae_export.models.config import FAMILIES, VAEConfig
+
+if TYPE_CHECKING:
+    from vae_export.models.vae import VAE, reparameterize
+
+__all__ = ["FAMILIES", "VAE", "VAEConfig", "reparameterize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("VAE", "reparameterize"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vae_export.models import vae
+
+    return getattr(vae, name)

@@ -1,0 +1,67 @@
+"""The configuration of a VAE: all that is needed to build the network again. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from vae_export.contract import Contract
+from vae_export.errors import InputError, UsageError
+
+Family = Literal["mlp", "post", "conv"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+#: `conv` halves the image twice.
+CONV_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Attributes:
+    family: which network (see `vae_export.models`).
+    image_shape: (C, H, W).
+    latent_size: Z, the number of latent units.
+    hidden_size: width of the fully connected layers.
+    """
+
+    family: Family = "mlp"
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    latent_size: int = 20
+    hidden_size: int = 400
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise UsageError("unknown family", expected=" | ".join(FAMILIES), got=self.family)
+        for name in ("latent_size", "hidden_size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UsageError(f"bad {name.replace('_', ' ')}", expected="1 or more", got=value)
+        if self.family == "conv" and any(size % CONV_STRIDE for size in self.image_shape[1:]):
+            raise UsageError(
+                "image size does not fit family conv",
+                expected=f"height and width divisible by {CONV_STRIDE}",
+                got=" x ".join(map(str, self.image_shape[1:])),
+                do="choose another --image-size or --family mlp",
+            )
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(self.image_shape, (self.latent_size,))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"image_shape": list(self.image_shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> VAEConfig:
+        """The inverse of `to_json`; raises `InputError` that names unknown or missing fields."""
+        known = {field.name for field in fields(cls)}
+        if set(data) != known:
+            raise InputError("config does not fit", expected=sorted(known), got=sorted(data))
+        image_shape = data["image_shape"]
+        if not isinstance(image_shape, list) or len(image_shape) != 3:
+            raise InputError("config does not fit", where="image_shape", expected="[C, H, W]", got=image_shape)
+        try:
+            return cls(**{**data, "image_shape": tuple(image_shape)})
+        except UsageError as error:
+            raise InputError("config does not fit", got=error.line()) from error

@@ -1,0 +1,35 @@
+"""A variational autoencoder: an encoder, a decoder, and the noise between them.
+
+Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114. The approximate posterior is a diagonal
+Gaussian q(z|x) = N(mean, exp(logvar)), the prior is N(0, I), a decoder output is the mean of a Bernoulli per pixel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vae_export.models import conv, mlp, post
+from vae_export.models.config import VAEConfig
+
+
+def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    """z = mean + noise · std with std = exp(logvar / 2), all (N, Z); noise ~ N(0, I) (section 2.4 of the paper)."""
+    return mean + noise * torch.exp(logvar / 2)
+
+
+class VAE(nn.Module):
+    """Encoder and decoder of one family, built from a config."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        family = {"mlp": mlp, "post": post, "conv": conv}[config.family]
+        self.config = config
+        self.encoder = family.encoder(config)
+        self.decoder = family.decoder(config)
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """image (N, C, H, W), noise (N, Z) → reconstruction (N, C, H, W), mean, logvar, latent (N, Z)."""
+        mean, logvar = self.encoder(image)
+        latent = reparameterize(mean, logvar, noise)
+        return self.decoder(latent), mean, logvar, latent
