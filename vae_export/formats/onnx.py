@@ -1,0 +1,123 @@
+"""ONNX, written by torch.onnx's exporter and run by ONNX Runtime.
+
+The exporter leaves things in a file that do not belong into something handed on: stack traces with the paths of the
+exporting machine, names of its own symbols. They are taken out; contract and provenance go into `metadata_props`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from vae_export.contract import BATCH, PartSpec
+from vae_export.errors import ModelError, UsageError
+from vae_export.extras import missing
+from vae_export.formats.base import Runner, WriteOptions
+
+if TYPE_CHECKING:
+    import onnx
+
+    from vae_export.graphs import Graph
+
+#: The exporter translates to operator set 18 and later ones; what lies below goes through a converter that gives up
+#: silently.
+MIN_OPSET = 18
+#: Above this protobuf cannot hold a message.
+MAX_BYTES = 2**31 - 1
+
+
+class Onnx:
+    name = "onnx"
+    suffix = ".onnx"
+    extra = "export"
+    summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
+
+    def unavailable(self) -> str | None:
+        error = missing(self.extra, "torch", "onnx", "onnxscript")
+        return None if error is None else error.line()
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        """Raises `UsageError` for an operator set that this machine's exporter cannot write."""
+        import onnx
+        import torch
+
+        newest = onnx.defs.onnx_opset_version()
+        if not MIN_OPSET <= options.opset <= newest:
+            raise UsageError("opset cannot be written", expected=f"{MIN_OPSET} to {newest}", got=options.opset)
+        spec, said = graph.spec, io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+            # The exporter's own deprecation notes are about its own code.
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                graph.program,
+                dynamo=True,
+                opset_version=options.opset,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                external_data=False,
+                verbose=False,
+            )
+        if program is None:
+            raise ModelError("exporter gave no model", where=spec.part, got=said.getvalue())
+        model = program.model_proto
+        _clean(model)
+        _name_batch(model, spec)
+        for key, value in sorted(options.metadata.items()):
+            model.metadata_props.add(key=key, value=value)
+        written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+        if written.get("ai.onnx") != options.opset:
+            raise UsageError("opset cannot be written", where=spec.part, expected=options.opset, got=written)
+        if model.ByteSize() > MAX_BYTES:
+            raise ModelError(
+                "model too large for one ONNX file",
+                where=spec.part,
+                expected=f"{MAX_BYTES:,} bytes at most",
+                got=f"{model.ByteSize():,}",
+            )
+        onnx.checker.check_model(model, full_check=True)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+    def providers(self) -> tuple[str, ...]:
+        from vae_export.runtime.session import available_providers
+
+        return available_providers()
+
+    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+        from vae_export.runtime.session import Session
+
+        return Session(data, spec, provider=provider).run
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Drop the exporter's notes: they hold source lines and paths, and differ between equal models."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = ""
+    described: tuple[Any, ...] = (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *graph.value_info,
+    )
+    for item in described:
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+def _name_batch(model: onnx.ModelProto, spec: PartSpec) -> None:
+    """Call the batch axis by the contract's name wherever the exporter used a symbol of its own."""
+    graph = model.graph
+    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input} - {""}
+    if len(symbols) != 1:
+        raise ModelError(
+            "batch is not dynamic", where=spec.part, expected="one symbol on every input", got=sorted(symbols)
+        )
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_param = BATCH

@@ -1,0 +1,82 @@
+"""TorchScript, the easiest way into a C++ program through LibTorch.
+
+PyTorch calls it a legacy format: deprecated since 2.10, unsupported on Python 3.14. It is supported here for as long
+as PyTorch can write it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vae_export.contract import PartSpec
+from vae_export.extras import missing
+from vae_export.formats.archive import without_records
+from vae_export.formats.base import Runner, WriteOptions
+from vae_export.formats.torch_runner import torch_devices, torch_runner
+
+if TYPE_CHECKING:
+    from vae_export.graphs import Graph
+
+
+class TorchScript:
+    name = "torchscript"
+    suffix = ".torchscript.pt"
+    extra = "export"
+    summary = "for C++ through LibTorch; PyTorch calls it legacy"
+
+    def unavailable(self) -> str | None:
+        if sys.version_info >= (3, 14):
+            return "PyTorch does not support TorchScript on Python 3.14; use Python 3.11 to 3.13, or --format pt2"
+        error = missing(self.extra, "torch")
+        return None if error is None else error.line()
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        import torch
+
+        buffer = io.BytesIO()
+        # check_trace would run the module twice and compare at a tolerance of its own; parity does that better.
+        with _deprecation_known(), _fresh_names():
+            traced = torch.jit.trace(graph.module, graph.example, check_trace=False)  # type: ignore[no-untyped-call]
+            frozen = torch.jit.freeze(traced.eval())
+            # To memory: torch.jit.save to a path aborts the process on a full disk (pytorch#156955).
+            torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
+        # Their .debug_pkl holds source lines with the paths of this machine.
+        return without_records(buffer.getvalue(), lambda name: name.endswith(".debug_pkl"))
+
+    def providers(self) -> tuple[str, ...]:
+        return torch_devices() if self.unavailable() is None else ()
+
+    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+        import torch
+
+        with _deprecation_known():
+            module = torch.jit.load(io.BytesIO(data), map_location=provider)  # type: ignore[no-untyped-call]
+            return torch_runner(module, spec, provider)
+
+
+@contextlib.contextmanager
+def _deprecation_known() -> Iterator[None]:
+    """torch.jit is deprecated: DeprecationWarning in 2.10 to 2.13, FutureWarning from 2.14. The docs say so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit", category=FutureWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _fresh_names() -> Iterator[None]:
+    """Traced classes are numbered through the process; numbered from zero, equal graphs give equal bytes."""
+    import torch
+    from torch.jit import _state
+
+    before = _state._python_cu
+    _state._python_cu = torch._C.CompilationUnit()
+    try:
+        yield
+    finally:
+        _state._python_cu = before

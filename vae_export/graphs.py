@@ -1,0 +1,210 @@
+"""The modules that are exported: eval mode, probabilities out, noise as an input, never a draw inside.
+
+From here on nothing knows a model family. A `Source` is an encoder, a decoder and a contract, whoever built them; a
+`Graph` is one part of it, ready to be written by any format.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vae_export.checkpoint import Checkpoint
+from vae_export.contract import BATCH, Array, Contract, Part, PartSpec
+from vae_export.errors import ModelError
+from vae_export.models import reparameterize
+
+#: Graphs are captured with this batch: some versions bake a batch of 1 into the graph (pytorch#157621).
+_EXAMPLE_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported, and what parity compares with.
+
+    Attributes:
+        contract: shapes and ranges.
+        encoder: image (N, C, H, W) → (mean, logvar), each (N, *latent); None exports no encoder.
+        decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range; None exports no decoder.
+        images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None has it probe
+            with uniform noise, and say so.
+        provenance: JSON-able; goes into the manifest and into every file's metadata.
+    """
+
+    contract: Contract
+    encoder: nn.Module | None = None
+    decoder: nn.Module | None = None
+    images: Array | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ModelError("nothing to export", expected="an encoder, a decoder, or both")
+        if self.images is not None:
+            self.contract.spec("encoder").inputs[0].check(self.images)
+
+    @classmethod
+    def of(cls, source: Source | Checkpoint) -> Source:
+        """A checkpoint of ours as a source; a source as it is."""
+        if isinstance(source, Source):
+            return source
+        model = source.model()
+        images = source.examples.numpy().astype(np.float32) / 255 if len(source.examples) else None
+        provenance = {
+            "checkpoint_sha256": source.sha256,
+            "config": source.config.to_json(),
+            "training": dict(source.provenance),
+        }
+        return cls(source.config.contract, model.encoder, model.decoder, images, provenance)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that these modules can make."""
+        parts: list[Part] = []
+        if self.encoder is not None:
+            parts.append("encoder")
+        if self.decoder is not None:
+            parts.append("decoder")
+        if self.encoder is not None and self.decoder is not None:
+            parts.append("autoencoder")
+        return tuple(parts)
+
+    def graph(self, part: Part) -> Graph:
+        """The graph of `part`; raises `ModelError` if the modules do not keep the contract."""
+        if part not in self.parts:
+            raise ModelError("part cannot be made", where=part, expected=" | ".join(self.parts))
+        modules = [module for module in (self.encoder, self.decoder) if module is not None]
+        if part == "encoder":
+            module: nn.Module = EncoderGraph(modules[0])
+        elif part == "decoder":
+            module = DecoderGraph(modules[-1])
+        else:
+            module = AutoencoderGraph(*modules)
+        # A copy: the caller's modules keep their mode and device.
+        graph = Graph(self.contract.spec(part), copy.deepcopy(module).cpu().float().eval().requires_grad_(False))
+        graph.check()
+        return graph
+
+
+class EncoderGraph(nn.Module):
+    """image (N, C, H, W) → mean, logvar, each (N, *latent)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.encoder(image)
+        return mean, logvar
+
+
+class DecoderGraph(nn.Module):
+    """latent (N, *latent) → image (N, C, H, W)."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.decoder(latent)
+        return image
+
+
+class AutoencoderGraph(nn.Module):
+    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, logvar = self.encoder(image)
+        latent = reparameterize(mean, logvar, noise)
+        return self.decoder(latent), mean, logvar, latent
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One part, ready to be written: its names and shapes, and a module in eval mode on the CPU."""
+
+    spec: PartSpec
+    module: nn.Module
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs to capture the graph with, in the order of the spec; the values are arbitrary."""
+        return tuple(torch.full((_EXAMPLE_BATCH, *tensor.item), 0.5) for tensor in self.spec.inputs)
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The graph captured by torch.export, with a dynamic batch; onnx and pt2 share it."""
+        batch = torch.export.Dim(BATCH, min=1)
+        dynamic = {tensor.name: {0: batch} for tensor in self.spec.inputs}
+        try:
+            program = torch.export.export(self.module, self.example, dynamic_shapes=dynamic, strict=False)
+        except Exception as error:  # torch.export raises whatever the module's code led it to
+            raise ModelError(
+                "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
+            ) from error
+        self._refuse_draws(program)
+        return _without_source_lines(program)
+
+    def check(self) -> None:
+        """Raise `ModelError` unless the module is in eval mode and its outputs keep the contract's shapes."""
+        training = [name or "(itself)" for name, module in self.module.named_modules() if module.training]
+        if training:
+            raise ModelError("module is in training mode", where=self.spec.part, got=", ".join(training))
+        with torch.no_grad():
+            try:
+                outputs = self.module(*self.example)
+            except Exception as error:  # the modules are somebody else's
+                raise ModelError(
+                    "module cannot be run", where=self.spec.part, got=f"{type(error).__name__}: {error}"
+                ) from error
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        for tensor, output in zip(self.spec.outputs, outputs, strict=True):
+            if not isinstance(output, Tensor):
+                raise ModelError(
+                    "not a tensor", where=f"{self.spec.part}, output '{tensor.name}'", got=type(output).__name__
+                )
+            expected = (_EXAMPLE_BATCH, *tensor.item)
+            if tuple(output.shape) != expected or output.dtype != torch.float32:
+                raise ModelError(
+                    "output does not keep the contract",
+                    where=f"{self.spec.part}, output '{tensor.name}'",
+                    expected=f"float32 {expected}",
+                    got=f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}",
+                )
+
+    def _refuse_draws(self, program: torch.export.ExportedProgram) -> None:
+        """Randomness is an input: a graph that draws gives other values at each run, and cannot be verified."""
+        # Dropout carries the tag of an operator that draws even in eval mode; decomposed, it is gone.
+        if _draws(program) and (drawing := _draws(program.run_decompositions({}))):
+            raise ModelError(
+                "graph draws random numbers",
+                where=f"{self.spec.part}, operator {drawing[0]}",
+                expected="noise as an input",
+                do="return mean and logvar and let the caller draw",
+            )
+
+
+def _draws(program: torch.export.ExportedProgram) -> list[str]:
+    """The operators that take numbers from a random generator."""
+    seeded = torch.Tag.nondeterministic_seeded
+    return [str(node.target) for node in program.graph.nodes if seeded in getattr(node.target, "tags", ())]
+
+
+def _without_source_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Drop what would carry paths and source lines of this machine into a file."""
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack"):
+            node.meta.pop(key, None)
+    return program

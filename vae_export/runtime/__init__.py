@@ -1,0 +1,5 @@
+"""Runs an exported VAE with numpy and onnxruntime alone. Importing this never imports torch; a test proves it."""
+
+from vae_export.runtime.model import Model, load
+
+__all__ = ["Model", "load"]

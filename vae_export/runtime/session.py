@@ -1,0 +1,108 @@
+"""An ONNX Runtime session that does what was asked, or says why not.
+
+ONNX Runtime falls back to the CPU when a provider is missing, misreads big-endian arrays and answers an infinite
+latent with a NaN image, each without an error. Here each is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnxruntime as ort
+
+from vae_export.contract import Array, PartSpec
+from vae_export.errors import ModelError, TargetError
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+PROVIDERS = (CPU, CUDA, TENSORRT)
+
+#: Float32 is float32: NVIDIA's TF32 rounds products to 10 bits, and is on by default in ONNX Runtime (issue 19288).
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
+#: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
+_LOG_FATAL = 4
+
+
+class Session:
+    """One opened graph.
+
+    Args:
+        data: the file's bytes; hash them before you come here.
+        spec: names, dtypes and shapes that the graph must have.
+        provider: one of `PROVIDERS`; used, or `TargetError`.
+        threads: within an operator; None lets ONNX Runtime choose.
+
+    Raises:
+        ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
+        TargetError: the provider is not there.
+    """
+
+    def __init__(self, data: bytes, spec: PartSpec, *, provider: str = CPU, threads: int | None = None) -> None:
+        self._session = _open(data, provider, threads=threads, where=spec.part)
+        self._spec = spec
+        self._check_signature()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Input arrays by name, each checked against the contract → output arrays by name."""
+        names = [tensor.name for tensor in self._spec.inputs]
+        if set(inputs) != set(names):
+            raise ModelError("wrong inputs", where=self._spec.part, expected=names, got=sorted(inputs))
+        batch = next(iter(inputs.values())).shape[0]
+        for tensor in self._spec.inputs:
+            tensor.check(inputs[tensor.name], batch=batch)
+        outputs = [tensor.name for tensor in self._spec.outputs]
+        return dict(zip(outputs, self._session.run(outputs, dict(inputs)), strict=True))
+
+    def _check_signature(self) -> None:
+        for kind, expected, got in (
+            ("inputs", self._spec.inputs, self._session.get_inputs()),
+            ("outputs", self._spec.outputs, self._session.get_outputs()),
+        ):
+            wanted = [(tensor.name, "tensor(float)", list(tensor.shape)) for tensor in expected]
+            found = [(value.name, value.type, value.shape) for value in got]
+            if wanted != found:
+                raise ModelError(
+                    f"{kind} are not those of the contract", where=self._spec.part, expected=wanted, got=found
+                )
+
+
+def available_providers() -> tuple[str, ...]:
+    """The providers of `PROVIDERS` that this build of ONNX Runtime lists; whether one works shows when it is tried."""
+    available = ort.get_available_providers()
+    return tuple(provider for provider in PROVIDERS if provider in available)
+
+
+def try_provider(provider: str) -> None:
+    """Raise `TargetError` unless the provider runs a graph on this machine."""
+    _open(_IDENTITY, provider)
+
+
+#: A graph of one Identity node, float32 (N,) → (N,), opset 18, as onnx.helper makes it.
+_IDENTITY = (
+    b'\x08\x08\x12\x00:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01N'
+    b"b\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01NB\x04\n\x00\x10\x12"
+)
+
+
+def _open(data: bytes, provider: str, *, threads: int | None = None, where: str = "probe") -> ort.InferenceSession:
+    available = ort.get_available_providers()
+    if provider not in available:
+        do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
+        raise TargetError("provider is not there", where=provider, expected=" | ".join(available), do=do)
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(
+            data, options, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))], enable_fallback=0
+        )
+    except Exception as error:
+        if provider != CPU:
+            raise TargetError("provider is not usable", where=provider, got=str(error)) from error
+        raise ModelError("ONNX file cannot be opened", where=where, got=str(error)) from error
+    used = session.get_providers()[0]
+    if used != provider:
+        raise TargetError("provider is not usable", where=provider, expected=provider, got=used)
+    return session
