@@ -1,0 +1,72 @@
+"""Export a trained VAE's encoder and decoder, and prove that the files compute what PyTorch computed.
+
+    checkpoint = vae_export.load_checkpoint("artifacts/mnist/checkpoint.safetensors")
+    artifact = vae_export.export(checkpoint, out="exported", formats=["onnx"])
+    certificate = vae_export.verify(artifact, checkpoint)
+    model = vae_export.load("exported")        # numpy and onnxruntime alone, no torch
+    images = model.decode(latents)
+
+Names are imported when they are first used: importing this package costs nothing, and `load` never brings in torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vae_export.artifact import Artifact, open_artifact
+    from vae_export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from vae_export.contract import Contract
+    from vae_export.errors import VaeExportError
+    from vae_export.exporter import export
+    from vae_export.graphs import Source
+    from vae_export.parity import Certificate, verify
+    from vae_export.runtime import Model, load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "artifact",
+    "Certificate": "parity",
+    "Checkpoint": "checkpoint",
+    "Contract": "contract",
+    "Model": "runtime",
+    "Source": "graphs",
+    "VaeExportError": "errors",
+    "export": "exporter",
+    "load": "runtime",
+    "load_checkpoint": "checkpoint",
+    "open_artifact": "artifact",
+    "save_checkpoint": "checkpoint",
+    "verify": "parity",
+}
+
+__all__ = [
+    "Artifact",
+    "Certificate",
+    "Checkpoint",
+    "Contract",
+    "Model",
+    "Source",
+    "VaeExportError",
+    "__version__",
+    "export",
+    "load",
+    "load_checkpoint",
+    "open_artifact",
+    "save_checkpoint",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

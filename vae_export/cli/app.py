@@ -1,0 +1,126 @@
+"""The application: its commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from vae_export import __version__
+from vae_export.cli import console
+from vae_export.cli.doctor import doctor
+from vae_export.cli.export import export
+from vae_export.cli.verify import verify
+from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
+
+Command = Callable[..., None]
+
+#: Commands that need `train/`, which is a recipe in the checkout and not part of the installed package.
+CHECKOUT_ONLY = ("train", "evaluate")
+_DEBUG = "VAE_EXPORT_DEBUG"
+
+
+def start() -> None:
+    """The installed command `vae-export`: everything but what needs `train/`."""
+
+    def elsewhere(name: str) -> Command:
+        def refuse(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+            where = f"'{name}' lives in the project's checkout, beside its recipes in train/"
+            raise UsageError(where, do=f"clone the project and run: python cli.py {name}")
+
+        refuse.__name__ = name
+        refuse.__doc__ = "In the project's checkout only: python cli.py " + name
+        return refuse
+
+    main(*(elsewhere(name) for name in CHECKOUT_ONLY))
+
+
+def main(*commands: Command) -> NoReturn:
+    """Run the library's commands and `commands`, then exit with a code of `vae_export.errors`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    code = _run(build(*commands))
+    _flush()
+    sys.exit(code)
+
+
+def build(*commands: Command) -> typer.Typer:
+    """The application; `commands` come first in its help."""
+    app = typer.Typer(
+        name="vae-export",
+        help="Train a VAE, export its encoder and decoder, and prove that the files compute what PyTorch computed.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    ours: tuple[Command, ...] = (export, verify, doctor)
+    for command in (*commands, *ours):
+        # Arguments of a command that only says where it lives are its own business.
+        lenient = {"ignore_unknown_options": True} if command.__module__ == __name__ else {}
+        app.command(context_settings=lenient)(command)
+    return app
+
+
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        console.result(f"vae-export {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ[_DEBUG] = "1"
+
+
+def _run(app: typer.Typer) -> int:
+    try:
+        outcome: Any = app(standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except typer.Exit as exit:
+        return exit.exit_code
+    except typer.TyperException as error:
+        if not error.format_message():  # bare `vae-export`: the help was shown
+            return 2
+        return _fail(UsageError(error.format_message().rstrip("."), do="see --help"))
+    except VaeExportError as error:
+        return _fail(error)
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        name, code = (
+            ("terminated", Terminated.exit_code)
+            if isinstance(stop, Terminated)
+            else ("interrupted", Interrupted.exit_code)
+        )
+        console.message(f"vae-export: {name}" + (f": {stop}" if str(stop) else ""))
+        return code
+    except MemoryError as error:
+        return _fail(OutOfMemoryError(str(error)))
+    except Exception as error:  # our bug: say so in one line, and how to see more
+        return _fail(
+            VaeExportError(f"internal error: {type(error).__name__}: {error}", do="run with --debug and report it")
+        )
+
+
+def _fail(error: VaeExportError) -> int:
+    if os.environ.get(_DEBUG):
+        console.message(traceback.format_exc().rstrip())
+    console.message(f"vae-export: error: {error}")
+    return error.exit_code
+
+
+def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            console.silence(stream)

@@ -1,0 +1,71 @@
+"""What a person or a program reads: results on stdout, progress and messages on stderr.
+
+A closed pipe (`… | head -1`) must not stop an export half-way nor change an exit code: after the first broken pipe
+the rest of the output goes nowhere and the work goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.progress import Progress
+
+
+def result(value: RenderableType) -> None:
+    """A result, for a person: text or a rich table, on stdout."""
+    from rich.console import Console
+
+    # A pipe has no width: tables must not be cut to the 80 columns that rich assumes there.
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=isinstance(value, str))
+    if not sys.stdout.isatty():
+        console.width = 160
+    with console.capture() as capture:
+        console.print(value, markup=False) if isinstance(value, str) else console.print(value)
+    write(sys.stdout, capture.get())
+
+
+def result_json(value: Any) -> None:
+    """A result, for a program: one JSON document on stdout. NaN and Inf are no JSON and are refused."""
+    write(sys.stdout, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def message(text: str) -> None:
+    """A plain line on stderr."""
+    write(sys.stderr, text + "\n")
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Write and flush; a reader that went away is no error."""
+    try:
+        # A path may hold bytes that are no UTF-8; show them as they are instead of failing.
+        stream.buffer.write(text.encode("utf-8", "surrogateescape"))
+        stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still to come to nowhere, so that the interpreter's own flush at exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def progress() -> Progress:
+    """A progress bar on stderr, shown on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )

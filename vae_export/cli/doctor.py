@@ -1,0 +1,39 @@
+"""`doctor`: what this machine has, what can be written and run here, and what would change that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from vae_export.cli import console
+from vae_export.cli.options import JsonOption
+
+
+def doctor(json: JsonOption = False) -> None:
+    """Show versions, devices, providers, and which formats can be written and run here."""
+    from vae_export import machine
+
+    found = machine.examine()
+    if json:
+        console.result_json(found.to_json())
+        return
+    console.result(
+        _table(("package", "version"), [(name, version or "not installed") for name, version in found.versions.items()])
+    )
+    console.result("")
+    console.result(
+        _table(("device or provider", "state"), [(name, state or "ready") for name, state in found.devices.items()])
+    )
+    console.result("")
+    rows: list[Any] = [
+        (item.name, item.summary, item.unavailable or "ready", ", ".join(item.targets) or "-") for item in found.formats
+    ]
+    console.result(_table(("format", "what for", "writing", "runs on"), rows))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,109 @@
+"""`export`: write the parts of a run in one or several formats, verified before anything is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from vae_export.cli import console
+from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.contract import PARTS, Part
+from vae_export.errors import UsageError
+from vae_export.extras import require
+from vae_export.files import check_free
+from vae_export.formats import FORMATS
+from vae_export.runs import Run
+
+ALL = "all"
+
+
+def export(
+    format: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="|".join([*FORMATS, ALL]),
+            help="File format, all for every one that can be written here. Repeatable.",
+            show_default="onnx",
+        ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option("--part", metavar="|".join([*PARTS, ALL]), help="What to export. Repeatable.", show_default=ALL),
+    ] = None,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 20,
+    run: RunOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Checkpoint file. Default: the run's.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to make. Default: export/ in the run folder.", show_default=False),
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Export a trained VAE to ONNX, TorchScript or torch.export, and verify every file against PyTorch."""
+    formats = _formats(format or ["onnx"])
+    parts = _parts(part or [ALL])
+    if checkpoint is not None and run is not None:
+        raise UsageError("--run and --checkpoint exclude each other", do="name one of them")
+    chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
+    folder = out if out is not None else chosen.export
+    check_free(folder, force=force)
+    require("export")
+
+    from vae_export.checkpoint import load_checkpoint
+    from vae_export.exporter import export as export_files
+
+    loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
+    artifact, certificate = export_files(
+        loaded, folder, formats=formats, parts=parts, opset=opset, force=force, report=console.message
+    )
+    if json:
+        console.result_json(
+            {
+                "folder": str(folder),
+                "manifest": artifact.manifest.to_json(),
+                "verdict": "pass",
+                "comparisons": len(certificate.rows),
+            }
+        )
+        return
+    table = Table("file", "bytes", "SHA-256", box=None, pad_edge=False)
+    for entry in artifact.manifest.files:
+        table.add_row(entry.name, f"{entry.size:,}", entry.sha256[:16] + "…")
+    console.result(table)
+    console.result(f"verified: {len(certificate.rows)} comparisons with PyTorch passed")
+    console.result(f"exported to {folder}")
+
+
+def _formats(names: list[str]) -> tuple[str, ...]:
+    """The formats that were asked for, in the order of the registry; `all` means all that this machine can write."""
+    _refuse_unknown("format", names, FORMATS)
+    if ALL not in names:
+        return tuple(name for name in FORMATS if name in names)
+    writable = []
+    for name, format in FORMATS.items():
+        if (reason := format.unavailable()) is None:
+            writable.append(name)
+        else:
+            console.message(f"left out: {name}: {reason}")
+    return tuple(writable)
+
+
+def _parts(names: list[str]) -> tuple[Part, ...] | None:
+    """The parts that were asked for; None means all that can be made."""
+    _refuse_unknown("part", names, PARTS)
+    return None if ALL in names else tuple(part for part in PARTS if part in names)
+
+
+def _refuse_unknown(what: str, names: list[str], known: Iterable[str]) -> None:
+    choices = [*known, ALL]
+    for name in names:
+        if name not in choices:
+            raise UsageError(f"unknown {what}", expected=" | ".join(choices), got=name)

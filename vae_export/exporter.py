@@ -1,0 +1,129 @@
+"""Export: write every file to a staging folder, verify what was written, publish all of it by one rename."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_export import __version__
+from vae_export.artifact import Artifact
+from vae_export.checkpoint import Checkpoint
+from vae_export.contract import PARTS, Part, PartSpec
+from vae_export.errors import MachineError, ParityError, UsageError
+from vae_export.files import check_free, staged_folder, write_atomic
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.graphs import Source
+from vae_export.manifest import NAME, FileEntry, Manifest
+from vae_export.parity import Certificate, verify
+
+#: Operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
+OPSET = 20
+
+
+def export(
+    source: Source | Checkpoint,
+    out: str | Path,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    parts: Sequence[Part] | None = None,
+    opset: int = OPSET,
+    force: bool = False,
+    report: Callable[[str], None] = lambda _line: None,
+) -> tuple[Artifact, Certificate]:
+    """Write the parts of a VAE in the given formats to the folder `out`, and verify them there.
+
+    Args:
+        source: a checkpoint of ours, or any encoder and decoder with their contract.
+        out: made by one rename once everything in it is verified; an existing one is refused without `force`.
+        formats: names in `vae_export.formats.FORMATS`.
+        parts: None takes all that the source can make.
+        opset: of the ONNX files.
+        report: called with a line at each step.
+
+    Returns:
+        The published artifact, and the certificate that lies in it.
+
+    Raises:
+        UsageError: an unknown format, part or opset, or an `out` that exists.
+        ModelError: modules that do not keep the contract, or draw random numbers.
+        MachineError: a format that cannot be written here; a full disk.
+        ParityError: a file does not compute what PyTorch computes. Nothing is left behind.
+    """
+    out = Path(out)
+    source = Source.of(source)
+    chosen = _chosen(source, formats, parts)
+    check_free(out, force=force)
+    with staged_folder(out, force=force) as staging:
+        entries: list[FileEntry] = []
+        for part in chosen:
+            graph = source.graph(part)
+            options = WriteOptions(_metadata(graph.spec, source.provenance), opset)
+            for format in formats:
+                name = part + FORMATS[format].suffix
+                report(f"writing {name}")
+                data = FORMATS[format].write(graph, options)
+                write_atomic(staging / name, data)
+                entries.append(FileEntry.of(name, part, format, data))
+        manifest = Manifest(source.contract, tuple(entries), opset, _versions(formats), source.provenance)
+        write_atomic(staging / NAME, manifest.text)
+        staged = Artifact(staging, manifest)
+        certificate = verify(staged, source, report=report)
+        require(certificate)
+        certificate.write(staged.certificate)
+    return Artifact(out, manifest), certificate
+
+
+def require(certificate: Certificate) -> None:
+    """Raise `ParityError` unless the certificate passed; the message names the worst row."""
+    if certificate.passed:
+        return
+    failures = certificate.failures
+    if not failures:
+        raise ParityError("nothing was verified", do="see the targets in `vae-export doctor`")
+    # Faults first, then the largest excess over the band.
+    worst = max(
+        failures, key=lambda row: float("inf") if row.measure.error is None else row.measure.error / row.scale.band
+    )
+    raise ParityError(
+        f"{len(failures)} of {len(certificate.rows)} comparisons failed",
+        where=f"{worst.target}, {worst.part}, output '{worst.output}', probe {worst.probe}, batch {worst.batch}",
+        got=worst.reason,
+    )
+
+
+def _chosen(source: Source, formats: Sequence[str], parts: Sequence[Part] | None) -> tuple[Part, ...]:
+    if unknown := [format for format in formats if format not in FORMATS]:
+        raise UsageError("unknown format", expected=" | ".join(FORMATS), got=unknown[0])
+    if not formats or len(set(formats)) != len(formats):
+        raise UsageError("formats must be given, each once", got=list(formats))
+    for format in formats:
+        if (reason := FORMATS[format].unavailable()) is not None:
+            raise MachineError(f"format {format} cannot be written here", got=reason)
+    wanted = source.parts if parts is None else parts
+    if bad := [part for part in wanted if part not in source.parts]:
+        raise UsageError("part cannot be made", where=bad[0], expected=" | ".join(source.parts))
+    return tuple(part for part in PARTS if part in wanted)
+
+
+def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What every file says about itself."""
+    return {
+        "vae_export.part": spec.part,
+        "vae_export.contract": json.dumps(spec.to_json(), sort_keys=True),
+        "vae_export.provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
+    }
+
+
+def _versions(formats: Sequence[str]) -> dict[str, str]:
+    versions = {"vae-export": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    if "onnx" in formats:
+        import onnx
+        import onnxscript
+
+        versions |= {"onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
+    return versions

@@ -1,0 +1,6 @@
+"""Does an exported file compute what PyTorch computes? `verify` runs both and writes down every figure."""
+
+from vae_export.parity.certificate import Certificate, Row
+from vae_export.parity.verifier import verify
+
+__all__ = ["Certificate", "Row", "verify"]
