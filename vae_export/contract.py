@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vae_export.errors import ModelError
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+#: Any numpy array. A name only: the command line reads the parts below without importing numpy.
+Array: TypeAlias = "npt.NDArray[Any]"
 Part = Literal["encoder", "decoder", "autoencoder"]
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "autoencoder")
 
@@ -48,6 +49,8 @@ class TensorSpec:
 
     def check(self, value: object, *, batch: int | None = None) -> None:
         """Raise `ModelError` unless `value` is a finite float32 array of this shape (and of this batch size)."""
+        import numpy as np
+
         where = f"tensor '{self.name}'"
         if not isinstance(value, np.ndarray):
             raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)

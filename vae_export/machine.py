@@ -104,5 +104,5 @@ def _providers() -> dict[str, str | None]:
             try_provider(provider)
             states[provider] = None
         except TargetError as error:
-            states[provider] = error.line()
+            states[provider] = "; ".join(part for part in (error.what, error.do) if part)
     return states

@@ -7,8 +7,10 @@ exporting machine, names of its own symbols. They are taken out; contract and pr
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import BATCH, PartSpec
@@ -47,7 +49,12 @@ class Onnx:
         if not MIN_OPSET <= options.opset <= newest:
             raise UsageError("opset cannot be written", expected=f"{MIN_OPSET} to {newest}", got=options.opset)
         spec, said = graph.spec, io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+            warnings.catch_warnings(),
+            _translations_kept(),
+        ):
             # The exporter's own deprecation notes are about its own code.
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -89,6 +96,30 @@ class Onnx:
         from vae_export.runtime.session import Session
 
         return Session(data, spec, provider=provider).run
+
+
+@contextlib.contextmanager
+def _translations_kept() -> Iterator[None]:
+    """Let the exporter parse its 500 operator translations once a process: anew at each call they are half its time.
+
+    The hook is private to PyTorch; where it is not there, an export is only slower.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:
+        yield
+        return
+    original = ONNXRegistry.from_torchlib
+    ONNXRegistry.from_torchlib = classmethod(lambda _, opset_version: _translations(original, opset_version))  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
+
+
+@functools.cache
+def _translations(original: Callable[[int], object], opset_version: int) -> object:
+    return original(opset_version)
 
 
 def _clean(model: onnx.ModelProto) -> None:
