@@ -48,7 +48,7 @@ class TensorSpec:
         }
 
     def check(self, value: object, *, batch: int | None = None) -> None:
-        """Raise `ModelError` unless `value` is a finite float32 array of this shape (and of this batch size)."""
+        """Raise `ModelError` unless `value` is a finite float32 array of this shape (and of this batch size), N ≥ 1."""
         import numpy as np
 
         where = f"tensor '{self.name}'"
@@ -59,6 +59,8 @@ class TensorSpec:
         expected = (batch if batch is not None else BATCH, *self.item)
         if value.ndim != len(expected) or value.shape[1:] != self.item or batch not in (None, value.shape[0]):
             raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
+        if value.shape[0] == 0:
+            raise ModelError("empty batch", where=where, expected=f"{BATCH} of 1 and up", got=value.shape)
         if not np.isfinite(value).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
@@ -133,5 +135,5 @@ class Contract:
         try:
             low, high = data["image_range"]
             return cls(tuple(data["image_shape"]), tuple(data["latent_shape"]), (float(low), float(high)))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError("contract cannot be read", got=repr(error)) from error

@@ -11,7 +11,10 @@ from vae_export.cli.options import JsonOption
 
 
 def doctor(json: JsonOption = False) -> None:
-    """Show versions, devices, providers, and which formats can be written and run here."""
+    """Show what this machine can write and run.
+
+    Versions, devices, ONNX Runtime's providers, formats; and the pip line that would change what is missing.
+    """
     from vae_export import machine
 
     found = machine.examine()
@@ -26,10 +29,14 @@ def doctor(json: JsonOption = False) -> None:
         _table(("device or provider", "state"), [(name, state or "ready") for name, state in found.devices.items()])
     )
     console.result("")
+    missing = [(f"pip install 'vae-export[{extra}]'", state) for extra, state in found.extras.items() if state]
     rows: list[Any] = [
         (item.name, item.summary, item.unavailable or "ready", ", ".join(item.targets) or "-") for item in found.formats
     ]
     console.result(_table(("format", "what for", "writing", "runs on"), rows))
+    if missing:
+        console.result("")
+        console.result(_table(("to have more", "which is missing here"), missing))
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

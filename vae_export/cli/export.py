@@ -47,7 +47,11 @@ def export(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Export a trained VAE to ONNX, TorchScript or torch.export, and verify every file against PyTorch."""
+    """Export a VAE, verified against PyTorch.
+
+    All files are written beside their place, verified there, and published by one rename: an export that does not
+    compute what PyTorch computes leaves nothing, and exits 5.
+    """
     formats = _formats(format or ["onnx"])
     parts = _parts(part or [ALL])
     if checkpoint is not None and run is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def verify(
     unusable: dict[str, str] = {}
     hashes: dict[str, str] = {}
     references: dict[Part, list[_Reference]] = {}
-    with _float32_products(), fastest_threads(lambda: [_blank_run(graph) for graph in graphs.values()]) as threads:
+    with _float32_products(), fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         probes = make_probes(source, graphs, max(BATCHES))
         for entry in artifact.manifest.files:
             report(f"verifying {entry.name}")
@@ -85,10 +85,11 @@ def verify(
     return Certificate(hashes, tuple(rows), unusable, _environment(source, threads))
 
 
-def _blank_run(graph: Graph) -> None:
-    """One run at the largest batch, for its time."""
-    shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
-    evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+def _run_blank(graphs: Iterable[Graph]) -> None:
+    """One run of each at the largest batch, for its time."""
+    for graph in graphs:
+        shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
+        evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,10 @@ class Session:
         names = [tensor.name for tensor in self._spec.inputs]
         if set(inputs) != set(names):
             raise ModelError("wrong inputs", where=self._spec.part, expected=names, got=sorted(inputs))
-        batch = next(iter(inputs.values())).shape[0]
+        batch = None
         for tensor in self._spec.inputs:
             tensor.check(inputs[tensor.name], batch=batch)
+            batch = len(inputs[tensor.name])
         outputs = [tensor.name for tensor in self._spec.outputs]
         return dict(zip(outputs, self._session.run(outputs, dict(inputs)), strict=True))
 

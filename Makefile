@@ -1,0 +1,60 @@
+# A fresh machine needs Python 3.11 to 3.13 and make; everything else goes into .venv/.
+#
+#   make demo     install, train on an embedded data set, export every format, verify
+#   make test     the whole suite
+#   make lint     ruff and mypy
+#   make bench    the measurements behind the README's figures (minutes)
+#   make install  only the environment; CONSTRAINTS= takes the newest releases instead of the tested ones
+#   make clean    remove the environment, caches and the demo's run
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+DEMO := artifacts/demo
+READY := .venv/.ready
+SOURCES := cli.py $(wildcard train/*.py)
+
+.DELETE_ON_ERROR:
+.PHONY: install demo test lint bench clean
+
+install: $(READY)
+
+$(READY): pyproject.toml $(wildcard $(CONSTRAINTS))
+	@echo "==> making .venv and installing (some hundred MB the first time; a minute or two)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 install")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.[dev]'
+	@touch $@
+
+demo: $(DEMO)/export/manifest.json
+	@echo "==> verifying the exported files against PyTorch"
+	@$(BIN)/python cli.py verify --run $(DEMO)
+	@echo "==> done; look at"
+	@ls -1 $(DEMO)/pictures/*.png $(DEMO)/export/*
+
+$(DEMO)/checkpoint.safetensors: $(READY)
+	@echo "==> training on scikit-learn's handwritten digits (no download; half a minute)"
+	@$(BIN)/python cli.py train --dataset digits --out $(DEMO) --force
+	@touch $@
+
+$(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
+	@echo "==> exporting encoder, decoder and autoencoder in every format"
+	@$(BIN)/python cli.py export --format all --run $(DEMO) --force
+	@touch $@
+
+test: $(READY)
+	@echo "==> running the suite (about ten minutes on two cores)"
+	@$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	@echo "==> ruff and mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY)
+	@for script in benchmarks/*.py; do echo "==> $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist $(DEMO)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""What an export costs and how exact it is: every family of ours, freshly initialised or a run's checkpoint.
+
+    python benchmarks/exporting.py
+    python benchmarks/exporting.py artifacts/mnist-mlp
+
+The seconds are those of a whole process of `cli.py export --format all`, verification included. The errors are the
+largest absolute difference of ONNX Runtime's output to PyTorch's, by probe, over all batch sizes and outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from vae_export.checkpoint import Checkpoint, save_checkpoint
+from vae_export.models import FAMILIES, VAE, VAEConfig
+
+ROOT = Path(__file__).parent.parent
+ROUNDS = 3
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoints = {Path(run).name: Path(run) / "checkpoint.safetensors" for run in sys.argv[1:]} or {
+            family: _initialised(VAEConfig(family), Path(scratch)) for family in FAMILIES
+        }
+        seconds: dict[str, list[float]] = defaultdict(list)
+        errors: dict[str, dict[str, float]] = {}
+        for round in range(ROUNDS):
+            for name, checkpoint in checkpoints.items():
+                out = Path(scratch) / f"export-{name}-{round}"
+                command = ["export", "--format", "all", "--checkpoint", str(checkpoint), "--out", str(out)]
+                started = time.perf_counter()
+                subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], check=True, capture_output=True)
+                seconds[name].append(time.perf_counter() - started)
+                errors[name] = _errors(out / "certificate.json")
+    print(f"{'seconds of `export --format all`':34}{'median':>8}{'min':>8}{'max':>8}")
+    for name, times in seconds.items():
+        print(f"{name:34}{statistics.median(times):8.1f}{min(times):8.1f}{max(times):8.1f}")
+    probes = list(next(iter(errors.values())))
+    print(f"\n{'ONNX against PyTorch, largest |Δ|':34}" + "".join(f"{probe:>12}" for probe in probes))
+    for name, by_probe in errors.items():
+        print(f"{name:34}" + "".join(f"{by_probe[probe]:12.1e}" for probe in probes))
+
+
+def _initialised(config: VAEConfig, folder: Path) -> Path:
+    torch.manual_seed(0)
+    path = folder / f"{config.family}.safetensors"
+    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
+    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
+    return path
+
+
+def _errors(certificate: Path) -> dict[str, float]:
+    worst: dict[str, float] = defaultdict(float)
+    for row in json.loads(certificate.read_text())["rows"]:
+        if row["target"].startswith("onnx/"):
+            worst[row["probe"]] = max(worst[row["probe"]], row["max_abs"])
+    return worst
+
+
+if __name__ == "__main__":
+    main()
