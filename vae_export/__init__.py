@@ -1,9 +1,9 @@
 """Export a trained VAE's encoder and decoder, and prove that the files compute what PyTorch computed.
 
     checkpoint = vae_export.load_checkpoint("artifacts/mnist/checkpoint.safetensors")
-    artifact = vae_export.export(checkpoint, out="exported", formats=["onnx"])
-    certificate = vae_export.verify(artifact, checkpoint)
-    model = vae_export.load("exported")        # numpy and onnxruntime alone, no torch
+    artifact, certificate = vae_export.export(checkpoint, "exported", formats=["onnx"])
+    certificate = vae_export.verify(artifact, checkpoint)                 # again, at any time
+    model = vae_export.load("exported")                                   # numpy and onnxruntime alone, no torch
     images = model.decode(latents)
 
 Names are imported when they are first used: importing this package costs nothing, and `load` never brings in torch.

@@ -38,8 +38,8 @@ class Artifact:
     def read(self, entry: FileEntry) -> bytes:
         """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
         path = self.folder / entry.name
-        if path.is_symlink():
-            raise IntegrityError("exported file is a link", where=path, expected="a plain file")
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe or a device would never end
+            raise IntegrityError("exported file is a link or a device", where=path, expected="a plain file")
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from vae_export.errors import CheckpointError, IntegrityError
@@ -80,8 +80,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        header, tensors = _read(path)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        data = _bytes(path)
+        header, tensors = _parse(data)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         previous = path.parent / "state" / f"previous-{path.name}"
         do = f"the one before it is {previous}" if previous.exists() else "is it a checkpoint of `cli.py train`?"
         expected = "a safetensors file of `cli.py train`"
@@ -93,24 +94,42 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     stated = header.pop("sha256", None)
     if (actual := _digest(header, tensors)) != stated:
         raise IntegrityError("checkpoint was altered", where=path, expected=f"SHA-256 {stated}", got=actual)
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(_PREFIX)}
-    config = VAEConfig.from_json(header["config"])
-    return Checkpoint(config, weights, tensors[_EXAMPLES], header["provenance"], sha256(path))
+    config, provenance, examples = header.get("config"), header.get("provenance"), tensors.pop(_EXAMPLES, None)
+    if not (isinstance(config, dict) and isinstance(provenance, dict) and examples is not None):
+        raise CheckpointError("checkpoint is incomplete", where=path, expected=f"config, provenance, {_EXAMPLES}")
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+    return Checkpoint(VAEConfig.from_json(config), weights, examples, provenance, sha256(data))
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {})[_METADATA])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-    if not isinstance(header, dict) or _EXAMPLES not in tensors:
+def _bytes(path: Path) -> bytes:
+    """The whole file at once: what is parsed is what is hashed, even if the file is replaced meanwhile."""
+    if not path.is_file():  # a device or a pipe would never end
+        raise OSError("no such file" if not path.exists() else "not a file")
+    return path.read_bytes()
+
+
+def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = load(data)
+    length = int.from_bytes(data[:8], "little")  # `load` has held it against the file
+    text = json.loads(data[8 : 8 + length])["__metadata__"][_METADATA]
+    header = json.loads(text)
+    if not isinstance(header, dict):
         raise ValueError("no vae_export header")
+    if _canonical(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
+        raise ValueError("header is not as it was written")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.uint8):
+            raise ValueError(f"{name} is {tensor.dtype}, not float32")
     return header, tensors
 
 
 def _check(checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes with the network, built without memory, so that no header can claim much."""
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in VAE(checkpoint.config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in VAE(checkpoint.config).state_dict().items()}
+    except (RuntimeError, TypeError) as error:  # sizes beyond what PyTorch can count
+        raise CheckpointError("config cannot be built", got=_reason(error)) from error
     got = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     problems = [f"missing {name}" for name in expected.keys() - got.keys()]
     problems += [f"unknown {name}" for name in got.keys() - expected.keys()]

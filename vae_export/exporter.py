@@ -39,7 +39,8 @@ def export(
 
     Args:
         source: a checkpoint of ours, or any encoder and decoder with their contract.
-        out: made by one rename once everything in it is verified; an existing one is refused without `force`.
+        out: made by one rename once everything in it is verified. An existing one is refused without `force`, and
+            what is no export folder with it.
         formats: names in `vae_export.formats.FORMATS`.
         parts: None takes all that the source can make.
         opset: of the ONNX files.
@@ -57,7 +58,7 @@ def export(
     out = Path(out)
     source = Source.of(source)
     chosen = _chosen(source, formats, parts)
-    check_free(out, force=force)
+    _check_out(out, force=force)
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for part in chosen:
@@ -105,9 +106,18 @@ def _chosen(source: Source, formats: Sequence[str], parts: Sequence[Part] | None
         if (reason := FORMATS[format].unavailable()) is not None:
             raise MachineError(f"format {format} cannot be written here", got=reason)
     wanted = source.parts if parts is None else parts
+    if not wanted:
+        raise UsageError("no part was asked for", expected=" | ".join(source.parts))
     if bad := [part for part in wanted if part not in source.parts]:
         raise UsageError("part cannot be made", where=bad[0], expected=" | ".join(source.parts))
     return tuple(part for part in PARTS if part in wanted)
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    check_free(out, force=force)
+    # `--force` replaces an export: it must not take away a folder of something else.
+    if out.exists() and not (out / NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError("not an export folder", where=out, expected=f"a folder with {NAME}", do="choose another --out")
 
 
 def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vae_export.errors import OutputExistsError, StorageError
+from vae_export.errors import OutputExistsError, StorageError, UsageError
 
 #: Half-written files and folders carry this in their name; `sweep` removes what a killed process left.
 PARTIAL = ".partial-"
@@ -59,7 +59,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
     leaves the old folder under its partial name, and the next call puts it back.
     """
     check_free(final, force=force)
-    retired = final.with_name(f"{PARTIAL}old-{final.name}")
+    retired = _retired(final)
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
@@ -70,11 +70,13 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
             for file in staging.rglob("*"):
                 _sync_folder(file) if file.is_dir() else _sync_file(file)
             if final.exists():
-                shutil.rmtree(retired, ignore_errors=True)
+                if not force:  # somebody else made it while we worked
+                    raise OutputExistsError(final)
+                _remove(retired)
                 os.rename(final, retired)
             os.rename(staging, final)
             _sync_folder(final.parent)
-            shutil.rmtree(retired, ignore_errors=True)
+            _remove(retired)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if retired.exists() and not final.exists():
@@ -83,11 +85,12 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
 
 def check_free(path: Path, *, force: bool) -> None:
     """Refuse an output that exists. Called before any long work, so that a refusal costs nothing."""
-    retired = path.with_name(f"{PARTIAL}old-{path.name}")
-    if retired.exists() and not path.exists():
-        os.rename(retired, path)
-    if path.exists() and not force:
-        raise OutputExistsError(path)
+    retired = _retired(path)
+    with storage_errors(path):
+        if retired.exists() and not path.exists():
+            os.rename(retired, path)
+        if path.exists() and not force:
+            raise OutputExistsError(path)
 
 
 def check_writable(folder: Path) -> None:
@@ -103,7 +106,21 @@ def sweep(folder: Path) -> None:
     for stale in folder.glob(f"{PARTIAL}*"):
         if stale.name.startswith(f"{PARTIAL}old-"):
             continue  # a complete older output: `check_free` decides about it
-        shutil.rmtree(stale, ignore_errors=True) if stale.is_dir() else stale.unlink(missing_ok=True)
+        _remove(stale)
+
+
+def _retired(path: Path) -> Path:
+    """Where an output that is being replaced waits until the new one is in place."""
+    if path.name in ("", ".."):  # `.`, `/` and `..` cannot be moved aside
+        raise UsageError("not a name for an output", where=path, do="choose another --out")
+    return path.with_name(f"{PARTIAL}old-{path.name}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -142,13 +159,10 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
             room = f"{_free_bytes(path):,} bytes free"
             need = "enough room" if needed is None else f"{needed:,} bytes"
             raise StorageError("disk full", where=path, expected=need, got=room, do="free some space") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise StorageError("cannot write", where=path, got=error.strerror, do="choose another --out") from error
         if error.errno == errno.ENAMETOOLONG:
             raise StorageError("path too long", where=f"{str(path)[:60]}…", do="choose a shorter --out") from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            raise StorageError("not a folder", where=path, got=error.strerror, do="choose another --out") from error
-        raise
+        what = "not a folder" if error.errno in (errno.EEXIST, errno.ENOTDIR) else "cannot write"
+        raise StorageError(what, where=path, got=error.strerror or error, do="choose another --out") from error
 
 
 def _free_bytes(path: Path) -> int:

@@ -7,6 +7,7 @@ From here on nothing knows a model family. A `Source` is an encoder, a decoder a
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -47,6 +48,10 @@ class Source:
     def __post_init__(self) -> None:
         if not self.parts:
             raise ModelError("nothing to export", expected="an encoder, a decoder, or both")
+        try:
+            json.dumps(dict(self.provenance), sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ModelError("provenance is no JSON", got=str(error)) from error
         if self.images is not None:
             self.contract.spec("encoder").inputs[0].check(self.images)
 
@@ -155,7 +160,7 @@ class Graph:
                 "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
             ) from error
         self._refuse_draws(program)
-        return _without_source_lines(program)
+        return _without_source_lines(_without_dropout(program))
 
     def check(self) -> None:
         """Raise `ModelError` unless the module is in eval mode and its outputs keep the contract's shapes."""
@@ -170,6 +175,9 @@ class Graph:
                     "module cannot be run", where=self.spec.part, got=f"{type(error).__name__}: {error}"
                 ) from error
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        if len(outputs) != len(self.spec.outputs):
+            names = [tensor.name for tensor in self.spec.outputs]
+            raise ModelError("wrong number of outputs", where=self.spec.part, expected=names, got=len(outputs))
         for tensor, output in zip(self.spec.outputs, outputs, strict=True):
             if not isinstance(output, Tensor):
                 raise ModelError(
@@ -186,8 +194,8 @@ class Graph:
 
     def _refuse_draws(self, program: torch.export.ExportedProgram) -> None:
         """Randomness is an input: a graph that draws gives other values at each run, and cannot be verified."""
-        # Dropout carries the tag of an operator that draws even in eval mode; decomposed, it is gone.
-        if _draws(program) and (drawing := _draws(program.run_decompositions({}))):
+        drawing = [str(node.target) for node in program.graph.nodes if _draws(node)]
+        if drawing:
             raise ModelError(
                 "graph draws random numbers",
                 where=f"{self.spec.part}, operator {drawing[0]}",
@@ -196,10 +204,32 @@ class Graph:
             )
 
 
-def _draws(program: torch.export.ExportedProgram) -> list[str]:
-    """The operators that take numbers from a random generator."""
-    seeded = torch.Tag.nondeterministic_seeded
-    return [str(node.target) for node in program.graph.nodes if seeded in getattr(node.target, "tags", ())]
+def _draws(node: torch.fx.Node) -> bool:
+    """Does this operator take numbers from a random generator? Dropout in eval mode and attention without it do not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = _arguments(node)
+    return not (given.get("train") is False or given.get("training") is False or given.get("dropout_p") == 0)
+
+
+def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Take out dropout, which in eval mode hands on what it is given."""
+    ends = {output for node in program.graph.find_nodes(op="output") for output in node.all_input_nodes}
+    for node in list(program.graph.nodes):
+        # An output has its name in the program's signature, and stays.
+        if str(node.target).endswith("dropout.default") and _arguments(node).get("train") is False and node not in ends:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def _arguments(node: torch.fx.Node) -> dict[str, Any]:
+    """What an operator was called with, by the names of its schema; a default that was not given is there too."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = {argument.name: argument.default_value for argument in schema}
+    given |= dict(zip(given, node.args, strict=False))
+    return given | dict(node.kwargs)
 
 
 def _without_source_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

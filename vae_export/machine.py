@@ -78,11 +78,7 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return (
-            version("onnxruntime-gpu")
-            if package == "onnxruntime" and missing("export", "onnxruntime") is None
-            else None
-        )
+        return _version(f"{package}-gpu") if package == "onnxruntime" else None
 
 
 def _torch_devices() -> dict[str, str | None]:

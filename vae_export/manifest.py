@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > _MAX_BYTES:
             raise IntegrityError("manifest too large", where=path, expected=f"{_MAX_BYTES:,} bytes at most")
         data = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(
             "no export here", where=folder, expected=NAME, do="run: python cli.py export --format onnx"
         ) from error
@@ -93,13 +93,21 @@ def read_manifest(folder: Path) -> Manifest:
         )
     except VaeExportError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=path, got=repr(error)) from error
 
 
 def _entry(item: Mapping[str, Any]) -> FileEntry:
     entry = FileEntry(*(item[key] for key in ("name", "part", "format", "size", "sha256")))
+    for key, kind in FileEntry.__annotations__.items():
+        if not isinstance(getattr(entry, key), int if kind == "int" else str):
+            raise TypeError(f"{key} of a file is {getattr(entry, key)!r}")
     # A name with a folder in it could point at any file of the machine.
-    if entry.part not in PARTS or Path(entry.name).name != entry.name or entry.name in ("", ".", ".."):
+    if (
+        entry.part not in PARTS
+        or Path(entry.name).name != entry.name
+        or entry.name in ("", ".", "..")
+        or not entry.name.isprintable()
+    ):
         raise IntegrityError("manifest names a file outside its folder", where=entry.name)
     return entry

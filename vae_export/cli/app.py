@@ -7,8 +7,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -44,6 +45,7 @@ def start() -> None:
 def main(*commands: Command) -> NoReturn:
     """Run the library's commands and `commands`, then exit with a code of `vae_export.errors`."""
     signal.signal(signal.SIGTERM, _terminate)
+    console.open_closed()
     code = _run(build(*commands))
     _flush()
     sys.exit(code)
@@ -54,12 +56,11 @@ def build(*commands: Command) -> typer.Typer:
     app = typer.Typer(
         name="vae-export",
         help="Train a VAE, export its encoder and decoder, and prove that the files compute what PyTorch computed.",
-        no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    app.callback()(_options)
+    app.callback(invoke_without_command=True)(_options)
     ours: tuple[Command, ...] = (export, verify, doctor)
     for command in (*commands, *ours):
         # Arguments of a command that only says where it lives are its own business.
@@ -69,6 +70,7 @@ def build(*commands: Command) -> typer.Typer:
 
 
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
 ) -> None:
@@ -77,17 +79,23 @@ def _options(
         raise typer.Exit
     if debug:
         os.environ[_DEBUG] = "1"
+    if context.invoked_subcommand is None:
+        console.message(context.get_help())
+        raise typer.Exit(UsageError.exit_code)
 
 
 def _run(app: typer.Typer) -> int:
     try:
-        outcome: Any = app(standalone_mode=False)
-        return outcome if isinstance(outcome, int) else 0
+        # Not `app()`: typer's own loop takes every KeyboardInterrupt, SIGTERM's too, for a bare 130.
+        command = typer.main.get_command(app)
+        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
+            command.invoke(context)
+        return 0
     except typer.Exit as exit:
         return exit.exit_code
+    except BrokenPipeError:  # the reader of a help page went away
+        return 0
     except typer.TyperException as error:
-        if not error.format_message():  # bare `vae-export`: the help was shown
-            return 2
         return _fail(UsageError(error.format_message().rstrip("."), do="see --help"))
     except VaeExportError as error:
         return _fail(error)
@@ -122,5 +130,5 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             console.silence(stream)

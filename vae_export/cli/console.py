@@ -6,10 +6,13 @@ the rest of the output goes nowhere and the work goes on.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
+
+from vae_export.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,13 +23,13 @@ def result(value: RenderableType) -> None:
     """A result, for a person: text or a rich table, on stdout."""
     from rich.console import Console
 
-    # A pipe has no width: tables must not be cut to the 80 columns that rich assumes there.
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=isinstance(value, str))
-    if not sys.stdout.isatty():
-        console.width = 160
-    with console.capture() as capture:
-        console.print(value, markup=False) if isinstance(value, str) else console.print(value)
-    write(sys.stdout, capture.get())
+    # To memory first: rich ends the process when a pipe breaks.
+    text, terminal = io.StringIO(), sys.stdout.isatty()
+    console = Console(file=text, force_terminal=terminal, highlight=False, soft_wrap=isinstance(value, str))
+    if not terminal:
+        console.width = 160  # a pipe has no width: tables must not be cut to the 80 columns that rich assumes there
+    console.print(value, markup=False) if isinstance(value, str) else console.print(value)
+    write(sys.stdout, text.getvalue())
 
 
 def result_json(value: Any) -> None:
@@ -47,6 +50,17 @@ def write(stream: TextIO, text: str) -> None:
         stream.flush()
     except BrokenPipeError:
         silence(stream)
+    except OSError as error:
+        silence(stream)
+        if stream is sys.stdout:  # a result that is lost is no success; a message is
+            raise StorageError("result cannot be written", where="stdout", got=error.strerror) from error
+
+
+def open_closed() -> None:
+    """Give streams that were closed before the start (`>&-`) a way to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def silence(stream: TextIO) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -30,7 +30,7 @@ def doctor(json: JsonOption = False) -> None:
     )
     console.result("")
     missing = [(f"pip install 'vae-export[{extra}]'", state) for extra, state in found.extras.items() if state]
-    rows: list[Any] = [
+    rows = [
         (item.name, item.summary, item.unavailable or "ready", ", ".join(item.targets) or "-") for item in found.formats
     ]
     console.result(_table(("format", "what for", "writing", "runs on"), rows))
@@ -39,7 +39,7 @@ def doctor(json: JsonOption = False) -> None:
         console.result(_table(("to have more", "which is missing here"), missing))
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(*head, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)

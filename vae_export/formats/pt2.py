@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vae_export.contract import PartSpec
 from vae_export.extras import missing
 from vae_export.formats.base import Runner, WriteOptions
-from vae_export.formats.torch_runner import torch_devices, torch_runner
+from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -42,6 +42,7 @@ class Pt2:
         import torch
         from torch.export.passes import move_to_device_pass
 
+        check_device(provider)
         program = torch.export.load(io.BytesIO(data))
         if provider != "cpu":
             program = move_to_device_pass(program, provider)

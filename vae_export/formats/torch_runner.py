@@ -17,12 +17,15 @@ def torch_devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
+def check_device(device: str) -> None:
+    """Raise `TargetError` unless an exported file can run on `device` here. Ask before loading one onto it."""
+    if device not in torch_devices():
+        raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
+
+
 def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str) -> Runner:
     """`module` takes and gives tensors in the order of `spec`; the runner takes and gives arrays by name."""
     import torch
-
-    if device not in torch_devices():
-        raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         # A copy: torch warns of, and could write to, arrays that are read-only.

@@ -17,7 +17,7 @@ from vae_export.contract import PartSpec
 from vae_export.extras import missing
 from vae_export.formats.archive import without_records
 from vae_export.formats.base import Runner, WriteOptions
-from vae_export.formats.torch_runner import torch_devices, torch_runner
+from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -38,6 +38,8 @@ class TorchScript:
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         import torch
 
+        # Tracing takes random draws and all; capturing refuses them.
+        _ = graph.program
         buffer = io.BytesIO()
         # check_trace would run the module twice and compare at a tolerance of its own; parity does that better.
         with _deprecation_known(), _fresh_names():
@@ -54,6 +56,7 @@ class TorchScript:
     def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
         import torch
 
+        check_device(provider)
         with _deprecation_known():
             module = torch.jit.load(io.BytesIO(data), map_location=provider)  # type: ignore[no-untyped-call]
             return torch_runner(module, spec, provider)

@@ -33,7 +33,7 @@ class VAEConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise UsageError("unknown family", expected=" | ".join(FAMILIES), got=self.family)
-        sizes = self.image_shape
+        sizes: tuple[int, ...] = self.image_shape
         if len(sizes) != 3 or any(type(size) is not int or size < 1 for size in sizes):
             raise UsageError("bad image shape", expected="(C, H, W), each 1 or more", got=sizes)
         for name in ("latent_size", "hidden_size"):
@@ -59,8 +59,8 @@ class VAEConfig:
     def from_json(cls, data: Mapping[str, Any]) -> VAEConfig:
         """The inverse of `to_json`; raises `InputError` that names unknown or missing fields."""
         known = {field.name for field in fields(cls)}
-        if not isinstance(data, Mapping) or set(data) != known:
-            raise InputError("config does not fit", expected=sorted(known), got=sorted(data) if data else data)
+        if set(data) != known:
+            raise InputError("config does not fit", expected=sorted(known), got=sorted(data))
         image_shape = data["image_shape"]
         if not isinstance(image_shape, list) or len(image_shape) != 3:
             raise InputError("config does not fit", where="image_shape", expected="[C, H, W]", got=image_shape)

@@ -8,7 +8,7 @@ from vae_export.models.config import CONV_STRIDE, VAEConfig
 from vae_export.models.mlp import gaussian_heads
 from vae_export.models.networks import Decoder, Encoder
 
-CHANNELS = (32, 64)
+CHANNELS = (16, 32)
 
 
 def encoder(config: VAEConfig) -> Encoder:

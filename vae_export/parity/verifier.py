@@ -17,7 +17,7 @@ from vae_export import __version__
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import IntegrityError, TargetError, UsageError
+from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
 from vae_export.formats import FORMATS, Runner
 from vae_export.graphs import Graph, Source
 from vae_export.manifest import FileEntry
@@ -53,11 +53,12 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export came from another checkpoint.
-        TargetError: a target that was asked for cannot run here.
+        ModelError: the source lacks a part, gives numbers that are not finite, or a file is unlike its contract.
+        TargetError: a target that was asked for cannot run here, or nothing here can run a file.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    _refuse_other_checkpoint(artifact, source)
+    _refuse_other_source(artifact, source)
     chosen = _targets(artifact, targets)
     graphs = {part: source.graph(part) for part in source.parts}
     rows: list[Row] = []
@@ -82,6 +83,9 @@ def verify(
                     continue
                 hashes[entry.name] = entry.sha256
                 rows += _rows(entry, target, graph.spec, runner, references[entry.part])
+            if targets is None and entry.name not in hashes:
+                reasons = [unusable[target] for target in chosen[entry.format]]
+                raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(reasons) or None)
     return Certificate(hashes, tuple(rows), unusable, _environment(source, threads))
 
 
@@ -111,10 +115,13 @@ def _references(graph: Graph, probes: Sequence[Probe]) -> list[_Reference]:
         if inputs is None:
             continue
         exact = oracle.exact(inputs)
+        _refuse_not_finite(graph.spec, probe.name, exact)
         sensitivity = oracle.sensitivity(inputs, exact)
         by_batch = {batch: {name: array[:batch] for name, array in inputs.items()} for batch in BATCHES}
         # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
         eager = {batch: evaluate(graph, arrays) for batch, arrays in by_batch.items()}
+        for outputs in eager.values():
+            _refuse_not_finite(graph.spec, probe.name, outputs)
         scales = {
             name: Scale(
                 eager_error=max(float(np.abs(eager[batch][name] - exact[name][:batch]).max()) for batch in BATCHES),
@@ -127,6 +134,13 @@ def _references(graph: Graph, probes: Sequence[Probe]) -> list[_Reference]:
             truth = {name: array[:batch] for name, array in exact.items()}
             references.append(_Reference(probe.name, batch, by_batch[batch], eager[batch], truth, scales))
     return references
+
+
+def _refuse_not_finite(spec: PartSpec, probe: str, outputs: Mapping[str, Array]) -> None:
+    """With Inf or NaN from PyTorch itself there is nothing to hold a file against."""
+    for name, array in outputs.items():
+        if not np.isfinite(array).all():
+            raise ModelError("module gives numbers that are not finite", where=f"{spec.part}, '{name}', probe {probe}")
 
 
 def _rows(
@@ -173,7 +187,7 @@ def _targets(artifact: Artifact, asked: Sequence[str] | None) -> dict[str, list[
     return chosen
 
 
-def _refuse_other_checkpoint(artifact: Artifact, source: Source) -> None:
+def _refuse_other_source(artifact: Artifact, source: Source) -> None:
     exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
         raise IntegrityError(
@@ -183,6 +197,20 @@ def _refuse_other_checkpoint(artifact: Artifact, source: Source) -> None:
             got=exported,
             do="export again",
         )
+    # Hosts shape their inputs by the manifest's contract: a wrong one is as bad as a wrong weight.
+    if artifact.manifest.contract != source.contract:
+        raise IntegrityError(
+            "export has another contract",
+            where=artifact.folder,
+            expected=source.contract,
+            got=artifact.manifest.contract,
+            do="export again",
+        )
+    for entry in artifact.manifest.files:
+        if entry.part not in source.parts:
+            raise ModelError(
+                "nothing to compare with", where=entry.name, expected=f"a source with {' | '.join(source.parts)}"
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,169 @@
+"""Where a failed file leaves the path: the first node whose output is further from the truth than rounding explains.
+
+The ONNX graph runs unoptimised with every intermediate value as an output. PyTorch's side is the captured program, node
+by node, in float32 and in float64. The exporter names values after the program's nodes, so most match by name; what it
+renamed is matched by shape, in order, between those that do.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae_export.contract import Array
+from vae_export.graphs import Graph
+from vae_export.parity.measure import FACTOR
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Attributes:
+    node: name and operator in the ONNX graph.
+    output: the value that it computes.
+    index: where the two are furthest apart, batch first.
+    exported, expected: the values there.
+    error, band: the distance to float64, and what rounding allows.
+    """
+
+    node: str
+    output: str
+    index: tuple[int, ...]
+    exported: float
+    expected: float
+    error: float
+    band: float
+
+    def line(self) -> str:
+        where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
+        return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch"
+
+
+@dataclass(frozen=True)
+class _Value:
+    """One value of the program, by its name there."""
+
+    name: str
+    eager: Array
+    exact: Array
+
+
+def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> Divergence | None:
+    """The first node of the ONNX file `data` that leaves the band for `inputs`; None if none of them does."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    exported = _intermediates(model, inputs)
+    for node, name, value in _paired(model, _values(graph, inputs), exported):
+        output = exported[name]
+        own = float(np.abs(value.eager - value.exact).max(initial=0))
+        band = max(FACTOR * own, float(np.spacing(np.float32(np.abs(value.exact).max(initial=0)))))
+        error = np.abs(output - value.exact)
+        # Written so that a NaN counts as outside.
+        if not bool((error <= band).all()):
+            index = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
+            return Divergence(
+                node=f"{node.name or '(no name)'} ({node.op_type})",
+                output=name,
+                index=tuple(int(i) for i in index),
+                exported=float(output[index]),
+                expected=float(value.exact[index]),
+                error=float(error[index]),
+                band=band,
+            )
+    return None
+
+
+def _intermediates(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Every float value that the graph computes, in its order."""
+    import onnx
+    import onnxruntime
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    already = {value.name for value in shown.graph.output}
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in already:
+                shown.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return {
+        name: output
+        for name, output in zip(names, session.run(names, dict(inputs)), strict=True)
+        if isinstance(output, np.ndarray) and output.dtype == np.float32
+    }
+
+
+def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
+    """Every tensor that the captured program computes, in its order; outputs carry the names of the contract."""
+    program = graph.program
+    ordered = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
+    module = program.module()
+    eager = _trace(module, ordered)
+    exact = _trace(_as_double(module), [tensor.double() for tensor in ordered])
+    [output] = module.graph.find_nodes(op="output")
+    results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+    renamed = {node.name: tensor.name for node, tensor in zip(results, graph.spec.outputs, strict=True)}
+    return [_Value(renamed.get(name, name), eager[name].numpy(), exact[name].numpy()) for name in eager]
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Runs a graph module and keeps what each operator gave."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        super().__init__(module)
+        self.seen: dict[str, Tensor] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, Tensor) and value.is_floating_point():
+            self.seen[n.name] = value
+        return value
+
+
+def _trace(module: torch.fx.GraphModule, inputs: list[Tensor]) -> dict[str, Tensor]:
+    recorder = _Recorder(module)
+    with torch.no_grad():
+        recorder.run(*inputs)
+    return recorder.seen
+
+
+def _as_double(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    return copy.deepcopy(module).double()
+
+
+def _paired(
+    model: onnx.ModelProto, values: list[_Value], exported: Mapping[str, Array]
+) -> Iterator[tuple[onnx.NodeProto, str, _Value]]:
+    """Nodes of the file with the program's value that each should compute, in the file's order."""
+    position = {value.name: index for index, value in enumerate(values)}
+    following = 0
+    for node in model.graph.node:
+        for name in node.output:
+            if name not in exported:
+                continue
+            index = position.get(name)
+            if index is None:
+                shape = exported[name].shape
+                fits = (
+                    i
+                    for i in range(following, len(values))
+                    if values[i].exact.shape == shape and values[i].name not in exported
+                )
+                index = next(fits, None)
+            # A value of another shape under a known name has been tampered with, and has no counterpart.
+            if index is not None and values[index].exact.shape == exported[name].shape:
+                following = index + 1
+                yield node, name, values[index]
