@@ -1,0 +1,213 @@
+"""Data sets: what is read, how it is split, and what is refused in one line."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import http.server
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.train.conftest import Cli, one_line, write_idx, write_mnist
+from train.data import Dataset, _split_in_three, load
+from train.options import DataOptions
+from train.torchvision_import import torchvision_datasets
+from vae_export.errors import DataError
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+def test_torchvision_imports_beside_any_torch() -> None:
+    assert issubclass(torchvision_datasets().KMNIST, torchvision_datasets().MNIST)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+def test_files_in_torchvisions_layout_are_read(tmp_path: Path, name: str, kind: str) -> None:
+    write_mnist(tmp_path, kind)
+    images = load(DataOptions(name, tmp_path, download=False))  # type: ignore[arg-type]
+    assert images.image_shape == (1, 28, 28)
+    assert (len(images.train), len(images.validation), len(images.test)) == (220, 20, 40)
+    assert images.train.dtype == torch.uint8
+    held = torch.cat((images.train, images.validation))[:, 0, 0, 0].sort().values
+    assert held.tolist() == list(range(240))
+    assert images.test[:, 0, 5, 5].tolist() == list(range(40))
+
+
+def test_digits_are_real_and_need_no_network() -> None:
+    digits = load(DataOptions("digits"))
+    assert len(digits.train) + len(digits.validation) + len(digits.test) == 1797
+    assert digits.image_shape == (1, 28, 28)
+    assert (digits.train.min(), digits.train.max()) == (0, 255)
+
+
+@settings(deadline=None)
+@given(st.integers(10, 400))
+def test_splits_are_disjoint_cover_all_and_never_change(count: int) -> None:
+    images = torch.arange(count).reshape(-1, 1, 1, 1).to(torch.int16)
+    first, second = _split_in_three("x", images), _split_in_three("x", images)
+    parts = torch.cat((first.train, first.validation, first.test)).flatten()
+    assert sorted(parts.tolist()) == list(range(count))
+    assert torch.equal(first.test, second.test)
+    assert torch.equal(first.train, second.train)
+
+
+def test_the_digest_knows_other_images() -> None:
+    images = torch.zeros(10, 1, 2, 2, dtype=torch.uint8)
+    other = images.clone()
+    other[3, 0, 0, 0] = 1
+    digests = {Dataset("x", part, images, images).to_json()["sha256"] for part in (images, other, images.clone())}
+    assert len(digests) == 2
+
+
+def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
+    raw = write_mnist(tmp_path)
+    for file in list(raw.iterdir()):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    assert len(load(DataOptions("mnist", tmp_path, download=False)).test) == 40
+
+
+def _cut(raw: Path) -> None:
+    file = raw / TRAIN_IMAGES
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _claim_fewer(raw: Path) -> None:
+    write_idx(raw / TRAIN_IMAGES, np.zeros((240, 28, 28), np.uint8), shape=(239, 28, 28))
+
+
+def _claim_gigabytes(raw: Path) -> None:
+    write_idx(raw / TRAIN_IMAGES, np.zeros(4, np.uint8), shape=(2**31, 28, 28))
+
+
+def _lose_a_label(raw: Path) -> None:
+    write_idx(raw / TRAIN_LABELS, np.zeros(239, np.uint8))
+
+
+def _empty(raw: Path) -> None:
+    write_idx(raw / TRAIN_IMAGES, np.zeros((0, 28, 28), np.uint8))
+
+
+def _no_bytes(raw: Path) -> None:
+    (raw / TRAIN_LABELS).write_bytes(b"")
+
+
+def _other_type(raw: Path) -> None:
+    data = b"\0\0\x0b\x03" + struct.pack(">3I", 240, 28, 28) + bytes(2 * 240 * 784)  # int16
+    (raw / TRAIN_IMAGES).write_bytes(data)
+
+
+def _half_packed(raw: Path) -> None:
+    file = raw / TRAIN_IMAGES
+    (raw / f"{TRAIN_IMAGES}.gz").write_bytes(gzip.compress(file.read_bytes())[:-50])
+    file.unlink()
+
+
+def _not_packed(raw: Path) -> None:
+    (raw / f"{TRAIN_IMAGES}.gz").write_bytes(b"<html>404</html>")
+    (raw / TRAIN_IMAGES).unlink()
+
+
+def _other_size(raw: Path) -> None:
+    write_idx(raw / "t10k-images-idx3-ubyte", np.zeros((40, 14, 14), np.uint8))
+
+
+def _gone(raw: Path) -> None:
+    (raw / TRAIN_LABELS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "damaged"),
+        (_claim_fewer, "damaged"),
+        (_claim_gigabytes, "empty or too large"),
+        (_lose_a_label, "images and labels differ in number"),
+        (_empty, "empty or too large"),
+        (_no_bytes, "not the file it should be"),
+        (_other_type, "not the file it should be"),
+        (_half_packed, "cannot be unpacked"),
+        (_not_packed, "cannot be unpacked"),
+        (_other_size, "training and test images differ in size"),
+        (_gone, "no MNIST files"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+    raw = write_mnist(tmp_path)
+    damage(raw)
+    with pytest.raises(DataError, match=f"^{message}: ") as error:
+        load(DataOptions("mnist", tmp_path, download=False))
+    assert str(raw) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a web server that torchvision takes for MNIST's mirror."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(torchvision_datasets().MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_is_missing_is_downloaded_checked_and_announced(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    import hashlib
+
+    resources = []
+    for file in write_mnist(tmp_path / "made").iterdir():
+        packed = gzip.compress(file.read_bytes())
+        (mirror / f"{file.name}.gz").write_bytes(packed)
+        resources.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))  # noqa: S324 -- torchvision's choice
+    monkeypatch.setattr(torchvision_datasets().MNIST, "resources", resources)
+    root = tmp_path / "data"
+
+    assert len(load(DataOptions("mnist", root)).test) == 40
+
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"downloading MNIST" in err
+    assert sorted(path.name for path in (root / "MNIST" / "raw").iterdir()) == sorted(n[:-3] for n, _ in resources)
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
+    load(DataOptions("mnist", root))
+    assert b"downloading" not in capfdbinary.readouterr().err
+
+
+def test_a_download_with_another_checksum_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
+    (mirror / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"not MNIST"))
+    root = tmp_path / "data"
+    with pytest.raises(DataError, match="download failed") as error:
+        load(DataOptions("mnist", root))
+    assert f"{root}/MNIST/raw/{TRAIN_IMAGES}" in str(error.value)
+    assert "--dataset digits" in str(error.value)
+    assert not root.exists()
+
+
+def test_without_files_or_network_the_command_line_says_where_they_belong(cli: Cli, tmp_path: Path) -> None:
+    done = cli("train", "--no-download", folder=tmp_path)
+    assert done.returncode == 3
+    line = one_line(done.stderr)
+    assert "data/MNIST/raw/train-images-idx3-ubyte" in line
+    assert "--dataset digits" in line
+    assert list(tmp_path.iterdir()) == []

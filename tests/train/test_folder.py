@@ -1,0 +1,158 @@
+"""A folder of images: grey or colour, any size, and everything that is no image named."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train import folder as folder_module
+from train.folder import read_folder, read_image
+from vae_export.errors import DataError
+
+RAMP = np.linspace(0, 255, 28 * 28).reshape(28, 28).round().astype(np.uint8)
+
+
+def _colour(path: Path, size: tuple[int, int] = (40, 30), colour: str = "orange") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def test_grey_images_make_one_channel_even_when_they_are_stored_as_colour(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    Image.fromarray(RAMP).convert("RGB").save(tmp_path / "b.png")
+    images = read_folder(tmp_path, 28)
+    assert images.shape == (2, 1, 28, 28)
+    assert torch.equal(images[0, 0], torch.from_numpy(RAMP))
+    assert torch.equal(images[0], images[1])
+
+
+def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    _colour(tmp_path / "sub" / "b.png")
+    images = read_folder(tmp_path, 28)
+    assert images.shape == (2, 3, 28, 28)
+    assert images[1, :, 14, 14].tolist() == [255, 165, 0]
+
+
+def test_mixed_sizes_are_brought_to_one_from_their_middle(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30), np.uint8)
+    wide[:, 10:20] = 200
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save(tmp_path / "square.png")
+    images = read_folder(tmp_path, 10)
+    assert images.shape == (2, 1, 10, 10)
+    assert (images == 200).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
+    levels = np.array([[0, 256, 257], [32767, 32896, 65535], [1000, 5000, 60000]], np.uint16)
+    file = tmp_path / f"deep.{suffix}"
+    if suffix == "pgm":
+        file.write_bytes(b"P5 3 3 65535\n" + levels.astype(">u2").tobytes())
+    else:
+        Image.fromarray(levels).save(file)
+    assert read_image(file, 3)[..., 0].tolist() == [[0, 1, 1], [127, 128, 255], [4, 19, 233]]
+
+
+def test_big_endian_sixteen_bits_are_not_misread(tmp_path: Path) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 257, 65535)).save(buffer, "TIFF")
+    (tmp_path / "deep.tif").write_bytes(buffer.getvalue())
+    assert buffer.getvalue()[:2] == b"MM"
+    assert sorted(set(read_image(tmp_path / "deep.tif", 1).flatten())) != [0]
+
+
+def test_transparent_parts_become_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (read_image(tmp_path / "clear.png", 4) == 255).all()
+
+
+def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    upright = np.zeros((16, 16, 3), np.uint8)
+    upright[:8] = 255
+    image = Image.fromarray(np.rot90(upright))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees clockwise"
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    read = read_image(tmp_path / "turned.jpg", 16)
+    assert read[:6].min() > 200
+    assert read[10:].max() < 50
+
+
+def test_names_with_a_dot_in_front_are_left_out(tmp_path: Path) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x").write_bytes(b"x")
+    assert len(read_folder(tmp_path, 8)) == 1
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _bomb(file: Path) -> None:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 1, 0, 0, 0, 0)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"") + _chunk(b"IEND", b""))
+
+
+def _large(file: Path) -> None:
+    header = struct.pack(">IIBBBBB", 10_000, 9_000, 1, 0, 0, 0, 0)
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", b"") + _chunk(b"IEND", b""))
+
+
+def _text(file: Path) -> None:
+    file.write_text("not an image")
+
+
+def _nothing(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _truncated(file: Path) -> None:
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    file.write_bytes(file.read_bytes()[:-500])
+
+
+def _floats(file: Path) -> None:
+    Image.new("F", (8, 8), 0.5).save(file, "TIFF")
+
+
+def _postscript(file: Path) -> None:
+    Image.new("RGB", (8, 8)).save(file, "EPS")
+
+
+@pytest.mark.parametrize("spoil", [_bomb, _large, _text, _nothing, _truncated, _floats, _postscript])
+def test_a_file_that_cannot_be_taken_is_named(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    spoil(tmp_path / "spoilt file.png")
+    with pytest.raises(DataError) as error:
+        read_folder(tmp_path, 28)
+    assert "spoilt file.png" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_folder_and_none_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^no images: "):
+        read_folder(tmp_path, 28)
+    with pytest.raises(DataError, match=r"^no such folder: "):
+        read_folder(tmp_path / "nowhere", 28)
+
+
+def test_more_than_memory_holds_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "MAX_BYTES", 3 * 28 * 28)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_text("never opened")
+    with pytest.raises(DataError, match="choose a smaller --image-size"):
+        read_folder(tmp_path, 28)

@@ -1,0 +1,133 @@
+"""The loss against closed forms, and against the blog post's code as it stands there."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from train.objective import kl, loss, reconstruction, to_unit
+from vae_export.models import FAMILIES, VAE, VAEConfig
+from vae_export.models.config import Family
+
+numbers = st.floats(-8, 8, width=32)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
+def test_kl_is_the_closed_form_and_never_negative(units: list[tuple[float, float]]) -> None:
+    mean, logvar = torch.tensor(units).T.unsqueeze(1)
+    posterior = torch.distributions.Normal(mean, torch.exp(logvar / 2))
+    expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    assert kl(mean, logvar).item() >= -1e-5
+    torch.testing.assert_close(kl(mean, logvar), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_kl_of_the_prior_is_zero() -> None:
+    assert kl(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [0, 0]
+
+
+def test_an_undecided_decoder_costs_one_bit_a_pixel() -> None:
+    image = torch.rand(3, 1, 4, 5)
+    torch.testing.assert_close(reconstruction(torch.zeros_like(image), image), torch.full((3,), 20 * math.log(2)))
+
+
+def test_a_certain_and_right_decoder_costs_nothing_and_a_wrong_one_stays_finite() -> None:
+    image = torch.tensor([[0.0, 1.0]]).reshape(1, 1, 1, 2)
+    certain = torch.tensor([[-200.0, 200.0]]).reshape(1, 1, 1, 2)
+    assert reconstruction(certain, image).item() == pytest.approx(0, abs=1e-6)
+    assert reconstruction(-certain, image).item() == pytest.approx(400)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_the_mean_of_both_terms_in_every_family(family: Family) -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(family, (1, 8, 8), 3, 16)).eval()
+    image, noise = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
+    mean, logvar = model.encoder(image)
+    misfit = reconstruction(model.decoder.logits(mean + noise * torch.exp(logvar / 2)), image)
+    torch.testing.assert_close(loss(model, image, noise), (misfit + kl(mean, logvar)).mean())
+    torch.testing.assert_close(loss(model, image, noise, beta=4), (misfit + 4 * kl(mean, logvar)).mean())
+
+
+@given(st.lists(st.integers(0, 255), min_size=1))
+@settings(max_examples=20, deadline=None)
+def test_grey_levels_go_to_the_unit_interval_and_back(levels: list[int]) -> None:
+    unit = to_unit(torch.tensor(levels, dtype=torch.uint8))
+    assert unit.dtype == torch.float32
+    assert unit.min() >= 0
+    assert unit.max() <= 1
+    assert (unit * 255).round().to(torch.uint8).tolist() == levels
+
+
+class PostEncoder(nn.Module):
+    """The post's encoder, its draw of z taken out as the argument `epsilon`."""
+
+    def __init__(self, inputs: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc_mu = nn.Linear(hidden, latent)
+        self.fc_logvar = nn.Linear(hidden, latent)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.view(x.size(0), -1)
+        x = self.dropout(F.relu(self.fc1(x)))
+        x = self.dropout(F.relu(self.fc2(x)))
+        mu = F.relu(self.fc_mu(x))
+        logvar = F.relu(self.fc_logvar(x))
+        return mu + torch.exp(0.5 * logvar) * epsilon, mu, logvar
+
+
+class PostDecoder(nn.Module):
+    def __init__(self, inputs: int, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(latent, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, inputs)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.dropout(F.relu(self.fc1(z)))
+        z = self.dropout(F.relu(self.fc2(z)))
+        return torch.sigmoid(self.fc3(z))
+
+
+def post_loss(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    bce = F.binary_cross_entropy(recon, x.view(x.size(0), -1), reduction="sum")
+    return bce + 0.5 * torch.sum(mu.pow(2) + logvar.exp() - logvar - 1)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["dropout", "eval"])
+def test_family_post_computes_what_the_post_computes(training: bool) -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("post", (1, 28, 28), 20, 400)).train(training)
+    encoder, decoder = PostEncoder(784, 400, 20).train(training), PostDecoder(784, 400, 20).train(training)
+    for theirs, ours in ((encoder, model.encoder), (decoder, model.decoder)):
+        weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
+        theirs.load_state_dict({name: weight.clone() for name, weight in weights})
+    image, epsilon = torch.rand(16, 1, 28, 28), torch.randn(16, 20)
+
+    torch.manual_seed(1)  # the same units drop out
+    latent, mu, logvar = encoder(image, epsilon)
+    recon = decoder(latent)
+    torch.manual_seed(1)
+    our_recon, our_mu, our_logvar, our_latent = model(image, epsilon)
+
+    for ours, theirs in ((our_mu, mu), (our_logvar, logvar), (our_latent, latent), (our_recon.flatten(1), recon)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+    theirs = post_loss(recon, image, mu, logvar) / len(image)
+    theirs.backward()
+    torch.manual_seed(1)
+    ours = loss(model, image, epsilon)
+    ours.backward()
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip([*model.parameters()], [*encoder.parameters(), *decoder.parameters()], strict=True):
+        torch.testing.assert_close(a.grad, b.grad)

@@ -1,0 +1,92 @@
+"""The figures that are reported of a model on a set of images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from train.objective import kl, reconstruction, to_unit
+from vae_export.models import VAE, reparameterize
+
+#: A latent unit is active if the variance of its posterior mean over images exceeds this (Burda et al.,
+#: arXiv:1509.00519, section 2 of its experiments).
+ACTIVE_VARIANCE = 0.01
+#: Own noise, the same for every model and epoch, so that scores differ by the model alone.
+_NOISE_SEED = 20_131_220
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over `images` images, in nats; one sample of z an image.
+
+    Attributes:
+        negative_elbo: reconstruction + kl, z sampled. No beta in it.
+        standard_error: of negative_elbo, over images.
+        unit_variances: variance of each latent unit's posterior mean over the images, Z numbers.
+    """
+
+    images: int
+    negative_elbo: float
+    standard_error: float
+    reconstruction: float
+    kl: float
+    unit_variances: tuple[float, ...]
+
+    @property
+    def active_units(self) -> int:
+        return sum(variance > ACTIVE_VARIANCE for variance in self.unit_variances)
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.negative_elbo)
+
+    def units_by_activity(self) -> list[int]:
+        """Indices of the latent units, the most active first."""
+        return sorted(range(len(self.unit_variances)), key=lambda unit: -self.unit_variances[unit])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "negative_elbo_nats_per_image": self.negative_elbo,
+            "negative_elbo_standard_error": self.standard_error,
+            "reconstruction_nats_per_image": self.reconstruction,
+            "kl_nats_per_image": self.kl,
+            "active_units": self.active_units,
+        }
+
+
+@torch.no_grad()
+def evaluate(model: VAE, pixels: Tensor) -> Score:
+    """Score `model`, on its device, on pixels uint8 (N, C, H, W), N ≥ 1.
+
+    The model's mode (train or eval) is given back as it was; the global random state is not touched.
+    """
+    device = next(model.parameters()).device
+    noise = torch.Generator().manual_seed(_NOISE_SEED)
+    was_training = model.training
+    model.eval()
+    misfits, divergences, means = [], [], []
+    for start in range(0, len(pixels), _BATCH):
+        image = to_unit(pixels[start : start + _BATCH].to(device))
+        mean, logvar = model.encoder(image)
+        draw = torch.randn(mean.shape, generator=noise).to(device)
+        logits = model.decoder.logits(reparameterize(mean, logvar, draw))
+        misfits.append(reconstruction(logits, image))
+        divergences.append(kl(mean, logvar))
+        means.append(mean)
+    model.train(was_training)
+    misfit, divergence, mean = (torch.cat(parts).cpu().double() for parts in (misfits, divergences, means))
+    bound = misfit + divergence
+    return Score(
+        images=len(pixels),
+        negative_elbo=bound.mean().item(),
+        standard_error=bound.std(correction=0).item() / len(bound) ** 0.5,
+        reconstruction=misfit.mean().item(),
+        kl=divergence.mean().item(),
+        unit_variances=tuple(mean.var(0, correction=0).tolist()),
+    )
