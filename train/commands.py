@@ -137,7 +137,10 @@ def evaluate(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Score a checkpoint: sampled -ELBO, reconstruction and KL in nats per image, and active latent units."""
+    """Score a checkpoint in nats per image.
+
+    Sampled -ELBO with its standard error, reconstruction, KL, and how many latent units are active.
+    """
     if split not in ("test", "validation", "train"):
         raise UsageError("unknown split", expected="test | validation | train", got=split)
     if run is not None and checkpoint is not None:
