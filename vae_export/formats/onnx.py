@@ -57,15 +57,21 @@ class Onnx:
         ):
             # The exporter's own deprecation notes are about its own code.
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph.program,
-                dynamo=True,
-                opset_version=options.opset,
-                input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
-                external_data=False,
-                verbose=False,
-            )
+            captured = graph.program
+            try:
+                program = torch.onnx.export(
+                    captured,
+                    dynamo=True,
+                    opset_version=options.opset,
+                    input_names=[tensor.name for tensor in spec.inputs],
+                    output_names=[tensor.name for tensor in spec.outputs],
+                    external_data=False,
+                    verbose=False,
+                )
+            except torch.onnx.OnnxExporterError as error:
+                raise ModelError(
+                    "module cannot be written as ONNX", where=spec.part, got=_first_cause(error)
+                ) from error
         if program is None:
             raise ModelError("exporter gave no model", where=spec.part, got=said.getvalue())
         model = program.model_proto
@@ -120,6 +126,13 @@ def _translations_kept() -> Iterator[None]:
 @functools.cache
 def _translations(original: Callable[[int], object], opset_version: int) -> object:
     return original(opset_version)
+
+
+def _first_cause(error: BaseException) -> str:
+    """What the exporter ran into, without the pages that it wraps around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def _clean(model: onnx.ModelProto) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
+from vae_export.errors import ModelError
 from vae_export.extras import missing
 from vae_export.formats.archive import without_records
 from vae_export.formats.base import Runner, WriteOptions
@@ -41,10 +42,17 @@ class TorchScript:
         # Tracing takes random draws and all; capturing refuses them.
         _ = graph.program
         buffer = io.BytesIO()
-        # check_trace would run the module twice and compare at a tolerance of its own; parity does that better.
-        with _deprecation_known(), _fresh_names():
-            traced = torch.jit.trace(graph.module, graph.example, check_trace=False)  # type: ignore[no-untyped-call]
-            frozen = torch.jit.freeze(traced.eval())
+        # check_trace would run the module twice and compare at a tolerance of its own, and the tracer warns of each
+        # Python value it takes from a shape: parity, with several batches, does both better.
+        with _deprecation_known(), _fresh_names(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            try:
+                traced = torch.jit.trace(graph.module, graph.example, check_trace=False)  # type: ignore[no-untyped-call]
+                frozen = torch.jit.freeze(traced.eval())
+            except Exception as error:  # the tracer raises whatever the module's code led it to
+                raise ModelError(
+                    "module cannot be traced", where=graph.spec.part, got=f"{type(error).__name__}: {error}"
+                ) from error
             # To memory: torch.jit.save to a path aborts the process on a full disk (pytorch#156955).
             torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
         # Their .debug_pkl holds source lines with the paths of this machine.

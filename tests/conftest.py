@@ -1,0 +1,183 @@
+"""Fixtures that several test files share. Exports take seconds: each is made once in a session, by the first to ask."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tests import samples
+from vae_export import Artifact, Checkpoint, Source, open_artifact
+from vae_export.errors import StorageError
+from vae_export.files import locked, staged_folder
+from vae_export.models import FAMILIES
+
+# The same examples each time, and no clock: these machines are shared.
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=50, database=None)
+settings.load_profile("project")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Attributes:
+    source: what was exported.
+    artifact: every part in every format that can be written here. Not to be changed: copy it (`copied`).
+    checkpoint: the file on disk; None for a source that is no checkpoint of ours.
+    """
+
+    source: Source
+    artifact: Artifact
+    checkpoint: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.artifact.folder
+
+    def copied(self, target: Path) -> Artifact:
+        shutil.copytree(self.folder, target)
+        return open_artifact(target)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two workers on two cores: one thread each."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def exported(shared: Path) -> Callable[[str], Exported]:
+    """`exported(name)`: the export of a family, or of "foreign", in every format."""
+    from vae_export import export, load_checkpoint, save_checkpoint
+    from vae_export.formats import FORMATS
+
+    opened: dict[str, Exported] = {}
+
+    def get(name: str) -> Exported:
+        if name in opened:
+            return opened[name]
+        folder = shared / f"export-{name}"
+        path = folder / "checkpoint.safetensors"
+        with locked_waiting(shared / f"lock-{name}"):
+            if not folder.exists():
+                with staged_folder(folder, force=False) as staging:
+                    if name in FAMILIES:
+                        save_checkpoint(samples.checkpoint(name), staging / path.name)
+                        source: Source | Checkpoint = load_checkpoint(staging / path.name)
+                    else:
+                        source = samples.foreign_source()
+                    export(source, staging / "export", formats=list(FORMATS))
+        source = Source.of(load_checkpoint(path)) if name in FAMILIES else samples.foreign_source()
+        opened[name] = Exported(source, open_artifact(folder / "export"), path if name in FAMILIES else None)
+        return opened[name]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def mlp(exported: Callable[[str], Exported]) -> Exported:
+    return exported("mlp")
+
+
+@pytest.fixture(scope="session")
+def foreign(exported: Callable[[str], Exported]) -> Exported:
+    return exported("foreign")
+
+
+@pytest.fixture
+def run_folder(mlp: Exported, tmp_path: Path) -> Path:
+    """A run folder with a checkpoint and an export, to be changed at will."""
+    folder = tmp_path / "run"
+    shutil.copytree(mlp.folder.parent, folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def invoke(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., Outcome]]:
+    """`invoke("export", "--run", …)`: the command line in this process, from an empty working folder."""
+    from train.commands import evaluate, train
+    from vae_export.cli import main
+
+    before = signal.getsignal(signal.SIGTERM)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("VAE_EXPORT_DEBUG", raising=False)
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["cli.py", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(train, evaluate)
+        said = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), said.out, said.err)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+    assert not list(here.iterdir()), "a command wrote to the working folder"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    yield from mounted(tmp_path / "small-disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that cannot be written: as root, a folder without write permission can."""
+    yield from mounted(tmp_path / "read-only", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs")
+
+
+def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small file system")
+    result = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        reason = f"cannot mount a file system: {result.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def locked_waiting(folder: Path) -> Iterator[None]:
+    """The lock of `vae_export.files`, waited for: several workers want the same export."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder))
+                break
+            except StorageError:
+                time.sleep(0.1)
+        yield

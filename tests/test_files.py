@@ -1,0 +1,266 @@
+"""Files are whole or absent, whatever happens to the process, the disk or the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.commands import ROOT, run_python
+from vae_export.errors import OutputExistsError, StorageError, UsageError
+from vae_export.files import (
+    PARTIAL,
+    check_free,
+    check_writable,
+    locked,
+    sha256,
+    staged_folder,
+    storage_errors,
+    sweep,
+    write_atomic,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A child that says "ready" when its work has begun."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def kill(child: subprocess.Popen[str]) -> None:
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+
+
+@given(st.binary(max_size=1000))
+def test_sha256_is_the_standard_one_for_bytes_and_files(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "data"
+    path.write_bytes(data)
+    assert sha256(data) == sha256(path) == hashlib.sha256(data).hexdigest()
+
+
+class TestWriteAtomic:
+    def test_writes_and_replaces_and_leaves_nothing_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "file.bin"
+        write_atomic(path, b"one")
+        write_atomic(path, b"two")
+        assert path.read_bytes() == b"two"
+        assert names(path.parent) == ["file.bin"]
+
+    def test_others_may_read_the_result(self, tmp_path: Path) -> None:
+        write_atomic(tmp_path / "file", b"")
+        (tmp_path / "plain").touch()
+        assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def test_is_one_whole_version_after_each_of_many_kills(self, tmp_path: Path) -> None:
+        size = 300_000
+        code = """if True:
+            import sys
+            from pathlib import Path
+            from vae_export.files import write_atomic
+            path, version = Path(sys.argv[1]), 0
+            write_atomic(path, bytes([255]) * 300_000)
+            print("ready", flush=True)
+            while True:
+                write_atomic(path, bytes([version % 255]) * 300_000)
+                version += 1
+        """
+        path, seen = tmp_path / "file", set()
+        for attempt in range(12):
+            child = start(code, path)
+            time.sleep(0.002 * attempt)
+            kill(child)
+            data = path.read_bytes()
+            assert len(data) == size
+            assert data == data[:1] * size
+            seen.add(data[0])
+        assert len(seen) > 3, "the kills came at other moments"
+        (tmp_path / f"{PARTIAL}half").write_bytes(b"torn")  # in case that no kill came in the middle of a write
+        (tmp_path / f"{PARTIAL}folder").mkdir()
+        (tmp_path / f"{PARTIAL}old-export").mkdir()
+        sweep(tmp_path)
+        assert names(tmp_path) == [f"{PARTIAL}old-export", "file"], "a complete older output is not swept"
+
+    def test_full_disk_names_both_sizes_and_keeps_the_old_file(self, small_disk: Path) -> None:
+        path = small_disk / "file"
+        write_atomic(path, b"old")
+        with pytest.raises(StorageError, match=r"disk full: .*file; expected 5,000,000 bytes, got [\d,]+ bytes free"):
+            write_atomic(path, bytes(5_000_000))
+        assert path.read_bytes() == b"old"
+        assert names(small_disk) == ["file"]
+
+    def test_read_only_disk_is_one_line(self, read_only_disk: Path) -> None:
+        with pytest.raises(StorageError, match="cannot write: .*; got Read-only file system; choose another --out"):
+            write_atomic(read_only_disk / "file", b"")
+        with pytest.raises(StorageError, match="Read-only"):
+            check_writable(read_only_disk)
+
+    @pytest.mark.parametrize("name", ["n" * 300, "d/" * 3000 + "f", "f." + "s" * 300])
+    def test_too_long_a_path_is_one_short_line(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(StorageError, match="path too long") as caught:
+            write_atomic(tmp_path / name, b"")
+        assert len(str(caught.value)) < 200
+        assert not names(tmp_path)
+
+    def test_a_folder_in_the_way_is_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        with pytest.raises(StorageError, match="cannot write: .*Is a directory"):
+            write_atomic(tmp_path / "out", b"")
+        assert names(tmp_path) == ["out"]
+
+    def test_a_file_in_the_way_of_the_folder_is_one_line(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match="not a folder"):
+            write_atomic(tmp_path / "file" / "below", b"")
+        assert names(tmp_path) == ["file"]
+
+    @pytest.mark.parametrize("name", ["with space", os.fsdecode(b"\xff\xfe"), "zeichen-äöü-漢"])
+    def test_any_name_that_the_system_takes_will_do(self, tmp_path: Path, name: str) -> None:
+        write_atomic(tmp_path / name / name, b"data")
+        assert (tmp_path / name / name).read_bytes() == b"data"
+
+
+class TestStagedFolder:
+    def test_publishes_all_at_once(self, tmp_path: Path) -> None:
+        final = tmp_path / "out"
+        with staged_folder(final, force=False) as staging:
+            (staging / "sub").mkdir()
+            (staging / "sub" / "file").write_bytes(b"data")
+            assert staging.parent == final.parent, "on the same file system"
+            assert not final.exists()
+        assert (final / "sub" / "file").read_bytes() == b"data"
+        assert names(tmp_path) == ["out"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    def test_leaves_nothing_on_failure(self, tmp_path: Path, error: type[BaseException]) -> None:
+        with pytest.raises(error), staged_folder(tmp_path / "out", force=False) as staging:
+            (staging / "file").touch()
+            raise error
+        assert not names(tmp_path)
+
+    def test_keeps_the_old_folder_on_failure(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "old").touch()
+        with pytest.raises(ValueError), staged_folder(tmp_path / "out", force=True):
+            raise ValueError
+        assert names(tmp_path) == ["out"]
+        assert names(tmp_path / "out") == ["old"]
+
+    def test_force_replaces_the_whole_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "old").touch()
+        with staged_folder(tmp_path / "out", force=True) as staging:
+            (staging / "new").touch()
+        assert names(tmp_path) == ["out"]
+        assert names(tmp_path / "out") == ["new"]
+
+    def test_refuses_what_exists(self, tmp_path: Path) -> None:
+        (tmp_path / "out").touch()
+        with pytest.raises(OutputExistsError, match=r"output exists: .*/out; pass --force"):
+            staged_folder(tmp_path / "out", force=False).__enter__()
+
+    def test_refuses_what_somebody_made_meanwhile(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputExistsError), staged_folder(tmp_path / "out", force=False) as staging:
+            (staging / "mine").touch()
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").touch()
+        assert names(tmp_path / "out") == ["theirs"]
+        assert names(tmp_path) == ["out"]
+
+    @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("elsewhere", target_is_directory=True)])
+    def test_force_replaces_a_file_or_a_link_and_leaves_no_trace_of_it(self, tmp_path: Path, make: object) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        for _ in range(2):
+            (tmp_path / "out").rename(tmp_path / "gone") if (tmp_path / "out").exists() else None
+            make(tmp_path / "out")  # type: ignore[operator]
+            with staged_folder(tmp_path / "out", force=True):
+                pass
+            assert (tmp_path / "out").is_dir()
+            assert not (tmp_path / "out").is_symlink()
+        assert names(tmp_path) == ["elsewhere", "gone", "out"]
+
+    @pytest.mark.parametrize("path", [".", "..", "/"])
+    def test_refuses_a_path_without_a_name(self, path: str) -> None:
+        with pytest.raises(UsageError, match="not a name for an output"):
+            check_free(Path(path), force=True)
+
+    def test_too_long_a_path_is_refused_before_any_work(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="path too long"):
+            check_free(tmp_path / ("n" * 300), force=False)
+
+    def test_a_kill_between_the_two_renames_loses_nothing(self, tmp_path: Path) -> None:
+        final = tmp_path / "out"
+        final.mkdir()
+        (final / "old").touch()
+        code = """if True:
+            import os, signal, sys
+            from pathlib import Path
+            from vae_export.files import staged_folder
+            final, rename = Path(sys.argv[1]), os.rename
+            def rename_and_die(old, new):
+                rename(old, new)
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.rename = rename_and_die
+            with staged_folder(final, force=True) as staging:
+                (staging / "new").touch()
+        """
+        assert run_python(code, final).returncode == -signal.SIGKILL
+        assert not final.exists()
+        with pytest.raises(OutputExistsError):  # the old one is back, and is refused like any other
+            check_free(final, force=False)
+        assert names(final) == ["old"]
+
+
+class TestLock:
+    def test_second_holder_is_told_the_first_ones_process(self, tmp_path: Path) -> None:
+        code = """if True:
+            import sys, time
+            from pathlib import Path
+            from vae_export.files import locked
+            with locked(Path(sys.argv[1])):
+                print("ready", flush=True)
+                time.sleep(60)
+        """
+        holder = start(code, tmp_path)
+        try:
+            with pytest.raises(StorageError, match=f"run is in use: .*a lock held by process {holder.pid}"):
+                locked(tmp_path).__enter__()
+        finally:
+            kill(holder)
+        with locked(tmp_path):  # the kernel freed it
+            assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+    def test_can_be_taken_again_after_release(self, tmp_path: Path) -> None:
+        for _ in range(2):
+            with locked(tmp_path):
+                pass
+
+
+@pytest.mark.parametrize("code", ["EIO", "EFBIG", "ELOOP", "ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENAMETOOLONG"])
+def test_every_error_of_the_system_becomes_a_storage_error(tmp_path: Path, code: str) -> None:
+    import errno
+
+    number = getattr(errno, code)
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.exit_code == 6
+    assert "\n" not in str(caught.value)

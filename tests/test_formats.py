@@ -1,0 +1,249 @@
+"""Every format in the registry, with every family: a new format is tested by being there."""
+
+from __future__ import annotations
+
+import io
+import site
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests import samples
+from tests.commands import ROOT, run_python
+from tests.conftest import Exported
+from vae_export import Source
+from vae_export.contract import PARTS, Part
+from vae_export.errors import ModelError
+from vae_export.files import sha256
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.base import Runner
+from vae_export.models import FAMILIES
+from vae_export.parity.oracle import evaluate
+
+SOURCES = [*FAMILIES, "foreign"]
+every_format = pytest.mark.parametrize("format", FORMATS)
+every_source = pytest.mark.parametrize("name", SOURCES)
+every_part = pytest.mark.parametrize("part", PARTS)
+
+
+def opened(exported: Exported, part: Part, format: str) -> Runner:
+    entry = exported.artifact.entry(part, format)
+    provider = FORMATS[format].providers()[-1 if format != "onnx" else 0]
+    return FORMATS[format].open(exported.artifact.read(entry), exported.source.contract.spec(part), provider)
+
+
+def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(batch)
+    return {
+        tensor.name: rng.uniform(0, 1, (batch, *tensor.item)).astype(np.float32)
+        for tensor in exported.source.contract.spec(part).inputs
+    }
+
+
+@every_part
+@every_format
+@every_source
+def test_outputs_are_those_of_the_contract_at_any_batch(
+    exported: Callable[[str], Exported], name: str, format: str, part: Part
+) -> None:
+    export = exported(name)
+    run, spec = opened(export, part, format), export.source.contract.spec(part)
+    graph = export.source.graph(part)
+    for batch in (1, 5, 64):
+        given = inputs(export, part, batch)
+        outputs, eager = run(given), evaluate(graph, given)
+        assert list(outputs) == [tensor.name for tensor in spec.outputs]
+        for tensor in spec.outputs:
+            tensor.check(outputs[tensor.name], batch=batch)
+            np.testing.assert_allclose(outputs[tensor.name], eager[tensor.name], rtol=1e-4, atol=1e-5)
+
+
+def contents(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """The bytes of a file, of each member if it is a zip archive, and of whatever in it is compressed."""
+    yield "the file", data
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for name in archive.namelist():
+                member = archive.read(name)
+                yield name, name.encode()
+                yield from ((f"{name}: {inner}", found) for inner, found in contents(member))
+    elif data[:1] == b"\x78":
+        with_zlib = zlib.decompressobj()
+        try:
+            yield "decompressed", with_zlib.decompress(data)
+        except zlib.error:
+            return
+
+
+#: What would tell where a file was made, or show a line of somebody's source.
+TRACES = {
+    str(ROOT),
+    str(Path.home()),
+    torch.__path__[0],
+    *site.getsitepackages(),
+    str(Path(io.__file__).parent),
+    "/usr/",
+    "/home/",
+    "site-packages",
+    'File "',
+    "= self.encoder(image)",
+    "self.body(image)",
+}
+
+
+def traces(data: bytes) -> list[str]:
+    return [f"{trace} in {where}" for where, content in contents(data) for trace in TRACES if trace.encode() in content]
+
+
+@every_format
+@every_source
+def test_no_path_and_no_source_line_of_this_machine_is_inside(
+    exported: Callable[[str], Exported], name: str, format: str
+) -> None:
+    artifact = exported(name).artifact
+    for part in PARTS:
+        assert traces(artifact.read(artifact.entry(part, format))) == []
+
+
+def test_the_search_for_traces_can_fail() -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("debug", f'File "{ROOT}/vae_export/graphs.py", line 1')
+    assert traces(archive.getvalue())
+    assert traces(zlib.compress(str(ROOT).encode()))
+
+
+@every_source
+def test_pt2_files_carry_no_inputs(exported: Callable[[str], Exported], name: str) -> None:
+    """Those it was captured with would travel as a pickle, which a loader runs."""
+    artifact = exported(name).artifact
+    for part in PARTS:
+        with zipfile.ZipFile(io.BytesIO(artifact.read(artifact.entry(part, "pt2")))) as archive:
+            inputs = [archive.read(name) for name in archive.namelist() if "sample_inputs" in name]
+        assert not any(inputs), "records, if there are some, are empty"
+
+
+def operators(data: bytes, format: str) -> list[str]:
+    """What a file computes, as its own format names it."""
+    match format:
+        case "onnx":
+            import onnx
+
+            return [node.op_type for node in onnx.load_from_string(data).graph.node]
+        case "torchscript":
+            with pytest.warns((DeprecationWarning, FutureWarning)):
+                module = torch.jit.load(io.BytesIO(data))
+            return [node.kind() for node in module.inlined_graph.nodes()]
+        case "pt2":
+            return [str(node.target) for node in torch.export.load(io.BytesIO(data)).graph.nodes]
+    pytest.fail(f"say here how to list the operators of format {format}")
+
+
+@every_format
+@every_source
+def test_nothing_in_a_file_draws_and_dropout_is_gone(
+    exported: Callable[[str], Exported], name: str, format: str
+) -> None:
+    artifact = exported(name).artifact
+    for part in PARTS:
+        used = operators(artifact.read(artifact.entry(part, format)), format)
+        assert used
+        bad = ("dropout", "rand", "bernoulli", "normal", "multinomial")
+        assert [name for name in used if any(word in name.lower().replace("normalization", "") for word in bad)] == []
+
+
+@every_format
+def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None:
+    """The shared export made all parts in all formats, in another order, perhaps in another process."""
+    options = options_of(mlp)
+    for part in reversed(PARTS):
+        again = FORMATS[format].write(mlp.source.graph(part), options[part])
+        assert sha256(again) == mlp.artifact.entry(part, format).sha256
+
+
+@pytest.mark.parametrize("name", ["post", "foreign"])
+def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name: str, tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from tests.test_formats import options_of, source_named
+        from vae_export.files import sha256
+        from vae_export.formats import FORMATS
+        source = source_named(sys.argv[1])
+        for format in reversed(FORMATS):
+            print(format, sha256(FORMATS[format].write(source.graph("decoder"), options_of(source)["decoder"])))
+    """
+    export = exported(name)
+    (tmp_path / "elsewhere").mkdir()
+    result = run_python(code, name if export.checkpoint is None else export.checkpoint, cwd=tmp_path / "elsewhere")
+    assert result.returncode == 0, result.stderr
+    said = dict(line.split() for line in result.stdout.splitlines())
+    assert said == {format: export.artifact.entry("decoder", format).sha256 for format in FORMATS}
+
+
+def source_named(name: str) -> Source:
+    from vae_export import load_checkpoint
+
+    return samples.foreign_source() if name == "foreign" else Source.of(load_checkpoint(name))
+
+
+def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
+    from vae_export.exporter import OPSET, _metadata
+
+    source = export.source if isinstance(export, Exported) else export
+    return {part: WriteOptions(_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("draw", "operator"),
+    [
+        (lambda z: z + torch.randn_like(z), "randn_like"),
+        (lambda z: z + torch.randn(z.shape[0], 4), "randn"),
+        (lambda z: z + torch.rand(1), "rand"),
+        (lambda z: torch.nn.functional.dropout(z, 0.5, training=True), "dropout"),
+        (lambda z: z * torch.bernoulli(torch.sigmoid(z)), "bernoulli"),
+        (lambda z: torch.normal(z, 1.0), "normal"),
+        (lambda z: z.clone().uniform_(), "uniform"),
+        (lambda z: torch.nn.functional.scaled_dot_product_attention(z, z, z, dropout_p=0.5), "scaled_dot_product"),
+    ],
+)
+def test_a_module_that_draws_is_refused_by_the_operators_name(
+    format: str, draw: Callable[[Tensor], Tensor], operator: str
+) -> None:
+    decoder = torch.nn.Sequential(samples.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
+    graph = Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder).graph("decoder")
+    with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
+        FORMATS[format].write(graph, WriteOptions())
+
+
+@every_format
+def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
+    decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
+    graph = Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder).graph("decoder")
+    data = FORMATS[format].write(graph, WriteOptions())
+    latent = {"latent": np.ones((3, 4), np.float32)}
+    run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0])
+    np.testing.assert_allclose(run(latent)["image"], evaluate(graph, latent)["image"], rtol=1e-5)
+
+
+@every_format
+def test_a_format_describes_itself(format: str) -> None:
+    item = FORMATS[format]
+    assert item.name == format
+    assert item.suffix.startswith(".")
+    assert item.extra in ("export", "train")
+    assert item.summary
+    assert "\n" not in item.summary
+    assert item.unavailable() is None
+    assert item.providers()
+
+
+def test_no_two_formats_share_a_suffix() -> None:
+    assert len({item.suffix for item in FORMATS.values()}) == len(FORMATS)

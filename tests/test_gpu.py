@@ -1,0 +1,63 @@
+"""On an NVIDIA GPU: what is exported runs there, held to the same band as on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from tests.conftest import Exported
+from vae_export import load, verify
+from vae_export.errors import TargetError
+from vae_export.models import FAMILIES
+from vae_export.runtime.session import CUDA, TENSORRT, try_provider
+
+pytestmark = pytest.mark.gpu
+SOURCES = [*FAMILIES, "foreign"]
+
+
+def need_provider(provider: str) -> None:
+    try:
+        try_provider(provider)
+    except TargetError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+@pytest.mark.parametrize("name", SOURCES)
+def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, provider: str) -> None:
+    need_provider(provider)
+    export = exported(name)
+    certificate = verify(export.artifact, export.source, targets=[f"onnx/{provider}"])
+    assert certificate.passed, [row.reason for row in certificate.failures[:3]]
+    assert {row.target for row in certificate.rows} == {f"onnx/{provider}"}
+
+
+@pytest.mark.parametrize("format", ["torchscript", "pt2"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_pytorchs_formats_pass_there(exported: Callable[[str], Exported], name: str, format: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip(f"torch {torch.__version__} finds no NVIDIA GPU")
+    export = exported(name)
+    certificate = verify(export.artifact, export.source, targets=[f"{format}/cuda"])
+    assert certificate.passed, [row.reason for row in certificate.failures[:3]]
+
+
+def test_the_runtime_really_uses_it(mlp: Exported) -> None:
+    need_provider(CUDA)
+    latent = np.zeros((3, 4), np.float32)
+    model = load(mlp.folder, provider=CUDA)
+    np.testing.assert_allclose(model.decode(latent), load(mlp.folder).decode(latent), rtol=1e-5)
+    assert model._session("decoder")._session.get_providers()[0] == CUDA
+
+
+def test_no_gpu_is_an_error_that_names_what_is_there(mlp: Exported) -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has CUDA")
+    with pytest.raises(
+        TargetError, match=f"provider is not there: {CUDA}; expected .*; run: pip install onnxruntime-gpu"
+    ):
+        verify(mlp.artifact, mlp.source, targets=[f"onnx/{CUDA}"])

@@ -1,0 +1,164 @@
+"""What is exported: the modules of a source in eval mode, copied, and refused where they do not keep the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests import samples
+from vae_export import Contract, Source
+from vae_export.errors import ModelError
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.models import VAE, VAEConfig
+
+CONTRACT = Contract((1, 2, 2), (3,))
+
+
+def decoder(function: Callable[[Tensor], object]) -> Source:
+    return Source(CONTRACT, decoder=samples.Lambda(function))
+
+
+def encoder(function: Callable[[Tensor], object]) -> Source:
+    return Source(CONTRACT, encoder=samples.Lambda(function))
+
+
+def image(latent: Tensor) -> Tensor:
+    return latent.new_zeros(latent.shape[0], 1, 2, 2)
+
+
+def heads(image: Tensor) -> tuple[Tensor, Tensor]:
+    return image.new_zeros(image.shape[0], 3), image.new_zeros(image.shape[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (decoder(lambda _z: None), "not a tensor: decoder, output 'image'; got NoneType"),
+        (decoder(lambda z: {"image": image(z)}), "not a tensor: decoder, output 'image'; got dict"),
+        (decoder(lambda z: [image(z)]), "not a tensor: decoder, output 'image'; got list"),
+        (decoder(lambda z: (image(z), image(z))), r"wrong number of outputs: decoder; expected \['image'\], got 2"),
+        (decoder(lambda _z: ()), "wrong number of outputs"),
+        (
+            decoder(lambda z: z),
+            r"does not keep the contract: .*; expected float32 \(2, 1, 2, 2\), got float32 \(2, 3\)",
+        ),
+        (decoder(lambda z: image(z)[:1]), r"got float32 \(1, 1, 2, 2\)"),
+        (decoder(lambda z: image(z).double()), r"got float64 \(2, 1, 2, 2\)"),
+        (decoder(lambda z: image(z).half()), r"got float16 \(2, 1, 2, 2\)"),
+        (decoder(lambda z: z @ torch.zeros(7, 7)), "module cannot be run: decoder; got RuntimeError"),
+        (decoder(lambda _z: 1 / 0), "module cannot be run: decoder; got ZeroDivisionError"),
+        (encoder(lambda _x: None), "module cannot be run: encoder; got TypeError"),
+        (encoder(lambda x: heads(x)[0]), "does not keep the contract"),
+        (encoder(lambda x: (*heads(x), x)), "module cannot be run: encoder; got ValueError"),
+        (encoder(lambda x: {"mean": heads(x)[0], "logvar": heads(x)[1]}), "not a tensor: encoder, output 'mean'"),
+        (encoder(lambda x: (heads(x)[0], None)), "not a tensor: encoder, output 'logvar'; got NoneType"),
+        (encoder(lambda x: (heads(x)[0], heads(x)[1].double())), "output 'logvar'; .*got float64"),
+    ],
+)
+def test_outputs_unlike_the_contract_are_refused_in_one_line(source: Source, said: str) -> None:
+    with pytest.raises(ModelError, match=said) as caught:
+        source.graph(source.parts[0])
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
+    model = VAE(VAEConfig("post", (1, 2, 2), 3, 4)).train()
+    source = Source(CONTRACT, model.encoder, model.decoder)
+    for part in source.parts:
+        graph = source.graph(part)
+        assert not any(module.training for module in graph.module.modules())
+        assert not any(parameter.requires_grad for parameter in graph.module.parameters())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_callers_modules_keep_their_dtype() -> None:
+    linear = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2))).double()
+    graph = Source(CONTRACT, decoder=linear).graph("decoder")
+    assert {parameter.dtype for parameter in graph.module.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in linear.parameters()} == {torch.float64}
+
+
+class Stubborn(nn.Module):
+    """Stays in training mode whatever it is told."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        del mode
+        self.training = True
+        return self
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return image(latent)
+
+
+def test_a_module_that_stays_in_training_mode_is_refused_by_name() -> None:
+    inner = Stubborn()
+    inner.train()
+    with pytest.raises(ModelError, match=r"module is in training mode: decoder; got decoder\.0"):
+        Source(CONTRACT, decoder=nn.Sequential(inner)).graph("decoder")
+
+
+def test_a_module_that_cannot_be_captured_is_refused_in_one_line() -> None:
+    def by_value(latent: Tensor) -> Tensor:
+        return image(latent) + 1 if latent.sum() > 0 else image(latent)
+
+    with pytest.raises(ModelError, match="module cannot be captured: decoder; got ") as caught:
+        _ = decoder(by_value).graph("decoder").program
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_with_a_fixed_batch_is_refused() -> None:
+    with pytest.raises(ModelError, match="module cannot be captured: decoder"):
+        _ = decoder(lambda z: z.new_zeros(2, 1, 2, 2) + z.sum(1)[:, None, None, None]).graph("decoder").program
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"encoder": nn.Identity()}, ("encoder",)),
+        ({"decoder": nn.Identity()}, ("decoder",)),
+        ({"encoder": nn.Identity(), "decoder": nn.Identity()}, ("encoder", "decoder", "autoencoder")),
+    ],
+)
+def test_parts_are_those_that_the_modules_make(given: dict[str, nn.Module], parts: tuple[str, ...]) -> None:
+    source = Source(CONTRACT, **given)  # type: ignore[arg-type]
+    assert source.parts == parts
+    for part in {"encoder", "decoder", "autoencoder"} - set(parts):
+        with pytest.raises(ModelError, match=f"part cannot be made: {part}; expected"):
+            source.graph(part)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "nothing to export"),
+        ({"images": np.zeros((2, 1, 3, 3), np.float32)}, "wrong shape: tensor 'image'"),
+        ({"images": np.zeros((2, 1, 2, 2), np.uint8)}, "wrong dtype: tensor 'image'"),
+        ({"images": np.full((2, 1, 2, 2), np.nan, np.float32)}, "not finite"),
+        ({"images": np.zeros((0, 1, 2, 2), np.float32)}, "empty batch"),
+        ({"provenance": {"loss": float("nan")}}, "provenance is no JSON"),
+        ({"provenance": {"path": object()}}, "provenance is no JSON"),
+        ({"provenance": {"a": 1, 2: "b"}}, "provenance is no JSON"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
+    modules = {} if not arguments else {"decoder": nn.Identity()}
+    with pytest.raises(ModelError, match=said):
+        Source(CONTRACT, **modules, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_module_that_a_format_cannot_express_is_refused_in_one_line() -> None:
+    """The ONNX exporter takes attention with four axes only, and says so on a page of its own."""
+    attention = samples.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
+    graph = Source(Contract((1, 2, 2), (2, 2)), decoder=attention).graph("decoder")
+    with pytest.raises(
+        ModelError, match="module cannot be written as ONNX: decoder; got AssertionError: only 4D"
+    ) as caught:
+        FORMATS["onnx"].write(graph, WriteOptions())
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200

@@ -1,0 +1,115 @@
+"""The manifest comes back as it was, and whatever else lies in its place is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import Exported
+from vae_export.contract import Contract
+from vae_export.errors import IntegrityError, ModelError, VaeExportError
+from vae_export.manifest import NAME, FileEntry, Manifest, read_manifest
+
+MANIFEST = Manifest(
+    Contract((1, 28, 28), (4,)),
+    (FileEntry.of("decoder.onnx", "decoder", "onnx", b"data"), FileEntry.of("encoder.pt2", "encoder", "pt2", b"")),
+    20,
+    {"torch": "2.13.0"},
+    {"config": {"family": "mlp"}},
+)
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["..", "a/b", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def test_comes_back_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(MANIFEST.text)
+    assert read_manifest(tmp_path) == MANIFEST
+
+
+def test_a_real_one_comes_back_as_it_was(mlp: Exported, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(mlp.artifact.manifest.text)
+    assert read_manifest(tmp_path) == mlp.artifact.manifest
+    assert (tmp_path / NAME).read_bytes() == (mlp.folder / NAME).read_bytes()
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(below for key, inner in items for below in places(inner, (*place, key)))]
+
+
+@given(st.sampled_from(places(MANIFEST.to_json())), values)
+def test_any_value_in_any_place_is_read_or_refused_and_never_a_crash(
+    tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], value: object
+) -> None:
+    document: Any = json.loads(MANIFEST.text)
+    if place:
+        inner = document
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+    else:
+        document = value
+    folder = tmp_path_factory.getbasetemp()
+    (folder / NAME).write_text(json.dumps(document))
+    refused = None
+    try:
+        manifest = read_manifest(folder)
+    except VaeExportError as error:
+        refused = error
+    if refused is None:
+        assert all("/" not in entry.name and entry.name.isprintable() for entry in manifest.files)
+    else:
+        assert refused.exit_code in (3, 4)
+        assert "\n" not in str(refused)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / NAME).write_bytes(data)
+    with pytest.raises((ModelError, IntegrityError)):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"[" * 100_000, "manifest cannot be read"),
+        (b"9" * 10_000, "manifest cannot be read"),
+        (b" " * (1 << 20) + b"{}", "manifest too large"),
+        (MANIFEST.text.replace(b": 20", b": 1e999"), "manifest cannot be read"),
+        (MANIFEST.text.replace(b"vae-export/1", b"vae-export/2"), "another version: .*expected vae-export/1, got"),
+        (MANIFEST.text.replace(b"decoder.onnx", b"../decoder.onnx"), "outside its folder"),
+        (MANIFEST.text.replace(b"decoder.onnx", b"/etc/passwd"), "outside its folder"),
+        (MANIFEST.text.replace(b'"decoder.onnx"', b'"a\\u0000b"'), "outside its folder"),
+        (MANIFEST.text.replace(b'"decoder.onnx"', b'"."'), "outside its folder"),
+        (MANIFEST.text.replace(b'"decoder.onnx"', b'["x"]'), "manifest cannot be read"),
+        (MANIFEST.text.replace(b'"onnx"', b'["onnx"]'), "manifest cannot be read"),
+    ],
+)
+def test_hostile_manifests_are_refused(tmp_path: Path, data: bytes, said: str) -> None:
+    assert data != MANIFEST.text
+    (tmp_path / NAME).write_bytes(data)
+    with pytest.raises(VaeExportError, match=said):
+        read_manifest(tmp_path)
+
+
+def test_numbers_that_are_no_json_are_never_written() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        _ = replace(MANIFEST, provenance={"loss": float("nan")}).text

@@ -1,0 +1,92 @@
+"""The networks that ship with the project: shapes, ranges, and configs that make no sense."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests import samples
+from vae_export.errors import InputError, UsageError
+from vae_export.models import FAMILIES, VAE, VAEConfig, reparameterize
+from vae_export.models.config import Family
+from vae_export.models.mlp import LOGVAR_MAX, LOGVAR_MIN
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32), (1, 8, 12), (4, 4, 4)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_and_ranges(family: Family, image_shape: tuple[int, int, int]) -> None:
+    model = VAE(VAEConfig(family, image_shape, latent_size=5, hidden_size=7)).eval()
+    image, noise = torch.rand(3, *image_shape), torch.randn(3, 5)
+    with torch.no_grad():
+        reconstruction, mean, logvar, latent = model(image, noise)
+    assert reconstruction.shape == image.shape
+    assert mean.shape == logvar.shape == latent.shape == (3, 5)
+    assert ((reconstruction >= 0) & (reconstruction <= 1)).all()
+    assert torch.equal(latent, reparameterize(mean, logvar, noise))
+    assert torch.equal(reconstruction, torch.sigmoid(model.decoder.logits(latent)))
+
+
+def test_reparameterize_is_the_papers_formula() -> None:
+    mean, logvar, noise = torch.tensor([[1.0]]), torch.tensor([[2 * math.log(3.0)]]), torch.tensor([[-2.0]])
+    assert reparameterize(mean, logvar, noise).item() == pytest.approx(1 - 2 * 3)
+
+
+def test_the_posts_heads_are_never_negative() -> None:
+    model = samples.checkpoint("post").model()
+    with torch.no_grad():
+        mean, logvar = model.encoder(torch.rand(64, 1, 28, 28) * 10)
+    assert mean.min() >= 0
+    assert logvar.min() >= 0
+    assert mean.max() > 0
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv"])
+def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
+    model = samples.checkpoint(family).model()
+    with torch.no_grad():
+        _, logvar = model.encoder(torch.randn(64, 1, 28, 28) * 1e6)
+    assert logvar.min() == LOGVAR_MIN
+    assert logvar.max() == LOGVAR_MAX
+    assert torch.isfinite(torch.exp(logvar)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"family": "gan"}, r"unknown family; expected mlp \| post \| conv, got gan"),
+        ({"latent_size": 0}, "bad latent size; expected 1 or more, got 0"),
+        ({"latent_size": -3}, "bad latent size"),
+        ({"latent_size": 2.0}, "bad latent size"),
+        ({"latent_size": True}, "bad latent size"),
+        ({"hidden_size": 0}, "bad hidden size"),
+        ({"hidden_size": float("nan")}, "bad hidden size"),
+        ({"image_shape": (28, 28)}, "bad image shape"),
+        ({"image_shape": (1, 28, -28)}, "bad image shape"),
+        ({"image_shape": (1, "28", 28)}, "bad image shape"),
+        ({"family": "conv", "image_shape": (1, 30, 28)}, "image size does not fit family conv"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        VAEConfig(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_survives_json(family: Family) -> None:
+    config = VAEConfig(family, (3, 8, 8), 2, 3)
+    assert VAEConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    "change", [{"extra": 1}, {"image_shape": 28}, {"image_shape": [1, 2]}, {"family": 3}, {"hidden_size": None}]
+)
+def test_a_foreign_config_is_bad_input(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="config does not fit"):
+        VAEConfig.from_json(VAEConfig().to_json() | change)

@@ -1,0 +1,93 @@
+"""What is particular to ONNX files: operator sets, metadata, one file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests import samples
+from tests.conftest import Exported
+from vae_export import Source
+from vae_export.contract import PARTS
+from vae_export.errors import UsageError
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.onnx import MIN_OPSET
+
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Source:
+    return Source.of(samples.checkpoint("mlp", (1, 4, 4)))
+
+
+@pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
+def test_the_opset_that_is_asked_for_is_written(decoder: Source, opset: int) -> None:
+    data = FORMATS["onnx"].write(decoder.graph("decoder"), WriteOptions(opset=opset))
+    assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 13, MIN_OPSET - 1, NEWEST + 1, 10**6])
+def test_an_opset_that_cannot_be_written_is_refused(decoder: Source, opset: int) -> None:
+    with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
+        FORMATS["onnx"].write(decoder.graph("decoder"), WriteOptions(opset=opset))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_says_what_it_is_and_where_it_came_from(mlp: Exported, part: str) -> None:
+    model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert said["vae_export.part"] == part
+    assert json.loads(said["vae_export.contract"]) == mlp.source.contract.spec(part).to_json()
+    assert json.loads(said["vae_export.provenance"])["training"] == samples.PROVENANCE
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_stands_alone_and_is_checked(mlp: Exported, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "alone.onnx"
+    path.write_bytes(mlp.artifact.read(mlp.artifact.entry(part)))
+    model = onnx.load(path, load_external_data=False)
+    assert not any(tensor.external_data or tensor.data_location for tensor in model.graph.initializer)
+    onnx.checker.check_model(path, full_check=True)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_batch_has_the_contracts_name_everywhere(mlp: Exported, part: str) -> None:
+    graph = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part))).graph
+    for value in (*graph.input, *graph.output):
+        first, *rest = value.type.tensor_type.shape.dim
+        assert first.dim_param == "N"
+        assert all(dim.dim_value > 0 for dim in rest)
+    assert {dim.dim_param for value in graph.value_info for dim in value.type.tensor_type.shape.dim} <= {"N", ""}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_exporters_notes_are_gone(mlp: Exported, part: str) -> None:
+    """They name modules and scopes of the program that was exported; only what the file says of itself stays."""
+    model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
+    graph = model.graph
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        assert not item.metadata_props
+        assert not item.doc_string
+    assert all(entry.key.startswith("vae_export.") for entry in model.metadata_props)
+
+
+def test_writing_prints_nothing(tmp_path: Path) -> None:
+    """The exporter of PyTorch prints lines with emoji to stdout."""
+    from tests.commands import run_python
+
+    code = """if True:
+        from tests import samples
+        from vae_export import Source
+        from vae_export.formats import FORMATS, WriteOptions
+        graph = Source.of(samples.checkpoint("post", (1, 4, 4))).graph("autoencoder")
+        for format in FORMATS.values():
+            format.write(graph, WriteOptions())
+    """
+    result: subprocess.CompletedProcess[str] = run_python(code, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())

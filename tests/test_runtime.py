@@ -1,0 +1,221 @@
+"""The runtime: numpy and ONNX Runtime alone, and an answer only to what the contract allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import run_python
+from tests.conftest import Exported
+from vae_export import Model, load
+from vae_export.contract import Contract
+from vae_export.errors import IntegrityError, ModelError, TargetError
+from vae_export.manifest import NAME
+from vae_export.runtime import session
+from vae_export.runtime.session import Session
+
+#: What an application that embeds a file must not have to install.
+HEAVY = ("torch", "onnx", "onnxscript", "safetensors", "matplotlib", "sklearn", "typer", "rich", "train")
+
+
+@pytest.fixture(scope="module")
+def model(mlp: Exported) -> Model:
+    return load(mlp.folder)
+
+
+def latents(count: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, 4), dtype=np.float32)
+
+
+def imported_by(code: str) -> set[str]:
+    result = run_python(code + "\nimport sys; print(*sys.modules)")
+    assert result.returncode == 0, result.stderr
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code", ["import vae_export.runtime", "import vae_export; vae_export.load", "from vae_export import load, Model"]
+)
+def test_importing_it_brings_no_torch(code: str) -> None:
+    assert imported_by(code) & set(HEAVY) == set()
+
+
+def test_the_test_of_imports_can_fail() -> None:
+    assert imported_by("import vae_export; vae_export.save_checkpoint") & set(HEAVY) == {"torch", "safetensors"}
+
+
+def test_it_works_where_nothing_else_can_be_imported(mlp: Exported, tmp_path: Path) -> None:
+    code = f"""if True:
+        import sys
+        for name in {HEAVY}:
+            sys.modules[name] = None
+        import numpy as np
+        from vae_export import load
+        model = load(sys.argv[1])
+        mean, logvar = model.encode(model.decode(np.zeros((2, 4), np.float32)))
+        np.save(sys.argv[2], model.reconstruct(model.decode(mean)))
+    """
+    result = run_python(code, mlp.folder, tmp_path / "out.npy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert np.load(tmp_path / "out.npy").shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["mlp", "post", "conv", "foreign"])
+def test_it_gives_what_pytorch_gives(exported: Callable[[str], Exported], name: str) -> None:
+    export = exported(name)
+    model, contract = load(export.folder), export.source.contract
+    assert model.contract == contract
+    rng = np.random.default_rng(0)
+    latent = rng.standard_normal((5, *contract.latent_shape), dtype=np.float32)
+    image = rng.uniform(*contract.image_range, (5, *contract.image_shape)).astype(np.float32)
+    encoder, decoder = export.source.graph("encoder").module, export.source.graph("decoder").module
+    with torch.no_grad():
+        mean, logvar = encoder(torch.from_numpy(image))
+        close = {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(model.decode(latent), decoder(torch.from_numpy(latent)), **close)
+        np.testing.assert_allclose(model.encode(image)[0], mean, **close)
+        np.testing.assert_allclose(model.encode(image)[1], logvar, **close)
+        np.testing.assert_allclose(model.reconstruct(image), decoder(mean), **close)
+    low, high = contract.image_range
+    assert low <= model.decode(latent).min() < model.decode(latent).max() <= high
+
+
+@pytest.mark.parametrize(
+    ("latent", "said"),
+    [
+        (np.zeros((2, 4)), "wrong dtype: tensor 'latent'; expected float32, got float64"),
+        (np.zeros((2, 4), ">f4"), "wrong dtype: tensor 'latent'; expected float32, got >f4"),
+        (np.zeros((2, 4), np.int64), "got int64"),
+        (np.zeros(4, np.float32), r"wrong shape: tensor 'latent'; expected \('N', 4\), got \(4,\)"),
+        (np.zeros((2, 5), np.float32), r"got \(2, 5\)"),
+        (np.zeros((2, 2, 2), np.float32), r"got \(2, 2, 2\)"),
+        (np.zeros((), np.float32), r"got \(\)"),
+        (np.zeros((0, 4), np.float32), "empty batch: tensor 'latent'; expected N of 1 and up"),
+        (np.array([[0, 0, np.nan, 0]], np.float32), r"not finite: tensor 'latent' at \(0, 2\); .*got nan"),
+        (np.array([[0] * 4, [0, 0, 0, np.inf]], np.float32), r"not finite: tensor 'latent' at \(1, 3\); .*got inf"),
+        ([[0.0] * 4], "not an array: tensor 'latent'; expected a numpy array, got list"),
+        (torch.zeros(2, 4), "not an array: .*got Tensor"),
+        (None, "not an array: .*got NoneType"),
+    ],
+)
+def test_what_does_not_keep_the_contract_is_refused_by_name(model: Model, latent: object, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        model.decode(latent)  # type: ignore[arg-type]
+
+
+def test_images_are_held_to_the_contract_too(model: Model) -> None:
+    for image in (np.zeros((1, 28, 28), np.float32), np.zeros((1, 1, 28, 28), np.uint8)):
+        with pytest.raises(ModelError, match="tensor 'image'"):
+            model.encode(image)
+        with pytest.raises(ModelError, match="tensor 'image'"):
+            model.reconstruct(image)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({}, r"wrong inputs: autoencoder; expected \['image', 'noise'\], got \[\]"),
+        ({"image": 1}, "wrong inputs"),
+        ({"image": 1, "latent": 2}, "wrong inputs"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_right_ones(mlp: Exported, inputs: dict[str, int], said: str) -> None:
+    entry = mlp.artifact.entry("autoencoder")
+    opened = Session(mlp.artifact.read(entry), mlp.source.contract.spec("autoencoder"))
+    with pytest.raises(ModelError, match=said):
+        opened.run(dict.fromkeys(inputs, np.zeros((1, 4), np.float32)))
+    with pytest.raises(ModelError, match=r"wrong shape: tensor 'noise'; expected \(2, 4\), got \(3, 4\)"):
+        opened.run({"image": np.zeros((2, 1, 28, 28), np.float32), "noise": latents(3)})
+
+
+def test_how_an_array_lies_in_memory_does_not_matter(model: Model) -> None:
+    wide = np.random.default_rng(0).standard_normal((6, 8), dtype=np.float32)
+    expected = model.decode(np.ascontiguousarray(wide[:, ::2]))
+    read_only = wide[:, ::2].copy()
+    read_only.flags.writeable = False
+    for latent in (wide[:, ::2], np.asfortranarray(wide[:, ::2]), read_only):
+        assert np.array_equal(model.decode(latent), expected)
+    np.testing.assert_allclose(model.decode(wide[::-1, ::2]), expected[::-1], rtol=1e-5)
+
+
+def test_threads_share_a_model(mlp: Exported) -> None:
+    model = load(mlp.folder, threads=1)
+    given = [latents(count % 7 + 1) for count in range(64)]
+    expected = [load(mlp.folder, threads=1).decode(latent) for latent in given]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(model.decode, given))
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_an_altered_file_never_reaches_onnx_runtime(
+    mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / "decoder.onnx"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    opened: list[bytes] = []
+    real = session.ort.InferenceSession
+
+    def recorded(data: bytes, *arguments: object, **options: object) -> object:
+        opened.append(data)
+        return real(data, *arguments, **options)
+
+    monkeypatch.setattr(session.ort, "InferenceSession", recorded)
+    model = load(artifact.folder)
+    with pytest.raises(IntegrityError, match=r"exported file was altered: .*decoder\.onnx; expected .* with SHA-256"):
+        model.decode(latents(1))
+    assert opened == []
+    model.encode(np.zeros((1, 1, 28, 28), np.float32))
+    assert len(opened) == 1, "the recorder works"
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
+def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(mlp: Exported, provider: str) -> None:
+    if provider in session.ort.get_available_providers():
+        pytest.skip(f"{provider} is there")
+    with pytest.raises(TargetError, match="provider is not there: .*expected .*CPUExecutionProvider"):
+        load(mlp.folder, provider=provider).decode(latents(1))
+
+
+@pytest.mark.parametrize("change", [{"latent_shape": (5,)}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}])
+def test_a_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
+    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, contract=contract).text)
+    model = load(artifact.folder)
+    latent = np.zeros((1, *contract.latent_shape), np.float32)
+    with pytest.raises(ModelError, match="are not those of the contract: decoder; expected"):
+        model.decode(latent)
+
+
+@pytest.mark.parametrize("data", [b"", b"no onnx", b"\x08\x08\x12\x00" * 50])
+def test_bytes_that_are_no_graph_are_refused_in_one_line(mlp: Exported, data: bytes) -> None:
+    with pytest.raises(ModelError) as caught:
+        Session(data, mlp.source.contract.spec("decoder"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    files = tuple(entry for entry in artifact.manifest.files if entry.part != "encoder")
+    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, files=files).text)
+    with pytest.raises(ModelError, match=r"export has no such file: encoder, onnx; expected decoder\.onnx"):
+        load(artifact.folder).encode(np.zeros((1, 1, 28, 28), np.float32))
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "folder"])
+def test_a_folder_without_an_export_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        (tmp_path / kind).touch()
+    elif kind == "folder":
+        (tmp_path / kind).mkdir()
+    with pytest.raises(ModelError, match=r"no export here: .*; expected manifest\.json"):
+        load(tmp_path / kind)
