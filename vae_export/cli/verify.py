@@ -111,7 +111,7 @@ def _table(certificate: Certificate) -> Table:
                 f"{figures.mean_abs:.2e}",
                 str(figures.worst_index),
                 f"{worst.probe}, batch {worst.batch}",
-                f"{figures.error / worst.scale.band:.2f}",
+                f"{figures.error / worst.band:.2f}",
             )
         )
         table.add_row(*names, *cells, f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass")
