@@ -18,6 +18,7 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.extras import missing
 from vae_export.findings import Finding
 from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.manifest import NOT_STATED
 
 if TYPE_CHECKING:
     import onnx
@@ -100,7 +101,8 @@ class Onnx:
     def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:
         from vae_export.formats.onnx_lint import lint
 
-        return lint(data, name, opset=opset, ir_version=IR_VERSION)
+        stated = opset != NOT_STATED
+        return lint(data, name, opset=opset if stated else None, ir_version=IR_VERSION if stated else None)
 
     def settings(self, provider: str) -> tuple[Setting, ...]:
         """On the CPU every optimisation level with one thread and with two; on a GPU without TF32 and with it."""

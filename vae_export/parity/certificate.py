@@ -7,11 +7,13 @@ docs/parity.md describes the JSON.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae_export.errors import ParityError
 from vae_export.files import write_atomic
 from vae_export.findings import Finding
 from vae_export.formats.base import Setting
@@ -128,6 +130,23 @@ class Certificate:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def require(self) -> None:
+        """Raise `ParityError` unless it passed; the message names what is worst."""
+        if self.passed:
+            return
+        if self.failures:
+            # Faults first, then the largest excess over the band.
+            worst = max(self.failures, key=lambda row: math.inf if row.ratio is None else row.ratio)
+            raise ParityError(
+                f"{len(self.failures)} of {len(self.rows)} comparisons failed",
+                where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
+                got=worst.reason,
+                do=next((divergence.line() for divergence in self.divergences.values()), None),
+            )
+        if self.errors:
+            raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
+        raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.rows))
 
     def to_json(self) -> dict[str, Any]:
         return {

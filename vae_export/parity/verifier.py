@@ -9,7 +9,7 @@ import numpy as np
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import IntegrityError, TargetError
+from vae_export.errors import IntegrityError, ModelError, TargetError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
@@ -39,6 +39,7 @@ def verify(
     targets: Sequence[str] | None = None,
     tolerance: Tolerance | None = None,
     thorough: bool = True,
+    trust: bool = False,
     report: Report = lambda _line: None,
 ) -> Certificate:
     """Compare every file of an artifact with the modules it was exported from.
@@ -49,6 +50,7 @@ def verify(
         targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
         tolerance: the user's band in place of the measured one.
         thorough: every optimisation level and thread count; otherwise the extremes on one thread.
+        trust: load TorchScript and `.pt2` files, which are programs, although they were not made from this source.
         report: called with a line when a file is about to be verified.
 
     Returns:
@@ -56,13 +58,15 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export came from another checkpoint.
+        ModelError: a file that is a program and whose maker is not known.
         TargetError: a target that was asked for cannot run here.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    _refuse_other_checkpoint(artifact, source)
     formats = sorted({entry.format for entry in artifact.manifest.files})
     chosen = choose(formats, targets)
+    if not (_made_from(artifact, source) or trust):
+        _refuse_programs(artifact)
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         verification = _Verification(artifact, source, graphs, tolerance, thorough)
@@ -242,7 +246,8 @@ def _run_blank(graphs: Iterable[Graph]) -> None:
         evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
 
 
-def _refuse_other_checkpoint(artifact: Artifact, source: Source) -> None:
+def _made_from(artifact: Artifact, source: Source) -> bool:
+    """Whether the manifest names this very checkpoint; raises `IntegrityError` if it names another one."""
     exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
         raise IntegrityError(
@@ -252,3 +257,14 @@ def _refuse_other_checkpoint(artifact: Artifact, source: Source) -> None:
             got=exported,
             do="export again",
         )
+    return bool(exported and given)
+
+
+def _refuse_programs(artifact: Artifact) -> None:
+    for entry in artifact.manifest.files:
+        if FORMATS[entry.format].is_program:
+            raise ModelError(
+                f"a {entry.format} file is a program, and this one is not known to be ours",
+                where=artifact.folder / entry.name,
+                do="pass --trust if you know who made it",
+            )
