@@ -9,7 +9,7 @@ import numpy as np
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import IntegrityError, ModelError, TargetError
+from vae_export.errors import TargetError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
@@ -21,6 +21,7 @@ from vae_export.parity.evidence import Evidence, EvidenceBuilder
 from vae_export.parity.measure import Measure, Tolerance, measure
 from vae_export.parity.metric import NAMES, MetricParity
 from vae_export.parity.oracle import Oracle, evaluate
+from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reference import BATCHES, Reference, references
@@ -65,8 +66,7 @@ def verify(
     source = Source.of(source)
     formats = sorted({entry.format for entry in artifact.manifest.files})
     chosen = choose(formats, targets)
-    if not (_made_from(artifact, source) or trust):
-        _refuse_programs(artifact)
+    check_origin(artifact, source, trust=trust)
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         verification = _Verification(artifact, source, graphs, tolerance, thorough)
@@ -244,27 +244,3 @@ def _run_blank(graphs: Iterable[Graph]) -> None:
     for graph in graphs:
         shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
         evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
-
-
-def _made_from(artifact: Artifact, source: Source) -> bool:
-    """Whether the manifest names this very checkpoint; raises `IntegrityError` if it names another one."""
-    exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
-    if exported and given and exported != given:
-        raise IntegrityError(
-            "export is of another checkpoint",
-            where=artifact.folder,
-            expected=f"SHA-256 {given}",
-            got=exported,
-            do="export again",
-        )
-    return bool(exported and given)
-
-
-def _refuse_programs(artifact: Artifact) -> None:
-    for entry in artifact.manifest.files:
-        if FORMATS[entry.format].is_program:
-            raise ModelError(
-                f"a {entry.format} file is a program, and this one is not known to be ours",
-                where=artifact.folder / entry.name,
-                do="pass --trust if you know who made it",
-            )
