@@ -194,7 +194,7 @@ class Graph:
 
     def _refuse_draws(self, program: torch.export.ExportedProgram) -> None:
         """Randomness is an input: a graph that draws gives other values at each run, and cannot be verified."""
-        drawing = [str(node.target) for node in program.graph.nodes if _draws(node)]
+        drawing = [str(node.target) for node in program.graph.nodes if draws(node)]
         if drawing:
             raise ModelError(
                 "graph draws random numbers",
@@ -204,7 +204,7 @@ class Graph:
             )
 
 
-def _draws(node: torch.fx.Node) -> bool:
+def draws(node: torch.fx.Node) -> bool:
     """Does this operator take numbers from a random generator? Dropout in eval mode and attention without it do not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False

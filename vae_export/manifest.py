@@ -23,6 +23,8 @@ from vae_export.files import sha256
 
 FORMAT = "vae-export/1"
 NAME = "manifest.json"
+#: The opset of files that nobody said it of.
+NOT_STATED = 0
 #: No manifest of ours comes near this; a larger one is not read.
 _MAX_BYTES = 1 << 20
 

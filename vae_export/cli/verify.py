@@ -1,4 +1,4 @@
-"""`verify`: is what lies in an export folder still what PyTorch computes?"""
+"""`verify`: is what lies in an export folder, or in one ONNX file, what PyTorch computes?"""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from rich.table import Table
 
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.contract import PARTS, Contract, Part
+from vae_export.errors import ParityError, UsageError
 from vae_export.extras import require
 from vae_export.files import check_free
 
 if TYPE_CHECKING:
-    from vae_export.parity import Certificate, Row
+    from vae_export.artifact import Artifact
+    from vae_export.parity import Certificate, Row, Tolerance
 
 
 def verify(
@@ -27,6 +30,13 @@ def verify(
         Path | None,
         typer.Option("--export", help="Export folder. Default: export/ in the run folder.", show_default=False),
     ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="One model file without a manifest, in place of an export.", show_default=False),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", metavar="|".join(PARTS), help="What --file is.", show_default=False)
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,84 +45,147 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    atol: Annotated[
+        float | None,
+        typer.Option("--atol", help="Your own band, absolute, in place of the measured one.", show_default=False),
+    ] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option("--rtol", help="The same, relative to an output's largest value.", show_default=False),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One thread, and the lowest and highest optimisation only.")
+    ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="Fail if worse than this certificate.json.", show_default=False),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load TorchScript and .pt2 of unknown origin: they are programs.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", help="Where the certificate goes. Default: certificate.json of the export.", show_default=False
-        ),
+        typer.Option("--out", help="Where the certificate goes. Default: beside what is verified.", show_default=False),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Compare exported files with PyTorch.
 
-    Every part, format, target, batch size and probe; the certificate says each figure. Exits 4 where a file is not the
-    one that was exported, 5 where it does not compute what PyTorch computes, 6 where a --target cannot run.
+    Every part, format, target, batch size and probe; the certificate says each figure. Exits 3 for a file that cannot
+    be read, 4 where it is not the one that was exported, 5 where it does not compute what PyTorch computes or is worse
+    than --baseline, 6 where a --target cannot run.
     """
+    if file is not None and (export is not None or part not in PARTS):
+        raise UsageError("--file needs --part, and no --export", expected=" | ".join(PARTS), got=part)
     if out is not None:
         check_free(out, force=force)
     require("export")
-    if checkpoint is None or export is None:
+    from vae_export.parity import Tolerance, read_baseline, regressions
+
+    tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+    before = None if baseline is None else read_baseline(baseline)
+    if checkpoint is None or (export is None and file is None):
         chosen = chosen_run(run)
         checkpoint, export = checkpoint or chosen.checkpoint, export or chosen.export
-
-    from vae_export.artifact import open_artifact
-    from vae_export.checkpoint import load_checkpoint
-    from vae_export.exporter import require as require_pass
-    from vae_export.parity import verify as compare
-
-    artifact = open_artifact(export)
-    loaded = load_checkpoint(checkpoint)
-    certificate = compare(artifact, loaded, targets=target, report=console.message)
-    # A failed certificate is written too: it is the evidence.
-    written = out if out is not None else artifact.certificate
-    certificate.write(written)
+    written, certificate = _compare(checkpoint, export, file, part, target, tolerance, quick, trust, out)
     if json:
         console.result_json(certificate.to_json())
     else:
-        console.result(_table(certificate))
-        for name, reason in certificate.unusable.items():
-            console.message(f"not verified: {name}: {reason}")
-        console.result(f"certificate: {written}")
-    require_pass(certificate)
+        _show(certificate, written)
+    certificate.require()
+    if before is not None and (worse := regressions(before, certificate.to_json())):
+        raise ParityError(f"{len(worse)} figures are worse than the baseline's", where=baseline, got=worse[0])
     if not json:
-        console.result(f"pass: {len(certificate.rows)} comparisons")
+        console.result(f"pass: {len(certificate.rows):,} comparisons")
+
+
+def _compare(
+    checkpoint: Path,
+    export: Path | None,
+    file: Path | None,
+    part: str | None,
+    targets: list[str] | None,
+    tolerance: Tolerance | None,
+    quick: bool,
+    trust: bool,
+    out: Path | None,
+) -> tuple[Path, Certificate]:
+    """Verify, write the certificate, and say where it is. A failed one is written too: it is the evidence."""
+    from vae_export.artifact import open_artifact
+    from vae_export.checkpoint import load_checkpoint
+    from vae_export.parity import verify as compare
+
+    loaded = load_checkpoint(checkpoint)
+    if file is not None:
+        name: Part = next(known for known in PARTS if known == part)
+        artifact = _of_file(file, name, loaded.config.contract, trust=trust)
+        written = out or file.with_name(f"{file.name}.certificate.json")
+    else:
+        artifact = open_artifact(export or checkpoint.parent)
+        written = out or artifact.certificate
+    certificate = compare(
+        artifact, loaded, targets=targets, tolerance=tolerance, thorough=not quick, trust=trust, report=console.message
+    )
+    certificate.write(written)
+    return written, certificate
+
+
+def _of_file(file: Path, part: Part, contract: Contract, *, trust: bool) -> Artifact:
+    """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
+    from vae_export.artifact import Artifact
+    from vae_export.formats import FORMATS
+    from vae_export.manifest import NOT_STATED, FileEntry, Manifest
+
+    format = next((format for format in FORMATS.values() if file.name.endswith(format.suffix)), None)
+    if format is None:
+        endings = " | ".join(format.suffix for format in FORMATS.values())
+        raise UsageError("unknown format", where=file, expected=f"a name that ends in {endings}")
+    if format.is_program:
+        if not trust:
+            do = "pass --trust if you know who made it"
+            raise UsageError(f"a {format.name} file is a program that loading runs", where=file, do=do)
+        data = file.read_bytes()
+    else:
+        from vae_export.admission import admit
+
+        data = admit(file, contract, part)
+    entry = FileEntry.of(file.name, part, format.name, data)
+    return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
+
+
+def _show(certificate: Certificate, written: Path) -> None:
+    console.result(_table(certificate))
+    for finding in certificate.findings:
+        console.result(finding.line())
+    for name, divergence in certificate.divergences.items():
+        console.result(f"{name}: {divergence.line()}")
+    for name, reason in certificate.unusable.items():
+        console.message(f"not verified: {name}: {reason}")
+    console.result(f"certificate: {written}")
 
 
 def _table(certificate: Certificate) -> Table:
-    """One line for each part, target and output: its worst row, over all probes and batch sizes."""
-    table = Table(
-        "part",
-        "target",
-        "output",
-        "max |Δ|",
-        "mean |Δ|",
-        "worst index",
-        "probe",
-        "error / band",
-        "verdict",
-        box=None,
-        pad_edge=False,
-    )
+    """One line for each part, target and output: its worst row, over all probes, batch sizes and settings."""
+    heads = ("part", "target", "output", "max |Δ|", "mean |Δ|", "worst index", "probe", "× rounding", "verdict")
+    table = Table(*heads, box=None, pad_edge=False)
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in certificate.rows:
         groups.setdefault((row.part, row.target, row.output), []).append(row)
     for names, rows in groups.items():
         failed = [row for row in rows if not row.passed]
-        worst = max(
-            failed or rows, key=lambda row: float("inf") if row.measure.max_abs is None else row.measure.max_abs
-        )
+        worst = max(failed or rows, key=lambda row: float("inf") if row.ratio is None else row.ratio)
         figures = worst.measure
-        cells = (
-            ("-", "-", "-", worst.probe, worst.reason)
-            if figures.fault is not None or figures.error is None
-            else (
+        if worst.ratio is None:
+            cells = ("-", "-", "-", f"{worst.probe}, batch {worst.batch}", "-")
+        else:
+            probe = f"{worst.probe}, batch {worst.batch}"
+            cells = (
                 f"{figures.max_abs:.2e}",
                 f"{figures.mean_abs:.2e}",
                 str(figures.worst_index),
-                f"{worst.probe}, batch {worst.batch}",
-                f"{figures.error / worst.scale.band:.2f}",
+                probe,
+                f"{worst.ratio:.2f}",
             )
-        )
         table.add_row(*names, *cells, f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass")
     return table

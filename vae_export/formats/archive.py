@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+
+from vae_export.findings import Finding, machine_traces
+
+#: Records that hold weights: among random bytes any pattern turns up at last.
+_WEIGHTS = ("/constants/", "/weights/")
 
 
 def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
@@ -24,3 +30,11 @@ def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
             writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return target.getvalue()
+
+
+def archive_traces(archive: bytes, name: str) -> Iterator[Finding]:
+    """Paths and source lines of a machine in the records of an archive, its weights apart."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as records:
+        for record in records.namelist():
+            if record.endswith(".json") or not any(weights in record for weights in _WEIGHTS):
+                yield from machine_traces(records.read(record), f"{name}, record {record}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from vae_export.contract import Array, PartSpec
+from vae_export.findings import Finding
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -26,18 +27,44 @@ class WriteOptions:
     opset: int = 20
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How a file is opened, where that may change what it computes.
+
+    Attributes:
+        threads: within an operator.
+        optimisation: of the engine, as the engine calls it; empty where it has no such choice.
+        tf32: let an NVIDIA GPU round the factors of products to 10 bits; a computation of its own, never the default.
+    """
+
+    threads: int = 1
+    optimisation: str = ""
+    tf32: bool = False
+
+    @property
+    def is_extreme(self) -> bool:
+        """Whether the engine leaves the graph as it is, or rewrites it as far as it can."""
+        return self.optimisation in ("", "disabled", "all")
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return ", ".join(part for part in (self.optimisation, threads) if part)
+
+
 class Format(Protocol):
     """Attributes:
     name: as it is typed after --format.
     suffix: of its files, after the part's name.
     extra: what to put into `pip install 'vae-export[…]'` to write it.
     summary: one line for help and docs.
+    is_program: a file is code that its loader executes, so that none is ever loaded from a stranger.
     """
 
     name: str
     suffix: str
     extra: str
     summary: str
+    is_program: bool
 
     def unavailable(self) -> str | None:
         """Why this format cannot be written on this machine, or None."""
@@ -45,8 +72,14 @@ class Format(Protocol):
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""
 
+    def lint(self, data: bytes, name: str, opset: int) -> Iterable[Finding]:
+        """What reading the file `name` shows, before it is run."""
+
     def providers(self) -> tuple[str, ...]:
         """What can run a file of this format here, the CPU first."""
 
-    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+    def settings(self, provider: str) -> tuple[Setting, ...]:
+        """Every way of opening a file that parity tries on a provider."""
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         """Load a file for running; raises `TargetError` if the provider is not really used."""

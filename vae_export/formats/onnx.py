@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from vae_export.contract import BATCH, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.extras import missing
-from vae_export.formats.base import Runner, WriteOptions
+from vae_export.findings import Finding
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.manifest import NOT_STATED
 
 if TYPE_CHECKING:
     import onnx
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 #: The exporter translates to operator set 18 and later ones; what lies below goes through a converter that gives up
 #: silently.
 MIN_OPSET = 18
+#: Written into every file: what opset 20 asks for and older engines still read.
+IR_VERSION = 10
 #: Above this protobuf cannot hold a message.
 MAX_BYTES = 2**31 - 1
 
@@ -35,6 +39,7 @@ class Onnx:
     suffix = ".onnx"
     extra = "export"
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
+    is_program = False
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "torch", "onnx", "onnxscript")
@@ -75,6 +80,7 @@ class Onnx:
         if program is None:
             raise ModelError("exporter gave no model", where=spec.part, got=said.getvalue())
         model = program.model_proto
+        model.ir_version = IR_VERSION
         _clean(model)
         _name_batch(model, spec)
         for key, value in sorted(options.metadata.items()):
@@ -98,10 +104,31 @@ class Onnx:
 
         return available_providers()
 
-    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:
+        from vae_export.formats.onnx_lint import lint
+
+        stated = opset != NOT_STATED
+        return lint(data, name, opset=opset if stated else None, ir_version=IR_VERSION if stated else None)
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:
+        """On the CPU every optimisation level with one thread and with two; on a GPU without TF32 and with it."""
+        from vae_export.runtime.session import CPU, OPTIMISATIONS
+
+        if provider != CPU:
+            return Setting(), Setting(tf32=True)
+        return tuple(Setting(threads, level) for level in reversed(OPTIMISATIONS) for threads in (1, 2))
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.runtime.session import Session
 
-        return Session(data, spec, provider=provider).run
+        return Session(
+            data,
+            spec,
+            provider=provider,
+            threads=setting.threads,
+            optimisation=setting.optimisation or None,
+            tf32=setting.tf32,
+        ).run
 
 
 @contextlib.contextmanager

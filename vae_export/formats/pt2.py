@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
 from vae_export.extras import missing
-from vae_export.formats.base import Runner, WriteOptions
-from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner
+from vae_export.findings import Finding
+from vae_export.formats.archive import archive_traces
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -19,6 +22,7 @@ class Pt2:
     suffix = ".pt2"
     extra = "export"
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
+    is_program = True
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "torch")
@@ -38,7 +42,21 @@ class Pt2:
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+        """Operators that draw, and traces of this machine in everything but the weights."""
+        import torch
+
+        from vae_export.graphs import draws
+
+        yield from archive_traces(data, name)
+        for node in torch.export.load(io.BytesIO(data)).graph.nodes:
+            if draws(node):
+                yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:
+        return torch_settings(provider)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         import torch
         from torch.export.passes import move_to_device_pass
 
@@ -46,4 +64,4 @@ class Pt2:
         program = torch.export.load(io.BytesIO(data))
         if provider != "cpu":
             program = move_to_device_pass(program, provider)
-        return torch_runner(program.module(), spec, provider)
+        return torch_runner(program.module(), spec, provider, setting)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Runner
+from vae_export.formats.base import Runner, Setting
 
 
 def torch_devices() -> tuple[str, ...]:
@@ -17,20 +18,25 @@ def torch_devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
+def torch_settings(provider: str) -> tuple[Setting, ...]:
+    """On a CPU with one thread and with two; on a GPU without TF32 and with it."""
+    return (Setting(), Setting(tf32=True)) if provider == "cuda" else (Setting(), Setting(threads=2))
+
+
 def check_device(device: str) -> None:
     """Raise `TargetError` unless an exported file can run on `device` here. Ask before loading one onto it."""
     if device not in torch_devices():
         raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
 
-def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str) -> Runner:
+def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str, setting: Setting) -> Runner:
     """`module` takes and gives tensors in the order of `spec`; the runner takes and gives arrays by name."""
     import torch
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         # A copy: torch warns of, and could write to, arrays that are read-only.
         tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(device) for tensor in spec.inputs]
-        with torch.inference_mode():
+        with torch.inference_mode(), _set(setting):
             outputs = module(*tensors)
         outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
         if len(outputs) != len(spec.outputs):
@@ -38,3 +44,19 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str) -> Run
         return {tensor.name: output.cpu().numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
     return run
+
+
+@contextlib.contextmanager
+def _set(setting: Setting) -> Iterator[None]:
+    """PyTorch's threads and TF32 are global; they are put back."""
+    import torch
+
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32
+    torch.set_num_threads(setting.threads)
+    matmul.allow_tf32 = cudnn.allow_tf32 = setting.tf32
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        matmul.allow_tf32, cudnn.allow_tf32 = before[1:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -16,12 +17,18 @@ from typing import TYPE_CHECKING
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.extras import missing
-from vae_export.formats.archive import without_records
-from vae_export.formats.base import Runner, WriteOptions
-from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner
+from vae_export.findings import Finding
+from vae_export.formats.archive import archive_traces, without_records
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
+
+
+#: Operators that take numbers from a generator. Dropout is one where its last input, `train`, is true; traced in eval
+#: mode and frozen it is gone altogether.
+_DRAWS = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
 
 
 class TorchScript:
@@ -29,6 +36,7 @@ class TorchScript:
     suffix = ".torchscript.pt"
     extra = "export"
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
+    is_program = True
 
     def unavailable(self) -> str | None:
         if sys.version_info >= (3, 14):
@@ -61,13 +69,26 @@ class TorchScript:
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+        """Operators that draw, and traces of this machine in everything but the weights."""
+        import torch
+
+        yield from archive_traces(data, name)
+        with _deprecation_known():
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
+        for operator in _DRAWS.findall(str(module.inlined_graph)):
+            yield Finding("random-operator", "error", name, operator)
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:
+        return torch_settings(provider)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         import torch
 
         check_device(provider)
         with _deprecation_known():
             module = torch.jit.load(io.BytesIO(data), map_location=provider)  # type: ignore[no-untyped-call]
-            return torch_runner(module, spec, provider)
+            return torch_runner(module, spec, provider, setting)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from vae_export.errors import InputError
 from vae_export.parity.certificate import FORMAT
 
 #: A row has become worse when its error, in units of its band, grows by more than this. Within it lies what another
-#: version of an engine changes by summing in another order: rounding is about an eighth of a band (see `measure.FACTOR`).
+#: version of an engine changes by summing in another order: rounding is an eighth of a band (see `measure.FACTOR`).
 SLACK = 0.25
 
 
@@ -49,6 +50,6 @@ def _worst(certificate: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
     for row in certificate["rows"]:
         key = tuple(str(row[name]) for name in ("part", "target", "probe", "output"))
         error = row["error"]
-        value = float("inf") if error is None or not row["passed"] and error <= row["band"] else error / row["band"]
+        value = math.inf if error is None or (error <= row["band"] and not row["passed"]) else error / row["band"]
         worst[key] = max(worst.get(key, 0.0), value)
     return worst

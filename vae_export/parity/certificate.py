@@ -1,15 +1,24 @@
-"""The record of one verification: every figure, every verdict, the hashes of what was verified."""
+"""The record of one verification: every figure, every verdict, the hashes of what was verified.
+
+It fails closed: a row that is missing, a figure that is no number, a finding that is an error, each means "fail".
+docs/parity.md describes the JSON.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vae_export.contract import Part
+from vae_export.errors import ParityError
 from vae_export.files import write_atomic
+from vae_export.findings import Finding
+from vae_export.formats.base import Setting
+from vae_export.parity.divergence import Divergence
+from vae_export.parity.evidence import Evidence
 from vae_export.parity.measure import Measure, Scale
 
 FORMAT = "vae-export-certificate/1"
@@ -17,10 +26,11 @@ FORMAT = "vae-export-certificate/1"
 
 @dataclass(frozen=True)
 class Row:
-    """One output of one part, run on one target with one probe at one batch size."""
+    """One output of one part, run on one target with one setting and one probe at one batch size."""
 
-    part: Part
+    part: str
     target: str
+    setting: Setting
     probe: str
     batch: int
     output: str
@@ -28,57 +38,134 @@ class Row:
     scale: Scale
 
     @property
+    def band(self) -> float:
+        return self.scale.band(tf32=self.setting.tf32)
+
+    @property
+    def ratio(self) -> float | None:
+        """The error in units of PyTorch's own rounding."""
+        return None if self.measure.error is None else self.measure.error / self.scale.rounding
+
+    @property
     def passed(self) -> bool:
         """Fails closed: whatever is not a finite number within the band has not passed."""
-        error = self.measure.error
-        return self.measure.fault is None and error is not None and error <= self.scale.band
+        error, grey = self.measure.error, self.measure.grey
+        within = self.measure.fault is None and error is not None and error <= self.band
+        return within and (grey is None or grey.unexplained == 0)
 
     @property
     def reason(self) -> str:
         """Why it failed, or what it achieved."""
-        if self.measure.fault is not None:
-            return self.measure.fault
-        return f"error {self.measure.error:.3g} against float64, {self.scale.band:.3g} allowed"
+        if self.measure.fault is not None or self.measure.error is None:
+            return self.measure.fault or "not evaluated"
+        text = f"error {self.measure.error:.3g} against float64, {self.band:.3g} allowed"
+        grey = self.measure.grey
+        return f"{text}; {grey.unexplained} pixels of another grey level" if grey and grey.unexplained else text
 
     def to_json(self) -> dict[str, Any]:
-        place = {key: getattr(self, key) for key in ("part", "target", "probe", "batch", "output")}
-        scale = asdict(self.scale) | {"band": self.scale.band}
-        return place | asdict(self.measure) | scale | {"passed": self.passed}
+        figures = {
+            **self.measure.to_json(),
+            "eager_error": self.scale.eager_error,
+            "rounding": self.scale.rounding,
+            "ratio": self.ratio,
+            "band": self.band,
+        }
+        return {
+            "part": self.part,
+            "target": self.target,
+            "setting": str(self.setting),
+            "probe": self.probe,
+            "batch": self.batch,
+            "output": self.output,
+            # Six digits say all, and keep thousands of rows readable; the verdict is of the unrounded figures.
+            **{name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in figures.items()},
+            "passed": self.passed,
+        }
+
+
+@dataclass(frozen=True)
+class Determinism:
+    """Whether one part on one target gave the same bits again: reported, never assumed, and no verdict by itself."""
+
+    part: str
+    target: str
+    same_session: bool
+    fresh_session: bool
 
 
 @dataclass(frozen=True)
 class Certificate:
     """Attributes:
     files: SHA-256 of the very bytes that were run, by file name.
+    planned: how many rows were to be evaluated.
     rows: every comparison that was made.
+    findings: what reading the files showed.
+    determinism: for each part and target.
+    divergences: where a failed file first leaves the path.
     unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
     environment: versions, machine, what the probes were made from.
+    evidence: pictures of the decoder's errors by target, for the page; not in the JSON.
     """
 
     files: Mapping[str, str]
+    planned: int
     rows: tuple[Row, ...]
-    unusable: Mapping[str, str]
-    environment: Mapping[str, Any]
+    findings: tuple[Finding, ...] = ()
+    determinism: tuple[Determinism, ...] = ()
+    divergences: Mapping[str, Divergence] = field(default_factory=dict)
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    evidence: Mapping[str, Evidence] = field(default_factory=dict, compare=False)
 
     @property
     def passed(self) -> bool:
-        """True only if something was compared, and all of it passed."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
+        """True only if something was to be compared, all of it was, and all of it passed."""
+        complete = bool(self.rows) and len(self.rows) == self.planned
+        return complete and not self.failures and not self.errors
 
     @property
     def failures(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if not row.passed)
 
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def require(self) -> None:
+        """Raise `ParityError` unless it passed; the message names what is worst."""
+        if self.passed:
+            return
+        if self.failures:
+            # Faults first, then the largest excess over the band.
+            worst = max(self.failures, key=lambda row: math.inf if row.ratio is None else row.ratio)
+            raise ParityError(
+                f"{len(self.failures)} of {len(self.rows)} comparisons failed",
+                where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
+                got=worst.reason,
+                do=next((divergence.line() for divergence in self.divergences.values()), None),
+            )
+        if self.errors:
+            raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
+        raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.rows))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "verdict": "pass" if self.passed else "fail",
+            "planned_rows": self.planned,
+            "failed_rows": len(self.failures),
             "files": dict(self.files),
             "environment": dict(self.environment),
             "unusable_targets": dict(self.unusable),
+            "findings": [asdict(finding) for finding in self.findings],
+            "determinism": [asdict(item) for item in self.determinism],
+            "divergences": {name: asdict(item) for name, item in self.divergences.items()},
             "rows": [row.to_json() for row in self.rows],
         }
 
     def write(self, path: Path) -> None:
-        """Write as JSON, atomically. NaN is no JSON, and no figure of a row can be NaN."""
-        write_atomic(path, (json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n").encode())
+        """Write as JSON, atomically, a row a line. NaN is no JSON, and no figure of a row can be NaN."""
+        data = self.to_json()
+        rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
+        head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
+        write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())

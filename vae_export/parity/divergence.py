@@ -7,7 +7,6 @@ renamed is matched by shape, in order, between those that do.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -111,8 +110,8 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
     program = graph.program
     ordered = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
     module = program.module()
-    eager = _trace(module, ordered)
-    exact = _trace(_as_double(module), [tensor.double() for tensor in ordered])
+    eager = _trace(module, ordered, torch.float32)
+    exact = _trace(module, ordered, torch.float64)
     [output] = module.graph.find_nodes(op="output")
     results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     renamed = {node.name: tensor.name for node, tensor in zip(results, graph.spec.outputs, strict=True)}
@@ -122,9 +121,14 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
 class _Recorder(torch.fx.Interpreter):
     """Runs a graph module and keeps what each operator gave."""
 
-    def __init__(self, module: torch.fx.GraphModule) -> None:
+    def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
         super().__init__(module)
+        self.dtype = dtype
         self.seen: dict[str, Tensor] = {}
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        weight = super().get_attr(target, args, kwargs)
+        return weight.to(self.dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else weight
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
@@ -133,15 +137,11 @@ class _Recorder(torch.fx.Interpreter):
         return value
 
 
-def _trace(module: torch.fx.GraphModule, inputs: list[Tensor]) -> dict[str, Tensor]:
-    recorder = _Recorder(module)
+def _trace(module: torch.fx.GraphModule, inputs: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    recorder = _Recorder(module, dtype)
     with torch.no_grad():
-        recorder.run(*inputs)
+        recorder.run(*(tensor.to(dtype) for tensor in inputs))
     return recorder.seen
-
-
-def _as_double(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    return copy.deepcopy(module).double()
 
 
 def _paired(

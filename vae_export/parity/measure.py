@@ -1,21 +1,39 @@
 """One output of one run, held against PyTorch and against the truth.
 
 Names, dtypes, shapes and finiteness come before values: a NaN compares false with everything, and numpy would
-broadcast (1, 784) against (64, 784) without a word.
+broadcast (1, 784) against (64, 784) without a word. docs/parity.md has the reasons for every figure in here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from vae_export.contract import Array, TensorSpec
-from vae_export.errors import ModelError
+from vae_export.errors import ModelError, UsageError
+from vae_export.parity.grey import GreyLevels, compare
+from vae_export.parity.oracle import UNIT_ROUNDOFF
 
 #: How many times further from the truth than PyTorch's own rounding a file may be. Two float32 implementations that
 #: sum in different orders differ by a small factor either way; a wrong weight, layer or dtype by thousands.
 FACTOR = 8.0
+#: NVIDIA's TF32 keeps 10 bits of each factor: one rounding of it is 2^-11.
+TF32_ROUNDOFF = 2.0**-11
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A band of the user's own: atol + rtol · the output's largest value, in place of the one that is measured."""
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not 0 <= value < float("inf"):
+                raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
 
 
 @dataclass(frozen=True)
@@ -26,17 +44,25 @@ class Scale:
         eager_error: PyTorch's own largest error against float64, over all batches of the probe.
         sensitivity: of the output to one rounding of each weight and input (see `oracle`).
         magnitude: the largest absolute value of the output.
+        tolerance: the user's band, if there is one.
     """
 
     eager_error: float
     sensitivity: float
     magnitude: float
+    tolerance: Tolerance | None = None
 
     @property
-    def band(self) -> float:
-        """The largest error that a file may have: `FACTOR` times the rounding, and never less than an ULP."""
-        ulp = float(np.spacing(np.float32(self.magnitude)))
-        return max(FACTOR * max(self.eager_error, self.sensitivity), ulp)
+    def rounding(self) -> float:
+        """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
+        return max(self.eager_error, self.sensitivity, float(np.spacing(np.float32(self.magnitude))))
+
+    def band(self, *, tf32: bool = False) -> float:
+        """The largest error that a file may have."""
+        if self.tolerance is not None:
+            return self.tolerance.atol + self.tolerance.rtol * self.magnitude
+        coarser = self.sensitivity * TF32_ROUNDOFF / UNIT_ROUNDOFF if tf32 else 0.0
+        return FACTOR * max(self.rounding, coarser)
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,8 @@ class Measure:
     max_abs, mean_abs: difference to PyTorch's float32 output.
     worst_index: where it is largest, batch first.
     error: largest distance to the float64 output.
+    ulps: that distance in units in the last place of a float32 as large as the output's largest value.
+    grey: what an application sees after rounding an image to 8 bits; None for what is no image.
     fault: what is wrong with the array itself, in which case the figures are absent.
     """
 
@@ -52,21 +80,36 @@ class Measure:
     mean_abs: float | None = None
     worst_index: tuple[int, ...] | None = None
     error: float | None = None
+    ulps: float | None = None
+    grey: GreyLevels | None = None
     fault: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
-def measure(value: object, spec: TensorSpec, eager: Array, exact: Array) -> Measure:
+
+def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: float, magnitude: float) -> Measure:
     """Compare `value` (N, *item) with PyTorch's float32 and float64 outputs of the same shape."""
     try:
         spec.check(value, batch=len(eager))
     except ModelError as error:
         return Measure(fault=error.line())
     output = np.asarray(value, np.float64)
+    measured = figures(output, eager, exact, magnitude)
+    if not (np.isfinite(spec.low) and np.isfinite(spec.high)):
+        return measured
+    return replace(measured, grey=compare(output, exact, low=spec.low, high=spec.high, band=band))
+
+
+def figures(output: Array, eager: Array, exact: Array, magnitude: float) -> Measure:
+    """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe."""
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
+    error = float(np.abs(output - exact).max())
     return Measure(
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         worst_index=tuple(int(i) for i in worst),
-        error=float(np.abs(output - exact).max()),
+        error=error,
+        ulps=error / float(np.spacing(np.float32(magnitude))),
     )

@@ -1,22 +1,105 @@
 """Parity in the unit that a VAE is judged by: nats per image, once through PyTorch, once through the exported files.
 
-Both take the same images and the same noise. Per image x and k noises, with z = mean + noise · exp(logvar / 2):
+Both take the same images and the same noise. Per image x and K noises, with z = mean + noise · exp(logvar / 2):
 
-    -ELBO = mean over k of  −log p(x|z) + KL(q(z|x) ‖ N(0, I))              (Kingma & Welling, arXiv:1312.6114)
-    NLL_k = −log mean over k of  p(x|z) p(z) / q(z|x)                        (Burda et al., arXiv:1509.00519)
+    -ELBO = mean over K of  −log p(x|z) + KL(q(z|x) ‖ N(0, I))              (Kingma & Welling, arXiv:1312.6114)
+    NLL_K = −log mean over K of  p(x|z) p(z) / q(z|x)                        (Burda et al., arXiv:1509.00519)
 
 with log p(x|z) the Bernoulli's where pixels lie in [0, 1], else a unit Gaussian's without its constant.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
 import numpy as np
 
-from vae_export.contract import Array, Contract
+from vae_export.contract import Array, Contract, Part
+from vae_export.formats.base import Runner, Setting
+from vae_export.graphs import Graph
+from vae_export.parity.certificate import Row
+from vae_export.parity.measure import Measure, Scale, Tolerance, figures
+from vae_export.parity.oracle import TURNS, Oracle, evaluate
 
 #: A float32 sigmoid cannot tell 1 - 2^-24 from 1; the logarithm of what is left must stay finite.
 _CLOSEST = 2.0**-24
+#: Noises for each image.
+SAMPLES = 8
+#: The name that these rows have in place of a part's.
+METRIC = "metric"
 NAMES = ("negative_elbo", "iwae_nll")
+_SEED = 1509_00519  # the arXiv number of Burda et al.; any fixed seed does
+
+#: One part as a function of its one input; outputs by name.
+Stage = Callable[[Array], Mapping[str, Array]]
+
+
+class MetricParity:
+    """Nats per image of fixed images with fixed noise, through PyTorch in both precisions."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        graphs: Mapping[Part, Graph],
+        oracles: Mapping[Part, Oracle],
+        images: Array,
+        tolerance: Tolerance | None,
+    ) -> None:
+        self._contract, self._images = contract, images
+        rng = np.random.default_rng(_SEED)
+        self._noise = rng.standard_normal((SAMPLES, len(images), *contract.latent_shape), dtype=np.float32)
+        encoder, decoder = graphs["encoder"], graphs["decoder"]
+        encoder_oracle, decoder_oracle = oracles["encoder"], oracles["decoder"]
+        self._eager = self._through(
+            lambda image: evaluate(encoder, {"image": image}),
+            lambda latent: evaluate(decoder, {"latent": latent}),
+        )
+        self._exact = self._through(
+            lambda image: encoder_oracle.exact({"image": image}),
+            lambda latent: decoder_oracle.exact({"latent": latent}),
+        )
+        moved = [
+            self._through(
+                lambda image, turn=turn: encoder_oracle.perturbed({"image": image}, turn),  # type: ignore[misc]
+                lambda latent, turn=turn: decoder_oracle.perturbed({"latent": latent}, turn),  # type: ignore[misc]
+            )
+            for turn in range(TURNS)
+        ]
+        self._scales = {
+            name: Scale(
+                eager_error=float(np.abs(self._eager[name] - exact).max()),
+                sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved),
+                magnitude=float(np.abs(exact).max()),
+                tolerance=tolerance,
+            )
+            for name, exact in self._exact.items()
+        }
+
+    def rows(self, target: str, setting: Setting, encoder: Runner, decoder: Runner) -> Iterator[Row]:
+        """One row for each metric, through the files of one target."""
+        fault, values = None, {}
+        try:
+            values = self._through(lambda image: encoder({"image": image}), lambda latent: decoder({"latent": latent}))
+        except Exception as error:  # every runtime raises its own
+            fault = " ".join(f"cannot run: {type(error).__name__}: {error}".split())
+        for name in NAMES:
+            scale = self._scales[name]
+            if fault is not None:
+                result = Measure(fault=fault)
+            elif not np.isfinite(values[name]).all():
+                result = Measure(fault="not finite")
+            else:
+                result = figures(values[name], self._eager[name], self._exact[name], scale.magnitude)
+            yield Row(METRIC, target, setting, "data", len(self._images), name, result, scale)
+
+    def _through(self, encode: Stage, decode: Stage) -> dict[str, Array]:
+        """Nats per image by name, float64 (M,)."""
+        encoded = encode(self._images)
+        mean, logvar = encoded["mean"], encoded["logvar"]
+        latent = mean + self._noise.astype(mean.dtype) * np.exp(logvar / 2)
+        flat = latent.reshape(-1, *self._contract.latent_shape)
+        decoded = decode(np.ascontiguousarray(flat))["image"].reshape(SAMPLES, *self._images.shape)
+        return nats(self._contract, self._images, mean, logvar, self._noise, decoded)
 
 
 def nats(
@@ -33,10 +116,8 @@ def nats(
     count, images = noise.shape[:2]
     x = np.asarray(image, np.float64).reshape(1, images, -1)
     y = np.asarray(decoded, np.float64).reshape(count, images, -1)
-    mu, lv, eps = (
-        np.asarray(array, np.float64).reshape(*array.shape[: -len(contract.latent_shape)], -1)
-        for array in (mean, logvar, noise)
-    )
+    mu, lv = (np.asarray(array, np.float64).reshape(images, -1) for array in (mean, logvar))
+    eps = np.asarray(noise, np.float64).reshape(count, images, -1)
     if contract.image_range == (0.0, 1.0):
         y = np.clip(y, _CLOSEST, 1 - _CLOSEST)
         log_likelihood = (x * np.log(y) + (1 - x) * np.log1p(-y)).sum(-1)

@@ -1,11 +1,15 @@
 """The inputs that parity is checked with: named families of (image, latent, noise), one for every part to take from.
 
-    probe      latent                                       image                          noise
-    prior      drawn from N(0, I)                           what the decoder makes of it   drawn
-    posterior  mean + noise · exp(logvar / 2) of real ones  its reconstruction             drawn
-    data       the mean of real images                      real images                    drawn
-    zeros      zeros                                        zeros, or the range's middle   zeros
-    six-sigma  +6 or -6 in every unit                       what the decoder makes of it   +6 or -6
+    probe          latent                                       image                          noise
+    prior          drawn from N(0, I)                           what the decoder makes of it   drawn
+    posterior      mean + noise · exp(logvar / 2) of real ones  its reconstruction             drawn
+    data           the mean of real images                      real images                    drawn
+    zeros          zeros                                        zeros, or the range's middle   zeros
+    six-sigma      +6 or -6 in every unit                       what the decoder makes of it   +6 or -6
+    interpolation  between posterior means of real images       what the decoder makes of it   zeros
+    one-hot        one unit at 1, the others at 0               one pixel at its highest       one unit at 1
+    smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
+    largest        as large as PyTorch's outputs stay finite    the range's highest            +6 or -6
 
 The images are in the contract's range. Where a source has no encoder or no decoder, a probe has what can be made.
 """
@@ -23,6 +27,8 @@ from vae_export.parity.oracle import evaluate
 
 #: Six standard deviations: one prior draw in 500 million lies further out.
 FAR = 6.0
+#: The smallest float32 with full precision. What lies below it, engines may flush to zero.
+SMALLEST = float(np.finfo(np.float32).smallest_normal)
 _SEED = 1312_6114  # the paper's arXiv number; any fixed seed does
 
 
@@ -51,6 +57,7 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
     """Every probe with `count` inputs; the same each time for the same source and graphs."""
     rng = np.random.default_rng(_SEED)
     contract = source.contract
+    low, high = contract.image_range
 
     def normal() -> Array:
         return rng.standard_normal((count, *contract.latent_shape), dtype=np.float32)
@@ -65,23 +72,31 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
         if latent is None or "decoder" not in graphs:
             return None
         # Clipped: a decoder without a final squashing can leave the range that an encoder's input has.
-        return np.clip(evaluate(graphs["decoder"], {"latent": latent})["image"], *contract.image_range)
+        image: Array = np.clip(evaluate(graphs["decoder"], {"latent": latent})["image"], low, high)
+        return image
 
     images = _images(source, count, rng)
     mean, logvar = encode(images)
     prior, noise = normal(), normal()
-    with np.errstate(over="ignore"):  # an unbounded logvar overflows; the verifier says so by name
-        posterior = None if mean is None or logvar is None else mean + noise * np.exp(logvar / 2)
+    posterior = None if mean is None or logvar is None else mean + noise * np.exp(logvar / 2)
+    between = None if mean is None else _interpolated(mean)
     zeros = np.zeros_like(prior)
-    far = np.where(normal() < 0, -FAR, FAR).astype(np.float32)
-    low, high = contract.image_range
+    signs = np.where(normal() < 0, -1, 1).astype(np.float32)
+    far, tiny = FAR * signs, SMALLEST * signs
     blank = np.full_like(images, 0.0 if low <= 0.0 <= high else (low + high) / 2)
+    one_unit, one_pixel = _one_hot(zeros, 1.0), _one_hot(np.full_like(images, low), high)
+    lowest = np.full_like(images, SMALLEST if low == 0 else np.nextafter(np.float32(low), np.float32(high)))
+    highest = np.full_like(images, high)
     return (
         Probe("prior", decode(prior), prior, normal()),
         Probe("posterior", decode(posterior), posterior, noise),
         Probe("data", images, mean, normal()),
         Probe("zeros", blank, zeros, zeros),
         Probe("six-sigma", decode(far), far, far),
+        Probe("interpolation", decode(between), between, zeros),
+        Probe("one-hot", one_pixel, one_unit, one_unit),
+        Probe("smallest", lowest, tiny, tiny),
+        Probe("largest", highest, _largest(graphs, signs), far),
     )
 
 
@@ -91,3 +106,30 @@ def _images(source: Source, count: int, rng: np.random.Generator) -> Array:
         return np.resize(source.images, (count, *source.contract.image_shape))
     low, high = source.contract.image_range
     return rng.uniform(low, high, (count, *source.contract.image_shape)).astype(np.float32)
+
+
+def _interpolated(latent: Array) -> Array:
+    """Each latent moved towards the next one, by 0 at the first to 1 at the last."""
+    steps = np.linspace(0, 1, len(latent), dtype=np.float32).reshape(-1, *(1,) * (latent.ndim - 1))
+    between: Array = latent + steps * (np.roll(latent, -1, axis=0) - latent)
+    return between
+
+
+def _one_hot(background: Array, value: float) -> Array:
+    """The background, with another single entry of each row at `value`."""
+    rows = background.reshape(len(background), -1).copy()
+    # A step that shares no factor with most sizes spreads few rows over all entries.
+    entries = np.arange(len(rows)) * 97 % rows.shape[1]
+    rows[np.arange(len(rows)), entries] = value
+    return rows.reshape(background.shape)
+
+
+def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
+    """Latents of the largest power of two for which the decoder's float32 output is finite, with these signs."""
+    if "decoder" not in graphs:
+        return FAR * signs
+    for exponent in range(127, 2, -4):
+        latent = (signs * 2.0**exponent).astype(np.float32)
+        if np.isfinite(evaluate(graphs["decoder"], {"latent": latent})["image"]).all():
+            return latent
+    return FAR * signs

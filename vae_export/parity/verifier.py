@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import onnxruntime
-import torch
 
-from vae_export import __version__
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
-from vae_export.formats import FORMATS, Runner
+from vae_export.errors import TargetError
+from vae_export.findings import Finding
+from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
 from vae_export.manifest import FileEntry
-from vae_export.parity.certificate import Certificate, Row
-from vae_export.parity.measure import Measure, Scale, measure
+from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.divergence import Divergence, first_divergence
+from vae_export.parity.environment import environment
+from vae_export.parity.evidence import Evidence, EvidenceBuilder
+from vae_export.parity.measure import Measure, Tolerance, measure
+from vae_export.parity.metric import NAMES, MetricParity
 from vae_export.parity.oracle import Oracle, evaluate
-from vae_export.parity.probes import Probe, make_probes
+from vae_export.parity.origin import check_origin
+from vae_export.parity.placement import nodes_on_the_cpu
+from vae_export.parity.probes import make_probes
+from vae_export.parity.reference import BATCHES, Reference, references
+from vae_export.parity.targets import Target, choose
 from vae_export.threads import fastest_threads
 
-#: One alone (a baked batch shows), even and odd, and one that fills vector registers.
-BATCHES = (1, 2, 3, 7, 64)
-
 Report = Callable[[str], None]
+#: The probe and batch that determinism, placement and nats are looked at with.
+_USUAL = ("data", 64)
 
 
 def verify(
@@ -38,6 +38,9 @@ def verify(
     source: Source | Checkpoint,
     *,
     targets: Sequence[str] | None = None,
+    tolerance: Tolerance | None = None,
+    thorough: bool = True,
+    trust: bool = False,
     report: Report = lambda _line: None,
 ) -> Certificate:
     """Compare every file of an artifact with the modules it was exported from.
@@ -46,6 +49,9 @@ def verify(
         artifact: from `export` or `open_artifact`; each file's hash is checked before it is run.
         source: the checkpoint, or the encoder, decoder and contract, that were exported.
         targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
+        tolerance: the user's band in place of the measured one.
+        thorough: every optimisation level and thread count; otherwise the extremes on one thread.
+        trust: load TorchScript and `.pt2` files, which are programs, although they were not made from this source.
         report: called with a line when a file is about to be verified.
 
     Returns:
@@ -53,109 +59,168 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export came from another checkpoint.
-        ModelError: the source lacks a part, gives numbers that are not finite, or a file is unlike its contract.
-        TargetError: a target that was asked for cannot run here, or nothing here can run a file.
+        ModelError: a file that is a program and whose maker is not known.
+        TargetError: a target that was asked for cannot run here.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    _refuse_other_source(artifact, source)
-    chosen = _targets(artifact, targets)
+    formats = sorted({entry.format for entry in artifact.manifest.files})
+    chosen = choose(formats, targets)
+    check_origin(artifact, source, trust=trust)
     graphs = {part: source.graph(part) for part in source.parts}
-    rows: list[Row] = []
-    unusable: dict[str, str] = {}
-    hashes: dict[str, str] = {}
-    references: dict[Part, list[_Reference]] = {}
-    with _float32_products(), fastest_threads(lambda: _run_blank(graphs.values())) as threads:
-        probes = make_probes(source, graphs, max(BATCHES))
+    with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
+        verification = _Verification(artifact, source, graphs, tolerance, thorough)
         for entry in artifact.manifest.files:
             report(f"verifying {entry.name}")
-            data = artifact.read(entry)
-            graph = graphs[entry.part]
-            if entry.part not in references:
-                references[entry.part] = _references(graph, probes)
-            for target in chosen[entry.format]:
-                try:
-                    runner = FORMATS[entry.format].open(data, graph.spec, target.partition("/")[2])
-                except TargetError as error:
-                    if targets is not None:
-                        raise
-                    unusable[target] = error.line()
-                    continue
-                hashes[entry.name] = entry.sha256
-                rows += _rows(entry, target, graph.spec, runner, references[entry.part])
-            if targets is None and entry.name not in hashes:
-                reasons = [unusable[target] for target in chosen[entry.format]]
-                raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(reasons) or None)
-    return Certificate(hashes, tuple(rows), unusable, _environment(source, threads))
-
-
-def _run_blank(graphs: Iterable[Graph]) -> None:
-    """One run of each at the largest batch, for its time."""
-    for graph in graphs:
-        shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
-        evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """What PyTorch makes of one probe at one batch size: inputs, float32 and float64 outputs, how much rounding."""
-
-    probe: str
-    batch: int
-    inputs: Mapping[str, Array]
-    eager: Mapping[str, Array]
-    exact: Mapping[str, Array]
-    scales: Mapping[str, Scale]
-
-
-def _references(graph: Graph, probes: Sequence[Probe]) -> list[_Reference]:
-    oracle, references = Oracle(graph), []
-    for probe in probes:
-        inputs = probe.inputs(graph.spec, max(BATCHES))
-        if inputs is None:
-            continue
-        exact = oracle.exact(inputs)
-        _refuse_not_finite(graph.spec, probe.name, exact)
-        sensitivity = oracle.sensitivity(inputs, exact)
-        by_batch = {batch: {name: array[:batch] for name, array in inputs.items()} for batch in BATCHES}
-        # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
-        eager = {batch: evaluate(graph, arrays) for batch, arrays in by_batch.items()}
-        for outputs in eager.values():
-            _refuse_not_finite(graph.spec, probe.name, outputs)
-        scales = {
-            name: Scale(
-                eager_error=max(float(np.abs(eager[batch][name] - exact[name][:batch]).max()) for batch in BATCHES),
-                sensitivity=sensitivity[name],
-                magnitude=float(np.abs(exact[name]).max()),
+            verification.file(
+                entry, [target for target in chosen if target.format == entry.format], targets is not None
             )
-            for name in exact
-        }
-        for batch in BATCHES:
-            truth = {name: array[:batch] for name, array in exact.items()}
-            references.append(_Reference(probe.name, batch, by_batch[batch], eager[batch], truth, scales))
-    return references
+        verification.metrics()
+        return verification.certificate(threads)
 
 
-def _refuse_not_finite(spec: PartSpec, probe: str, outputs: Mapping[str, Array]) -> None:
-    """With Inf or NaN from PyTorch itself there is nothing to hold a file against."""
-    for name, array in outputs.items():
-        if not np.isfinite(array).all():
-            raise ModelError("module gives numbers that are not finite", where=f"{spec.part}, '{name}', probe {probe}")
+class _Verification:
+    """What is found out, file by file."""
 
+    def __init__(
+        self,
+        artifact: Artifact,
+        source: Source,
+        graphs: Mapping[Part, Graph],
+        tolerance: Tolerance | None,
+        thorough: bool,
+    ) -> None:
+        self._artifact, self._source, self._graphs, self._tolerance = artifact, source, graphs, tolerance
+        self._thorough = thorough
+        self._probes = make_probes(source, graphs, max(BATCHES))
+        self._oracles = {part: Oracle(graph) for part, graph in graphs.items()}
+        self._references: dict[Part, list[Reference]] = {}
+        self._runners: dict[tuple[Target, Part], Runner] = {}
+        self._evidence: dict[str, Evidence] = {}
+        self._divergences: dict[str, Divergence] = {}
+        self._unusable: dict[str, str] = {}
+        self._hashes: dict[str, str] = {}
+        self._determinism: list[Determinism] = []
+        self._findings: list[Finding] = []
+        self._rows: list[Row] = []
+        self._planned = 0
 
-def _rows(
-    entry: FileEntry, target: str, spec: PartSpec, runner: Runner, references: Sequence[_Reference]
-) -> Iterator[Row]:
-    for reference in references:
-        outputs, fault = _run(runner, reference.inputs, spec)
-        for tensor in spec.outputs:
-            name = tensor.name
-            result = (
-                Measure(fault=fault)
-                if fault is not None
-                else measure(outputs[name], tensor, reference.eager[name], reference.exact[name])
-            )
-            yield Row(entry.part, target, reference.probe, reference.batch, name, result, reference.scales[name])
+    def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
+        """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
+        data = self._artifact.read(entry)
+        format, spec = FORMATS[entry.format], self._graphs[entry.part].spec
+        self._findings += format.lint(data, entry.name, self._artifact.manifest.opset)
+        cases = self._cases(entry.part)
+        for target in targets:
+            try:
+                target.check()
+                settings = target.settings(thorough=self._thorough)
+                for setting in settings:
+                    runner = format.open(data, spec, target.provider, setting)
+                    if setting == settings[0]:
+                        self._plain(entry, data, target, setting, runner)
+                    self._planned += len(cases) * len(spec.outputs)
+                    self._rows += self._measured(entry.part, target, setting, runner, cases)
+            except TargetError as error:
+                if asked:
+                    raise
+                self._unusable[str(target)] = error.line()
+                continue
+            self._hashes[entry.name] = entry.sha256
+        self._explain(entry, data)
+
+    def metrics(self) -> None:
+        """Nats per image on every target that ran both the encoder and the decoder."""
+        both = [target for target, part in self._runners if part == "decoder" and (target, "encoder") in self._runners]
+        images = next(probe.image for probe in self._probes if probe.name == _USUAL[0])
+        if not both or images is None:
+            return
+        parity = MetricParity(self._source.contract, self._graphs, self._oracles, images[: _USUAL[1]], self._tolerance)
+        for target in both:
+            self._planned += len(NAMES)
+            runners = self._runners[target, "encoder"], self._runners[target, "decoder"]
+            self._rows += parity.rows(str(target), target.settings(thorough=False)[0], *runners)
+
+    def certificate(self, threads: int) -> Certificate:
+        return Certificate(
+            files=self._hashes,
+            planned=self._planned,
+            rows=tuple(self._rows),
+            findings=tuple(self._findings),
+            determinism=tuple(self._determinism),
+            divergences=self._divergences,
+            unusable=self._unusable,
+            environment=environment(self._source, threads),
+            evidence=self._evidence,
+        )
+
+    def _cases(self, part: Part) -> list[Reference]:
+        """Computed once, whatever the number of formats and targets."""
+        if part not in self._references:
+            self._references[part] = references(self._graphs[part], self._oracles[part], self._probes, self._tolerance)
+        return self._references[part]
+
+    def _measured(
+        self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Reference]
+    ) -> Iterator[Row]:
+        plain = setting == target.settings(thorough=False)[0]
+        builder = EvidenceBuilder() if part == "decoder" and plain else None
+        for case in cases:
+            outputs, fault = _run(runner, case.inputs, self._graphs[part].spec)
+            for tensor in self._graphs[part].spec.outputs:
+                name, scale = tensor.name, case.scales[tensor.name]
+                if fault is not None:
+                    result = Measure(fault=fault)
+                else:
+                    band = scale.band(tf32=target.tf32)
+                    result = measure(outputs[name], tensor, case.eager[name], case.exact[name], band, scale.magnitude)
+                if builder is not None and result.fault is None and case.batch == max(BATCHES):
+                    builder.add(outputs[name], case.eager[name], case.exact[name])
+                    if case.probe == "data" and (images := self._image(case.probe)) is not None:
+                        builder.show(images, case.eager[name], outputs[name])
+                yield Row(part, str(target), setting, case.probe, case.batch, name, result, scale)
+        if builder is not None and (evidence := builder.build()) is not None:
+            self._evidence[str(target)] = evidence
+
+    def _plain(self, entry: FileEntry, data: bytes, target: Target, setting: Setting, runner: Runner) -> None:
+        """What is looked at once for a target, with its plain setting: the same bits again, and where nodes ran."""
+        self._runners[target, entry.part] = runner
+        spec = self._graphs[entry.part].spec
+        case = next((case for case in self._cases(entry.part) if (case.probe, case.batch) == _USUAL), None)
+        case = case or self._cases(entry.part)[0]
+        fresh = FORMATS[entry.format].open(data, spec, target.provider, setting)
+        (first, fault), (again, _), (other, _) = (
+            _run(session, case.inputs, spec) for session in (runner, runner, fresh)
+        )
+        if fault is None:
+            self._determinism.append(Determinism(entry.part, str(target), _same(first, again), _same(first, other)))
+        if target.is_gpu and entry.format == "onnx":
+            self._findings += nodes_on_the_cpu(data, entry.name, target.provider, case.inputs)
+
+    def _explain(self, entry: FileEntry, data: bytes) -> None:
+        """Where the first failed row of an ONNX file leaves the path."""
+        failed = next(
+            (
+                row
+                for row in self._rows
+                if row.part == entry.part and not row.passed and row.target.startswith(f"{entry.format}/")
+            ),
+            None,
+        )
+        if failed is None or entry.format != "onnx":
+            return
+        case = next(
+            case for case in self._cases(entry.part) if (case.probe, case.batch) == (failed.probe, failed.batch)
+        )
+        try:
+            found = first_divergence(data, self._graphs[entry.part], case.inputs)
+        except Exception:  # a file too broken to be run node by node; its rows say what is wrong with it
+            return
+        if found is not None:
+            self._divergences[entry.name] = found
+
+    def _image(self, name: str) -> Array | None:
+        return next(probe.image for probe in self._probes if probe.name == name)
 
 
 def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
@@ -170,77 +235,12 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
     return outputs, None
 
 
-def _targets(artifact: Artifact, asked: Sequence[str] | None) -> dict[str, list[str]]:
-    """The targets to run by format: those that were asked for, or all that this machine lists."""
-    formats = sorted({entry.format for entry in artifact.manifest.files})
-    if unknown := [format for format in formats if format not in FORMATS]:
-        raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
-    if asked is None:
-        return {format: [f"{format}/{provider}" for provider in FORMATS[format].providers()] for format in formats}
-    chosen: dict[str, list[str]] = {format: [] for format in formats}
-    for target in asked:
-        format, slash, provider = target.partition("/")
-        if format not in formats or not slash or not provider:
-            do = "targets are written format/provider, such as onnx/CPUExecutionProvider"
-            raise UsageError("no file for this target", where=target, expected=" | ".join(formats), do=do)
-        chosen[format].append(target)
-    return chosen
+def _same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
-def _refuse_other_source(artifact: Artifact, source: Source) -> None:
-    exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
-    if exported and given and exported != given:
-        raise IntegrityError(
-            "export is of another checkpoint",
-            where=artifact.folder,
-            expected=f"SHA-256 {given}",
-            got=exported,
-            do="export again",
-        )
-    # Hosts shape their inputs by the manifest's contract: a wrong one is as bad as a wrong weight.
-    if artifact.manifest.contract != source.contract:
-        raise IntegrityError(
-            "export has another contract",
-            where=artifact.folder,
-            expected=source.contract,
-            got=artifact.manifest.contract,
-            do="export again",
-        )
-    for entry in artifact.manifest.files:
-        if entry.part not in source.parts:
-            raise ModelError(
-                "nothing to compare with", where=entry.name, expected=f"a source with {' | '.join(source.parts)}"
-            )
-
-
-@contextlib.contextmanager
-def _float32_products() -> Iterator[None]:
-    """Switch TF32 off in PyTorch and in TensorRT: it rounds factors to 10 bits, which is another computation."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, os.environ.get("NVIDIA_TF32_OVERRIDE")
-    matmul.allow_tf32, cudnn.allow_tf32 = False, False
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32, override = before
-        if override is None:
-            del os.environ["NVIDIA_TF32_OVERRIDE"]
-        else:
-            os.environ["NVIDIA_TF32_OVERRIDE"] = override
-
-
-def _environment(source: Source, threads: int) -> dict[str, Any]:
-    return {
-        "versions": {
-            "vae-export": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "threads": threads,
-        "tf32": False,
-        "images": "real" if source.images is not None else "uniform noise, since the source has no images",
-    }
+def _run_blank(graphs: Iterable[Graph]) -> None:
+    """One run of each at the largest batch, for its time."""
+    for graph in graphs:
+        shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
+        evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})

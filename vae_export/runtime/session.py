@@ -18,8 +18,13 @@ CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 PROVIDERS = (CPU, CUDA, TENSORRT)
 
-#: Float32 is float32: NVIDIA's TF32 rounds products to 10 bits, and is on by default in ONNX Runtime (issue 19288).
-_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {CUDA: {"use_tf32": "0"}}
+#: ONNX Runtime's graph optimisation levels by name.
+OPTIMISATIONS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
 _LOG_FATAL = 4
 
@@ -32,14 +37,25 @@ class Session:
         spec: names, dtypes and shapes that the graph must have.
         provider: one of `PROVIDERS`; used, or `TargetError`.
         threads: within an operator; None lets ONNX Runtime choose.
+        optimisation: one of `OPTIMISATIONS`; None is ONNX Runtime's default, the last of them.
+        tf32: let an NVIDIA GPU round the factors of products to 10 bits. Off here, on by default in ONNX Runtime.
 
     Raises:
         ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
         TargetError: the provider is not there.
     """
 
-    def __init__(self, data: bytes, spec: PartSpec, *, provider: str = CPU, threads: int | None = None) -> None:
-        self._session = _open(data, provider, threads=threads, where=spec.part)
+    def __init__(
+        self,
+        data: bytes,
+        spec: PartSpec,
+        *,
+        provider: str = CPU,
+        threads: int | None = None,
+        optimisation: str | None = None,
+        tf32: bool = False,
+    ) -> None:
+        self._session = _open(data, provider, threads=threads, optimisation=optimisation, tf32=tf32, where=spec.part)
         self._spec = spec
         self._check_signature()
 
@@ -53,7 +69,11 @@ class Session:
             tensor.check(inputs[tensor.name], batch=batch)
             batch = len(inputs[tensor.name])
         outputs = [tensor.name for tensor in self._spec.outputs]
-        return dict(zip(outputs, self._session.run(outputs, dict(inputs)), strict=True))
+        results = dict(zip(outputs, self._session.run(outputs, dict(inputs)), strict=True))
+        for tensor in self._spec.outputs:
+            # Finite latents of 1e30 overflow inside: an error is better than an image of NaNs.
+            tensor.check(results[tensor.name], batch=batch)
+        return results
 
     def _check_signature(self) -> None:
         for kind, expected, got in (
@@ -86,7 +106,15 @@ _IDENTITY = (
 )
 
 
-def _open(data: bytes, provider: str, *, threads: int | None = None, where: str = "probe") -> ort.InferenceSession:
+def _open(
+    data: bytes,
+    provider: str,
+    *,
+    threads: int | None = None,
+    optimisation: str | None = None,
+    tf32: bool = False,
+    where: str = "probe",
+) -> ort.InferenceSession:
     available = ort.get_available_providers()
     if provider not in available:
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
@@ -95,9 +123,11 @@ def _open(data: bytes, provider: str, *, threads: int | None = None, where: str 
     options.log_severity_level = _LOG_FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
+    if optimisation is not None:
+        options.graph_optimization_level = OPTIMISATIONS[optimisation]
     try:
         session = ort.InferenceSession(
-            data, options, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))], enable_fallback=0
+            data, options, providers=[(provider, _provider_options(provider, tf32=tf32))], enable_fallback=0
         )
     except Exception as error:
         if provider != CPU:
@@ -107,3 +137,11 @@ def _open(data: bytes, provider: str, *, threads: int | None = None, where: str 
     if used != provider:
         raise TargetError("provider is not usable", where=provider, expected=provider, got=used)
     return session
+
+
+def _provider_options(provider: str, *, tf32: bool) -> dict[str, str]:
+    """ONNX Runtime lets CUDA use TF32 by default (issue 19288); float32 is float32 here unless it is asked for.
+
+    TensorRT has no such option: `NVIDIA_TF32_OVERRIDE` decides, which parity sets.
+    """
+    return {"use_tf32": str(int(tf32))} if provider == CUDA else {}

@@ -1,0 +1,34 @@
+"""Whose file is this? Of TorchScript and `.pt2`, which are programs, only those that we know to be ours are loaded."""
+
+from __future__ import annotations
+
+from vae_export.artifact import Artifact
+from vae_export.errors import IntegrityError, ModelError
+from vae_export.formats import FORMATS
+from vae_export.graphs import Source
+
+
+def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
+    """Raise `IntegrityError` for an export of another checkpoint, `ModelError` for a program of unknown origin.
+
+    Ours is what names the very checkpoint that it is compared with. A manifest is no signature: this keeps out mistakes
+    and strangers' files, not a forger.
+    """
+    exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
+    if exported and given and exported != given:
+        raise IntegrityError(
+            "export is of another checkpoint",
+            where=artifact.folder,
+            expected=f"SHA-256 {given}",
+            got=exported,
+            do="export again",
+        )
+    if trust or (exported and given):
+        return
+    for entry in artifact.manifest.files:
+        if FORMATS[entry.format].is_program:
+            raise ModelError(
+                f"a {entry.format} file is a program, and this one is not known to be ours",
+                where=artifact.folder / entry.name,
+                do="pass --trust if you know who made it",
+            )
