@@ -20,6 +20,7 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.graphs import Source
 from vae_export.manifest import NAME, FileEntry, Manifest
 from vae_export.parity import Certificate, verify
+from vae_export.report import certificate_page
 
 #: Operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
 OPSET = 20
@@ -76,6 +77,7 @@ def export(
         certificate = verify(staged, source, thorough=False, trust=True, report=report)
         certificate.require()
         certificate.write(staged.certificate)
+        write_atomic(staged.certificate.with_suffix(".html"), certificate_page(certificate, manifest).encode())
     return Artifact(out, manifest), certificate
 
 

@@ -8,7 +8,7 @@ from vae_export.errors import MissingExtraError
 
 #: What each extra of pyproject.toml is needed for, by the modules that are imported.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "export": ("torch", "safetensors", "onnx", "onnxscript"),
+    "export": ("torch", "safetensors", "onnx", "onnxscript", "jinja2", "PIL"),
     "train": ("torch", "safetensors", "torchvision", "sklearn", "matplotlib", "PIL"),
 }
 

@@ -13,7 +13,7 @@ from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_ru
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import ParityError, UsageError
 from vae_export.extras import require
-from vae_export.files import check_free
+from vae_export.files import check_free, write_atomic
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact
@@ -79,7 +79,10 @@ def verify(
     if file is not None and (export is not None or part not in PARTS):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(PARTS), got=part)
     if out is not None:
-        check_free(out, force=force)
+        if out.suffix == ".html":
+            raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
+        for path in (out, out.with_suffix(".html")):
+            check_free(path, force=force)
     require("export")
     from vae_export.parity import Tolerance, read_baseline, regressions
 
@@ -115,6 +118,7 @@ def _compare(
     from vae_export.artifact import open_artifact
     from vae_export.checkpoint import load_checkpoint
     from vae_export.parity import verify as compare
+    from vae_export.report import certificate_page
 
     loaded = load_checkpoint(checkpoint)
     if file is not None:
@@ -128,6 +132,7 @@ def _compare(
         artifact, loaded, targets=targets, tolerance=tolerance, thorough=not quick, trust=trust, report=console.message
     )
     certificate.write(written)
+    write_atomic(written.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
     return written, certificate
 
 
@@ -162,7 +167,7 @@ def _show(certificate: Certificate, written: Path) -> None:
         console.result(f"{name}: {divergence.line()}")
     for name, reason in certificate.unusable.items():
         console.message(f"not verified: {name}: {reason}")
-    console.result(f"certificate: {written}")
+    console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
 
 
 def _table(certificate: Certificate) -> Table:

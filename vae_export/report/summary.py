@@ -1,0 +1,148 @@
+"""Thousands of rows as the few that a person reads: the worst of each group, and sums."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from vae_export.contract import PARTS, Contract
+from vae_export.parity.certificate import Certificate, Row
+from vae_export.parity.metric import METRIC
+
+
+def share(row: Row) -> float:
+    """The error in units of its band: 1 is the limit; infinite for a row without a figure or a finite band."""
+    error, band = row.measure.error, row.band
+    if row.measure.fault is not None or error is None or not math.isfinite(error) or not math.isfinite(band):
+        return math.inf
+    if band > 0:
+        return error / band
+    return 0.0 if error == 0 else math.inf
+
+
+def _severity(row: Row) -> tuple[bool, float]:
+    return not row.passed, share(row)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share something, such as part, target and output."""
+
+    names: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def worst(self) -> Row:
+        """A failed row if there is one; of those, the one nearest to its band or furthest beyond."""
+        return max(self.rows, key=_severity)
+
+    @cached_property
+    def failed(self) -> int:
+        return sum(not row.passed for row in self.rows)
+
+    @property
+    def shares(self) -> list[float]:
+        return [share(row) for row in self.rows]
+
+    @property
+    def differing(self) -> int:
+        return sum(row.measure.grey.differing for row in self.rows if row.measure.grey is not None)
+
+    @property
+    def unexplained(self) -> int:
+        return sum(row.measure.grey.unexplained for row in self.rows if row.measure.grey is not None)
+
+    @property
+    def levels(self) -> int:
+        """The largest difference in grey levels."""
+        return max((row.measure.grey.worst for row in self.rows if row.measure.grey is not None), default=0)
+
+    @property
+    def has_grey(self) -> bool:
+        return any(row.measure.grey is not None for row in self.rows)
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], tuple[str, ...]]) -> list[Group]:
+    """In the order in which each group first appears."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return [Group(names, tuple(members)) for names, members in found.items()]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the page says in large print."""
+
+    certificate: Certificate
+    contract: Contract
+
+    @cached_property
+    def all(self) -> Group | None:
+        return Group((), self.certificate.rows) if self.certificate.rows else None
+
+    @cached_property
+    def results(self) -> list[Group]:
+        return grouped(self.certificate.rows, lambda row: (row.part, row.target, row.output))
+
+    @cached_property
+    def failures(self) -> list[Group]:
+        return [group for group in self.results if group.failed]
+
+    @cached_property
+    def probes(self) -> list[Group]:
+        return grouped((row for row in self.certificate.rows if row.part != METRIC), lambda row: (row.probe,))
+
+    @cached_property
+    def metrics(self) -> list[Row]:
+        return [row for row in self.certificate.rows if row.part == METRIC]
+
+    @cached_property
+    def images(self) -> list[Group]:
+        """The groups whose output is an image."""
+        return [group for group in self.results if group.has_grey]
+
+    @property
+    def targets(self) -> list[Group]:
+        return grouped(self.certificate.rows, lambda row: (row.target,))
+
+    @property
+    def passed(self) -> int:
+        return len(self.certificate.rows) - len(self.certificate.failures)
+
+    @property
+    def missing(self) -> int:
+        """Rows that were planned and never made; negative if there are more than planned, which is no pass either."""
+        return self.certificate.planned - len(self.certificate.rows)
+
+    @property
+    def nats(self) -> Row | None:
+        """The metric row that is furthest from PyTorch."""
+        measured = [row for row in self.metrics if row.measure.fault is None and row.measure.max_abs is not None]
+        return max(measured, key=lambda row: row.measure.max_abs or 0.0, default=None)
+
+    @property
+    def is_measured_band(self) -> bool:
+        """Whether every band is the measured one; otherwise the user gave one, or TF32 has a coarser one."""
+        return not any(row.scale.tolerance is not None or row.setting.tf32 for row in self.certificate.rows)
+
+    @property
+    def has_tolerance(self) -> bool:
+        return any(row.scale.tolerance is not None for row in self.certificate.rows)
+
+    def numbers(self, rows: Iterable[Row], *, grey: bool = False) -> int:
+        """How many single numbers were compared; `grey`: those that are pixels."""
+        return sum(
+            row.batch * self._item(row.part, row.output)
+            for row in rows
+            if row.measure.fault is None and (not grey or row.measure.grey is not None)
+        )
+
+    def _item(self, part: str, output: str) -> int:
+        for known in PARTS:
+            if known == part:
+                sizes = {tensor.name: math.prod(tensor.item) for tensor in self.contract.spec(known).outputs}
+                return sizes.get(output, 1)
+        return 1

@@ -1,0 +1,95 @@
+"""How the page says things: probes and metrics in words, figures as short text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+#: What each family of inputs is, for somebody who never read `vae_export.parity.probes`.
+PROBES = {
+    "prior": "Latents drawn from a standard normal, as when an application makes new images.",
+    "posterior": "Latents of images, with the noise that training had.",
+    "data": "The images themselves, and the mean latent of each.",
+    "zeros": "Zeros, or the middle of the range where zero lies outside.",
+    "six-sigma": "Every latent unit six standard deviations out: rarer than one draw in 500 million.",
+    "interpolation": "Latents on the way from one image to the next.",
+    "one-hot": "A single unit or pixel on, all others off: a swapped axis or weight shows here.",
+    "smallest": "The smallest ordinary float32 numbers, which some engines flush to zero.",
+    "largest": "The largest latents for which PyTorch’s image is still finite, and the brightest image.",
+}
+METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE NLL"}
+
+MISSING = "—"
+#: One that does not break a line.
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def number(value: float | None) -> str:
+    """Three digits: 0.00123, 12.3, 1,234, 4.05e-5; a dash for nothing, words for what is no number."""
+    if value is None:
+        return MISSING
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e3:
+        return f"{value:.3g}"
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def times(ratio: float | None) -> str:
+    """2.66×"""
+    if ratio is None or not math.isfinite(ratio):
+        return number(ratio)
+    return f"{ratio:.2f}×" if ratio < 100 else f"{number(ratio)}×"
+
+
+def percent(share: float | None) -> str:
+    """33.2 %; anything far beyond all of it is said in multiples."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    if share > 10:
+        return f"{number(share)}×"
+    return f"{share * 100:.3g}{SPACE}%" if share == 0 or share >= 0.001 else f"under{SPACE}0.1{SPACE}%"
+
+
+def size(count: int) -> str:
+    """Bytes: 1.97 MB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def many(count: float) -> str:
+    """1,234 as it is; what is larger in words: 92.1 million."""
+    for word, scale in (("billion", 1e9), ("million", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.3g} {word}"
+    return f"{count:,.0f}" if count >= 1 or count == 0 else number(count)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: list[str]) -> str:
+    """a, b and c"""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def flat(data: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
+    """Nested JSON as lines: ("training · data · name", "mnist"). Figures get six digits, names spaces to break at."""
+    for key, value in sorted(data.items(), key=lambda item: str(item[0])):  # as in manifest.json
+        name = f"{before}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{name} · ")
+        elif isinstance(value, float):
+            yield name, f"{value:.6g}"
+        elif value is not None:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
