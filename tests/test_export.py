@@ -20,9 +20,9 @@ from tests.conftest import Exported
 from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import MachineError, OutputExistsError, ParityError, TargetError, UsageError
-from vae_export.exporter import require
 from vae_export.files import PARTIAL, sha256
-from vae_export.formats import FORMATS, Runner, WriteOptions
+from vae_export.findings import Finding
+from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
 from vae_export.graphs import Graph
 
 
@@ -36,6 +36,7 @@ class Toy:
     """A format of this test: raw weights, run by the graph's own module, with `wrong` added to every output."""
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
+    is_program = False
     wrong = 0.0
     reason: str | None = None
     runs_on: tuple[str, ...] = ("here",)
@@ -52,13 +53,19 @@ class Toy:
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
-    def open(self, data: bytes, spec: PartSpec, provider: str) -> Runner:
+    def lint(self, _data: bytes, _name: str, _opset: int) -> list[Finding]:
+        return []
+
+    def settings(self, _provider: str) -> tuple[Setting, ...]:
+        return (Setting(),)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.formats.torch_runner import torch_runner
 
         assert data == self.data
         if provider == "nowhere":
             raise TargetError("toy cannot run", where=provider)
-        run = torch_runner(self.module, spec, "cpu")
+        run = torch_runner(self.module, spec, "cpu", setting)
 
         def off(inputs: Mapping[str, Array]) -> dict[str, Array]:
             return {name: array + np.float32(self.wrong) for name, array in run(inputs).items()}
@@ -75,16 +82,14 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 def test_a_format_is_one_entry_in_the_registry(toy: Toy, source: Source, tmp_path: Path) -> None:
     artifact, certificate = export(source, tmp_path / "out", formats=["toy"])
-    assert sorted(tree(tmp_path / "out")) == ["certificate.json", "decoder.toy", "manifest.json"]
+    assert sorted(tree(tmp_path / "out")) == ["certificate.html", "certificate.json", "decoder.toy", "manifest.json"]
     assert artifact.entry("decoder", toy.name).size == (tmp_path / "out" / "decoder.toy").stat().st_size
     assert {row.target for row in certificate.rows} == {"toy/here"}
 
 
 def test_a_file_that_computes_something_else_is_not_published(toy: Toy, source: Source, tmp_path: Path) -> None:
     toy.wrong = 1e-3
-    with pytest.raises(
-        ParityError, match=r"15 of 15 comparisons failed: toy/here, decoder, output 'image', probe"
-    ) as e:
+    with pytest.raises(ParityError, match=r"36 of 36 comparisons failed: decoder on toy/here, 'image', probe") as e:
         export(source, tmp_path / "out", formats=["toy"])
     assert e.value.exit_code == 5
     assert tree(tmp_path) == {}
@@ -174,7 +179,12 @@ def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, m
     old = mlp.copied(tmp_path / "out")
     assert len(old.manifest.files) == 3 * len(FORMATS)
     export(source, tmp_path / "out", formats=["torchscript"], force=True)
-    assert sorted(tree(tmp_path / "out")) == ["certificate.json", "decoder.torchscript.pt", "manifest.json"]
+    assert sorted(tree(tmp_path / "out")) == [
+        "certificate.html",
+        "certificate.json",
+        "decoder.torchscript.pt",
+        "manifest.json",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -188,6 +198,7 @@ def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
     manifest = json.loads((mlp.folder / "manifest.json").read_text())
     assert manifest["format"] == "vae-export/1"
     assert {entry["name"] for entry in manifest["files"]} == set(tree(mlp.folder)) - {
+        "certificate.html",
         "manifest.json",
         "certificate.json",
     }
@@ -217,10 +228,10 @@ def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
 def test_a_certificate_without_rows_is_refused() -> None:
     from vae_export import Certificate
 
-    empty = Certificate({}, (), {}, {})
+    empty = Certificate({}, 0, ())
     assert not empty.passed
     with pytest.raises(ParityError, match="nothing was verified"):
-        require(empty)
+        empty.require()
 
 
 def test_a_full_disk_leaves_nothing(small_disk: Path, mlp: Exported) -> None:

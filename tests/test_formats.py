@@ -21,7 +21,7 @@ from vae_export import Source
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError
 from vae_export.files import sha256
-from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.formats.base import Runner
 from vae_export.models import FAMILIES
 from vae_export.parity.oracle import evaluate
@@ -35,7 +35,8 @@ every_part = pytest.mark.parametrize("part", PARTS)
 def opened(exported: Exported, part: Part, format: str) -> Runner:
     entry = exported.artifact.entry(part, format)
     provider = FORMATS[format].providers()[-1 if format != "onnx" else 0]
-    return FORMATS[format].open(exported.artifact.read(entry), exported.source.contract.spec(part), provider)
+    spec = exported.source.contract.spec(part)
+    return FORMATS[format].open(exported.artifact.read(entry), spec, provider, Setting())
 
 
 def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
@@ -229,7 +230,7 @@ def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
     graph = Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder).graph("decoder")
     data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
-    run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0])
+    run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0], Setting())
     np.testing.assert_allclose(run(latent)["image"], evaluate(graph, latent)["image"], rtol=1e-5)
 
 

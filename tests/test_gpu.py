@@ -26,14 +26,16 @@ def need_provider(provider: str) -> None:
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+# TensorRT without TF32 needs NVIDIA_TF32_OVERRIDE=0 in the environment of the whole process.
+@pytest.mark.parametrize("target", [CUDA, f"{CUDA}+tf32", f"{TENSORRT}+tf32"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, provider: str) -> None:
-    need_provider(provider)
+def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, target: str) -> None:
+    need_provider(target.removesuffix("+tf32"))
     export = exported(name)
-    certificate = verify(export.artifact, export.source, targets=[f"onnx/{provider}"])
+    certificate = verify(export.artifact, export.source, targets=[f"onnx/{target}"], trust=True)
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
-    assert {row.target for row in certificate.rows} == {f"onnx/{provider}"}
+    assert {row.target for row in certificate.rows} == {f"onnx/{target}"}
+    assert not [finding for finding in certificate.findings if finding.rule == "node-on-cpu"]
 
 
 @pytest.mark.parametrize("format", ["torchscript", "pt2"])
@@ -42,7 +44,7 @@ def test_pytorchs_formats_pass_there(exported: Callable[[str], Exported], name: 
     if not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} finds no NVIDIA GPU")
     export = exported(name)
-    certificate = verify(export.artifact, export.source, targets=[f"{format}/cuda"])
+    certificate = verify(export.artifact, export.source, targets=[f"{format}/cuda", f"{format}/cuda+tf32"], trust=True)
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
 
 

@@ -120,13 +120,14 @@ def _compare(
     from vae_export.parity import verify as compare
     from vae_export.report import certificate_page
 
-    loaded = load_checkpoint(checkpoint)
     if file is not None:
+        loaded = load_checkpoint(checkpoint)
         name: Part = next(known for known in PARTS if known == part)
         artifact = _of_file(file, name, loaded.config.contract, trust=trust)
         written = out or file.with_name(f"{file.name}.certificate.json")
     else:
         artifact = open_artifact(export or checkpoint.parent)
+        loaded = load_checkpoint(checkpoint)
         written = out or artifact.certificate
     certificate = compare(
         artifact, loaded, targets=targets, tolerance=tolerance, thorough=not quick, trust=trust, report=console.message

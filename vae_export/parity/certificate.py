@@ -146,6 +146,8 @@ class Certificate:
             )
         if self.errors:
             raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
+        if not self.planned:
+            raise ParityError("nothing was verified", do="see the targets in `vae-export doctor`")
         raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.rows))
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vae_export.contract import Array
+from vae_export.errors import ModelError
 from vae_export.graphs import Graph
 from vae_export.parity.measure import Scale, Tolerance
 from vae_export.parity.oracle import TURNS, Oracle, evaluate
@@ -37,16 +38,19 @@ class Reference:
 
 
 def references(graph: Graph, oracle: Oracle, probes: Sequence[Probe], tolerance: Tolerance | None) -> list[Reference]:
-    """Every probe that this part can be given, at every batch size."""
+    """Every probe that this part can be given, at every batch size; `ModelError` where PyTorch itself overflows."""
     found: list[Reference] = []
     for probe in probes:
         inputs = probe.inputs(graph.spec, max(BATCHES))
         if inputs is None:
             continue
         exact = oracle.exact(inputs)
+        _refuse_not_finite(graph, probe.name, exact)
         moved = [oracle.perturbed(inputs, turn) for turn in range(TURNS)]
         # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
         eager = {batch: evaluate(graph, _first(inputs, batch)) for batch in BATCHES}
+        for outputs in eager.values():
+            _refuse_not_finite(graph, probe.name, outputs)
         scales = {
             name: Scale(
                 eager_error=max(_distance(eager[batch][name], truth[:batch]) for batch in BATCHES),
@@ -61,6 +65,14 @@ def references(graph: Graph, oracle: Oracle, probes: Sequence[Probe], tolerance:
             for batch in BATCHES
         ]
     return found
+
+
+def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
+    """With Inf or NaN from PyTorch itself there is nothing to hold a file against."""
+    for name, array in outputs.items():
+        if not np.isfinite(array).all():
+            where = f"{graph.spec.part}, '{name}', probe {probe}"
+            raise ModelError("module gives numbers that are not finite", where=where)
 
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.formats.base import Setting
-from vae_export.runtime.session import TENSORRT
+from vae_export.runtime.session import CUDA, TENSORRT
 
 _TF32 = "+tf32"
+#: What runs on a GPU that has TF32: two providers of ONNX Runtime, one device of PyTorch.
+_NVIDIA = (CUDA, TENSORRT, "cuda")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Target:
 
     @property
     def is_gpu(self) -> bool:
-        return self.provider.lower() not in ("cpu", "cpuexecutionprovider")
+        return self.provider in _NVIDIA
 
     def check(self) -> None:
         """Raise `TargetError` where TF32 cannot be what the target says."""

@@ -9,7 +9,7 @@ import numpy as np
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import TargetError
+from vae_export.errors import ModelError, TargetError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
@@ -59,8 +59,9 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export came from another checkpoint.
-        ModelError: a file that is a program and whose maker is not known.
-        TargetError: a target that was asked for cannot run here.
+        ModelError: a file that is a program and whose maker is not known, or one unlike its contract; a source that
+            lacks a part, or gives numbers that are not finite.
+        TargetError: a target that was asked for cannot run here, or nothing here can run a file.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
@@ -108,6 +109,8 @@ class _Verification:
     def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
         """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
         data = self._artifact.read(entry)
+        if entry.part not in self._graphs:
+            raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._graphs))
         format, spec = FORMATS[entry.format], self._graphs[entry.part].spec
         self._findings += format.lint(data, entry.name, self._artifact.manifest.opset)
         cases = self._cases(entry.part)
@@ -127,6 +130,9 @@ class _Verification:
                 self._unusable[str(target)] = error.line()
                 continue
             self._hashes[entry.name] = entry.sha256
+        if not asked and entry.name not in self._hashes:
+            reasons = "; ".join(self._unusable[str(target)] for target in targets)
+            raise TargetError("file cannot be verified here", where=entry.name, got=reasons or None)
         self._explain(entry, data)
 
     def metrics(self) -> None:
