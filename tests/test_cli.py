@@ -342,7 +342,7 @@ class TestVerify:
         outcome = invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--target", "pt2/cpu")
         assert outcome.code == 0, outcome.err
         lines = outcome.out.splitlines()
-        assert sum(line.rstrip().endswith(" pass") for line in lines) == (1 + 2 + 4) * 2
+        assert sum(line.rstrip().endswith(" pass") for line in lines) == (1 + 2 + 4 + 2) * 2
         assert re.fullmatch(r"pass: \d+ comparisons", lines[-1])
         assert "Traceback" not in outcome.err
         assert (run_folder / "export" / "manifest.json").read_bytes() == before
@@ -366,7 +366,7 @@ class TestVerify:
         outcome = invoke("verify", "--run", run_folder, "--export", artifact.folder, *json_option)
         assert outcome.code == 5
         assert ONE_LINE.fullmatch(outcome.err.splitlines(keepends=True)[-1])
-        assert "comparisons failed: onnx/CPUExecutionProvider, decoder, output 'image'" in outcome.err
+        assert "comparisons failed: decoder on onnx/CPUExecutionProvider, 'image'" in outcome.err
         assert json.loads(artifact.certificate.read_text())["verdict"] == "fail"
         if json_option:
             assert json.loads(outcome.out)["verdict"] == "fail"

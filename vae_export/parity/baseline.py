@@ -49,7 +49,8 @@ def _worst(certificate: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
     worst: dict[tuple[str, ...], float] = {}
     for row in certificate["rows"]:
         key = tuple(str(row[name]) for name in ("part", "target", "probe", "output"))
-        error = row["error"]
-        value = math.inf if error is None or (error <= row["band"] and not row["passed"]) else error / row["band"]
+        error, band = row["error"], row["band"]
+        absent = error is None or band is None or (error <= band and not row["passed"])
+        value = math.inf if absent else error / band
         worst[key] = max(worst.get(key, 0.0), value)
     return worst

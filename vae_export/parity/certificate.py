@@ -50,7 +50,8 @@ class Row:
     def passed(self) -> bool:
         """Fails closed: whatever is not a finite number within the band has not passed."""
         error, grey = self.measure.error, self.measure.grey
-        within = self.measure.fault is None and error is not None and error <= self.band
+        # A band is infinite where PyTorch itself overflows: nothing is within that.
+        within = self.measure.fault is None and error is not None and error <= self.band < math.inf
         return within and (grey is None or grey.unexplained == 0)
 
     @property
@@ -78,7 +79,7 @@ class Row:
             "batch": self.batch,
             "output": self.output,
             # Six digits say all, and keep thousands of rows readable; the verdict is of the unrounded figures.
-            **{name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in figures.items()},
+            **{name: _six_digits(value) for name, value in figures.items()},
             "passed": self.passed,
         }
 
@@ -161,13 +162,19 @@ class Certificate:
             "unusable_targets": dict(self.unusable),
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: asdict(item) for name, item in self.divergences.items()},
+            "divergences": {name: item.to_json() for name, item in self.divergences.items()},
             "rows": [row.to_json() for row in self.rows],
         }
 
     def write(self, path: Path) -> None:
-        """Write as JSON, atomically, a row a line. NaN is no JSON, and no figure of a row can be NaN."""
+        """Write as JSON, atomically, a row a line. What is no finite number is no JSON, and absent."""
         data = self.to_json()
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())
+
+
+def _six_digits(value: object) -> object:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

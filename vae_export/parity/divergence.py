@@ -7,8 +7,9 @@ renamed is matched by shape, in order, between those that do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,13 @@ class Divergence:
     def line(self) -> str:
         where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
         return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is no finite number is no JSON either: it is written as text."""
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ LEVELS = 255
 class GreyLevels:
     """Attributes:
     differing: pixels whose level differs from that of the float64 image.
-    unexplained: those of them that lie further from a rounding boundary than the band.
+    unexplained: those of them whose level no value within the band of the exact one has.
     worst: the largest difference in levels.
     """
 
@@ -35,13 +35,12 @@ def levels(image: Array, low: float, high: float) -> Array:
 
 def compare(image: Array, exact: Array, *, low: float, high: float, band: float) -> GreyLevels:
     """Hold an image against the float64 one, both in [low, high] and of one shape; `band` is in the image's unit."""
-    difference = np.abs(levels(image, low, high) - levels(exact, low, high))
-    differs = difference > 0
-    # How far the exact value is from the nearest k + 1/2, where the level changes.
-    scaled = np.clip(_scaled(exact, low, high), 0, LEVELS)
-    to_boundary = np.abs(scaled - (np.floor(scaled) + 0.5))
-    explained = to_boundary <= band * LEVELS / (high - low)
-    return GreyLevels(int(differs.sum()), int((differs & ~explained).sum()), int(difference.max(initial=0)))
+    level, expected = levels(image, low, high), levels(exact, low, high)
+    difference = np.abs(level - expected)
+    # A level is explained where the exact value, moved by no more than the band, has it too.
+    lowest, highest = levels(exact - band, low, high), levels(exact + band, low, high)
+    unexplained = (level < lowest) | (level > highest)
+    return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
 
 
 def _scaled(image: Array, low: float, high: float) -> Array:

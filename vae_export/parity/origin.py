@@ -9,7 +9,7 @@ from vae_export.graphs import Source
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
-    """Raise `IntegrityError` for an export of another checkpoint, `ModelError` for a program of unknown origin.
+    """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a strange program.
 
     Ours is what names the very checkpoint that it is compared with. A manifest is no signature: this keeps out mistakes
     and strangers' files, not a forger.
@@ -21,6 +21,15 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
             where=artifact.folder,
             expected=f"SHA-256 {given}",
             got=exported,
+            do="export again",
+        )
+    # Applications take shapes and ranges from the manifest: it must not promise others than were verified.
+    if artifact.manifest.contract != source.contract:
+        raise IntegrityError(
+            "export has another contract",
+            where=artifact.folder,
+            expected=source.contract.to_json(),
+            got=artifact.manifest.contract.to_json(),
             do="export again",
         )
     if trust or (exported and given):

@@ -37,23 +37,29 @@ class Reference:
     scales: Mapping[str, Scale]
 
 
-def references(graph: Graph, oracle: Oracle, probes: Sequence[Probe], tolerance: Tolerance | None) -> list[Reference]:
+def references(
+    graph: Graph,
+    oracle: Oracle,
+    probes: Sequence[Probe],
+    tolerance: Tolerance | None,
+    batches: Sequence[int] = BATCHES,
+) -> list[Reference]:
     """Every probe that this part can be given, at every batch size; `ModelError` where PyTorch itself overflows."""
     found: list[Reference] = []
     for probe in probes:
-        inputs = probe.inputs(graph.spec, max(BATCHES))
+        inputs = probe.inputs(graph.spec, max(batches))
         if inputs is None:
             continue
         exact = oracle.exact(inputs)
         _refuse_not_finite(graph, probe.name, exact)
         moved = [oracle.perturbed(inputs, turn) for turn in range(TURNS)]
         # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
-        eager = {batch: evaluate(graph, _first(inputs, batch)) for batch in BATCHES}
+        eager = {batch: evaluate(graph, _first(inputs, batch)) for batch in batches}
         for outputs in eager.values():
             _refuse_not_finite(graph, probe.name, outputs)
         scales = {
             name: Scale(
-                eager_error=max(_distance(eager[batch][name], truth[:batch]) for batch in BATCHES),
+                eager_error=max(_distance(eager[batch][name], truth[:batch]) for batch in batches),
                 sensitivity=max(_distance(outputs[name], truth) for outputs in moved),
                 magnitude=float(np.abs(truth).max()),
                 tolerance=tolerance,
@@ -62,7 +68,7 @@ def references(graph: Graph, oracle: Oracle, probes: Sequence[Probe], tolerance:
         }
         found += [
             Reference(probe.name, batch, _first(inputs, batch), eager[batch], _first(exact, batch), scales)
-            for batch in BATCHES
+            for batch in batches
         ]
     return found
 

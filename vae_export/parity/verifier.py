@@ -9,7 +9,7 @@ import numpy as np
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.contract import Array, Part, PartSpec
-from vae_export.errors import ModelError, TargetError
+from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
@@ -58,9 +58,9 @@ def verify(
         A certificate, passed or not; writing it and acting on it is the caller's.
 
     Raises:
-        IntegrityError: a file is not the one in the manifest, or the export came from another checkpoint.
-        ModelError: a file that is a program and whose maker is not known, or one unlike its contract; a source that
-            lacks a part, or gives numbers that are not finite.
+        IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
+        ModelError: a file that cannot be read, has other inputs or outputs, or is a program whose maker is not known; a
+            source that lacks a part, or gives numbers that are not finite.
         TargetError: a target that was asked for cannot run here, or nothing here can run a file.
         UsageError: a target that no file of this artifact can have.
     """
@@ -112,7 +112,7 @@ class _Verification:
         if entry.part not in self._graphs:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._graphs))
         format, spec = FORMATS[entry.format], self._graphs[entry.part].spec
-        self._findings += format.lint(data, entry.name, self._artifact.manifest.opset)
+        self._findings += _findings(entry, data, self._artifact.manifest.opset)
         cases = self._cases(entry.part)
         for target in targets:
             try:
@@ -233,6 +233,8 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
     """The outputs, or why there are none: a file that cannot run a batch has failed that row, and only that."""
     try:
         outputs = runner(inputs)
+    except VaeExportError as error:
+        return {}, error.line()
     except Exception as error:  # every runtime raises its own
         return {}, " ".join(f"cannot run: {type(error).__name__}: {error}".split())
     wanted = [tensor.name for tensor in spec.outputs]
@@ -241,8 +243,19 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
     return outputs, None
 
 
+def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:
+    """What reading the file shows; raises `ModelError` for one that is damaged or of another format."""
+    try:
+        return list(FORMATS[entry.format].lint(data, entry.name, opset))
+    except VaeExportError:
+        raise
+    except Exception as error:  # every reader raises its own
+        raise ModelError(f"not a readable {entry.format} file", where=entry.name, got=type(error).__name__) from error
+
+
 def _same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
+    same = (np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.keys() & other.keys())
+    return one.keys() == other.keys() and all(same)
 
 
 def _run_blank(graphs: Iterable[Graph]) -> None:

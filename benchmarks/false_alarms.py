@@ -1,0 +1,191 @@
+"""How often parity fails a file that is right: correct exports of many random networks, every comparison counted.
+
+    python benchmarks/false_alarms.py                                    200 networks of each family and size
+    python benchmarks/false_alarms.py --networks 10
+    python benchmarks/false_alarms.py artifacts/mnist-mlp artifacts/mnist-conv
+
+An ONNX file is written once for each family and size, and its weights are replaced by those of each new network. That
+this gives the bytes of a new export is checked once a size. A run folder is checked with its own weights and images.
+
+The ratio is the distance to float64 in units of PyTorch's own rounding; `FACTOR` in vae_export/parity/measure.py is the
+limit. Exits 1 if any comparison fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from vae_export import Source, load_checkpoint
+from vae_export.contract import PARTS, Part
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.models import VAE, VAEConfig
+from vae_export.parity.certificate import Row
+from vae_export.parity.measure import FACTOR, measure
+from vae_export.parity.metric import MetricParity
+from vae_export.parity.oracle import Oracle
+from vae_export.parity.probes import make_probes
+from vae_export.parity.reference import BATCHES, references
+from vae_export.parity.targets import Target
+from vae_export.runs import Run
+from vae_export.runtime.session import CPU
+
+TARGET = Target("onnx", CPU)
+#: Fewer than parity has, and that makes it stricter: PyTorch's own error is the largest over these.
+FEW = (1, 7, 64)
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+SIZES: tuple[tuple[int, int], ...] = ((16, 2), (64, 20), (400, 64))
+CONFIGS = (
+    *(VAEConfig(family, GREY, latent, hidden) for hidden, latent in SIZES for family in ("mlp", "post", "conv")),
+    *(VAEConfig(family, COLOUR, 20, 64) for family in ("mlp", "conv")),
+)
+PERCENTILES = (50, 90, 99, 99.9, 100)
+
+
+def default(_network: nn.Module) -> None:
+    """As PyTorch makes it."""
+
+
+def three_times(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.mul_(3)
+
+
+def orthogonal(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.orthogonal_(parameter)
+
+
+SCALES: tuple[Callable[[nn.Module], None], ...] = (default, three_times, orthogonal)
+
+
+@dataclass
+class Tally:
+    """Ratios by family, part and output; the rows that failed, and the furthest of all."""
+
+    ratios: dict[tuple[str, ...], list[float]] = field(default_factory=lambda: defaultdict(list))
+    failures: list[str] = field(default_factory=list)
+    furthest: list[tuple[float, str]] = field(default_factory=list)
+
+    def add(self, name: str, group: str, rows: Iterator[Row]) -> None:
+        for row in rows:
+            what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {row.setting}"
+            if not row.passed:
+                self.failures.append(f"{what}: {row.reason}")
+            if row.ratio is not None:
+                self.ratios[group, row.part, row.output].append(row.ratio)
+                self.furthest.append((row.ratio, what))
+        self.furthest = sorted(self.furthest, reverse=True)[:10]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Count the comparisons that fail although the file is right.")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders with a trained checkpoint")
+    parser.add_argument("--networks", type=int, default=200, help="of each family and size (default: 200)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    tally = Tally()
+    if options.runs:
+        for run in options.runs:
+            checkpoint = load_checkpoint(Run(run).checkpoint)
+            tally.add(run.name, run.name, _rows(Source.of(checkpoint), _files(Source.of(checkpoint)), BATCHES))
+    else:
+        for config in CONFIGS:
+            _check_networks(config, options.networks, tally)
+    _print(tally)
+    return 1 if tally.failures else 0
+
+
+def _check_networks(config: VAEConfig, count: int, tally: Tally) -> None:
+    shape = "x".join(map(str, config.image_shape))
+    size = f"{config.family} {shape} hidden {config.hidden_size} latent {config.latent_size}"
+    source, weights = _network(config, 0, default)
+    files = _files(source)
+    for seed, scale in zip(range(count), itertools.cycle(SCALES)):
+        source, weights = _network(config, seed, scale)
+        files = {part: _with_weights(data, part, weights) for part, data in files.items()}
+        tally.add(f"{size}, seed {seed} {scale.__name__}", config.family, _rows(source, files, FEW))
+    if files != _files(source):
+        raise SystemExit(f"{size}: a file with its weights replaced is not the file of a new export")
+    print(f"{size}: {count} networks, {len(tally.failures)} failures so far", file=sys.stderr, flush=True)
+
+
+def _network(config: VAEConfig, seed: int, scale: Callable[[nn.Module], None]) -> tuple[Source, dict[str, Tensor]]:
+    torch.manual_seed(seed)
+    network = VAE(config).eval().requires_grad_(False)
+    scale(network)
+    return Source(config.contract, network.encoder, network.decoder), network.state_dict()
+
+
+def _files(source: Source) -> dict[Part, bytes]:
+    return {part: FORMATS["onnx"].write(source.graph(part), WriteOptions()) for part in PARTS}
+
+
+def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
+    """The file with each initialiser that is a weight replaced; all weights of the part must be there."""
+    model = onnx.load_from_string(data)
+    wanted = {name for name in weights if part == "autoencoder" or name.startswith(f"{part}.")}
+    for tensor in model.graph.initializer:
+        if tensor.name in wanted:
+            wanted.remove(tensor.name)
+            tensor.raw_data = weights[tensor.name].numpy().tobytes()
+    if wanted:
+        raise SystemExit(f"{part}: no initialisers for {sorted(wanted)}")
+    replaced: bytes = model.SerializeToString(deterministic=True)
+    return replaced
+
+
+def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[Row]:
+    """Every comparison of these files on one thread, with the lowest and the highest optimisation."""
+    graphs = {part: source.graph(part) for part in PARTS}
+    oracles = {part: Oracle(graph) for part, graph in graphs.items()}
+    probes = make_probes(source, graphs, max(batches))
+    cases = {part: references(graphs[part], oracles[part], probes, None, batches) for part in PARTS}
+    images = next(probe.image for probe in probes if probe.name == "data")
+    if images is None:
+        raise SystemExit("no images to probe with")
+    metric = MetricParity(source.contract, graphs, oracles, images[:64], None)
+    for setting in TARGET.settings(thorough=False):
+        runners = {part: FORMATS["onnx"].open(files[part], graphs[part].spec, CPU, setting) for part in PARTS}
+        for part in PARTS:
+            for case in cases[part]:
+                outputs = runners[part](case.inputs)
+                for tensor in graphs[part].spec.outputs:
+                    name, scale = tensor.name, case.scales[tensor.name]
+                    eager, exact = case.eager[name], case.exact[name]
+                    result = measure(outputs[name], tensor, eager, exact, scale.band(), scale.magnitude)
+                    yield Row(part, str(TARGET), setting, case.probe, case.batch, name, result, scale)
+        yield from metric.rows(str(TARGET), setting, runners["encoder"], runners["decoder"])
+
+
+def _print(tally: Tally) -> None:
+    print(f"error in units of PyTorch's rounding; {FACTOR:g} is the limit")
+    print(f"{'':12}{'part':13}{'output':16}{'rows':>9}" + "".join(f"{_percent(p):>8}" for p in PERCENTILES))
+    for (group, part, output), ratios in tally.ratios.items():
+        figures = "".join(f"{figure:8.2f}" for figure in np.percentile(ratios, PERCENTILES))
+        print(f"{group:12}{part:13}{output:16}{len(ratios):9,}{figures}")
+    print("\nfurthest:")
+    for ratio, what in tally.furthest:
+        print(f"{ratio:8.2f}  {what}")
+    print(f"\n{sum(map(len, tally.ratios.values())):,} comparisons, {len(tally.failures)} failures")
+    for line in tally.failures[:50]:
+        print(line)
+
+
+def _percent(value: float) -> str:
+    return "max" if value == 100 else f"{value:g} %"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Exports take seconds: each family is exported once in a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tests.parity.subject import Subject, checkpoint, exported
+from vae_export.formats import FORMATS
+from vae_export.models.config import Family
+
+#: The same examples each time, and no clock: these machines are shared.
+examples = settings(deadline=None, derandomize=True, max_examples=100, database=None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two workers on two cores: one thread each."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Subject]:
+    """`subject(family, seed)`: a network and its export; of `mlp` with seed 0 in every format."""
+    made: dict[tuple[Family, int], Subject] = {}
+
+    def get(family: Family = "mlp", seed: int = 0) -> Subject:
+        if (family, seed) not in made:
+            formats = tuple(FORMATS) if (family, seed) == ("mlp", 0) else ("onnx",)
+            made[family, seed] = exported(checkpoint(family, seed), tmp_path_factory.mktemp(family), formats)
+        return made[family, seed]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def mlp(subject: Callable[..., Subject]) -> Subject:
+    return subject("mlp")

@@ -1,0 +1,105 @@
+"""What the tests of parity export: one small network of each family, and copies of its files with something wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vae_export import (
+    Artifact,
+    Certificate,
+    Checkpoint,
+    Source,
+    export,
+    load_checkpoint,
+    open_artifact,
+    save_checkpoint,
+    verify,
+)
+from vae_export.contract import Part
+from vae_export.files import sha256
+from vae_export.formats import FORMATS
+from vae_export.graphs import Graph
+from vae_export.manifest import NAME
+from vae_export.models import VAE, VAEConfig
+from vae_export.models.config import Family
+
+LATENT, HIDDEN, IMAGE = 6, 32, (1, 16, 16)
+ONNX_CPU = "onnx/CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class KeptSource(Source):
+    """A source that captures each of its graphs once, so that verifying a hundred files takes seconds."""
+
+    kept: dict[Part, Graph] = field(default_factory=dict)
+
+    def graph(self, part: Part) -> Graph:
+        if part not in self.kept:
+            self.kept[part] = super().graph(part)
+        return self.kept[part]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Attributes:
+    checkpoint: on disk.
+    source: of that checkpoint.
+    artifact: every part, passed. Not to be changed: `tampered` makes copies.
+    """
+
+    checkpoint: Path
+    source: KeptSource
+    artifact: Artifact
+
+    def data(self, part: Part, format: str = "onnx") -> bytes:
+        return self.artifact.read(self.artifact.entry(part, format))
+
+
+def weights(config: VAEConfig, seed: int) -> dict[str, Tensor]:
+    """Each layer keeps the size of what goes through it, as in a trained network, so that every weight counts."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(tensor.shape, generator=generator)
+        * (0.3 if tensor.dim() == 1 else 1.3 / tensor[0].numel() ** 0.5)
+        for name, tensor in VAE(config).state_dict().items()
+    }
+
+
+def checkpoint(family: Family, seed: int = 0) -> Checkpoint:
+    config = VAEConfig(family, IMAGE, LATENT, HIDDEN)
+    images = torch.randint(0, 256, (64, *IMAGE), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return Checkpoint(config, weights(config, seed), images, {"epoch": seed})
+
+
+def exported(checkpoint: Checkpoint, folder: Path, formats: tuple[str, ...] = ("onnx",)) -> Subject:
+    path = folder / "checkpoint.safetensors"
+    save_checkpoint(checkpoint, path)
+    source = Source.of(load_checkpoint(path))
+    artifact, _ = export(source, folder / "export", formats=formats)
+    kept = KeptSource(source.contract, source.encoder, source.decoder, source.images, source.provenance)
+    return Subject(path, kept, artifact)
+
+
+def tampered(
+    subject: Subject, folder: Path, files: Mapping[tuple[Part, str], bytes], *, rehash: bool = True
+) -> Artifact:
+    """An export of these files alone, by part and format; the manifest names their hashes, or keeps the right ones."""
+    folder.mkdir(exist_ok=True)
+    entries = []
+    for (part, format), data in files.items():
+        entry = subject.artifact.entry(part, format)
+        (folder / entry.name).write_bytes(data)
+        entries.append(replace(entry, size=len(data), sha256=sha256(data)) if rehash else entry)
+    (folder / NAME).write_bytes(replace(subject.artifact.manifest, files=tuple(entries)).text)
+    return open_artifact(folder)
+
+
+def verified(artifact: Artifact, source: Source, *, thorough: bool = False, **options: object) -> Certificate:
+    """A verification of every file on the CPU."""
+    targets = [f"{entry.format}/{FORMATS[entry.format].providers()[0]}" for entry in artifact.manifest.files]
+    return verify(artifact, source, targets=targets, thorough=thorough, **options)  # type: ignore[arg-type]

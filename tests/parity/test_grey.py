@@ -1,0 +1,79 @@
+"""Grey levels: a pixel on the boundary between two is explained by the band, any other that differs is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.parity.conftest import examples
+from vae_export.parity.grey import GreyLevels, compare, levels
+
+RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+UNIT = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(np.array)
+
+
+def within(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + values * (high - low)
+
+
+@examples
+@given(UNIT, RANGES, st.floats(0, 0.1))
+def test_an_image_has_the_levels_of_itself(values: np.ndarray, bounds: tuple[float, float], band: float) -> None:
+    image = within(values, *bounds)
+    assert compare(image, image, low=bounds[0], high=bounds[1], band=band) == GreyLevels(0, 0, 0)
+
+
+@examples
+@given(UNIT, RANGES, st.floats(1e-9, 0.1), st.integers(0, 2**32 - 1))
+def test_what_lies_within_the_band_is_explained(
+    values: np.ndarray, bounds: tuple[float, float], band: float, seed: int
+) -> None:
+    exact = within(values, *bounds)
+    image = exact + np.random.default_rng(seed).uniform(-0.99, 0.99, exact.shape) * band
+    assert compare(image, exact, low=bounds[0], high=bounds[1], band=band).unexplained == 0
+
+
+@examples
+@given(UNIT, UNIT.map(lambda values: values[0]), st.floats(0, 0.01), st.floats(0, 0.01))
+def test_a_wider_band_explains_no_less(values: np.ndarray, shift: float, one: float, other: float) -> None:
+    image = np.clip(values + shift, 0, 1)
+    narrow, wide = (compare(image, values, low=0, high=1, band=band) for band in sorted((one, other)))
+    assert wide.unexplained <= narrow.unexplained <= narrow.differing == wide.differing
+    assert (narrow.worst > 0) == (narrow.differing > 0)
+
+
+@examples
+@given(st.lists(st.floats(-0.5, 1.5), min_size=2, max_size=20).map(sorted))
+def test_a_brighter_pixel_has_no_lower_level(values: list[float]) -> None:
+    found = levels(np.array(values), 0.0, 1.0)
+    assert (np.diff(found) >= 0).all()
+    assert found.min() >= 0
+    assert found.max() <= 255
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 128, 254])
+def test_a_pixel_on_the_boundary_is_explained_and_one_beside_it_is_not(level: int) -> None:
+    boundary = (level + 0.5) / 255
+    exact, image = np.array([boundary - 1e-8]), np.array([boundary + 1e-8])
+    assert compare(image, exact, low=0, high=1, band=1e-7) == GreyLevels(1, 0, 1)
+    assert compare(image, exact, low=0, high=1, band=1e-9) == GreyLevels(1, 1, 1)
+    assert compare(image, exact - 1e-3, low=0, high=1, band=1e-7) == GreyLevels(1, 1, 1)
+
+
+def test_levels_are_rounded_half_up_and_clipped() -> None:
+    image = np.array([-1.0, 0.0, 0.49 / 255, 0.5 / 255, 1.0, 2.0])
+    assert levels(image, 0.0, 1.0).tolist() == [0, 0, 0, 1, 255, 255]
+    assert levels(np.array([-1.0, 0.0, 1.0]), -1.0, 1.0).tolist() == [0, 128, 255]
+
+
+def test_the_worst_difference_is_in_levels() -> None:
+    found = compare(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.5]), low=0, high=1, band=1e-6)
+    assert found == GreyLevels(1, 1, 255)
+
+
+def test_the_boundary_excuses_no_more_than_the_band() -> None:
+    """0.5 lies on a boundary exactly: 127.5 of 255. That explains one level and not 25."""
+    exact = np.array([0.5, 0.5])
+    assert compare(np.array([0.5 - 1e-8, 0.6]), exact, low=0, high=1, band=1e-7) == GreyLevels(2, 1, 25)

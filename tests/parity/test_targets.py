@@ -1,0 +1,70 @@
+"""Names of targets, and which of them are tried."""
+
+from __future__ import annotations
+
+import pytest
+
+from vae_export.errors import IntegrityError, TargetError, UsageError
+from vae_export.formats import FORMATS, Setting
+from vae_export.parity.targets import Target, choose, parse
+from vae_export.runtime.session import CPU, CUDA, TENSORRT
+
+
+@pytest.mark.parametrize(
+    "name", ["onnx/CPUExecutionProvider", "onnx/CUDAExecutionProvider+tf32", "pt2/cuda", "pt2/cpu"]
+)
+def test_a_name_is_read_and_written_alike(name: str) -> None:
+    assert str(parse(name, FORMATS)) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/", "onnx", "onnx/", "/cpu", "tflite/cpu", "onnx/CPUExecutionProvider+tf32", "pt2/cpu+tf32", "pt2/+tf32"],
+)
+def test_a_name_that_makes_no_sense_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no file for this target"):
+        parse(name, FORMATS)
+
+
+def test_a_target_of_a_format_that_was_not_exported_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"no file for this target: pt2/cpu; expected onnx"):
+        choose(["onnx"], ["pt2/cpu"])
+
+
+def test_what_is_asked_for_is_taken_once_and_in_order() -> None:
+    asked = ["pt2/cpu", f"onnx/{CPU}", "pt2/cpu"]
+    assert list(map(str, choose(["onnx", "pt2"], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
+
+
+def test_nothing_asked_is_everything_that_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA))
+    assert list(map(str, choose(["onnx"], None))) == [f"onnx/{CPU}", f"onnx/{CUDA}", f"onnx/{CUDA}+tf32"]
+    assert choose([], None) == []
+
+
+def test_a_format_of_another_version_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="unknown format"):
+        choose(["onnx", "tflite"], None)
+
+
+def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:
+    target = Target("onnx", CPU)
+    assert target.settings(thorough=False) == (Setting(1, "all"), Setting(1, "disabled"))
+    thorough = target.settings(thorough=True)
+    assert len(thorough) == len(set(thorough)) == 8
+    assert thorough[0] == target.settings(thorough=False)[0]
+    for format in FORMATS:
+        plain = Target(format, FORMATS[format].providers()[0])
+        assert set(plain.settings(thorough=False)) <= set(plain.settings(thorough=True))
+
+
+def test_tf32_is_what_the_target_says_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    Target("onnx", CUDA).check()
+    Target("onnx", TENSORRT).check()
+    with pytest.raises(TargetError, match="TF32 is off"):
+        Target("onnx", CUDA, tf32=True).check()
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    Target("onnx", CUDA, tf32=True).check()
+    with pytest.raises(TargetError, match="TensorRT uses TF32"):
+        Target("onnx", TENSORRT).check()
