@@ -59,6 +59,7 @@ def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:
 
 
 def test_tf32_is_what_the_target_says_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA, TENSORRT))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     Target("onnx", CUDA).check()
     Target("onnx", TENSORRT).check()

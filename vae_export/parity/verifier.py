@@ -31,6 +31,7 @@ from vae_export.threads import fastest_threads
 Report = Callable[[str], None]
 #: The probe and batch that determinism, placement and nats are looked at with.
 _USUAL = ("data", 64)
+_FAULT_LENGTH = 400
 
 
 def verify(
@@ -235,8 +236,8 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
         outputs = runner(inputs)
     except VaeExportError as error:
         return {}, error.line()
-    except Exception as error:  # every runtime raises its own
-        return {}, " ".join(f"cannot run: {type(error).__name__}: {error}".split())
+    except Exception as error:  # every runtime raises its own, some with pages of text
+        return {}, " ".join(f"cannot run: {type(error).__name__}: {error}".split())[:_FAULT_LENGTH]
     wanted = [tensor.name for tensor in spec.outputs]
     if list(outputs) != wanted:
         return {}, f"wrong outputs; expected {wanted}, got {list(outputs)}"
