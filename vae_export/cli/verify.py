@@ -54,7 +54,7 @@ def verify(
         typer.Option("--rtol", help="The same, relative to an output's largest value.", show_default=False),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One thread, and the lowest and highest optimisation only.")
+        bool, typer.Option("--quick", help="Batches up to 64, one thread, lowest and highest optimisation.")
     ] = False,
     baseline: Annotated[
         Path | None,

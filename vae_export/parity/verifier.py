@@ -24,7 +24,7 @@ from vae_export.parity.oracle import Oracle, evaluate
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.probes import make_probes
-from vae_export.parity.reference import BATCHES, Reference, references
+from vae_export.parity.reference import BATCHES, FEW_BATCHES, Reference, references
 from vae_export.parity.targets import Target, choose
 from vae_export.threads import fastest_threads
 
@@ -51,7 +51,8 @@ def verify(
         source: the checkpoint, or the encoder, decoder and contract, that were exported.
         targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
         tolerance: the user's band in place of the measured one.
-        thorough: every optimisation level and thread count; otherwise the extremes on one thread.
+        thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the extreme
+            levels on one thread.
         trust: load TorchScript and `.pt2` files, which are programs, although they were not made from this source.
         report: called with a line when a file is about to be verified.
 
@@ -94,7 +95,8 @@ class _Verification:
     ) -> None:
         self._artifact, self._source, self._graphs, self._tolerance = artifact, source, graphs, tolerance
         self._thorough = thorough
-        self._probes = make_probes(source, graphs, max(BATCHES))
+        self._batches = BATCHES if thorough else FEW_BATCHES
+        self._probes = make_probes(source, graphs, max(self._batches))
         self._oracles = {part: Oracle(graph) for part, graph in graphs.items()}
         self._references: dict[Part, list[Reference]] = {}
         self._runners: dict[tuple[Target, Part], Runner] = {}
@@ -164,7 +166,9 @@ class _Verification:
     def _cases(self, part: Part) -> list[Reference]:
         """Computed once, whatever the number of formats and targets."""
         if part not in self._references:
-            self._references[part] = references(self._graphs[part], self._oracles[part], self._probes, self._tolerance)
+            self._references[part] = references(
+                self._graphs[part], self._oracles[part], self._probes, self._tolerance, self._batches
+            )
         return self._references[part]
 
     def _measured(
@@ -181,7 +185,7 @@ class _Verification:
                 else:
                     band = scale.band(tf32=target.tf32)
                     result = measure(outputs[name], tensor, case.eager[name], case.exact[name], band, scale.magnitude)
-                if builder is not None and result.fault is None and case.batch == max(BATCHES):
+                if builder is not None and result.fault is None and case.batch == max(self._batches):
                     builder.add(outputs[name], case.eager[name], case.exact[name])
                     if case.probe == "data" and (images := self._image(case.probe)) is not None:
                         builder.show(images, case.eager[name], outputs[name])
