@@ -48,6 +48,10 @@ def main(*commands: Command) -> NoReturn:
     console.open_closed()
     code = _run(build(*commands))
     _flush()
+    if code in (Interrupted.exit_code, Terminated.exit_code):
+        # Everything was put in order on the way here. An engine that was interrupted in the midst of its own imports can
+        # crash when the interpreter takes it apart, which would turn 130 into a segmentation fault.
+        os._exit(code)
     sys.exit(code)
 
 
