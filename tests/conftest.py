@@ -121,7 +121,7 @@ def invoke(
 ) -> Iterator[Callable[..., Outcome]]:
     """`invoke("export", "--run", …)`: the command line in this process, from an empty working folder."""
     from train.commands import evaluate, train
-    from vae_export.cli import main
+    from vae_export.cli import run
 
     before = signal.getsignal(signal.SIGTERM)
     here = tmp_path / "here"
@@ -132,10 +132,9 @@ def invoke(
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["cli.py", *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(train, evaluate)
+        code = run(train, evaluate)
         said = capsys.readouterr()
-        return Outcome(int(stop.value.code or 0), said.out, said.err)
+        return Outcome(code, said.out, said.err)
 
     yield call
     signal.signal(signal.SIGTERM, before)

@@ -46,11 +46,10 @@ class TestHelp:
             import sys
             sys.argv = {["cli.py", *name.split(), "--help"]}
             from train.commands import evaluate, train
-            from vae_export.cli import main
-            try:
-                main(train, evaluate)
-            finally:
-                print("modules:", *sys.modules)
+            from vae_export.cli import run
+            code = run(train, evaluate)
+            print("modules:", *sys.modules)
+            sys.exit(code)
         """
         result = run_python(code, cwd=tmp_path)
         modules = result.stdout.rpartition("modules:")[2].split()
@@ -239,7 +238,7 @@ class TestExitCodes:
 
         monkeypatch.setattr("sys.argv", ["cli.py", "work"])
         monkeypatch.delenv("VAE_EXPORT_DEBUG", raising=False)
-        assert app._run(app.build(work)) == code
+        assert app._outcome(app.build(work)) == code
         out, err = capsys.readouterr()
         assert out == ""
         assert said in err
@@ -253,7 +252,7 @@ class TestExitCodes:
 
         monkeypatch.setattr("sys.argv", ["cli.py", "--debug", "work"])
         monkeypatch.setenv("VAE_EXPORT_DEBUG", "")
-        assert app._run(app.build(work)) == 1
+        assert app._outcome(app.build(work)) == 1
         err = capsys.readouterr().err
         assert err.startswith("Traceback")
         assert "in work" in err

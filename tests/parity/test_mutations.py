@@ -98,7 +98,7 @@ def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_
             assert not certificate.errors
             assert any(fault in (row.measure.fault or "") for row in certificate.failures)
         case Differs(outputs, at):
-            certificate = verified(artifact, chosen.source)
+            certificate = verified(artifact, chosen.source, thorough=mutation.thorough)
             refused(certificate)
             assert not certificate.errors
             # Where the largest inputs overflow there is nothing to measure: those rows fail as well.

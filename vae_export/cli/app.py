@@ -43,16 +43,20 @@ def start() -> None:
 
 
 def main(*commands: Command) -> NoReturn:
-    """Run the library's commands and `commands`, then exit with a code of `vae_export.errors`."""
+    """`run`, and leave this process with its exit code."""
+    code = run(*commands)
+    # Everything was put in order on the way here. For the interpreter to take PyTorch apart costs a second, and crashes
+    # where an engine was interrupted in the midst of its own imports: 130 would become a segmentation fault.
+    os._exit(code)
+
+
+def run(*commands: Command) -> int:
+    """Run the library's commands and `commands` as the arguments of this process say; the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     console.open_closed()
-    code = _run(build(*commands))
+    code = _outcome(build(*commands))
     _flush()
-    if code in (Interrupted.exit_code, Terminated.exit_code):
-        # Everything was put in order on the way here. An engine that was interrupted in the midst of its own imports can
-        # crash when the interpreter takes it apart, which would turn 130 into a segmentation fault.
-        os._exit(code)
-    sys.exit(code)
+    return code
 
 
 def build(*commands: Command) -> typer.Typer:
@@ -88,7 +92,7 @@ def _options(
         raise typer.Exit(UsageError.exit_code)
 
 
-def _run(app: typer.Typer) -> int:
+def _outcome(app: typer.Typer) -> int:
     try:
         # Not `app()`: typer's own loop takes every KeyboardInterrupt, SIGTERM's too, for a bare 130.
         command = typer.main.get_command(app)
