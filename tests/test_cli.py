@@ -394,6 +394,16 @@ class TestDoctor:
             assert "finds no NVIDIA GPU" in devices["cuda"]
             assert devices["CUDAExecutionProvider"]
 
+    def test_brackets_in_a_table_are_text_and_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from rich.table import Table
+
+        from vae_export.cli import console
+
+        table = Table("line")
+        table.add_row("pip install 'vae-export[export]'")
+        console.result(table)
+        assert "vae-export[export]" in capsys.readouterr().out
+
     def test_table_is_not_cut(self, invoke: Invoke) -> None:
         outcome = invoke("doctor")
         assert outcome.code == 0

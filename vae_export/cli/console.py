@@ -25,10 +25,13 @@ def result(value: RenderableType) -> None:
 
     # To memory first: rich ends the process when a pipe breaks.
     text, terminal = io.StringIO(), sys.stdout.isatty()
-    console = Console(file=text, force_terminal=terminal, highlight=False, soft_wrap=isinstance(value, str))
+    # No markup: in `pip install 'vae-export[export]'` the brackets are text.
+    console = Console(
+        file=text, force_terminal=terminal, highlight=False, markup=False, soft_wrap=isinstance(value, str)
+    )
     if not terminal:
         console.width = 160  # a pipe has no width: tables must not be cut to the 80 columns that rich assumes there
-    console.print(value, markup=False) if isinstance(value, str) else console.print(value)
+    console.print(value)
     write(sys.stdout, text.getvalue())
 
 
