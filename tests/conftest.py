@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,6 +107,12 @@ def run_folder(mlp: Exported, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(mlp.folder.parent, folder)
     return folder
+
+
+# A shell that runs the suite in the background has SIGINT ignored, and our children would inherit that: a test that
+# presses Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from vae_export.errors import MachineError, UsageError
 from vae_export.files import check_free, staged_folder, write_atomic
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.graphs import Source
-from vae_export.manifest import NAME, FileEntry, Manifest
+from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
 from vae_export.parity import Certificate, verify
 from vae_export.report import certificate_page
 
@@ -71,7 +71,13 @@ def export(
                 data = FORMATS[format].write(graph, options)
                 write_atomic(staging / name, data)
                 entries.append(FileEntry.of(name, part, format, data))
-        manifest = Manifest(source.contract, tuple(entries), opset, _versions(formats), source.provenance)
+        manifest = Manifest(
+            source.contract,
+            tuple(entries),
+            opset if "onnx" in formats else NOT_STATED,
+            _versions(formats),
+            source.provenance,
+        )
         write_atomic(staging / NAME, manifest.text)
         staged = Artifact(staging, manifest)
         certificate = verify(staged, source, thorough=False, trust=True, report=report)

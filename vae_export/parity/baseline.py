@@ -11,46 +11,57 @@ from typing import Any
 from vae_export.errors import InputError
 from vae_export.parity.certificate import FORMAT
 
-#: A row has become worse when its error, in units of its band, grows by more than this. Within it lies what another
-#: version of an engine changes by summing in another order: rounding is an eighth of a band (see `measure.FACTOR`).
-SLACK = 0.25
+#: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this. Within it lies what
+#: another version of an engine changes by summing in another order; it is a quarter of what a row is allowed.
+SLACK = 2.0
+#: What a row is known by.
+_KEY = ("part", "target", "setting", "probe", "batch", "output")
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """A certificate as JSON; raises `InputError` for anything else."""
+    """A certificate that passed, as JSON; raises `InputError` for anything else."""
+    expected = "a certificate.json that passed"
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError("baseline cannot be read", where=path, expected="a certificate.json", got=error) from error
+        got = error.strerror if isinstance(error, OSError) else error
+        raise InputError("baseline cannot be read", where=path, expected=expected, got=got) from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise InputError("baseline of another version", where=path, expected=FORMAT, got=found)
+    if data.get("verdict") != "pass":
+        raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
+    rows = data.get("rows")
+    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
+        raise InputError("baseline has no rows that can be compared", where=path, expected=expected)
     return dict(data)
 
 
 def regressions(baseline: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line for each way in which `now` is worse than `baseline`: rows gone, rows failing, errors grown."""
-    before, after = _worst(baseline), _worst(now)
-    lines = []
+    before, after = _ratios(baseline), _ratios(now)
+    failed = {_key(row) for row in now["rows"] if not row["passed"]}
+    gone = [key for key in before if key not in after]
+    lines = [f"{', '.join(gone[0])} and {len(gone) - 1} other rows: verified then, and not now"] if gone else []
     for key, old in before.items():
-        name = ", ".join(key)
-        new = after.get(key)
-        if new is None:
-            lines.append(f"{name}: was verified, is not any more")
-        elif new > max(1.0, old):
-            lines.append(f"{name}: failed, with {new:.3g} of its band; was {old:.3g}")
+        new = after.get(key, old)
+        if key in failed:
+            lines.append(f"{', '.join(key)}: failed, at {new:.3g} times PyTorch's rounding; was {old:.3g}")
         elif new > old + SLACK:
-            lines.append(f"{name}: {new:.3g} of its band; was {old:.3g}")
+            lines.append(f"{', '.join(key)}: {new:.3g} times PyTorch's rounding; was {old:.3g}")
     return lines
 
 
-def _worst(certificate: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
-    """The largest error in units of its band, by part, target, probe and output; infinite for a row without one."""
-    worst: dict[tuple[str, ...], float] = {}
-    for row in certificate["rows"]:
-        key = tuple(str(row[name]) for name in ("part", "target", "probe", "output"))
-        error, band = row["error"], row["band"]
-        absent = error is None or band is None or (error <= band and not row["passed"])
-        value = math.inf if absent else error / band
-        worst[key] = max(worst.get(key, 0.0), value)
-    return worst
+def _is_row(row: object) -> bool:
+    if not isinstance(row, dict) or not {*_KEY, "ratio", "passed"} <= row.keys():
+        return False
+    return isinstance(row["ratio"], int | float) and math.isfinite(row["ratio"])
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in _KEY)
+
+
+def _ratios(certificate: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
+    """The error of each row in units of PyTorch's rounding; infinite where there is none."""
+    return {_key(row): math.inf if row["ratio"] is None else row["ratio"] for row in certificate["rows"]}

@@ -104,6 +104,7 @@ class Certificate:
     determinism: for each part and target.
     divergences: where a failed file first leaves the path.
     unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
+    not_verified: files of the export that no target of this verification runs.
     environment: versions, machine, what the probes were made from.
     evidence: pictures of the decoder's errors by target, for the page; not in the JSON.
     """
@@ -115,6 +116,7 @@ class Certificate:
     determinism: tuple[Determinism, ...] = ()
     divergences: Mapping[str, Divergence] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
+    not_verified: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Evidence] = field(default_factory=dict, compare=False)
 
@@ -143,7 +145,6 @@ class Certificate:
                 f"{len(self.failures)} of {len(self.rows)} comparisons failed",
                 where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
                 got=worst.reason,
-                do=next((divergence.line() for divergence in self.divergences.values()), None),
             )
         if self.errors:
             raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
@@ -160,6 +161,7 @@ class Certificate:
             "files": dict(self.files),
             "environment": dict(self.environment),
             "unusable_targets": dict(self.unusable),
+            "files_not_verified": list(self.not_verified),
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
             "divergences": {name: item.to_json() for name, item in self.divergences.items()},

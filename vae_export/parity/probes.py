@@ -9,7 +9,7 @@
     interpolation  between posterior means of real images       what the decoder makes of it   zeros
     one-hot        one unit at 1, the others at 0               one pixel at its highest       one unit at 1
     smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
-    largest        as large as PyTorch's outputs stay finite    the range's highest            +6 or -6
+    largest        2^8 below where PyTorch overflows            the range's highest            +6 or -6
 
 The images are in the contract's range. Where a source has no encoder or no decoder, a probe has what can be made.
 """
@@ -29,6 +29,8 @@ from vae_export.parity.oracle import evaluate
 FAR = 6.0
 #: The smallest float32 with full precision. What lies below it, engines may flush to zero.
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
+#: Powers of two between the largest probe and PyTorch's overflow: another order of summation may overflow earlier.
+_HEADROOM = 8
 _SEED = 1312_6114  # the paper's arXiv number; any fixed seed does
 
 
@@ -125,11 +127,11 @@ def _one_hot(background: Array, value: float) -> Array:
 
 
 def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
-    """Latents of the largest power of two for which the decoder's float32 output is finite, with these signs."""
+    """Latents as large as the decoder's float32 output allows, `_HEADROOM` powers of two below, with these signs."""
     if "decoder" not in graphs:
         return FAR * signs
-    for exponent in range(127, 2, -4):
+    for exponent in range(127, 2, -1):
         latent = (signs * 2.0**exponent).astype(np.float32)
         if np.isfinite(evaluate(graphs["decoder"], {"latent": latent})["image"]).all():
-            return latent
+            return (signs * 2.0 ** max(exponent - _HEADROOM, 0)).astype(np.float32)
     return FAR * signs

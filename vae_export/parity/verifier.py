@@ -74,10 +74,10 @@ def verify(
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         verification = _Verification(artifact, source, graphs, tolerance, thorough)
         for entry in artifact.manifest.files:
-            report(f"verifying {entry.name}")
-            verification.file(
-                entry, [target for target in chosen if target.format == entry.format], targets is not None
-            )
+            of_file = [target for target in chosen if target.format == entry.format]
+            if of_file or targets is None:
+                report(f"verifying {entry.name}")
+                verification.file(entry, of_file, targets is not None)
         verification.metrics()
         return verification.certificate(threads)
 
@@ -108,6 +108,7 @@ class _Verification:
         self._findings: list[Finding] = []
         self._rows: list[Row] = []
         self._planned = 0
+        self._nats = "compared"
 
     def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
         """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
@@ -118,20 +119,21 @@ class _Verification:
         self._findings += _findings(entry, data, self._artifact.manifest.opset)
         cases = self._cases(entry.part)
         for target in targets:
+            settings = target.settings(thorough=self._thorough)
             try:
                 target.check()
-                settings = target.settings(thorough=self._thorough)
-                for setting in settings:
-                    runner = format.open(data, spec, target.provider, setting)
-                    if setting == settings[0]:
-                        self._plain(entry, data, target, setting, runner)
-                    self._planned += len(cases) * len(spec.outputs)
-                    self._rows += self._measured(entry.part, target, setting, runner, cases)
+                plain = format.open(data, spec, target.provider, settings[0])
             except TargetError as error:
                 if asked:
                     raise
                 self._unusable[str(target)] = error.line()
                 continue
+            # From here on the target is usable: whatever it does not evaluate is a row that is missing.
+            self._planned += len(settings) * len(cases) * len(spec.outputs)
+            self._plain(entry, data, target, settings[0], plain)
+            for setting in settings:
+                runner = plain if setting == settings[0] else format.open(data, spec, target.provider, setting)
+                self._rows += self._measured(entry.part, target, setting, runner, cases)
             self._hashes[entry.name] = entry.sha256
         if not asked and entry.name not in self._hashes:
             reasons = "; ".join(self._unusable[str(target)] for target in targets)
@@ -143,6 +145,7 @@ class _Verification:
         both = [target for target, part in self._runners if part == "decoder" and (target, "encoder") in self._runners]
         images = next(probe.image for probe in self._probes if probe.name == _USUAL[0])
         if not both or images is None:
+            self._nats = "not compared: no target ran both an encoder and a decoder"
             return
         parity = MetricParity(self._source.contract, self._graphs, self._oracles, images[: _USUAL[1]], self._tolerance)
         for target in both:
@@ -159,7 +162,8 @@ class _Verification:
             determinism=tuple(self._determinism),
             divergences=self._divergences,
             unusable=self._unusable,
-            environment=environment(self._source, threads),
+            not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
+            environment=environment(self._source, threads) | {"thorough": self._thorough, "nats": self._nats},
             evidence=self._evidence,
         )
 
@@ -225,7 +229,9 @@ class _Verification:
         )
         try:
             found = first_divergence(data, self._graphs[entry.part], case.inputs)
-        except Exception:  # a file too broken to be run node by node; its rows say what is wrong with it
+        except Exception as error:  # a file too broken to be run node by node; its rows say what is wrong with it
+            reason = f"{type(error).__name__}: {error}"[:_FAULT_LENGTH]
+            self._findings.append(Finding("no-divergence", "warning", entry.name, f"not run by node: {reason}"))
             return
         if found is not None:
             self._divergences[entry.name] = found

@@ -140,8 +140,8 @@ def _open(
 
 
 def _provider_options(provider: str, *, tf32: bool) -> dict[str, str]:
-    """ONNX Runtime lets CUDA use TF32 by default (issue 19288); float32 is float32 here unless it is asked for.
+    """ONNX Runtime lets CUDA use TF32 by default (microsoft/onnxruntime#19288); here it must be asked for.
 
-    TensorRT has no such option: `NVIDIA_TF32_OVERRIDE` decides, which parity sets.
+    TensorRT has no such option: `NVIDIA_TF32_OVERRIDE` in the environment decides (see `vae_export.parity.targets`).
     """
     return {"use_tf32": str(int(tf32))} if provider == CUDA else {}
