@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import signal
 import subprocess
@@ -19,9 +20,11 @@ from vae_export.errors import OutputExistsError, StorageError, UsageError
 from vae_export.files import (
     PARTIAL,
     check_free,
+    check_room,
     check_writable,
     locked,
     sha256,
+    staged_file,
     staged_folder,
     storage_errors,
     sweep,
@@ -229,6 +232,61 @@ class TestStagedFolder:
             check_free(final, force=False)
         assert names(final) == ["old"]
 
+    def test_what_a_killed_process_left_is_gone_after_the_next_and_what_a_live_one_fills_is_not(
+        self, tmp_path: Path
+    ) -> None:
+        code = """if True:
+            import sys, time
+            from pathlib import Path
+            from vae_export.files import staged_folder
+            with staged_folder(Path(sys.argv[1]), force=False) as staging:
+                (staging / "half").write_text("done")
+                print(staging, flush=True)
+                time.sleep(600)
+        """
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, tmp_path / name], env=environment, stdout=subprocess.PIPE, text=True
+            )
+            for name in ("dead", "alive")
+        ]
+        try:
+            dead, alive = (Path(child.stdout.readline().strip()) for child in children)  # type: ignore[union-attr]
+            children[0].kill()
+            children[0].wait()
+            (tmp_path / ".partial-file").touch()  # of an atomic write: nobody knows whose
+            assert {dead.name, alive.name} <= set(names(tmp_path))
+            with staged_folder(tmp_path / "out", force=False) as staging:
+                assert set(names(tmp_path)) == {alive.name, staging.name, ".partial-file"}
+                sweep(tmp_path)
+                assert set(names(tmp_path)) == {alive.name, staging.name}
+            assert set(names(tmp_path)) == {alive.name, "out"}
+            assert names(alive) == ["half"]
+        finally:
+            for child in children:
+                child.kill()
+                child.communicate()
+
+    @pytest.mark.parametrize("call", ["os.open", "fcntl.flock"])
+    def test_a_folder_that_is_swept_before_it_is_held_is_made_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        module, name = call.split(".")
+        original, swept = getattr(importlib.import_module(module), name), []
+
+        def sweep_first(*arguments: object, **options: object) -> object:
+            if not swept:
+                swept.extend(tmp_path.glob(f"{PARTIAL}*"))
+                [folder] = swept
+                folder.rmdir()
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(call, sweep_first)
+        with staged_folder(tmp_path / "out", force=False) as staging:
+            assert names(tmp_path) == [staging.name] != [swept[0].name]
+        assert names(tmp_path) == ["out"]
+
 
 class TestLock:
     def test_second_holder_is_told_the_first_ones_process(self, tmp_path: Path) -> None:
@@ -264,3 +322,78 @@ def test_every_error_of_the_system_becomes_a_storage_error(tmp_path: Path, code:
         raise OSError(number, os.strerror(number))
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
+
+
+class TestStagedFile:
+    def test_is_published_by_one_rename(self, tmp_path: Path) -> None:
+        with staged_file(tmp_path / "file", force=False) as file:
+            file.write(b"half")
+            assert not (tmp_path / "file").exists()
+            file.write(b" and half")
+        assert (tmp_path / "file").read_bytes() == b"half and half"
+        (tmp_path / "plain").touch()
+        assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+        assert names(tmp_path) == ["file", "plain"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+    def test_leaves_the_old_file_on_failure(self, tmp_path: Path, error: type[BaseException]) -> None:
+        (tmp_path / "file").write_bytes(b"old")
+        with pytest.raises(error), staged_file(tmp_path / "file", force=True) as file:
+            file.write(b"new")
+            raise error
+        assert (tmp_path / "file").read_bytes() == b"old"
+        assert names(tmp_path) == ["file"]
+
+    def test_refuses_what_exists_before_and_after(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputExistsError), staged_file(tmp_path / "file", force=False):
+            (tmp_path / "file").write_bytes(b"somebody else's")
+        with pytest.raises(OutputExistsError), staged_file(tmp_path / "file", force=False):
+            pytest.fail("too late")
+        assert (tmp_path / "file").read_bytes() == b"somebody else's"
+
+    def test_full_disk_is_one_line_and_leaves_nothing(self, small_disk: Path) -> None:
+        with pytest.raises(StorageError, match="disk full"), staged_file(small_disk / "file", force=False) as file:
+            for _ in range(30):
+                file.write(bytes(100_000))
+        assert names(small_disk) == []
+
+    def test_what_a_killed_process_left_is_swept_and_what_a_live_one_writes_is_not(self, tmp_path: Path) -> None:
+        code = """if True:
+            import sys, time
+            from pathlib import Path
+            from vae_export.files import staged_file
+            with staged_file(Path(sys.argv[1]), force=False) as file:
+                print("ready", flush=True)
+                time.sleep(600)
+        """
+        child = start(code, tmp_path / "other")
+        with staged_file(tmp_path / "file", force=False):
+            assert len(names(tmp_path)) == 2
+        kill(child)
+        assert len(names(tmp_path)) == 2
+        with staged_file(tmp_path / "file", force=True):
+            pass
+        assert names(tmp_path) == ["file"]
+
+    def test_many_processes_write_beside_each_other(self, tmp_path: Path) -> None:
+        """The sweeping of one must not meet what another has just made."""
+        code = """if True:
+            import sys
+            from pathlib import Path
+            from vae_export.files import staged_file
+            for index in range(60):
+                with staged_file(Path(sys.argv[1]) / f"{sys.argv[2]}-{index}", force=True) as file:
+                    file.write(b"x")
+        """
+        children = [
+            subprocess.Popen([sys.executable, "-c", code, tmp_path, str(number)], cwd=ROOT) for number in range(3)
+        ]
+        assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+        assert len(names(tmp_path)) == 180
+
+
+class TestRoom:
+    def test_both_sizes_are_named(self, small_disk: Path) -> None:
+        check_room(small_disk / "file", 1 << 19)
+        with pytest.raises(StorageError, match=r"disk full: \S+file; expected 2,097,152 bytes, got [\d,]+ bytes free"):
+            check_room(small_disk / "file", 2 << 20)

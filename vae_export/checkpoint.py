@@ -13,25 +13,21 @@ that the checkpoint alone is enough to probe a model with real data. No pickle i
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from vae_export.errors import CheckpointError, IntegrityError
+from vae_export.errors import CheckpointError
 from vae_export.files import sha256, write_atomic
+from vae_export.header import EXAMPLES, FORMAT, PREFIX
 from vae_export.models import VAE, VAEConfig
+from vae_export.sealed import read_sealed, seal
 
-FORMAT = "vae-export-checkpoint/1"
-_PREFIX, _EXAMPLES, _METADATA = "model.", "examples", "vae_export"
+_DTYPES = (torch.float32, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -62,12 +58,14 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write atomically; equal checkpoints give equal bytes. Raises `CheckpointError`, `StorageError`."""
-    tensors = {_PREFIX + name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
-    tensors[_EXAMPLES] = checkpoint.examples.contiguous()
+    write_atomic(path, checkpoint_bytes(checkpoint))
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """What `save_checkpoint` writes."""
+    tensors = {PREFIX + name: tensor for name, tensor in checkpoint.weights.items()} | {EXAMPLES: checkpoint.examples}
     header = {"format": FORMAT, "config": checkpoint.config.to_json(), "provenance": dict(checkpoint.provenance)}
-    header["sha256"] = _digest(header, tensors)
-    # One entry only: safetensors writes several in the order of a hash map, which differs from run to run.
-    write_atomic(path, save(tensors, metadata={_METADATA: _canonical(header)}))
+    return seal(header, tensors)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -79,48 +77,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         IntegrityError: the bytes are not those that were written.
     """
     path = Path(path)
-    try:
-        data = _bytes(path)
-        header, tensors = _parse(data)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
-        previous = path.parent / "state" / f"previous-{path.name}"
-        do = f"the one before it is {previous}" if previous.exists() else "is it a checkpoint of `cli.py train`?"
-        expected = "a safetensors file of `cli.py train`"
-        raise CheckpointError(
-            "checkpoint cannot be read", where=path, expected=expected, got=_reason(error), do=do
-        ) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError("checkpoint of another version", where=path, expected=FORMAT, got=header.get("format"))
-    stated = header.pop("sha256", None)
-    if (actual := _digest(header, tensors)) != stated:
-        raise IntegrityError("checkpoint was altered", where=path, expected=f"SHA-256 {stated}", got=actual)
-    config, provenance, examples = header.get("config"), header.get("provenance"), tensors.pop(_EXAMPLES, None)
+    previous = path.parent / "state" / f"previous-{path.name}"
+    do = f"the one before it is {previous}" if previous.exists() else None
+    expected = "a checkpoint of python cli.py train"
+    header, tensors, data = read_sealed(path, "checkpoint", FORMAT, _DTYPES, expected=expected, do=do)
+    config, provenance, examples = header.get("config"), header.get("provenance"), tensors.pop(EXAMPLES, None)
     if not (isinstance(config, dict) and isinstance(provenance, dict) and examples is not None):
-        raise CheckpointError("checkpoint is incomplete", where=path, expected=f"config, provenance, {_EXAMPLES}")
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
+        raise CheckpointError("checkpoint is incomplete", where=path, expected=f"config, provenance, {EXAMPLES}")
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     return Checkpoint(VAEConfig.from_json(config), weights, examples, provenance, sha256(data))
-
-
-def _bytes(path: Path) -> bytes:
-    """The whole file at once: what is parsed is what is hashed, even if the file is replaced meanwhile."""
-    if not path.is_file():  # a device or a pipe would never end
-        raise OSError("no such file" if not path.exists() else "not a file")
-    return path.read_bytes()
-
-
-def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    tensors = load(data)
-    length = int.from_bytes(data[:8], "little")  # `load` has held it against the file
-    text = json.loads(data[8 : 8 + length])["__metadata__"][_METADATA]
-    header = json.loads(text)
-    if not isinstance(header, dict):
-        raise ValueError("no vae_export header")
-    if _canonical(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
-        raise ValueError("header is not as it was written")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (torch.float32, torch.uint8):
-            raise ValueError(f"{name} is {tensor.dtype}, not float32")
-    return header, tensors
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -129,7 +94,7 @@ def _check(checkpoint: Checkpoint) -> None:
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in VAE(checkpoint.config).state_dict().items()}
     except (RuntimeError, TypeError) as error:  # sizes beyond what PyTorch can count
-        raise CheckpointError("config cannot be built", got=_reason(error)) from error
+        raise CheckpointError("config cannot be built", got=f"{type(error).__name__}: {error}") from error
     got = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     problems = [f"missing {name}" for name in expected.keys() - got.keys()]
     problems += [f"unknown {name}" for name in got.keys() - expected.keys()]
@@ -150,20 +115,3 @@ def _check(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             "examples do not fit", expected=f"uint8 (M, {checkpoint.config.image_shape})", got=f"{dtype} {shape}"
         )
-
-
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(_canonical(header).encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name].numpy())
-        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -57,56 +57,72 @@ class VaeExportError(Exception):
 
 
 class UsageError(VaeExportError):
+    """An option or argument that makes no sense."""
+
     exit_code = 2
 
 
 class OutputExistsError(UsageError):
+    """A target that is there already, without --force."""
+
     def __init__(self, path: object) -> None:
         super().__init__("output exists", where=path, do="pass --force to replace it, or --out to write elsewhere")
 
 
 class InputError(VaeExportError):
+    """Something given to us cannot be read or does not fit."""
+
     exit_code = 3
 
 
 class DataError(InputError):
-    pass
+    """Images."""
 
 
 class CheckpointError(InputError):
-    pass
+    """Weights, config or provenance of a checkpoint."""
 
 
 class ModelError(InputError):
-    pass
+    """An encoder, a decoder or an exported graph."""
 
 
 class IntegrityError(VaeExportError):
+    """A hash or a manifest does not match the bytes."""
+
     exit_code = 4
 
 
 class ParityError(VaeExportError):
+    """An exported file does not compute what PyTorch computes."""
+
     exit_code = 5
 
 
 class MachineError(VaeExportError):
+    """This machine lacks something."""
+
     exit_code = 6
 
 
 class MissingExtraError(MachineError):
+    """An optional dependency; names the pip line that brings it."""
+
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is not installed", do=f"run: pip install 'vae-export[{extra}]'")
 
 
 class TargetError(MachineError):
-    pass
+    """A device or provider that is not there, or does not work."""
 
 
 class StorageError(MachineError):
-    pass
+    """Disk full, folder read-only, run locked."""
 
 
 class OutOfMemoryError(MachineError):
+    """Python's MemoryError, as one line."""
+
     def __init__(self, detail: str) -> None:
         super().__init__("out of memory", got=detail or None, do="try a smaller --batch-size")
 

@@ -9,7 +9,11 @@ from vae_export.errors import MissingExtraError
 #: What each extra of pyproject.toml is needed for, by the modules that are imported.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("torch", "safetensors", "onnx", "onnxscript", "jinja2", "PIL"),
+    "pictures": ("PIL",),
+    "parquet": ("pyarrow",),
+    "ray": ("ray", "pyarrow"),
     "train": ("torch", "safetensors", "torchvision", "sklearn", "matplotlib", "PIL"),
+    "tensorboard": ("tensorboardX",),
 }
 
 

@@ -15,16 +15,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from vae_export.errors import OutputExistsError, StorageError, UsageError
 
 #: Half-written files and folders carry this in their name; `sweep` removes what a killed process left.
 PARTIAL = ".partial-"
+#: Those of them that are held while they live, as staging folders are.
+_PARTIAL_FILE = f"{PARTIAL}file-"
 
 
-def sha256(data: bytes | Path) -> str:
+def sha256(data: bytes | memoryview | Path) -> str:
     """SHA-256 of bytes or of a file, as 64 lower-case hexadecimal digits."""
-    if isinstance(data, bytes):
+    if not isinstance(data, Path):
         return hashlib.sha256(data).hexdigest()
     with open(data, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -51,18 +54,83 @@ def write_atomic(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
+    """`write_atomic`, and what lay at `path` stays as `previous`: at no instant is there neither.
+
+    Raises `StorageError`; then `path` is as it was.
+    """
+    if path.exists():
+        link = previous.with_name(f"{PARTIAL}{previous.name}")
+        with storage_errors(previous, needed=len(data)):
+            link.unlink(missing_ok=True)
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, link)
+                _sync_file(link)
+            os.replace(link, previous)
+            link.unlink(missing_ok=True)  # a rename between two names of one file does nothing (POSIX)
+            _sync_folder(previous.parent)
+    write_atomic(path, data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, durably and whole: on a full disk the file is as it was. Raises `StorageError`."""
+    data = line.encode() + b"\n"
+    with storage_errors(path, needed=len(data)), open(path, "ab", buffering=0) as file:
+        length = file.tell()
+        try:
+            # One write: no torn line, wherever the process is stopped. A disk that is nearly full takes a part of it.
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(length)
+            raise
+
+
+@contextlib.contextmanager
+def staged_file(final: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """Yield a file to write beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+
+    For what is too large to be made in memory first. An `OSError` in the block is taken for one of this file. What
+    killed processes left of such files beside it is removed.
+    """
+    check_free(final, force=force)
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in final.parent.glob(f"{_PARTIAL_FILE}*"):
+            _remove_unless_held(stale)
+        partial, handle = _held_file(final)
+        try:
+            with open(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o666 & ~_umask())
+            if final.exists() and not force:  # somebody else made it while we worked
+                raise OutputExistsError(final)
+            os.replace(partial, final)
+            _sync_folder(final.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
     """Yield an empty folder beside `final`; on success it becomes `final` by one rename, on failure it is gone.
 
     With `force`, an existing `final` is moved aside first and removed last: a process killed between the two renames
-    leaves the old folder under its partial name, and the next call puts it back.
+    leaves the old folder under its partial name, and the next call puts it back. What a killed process left half-filled
+    beside `final` is removed.
     """
     check_free(final, force=force)
     retired = _retired(final)
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
+        for stale in _partial(final.parent):
+            _remove_unless_held(stale)
+        staging, handle = _held_folder(final.parent)
     try:
         yield staging
         with storage_errors(final):
@@ -79,6 +147,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
             _remove(retired)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(handle)
         if retired.exists() and not final.exists():
             os.rename(retired, final)
 
@@ -101,12 +170,71 @@ def check_writable(folder: Path) -> None:
             pass
 
 
+def check_room(path: Path, needed: int) -> None:
+    """Raise `StorageError` if there are not `needed` bytes free where `path` is to be. Ask before long work."""
+    with storage_errors(path, needed=needed):
+        if _free_bytes(path) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`. Call it with the folder's lock held."""
-    for stale in folder.glob(f"{PARTIAL}*"):
-        if stale.name.startswith(f"{PARTIAL}old-"):
-            continue  # a complete older output: `check_free` decides about it
-        _remove(stale)
+    for stale in _partial(folder):
+        if stale.is_dir() and not stale.is_symlink():
+            _remove_unless_held(stale)  # an export writes into a run without its lock
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def _partial(folder: Path) -> Iterator[Path]:
+    """What is half-written in `folder`, less complete older outputs: `check_free` decides about those."""
+    return (path for path in folder.glob(f"{PARTIAL}*") if not path.name.startswith(f"{PARTIAL}old-"))
+
+
+def _held_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder, and the handle that holds it: while that is open, and its process lives, nobody sweeps it away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # swept between its making and its lock, as below
+            continue
+        _hold(handle)
+        if folder.exists():
+            return folder, handle
+        os.close(handle)
+
+
+def _held_file(final: Path) -> tuple[Path, int]:
+    """A new file beside `final`, and the handle that holds it in the same way."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL_FILE, suffix=final.suffix, dir=final.parent)
+        _hold(handle)
+        if os.path.exists(name):  # not swept between its making and its lock
+            return Path(name), handle
+        os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    """Lock an open file or folder until it is closed, or its process dies."""
+    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+
+    with contextlib.suppress(OSError):  # a file system without locks, on which nothing is swept either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _remove_unless_held(stale: Path) -> None:
+    """Remove a half-filled folder, or a half-written large file, whose process is dead; leave one that is held."""
+    import fcntl
+
+    kind = 0 if stale.name.startswith(_PARTIAL_FILE) else os.O_DIRECTORY
+    with contextlib.suppress(OSError):  # held, or of another kind, or gone meanwhile, or without locks
+        handle = os.open(stale, os.O_RDONLY | os.O_NOFOLLOW | kind)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(stale)
+        finally:
+            os.close(handle)
 
 
 def _retired(path: Path) -> Path:

@@ -1,0 +1,74 @@
+"""A signal that comes at a bad moment waits; a second one does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.commands import run_python
+from vae_export.interrupts import postponed
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_block_is_finished_first() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), postponed():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("finished")
+    assert done == ["finished"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    with postponed():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with postponed():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_an_error_in_the_block_is_not_lost_to_the_handlers() -> None:
+    with pytest.raises(ValueError, match="of the block"), postponed():
+        raise ValueError("of the block")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_threads_are_left_alone() -> None:
+    inside = []
+
+    def work() -> None:
+        with postponed():
+            inside.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert inside == [signal.default_int_handler]
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    code = """
+import os, signal
+from vae_export.interrupts import postponed
+with postponed():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+    print("still here")
+"""
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (130, "")
