@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from tests import samples
 from vae_export.errors import InputError, UsageError
+from vae_export.likelihood import Likelihood
 from vae_export.models import FAMILIES, VAE, VAEConfig, reparameterize
 from vae_export.models.config import Family
 from vae_export.models.mlp import LOGVAR_MAX, LOGVAR_MIN
@@ -30,7 +32,7 @@ def test_shapes_and_ranges(family: Family, image_shape: tuple[int, int, int]) ->
     assert mean.shape == logvar.shape == latent.shape == (3, 5)
     assert ((reconstruction >= 0) & (reconstruction <= 1)).all()
     assert torch.equal(latent, reparameterize(mean, logvar, noise))
-    assert torch.equal(reconstruction, torch.sigmoid(model.decoder.logits(latent)))
+    assert torch.equal(reconstruction, torch.sigmoid(model.decoder.raw(latent)))
 
 
 def test_reparameterize_is_the_papers_formula() -> None:
@@ -47,7 +49,7 @@ def test_the_posts_heads_are_never_negative() -> None:
     assert mean.max() > 0
 
 
-@pytest.mark.parametrize("family", ["mlp", "conv"])
+@pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
 def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
     model = samples.checkpoint(family).model()
     with torch.no_grad():
@@ -60,7 +62,7 @@ def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"family": "gan"}, r"unknown family; expected mlp \| post \| conv, got gan"),
+        ({"family": "gan"}, r"unknown family; expected mlp \| post \| conv \| residual, got gan"),
         ({"latent_size": 0}, "bad latent size; expected 1 or more, got 0"),
         ({"latent_size": -3}, "bad latent size"),
         ({"latent_size": 2.0}, "bad latent size"),
@@ -71,6 +73,9 @@ def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
         ({"image_shape": (1, 28, -28)}, "bad image shape"),
         ({"image_shape": (1, "28", 28)}, "bad image shape"),
         ({"family": "conv", "image_shape": (1, 30, 28)}, "image size does not fit family conv"),
+        ({"family": "residual", "image_shape": (1, 28, 30)}, "image size does not fit family residual"),
+        ({"activation": "sine"}, r"unknown activation; expected relu \| tanh \| silu, got sine"),
+        ({"family": "post", "activation": "tanh"}, "family post is what it is"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
@@ -84,8 +89,28 @@ def test_config_survives_json(family: Family) -> None:
     assert VAEConfig.from_json(config.to_json()) == config
 
 
+def test_config_survives_json_with_everything_said() -> None:
+    likelihood = Likelihood("gaussian-fixed", 0.25)
+    config = VAEConfig("mlp", (3, 8, 8), 2, 3, activation="tanh", likelihood=likelihood)
+    assert VAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_a_config_of_the_first_versions_means_the_defaults() -> None:
+    old = {"family": "mlp", "image_shape": [1, 28, 28], "latent_size": 20, "hidden_size": 400}
+    assert VAEConfig.from_json(old) == VAEConfig()
+
+
 @pytest.mark.parametrize(
-    "change", [{"extra": 1}, {"image_shape": 28}, {"image_shape": [1, 2]}, {"family": 3}, {"hidden_size": None}]
+    "change",
+    [
+        {"extra": 1},
+        {"image_shape": 28},
+        {"image_shape": [1, 2]},
+        {"family": 3},
+        {"hidden_size": None},
+        {"likelihood": {"name": "x"}},
+        {"likelihood": 3},
+    ],
 )
 def test_a_foreign_config_is_bad_input(change: dict[str, object]) -> None:
     with pytest.raises(InputError, match="config does not fit"):

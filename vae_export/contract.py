@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from vae_export.errors import ModelError
+from vae_export.likelihood import Likelihood
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,13 +39,17 @@ class TensorSpec:
     def shape(self) -> tuple[int | str, ...]:
         return (BATCH, *self.item)
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it has a range: images do."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
     def to_json(self) -> dict[str, Any]:
-        bounded = math.isfinite(self.low) and math.isfinite(self.high)
         return {
             "name": self.name,
             "dtype": "float32",
             "shape": list(self.shape),
-            "range": [self.low, self.high] if bounded else None,
+            "range": [self.low, self.high] if self.is_bounded else None,
         }
 
     def check(self, value: object, *, batch: int | None = None) -> None:
@@ -89,11 +94,14 @@ class Contract:
         image_shape: (C, H, W) of one image, channels first.
         latent_shape: (Z,), or (C, H, W) where latents are feature maps. The prior is N(0, I).
         image_range: lowest and highest value of a pixel; ours is [0, 1], diffusers' AutoencoderKL has [-1, 1].
+        likelihood: p(x|z), which decides what the decoder gives beside the image. None: not stated; figures in nats
+            then take `Likelihood.usual`.
     """
 
     image_shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
     image_range: tuple[float, float] = (0.0, 1.0)
+    likelihood: Likelihood | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
@@ -104,6 +112,11 @@ class Contract:
         low, high = self.image_range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ModelError("bad contract", where="image_range", expected="low < high", got=self.image_range)
+        if not isinstance(self.likelihood, Likelihood | None):
+            raise ModelError("bad contract", where="likelihood", expected="a Likelihood", got=self.likelihood)
+        if self.likelihood == Likelihood("bernoulli") and self.image_range != (0.0, 1.0):
+            got = f"range {self.image_range}"
+            raise ModelError("bad contract", where="likelihood bernoulli", expected="pixels in [0, 1]", got=got)
 
     def spec(self, part: Part) -> PartSpec:
         """Inputs and outputs of `part`; raises `ModelError` for a part there is not."""
@@ -115,11 +128,18 @@ class Contract:
             case "encoder":
                 return PartSpec(part, (image,), (mean, logvar))
             case "decoder":
-                return PartSpec(part, (latent,), (image,))
+                return PartSpec(part, (latent,), (image, *self._spread("image")))
             case "autoencoder":
                 reconstruction = TensorSpec("reconstruction", self.image_shape, *self.image_range)
-                return PartSpec(part, (image, noise), (reconstruction, mean, logvar, latent))
+                outputs = (reconstruction, mean, logvar, latent, *self._spread("reconstruction"))
+                return PartSpec(part, (image, noise), outputs)
         raise ModelError("unknown part", expected=" | ".join(PARTS), got=part)
+
+    def _spread(self, image: str) -> tuple[TensorSpec, ...]:
+        """What the likelihood needs beside the image, one number a pixel: `image_logvar`, for example."""
+        if self.likelihood is None or self.likelihood.spread is None:
+            return ()
+        return (TensorSpec(f"{image}_{self.likelihood.spread}", self.image_shape),)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -127,6 +147,7 @@ class Contract:
             "image_range": list(self.image_range),
             "latent_shape": list(self.latent_shape),
             "prior": "standard normal",
+            "likelihood": None if self.likelihood is None else self.likelihood.to_json(),
         }
 
     @classmethod
@@ -134,6 +155,8 @@ class Contract:
         """The inverse of `to_json`; raises `ModelError` for anything else."""
         try:
             low, high = data["image_range"]
-            return cls(tuple(data["image_shape"]), tuple(data["latent_shape"]), (float(low), float(high)))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            stated = data.get("likelihood")  # manifests of the first versions have none
+            likelihood = None if stated is None else Likelihood.from_json(stated)
+            return cls(tuple(data["image_shape"]), tuple(data["latent_shape"]), (float(low), float(high)), likelihood)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError("contract cannot be read", got=repr(error)) from error

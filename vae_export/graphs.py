@@ -33,7 +33,8 @@ class Source:
     Attributes:
         contract: shapes and ranges.
         encoder: image (N, C, H, W) → (mean, logvar), each (N, *latent); None exports no encoder.
-        decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range; None exports no decoder.
+        decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range, or a tuple of it and what else the
+            contract's likelihood has (see `vae_export.likelihood`); None exports no decoder.
         images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None has it probe
             with uniform noise, and say so.
         provenance: JSON-able; goes into the manifest and into every file's metadata.
@@ -106,34 +107,39 @@ class EncoderGraph(nn.Module):
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensors in the order of the contract."""
         mean, logvar = self.encoder(image)
         return mean, logvar
 
 
 class DecoderGraph(nn.Module):
-    """latent (N, *latent) → image (N, C, H, W)."""
+    """latent (N, *latent) → image (N, C, H, W), and what else the likelihood has."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.decoder(latent)
-        return image
+    def forward(self, latent: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Tensors in the order of the contract."""
+        outputs: Tensor | tuple[Tensor, ...] = self.decoder(latent)
+        return outputs
 
 
 class AutoencoderGraph(nn.Module):
-    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent."""
+    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent, and what else p(x|z) has."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the order of the contract."""
         mean, logvar = self.encoder(image)
         latent = reparameterize(mean, logvar, noise)
-        return self.decoder(latent), mean, logvar, latent
+        decoded = self.decoder(latent)
+        reconstruction, *rest = decoded if isinstance(decoded, tuple) else (decoded,)
+        return reconstruction, mean, logvar, latent, *rest
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ from vae_export.findings import Finding
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
 
+#: ONNX operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
+OPSET = 20
+
 #: Runs an opened file: input arrays by name → output arrays by name.
 Runner = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -24,7 +27,7 @@ class WriteOptions:
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
-    opset: int = 20
+    opset: int = OPSET
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Format(Protocol):
 
     def unavailable(self) -> str | None:
         """Why this format cannot be written on this machine, or None."""
+
+    def check(self, options: WriteOptions) -> None:
+        """Raise `UsageError` for options that no file can be written with. Asked before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""

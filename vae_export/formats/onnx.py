@@ -35,6 +35,8 @@ MAX_BYTES = 2**31 - 1
 
 
 class Onnx:
+    """ONNX files of one operator set, with their weights inside."""
+
     name = "onnx"
     suffix = ".onnx"
     extra = "export"
@@ -45,14 +47,20 @@ class Onnx:
         error = missing(self.extra, "torch", "onnx", "onnxscript")
         return None if error is None else error.line()
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
-        """Raises `UsageError` for an operator set that this machine's exporter cannot write."""
+    def check(self, options: WriteOptions) -> None:
+        """Raise `UsageError` for an operator set that this machine's exporter cannot write."""
         import onnx
-        import torch
 
         newest = onnx.defs.onnx_opset_version()
         if not MIN_OPSET <= options.opset <= newest:
             raise UsageError("opset cannot be written", expected=f"{MIN_OPSET} to {newest}", got=options.opset)
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        """Raises `UsageError` as `check` does, `ModelError` for what the exporter cannot translate."""
+        import onnx
+        import torch
+
+        self.check(options)
         spec, said = graph.spec, io.StringIO()
         with (
             contextlib.redirect_stdout(said),

@@ -3,27 +3,35 @@
 rule                severity   why
 random-operator     error      a graph that draws gives other values each time and cannot be verified
 dropout             error      ONNX Runtime's optimiser removes what runs at its lowest level: results differ
-training-branch     error      an If on a training flag is a model that was exported in the wrong mode
+training-branch     error      an If on a training flag: a model that was exported in two modes
+branch              warning    an If on anything else: probes may not take both ways
 baked-batch         error      the first axis of an input or output is a number
 fixed-reshape       warning    a Reshape to a positive first size, which may be a batch that was baked in
-opset               error      another operator set than the manifest's
-ir-version          error      an IR version that the manifest's versions do not write
+opset               error      another operator set than the manifest says
+ir-version          error      another IR version than `export` writes
 foreign-domain      error      operators of a domain other than ONNX's own
 sidecar             error      a tensor in another file: the file does not stand alone
 machine-trace       error      a path or source line of the machine that wrote it
 unused-initialiser  warning    weights that nothing reads
 float64             error      a double among the types: slow where it is allowed, refused where it is not
+
+Bodies of functions and subgraphs are read like the graph itself: what they hold runs too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vae_export.findings import Finding, machine_traces
+from vae_export.formats.onnx_walk import DOMAINS, constants, elsewhere, every_graph, subgraphs, weights
 
 if TYPE_CHECKING:
     import onnx
+
+#: What gives each value of a graph, by name: the node that computes it, or the initialiser that holds it.
+_Scope: TypeAlias = "dict[str, onnx.NodeProto | onnx.TensorProto]"
 
 _RANDOM = {
     "RandomNormal",
@@ -33,8 +41,8 @@ _RANDOM = {
     "Bernoulli",
     "Multinomial",
 }
-#: Nothing of ONNX's own lives elsewhere; "ai.onnx.ml" is for trees and the like.
-_DOMAINS = {"", "ai.onnx"}
+#: In the name of whatever says that a model is being trained: "training", "is_training", "net.train_mode".
+_TRAINING = re.compile(r"(?<![a-z])(?:is_?)?train(?:ing)?(?![a-z])")
 
 
 def lint(data: bytes, name: str, *, opset: int | None, ir_version: int | None = None) -> Iterator[Finding]:
@@ -44,18 +52,26 @@ def lint(data: bytes, name: str, *, opset: int | None, ir_version: int | None = 
     model = onnx.load_from_string(data)
     yield from _versions(model, name, opset, ir_version)
     yield from _batch(model, name)
-    yield from _graph(model.graph, name)
+    yield from _graph(model.graph, name, {})
+    for function in model.functions:
+        yield from _domains(function.opset_import, f"{name}, function '{function.name}'")
+        yield from _nodes(function.node, f"{name}, function '{function.name}'", {})
     yield from machine_traces(_texts(model), name)
 
 
 def _versions(model: onnx.ModelProto, name: str, opset: int | None, ir_version: int | None) -> Iterator[Finding]:
+    yield from _domains(model.opset_import, name)
     for entry in model.opset_import:
-        if entry.domain not in _DOMAINS:
-            yield Finding("foreign-domain", "error", name, f"{entry.domain} {entry.version}")
-        elif opset is not None and entry.version != opset:
-            yield Finding("opset", "error", name, f"{entry.version}, not {opset}")
+        if entry.domain in DOMAINS and opset is not None and entry.version != opset:
+            yield Finding("opset", "error", name, f"{entry.version}; the manifest says {opset}")
     if ir_version is not None and model.ir_version != ir_version:
-        yield Finding("ir-version", "error", name, f"{model.ir_version}, not {ir_version}")
+        yield Finding("ir-version", "error", name, f"{model.ir_version}; export writes {ir_version}")
+
+
+def _domains(imported: Iterable[onnx.OperatorSetIdProto], where: str) -> Iterator[Finding]:
+    for entry in imported:
+        if entry.domain not in DOMAINS:
+            yield Finding("foreign-domain", "error", where, f"{entry.domain} {entry.version}")
 
 
 def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
@@ -66,61 +82,90 @@ def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
             yield Finding("baked-batch", "error", f"{name}, tensor '{value.name}'", f"first axis is {size}")
 
 
-def _graph(graph: onnx.GraphProto, name: str) -> Iterator[Finding]:
+def _graph(graph: onnx.GraphProto, name: str, around: _Scope) -> Iterator[Finding]:
+    """`around`: what the graphs around this one compute."""
     import onnx
 
     double = onnx.TensorProto.DOUBLE
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    read = {value for node in graph.node for value in node.input} | {value.name for value in graph.output}
-    for tensor in graph.initializer:
-        where = f"{name}, initialiser '{tensor.name}'"
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield Finding("sidecar", "error", where, _location(tensor))
-        if tensor.data_type == double:
-            yield Finding("float64", "error", where, "its type")
-        if tensor.name not in read and not any(_reads(node, tensor.name) for node in graph.node):
+    # A subgraph may read a tensor of the graph around it.
+    graphs = list(every_graph(graph))
+    read = {value for inner in graphs for node in inner.node for value in node.input}
+    read |= {value.name for inner in graphs for value in inner.output}
+    for tensor_name, tensor in weights(graph):
+        where = f"{name}, initialiser '{tensor_name}'"
+        yield from _tensor(tensor, where)
+    for tensor_name in dict.fromkeys(tensor_name for tensor_name, _ in weights(graph)):
+        if tensor_name not in read:
+            where = f"{name}, initialiser '{tensor_name}'"
             yield Finding("unused-initialiser", "warning", where, "nothing reads it")
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type == double:
             yield Finding("float64", "error", f"{name}, tensor '{value.name}'", "its type")
-    for node in graph.node:
-        yield from _node(node, tensors, name)
+    yield from _nodes(graph.node, name, around | {tensor.name: tensor for tensor in graph.initializer})
 
 
-def _node(node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], name: str) -> Iterator[Finding]:
+def _tensor(tensor: onnx.TensorProto, where: str) -> Iterator[Finding]:
     import onnx
 
-    where = f"{name}, node '{node.name or node.op_type}'"
-    if node.domain not in _DOMAINS:
+    if (location := elsewhere(tensor)) is not None:
+        yield Finding("sidecar", "error", where, location)
+    if tensor.data_type == onnx.TensorProto.DOUBLE:
+        yield Finding("float64", "error", where, "its type")
+
+
+def _nodes(nodes: Sequence[onnx.NodeProto], name: str, around: _Scope) -> Iterator[Finding]:
+    scope = around | {value: node for node in nodes for value in node.output}
+    for node in nodes:
+        where = f"{name}, node '{node.name or node.op_type}'"
+        yield from _node(node, where, scope)
+        for graph in subgraphs(node):
+            yield from _graph(graph, f"{name}, {node.name}", scope)
+
+
+def _node(node: onnx.NodeProto, where: str, scope: _Scope) -> Iterator[Finding]:
+    import onnx
+
+    if node.domain not in DOMAINS:
         yield Finding("foreign-domain", "error", where, node.domain)
     if node.op_type in _RANDOM:
         yield Finding("random-operator", "error", where, node.op_type)
     if node.op_type == "Dropout":
         yield Finding("dropout", "error", where, "left in the graph")
     if node.op_type == "If":
-        training = any("training" in value.lower() for value in node.input)
-        yield Finding("training-branch", "error", where, "on a training flag" if training else "on a condition")
-    if node.op_type == "Reshape" and (shape := tensors.get("".join(node.input[1:2]))) is not None:
+        yield _branch(node, where, scope)
+    shape = scope.get("".join(node.input[1:2]))
+    if node.op_type == "Reshape" and isinstance(shape, onnx.TensorProto):
         first = onnx.numpy_helper.to_array(shape).flatten()[:1]
         if first.size and first[0] > 0:
             yield Finding("fixed-reshape", "warning", where, f"first size {first[0]}")
+    for tensor in constants(node):
+        yield from _tensor(tensor, where)
     for attribute in node.attribute:
-        if attribute.t.data_type == onnx.TensorProto.DOUBLE or (
-            node.op_type == "Cast" and attribute.i == onnx.TensorProto.DOUBLE
-        ):
+        if node.op_type == "Cast" and attribute.i == onnx.TensorProto.DOUBLE:
             yield Finding("float64", "error", where, f"attribute '{attribute.name}'")
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _graph(graph, f"{name}, {node.name}")
 
 
-def _reads(node: onnx.NodeProto, tensor: str) -> bool:
-    """Whether a subgraph of `node` reads a tensor of the graph around it."""
-    graphs = [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs)]
-    return any(tensor in inner.input or _reads(inner, tensor) for graph in graphs for inner in graph.node)
+def _branch(node: onnx.NodeProto, where: str, scope: _Scope) -> Finding:
+    """What an If branches on: followed back through whatever computes its condition."""
+    for name in _origins(node.input[0], scope) if node.input else ():
+        if _TRAINING.search(name.lower()):
+            return Finding("training-branch", "error", where, f"on '{name}'")
+    return Finding("branch", "warning", where, f"on '{''.join(node.input[:1])}'")
 
 
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "no location")
+def _origins(value: str, scope: _Scope) -> Iterator[str]:
+    """A value and all that it is computed from, by name."""
+    import onnx
+
+    seen, left = set[str](), [value]
+    while left:
+        name = left.pop()
+        if name and name not in seen:
+            seen.add(name)
+            yield name
+            maker = scope.get(name)
+            if isinstance(maker, onnx.NodeProto):
+                left += maker.input
 
 
 def _texts(model: onnx.ModelProto) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,14 @@ from vae_export.formats.base import Runner, Setting, WriteOptions
 from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
 
 if TYPE_CHECKING:
+    import torch
+
     from vae_export.graphs import Graph
 
 
 class Pt2:
+    """torch.export's programs. Loading one runs pickles: never a stranger's."""
+
     name = "pt2"
     suffix = ".pt2"
     extra = "export"
@@ -27,6 +32,9 @@ class Pt2:
     def unavailable(self) -> str | None:
         error = missing(self.extra, "torch")
         return None if error is None else error.line()
+
+    def check(self, options: WriteOptions) -> None:
+        """It has no options that could be wrong."""
 
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         import torch
@@ -44,12 +52,10 @@ class Pt2:
 
     def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
         """Operators that draw, and traces of this machine in everything but the weights."""
-        import torch
-
         from vae_export.graphs import draws
 
         yield from archive_traces(data, name)
-        for node in torch.export.load(io.BytesIO(data)).graph.nodes:
+        for node in _load(data).graph.nodes:
             if draws(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
 
@@ -57,11 +63,23 @@ class Pt2:
         return torch_settings(provider)
 
     def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
-        import torch
         from torch.export.passes import move_to_device_pass
 
         check_device(provider)
-        program = torch.export.load(io.BytesIO(data))
+        program = _load(data)
         if provider != "cpu":
             program = move_to_device_pass(program, provider)
         return torch_runner(program.module(), spec, provider, setting)
+
+
+def _load(data: bytes) -> torch.export.ExportedProgram:
+    """Load a program; whatever is wrong is raised, and not logged with a traceback as well."""
+    import torch
+
+    log = logging.getLogger("torch.export")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        return torch.export.load(io.BytesIO(data))
+    finally:
+        log.setLevel(before)

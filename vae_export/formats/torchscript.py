@@ -32,6 +32,8 @@ _DRAWS = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dro
 
 
 class TorchScript:
+    """Traced and frozen modules. One is a program: never a stranger's is loaded."""
+
     name = "torchscript"
     suffix = ".torchscript.pt"
     extra = "export"
@@ -43,6 +45,9 @@ class TorchScript:
             return "PyTorch does not support TorchScript on Python 3.14; use Python 3.11 to 3.13, or --format pt2"
         error = missing(self.extra, "torch")
         return None if error is None else error.line()
+
+    def check(self, options: WriteOptions) -> None:
+        """It has no options that could be wrong."""
 
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         import torch

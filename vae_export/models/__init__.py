@@ -1,4 +1,4 @@
-"""The VAE families that ship with this project: `mlp` (default), `post`, `conv`.
+"""The VAE families that ship with this project: `mlp` (default), `post`, `conv`, `residual`.
 
 Only this package and `train/` know what these networks look like; everything from `vae_export.graphs` on sees two
 modules and a contract. The config is there without torch, so that the command line knows the families at once.

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from vae_export.contract import Contract
-from vae_export.errors import InputError, UsageError
+from vae_export.errors import InputError, ModelError, UsageError, VaeExportError
+from vae_export.likelihood import Likelihood
 
-Family = Literal["mlp", "post", "conv"]
+Family = Literal["mlp", "post", "conv", "residual"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
-#: `conv` halves the image twice.
+Activation = Literal["relu", "tanh", "silu"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+#: What checkpoints of the first versions do not have; they mean the defaults.
+_LATER = {"activation", "likelihood"}
+
+#: `conv` and `residual` halve the image twice.
 CONV_STRIDE = 4
 
 
@@ -23,12 +30,16 @@ class VAEConfig:
     image_shape: (C, H, W).
     latent_size: Z, the number of latent units.
     hidden_size: width of the fully connected layers.
+    activation: between them.
+    likelihood: p(x|z), which decides what the decoder gives beside the image.
     """
 
     family: Family = "mlp"
     image_shape: tuple[int, int, int] = (1, 28, 28)
     latent_size: int = 20
     hidden_size: int = 400
+    activation: Activation = "relu"
+    likelihood: Likelihood = field(default_factory=Likelihood)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -40,9 +51,14 @@ class VAEConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise UsageError(f"bad {name.replace('_', ' ')}", expected="1 or more", got=value)
-        if self.family == "conv" and any(size % CONV_STRIDE for size in self.image_shape[1:]):
+        if self.activation not in ACTIVATIONS:
+            raise UsageError("unknown activation", expected=" | ".join(ACTIVATIONS), got=self.activation)
+        if self.family == "post" and (self.activation, self.likelihood.name) != ("relu", "bernoulli"):
+            got = f"{self.activation}, {self.likelihood.name}"
+            raise UsageError("family post is what it is", expected="relu, bernoulli", got=got, do="try --family mlp")
+        if self.family in ("conv", "residual") and any(size % CONV_STRIDE for size in self.image_shape[1:]):
             raise UsageError(
-                "image size does not fit family conv",
+                f"image size does not fit family {self.family}",
                 expected=f"height and width divisible by {CONV_STRIDE}",
                 got=" x ".join(map(str, self.image_shape[1:])),
                 do="choose another --image-size or --family mlp",
@@ -50,21 +66,25 @@ class VAEConfig:
 
     @property
     def contract(self) -> Contract:
-        return Contract(self.image_shape, (self.latent_size,))
+        return Contract(self.image_shape, (self.latent_size,), likelihood=self.likelihood)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"image_shape": list(self.image_shape)}
+        return asdict(self) | {"image_shape": list(self.image_shape), "likelihood": self.likelihood.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> VAEConfig:
         """The inverse of `to_json`; raises `InputError` that names unknown or missing fields."""
         known = {field.name for field in fields(cls)}
-        if set(data) != known:
+        if not known - _LATER <= set(data) <= known:
             raise InputError("config does not fit", expected=sorted(known), got=sorted(data))
         image_shape = data["image_shape"]
         if not isinstance(image_shape, list) or len(image_shape) != 3:
             raise InputError("config does not fit", where="image_shape", expected="[C, H, W]", got=image_shape)
+        changed: dict[str, Any] = {"image_shape": tuple(image_shape)}
         try:
-            return cls(**{**data, "image_shape": tuple(image_shape)})
-        except UsageError as error:
-            raise InputError("config does not fit", got=error.line()) from error
+            if "likelihood" in data:
+                changed["likelihood"] = Likelihood.from_json(data["likelihood"])
+            return cls(**{**data, **changed})
+        except (UsageError, ModelError, KeyError, TypeError, ValueError) as error:
+            got = error.line() if isinstance(error, VaeExportError) else repr(error)
+            raise InputError("config does not fit", got=got) from error

@@ -11,7 +11,7 @@ import math
 from torch import nn
 
 from vae_export.models.config import VAEConfig
-from vae_export.models.networks import Decoder, Encoder
+from vae_export.models.networks import Decoder, Encoder, activation, raw_channels
 
 #: Bounds of logvar, so that exp never overflows. They are those of diffusers' DiagonalGaussianDistribution; a trained
 #: posterior lies far inside.
@@ -19,29 +19,31 @@ LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 
 
 def encoder(config: VAEConfig) -> Encoder:
+    """image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
     width = config.hidden_size
     body = nn.Sequential(
         nn.Flatten(),
         nn.Linear(math.prod(config.image_shape), width),
-        nn.ReLU(),
+        activation(config.activation),
         nn.Linear(width, width),
-        nn.ReLU(),
+        activation(config.activation),
     )
     return Encoder(body, *gaussian_heads(width, config.latent_size))
 
 
 def decoder(config: VAEConfig) -> Decoder:
+    """latent (N, Z) → image (N, C, H, W) in [0, 1], and what else the likelihood has of each pixel."""
     width = config.hidden_size
-    return Decoder(
-        nn.Sequential(
-            nn.Linear(config.latent_size, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, math.prod(config.image_shape)),
-            nn.Unflatten(1, config.image_shape),
-        )
+    raw = (raw_channels(config.image_shape[0], config.likelihood), *config.image_shape[1:])
+    body = nn.Sequential(
+        nn.Linear(config.latent_size, width),
+        activation(config.activation),
+        nn.Linear(width, width),
+        activation(config.activation),
+        nn.Linear(width, math.prod(raw)),
+        nn.Unflatten(1, raw),
     )
+    return Decoder(body, config.likelihood)
 
 
 def gaussian_heads(features: int, latent_size: int) -> tuple[nn.Module, nn.Module]:

@@ -18,6 +18,7 @@ DROPOUT = 0.2
 
 
 def encoder(config: VAEConfig) -> Encoder:
+    """image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
     width = config.hidden_size
     body = nn.Sequential(nn.Flatten(), *_layer(math.prod(config.image_shape), width), *_layer(width, width))
     mean = nn.Sequential(nn.Linear(width, config.latent_size), nn.ReLU())
@@ -26,15 +27,15 @@ def encoder(config: VAEConfig) -> Encoder:
 
 
 def decoder(config: VAEConfig) -> Decoder:
+    """latent (N, Z) → image (N, C, H, W) in [0, 1], and what else the likelihood has of each pixel."""
     width = config.hidden_size
-    return Decoder(
-        nn.Sequential(
-            *_layer(config.latent_size, width),
-            *_layer(width, width),
-            nn.Linear(width, math.prod(config.image_shape)),
-            nn.Unflatten(1, config.image_shape),
-        )
+    body = nn.Sequential(
+        *_layer(config.latent_size, width),
+        *_layer(width, width),
+        nn.Linear(width, math.prod(config.image_shape)),
+        nn.Unflatten(1, config.image_shape),
     )
+    return Decoder(body, config.likelihood)
 
 
 def _layer(inputs: int, outputs: int) -> list[nn.Module]:

@@ -1,7 +1,8 @@
 """A variational autoencoder: an encoder, a decoder, and the noise between them.
 
 Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114. The approximate posterior is a diagonal
-Gaussian q(z|x) = N(mean, exp(logvar)), the prior is N(0, I), a decoder output is the mean of a Bernoulli per pixel.
+Gaussian q(z|x) = N(mean, exp(logvar)), the prior is N(0, I), and the decoder's outputs are those of a likelihood p(x|z)
+(see `vae_export.likelihood`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vae_export.models import conv, mlp, post
+from vae_export.models import conv, mlp, post, residual
 from vae_export.models.config import VAEConfig
 
 
@@ -23,7 +24,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        family = {"mlp": mlp, "post": post, "conv": conv}[config.family]
+        family = {"mlp": mlp, "post": post, "conv": conv, "residual": residual}[config.family]
         self.config = config
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)
@@ -32,4 +33,4 @@ class VAE(nn.Module):
         """image (N, C, H, W), noise (N, Z) → reconstruction (N, C, H, W), mean, logvar, latent (N, Z)."""
         mean, logvar = self.encoder(image)
         latent = reparameterize(mean, logvar, noise)
-        return self.decoder(latent), mean, logvar, latent
+        return self.decoder.image(latent), mean, logvar, latent

@@ -1,0 +1,120 @@
+"""p(x|z): each formula against closed forms, and what no likelihood takes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_export import Contract
+from vae_export.errors import ModelError
+from vae_export.likelihood import LIKELIHOODS, SPREADS, Likelihood, LikelihoodName
+from vae_export.models import VAE, VAEConfig
+
+unit = st.floats(0, 1)
+log_scales = st.floats(-5.5, 0)
+
+
+@given(unit, st.floats(0.001, 0.999))
+def test_bernoulli(x: float, mean: float) -> None:
+    expected = x * math.log(mean) + (1 - x) * math.log(1 - mean)
+    assert Likelihood().log_prob(x, mean, None) == pytest.approx(expected)
+
+
+@given(unit, unit, log_scales)
+def test_both_gaussians_are_the_normal_density(x: float, mean: float, log_scale: float) -> None:
+    scale = math.exp(log_scale)
+    expected = torch.distributions.Normal(mean, scale).log_prob(torch.tensor(x, dtype=torch.float64)).item()
+    assert Likelihood("gaussian").log_prob(x, mean, 2 * log_scale) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert Likelihood("gaussian-fixed", scale).log_prob(x, mean, None) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@given(unit, log_scales, st.sampled_from([(0.0, 1.0), (-1.0, 1.0)]))
+def test_the_discretised_logistic_is_a_distribution_over_the_levels(
+    mean: float, log_scale: float, ends: tuple[float, float]
+) -> None:
+    low, high = ends
+    levels, centre = np.linspace(low, high, 256), low + mean * (high - low)
+    ours = np.exp(Likelihood("discretised-logistic").log_prob(levels, centre, log_scale, low=low, high=high))
+    assert ours.sum() == pytest.approx(1, rel=1e-9)
+    edges = (levels[:-1] + levels[1:]) / 2
+    below = np.concatenate(([0], 1 / (1 + np.exp(-(edges - centre) / math.exp(log_scale))), [1]))
+    np.testing.assert_allclose(ours, np.diff(below), atol=1e-12)
+
+
+@given(log_scales)
+def test_a_level_that_cannot_be_is_improbable_and_finite(log_scale: float) -> None:
+    costs = Likelihood("discretised-logistic").log_prob(np.linspace(0, 1, 256), 0.0, np.full(256, log_scale))
+    assert np.isfinite(costs).all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_outputs_are_those_of_the_contract_in_every_part(name: LikelihoodName) -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("conv", (3, 8, 8), 4, 16, likelihood=Likelihood(name))).eval()
+    contract = model.config.contract
+    decoder, autoencoder = contract.spec("decoder").outputs, contract.spec("autoencoder").outputs
+    spread = SPREADS.get(name)
+    assert [tensor.name for tensor in decoder] == ["image", *([] if spread is None else [f"image_{spread}"])]
+    assert [tensor.name for tensor in autoencoder[:4]] == ["reconstruction", "mean", "logvar", "latent"]
+    assert [tensor.name for tensor in autoencoder[4:]] == ([] if spread is None else [f"reconstruction_{spread}"])
+    given = model.decoder(torch.randn(5, 4) * 100)
+    outputs = given if isinstance(given, tuple) else (given,)
+    assert len(outputs) == len(decoder)
+    assert all(output.shape == (5, 3, 8, 8) for output in outputs)
+    assert outputs[0].min() >= 0
+    assert outputs[0].max() <= 1
+    if spread is not None:  # from the deviation of one grey level to that of the whole range
+        log_scale = outputs[1] / (2 if spread == "logvar" else 1)
+        assert log_scale.min() >= -math.log(255) - 1e-5
+        assert log_scale.max() <= 0
+
+
+@given(st.sampled_from(LIKELIHOODS), st.floats(0.001, 10))
+def test_survives_json_in_a_contract(name: LikelihoodName, scale: float) -> None:
+    likelihood = Likelihood(name, scale if name == "gaussian-fixed" else 1.0)
+    contract = Contract((1, 2, 3), (4,), likelihood=likelihood)
+    assert Contract.from_json(json.loads(json.dumps(contract.to_json(), allow_nan=False))) == contract
+
+
+def test_a_contract_of_the_first_versions_states_none() -> None:
+    contract = Contract((1, 2, 3), (4,))
+    data = contract.to_json()
+    del data["likelihood"]
+    assert Contract.from_json(data) == contract
+    assert [tensor.name for tensor in contract.spec("decoder").outputs] == ["image"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": "cauchy"},
+        {"name": ["bernoulli"]},
+        {"name": "gaussian-fixed", "scale": 0.0},
+        {"name": "gaussian-fixed", "scale": math.inf},
+        {"name": "gaussian-fixed", "scale": "wide"},
+        {"name": "gaussian", "scale": 0.5},
+        {"name": "bernoulli", "mean": 1},
+        {"scale": 1.0},
+        "bernoulli",
+        3,
+    ],
+)
+def test_a_likelihood_that_makes_no_sense_is_refused(bad: object) -> None:
+    with pytest.raises(ModelError):
+        Contract.from_json(Contract((1, 2, 3), (4,)).to_json() | {"likelihood": bad})
+
+
+def test_a_bernoulli_needs_pixels_between_0_and_1() -> None:
+    with pytest.raises(ModelError, match="likelihood bernoulli; expected pixels in"):
+        Contract((1, 2, 3), (4,), (-1.0, 1.0), Likelihood("bernoulli"))
+
+
+def test_a_decoder_output_that_is_missing_is_named() -> None:
+    with pytest.raises(ModelError, match="expected image_logvar"):
+        Likelihood("gaussian").log_prob(0.5, 0.5, None)
