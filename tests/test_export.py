@@ -44,6 +44,10 @@ class Toy:
     def unavailable(self) -> str | None:
         return self.reason
 
+    def check(self, options: WriteOptions) -> None:
+        if options.opset == 99:
+            raise UsageError("no such thing")
+
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         assert set(options.metadata) == {"vae_export.part", "vae_export.contract", "vae_export.provenance"}
         self.module = graph.module
@@ -82,7 +86,10 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 def test_a_format_is_one_entry_in_the_registry(toy: Toy, source: Source, tmp_path: Path) -> None:
     artifact, certificate = export(source, tmp_path / "out", formats=["toy"])
-    assert sorted(tree(tmp_path / "out")) == ["certificate.html", "certificate.json", "decoder.toy", "manifest.json"]
+    golden = ["golden", "golden/decoder.image.f32", "golden/latent.f32"]
+    assert sorted(tree(tmp_path / "out")) == sorted(
+        ["certificate.html", "certificate.json", "decoder.toy", "manifest.json", *golden]
+    )
     assert artifact.entry("decoder", toy.name).size == (tmp_path / "out" / "decoder.toy").stat().st_size
     assert {row.target for row in certificate.rows} == {"toy/here"}
 
@@ -168,6 +175,15 @@ def test_what_is_no_export_is_never_replaced(source: Source, tmp_path: Path, kin
     assert tree(tmp_path) == before
 
 
+@pytest.mark.usefixtures("toy")
+def test_options_that_a_format_cannot_take_are_refused_before_any_is_written(source: Source, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(UsageError, match="no such thing"):
+        export(source, tmp_path / "out", formats=["torchscript", "toy"], opset=99, report=said.append)
+    assert said == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_output_is_refused_before_any_work(source: Source, mlp: Exported) -> None:
     said: list[str] = []
     with pytest.raises(OutputExistsError):
@@ -183,6 +199,9 @@ def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, m
         "certificate.html",
         "certificate.json",
         "decoder.torchscript.pt",
+        "golden",
+        "golden/decoder.image.f32",
+        "golden/latent.f32",
         "manifest.json",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -197,10 +216,12 @@ def test_one_part_alone_has_the_same_bytes(mlp: Exported, tmp_path: Path) -> Non
 def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
     manifest = json.loads((mlp.folder / "manifest.json").read_text())
     assert manifest["format"] == "vae-export/1"
-    assert {entry["name"] for entry in manifest["files"]} == set(tree(mlp.folder)) - {
+    golden = {array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])}
+    assert {entry["name"] for entry in manifest["files"]} | golden == set(tree(mlp.folder)) - {
         "certificate.html",
-        "manifest.json",
         "certificate.json",
+        "golden",
+        "manifest.json",
     }
     for entry in manifest["files"]:
         data = (mlp.folder / entry["name"]).read_bytes()
@@ -286,8 +307,11 @@ def test_a_stopped_export_publishes_nothing(
     left = [path.name for path in out.parent.iterdir()]
     if said:
         assert left == []
-    else:  # nothing can tidy up after SIGKILL
+    else:  # nothing can tidy up after SIGKILL but the next export
+        assert left
         assert all(name.startswith(PARTIAL) for name in left)
+        export(replace(Source.of(samples.checkpoint("mlp", (1, 4, 4))), encoder=None), out, formats=["torchscript"])
+        assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 def test_a_checkpoint_from_another_machine_needs_no_run_folder(tmp_path: Path) -> None:

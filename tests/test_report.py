@@ -23,11 +23,11 @@ from vae_export.files import write_atomic
 from vae_export.findings import Finding
 from vae_export.formats.base import Setting
 from vae_export.graphs import Source
+from vae_export.grey import GreyLevels
 from vae_export.manifest import FileEntry, Manifest, read_manifest
 from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.divergence import Divergence
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
-from vae_export.parity.grey import GreyLevels
 from vae_export.parity.measure import Measure, Scale, Tolerance
 from vae_export.parity.probes import make_probes
 from vae_export.report import certificate_page, pictures
@@ -263,6 +263,23 @@ def test_targets_and_files_that_did_not_run_are_named() -> None:
         "not in the manifest",
     ):
         assert said in page.text
+
+
+def test_what_was_left_out_is_named_where_a_reader_looks() -> None:
+    assert "Not everything was verified" not in read(certificate()).text
+    gaps = {"not_verified": ("decoder.pt2",), "nats": "no target ran both", "unusable": {"onnx/toaster": "not there"}}
+    page = read(certificate(**gaps))
+    assert page.text.startswith("Pass")
+    assert "Not everything was verified" in page.text[:400]
+    for said in ("decoder.pt2: no target of this verification runs it", "nats: no target ran both", "not there"):
+        assert said in page.text
+
+
+def test_the_users_own_band_is_shown_with_its_figures() -> None:
+    own = Tolerance(1e-3, 0.02)
+    page = read(certificate((row(scale=Scale(UNIT, UNIT, 1.0, own)),), tolerance=own))
+    assert page.text.count("the user’s own tolerance, atol 0.001 and rtol 0.02") == 3
+    assert "atol" not in read(certificate()).text
 
 
 def test_every_probe_is_explained() -> None:

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from vae_export.contract import Part
-from vae_export.errors import IntegrityError, ModelError
+from vae_export.errors import IntegrityError
 from vae_export.files import sha256
 from vae_export.manifest import FileEntry, Manifest, read_manifest
 
 CERTIFICATE = "certificate.json"
+
+
+class Hashed(Protocol):
+    """A file that a manifest names."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class Package(Protocol):
+    """What the runtime reads: an export folder, or a bundle."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def read(self, file: Hashed) -> bytes:
+        """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
 
 
 @dataclass(frozen=True)
@@ -29,30 +51,33 @@ class Artifact:
 
     def entry(self, part: Part, format: str = "onnx") -> FileEntry:
         """The file of a part in a format; raises `ModelError` where the export has none."""
-        for entry in self.manifest.files:
-            if (entry.part, entry.format) == (part, format):
-                return entry
-        have = ", ".join(entry.name for entry in self.manifest.files)
-        raise ModelError("export has no such file", where=f"{part}, {format}", expected=have)
+        return self.manifest.entry(part, format)
 
-    def read(self, entry: FileEntry) -> bytes:
+    def read(self, file: Hashed) -> bytes:
         """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
-        path = self.folder / entry.name
-        if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe or a device would never end
+        path = self.folder / file.name
+        links = [step for step in (path, path.parent) if step != self.folder and step.is_symlink()]
+        if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
             raise IntegrityError("exported file is a link or a device", where=path, expected="a plain file")
         try:
             data = path.read_bytes()
         except OSError as error:
             raise IntegrityError("exported file cannot be read", where=path, got=error.strerror) from error
-        if (found := sha256(data)) != entry.sha256:
-            raise IntegrityError(
-                "exported file was altered",
-                where=path,
-                expected=f"{entry.size} bytes with SHA-256 {entry.sha256}",
-                got=f"{len(data)} bytes with {found}",
-                do="export again",
-            )
+        check_hash(file, data, path)
         return data
+
+
+def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:
+    """Raise `IntegrityError` unless these are the bytes that the manifest names."""
+    if len(data) != file.size or (found := sha256(data)) != file.sha256:
+        found = sha256(data)
+        raise IntegrityError(
+            "exported file was altered",
+            where=where,
+            expected=f"{file.size} bytes with SHA-256 {file.sha256}",
+            got=f"{len(data)} bytes with {found}",
+            do="export again, or fetch it again",
+        )
 
 
 def open_artifact(folder: str | Path) -> Artifact:

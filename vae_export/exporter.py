@@ -16,14 +16,13 @@ from vae_export.checkpoint import Checkpoint
 from vae_export.contract import PARTS, Part, PartSpec
 from vae_export.errors import MachineError, UsageError
 from vae_export.files import check_free, staged_folder, write_atomic
-from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats import FORMATS, OPSET, WriteOptions
+from vae_export.golden import GoldenPart
 from vae_export.graphs import Source
+from vae_export.interrupts import postponed
 from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
-from vae_export.parity import Certificate, verify
+from vae_export.parity import Certificate, golden_vectors, verify
 from vae_export.report import certificate_page
-
-#: Operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
-OPSET = 20
 
 
 def export(
@@ -59,6 +58,8 @@ def export(
     out = Path(out)
     source = Source.of(source)
     chosen = _chosen(source, formats, parts)
+    for format in formats:
+        FORMATS[format].check(WriteOptions(opset=opset))
     _check_out(out, force=force)
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
@@ -68,7 +69,8 @@ def export(
             for format in formats:
                 name = part + FORMATS[format].suffix
                 report(f"writing {name}")
-                data = FORMATS[format].write(graph, options)
+                with postponed():
+                    data = FORMATS[format].write(graph, options)
                 write_atomic(staging / name, data)
                 entries.append(FileEntry.of(name, part, format, data))
         manifest = Manifest(
@@ -77,6 +79,7 @@ def export(
             opset if "onnx" in formats else NOT_STATED,
             _versions(formats),
             source.provenance,
+            golden=_golden(source, chosen, staging),
         )
         write_atomic(staging / NAME, manifest.text)
         staged = Artifact(staging, manifest)
@@ -108,6 +111,14 @@ def _check_out(out: Path, *, force: bool) -> None:
     # `--force` replaces an export: it must not take away a folder of something else.
     if out.exists() and not (out / NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError("not an export folder", where=out, expected=f"a folder with {NAME}", do="choose another --out")
+
+
+def _golden(source: Source, parts: Sequence[Part], staging: Path) -> tuple[GoldenPart, ...]:
+    """Inputs with the outputs that they must give: what an application tests itself with."""
+    golden, arrays = golden_vectors(source, parts)
+    for name, data in arrays.items():
+        write_atomic(staging / name, data)
+    return golden
 
 
 def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -1,12 +1,6 @@
-"""manifest.json: what an export folder holds, with the hash of every file. The runtime reads it too: no torch here.
+"""manifest.json: what an export or a bundle holds, with the hash of every file. No torch here: the runtime reads it.
 
-format      "vae-export/1"
-contract    shapes and ranges (see `vae_export.contract`)
-files       name, part, format, bytes, sha256, inputs and outputs
-precision   "float32"
-opset       of the ONNX files
-versions    of what wrote them
-provenance  what was exported: checkpoint, config, training
+docs/bundle-format.md, section 3, is the specification.
 """
 
 from __future__ import annotations
@@ -15,18 +9,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.files import sha256
+from vae_export.names import check_distinct, check_name
+from vae_export.strict_json import MANIFEST_LIMIT, parse_json
+
+if TYPE_CHECKING:
+    from vae_export.golden import GoldenPart
 
 FORMAT = "vae-export/1"
 NAME = "manifest.json"
 #: The opset of files that nobody said it of.
 NOT_STATED = 0
-#: No manifest of ours comes near this; a larger one is not read.
-_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,16 +38,28 @@ class FileEntry:
 
     @classmethod
     def of(cls, name: str, part: Part, format: str, data: bytes) -> FileEntry:
+        """The entry of a file with these bytes."""
         return cls(name, part, format, len(data), sha256(data))
 
 
 @dataclass(frozen=True)
 class Manifest:
+    """What an export or a bundle holds."""
+
     contract: Contract
     files: tuple[FileEntry, ...]
     opset: int
     versions: Mapping[str, str]
     provenance: Mapping[str, Any]
+    golden: tuple[GoldenPart, ...] = ()
+
+    def entry(self, part: Part, format: str = "onnx") -> FileEntry:
+        """The file of a part in a format; raises `ModelError` where there is none."""
+        for entry in self.files:
+            if (entry.part, entry.format) == (part, format):
+                return entry
+        have = ", ".join(entry.name for entry in self.files)
+        raise ModelError("export has no such file", where=f"{part}, {format}", expected=have)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +67,7 @@ class Manifest:
             "precision": "float32",
             "contract": self.contract.to_json(),
             "files": [vars(entry) | self.contract.spec(entry.part).to_json() for entry in self.files],
+            "golden": [part.to_json() for part in self.golden],
             "opset": self.opset,
             "versions": dict(self.versions),
             "provenance": dict(self.provenance),
@@ -65,6 +75,7 @@ class Manifest:
 
     @property
     def text(self) -> bytes:
+        """The bytes of manifest.json."""
         return (json.dumps(self.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
@@ -72,44 +83,77 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises `ModelError` for a folder without a manifest or of another version, `IntegrityError` for a broken one."""
     path = folder / NAME
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise IntegrityError("manifest too large", where=path, expected=f"{_MAX_BYTES:,} bytes at most")
-        data = json.loads(path.read_text("utf-8"))
+        if path.stat().st_size > MANIFEST_LIMIT:
+            raise IntegrityError("manifest is too large", where=path, expected=f"{MANIFEST_LIMIT:,} bytes at most")
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(
-            "no export here", where=folder, expected=NAME, do="run: python cli.py export --format onnx"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError("manifest cannot be read", where=path, got=str(error)) from error
-    found = data.get("format") if isinstance(data, dict) else data
+        raise ModelError("no export here", where=folder, expected=NAME, do="run: vae-export export") from error
+    except OSError as error:
+        raise IntegrityError("manifest cannot be read", where=path, got=error.strerror) from error
+    return parse_manifest(data, path)
+
+
+def parse_manifest(data: bytes, where: Path | str) -> Manifest:
+    """The manifest in these bytes; raises as `read_manifest` does."""
+    document = parse_json(data, "manifest", where)
+    found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
-        raise ModelError("export of another version", where=path, expected=FORMAT, got=found)
+        raise ModelError("export of another version", where=where, expected=FORMAT, got=str(found)[:80])
     try:
-        files = tuple(_entry(item) for item in data["files"])
+        contract = Contract.from_json(document["contract"])
+        files = tuple(_entry(item, contract) for item in document["files"])
+        golden = _golden(document, contract, files)
+        check_distinct(entry.name for entry in files)
+        if len({(entry.part, entry.format) for entry in files}) != len(files):
+            raise IntegrityError("a part is there twice in one format", where=where)
         return Manifest(
-            Contract.from_json(data["contract"]),
+            contract,
             files,
-            int(data["opset"]),
-            dict(data["versions"]),
-            dict(data["provenance"]),
+            int(document["opset"]),
+            dict(document["versions"]),
+            dict(document["provenance"]),
+            golden,
         )
     except VaeExportError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise IntegrityError("manifest cannot be read", where=path, got=repr(error)) from error
+        raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
-def _entry(item: Mapping[str, Any]) -> FileEntry:
+def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
     entry = FileEntry(*(item[key] for key in ("name", "part", "format", "size", "sha256")))
     for key, kind in FileEntry.__annotations__.items():
-        if not isinstance(getattr(entry, key), int if kind == "int" else str):
+        if type(getattr(entry, key)) is not (int if kind == "int" else str):
             raise TypeError(f"{key} of a file is {getattr(entry, key)!r}")
-    # A name with a folder in it could point at any file of the machine.
-    if (
-        entry.part not in PARTS
-        or Path(entry.name).name != entry.name
-        or entry.name in ("", ".", "..")
-        or not entry.name.isprintable()
-    ):
-        raise IntegrityError("manifest names a file outside its folder", where=entry.name)
+    if "/" in check_name(entry.name):
+        raise IntegrityError("model file lies in a folder", where=entry.name)
+    if entry.part not in PARTS:
+        raise ValueError(f"part of a file is {entry.part!r}")
+    spec = contract.spec(entry.part).to_json()
+    if any(item[key] != spec[key] for key in ("inputs", "outputs")):
+        raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
     return entry
+
+
+def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:
+    """The golden vectors, each held against the contract. An export of before there were any has none."""
+    if not document.get("golden"):
+        return ()
+    from vae_export.golden import FOLDER, GoldenPart  # with numpy, which the command line does without until here
+
+    parts = tuple(GoldenPart.from_json(item) for item in document["golden"])
+    if sorted(part.part for part in parts) != sorted({entry.part for entry in files}):
+        raise IntegrityError("golden vectors are not those of the files", got=[part.part for part in parts])
+    for part in parts:
+        spec = contract.spec(part.part)
+        for arrays, tensors in ((part.inputs, spec.inputs), (part.outputs, spec.outputs)):
+            wanted = [(tensor.name, tensor.item) for tensor in tensors]
+            if [(array.tensor, array.shape[1:]) for array in arrays] != wanted:
+                raise IntegrityError("golden vectors are not those of the contract", where=part.part, expected=wanted)
+        everything = (*part.inputs, *part.outputs)
+        if len({array.shape[0] for array in everything}) != 1:
+            raise IntegrityError("golden vectors differ in length", where=part.part)
+        for array in everything:
+            if not check_name(array.name).startswith(f"{FOLDER}/"):
+                raise IntegrityError("golden vector lies elsewhere", where=array.name, expected=f"{FOLDER}/")
+    return parts

@@ -30,8 +30,25 @@ class Run:
         return self.state / f"previous-{self.checkpoint.name}"
 
     @property
+    def training_state(self) -> Path:
+        """What resuming needs."""
+        return self.state / "training.safetensors"
+
+    @property
+    def previous_training_state(self) -> Path:
+        return self.state / f"previous-{self.training_state.name}"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.folder / "evaluations.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "tensorboard"
 
     @property
     def pictures(self) -> Path:

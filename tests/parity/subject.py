@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from vae_export import (
     verify,
 )
 from vae_export.contract import Part
+from vae_export.errors import ParityError
 from vae_export.files import sha256
 from vae_export.formats import FORMATS
 from vae_export.graphs import Graph
@@ -95,7 +98,7 @@ def tampered(
         entry = subject.artifact.entry(part, format)
         (folder / entry.name).write_bytes(data)
         entries.append(replace(entry, size=len(data), sha256=sha256(data)) if rehash else entry)
-    (folder / NAME).write_bytes(replace(subject.artifact.manifest, files=tuple(entries)).text)
+    (folder / NAME).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=()).text)
     return open_artifact(folder)
 
 
@@ -103,3 +106,11 @@ def verified(artifact: Artifact, source: Source, *, thorough: bool = False, **op
     """A verification of every file on the CPU."""
     targets = [f"{entry.format}/{FORMATS[entry.format].providers()[0]}" for entry in artifact.manifest.files]
     return verify(artifact, source, targets=targets, thorough=thorough, **options)  # type: ignore[arg-type]
+
+
+def refused(certificate: Certificate) -> None:
+    """It has not passed, in whichever way one asks it."""
+    assert not certificate.passed
+    assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["verdict"] == "fail"
+    with pytest.raises(ParityError):
+        certificate.require()

@@ -10,7 +10,7 @@ import pytest
 
 from vae_export.errors import InputError
 from vae_export.parity.baseline import SLACK, read_baseline, regressions
-from vae_export.parity.certificate import FORMAT
+from vae_export.record import FORMAT
 
 
 def certificate(*rows: dict[str, Any], verdict: str = "pass") -> dict[str, Any]:

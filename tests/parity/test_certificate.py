@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 
+from tests.parity.subject import Subject
 from vae_export import Contract, Source, export
 from vae_export.errors import ModelError, ParityError
 from vae_export.findings import Finding
 from vae_export.formats import Setting
-from vae_export.parity.certificate import Certificate, Row
+from vae_export.grey import GreyLevels
+from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.divergence import Divergence
-from vae_export.parity.grey import GreyLevels
 from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.record import FORMAT
 
 GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0)
 ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))
@@ -45,6 +49,7 @@ FAILING = {
     "no figure": replace(PASSED, rows=(with_error(None),)),
     "a fault": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, fault="wrong shape")),)),
     "a grey level": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, grey=GreyLevels(1, 1, 1))),)),
+    "a pixel outside the range": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, outside=1)),)),
     "no measure": replace(PASSED, rows=(replace(ROW, measure=Measure()),)),
     "a band that is NaN": replace(PASSED, rows=(replace(ROW, scale=Scale(math.nan, 1e-7, 1.0)),)),
     "a band that is infinite": replace(PASSED, rows=(replace(ROW, scale=Scale(math.inf, 1e-7, 1.0)),)),
@@ -86,7 +91,67 @@ def test_a_divergence_that_is_nan_can_be_written(tmp_path: Path) -> None:
     certificate = replace(FAILING["a fault"], divergences={"decoder.onnx": divergence})
     certificate.write(tmp_path / "c.json")
     said = json.loads((tmp_path / "c.json").read_text("utf-8"))["divergences"]["decoder.onnx"]
-    assert (said["exported"], said["expected"]) == ("nan", 1.0)
+    assert (said["exported"], said["expected"], said["error"]) == (None, 1.0, None)
+
+
+def test_figures_have_six_digits_everywhere_and_what_is_not_finite_is_null() -> None:
+    divergence = Divergence("n (Gemm)", "linear", (0,), 1 / 3, 2 / 3, 1 / 3, 1 / 7)
+    rows = (with_error(1 / 3), with_error(math.inf), with_error(math.nan))
+    said = replace(PASSED, rows=rows, planned=3, divergences={"decoder.onnx": divergence}).to_json()
+    assert said["divergences"]["decoder.onnx"]["exported"] == said["rows"][0]["error"] == 0.333333
+    assert [row["error"] for row in said["rows"][1:]] == [None, None]
+    assert said["divergences"]["decoder.onnx"]["band"] == 0.142857
+
+
+def test_what_was_left_out_and_the_users_own_band_are_recorded() -> None:
+    whole = PASSED.to_json()
+    assert (whole["tolerance"], whole["nats_not_compared"], PASSED.gaps) == (None, None, ())
+    partly = replace(
+        PASSED, tolerance=Tolerance(1e-3), nats="no encoder", not_verified=("a.pt2",), unusable={"onnx/x": "not there"}
+    )
+    said = partly.to_json()
+    assert said["tolerance"] == {"atol": 1e-3, "rtol": 0.0}
+    assert said["nats_not_compared"] == "no encoder"
+    assert [line.partition(":")[0] for line in partly.gaps] == ["a.pt2", "onnx/x", "nats"]
+
+
+def test_the_reason_names_pixels_outside_the_range() -> None:
+    assert replace(ROW, measure=replace(GOOD, outside=3)).reason.endswith("; 3 pixels outside the contract's range")
+
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "certificate-1.schema.json").read_text("utf-8"))
+FILLED = replace(
+    FAILING["a grey level"],
+    tolerance=Tolerance(1e-3),
+    nats="no encoder",
+    not_verified=("a.pt2",),
+    unusable={"onnx/x": "not there"},
+    findings=FAILING["an error"].findings,
+    determinism=(Determinism("decoder", "onnx/x", True, False),),
+    divergences={"decoder.onnx": Divergence("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)},
+    environment={"machine": "toaster"},
+)
+
+
+def complaints(certificate: Certificate, whole: Mapping[str, object]) -> list[str]:
+    said = json.loads(json.dumps(certificate.to_json(), allow_nan=False)) | {"environment": whole}
+    return [error.json_path for error in Draft202012Validator(SCHEMA).iter_errors(said)]
+
+
+@pytest.mark.parametrize("certificate", [PASSED, FILLED, *FAILING.values()], ids=["passed", "filled", *FAILING])
+def test_the_schema_in_the_docs_is_that_of_the_file(certificate: Certificate, mlp: Subject) -> None:
+    real = json.loads(mlp.artifact.certificate.read_text("utf-8"))
+    assert [error.json_path for error in Draft202012Validator(SCHEMA).iter_errors(real)] == []
+    assert complaints(certificate, real["environment"]) == []
+
+
+def test_the_schema_names_every_key_and_refuses_others(mlp: Subject) -> None:
+    real = json.loads(mlp.artifact.certificate.read_text("utf-8"))
+    assert set(SCHEMA["properties"]) == set(real) == set(SCHEMA["required"])
+    assert set(SCHEMA["$defs"]["row"]["properties"]) == set(real["rows"][0])
+    assert SCHEMA["title"] == SCHEMA["properties"]["format"]["const"] == FORMAT
+    for wrong in ({"verdict": "perhaps"}, {"more": 1}, {"rows": [real["rows"][0] | {"passed": "nan"}]}):
+        assert not Draft202012Validator(SCHEMA).is_valid(real | wrong)
 
 
 class Overflows(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -14,9 +15,8 @@ from tests.parity import mutations
 from tests.parity.mutations import Change, after, f32, i64, step
 from tests.parity.subject import Subject
 from vae_export.contract import PARTS, Part
-from vae_export.exporter import OPSET
 from vae_export.findings import Finding
-from vae_export.formats import onnx_lint
+from vae_export.formats import OPSET, onnx_lint
 from vae_export.formats.onnx import IR_VERSION
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
@@ -85,15 +85,89 @@ def named(text: str) -> Change:
     return apply
 
 
+def branch_on(*names: str) -> Change:
+    """An If whose condition is the last of these names, each computed from the one before it."""
+
+    def apply(model: ModelProto) -> None:
+        mutations.training_branch(model)
+        mutations.initialiser(model, "training").name = names[0]
+        steps = [helper.make_node("Not", [before], [after]) for before, after in pairwise(names)]
+        made = mutations.node_of(model, "relu")
+        made.input[0] = names[-1]
+        for place, node in enumerate(steps):
+            model.graph.node.insert(place, node)
+
+    return apply
+
+
+def branch_on_the_latent(model: ModelProto) -> None:
+    """As a module leaves it that asks how large its input is."""
+    branch_on("large")(model)
+    del model.graph.initializer[-1]
+    largest = helper.make_node("ReduceMax", ["latent"], ["largest"], keepdims=0)
+    model.graph.initializer.append(numpy_helper.from_array(f32(100), "limit"))
+    model.graph.node.insert(0, helper.make_node("Greater", ["largest", "limit"], ["large"]))
+    model.graph.node.insert(0, largest)
+
+
+def in_a_function(op_type: str, domain: str = "ours") -> Change:
+    def apply(model: ModelProto) -> None:
+        mutations.hidden_in_a_function(model)
+        model.functions[0].node[0].op_type = op_type
+        model.functions[0].opset_import.append(helper.make_opsetid(domain, 1))
+
+    return apply
+
+
+def branch_in_a_function(model: ModelProto) -> None:
+    mutations.hidden_in_a_function(model)
+    body = helper.make_graph([helper.make_node("Dropout", ["x"], ["z"])], "inner", [], [])
+    model.functions[0].node[0].CopyFrom(
+        helper.make_node("If", ["is_training"], ["y"], name="mode", then_branch=body, else_branch=body)
+    )
+
+
+def sparse_weight(values: np.ndarray) -> Change:
+    def apply(model: ModelProto) -> None:
+        sparse = model.graph.sparse_initializer.add(dims=[9])
+        sparse.values.CopyFrom(numpy_helper.from_array(values, "few"))
+        sparse.indices.CopyFrom(numpy_helper.from_array(i64(3)))
+
+    return apply
+
+
+def sparse_sidecar(model: ModelProto) -> None:
+    sparse_weight(f32([1]))(model)
+    values = model.graph.sparse_initializer[0].values
+    values.ClearField("raw_data")
+    values.data_location = TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="few.data")
+
+
+def constant_sidecar(model: ModelProto) -> None:
+    tensor = TensorProto(data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["far"], name="far", value=tensor))
+
+
 #: (what, rule, where it is found)
 CASES: tuple[tuple[Change, str, str], ...] = (
     (after("relu", step("RandomNormalLike")), "random-operator", "node"),
     (after("relu", step("RandomUniformLike")), "random-operator", "node"),
     (after("relu", step("Bernoulli")), "random-operator", "node"),
     (inside_a_branch, "random-operator", "node"),
+    (mutations.hidden_in_a_function, "random-operator", "function 'Draw', node 'RandomNormalLike'"),
+    (in_a_function("Bernoulli"), "random-operator", "function 'Draw', node 'Bernoulli'"),
+    (in_a_function("Dropout"), "dropout", "function 'Draw', node 'Dropout'"),
     (mutations.dropout(True), "dropout", "node"),
     (mutations.dropout(False), "dropout", "node"),
     (mutations.training_branch, "training-branch", "node 'mode'"),
+    (branch_on("model.is_training"), "training-branch", "node 'mode'"),
+    (branch_on("train_mode", "b", "c"), "training-branch", "node 'mode'"),
+    (branch_in_a_function, "training-branch", "function 'Draw', node 'mode'"),
+    (branch_in_a_function, "dropout", "function 'Draw', mode, node"),
+    (branch_on("flag"), "branch", "node 'mode'"),
+    (branch_on("constraint", "trained"), "branch", "node 'mode'"),
+    (branch_on_the_latent, "branch", "node 'mode'"),
     (batch_is(1), "baked-batch", "tensor 'latent'"),
     (batch_is(64), "baked-batch", "tensor 'latent'"),
     (batch_is(None), "baked-batch", "tensor 'latent'"),
@@ -103,7 +177,10 @@ CASES: tuple[tuple[Change, str, str], ...] = (
     (mutations.foreign_operator, "foreign-domain", "node"),
     (foreign_import, "foreign-domain", "decoder.onnx"),
     (mutations.hidden_in_a_function, "foreign-domain", "node"),
+    (in_a_function("Relu", "com.microsoft"), "foreign-domain", "function 'Draw'"),
     (mutations.sidecar, "sidecar", "initialiser 'decoder.body.2.weight'"),
+    (sparse_sidecar, "sidecar", "initialiser 'few'"),
+    (constant_sidecar, "sidecar", "node 'far'"),
     (text_of("graph", 'File "net.py", line 3'), "machine-trace", "decoder.onnx"),
     (text_of("node", "/home/somebody/net.py"), "machine-trace", "decoder.onnx"),
     (text_of("weight", r"C:\Users\somebody"), "machine-trace", "decoder.onnx"),
@@ -111,10 +188,12 @@ CASES: tuple[tuple[Change, str, str], ...] = (
     (named("/srv/somebody/net.py"), "machine-trace", "decoder.onnx"),
     (mutations.metadata("from", "/tmp/run/decoder.py"), "machine-trace", "decoder.onnx"),  # noqa: S108
     (mutations.unused, "unused-initialiser", "initialiser 'left.over'"),
+    (sparse_weight(f32([1])), "unused-initialiser", "initialiser 'few'"),
     (mutations.double_inside, "float64", "node"),
     (double_constant, "float64", "node 'one'"),
     (double_weight, "float64", "initialiser 'decoder.body.0.bias'"),
     (double_input, "float64", "tensor 'latent'"),
+    (sparse_weight(np.asarray([1.0])), "float64", "initialiser 'few'"),
 )
 
 
@@ -149,6 +228,16 @@ def test_a_reshape_to_any_batch_and_an_initialiser_of_a_branch_are_no_findings(m
     inner.input.append("inner")
     model.graph.initializer.append(numpy_helper.from_array(f32(0), "inner"))
     assert {finding.rule for finding in lint(model)} == {"training-branch"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(mutations.opset(19), "19; the manifest says 20"), (mutations.ir_version(8), "8; export writes 10")],
+)
+def test_a_version_is_named_with_the_one_it_should_be(mlp: Subject, change: Change, said: str) -> None:
+    model = onnx.load_from_string(mlp.data("decoder"))
+    change(model)
+    assert [finding.detail for finding in lint(model)] == [said]
 
 
 def test_without_a_manifest_versions_are_not_checked(mlp: Subject) -> None:

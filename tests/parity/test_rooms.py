@@ -8,11 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.parity import mutations
 from tests.parity.mutations import Mutation, differs
 from tests.parity.subject import Subject
+from vae_export import Contract, Source
 from vae_export.contract import PARTS, Part
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 from vae_export.parity.divergence import first_divergence
@@ -72,6 +75,39 @@ def test_the_first_node_that_is_wrong_is_named_with_values(mlp: Subject, name: s
     assert found.error > found.band
     assert abs(found.exported - found.expected) == pytest.approx(found.error)
     assert f"first differs at node {node}, value '{value}'[" in found.line()
+
+
+class Cancels(nn.Module):
+    """latent (N, 2) → image (N, 1, 2, 2), where two large products cancel for a latent of two equal numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 4)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.tensor([[1000.1, -1000.1]] * 4))
+            self.linear.bias.zero_()
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return torch.sigmoid(self.linear(latent)).unflatten(1, (1, 2, 2))
+
+
+def test_a_node_may_be_off_by_what_one_rounding_of_its_weights_makes() -> None:
+    """PyTorch is lucky with these inputs: it gives zero exactly. No other float32 implementation has to be."""
+    graph = Source(Contract((1, 2, 2), (2,)), decoder=Cancels()).graph("decoder")
+    right = FORMATS["onnx"].write(graph, WriteOptions())
+    latent = {"latent": np.ones((1, 2), np.float32)}
+
+    def moved(ulps: int) -> bytes:
+        def change(weight: np.ndarray) -> None:
+            weight[0, 0] += ulps * np.spacing(weight[0, 0])
+
+        return Mutation("moved", mutations.weight("decoder.linear.weight", change), differs()).apply(right)
+
+    assert first_divergence(moved(1), graph, latent) is None
+    found = first_divergence(moved(100), graph, latent)
+    assert found is not None
+    assert found.expected == 0.0
+    assert found.line().endswith("in the file, 0 in PyTorch's float64")
 
 
 def test_two_faults_are_reported_as_the_first(mlp: Subject) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vae_export.errors import InputError
-from vae_export.parity.certificate import FORMAT
+from vae_export.record import FORMAT
 
 #: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this. Within it lies what
 #: another version of an engine changes by summing in another order; it is a quarter of what a row is allowed.

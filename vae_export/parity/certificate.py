@@ -19,9 +19,8 @@ from vae_export.findings import Finding
 from vae_export.formats.base import Setting
 from vae_export.parity.divergence import Divergence
 from vae_export.parity.evidence import Evidence
-from vae_export.parity.measure import Measure, Scale
-
-FORMAT = "vae-export-certificate/1"
+from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.record import FORMAT
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Row:
         error, grey = self.measure.error, self.measure.grey
         # A band is infinite where PyTorch itself overflows: nothing is within that.
         within = self.measure.fault is None and error is not None and error <= self.band < math.inf
-        return within and (grey is None or grey.unexplained == 0)
+        return within and not self.measure.outside and (grey is None or grey.unexplained == 0)
 
     @property
     def reason(self) -> str:
@@ -60,6 +59,8 @@ class Row:
         if self.measure.fault is not None or self.measure.error is None:
             return self.measure.fault or "not evaluated"
         text = f"error {self.measure.error:.3g} against float64, {self.band:.3g} allowed"
+        if self.measure.outside:
+            text += f"; {self.measure.outside} pixels outside the contract's range"
         grey = self.measure.grey
         return f"{text}; {grey.unexplained} pixels of another grey level" if grey and grey.unexplained else text
 
@@ -78,8 +79,7 @@ class Row:
             "probe": self.probe,
             "batch": self.batch,
             "output": self.output,
-            # Six digits say all, and keep thousands of rows readable; the verdict is of the unrounded figures.
-            **{name: _six_digits(value) for name, value in figures.items()},
+            **_figures(figures),
             "passed": self.passed,
         }
 
@@ -106,6 +106,8 @@ class Certificate:
     unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
     not_verified: files of the export that no target of this verification runs.
     environment: versions, machine, what the probes were made from.
+    tolerance: the user's own band, in place of the measured one; None where there was none.
+    nats: why nats were not compared; None where they were.
     evidence: pictures of the decoder's errors by target, for the page; not in the JSON.
     """
 
@@ -118,6 +120,8 @@ class Certificate:
     unusable: Mapping[str, str] = field(default_factory=dict)
     not_verified: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: Tolerance | None = None
+    nats: str | None = None
     evidence: Mapping[str, Evidence] = field(default_factory=dict, compare=False)
 
     @property
@@ -133,6 +137,13 @@ class Certificate:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """A line for each thing that was left out: it is neither passed nor failed, and a reader must know."""
+        lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
+        lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
+        return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 
     def require(self) -> None:
         """Raise `ParityError` unless it passed; the message names what is worst."""
@@ -160,23 +171,31 @@ class Certificate:
             "failed_rows": len(self.failures),
             "files": dict(self.files),
             "environment": dict(self.environment),
+            "tolerance": None if self.tolerance is None else asdict(self.tolerance),
+            "nats_not_compared": self.nats,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: item.to_json() for name, item in self.divergences.items()},
+            "divergences": {name: _figures(asdict(item)) for name, item in self.divergences.items()},
             "rows": [row.to_json() for row in self.rows],
         }
 
     def write(self, path: Path) -> None:
-        """Write as JSON, atomically, a row a line. What is no finite number is no JSON, and absent."""
+        """Write as JSON, atomically, a row a line. What is no finite number is no JSON: it is null."""
         data = self.to_json()
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())
 
 
-def _six_digits(value: object) -> object:
-    if not isinstance(value, float):
-        return value
+def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has them: six digits say all, and keep thousands of rows readable; what is not finite is null.
+
+    Verdicts are of the unrounded figures.
+    """
+    return {name: _figure(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def _figure(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None

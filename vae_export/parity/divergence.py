@@ -1,15 +1,15 @@
 """Where a failed file leaves the path: the first node whose output is further from the truth than rounding explains.
 
 The ONNX graph runs unoptimised with every intermediate value as an output. PyTorch's side is the captured program, node
-by node, in float32 and in float64. The exporter names values after the program's nodes, so most match by name; what it
-renamed is matched by shape, in order, between those that do.
+by node: in float32, in float64, and in float64 with weights and inputs moved by one rounding, as for the outputs. The
+exporter names values after the program's nodes, so most match by name; what it renamed is matched by shape, in order,
+between those that do.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from vae_export.contract import Array
 from vae_export.graphs import Graph
-from vae_export.parity.measure import FACTOR
+from vae_export.parity.measure import Scale
+from vae_export.parity.oracle import REACH, TURNS, UNIT_ROUNDOFF, direction
 
 if TYPE_CHECKING:
     import onnx
@@ -30,8 +31,8 @@ class Divergence:
     node: name and operator in the ONNX graph.
     output: the value that it computes.
     index: where the two are furthest apart, batch first.
-    exported, expected: the values there.
-    error, band: the distance to float64, and what rounding allows.
+    exported, expected: the values there, the file's and float64's.
+    error, band: the distance between them, and what rounding allows.
     """
 
     node: str
@@ -44,23 +45,16 @@ class Divergence:
 
     def line(self) -> str:
         where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
-        return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch"
-
-    def to_json(self) -> dict[str, Any]:
-        """What is no finite number is no JSON either: it is written as text."""
-        return {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
+        return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch's float64"
 
 
 @dataclass(frozen=True)
 class _Value:
-    """One value of the program, by its name there."""
+    """One value of the program, by its name there; `band` is what rounding allows, found as for an output."""
 
     name: str
-    eager: Array
     exact: Array
+    band: float
 
 
 def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> Divergence | None:
@@ -71,11 +65,9 @@ def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> 
     exported = _intermediates(model, inputs)
     for node, name, value in _paired(model, _values(graph, inputs), exported):
         output = exported[name]
-        own = float(np.abs(value.eager - value.exact).max(initial=0))
-        band = max(FACTOR * own, float(np.spacing(np.float32(np.abs(value.exact).max(initial=0)))))
         error = np.abs(output - value.exact)
         # Written so that a NaN counts as outside.
-        if not bool((error <= band).all()):
+        if not bool((error <= value.band).all()):
             index = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
             return Divergence(
                 node=f"{node.name or '(no name)'} ({node.op_type})",
@@ -84,7 +76,7 @@ def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> 
                 exported=float(output[index]),
                 expected=float(value.exact[index]),
                 error=float(error[index]),
-                band=band,
+                band=value.band,
             )
     return None
 
@@ -120,23 +112,46 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
     module = program.module()
     eager = _trace(module, ordered, torch.float32)
     exact = _trace(module, ordered, torch.float64)
+    moved = [_trace(module, ordered, torch.float64, turn) for turn in range(TURNS)]
     [output] = module.graph.find_nodes(op="output")
     results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     renamed = {node.name: tensor.name for node, tensor in zip(results, graph.spec.outputs, strict=True)}
-    return [_Value(renamed.get(name, name), eager[name].numpy(), exact[name].numpy()) for name in eager]
+    return [
+        _Value(renamed.get(name, name), truth.numpy(), _band(truth, eager[name], [turn[name] for turn in moved]))
+        for name, truth in exact.items()
+    ]
+
+
+def _band(exact: Tensor, eager: Tensor, moved: list[Tensor]) -> float:
+    if not exact.numel():
+        return 0.0
+    sensitivity = max(float((other - exact).abs().max()) for other in moved) / REACH
+    return Scale(float((eager - exact).abs().max()), sensitivity, float(exact.abs().max())).band()
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a graph module and keeps what each operator gave."""
+    """Runs a graph module in a precision and keeps what each operator gave.
 
-    def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype) -> None:
+    With a `turn`, each weight and input is moved at random by up to `REACH` float32 roundings (see `Oracle.perturbed`).
+    """
+
+    def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, turn: int | None) -> None:
         super().__init__(module)
         self.dtype = dtype
+        seed, self.reach = (0, 0.0) if turn is None else direction(turn)
+        self.generator = None if turn is None else torch.Generator().manual_seed(seed)
         self.seen: dict[str, Tensor] = {}
+
+    def cast(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.dtype)
+        if self.generator is None:
+            return tensor
+        noise = torch.rand(tensor.shape, generator=self.generator, dtype=self.dtype) * 2 - 1
+        return tensor * (1 + noise * (UNIT_ROUNDOFF * self.reach))
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         weight = super().get_attr(target, args, kwargs)
-        return weight.to(self.dtype) if isinstance(weight, Tensor) and weight.is_floating_point() else weight
+        return self.cast(weight) if isinstance(weight, Tensor) and weight.is_floating_point() else weight
 
     def run_node(self, n: torch.fx.Node) -> Any:
         value = super().run_node(n)
@@ -145,10 +160,12 @@ class _Recorder(torch.fx.Interpreter):
         return value
 
 
-def _trace(module: torch.fx.GraphModule, inputs: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    recorder = _Recorder(module, dtype)
+def _trace(
+    module: torch.fx.GraphModule, inputs: list[Tensor], dtype: torch.dtype, turn: int | None = None
+) -> dict[str, Tensor]:
+    recorder = _Recorder(module, dtype, turn)
     with torch.no_grad():
-        recorder.run(*(tensor.to(dtype) for tensor in inputs))
+        recorder.run(*map(recorder.cast, inputs))
     return recorder.seen
 
 

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from vae_export.contract import Array, TensorSpec
-from vae_export.errors import ModelError, UsageError
-from vae_export.parity.grey import GreyLevels, compare
-from vae_export.parity.oracle import UNIT_ROUNDOFF
+from vae_export.errors import ModelError, UsageError, VaeExportError
+from vae_export.grey import GreyLevels, compare
+from vae_export.parity.oracle import REACH, UNIT_ROUNDOFF
 
 #: How many times further from the truth than PyTorch's own rounding a file may be. Two float32 implementations that
 #: sum in different orders differ by a small factor either way; a wrong weight, layer or dtype by thousands.
-FACTOR = 8.0
+FACTOR = REACH
 #: NVIDIA's TF32 keeps 10 bits of each factor: one rounding of it is 2^-11.
 TF32_ROUNDOFF = 2.0**-11
+#: Characters of a runtime's own message that a row keeps.
+_FAULT_LENGTH = 400
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Measure:
     error: largest distance to the float64 output.
     ulps: that distance in units in the last place of a float32 as large as the output's largest value.
     grey: what an application sees after rounding an image to 8 bits; None for what is no image.
+    outside: how many numbers leave the contract's range by more than rounding; None for what has no range.
     fault: what is wrong with the array itself, in which case the figures are absent.
     """
 
@@ -82,6 +85,7 @@ class Measure:
     error: float | None = None
     ulps: float | None = None
     grey: GreyLevels | None = None
+    outside: int | None = None
     fault: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -96,9 +100,27 @@ def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: f
         return Measure(fault=error.line())
     output = np.asarray(value, np.float64)
     measured = figures(output, eager, exact, magnitude)
-    if not (np.isfinite(spec.low) and np.isfinite(spec.high)):
+    if not spec.is_bounded:
         return measured
-    return replace(measured, grey=compare(output, exact, low=spec.low, high=spec.high, band=band))
+    grey = compare(output, exact, low=spec.low, high=spec.high, band=band)
+    return replace(measured, grey=grey, outside=int((excess(output, spec) > 0).sum()))
+
+
+def excess(output: Array, spec: TensorSpec) -> Array:
+    """How far each number is beyond the contract's range, less what rounding may add to a number at its bound.
+
+    That is `FACTOR` ULPs of the bound, the least band of an output that is as large: 0 or less is within.
+    """
+    ulp = float(np.spacing(np.float32(max(abs(spec.low), abs(spec.high)))))
+    beyond: Array = np.maximum(spec.low - np.asarray(output, np.float64), output - spec.high) - FACTOR * ulp
+    return beyond
+
+
+def failure(error: Exception) -> str:
+    """Why a runner gave nothing, as a row's fault. Every runtime raises its own, some with pages of text."""
+    if isinstance(error, VaeExportError):
+        return error.line()
+    return " ".join(f"cannot run: {type(error).__name__}: {error}".split())[:_FAULT_LENGTH]
 
 
 def figures(output: Array, eager: Array, exact: Array, magnitude: float) -> Measure:

@@ -5,7 +5,8 @@ Both take the same images and the same noise. Per image x and K noises, with z =
     -ELBO = mean over K of  −log p(x|z) + KL(q(z|x) ‖ N(0, I))              (Kingma & Welling, arXiv:1312.6114)
     NLL_K = −log mean over K of  p(x|z) p(z) / q(z|x)                        (Burda et al., arXiv:1509.00519)
 
-with log p(x|z) the Bernoulli's where pixels lie in [0, 1], else a unit Gaussian's without its constant.
+with log p(x|z) that of the contract's likelihood; where it states none, a Bernoulli's for pixels in [0, 1], else a
+Gaussian's of deviation 1.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ import numpy as np
 from vae_export.contract import Array, Contract, Part
 from vae_export.formats.base import Runner, Setting
 from vae_export.graphs import Graph
+from vae_export.likelihood import Likelihood
 from vae_export.parity.certificate import Row
-from vae_export.parity.measure import Measure, Scale, Tolerance, figures
-from vae_export.parity.oracle import TURNS, Oracle, evaluate
+from vae_export.parity.measure import Measure, Scale, Tolerance, failure, figures
+from vae_export.parity.oracle import REACH, TURNS, Oracle, direction, evaluate
 
-#: A float32 sigmoid cannot tell 1 - 2^-24 from 1; the logarithm of what is left must stay finite.
-_CLOSEST = 2.0**-24
 #: Noises for each image.
 SAMPLES = 8
 #: The name that these rows have in place of a part's.
@@ -68,7 +68,7 @@ class MetricParity:
         self._scales = {
             name: Scale(
                 eager_error=float(np.abs(self._eager[name] - exact).max()),
-                sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved),
+                sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved) / REACH,
                 magnitude=float(np.abs(exact).max()),
                 tolerance=tolerance,
             )
@@ -80,8 +80,8 @@ class MetricParity:
         fault, values = None, {}
         try:
             values = self._through(lambda image: encoder({"image": image}), lambda latent: decoder({"latent": latent}))
-        except Exception as error:  # every runtime raises its own
-            fault = " ".join(f"cannot run: {type(error).__name__}: {error}".split())
+        except Exception as error:
+            fault = failure(error)
         for name in NAMES:
             scale = self._scales[name]
             if fault is not None:
@@ -98,25 +98,33 @@ class MetricParity:
         mean, logvar = encoded["mean"], encoded["logvar"]
         latent = mean + self._noise.astype(mean.dtype) * np.exp(logvar / 2)
         flat = latent.reshape(-1, *self._contract.latent_shape)
-        decoded = decode(np.ascontiguousarray(flat))["image"].reshape(SAMPLES, *self._images.shape)
-        return nats(self._contract, self._images, mean, logvar, self._noise, decoded)
+        outputs = decode(np.ascontiguousarray(flat)).values()  # the image, and the likelihood's second output
+        decoded, *rest = (output.reshape(SAMPLES, *self._images.shape) for output in outputs)
+        return nats(self._contract, self._images, mean, logvar, self._noise, decoded, *rest)
 
 
-def _rounded(outputs: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """The outputs with each value moved at random by at most one ULP of its output's largest.
+def _rounded(outputs: Mapping[str, Array], turn: int) -> dict[str, Array]:
+    """The outputs with each value moved at random by up to `REACH` ULPs of its output's largest.
 
     That is the last bit that parity asks of a pixel (see `Scale.rounding`). Weights that move do not show what it does
     here: near 0 and 1 the logarithm magnifies it a million times.
     """
+    seed, reach = direction(turn)
     rng = np.random.default_rng(seed)
     return {
-        name: output + rng.uniform(-1, 1, output.shape) * np.spacing(np.float32(np.abs(output).max()))
+        name: output + rng.uniform(-1, 1, output.shape) * reach * np.spacing(np.float32(np.abs(output).max()))
         for name, output in outputs.items()
     }
 
 
 def nats(
-    contract: Contract, image: Array, mean: Array, logvar: Array, noise: Array, decoded: Array
+    contract: Contract,
+    image: Array,
+    mean: Array,
+    logvar: Array,
+    noise: Array,
+    decoded: Array,
+    spread: Array | None = None,
 ) -> dict[str, Array]:
     """Nats per image by name, float64 (M,).
 
@@ -125,17 +133,15 @@ def nats(
         mean, logvar: (M, *latent), of the encoder.
         noise: (K, M, *latent).
         decoded: (K, M, C, H, W), the decoder's images of mean + noise · exp(logvar / 2).
+        spread: the same shape, its second output where the likelihood has one.
     """
     count, images = noise.shape[:2]
-    x = np.asarray(image, np.float64).reshape(1, images, -1)
-    y = np.asarray(decoded, np.float64).reshape(count, images, -1)
+    low, high = contract.image_range
+    likelihood = contract.likelihood or Likelihood.usual(contract.image_range)
+    log_prob = likelihood.log_prob(image, decoded, spread, low=low, high=high)
+    log_likelihood = log_prob.reshape(count, images, -1).sum(-1)
     mu, lv = (np.asarray(array, np.float64).reshape(images, -1) for array in (mean, logvar))
     eps = np.asarray(noise, np.float64).reshape(count, images, -1)
-    if contract.image_range == (0.0, 1.0):
-        y = np.clip(y, _CLOSEST, 1 - _CLOSEST)
-        log_likelihood = (x * np.log(y) + (1 - x) * np.log1p(-y)).sum(-1)
-    else:
-        log_likelihood = -0.5 * ((x - y) ** 2).sum(-1)
     kl = 0.5 * (mu**2 + np.exp(lv) - lv - 1).sum(-1)
     z = mu + eps * np.exp(lv / 2)
     log_weight = log_likelihood - 0.5 * (z**2).sum(-1) + 0.5 * (eps**2 + lv).sum(-1)

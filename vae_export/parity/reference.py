@@ -10,8 +10,8 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import ModelError
 from vae_export.graphs import Graph
-from vae_export.parity.measure import Scale, Tolerance
-from vae_export.parity.oracle import TURNS, Oracle, evaluate
+from vae_export.parity.measure import Scale, Tolerance, excess
+from vae_export.parity.oracle import REACH, TURNS, Oracle, evaluate
 from vae_export.parity.probes import Probe
 
 #: One alone (a baked batch shows), two and three and seven (odd rests of vector registers), a round one, and one just
@@ -46,33 +46,54 @@ def references(
     tolerance: Tolerance | None,
     batches: Sequence[int],
 ) -> list[Reference]:
-    """Every probe that this part can be given, at every batch size; `ModelError` where PyTorch itself overflows."""
-    found: list[Reference] = []
-    for probe in probes:
-        inputs = probe.inputs(graph.spec, max(batches))
-        if inputs is None:
-            continue
-        exact = oracle.exact(inputs)
-        _refuse_not_finite(graph, probe.name, exact)
-        moved = [oracle.perturbed(inputs, turn) for turn in range(TURNS)]
-        # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
-        eager = {batch: evaluate(graph, _first(inputs, batch)) for batch in batches}
-        for outputs in eager.values():
-            _refuse_not_finite(graph, probe.name, outputs)
-        scales = {
-            name: Scale(
-                eager_error=max(_distance(eager[batch][name], truth[:batch]) for batch in batches),
-                sensitivity=max(_distance(outputs[name], truth) for outputs in moved),
+    """Every probe that this part can be given, at every batch size.
+
+    Raises `ModelError` where PyTorch itself overflows, or leaves the contract's range.
+    """
+    cases = {probe.name: inputs for probe in probes if (inputs := probe.inputs(graph.spec, max(batches))) is not None}
+    exact = {name: oracle.exact(inputs) for name, inputs in cases.items()}
+    # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
+    eager = {
+        name: {batch: evaluate(graph, _first(inputs, batch)) for batch in batches} for name, inputs in cases.items()
+    }
+    for name in cases:
+        for outputs in (exact[name], *eager[name].values()):
+            _refuse_not_finite(graph, name, outputs)
+        for outputs in (exact[name], *eager[name].values()):
+            _refuse_out_of_range(graph, name, outputs)
+    moves = _moves(oracle, cases, exact)
+    scales = {
+        name: {
+            output: Scale(
+                eager_error=max(_distance(eager[name][batch][output], truth[:batch]) for batch in batches),
+                sensitivity=moves[name][output] / REACH,
                 magnitude=float(np.abs(truth).max()),
                 tolerance=tolerance,
             )
-            for name, truth in exact.items()
+            for output, truth in outputs.items()
         }
-        found += [
-            Reference(probe.name, batch, _first(inputs, batch), eager[batch], _first(exact, batch), scales)
-            for batch in batches
-        ]
-    return found
+        for name, outputs in exact.items()
+    }
+    return [
+        Reference(name, batch, _first(inputs, batch), eager[name][batch], _first(exact[name], batch), scales[name])
+        for name, inputs in cases.items()
+        for batch in batches
+    ]
+
+
+def _moves(
+    oracle: Oracle, cases: Mapping[str, Mapping[str, Array]], exact: Mapping[str, Mapping[str, Array]]
+) -> dict[str, dict[str, float]]:
+    """How far each output of each probe moves with the weights and inputs, at most.
+
+    Turn by turn and not probe by probe: each turn has weights of its own.
+    """
+    moves = {name: dict.fromkeys(outputs, 0.0) for name, outputs in exact.items()}
+    for turn in range(TURNS):
+        for name, inputs in cases.items():
+            for output, moved in oracle.perturbed(inputs, turn).items():
+                moves[name][output] = max(moves[name][output], _distance(moved, exact[name][output]))
+    return moves
 
 
 def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
@@ -81,6 +102,20 @@ def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array]) -
         if not np.isfinite(array).all():
             where = f"{graph.spec.part}, '{name}', probe {probe}"
             raise ModelError("module gives numbers that are not finite", where=where)
+
+
+def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
+    """Applications believe the contract's range: a module that does not keep it cannot have it."""
+    for tensor in graph.spec.outputs:
+        array = outputs[tensor.name]
+        if tensor.is_bounded and (beyond := excess(array, tensor)).max() > 0:
+            raise ModelError(
+                "module leaves the contract's range",
+                where=f"{graph.spec.part}, '{tensor.name}', probe {probe}",
+                expected=f"{tensor.low:g} to {tensor.high:g}",
+                got=f"{array.flat[int(beyond.argmax())]:.6g}",
+                do="end the decoder in a sigmoid, tanh or clamp, or state its image_range",
+            )
 
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:

@@ -18,7 +18,7 @@ from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.divergence import Divergence, first_divergence
 from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
-from vae_export.parity.measure import Measure, Tolerance, measure
+from vae_export.parity.measure import Measure, Tolerance, failure, measure
 from vae_export.parity.metric import NAMES, MetricParity
 from vae_export.parity.oracle import Oracle, evaluate
 from vae_export.parity.origin import check_origin
@@ -31,7 +31,6 @@ from vae_export.threads import fastest_threads
 Report = Callable[[str], None]
 #: The probe and batch that determinism, placement and nats are looked at with.
 _USUAL = ("data", 64)
-_FAULT_LENGTH = 400
 
 
 def verify(
@@ -108,7 +107,7 @@ class _Verification:
         self._findings: list[Finding] = []
         self._rows: list[Row] = []
         self._planned = 0
-        self._nats = "compared"
+        self._nats: str | None = None
 
     def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
         """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
@@ -145,7 +144,7 @@ class _Verification:
         both = [target for target, part in self._runners if part == "decoder" and (target, "encoder") in self._runners]
         images = next(probe.image for probe in self._probes if probe.name == _USUAL[0])
         if not both or images is None:
-            self._nats = "not compared: no target ran both an encoder and a decoder"
+            self._nats = "no target ran both an encoder and a decoder"
             return
         parity = MetricParity(self._source.contract, self._graphs, self._oracles, images[: _USUAL[1]], self._tolerance)
         for target in both:
@@ -163,7 +162,9 @@ class _Verification:
             divergences=self._divergences,
             unusable=self._unusable,
             not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
-            environment=environment(self._source, threads) | {"thorough": self._thorough, "nats": self._nats},
+            environment=environment(self._source, threads) | {"thorough": self._thorough},
+            tolerance=self._tolerance,
+            nats=self._nats,
             evidence=self._evidence,
         )
 
@@ -189,7 +190,12 @@ class _Verification:
                 else:
                     band = scale.band(tf32=target.tf32)
                     result = measure(outputs[name], tensor, case.eager[name], case.exact[name], band, scale.magnitude)
-                if builder is not None and result.fault is None and case.batch == max(self._batches):
+                if (
+                    builder is not None
+                    and name == "image"
+                    and result.fault is None
+                    and case.batch == max(self._batches)
+                ):
                     builder.add(outputs[name], case.eager[name], case.exact[name])
                     if case.probe == "data" and (images := self._image(case.probe)) is not None:
                         builder.show(images, case.eager[name], outputs[name])
@@ -230,8 +236,7 @@ class _Verification:
         try:
             found = first_divergence(data, self._graphs[entry.part], case.inputs)
         except Exception as error:  # a file too broken to be run node by node; its rows say what is wrong with it
-            reason = f"{type(error).__name__}: {error}"[:_FAULT_LENGTH]
-            self._findings.append(Finding("no-divergence", "warning", entry.name, f"not run by node: {reason}"))
+            self._findings.append(Finding("no-divergence", "warning", entry.name, f"node by node, {failure(error)}"))
             return
         if found is not None:
             self._divergences[entry.name] = found
@@ -244,10 +249,8 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
     """The outputs, or why there are none: a file that cannot run a batch has failed that row, and only that."""
     try:
         outputs = runner(inputs)
-    except VaeExportError as error:
-        return {}, error.line()
-    except Exception as error:  # every runtime raises its own, some with pages of text
-        return {}, " ".join(f"cannot run: {type(error).__name__}: {error}".split())[:_FAULT_LENGTH]
+    except Exception as error:
+        return {}, failure(error)
     wanted = [tensor.name for tensor in spec.outputs]
     if list(outputs) != wanted:
         return {}, f"wrong outputs; expected {wanted}, got {list(outputs)}"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from vae_export.contract import Contract
+from vae_export.grey import LEVELS
 from vae_export.manifest import Manifest
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.evidence import Evidence
-from vae_export.parity.grey import LEVELS
 from vae_export.parity.measure import FACTOR
 from vae_export.report import charts, pictures, words
 from vae_export.report.seal import seal

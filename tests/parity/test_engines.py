@@ -1,0 +1,153 @@
+"""Engines that compute something else, give no array that can be compared, or are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.parity.subject import Subject, refused, tampered, verified
+from vae_export import Certificate, verify
+from vae_export.contract import PartSpec
+from vae_export.errors import TargetError, UsageError
+from vae_export.formats import FORMATS, Runner, Setting
+
+Subjects = Callable[..., Subject]
+Outputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """ONNX Runtime with something wrong: `change` gets the outputs of each run and the setting."""
+
+    change: Callable[[Outputs, Setting], Outputs]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_ONNX, name)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        run = _ONNX.open(data, spec, provider, setting)
+        return lambda inputs: self.change(run(inputs), setting)
+
+
+_ONNX = FORMATS["onnx"]
+
+
+def through(
+    mlp: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    change: Callable[..., Outputs],
+    thorough: bool = False,
+) -> Certificate:
+    """The decoder as it was written, run by a wrong engine."""
+    monkeypatch.setitem(FORMATS, "onnx", Engine(change))
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
+    return verified(artifact, mlp.source, thorough=thorough)
+
+
+def shifted(outputs: Mapping[str, Any]) -> Outputs:
+    return {name: array + np.float32(1e-4) for name, array in outputs.items()}
+
+
+@pytest.mark.parametrize(
+    ("where", "thorough"),
+    [
+        (Setting(1, "all"), False),
+        (Setting(1, "disabled"), False),
+        (Setting(1, "basic"), True),
+        (Setting(2, "all"), True),
+        (Setting(2, "extended"), True),
+    ],
+    ids=str,
+)
+def test_an_engine_that_is_wrong_with_one_setting(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: Setting, thorough: bool
+) -> None:
+    def change(outputs: Outputs, setting: Setting) -> Outputs:
+        return shifted(outputs) if setting == where else outputs
+
+    certificate = through(mlp, monkeypatch, tmp_path, change, thorough=thorough)
+    refused(certificate)
+    assert {row.setting for row in certificate.failures} == {where}
+
+
+ENGINES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "float64 is given": (lambda image: image.astype(np.float64), "wrong dtype"),
+    "float16 is given": (lambda image: image.astype(np.float16), "wrong dtype"),
+    "big-endian is given": (lambda image: image.astype(">f4"), "wrong dtype"),
+    "pixels are flat": (lambda image: image.reshape(len(image), -1), "wrong shape"),
+    "channels are last": (lambda image: np.moveaxis(image, 1, -1), "wrong shape"),
+    "an axis is missing": (lambda image: image[:, 0], "wrong shape"),
+    "one row broadcasts": (lambda image: image[:1], "wrong shape"),
+    "a row is missing": (lambda image: image[:-1], "wrong shape"),
+    "a row too many": (lambda image: np.concatenate([image, image[:1]]), "wrong shape"),
+    "a list is given": (lambda image: image.tolist(), "not an array"),
+    "nothing is given": (lambda _: None, "not an array"),
+    "one pixel is NaN": (lambda image: np.where(np.arange(16) == 3, np.float32(np.nan), image), "not finite"),
+    "one pixel is infinite": (lambda image: np.where(np.arange(16) == 3, np.float32(np.inf), image), "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_gives_no_comparable_array(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    change, fault = ENGINES[name]
+    certificate = through(mlp, monkeypatch, tmp_path, lambda outputs, _: {"image": change(outputs["image"])})
+    refused(certificate)
+    assert any(fault in (row.measure.fault or "") for row in certificate.failures)
+    certificate.write(tmp_path / "certificate.json")
+
+
+@pytest.mark.parametrize("outputs", [{}, {"images": 0}, {"image": 0, "more": 0}], ids=str)
+def test_an_engine_that_gives_other_outputs(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outputs: Outputs
+) -> None:
+    certificate = through(mlp, monkeypatch, tmp_path, lambda *_: outputs)
+    refused(certificate)
+    assert all((row.measure.fault or "").startswith("wrong outputs") for row in certificate.rows)
+
+
+def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def change(outputs: Outputs, _: Setting) -> Outputs:
+        if len(outputs["image"]) == 7:
+            raise RuntimeError("no memory\nfor seven")
+        return outputs
+
+    certificate = through(mlp, monkeypatch, tmp_path, change)
+    refused(certificate)
+    assert {row.batch for row in certificate.failures} == {7}
+    assert certificate.failures[0].reason == "cannot run: RuntimeError: no memory for seven"
+
+
+def test_an_engine_that_is_not_deterministic(mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Within the band it passes, and the certificate says so; beyond it fails."""
+    rng = np.random.default_rng(0)
+
+    def jitter(scale: float) -> Callable[[Outputs, Setting], Outputs]:
+        def change(outputs: Outputs, _: Setting) -> Outputs:
+            image = outputs["image"]
+            return {"image": (image * (1 + scale * rng.uniform(-1, 1, image.shape))).astype(np.float32)}
+
+        return change
+
+    certificate = through(mlp, monkeypatch, tmp_path, jitter(1e-7))
+    certificate.require()
+    assert [(item.same_session, item.fresh_session) for item in certificate.determinism] == [(False, False)]
+    refused(through(mlp, monkeypatch, tmp_path, jitter(1e-4)))
+
+
+def test_a_target_that_is_not_there(mlp: Subject, tmp_path: Path) -> None:
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
+    for provider, error in (("CUDAExecutionProvider", TargetError), ("NoSuchProvider", TargetError)):
+        with pytest.raises(error, match=f"provider is not (there|usable): {provider}"):
+            verify(artifact, mlp.source, targets=[f"onnx/{provider}"])
+    with pytest.raises(UsageError, match="no file for this target"):
+        verify(artifact, mlp.source, targets=["pt2/cpu"])

@@ -1,0 +1,93 @@
+"""Wrong TorchScript and `.pt2` files are caught, as wrong ONNX files are."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.parity.subject import Subject, checkpoint, refused, tampered, verified
+from vae_export import Source
+from vae_export.formats import FORMATS, WriteOptions
+
+PROGRAMS = ("torchscript", "pt2")
+programs = pytest.mark.parametrize("format", PROGRAMS)
+
+
+def fresh(mlp: Subject) -> Source:
+    """Its modules are copied for every graph: they may be changed."""
+    return Source(mlp.source.contract, mlp.source.encoder, mlp.source.decoder)
+
+
+def written(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
+    """The decoder in a format, changed before it was written."""
+    graph = fresh(mlp).graph("decoder")
+    with torch.no_grad():
+        change(graph.module)
+    return FORMATS[format].write(graph, WriteOptions())
+
+
+def nudge(module: torch.nn.Module) -> None:
+    weight = module.get_parameter("decoder.body.2.weight")
+    weight.mul_(1 + 1e-5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+
+
+CHANGES: dict[str, Callable[[torch.nn.Module], object]] = {
+    "noise of 1e-5 on a layer": nudge,
+    "a bias is zeros": lambda module: module.get_parameter("decoder.body.0.bias").zero_(),
+    "weights are float16": lambda module: module.half().float(),
+    "another model's weights": lambda module: module.decoder.load_state_dict(
+        {
+            name.removeprefix("decoder."): weight
+            for name, weight in checkpoint("mlp", 1).weights.items()
+            if name.startswith("decoder.")
+        }
+    ),
+}
+
+
+@programs
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_wrong_program_is_caught(mlp: Subject, format: str, change: str, tmp_path: Path) -> None:
+    data = written(mlp, format, CHANGES[change])
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
+    refused(certificate)
+    assert not certificate.errors
+    assert {(row.output, row.measure.fault) for row in certificate.failures} == {("image", None)}
+
+
+@programs
+def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path) -> None:
+    data = written(mlp, format, lambda module: module.get_parameter("decoder.body.2.weight").fill_(torch.nan))
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
+    refused(certificate)
+    assert all("not finite" in (row.measure.fault or "") for row in certificate.rows)
+
+
+@programs
+def test_a_program_with_dropout_in_training_mode(mlp: Subject, format: str, tmp_path: Path) -> None:
+    decoder = torch.nn.Sequential(mlp.source.graph("decoder").module, torch.nn.Dropout(0.2)).train()
+    example = mlp.source.graph("decoder").example
+    buffer = io.BytesIO()
+    if format == "pt2":
+        torch.export.save(torch.export.export(decoder, example, dynamic_shapes=({0: torch.export.Dim("N")},)), buffer)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.jit is deprecated
+            torch.jit.save(torch.jit.trace(decoder, example, check_trace=False), buffer)
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): buffer.getvalue()}), mlp.source)
+    refused(certificate)
+    assert "random-operator" in {finding.rule for finding in certificate.errors}
+
+
+@programs
+def test_the_program_of_the_other_part(mlp: Subject, format: str, tmp_path: Path) -> None:
+    certificate = verified(
+        tampered(mlp, tmp_path / "e", {("decoder", format): mlp.data("encoder", format)}), mlp.source
+    )
+    refused(certificate)
+    assert all((row.measure.fault or "").startswith("cannot run") for row in certificate.rows)

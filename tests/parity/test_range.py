@@ -1,0 +1,148 @@
+"""An image keeps the contract's range: a module that does not is refused, and a file that does not fails its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.parity import mutations
+from tests.parity.conftest import examples
+from tests.parity.mutations import Mutation, after, differs, f32, step
+from tests.parity.subject import Subject, tampered, verified
+from vae_export import Contract, Source, export
+from vae_export.contract import TensorSpec
+from vae_export.errors import ModelError
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.parity import Tolerance
+from vae_export.parity.measure import FACTOR, excess, measure
+
+ULP = 2.0**-23
+
+
+@examples
+@given(st.floats(-3, 3), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)]))
+def test_a_number_is_outside_if_more_than_rounding_takes_it_there(value: float, ends: tuple[float, float]) -> None:
+    low, high = ends
+    spec, allowed = TensorSpec("image", (1, 1, 1), low, high), FACTOR * ULP * max(1, 2.0 ** np.floor(np.log2(high)))
+    outside = value < low - allowed or value > high + allowed
+    assert bool((excess(np.full((1, 1, 1, 1), value), spec) > 0).any()) == outside
+
+
+@pytest.mark.parametrize(("value", "outside"), [(1.0001, 1), (-0.1, 1), (1 + ULP, 0), (-ULP, 0), (1.0, 0), (0.5, 0)])
+def test_they_are_counted_in_what_has_a_range(value: float, outside: int) -> None:
+    eager = np.full((2, 1, 2, 2), 0.5, np.float32)
+    output = eager.copy()
+    output[1, 0, 1, 0] = value
+    for spec, expected in ((TensorSpec("image", (1, 2, 2), 0, 1), outside), (TensorSpec("mean", (1, 2, 2)), None)):
+        found = measure(output, spec, eager, eager.astype(float), band=1.0, magnitude=1.0)
+        assert found.fault is None
+        assert found.outside == expected
+
+
+OUTSIDE: dict[str, mutations.Change] = {
+    "a little too bright": after("image", step("Mul", f32(1.0001))),
+    "below black": after("image", step("Sub", f32(0.1))),
+    "logits": mutations.left_out("image"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
+    mlp: Subject, name: str, tmp_path: Path
+) -> None:
+    data = Mutation(name, OUTSIDE[name], differs("image")).apply(mlp.data("decoder"))
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
+    certificate = verified(artifact, mlp.source, tolerance=Tolerance(1e9))
+    failed = [row for row in certificate.failures if row.measure.outside]
+    assert failed
+    assert "outside the contract's range" in failed[0].reason
+    assert not certificate.passed
+
+
+def test_a_file_that_keeps_the_range_passes_a_wide_band(mlp: Subject, tmp_path: Path) -> None:
+    data = Mutation("darker", after("image", step("Mul", f32(0.9999))), differs("image")).apply(mlp.data("decoder"))
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
+    certificate = verified(artifact, mlp.source, tolerance=Tolerance(1e-3))
+    assert certificate.passed
+    assert certificate.tolerance == Tolerance(1e-3)
+
+
+class Ends(nn.Module):
+    """latent (N, 4) → image (N, 1, 2, 2), through a function at its end."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.end = end
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.end(self.linear(latent)).unflatten(1, (1, 2, 2))
+
+
+def source(end: Callable[[Tensor], Tensor], low: float, high: float) -> Source:
+    torch.manual_seed(0)
+    return Source(Contract((1, 2, 2), (4,), (low, high)), decoder=Ends(end))
+
+
+@pytest.mark.parametrize(
+    ("end", "got"),
+    [
+        (lambda image: image, ""),
+        (torch.tanh, "got -"),
+        (lambda image: torch.sigmoid(image) * 1.0001, r"got 1\.000"),
+        (lambda image: torch.sigmoid(image) - 0.1, "got -0.0"),
+    ],
+    ids=["nothing", "tanh", "1.0001", "-0.1"],
+)
+def test_a_module_that_leaves_its_own_range_is_refused_and_nothing_is_published(
+    end: Callable[[Tensor], Tensor], got: str, tmp_path: Path
+) -> None:
+    text = (
+        rf"module leaves the contract's range: decoder, 'image', probe .*; expected 0 to 1, {got}.*; end the decoder in"
+    )
+    with pytest.raises(ModelError, match=text):
+        export(source(end, 0.0, 1.0), tmp_path / "export", formats=["torchscript"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("end", "low", "high"),
+    [
+        (torch.sigmoid, 0.0, 1.0),
+        (torch.tanh, -1.0, 1.0),
+        (lambda image: torch.sigmoid(image) * 2 - 1, -1.0, 1.0),
+        (lambda image: torch.tanh(image) * 0.5 + 0.5, 0.0, 1.0),
+        (lambda image: torch.sigmoid(image) * 255, 0.0, 255.0),
+        (lambda image: (torch.tanh(image) * 0.229 + 0.485) / 0.714, (0.485 - 0.229) / 0.714, 1.0),
+        (lambda image: image.clamp(-1, 1), -1.0, 1.0),
+    ],
+)
+def test_however_an_image_comes_into_its_range_no_engine_leaves_it(
+    end: Callable[[Tensor], Tensor], low: float, high: float, tmp_path: Path
+) -> None:
+    """No false alarm: the largest probe drives every one of these to its bounds."""
+    _, certificate = export(source(end, low, high), tmp_path / "export", formats=list(FORMATS))
+    assert certificate.passed
+    assert {row.measure.outside for row in certificate.rows} == {0}
+
+
+def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
+    """Over a hundred thousand inputs, at every optimisation level: engines approximate them."""
+    values = np.concatenate([np.linspace(-20, 20, 100_000), np.geomspace(1e-30, 1e30, 1000)]).astype(np.float32)
+    for end, low in ((torch.sigmoid, 0.0), (torch.tanh, -1.0)):
+        decoder = source(end, low, 1.0)
+        with torch.no_grad():
+            decoder.decoder.linear.weight.copy_(torch.eye(4))  # type: ignore[union-attr]
+            decoder.decoder.linear.bias.zero_()  # type: ignore[union-attr]
+        graph, onnx = decoder.graph("decoder"), FORMATS["onnx"]
+        data = onnx.write(graph, WriteOptions())
+        for setting in onnx.settings("CPUExecutionProvider"):
+            image = onnx.open(data, graph.spec, "CPUExecutionProvider", setting)({"latent": values.reshape(-1, 4)})
+            assert excess(image["image"], graph.spec.outputs[0]).max() <= 0

@@ -1,0 +1,87 @@
+"""Figures, bands and verdicts of single rows, for any numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_export import Certificate
+from vae_export.contract import TensorSpec
+from vae_export.formats import Setting
+from vae_export.parity import Row
+from vae_export.parity.measure import FACTOR, Measure, Scale, measure
+
+ONNX = "onnx/CPUExecutionProvider"
+
+
+def measured(value: object, spec: TensorSpec, eager: np.ndarray) -> Measure:
+    return measure(value, spec, eager, eager.astype(float), band=1e30, magnitude=1.0)
+
+
+floats = st.floats(allow_nan=True, allow_infinity=True)
+positive = st.floats(0, 1e30)
+
+
+@given(
+    st.one_of(st.none(), floats),
+    st.one_of(st.none(), st.just("fault")),
+    st.builds(Scale, eager_error=positive, sensitivity=positive, magnitude=positive),
+)
+def test_only_a_finite_error_within_the_band_passes(error: float | None, fault: str | None, scale: Scale) -> None:
+    row = Row("decoder", ONNX, Setting(), "prior", 1, "image", Measure(error=error, fault=fault), scale)
+    good = fault is None and error is not None and math.isfinite(error) and error <= scale.band()
+    assert row.passed == good
+    assert Certificate({}, 1, (row,)).passed == good
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_the_band_is_a_few_roundings_and_never_zero(eager: float, sensitivity: float, magnitude: float) -> None:
+    band = Scale(eager, sensitivity, magnitude).band()
+    assert 0 < band <= FACTOR * max(eager, sensitivity, 2**-23)
+
+
+@given(st.integers(0, 11), st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_a_value_that_is_not_finite_never_passes(index: int, bad: float) -> None:
+    spec, eager = TensorSpec("image", (1, 2, 2)), np.zeros((3, 1, 2, 2), np.float32)
+    value = eager.copy()
+    value.flat[index] = bad
+    huge = Scale(1e30, 1e30, 1e30)
+    bad_row, good_row = (
+        Row("decoder", ONNX, Setting(), "zeros", 3, "image", measured(array, spec, eager), huge)
+        for array in (value, eager)
+    )
+    assert not bad_row.passed
+    assert good_row.passed
+
+
+@given(st.integers(0, 11), st.floats(0.125, 1024, width=32))
+def test_figures_are_those_of_the_worst_element(index: int, off: float) -> None:
+    spec, eager = TensorSpec("image", (1, 2, 2)), np.zeros((3, 1, 2, 2), np.float32)
+    value = eager.copy()
+    value.flat[index] = -off
+    found = measured(value, spec, eager)
+    assert (found.max_abs, found.error) == (off, off)
+    assert found.mean_abs == pytest.approx(off / 12)
+    assert found.worst_index == np.unravel_index(index, eager.shape)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros((1, 1, 2, 2), np.float32),  # numpy would broadcast it
+        np.zeros((3, 4), np.float32),
+        np.zeros((3, 1, 2, 2), np.float64),
+        np.zeros((3, 1, 2, 2), ">f4"),
+        [0.0],
+        None,
+    ],
+)
+def test_shape_and_dtype_come_before_values(value: object) -> None:
+    eager = np.zeros((3, 1, 2, 2), np.float32)
+    found = measured(value, TensorSpec("image", (1, 2, 2)), eager)
+    assert found.fault is not None
+    assert found.error is None

@@ -1,0 +1,154 @@
+"""What `verify` refuses to begin with, and what it leaves as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import samples
+from tests.conftest import Exported
+from vae_export import Contract, Source, open_artifact, verify
+from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
+from vae_export.files import sha256, write_atomic
+from vae_export.manifest import NAME
+
+ONNX = "onnx/CPUExecutionProvider"
+
+
+def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    entry = artifact.entry("encoder", "pt2")
+    path = artifact.folder / entry.name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError) as caught:
+        verify(artifact, mlp.source)
+    for said in (str(path), entry.sha256, sha256(bytes(data))):
+        assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])
+def test_what_is_no_plain_file_is_refused(mlp: Exported, tmp_path: Path, damage: str) -> None:
+    import os
+
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / "decoder.onnx"
+    path.rename(tmp_path / "real")
+    if damage == "link":
+        path.symlink_to(tmp_path / "real")
+    elif damage == "folder":
+        path.mkdir()
+    elif damage == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(IntegrityError, match=r"decoder\.onnx"):
+        verify(artifact, mlp.source)
+
+
+def test_an_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
+    other = replace(mlp.source, provenance=dict(mlp.source.provenance) | {"checkpoint_sha256": "0" * 64})
+    with pytest.raises(IntegrityError, match=f"export is of another checkpoint: .*; expected SHA-256 {'0' * 64}, got"):
+        verify(mlp.artifact, other)
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_range": (-1.0, 1.0), "likelihood": None}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}]
+)
+def test_a_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
+    """Hosts believe the manifest: where it says other ranges than the truth, they scale their images wrongly."""
+    artifact = mlp.copied(tmp_path / "export")
+    contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
+    write_atomic(artifact.folder / NAME, replace(artifact.manifest, contract=contract, golden=()).text)
+    with pytest.raises(IntegrityError, match="export has another contract"):
+        verify(open_artifact(artifact.folder), mlp.source)
+
+
+def test_a_part_that_the_source_cannot_make_is_refused(foreign: Exported) -> None:
+    with pytest.raises(ModelError, match="nothing to compare with: encoder"):
+        verify(foreign.artifact, replace(foreign.source, encoder=None), trust=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "code"),
+    [
+        ("onnx/CUDAExecutionProvider", TargetError, 6),
+        ("onnx/TensorrtExecutionProvider", TargetError, 6),
+        ("onnx/CpuExecutionProvider", TargetError, 6),
+        ("torchscript/cuda", TargetError, 6),
+        ("torchscript/toaster", TargetError, 6),
+        ("pt2/cuda", TargetError, 6),
+        ("pt2/toaster", TargetError, 6),
+        ("onnx", UsageError, 2),
+        ("onnx/", UsageError, 2),
+        ("/cpu", UsageError, 2),
+        ("", UsageError, 2),
+        ("zip/cpu", UsageError, 2),
+    ],
+)
+def test_a_target_that_is_not_there_is_an_error_and_no_fallback(
+    mlp: Exported, target: str, error: type[Exception], code: int
+) -> None:
+    if target in available_targets():
+        pytest.skip(f"{target} is there")
+    with pytest.raises(error) as caught:
+        verify(mlp.artifact, mlp.source, targets=[target])
+    assert caught.value.exit_code == code  # type: ignore[attr-defined]
+    assert "\n" not in str(caught.value)
+
+
+def available_targets() -> set[str]:
+    from vae_export import machine
+
+    return {target for state in machine.examine().formats for target in state.targets}
+
+
+def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
+    certificate = verify(mlp.artifact, mlp.source, targets=["torchscript/cpu"])
+    assert certificate.passed
+    assert {row.target for row in certificate.rows} == {"torchscript/cpu"}
+    assert all("torchscript" in name for name in certificate.files)
+
+
+def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:
+    write_atomic(tmp_path / NAME, replace(mlp.artifact.manifest, files=(), golden=()).text)
+    certificate = verify(open_artifact(tmp_path), mlp.source)
+    assert not certificate.passed
+
+
+def test_numbers_of_pytorch_that_are_not_finite_are_an_error_of_the_module(tmp_path: Path) -> None:
+    from torch import nn
+
+    from vae_export import export
+
+    huge = samples.Lambda(lambda z: (z * 60).exp())
+    decoder = nn.Sequential(huge, nn.Unflatten(1, (1, 2, 2)))
+    source = Source(Contract((1, 2, 2), (4,), (0.0, 1.0)), decoder=decoder)
+    with pytest.raises(ModelError, match="module gives numbers that are not finite: decoder, 'image', probe"):
+        export(source, tmp_path / "out", formats=["torchscript"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_callers_settings_come_back(mlp: Exported) -> None:
+    import os
+
+    import torch
+
+    def settings() -> tuple[object, ...]:
+        return (
+            torch.get_num_threads(),
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+            torch.is_grad_enabled(),
+            torch.random.get_rng_state().tolist(),
+            os.environ.get("NVIDIA_TF32_OVERRIDE"),
+        )
+
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        before = settings()
+        verify(mlp.artifact, mlp.source, targets=[ONNX])
+        assert settings() == before
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
