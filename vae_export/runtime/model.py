@@ -8,39 +8,60 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vae_export.artifact import Artifact, open_artifact
+from vae_export import noise
+from vae_export.artifact import Package, open_artifact
+from vae_export.bundle import open_bundle
 from vae_export.contract import Array, Contract, Part
+from vae_export.errors import ModelError, OutOfMemoryError, UsageError
+from vae_export.manifest import Manifest
+from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import CPU, Session
 
 Float32 = npt.NDArray[np.float32]
 
+#: Rows that go through a network at a time, and bytes of its inputs and outputs: enough to keep every core busy, and
+#: few enough that what lies between the layers fits into memory.
+_MOST_ROWS, _MOST_BYTES = 1024, 64 << 20
+
 
 class Model:
-    """The ONNX files of one export. Each is hashed and opened when it is first needed; safe to use from threads.
+    """The ONNX files of one export or bundle, each opened when it is first needed; safe to use from several threads.
 
-    Every method takes float32 arrays with a batch first and raises `ModelError` for any other dtype or shape, and for
-    numbers that are not finite.
+    Arrays are float32 with a batch first, of any size from 1 up: large ones go through in pieces. Every method raises
+    `ModelError` for any other dtype, byte order or shape, and for numbers that are not finite; `OutOfMemoryError` where
+    there is no room for the result.
     """
 
-    def __init__(self, artifact: Artifact, *, provider: str = CPU, threads: int | None = None) -> None:
-        self._artifact = artifact
+    def __init__(
+        self, package: Package, *, provider: str = CPU, threads: int | None = None, batch_size: int | None = None
+    ) -> None:
+        for name, value in (("threads", threads), ("batch_size", batch_size)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise UsageError(f"bad {name}", expected="an integer from 1 up", got=value)
+        self._package = package
         self._provider = provider
         self._threads = threads
+        self._batch_size = batch_size
         self._sessions: dict[Part, Session] = {}
         self._opening = threading.Lock()
 
     @property
+    def manifest(self) -> Manifest:
+        """What the export or bundle holds."""
+        return self._package.manifest
+
+    @property
     def contract(self) -> Contract:
         """Shapes and ranges of images and latents."""
-        return self._artifact.manifest.contract
+        return self._package.manifest.contract
 
     def decode(self, latent: Float32) -> Float32:
         """latent (N, Z), prior N(0, I) → image (N, C, H, W) in the contract's range, [0, 1] for ours."""
-        return self._run("decoder", latent=latent)["image"]
+        return self.run("decoder", latent=latent)["image"]
 
     def encode(self, image: Float32) -> tuple[Float32, Float32]:
         """image (N, C, H, W) in the contract's range → mean (N, Z), logvar (N, Z)."""
-        outputs = self._run("encoder", image=image)
+        outputs = self.run("encoder", image=image)
         return outputs["mean"], outputs["logvar"]
 
     def reconstruct(self, image: Float32) -> Float32:
@@ -48,24 +69,109 @@ class Model:
         mean, _ = self.encode(image)
         return self.decode(mean)
 
-    def _run(self, part: Part, **inputs: Array) -> dict[str, Array]:
-        return self._session(part).run(inputs)
+    def prior(self, n: int, seed: int = 0, *, start: int = 0) -> Float32:
+        """n latents (n, Z) drawn from N(0, I): the same bits for a seed in every language and on every machine.
+
+        Args:
+            n: 1 and up.
+            seed: 0 to 2^64 - 1.
+            start: how many latents of the same seed come before the first one: pieces can be drawn alone.
+        """
+        if type(n) is not int or n < 1:
+            raise UsageError("bad number of samples", expected="an integer from 1 up", got=n)
+        try:
+            return noise.sample((n, *self.contract.latent_shape), seed, start=start)
+        except MemoryError as error:
+            raise OutOfMemoryError(f"{n:,} latents") from error
+
+    def sample(self, n: int, seed: int = 0, *, start: int = 0) -> Float32:
+        """n new images (n, C, H, W): what `prior` draws, decoded."""
+        return self.decode(self.prior(n, seed, start=start))
+
+    def interpolate(self, a: Float32, b: Float32, steps: int) -> Float32:
+        """Two images (C, H, W) → images (steps, C, H, W) on the straight line between their posterior means.
+
+        The first and the last are the reconstructions of `a` and `b`; steps is 2 and up.
+        """
+        if type(steps) is not int or steps < 2:
+            raise UsageError("bad number of steps", expected="an integer from 2 up", got=steps)
+        for name, image in (("a", a), ("b", b)):
+            if getattr(image, "shape", None) != self.contract.image_shape:
+                got = getattr(image, "shape", type(image).__name__)
+                raise ModelError("wrong shape", where=f"image '{name}'", expected=self.contract.image_shape, got=got)
+        (first, last), _ = self.encode(np.stack([a, b]))
+        along = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1,) * first.ndim)
+        return self.decode((first + along * (last - first)).astype(np.float32, copy=False))
+
+    def self_test(self) -> SelfTest:
+        """Run the golden vectors through every ONNX file: does this machine compute the right pixels?"""
+        return self_test(self._package, self.run)
+
+    def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
+        """One part as it is: its inputs by name → its outputs by name."""
+        session = self._session(part)
+        rows = self._check(part, inputs)
+        step = self.rows_at_a_time(part)
+        if rows <= step:
+            return session.run(inputs)
+        spec = self.contract.spec(part)
+        try:
+            outputs = {tensor.name: np.empty((rows, *tensor.item), np.float32) for tensor in spec.outputs}
+        except MemoryError as error:
+            raise OutOfMemoryError(f"{rows:,} rows of {part}") from error
+        for start in range(0, rows, step):
+            piece = slice(start, start + step)
+            for name, array in session.run({name: array[piece] for name, array in inputs.items()}).items():
+                outputs[name][piece] = array
+        return outputs
+
+    def _check(self, part: Part, inputs: dict[str, Array]) -> int:
+        """Everything about the inputs, before the first piece is computed; the number of rows."""
+        spec = self.contract.spec(part)
+        names = [tensor.name for tensor in spec.inputs]
+        if set(inputs) != set(names):
+            raise ModelError("wrong inputs", where=part, expected=names, got=sorted(inputs))
+        rows = None
+        for tensor in spec.inputs:
+            tensor.check(inputs[tensor.name], batch=rows)
+            rows = len(inputs[tensor.name])
+        return rows or 0
+
+    def rows_at_a_time(self, part: Part) -> int:
+        """How many rows of a large array go through the network at once."""
+        if self._batch_size is not None:
+            return self._batch_size
+        spec = self.contract.spec(part)
+        row = sum(4 * int(np.prod(tensor.item)) for tensor in (*spec.inputs, *spec.outputs))
+        return max(1, min(_MOST_ROWS, _MOST_BYTES // row))
 
     def _session(self, part: Part) -> Session:
         with self._opening:
             if part not in self._sessions:
-                data = self._artifact.read(self._artifact.entry(part))
+                data = self._package.read(self.manifest.entry(part))
                 spec = self.contract.spec(part)
                 self._sessions[part] = Session(data, spec, provider=self._provider, threads=self._threads)
             return self._sessions[part]
 
 
-def load(folder: str | Path, *, provider: str = CPU, threads: int | None = None) -> Model:
-    """Open an export folder for running.
+def load(path: str | Path, *, provider: str = CPU, threads: int | None = None, batch_size: int | None = None) -> Model:
+    """Open a bundle or an export folder for running.
 
     Args:
-        folder: of `export`, with its manifest.json.
+        path: a bundle such as mnist.zip, or the folder of `export`, with its manifest.json.
         provider: an ONNX Runtime provider; used, or refused with `TargetError`, never replaced in silence.
         threads: within an operator; None lets ONNX Runtime choose.
+        batch_size: rows that go through a network at a time; None chooses by their size.
+
+    Raises:
+        ModelError, IntegrityError: nothing that can be read lies there, or a file is not the one that was packed.
     """
-    return Model(open_artifact(folder), provider=provider, threads=threads)
+    return Model(open_package(path), provider=provider, threads=threads, batch_size=batch_size)
+
+
+def open_package(path: str | Path) -> Package:
+    """A bundle or an export folder, by what lies there; raises as `load` does."""
+    if not Path(path).exists():
+        expected = "a bundle, or the folder of an export"
+        raise ModelError("no export here", where=path, expected=expected, do="run: vae-export export")
+    return open_artifact(path) if Path(path).is_dir() else open_bundle(path)

@@ -115,7 +115,7 @@ def _open(
     tf32: bool = False,
     where: str = "probe",
 ) -> ort.InferenceSession:
-    available = ort.get_available_providers()
+    available = available_providers()
     if provider not in available:
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
         raise TargetError("provider is not there", where=provider, expected=" | ".join(available), do=do)

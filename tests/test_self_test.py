@@ -1,0 +1,131 @@
+"""The golden vectors find an engine that computes something else, and nothing but that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import Exported
+from tests.samples import FOREIGN_CONTRACT
+from vae_export import load
+from vae_export.contract import Array, Part, TensorSpec
+from vae_export.errors import ModelError, ParityError
+from vae_export.golden import DTYPE, GoldenArray, GoldenPart, judge
+from vae_export.noise import sample
+from vae_export.runtime.self_test import SelfTest, self_test
+
+IMAGE = TensorSpec("image", (2, 2), 0.0, 1.0)
+BAND = 1e-6
+
+
+def golden(exact: Array, band: float | None = BAND) -> GoldenArray:
+    return GoldenArray("image", "golden/image.f32", exact.shape, "0" * 64, band)
+
+
+@pytest.mark.parametrize("name", ["mlp", "post", "conv", "foreign"])
+def test_this_machine_passes(exported: object, name: str) -> None:
+    export: Exported = exported(name)  # type: ignore[operator]
+    result = load(export.folder).self_test()
+    result.require()
+    assert result.passed
+    assert result.worst_error <= 1
+    outputs = [(judgement.part, judgement.output) for judgement in result.judgements]
+    assert len(outputs) == len(set(outputs)) == 7
+    pictures = [judgement for judgement in result.judgements if judgement.grey is not None]
+    assert {judgement.output for judgement in pictures} == {"image", "reconstruction"}
+    assert sum(judgement.grey.unexplained for judgement in pictures) == 0
+
+
+def test_golden_rows_are_those_of_the_specification(mlp: Exported) -> None:
+    [latent] = next(part for part in mlp.artifact.manifest.golden if part.part == "decoder").inputs
+    rows = latent.array(mlp.artifact.read(latent))
+    assert rows.shape == (16, 4)
+    assert not rows[0].any()
+    assert rows[1].tolist() == [6, -6, 6, -6]
+    assert rows[2:].tobytes() == sample((14, 4), 0).tobytes()
+    autoencoder = next(part for part in mlp.artifact.manifest.golden if part.part == "autoencoder")
+    image, noise = (item.array(mlp.artifact.read(item)) for item in autoencoder.inputs)
+    assert noise.tobytes() == sample((16, 4), 1).tobytes()
+    assert np.array_equal(np.round(image * 255) / np.float32(255), image), "256 levels, as an application has them"
+
+
+def test_golden_images_lie_in_the_contracts_range(exported: object) -> None:
+    export: Exported = exported("foreign")  # type: ignore[operator]
+    [image] = next(part for part in export.artifact.manifest.golden if part.part == "encoder").inputs
+    values = image.array(export.artifact.read(image))
+    assert values.shape[1:] == FOREIGN_CONTRACT.image_shape
+    assert values.min() < -0.5
+    assert values.min() >= -1
+    assert values.max() <= 1
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-3, 1 - 1e-4, -1.0, math.nan, math.inf])
+def test_an_engine_that_computes_something_else_is_found(mlp: Exported, factor: float) -> None:
+    model = load(mlp.folder)
+
+    def wrong(part: Part, **inputs: Array) -> dict[str, Array]:
+        outputs = model.run(part, **inputs)
+        return outputs | ({"image": outputs["image"] * np.float32(factor)} if part == "decoder" else {})
+
+    result = self_test(mlp.artifact, wrong)
+    assert not result.passed
+    with pytest.raises(ParityError, match="self-test failed: decoder, 'image'; expected error of") as caught:
+        result.require()
+    assert caught.value.exit_code == 5
+    assert [judgement.part for judgement in result.judgements if not judgement.passed] == ["decoder"]
+
+
+def test_nothing_tested_is_nothing_passed() -> None:
+    assert not SelfTest(()).passed
+    with pytest.raises(ParityError, match="nothing was tested"):
+        SelfTest(()).require()
+
+
+def test_an_export_without_golden_vectors_says_so(mlp: Exported) -> None:
+    bare = replace(mlp.artifact, manifest=replace(mlp.artifact.manifest, golden=()))
+    with pytest.raises(ModelError, match="export has no golden vectors"):
+        self_test(bare, load(mlp.folder).run)
+
+
+@given(st.floats(0, 1, width=32), st.floats(-2, 2))
+def test_an_error_within_the_band_passes_and_one_beyond_it_fails(value: float, share: float) -> None:
+    exact = np.full((3, 2, 2), value, np.float32)
+    got = exact.astype(np.float64)
+    got[1, 1, 0] += share * BAND
+    judgement = judge("decoder", IMAGE, got, golden(exact), exact)
+    assert judgement.error == pytest.approx(abs(share) * BAND, abs=1e-12)
+    if abs(share) < 0.999:
+        assert judgement.passed
+    if abs(share) > 1.001:
+        assert not judgement.passed
+
+
+def test_a_pixel_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not() -> None:
+    boundary = 100.5 / 255
+    exact = np.array([[[boundary - 1e-7, 0.5], [0.5, 0.5]]])
+    got = exact.copy()
+    got[0, 0, 0] = boundary + 1e-7
+    explained = judge("decoder", IMAGE, got, golden(exact), exact)
+    assert (explained.grey.differing, explained.grey.unexplained, explained.passed) == (1, 0, True)  # type: ignore[union-attr]
+    strict = judge("decoder", IMAGE, got, golden(exact, 1e-8), exact)
+    assert (strict.grey.differing, strict.grey.unexplained, strict.passed) == (1, 1, False)  # type: ignore[union-attr]
+
+
+def test_what_is_no_image_has_no_grey_levels() -> None:
+    exact = np.zeros((2, 3), np.float32)
+    judgement = judge("encoder", TensorSpec("mean", (3,)), exact, golden(exact), exact)
+    assert (judgement.grey, judgement.error, judgement.passed) == (None, 0.0, True)
+
+
+def test_a_golden_array_comes_back_as_it_was() -> None:
+    array = golden(np.zeros((2, 3), np.float32))
+    assert GoldenArray.from_json(array.to_json(), output=True) == array
+    part = GoldenPart("decoder", (replace(array, band=None),), (array,))
+    assert GoldenPart.from_json(part.to_json()) == part
+    assert array.size == 24
+    assert array.array(np.arange(6, dtype=DTYPE).tobytes()).tolist() == [[0, 1, 2], [3, 4, 5]]
