@@ -1,0 +1,256 @@
+"""What goes into a bundle comes out of it, in the form that docs/bundle-format.md specifies."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import ROOT, run_cli
+from tests.conftest import Exported
+from vae_export import Source, export, load, open_artifact
+from vae_export.bundle import open_bundle, pack
+from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.errors import InputError, IntegrityError, ModelError, ParityError, UsageError
+from vae_export.likelihood import Likelihood, LikelihoodName
+from vae_export.models import VAE, VAEConfig
+from vae_export.record import Record, parse_record, read_record
+
+
+@pytest.fixture
+def path(packed: bytes, tmp_path: Path) -> Path:
+    file = tmp_path / "small.zip"
+    file.write_bytes(packed)
+    return file
+
+
+def record(mlp: Exported) -> Record:
+    return read_record(mlp.artifact.certificate)
+
+
+def test_equal_contents_are_equal_bytes(mlp: Exported, packed: bytes) -> None:
+    again = pack(mlp.artifact, record(mlp), name="small", formats=["onnx", "torchscript"])
+    assert again == packed
+    assert pack(mlp.artifact, record(mlp), name="other", formats=["onnx", "torchscript"]) != packed
+
+
+def test_every_entry_is_what_the_specification_lists(path: Path, mlp: Exported) -> None:
+    names = list(open_bundle(path).files)
+    assert names[:2] == ["SHA256SUMS", "manifest.json"]
+    assert names[-3:] == ["certificate.json", "MODEL_CARD.md", "LICENSE"]
+    models = [entry.name for entry in mlp.artifact.manifest.files if entry.format != "pt2"]
+    assert names[2:8] == models
+    assert all(name.startswith("golden/") for name in names[8:-3])
+    assert open_bundle(path).read(mlp.artifact.entry("decoder")) == mlp.artifact.read(mlp.artifact.entry("decoder"))
+
+
+def test_any_zip_library_reads_it(path: Path) -> None:
+    opened = open_bundle(path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == list(opened.files)
+        assert all(archive.read(name) == data for name, data in opened.files.items())
+        assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_unpacked_it_is_an_export_and_its_list_of_hashes_checks_it(path: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=tmp_path / "unpacked", capture_output=True, check=False).returncode == 0
+    assert open_artifact(tmp_path / "unpacked").manifest == open_bundle(path).manifest
+    load(tmp_path / "unpacked").self_test().require()
+
+
+def test_its_identity_is_the_hash_of_its_list_of_hashes(path: Path) -> None:
+    opened = open_bundle(path)
+    assert opened.identity == hashlib.sha256(opened.files["SHA256SUMS"]).hexdigest()
+
+
+def test_an_archive_comes_back_as_it_was() -> None:
+    files = {"a": b"", "b/c.txt": b"x" * 1000, "B1": bytes(range(256))}
+    assert {name: bytes(data) for name, data in read_archive(write_archive(files), "here").items()} == files
+    assert read_archive(write_archive({"a": b""}), "here") == {"a": b""}
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "a\\b", "", ".", ".a", "a/b/c", "a.", "é", "a b", "x" * 101, "a\0"])
+def test_a_name_that_could_do_harm_is_never_written(name: str) -> None:
+    with pytest.raises(IntegrityError, match="file name is not allowed"):
+        write_archive({name: b""})
+
+
+def test_names_that_differ_in_case_only_are_never_written() -> None:
+    with pytest.raises(IntegrityError, match="two files have one name: LICENSE; got license"):
+        write_archive({"license": b"", "LICENSE": b""})
+
+
+def test_only_what_was_asked_for_is_packed(mlp: Exported, tmp_path: Path) -> None:
+    data = pack(mlp.artifact, record(mlp), name="decoder", formats=["onnx"], parts=["decoder"])
+    (tmp_path / "decoder.zip").write_bytes(data)
+    opened = open_bundle(tmp_path / "decoder.zip")
+    assert [entry.name for entry in opened.manifest.files] == ["decoder.onnx"]
+    assert [part.part for part in opened.manifest.golden] == ["decoder"]
+    model = load(tmp_path / "decoder.zip")
+    assert model.self_test().passed
+    with pytest.raises(ModelError, match=r"export has no such file: encoder, onnx; expected decoder\.onnx"):
+        model.encode(model.sample(1))
+
+
+@pytest.mark.parametrize(("chosen", "said"), [({"formats": ["tflite"]}, "format"), ({"parts": ["prior"]}, "part")])
+def test_what_the_export_does_not_have_is_refused(mlp: Exported, chosen: dict[str, list[str]], said: str) -> None:
+    with pytest.raises(UsageError, match=f"export has no such {said}; expected .*; run: vae-export export --{said}"):
+        pack(mlp.artifact, record(mlp), name="x", formats=chosen.get("formats"), parts=chosen.get("parts"))
+
+
+def test_a_certificate_that_did_not_pass_makes_no_bundle(mlp: Exported) -> None:
+    document = json.loads(record(mlp).data) | {"verdict": "fail"}
+    failed = parse_record(json.dumps(document).encode(), "here")
+    with pytest.raises(ParityError, match="certificate did not pass"):
+        pack(mlp.artifact, failed, name="x")
+
+
+def test_a_certificate_of_other_files_makes_no_bundle(mlp: Exported) -> None:
+    document = json.loads(record(mlp).data)
+    document["files"]["decoder.onnx"] = "0" * 64
+    other = parse_record(json.dumps(document).encode(), "here")
+    with pytest.raises(IntegrityError, match=r"certificate is of another file: .*decoder\.onnx"):
+        pack(mlp.artifact, other, name="x")
+    del document["files"]["decoder.onnx"]
+    with pytest.raises(IntegrityError, match="no such file in it"):
+        pack(mlp.artifact, parse_record(json.dumps(document).encode(), "here"), name="x")
+
+
+def test_an_export_without_golden_vectors_makes_no_bundle(mlp: Exported) -> None:
+    bare = replace(mlp.artifact, manifest=replace(mlp.artifact.manifest, golden=()))
+    with pytest.raises(ModelError, match="export has no golden vectors: .*; export again"):
+        pack(bare, record(mlp), name="x")
+
+
+def test_a_file_that_was_altered_since_makes_no_bundle(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    golden = artifact.folder / "golden" / "latent.f32"
+    golden.write_bytes(golden.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(IntegrityError, match=r"exported file was altered: .*golden/latent\.f32"):
+        pack(artifact, record(mlp), name="x")
+
+
+def test_the_golden_folder_may_not_be_a_link(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    shutil.move(artifact.folder / "golden", tmp_path / "elsewhere")
+    (artifact.folder / "golden").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="exported file is a link or a device"):
+        pack(artifact, record(mlp), name="x")
+
+
+def test_the_card_says_what_a_person_asks(path: Path) -> None:
+    card = open_bundle(path).card
+    for text in (
+        "# small",
+        "(N, 1, 28, 28), values in [0, 1]",
+        "protocol `grey`",
+        "| decoder | `onnx/CPU",
+        "no signature",
+    ):
+        assert text in card
+    assert "comparisons" in card
+
+
+def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> None:
+    data = pack(mlp.artifact, record(mlp), name="x", page=b"<p>", notes="For *tests*.\n", licence="Mine.\n")
+    (tmp_path / "x.zip").write_bytes(data)
+    opened = open_bundle(tmp_path / "x.zip")
+    assert opened.card.endswith("## Notes\n\nFor *tests*.\n")
+    assert (opened.licence, bytes(opened.files["certificate.html"])) == ("Mine.\n", b"<p>")
+
+
+def test_from_export_to_inspection_by_the_command_line(mlp: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "my model.zip"
+    arguments = ("--export", str(mlp.folder), "--format", "onnx", "--name", "digits", "--out", str(out))
+    made = run_cli("bundle", *arguments, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert f"bundled to {out}" in made.stdout
+    again = run_cli("bundle", *arguments, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "output exists" in again.stderr
+    shown = run_cli("inspect", out, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for text in (
+        "digits",
+        "float32 (N, 1, 28, 28) in [0, 1]",
+        "pass: ",
+        "decoder, onnx",
+        "golden output",
+        "not signed",
+    ):
+        assert text in shown.stdout
+    document = json.loads(run_cli("inspect", out, "--json", cwd=tmp_path).stdout)
+    assert document["certificate"]["verdict"] == "pass"
+    assert document["files"]["decoder.onnx"] == (mlp.folder / "decoder.onnx").stat().st_size
+    assert run_cli("inspect", out, "--card", cwd=tmp_path).stdout.startswith("# digits\n")
+
+
+def test_a_damaged_bundle_is_exit_4_and_nothing_is_shown(packed: bytes, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.zip"
+    damaged.write_bytes(packed[:5000] + b"?" + packed[5001:])
+    result = run_cli("inspect", damaged, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (4, "")
+    assert result.stderr.startswith("vae-export: error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in (("pipe", "got not a file"), ("missing", "got no such file"), (".", "got not a file")):
+        with pytest.raises(ModelError, match=said):
+            open_bundle(tmp_path / name)
+
+
+def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no certificate: .*certificate\.json; got No such file .*; run: vae-export"):
+        read_record(tmp_path / "certificate.json")
+
+
+def test_opening_a_bundle_brings_in_no_heavy_import(path: Path) -> None:
+    code = f"import sys, vae_export; vae_export.load({str(path)!r}).sample(1); print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert {"torch", "onnx", "jinja2", "typer", "rich", "zipfile"} & set(result.stdout.split()) <= {"zipfile"}
+
+
+def test_the_container_is_byte_for_byte_as_specified() -> None:
+    """Written out by hand from the tables of docs/bundle-format.md, section 1."""
+    data, name = b"hello", b"a.txt"
+    crc, size = bytes.fromhex("86a61036"), b"\x05\0\0\0"
+    local = b"PK\x03\x04\x14\0\0\0\0\0\0\0\x21\0" + crc + size + size + b"\x05\0\0\0" + name
+    central = b"PK\x01\x02\x14\x03\x14\0\0\0\0\0\0\0\x21\0" + crc + size + size + b"\x05\0" + b"\0" * 8
+    central += b"\0\0\xa4\x81" + b"\0\0\0\0" + name
+    end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0" + bytes([len(central), 0, 0, 0, len(local) + 5, 0, 0, 0, 0, 0])
+    assert write_archive({"a.txt": data}) == local + data + central + end
+    assert zipfile.ZipFile(io.BytesIO(write_archive({"a.txt": data}))).read("a.txt") == data
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
+def test_a_decoder_with_a_second_output_travels_and_tests_itself(likelihood: LikelihoodName, tmp_path: Path) -> None:
+    config = VAEConfig("mlp", (3, 8, 8), 4, 16, likelihood=Likelihood(likelihood))
+    torch.manual_seed(0)
+    network = VAE(config)
+    artifact, _ = export(Source(config.contract, network.encoder, network.decoder), tmp_path / "export")
+    (tmp_path / "colour.zip").write_bytes(pack(artifact, read_record(artifact.certificate), name="colour"))
+    model = load(tmp_path / "colour.zip")
+    model.self_test().require()
+    second = artifact.manifest.contract.spec("decoder").outputs[1].name
+    outputs = model.run("decoder", latent=model.prior(2))
+    assert outputs[second].shape == outputs["image"].shape == (2, 3, 8, 8)
+    assert model.sample(2).tobytes() == outputs["image"].tobytes()
+    tested = {(judgement.part, judgement.output) for judgement in model.self_test().judgements}
+    assert ("decoder", second) in tested

@@ -1,0 +1,37 @@
+"""Whatever is done to a bundle: it is refused in one line that names the file, and nothing else happens."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from pathlib import Path
+
+import pytest
+
+from tests.bundle.tampering import KINDS, Kind
+from vae_export.bundle import open_bundle
+from vae_export.errors import VaeExportError
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # of zipfile, which makes the fault
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_tampered_bundle_is_refused_by_name(packed: bytes, tmp_path: Path, kind: Kind) -> None:
+    path = tmp_path / "tampered.zip"
+    rng = random.Random(zlib.crc32(kind.__name__.encode()))
+    for _ in range(12):
+        tampered = kind(packed, rng)
+        assert tampered.data != packed
+        path.write_bytes(tampered.data)
+        with pytest.raises(VaeExportError) as caught:
+            open_bundle(path)
+        said = str(caught.value)
+        assert "\n" not in said
+        assert caught.value.exit_code in (3, 4, 5)
+        assert not tampered.named or any(name in said for name in tampered.named), said
+
+
+def test_an_untouched_bundle_is_opened(packed: bytes, tmp_path: Path) -> None:
+    """What the tests above refuse, they refuse for what was done to it."""
+    path = tmp_path / "good.zip"
+    path.write_bytes(packed)
+    assert open_bundle(path).certificate.passed

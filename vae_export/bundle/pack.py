@@ -1,0 +1,77 @@
+"""An export folder, its certificate and words for people → the bytes of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vae_export.artifact import CERTIFICATE, Artifact
+from vae_export.bundle.archive import write_archive
+from vae_export.bundle.card import model_card
+from vae_export.bundle.contents import CARD, LICENCE, PAGE, SUMS, entries
+from vae_export.errors import ModelError, UsageError
+from vae_export.files import sha256
+from vae_export.manifest import NAME, Manifest
+from vae_export.record import Record
+
+NO_LICENCE = """\
+No licence was stated when this bundle was made. Ask whoever gave it to you what you may do with the model.
+"""
+
+
+def pack(
+    artifact: Artifact,
+    record: Record,
+    *,
+    name: str,
+    formats: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+    page: bytes | None = None,
+    notes: str = "",
+    licence: str = NO_LICENCE,
+) -> bytes:
+    """The bundle of a certified export; equal contents give equal bytes.
+
+    Args:
+        artifact: the export; every file is read against its hash.
+        record: its certificate: passed, and of these very files.
+        name: of the model, the title of its card.
+        formats, parts: which files to take; None takes all.
+        page: the certificate as a page, if it is to travel along.
+        notes: for the model card, in Markdown: what the model is for, what it cannot do.
+        licence: the model's licence.
+
+    Raises:
+        UsageError: a format or a part that the export does not have.
+        ParityError, IntegrityError: the certificate did not pass, or is of other files.
+        ModelError: an export without golden vectors.
+    """
+    manifest = _chosen(artifact.manifest, formats, parts)
+    record.require(manifest, artifact.certificate)
+    if not manifest.golden:
+        raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
+    files = {NAME: manifest.text}
+    files |= {entry.name: artifact.read(entry) for entry in manifest.files}
+    arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
+    files |= {array.name: artifact.read(array) for array in arrays}
+    files |= {CERTIFICATE: record.data, CARD: model_card(name, manifest, record, notes).encode()}
+    files |= {LICENCE: licence.encode()} | ({} if page is None else {PAGE: page})
+    ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
+    sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())
+    return write_archive({SUMS: sums.encode(), **ordered})
+
+
+def _chosen(manifest: Manifest, formats: Sequence[str] | None, parts: Sequence[str] | None) -> Manifest:
+    """The manifest with the files of these formats and parts only."""
+    for kind, wanted in (("format", formats), ("part", parts)):
+        have = list(dict.fromkeys(getattr(entry, kind) for entry in manifest.files))
+        if missing := [name for name in wanted or () if name not in have]:
+            do = f"run: vae-export export --{kind} {missing[0]}"
+            raise UsageError(f"export has no such {kind}", expected=" | ".join(have), got=missing[0], do=do)
+    files = tuple(
+        entry
+        for entry in manifest.files
+        if (formats is None or entry.format in formats) and (parts is None or entry.part in parts)
+    )
+    kept = {entry.part for entry in files}
+    return replace(manifest, files=files, golden=tuple(part for part in manifest.golden if part.part in kept))
