@@ -1,10 +1,13 @@
-"""The whole toolkit from a checkout: the commands of `vae-export`, plus `train` and `evaluate`.
+"""The whole toolkit from a checkout: the commands of `vae-export`, plus `train`, `evaluate` and `runs`.
 
 python cli.py train && python cli.py export --format onnx && python cli.py verify
 """
 
-from train.commands import evaluate, train
-from vae_export.cli import main
+from vae_export.cli import begin
 
 if __name__ == "__main__":
-    main(train, evaluate)
+    begin()
+    from train.commands import evaluate, runs, train
+    from vae_export.cli.app import main
+
+    main(train, evaluate, runs)

@@ -1,5 +1,9 @@
-"""The command line: parse, one call, print. One file a command; errors are caught once, in `main`."""
+"""The command line: parse, one call, print. One file a command; errors are caught once, in `app.py`.
 
-from vae_export.cli.app import main, run, start
+Nothing is imported here but the way in: whoever presses Ctrl-C while the rest is imported sees one line.
+"""
 
-__all__ = ["main", "run", "start"]
+from vae_export.cli.beginning import begin
+from vae_export.cli.entry import start
+
+__all__ = ["begin", "start"]

@@ -15,20 +15,30 @@ import typer
 
 from vae_export import __version__
 from vae_export.cli import console
+from vae_export.cli.beginning import is_beginning
+from vae_export.cli.bundle import bundle
+from vae_export.cli.decode import decode
 from vae_export.cli.doctor import doctor
+from vae_export.cli.encode import encode
+from vae_export.cli.explore import explore
 from vae_export.cli.export import export
+from vae_export.cli.inspect import inspect
+from vae_export.cli.reconstruct import reconstruct
+from vae_export.cli.sample import sample
 from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
 
 Command = Callable[..., None]
 
 #: Commands that need `train/`, which is a recipe in the checkout and not part of the installed package.
-CHECKOUT_ONLY = ("train", "evaluate")
+CHECKOUT_ONLY = ("train", "evaluate", "runs")
 _DEBUG = "VAE_EXPORT_DEBUG"
+#: The signals of this process's Ctrl-C so far.
+_interruptions: list[int] = []
 
 
-def start() -> None:
-    """The installed command `vae-export`: everything but what needs `train/`."""
+def start_installed() -> NoReturn:
+    """The commands of `vae-export`; those that need `train/` say where they live."""
 
     def elsewhere(name: str) -> Command:
         def refuse(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
@@ -53,6 +63,9 @@ def main(*commands: Command) -> NoReturn:
 def run(*commands: Command) -> int:
     """Run the library's commands and `commands` as the arguments of this process say; the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    _interruptions.clear()
+    if is_beginning():
+        signal.signal(signal.SIGINT, _interrupt)
     console.open_closed()
     code = _outcome(build(*commands))
     _flush()
@@ -69,7 +82,10 @@ def build(*commands: Command) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    ours: tuple[Command, ...] = (export, verify, doctor)
+    ours: tuple[Command, ...] = (
+        *(export, verify, bundle, inspect, explore),
+        *(sample, decode, encode, reconstruct, doctor),
+    )
     for command in (*commands, *ours):
         # Arguments of a command that only says where it lives are its own business.
         lenient = {"ignore_unknown_options": True} if command.__module__ == __name__ else {}
@@ -108,19 +124,23 @@ def _outcome(app: typer.Typer) -> int:
     except VaeExportError as error:
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort) as stop:
-        name, code = (
-            ("terminated", Terminated.exit_code)
-            if isinstance(stop, Terminated)
-            else ("interrupted", Interrupted.exit_code)
-        )
-        console.message(f"vae-export: {name}" + (f": {stop}" if str(stop) else ""))
-        return code
+        return _stopped(stop)
     except MemoryError as error:
         return _fail(OutOfMemoryError(str(error)))
     except Exception as error:  # our bug: say so in one line, and how to see more
+        if _interruptions:  # or an engine's, which made an error of its own of a Ctrl-C in the midst of its imports
+            return _stopped(Interrupted())
         return _fail(
             VaeExportError(f"internal error: {type(error).__name__}: {error}", do="run with --debug and report it")
         )
+
+
+def _stopped(stop: BaseException) -> int:
+    name, code = (
+        ("terminated", Terminated.exit_code) if isinstance(stop, Terminated) else ("interrupted", Interrupted.exit_code)
+    )
+    console.message(f"vae-export: {name}" + (f": {stop}" if str(stop) else ""))
+    return code
 
 
 def _fail(error: VaeExportError) -> int:
@@ -128,6 +148,11 @@ def _fail(error: VaeExportError) -> int:
         console.message(traceback.format_exc().rstrip())
     console.message(f"vae-export: error: {error}")
     return error.exit_code
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> NoReturn:
+    _interruptions.append(signum)
+    raise KeyboardInterrupt
 
 
 def _terminate(_signum: int, _frame: FrameType | None) -> NoReturn:

@@ -10,12 +10,13 @@ import typer
 from rich.table import Table
 
 from vae_export.cli import console
+from vae_export.cli.certificate import show_gaps
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
 from vae_export.files import check_free
-from vae_export.formats import FORMATS
+from vae_export.formats import FORMATS, OPSET
 from vae_export.runs import Run
 
 ALL = "all"
@@ -35,7 +36,7 @@ def export(
         list[str] | None,
         typer.Option("--part", metavar="|".join([*PARTS, ALL]), help="What to export. Repeatable.", show_default=ALL),
     ] = None,
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = 20,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET,
     run: RunOption = None,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="Checkpoint file. Default: the run's.", show_default=False)
@@ -82,6 +83,7 @@ def export(
     for entry in artifact.manifest.files:
         table.add_row(entry.name, f"{entry.size:,}", entry.sha256[:16] + "…")
     console.result(table)
+    show_gaps(certificate)
     console.result(f"verified: {len(certificate.rows)} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json as json_module  # `json` is an option here
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from vae_export.cli import console
+from vae_export.cli.certificate import show, verdict
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import ParityError, UsageError
@@ -18,7 +19,7 @@ from vae_export.runs import Run
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact
-    from vae_export.parity import Certificate, Row, Tolerance
+    from vae_export.parity import Certificate, Tolerance
 
 
 def verify(
@@ -55,7 +56,12 @@ def verify(
         typer.Option("--rtol", help="The same, relative to an output's largest value.", show_default=False),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Batches up to 64, one thread, lowest and highest optimisation.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Batches up to 64, one thread, lowest and highest optimisation. "
+            "Replaces no thorough certificate without --force.",
+        ),
     ] = False,
     baseline: Annotated[
         Path | None,
@@ -82,7 +88,7 @@ def verify(
     if file is None and part is not None:
         raise UsageError("--part goes with --file", got=part, do="an export is verified whole")
     if out is not None:
-        if out.suffix == ".html":
+        if out.suffix != ".json":
             raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
         for path in (out, out.with_suffix(".html")):
             check_free(path, force=force)
@@ -99,19 +105,33 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
+    if quick:
+        _keep_thorough(place, force=force)
     certificate = _compare(checkpoint, export, file, part, target, tolerance, quick, trust, place)
     worse = [] if before is None else regressions(before, certificate.to_json())
     if json:
         console.result_json(certificate.to_json() | ({} if before is None else {"regressions": worse}))
     else:
-        _show(certificate, place)
+        show(certificate, place)
         for line in worse:
             console.result(f"worse than the baseline: {line}")
     certificate.require()
     if worse:
         raise ParityError(f"worse than the baseline in {len(worse)} ways", where=baseline, got=worse[0])
     if not json:
-        console.result(f"pass: {len(certificate.rows):,} comparisons")
+        console.result(verdict(certificate))
+
+
+def _keep_thorough(place: Path, *, force: bool) -> None:
+    """Refuse to let a quick look take the place of a thorough verification, passed or failed."""
+    try:
+        before = json_module.loads(place.read_text("utf-8"))
+        thorough = before["environment"]["thorough"] is True
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return  # none there, or nothing that anybody could rely on
+    if thorough and not force:
+        do = "pass --out to write elsewhere, or --force to replace it"
+        raise UsageError("certificate there is thorough, and --quick is not", where=place, do=do)
 
 
 def _compare(
@@ -134,7 +154,7 @@ def _compare(
     if file is not None:
         loaded = load_checkpoint(checkpoint)
         name: Part = next(known for known in PARTS if known == part)
-        artifact = _of_file(file, name, loaded.config.contract, trust=trust)
+        artifact = _of_file(file, name, loaded.config.contract, quick=quick, trust=trust)
     else:
         artifact = open_artifact(export or checkpoint.parent)
         loaded = load_checkpoint(checkpoint)
@@ -146,11 +166,13 @@ def _compare(
     return certificate
 
 
-def _of_file(file: Path, part: Part, contract: Contract, *, trust: bool) -> Artifact:
+def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
     """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
+    from vae_export.admission import admit, read_plain
     from vae_export.artifact import Artifact
     from vae_export.formats import FORMATS
     from vae_export.manifest import NOT_STATED, FileEntry, Manifest
+    from vae_export.parity.reference import BATCHES, FEW_BATCHES
 
     format = next((format for format in FORMATS.values() if file.name.endswith(format.suffix)), None)
     if format is None:
@@ -160,59 +182,8 @@ def _of_file(file: Path, part: Part, contract: Contract, *, trust: bool) -> Arti
         if not trust:
             do = "pass --trust if you know who made it"
             raise UsageError(f"a {format.name} file is a program that loading runs", where=file, do=do)
-        data = file.read_bytes()
+        data = read_plain(file)
     else:
-        from vae_export.admission import admit
-
-        data = admit(file, contract, part)
+        data = admit(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
     entry = FileEntry.of(file.name, part, format.name, data)
     return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
-
-
-def _show(certificate: Certificate, written: Path) -> None:
-    console.result(_table(certificate))
-    for finding in certificate.findings:
-        console.result(finding.line())
-    for name, divergence in certificate.divergences.items():
-        console.result(f"{name}: {divergence.line()}")
-    for name, reason in certificate.unusable.items():
-        console.message(f"not verified: {name}: {reason}")
-    console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
-
-
-def _table(certificate: Certificate) -> Table:
-    """One line for each part, target and output: where it differs most from PyTorch, and its largest ratio anywhere."""
-    heads = (
-        "part",
-        "target",
-        "output",
-        "max |Δ|",
-        "mean |Δ| there",
-        "index",
-        "probe",
-        "× rounding, at most",
-        "verdict",
-    )
-    table = Table(*heads, box=None, pad_edge=False)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in certificate.rows:
-        groups.setdefault((row.part, row.target, row.output), []).append(row)
-    for names, rows in groups.items():
-        failed = [row for row in rows if not row.passed]
-        measured = [row for row in rows if row.measure.max_abs is not None]
-        verdict = f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass"
-        if not measured:
-            table.add_row(*names, "-", "-", "-", "-", "-", verdict)
-            continue
-        worst = max(measured, key=lambda row: row.measure.max_abs or 0.0)
-        figures = worst.measure
-        table.add_row(
-            *names,
-            f"{figures.max_abs:.2e}",
-            f"{figures.mean_abs:.2e}",
-            str(figures.worst_index),
-            f"{worst.probe}, batch {worst.batch}",
-            f"{max(row.ratio or 0.0 for row in measured):.2f}",
-            verdict,
-        )
-    return table

@@ -1,0 +1,152 @@
+"""Whatever is typed wrongly, or is wrong in a file, is one line with its exit code, and changes nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.lines import ONE_LINE, Invoke
+from tests.commands import command, run_cli, tree
+
+#: Every line of `design`: what is typed, with the exit code and what the line must say. {run}: a whole run folder;
+#: {empty}: an empty folder; {full}: a folder called .json; {file}: a text file; {none}: nothing there.
+BAD_INPUT = [
+    ("export --nope", 2, "No such option: --nope"),
+    ("export --forma onnx", 2, "No such option: --forma"),
+    ("export --out", 2, "Option '--out' requires an argument; see --help"),
+    ("verify --atol much", 2, "Invalid value for '--atol'"),
+    ("verify --run {run} --atol nan", 2, "bad atol; expected a number from 0 up, got nan"),
+    ("verify --run {run} --rtol -1", 2, "bad rtol; expected a number from 0 up, got -1"),
+    ("exprot", 2, "No such command 'exprot'"),
+    ("--nope", 2, "No such option"),
+    ("export", 2, "no run found: artifacts; train one first"),
+    ("export --run {none}", 2, "no such run: {none}; expected a folder made by python cli.py train"),
+    ("export --run {file}", 2, "no such run"),
+    ("export --run {run} --checkpoint {file}", 2, "--run and --checkpoint exclude each other"),
+    ("export --run {run}", 2, "output exists: {run}/export; pass --force"),
+    ("export --run {run} --out {file}", 2, "output exists"),
+    ("export --run {run} --out {file} --force", 2, "not an export folder"),
+    ("export --run {run} --out {home} --force", 2, "not an export folder"),
+    ("export --run {run} --out .", 2, "not a name for an output"),
+    ("export --run {run} --out {none} --format zip", 2, "unknown format; expected onnx | "),
+    ("export --run {run} --out {none} --format ONNX", 2, "unknown format"),
+    ("export --run {run} --out {none} --part head", 2, "unknown part; expected encoder | decoder | autoencoder | all"),
+    ("export --run {run} --out {none} --opset 0", 2, "opset cannot be written"),
+    ("export --run {run} --out {none} --opset -1", 2, "opset cannot be written"),
+    ("export --run {run} --out {none} --opset 99", 2, "opset cannot be written"),
+    ("export --run {run} --out {none} --opset nan", 2, "Invalid value for '--opset'"),
+    ("export --run {run} --out {file}/below", 6, "{file}/below"),
+    ("export --run {run} --out {long}", 6, "path too long"),
+    (
+        "export --run {empty}",
+        3,
+        "checkpoint cannot be read: {empty}/checkpoint.safetensors; expected a checkpoint of python cli.py train, "
+        "got OSError: no such file",
+    ),
+    ("export --checkpoint {none} --out {none}", 3, "no such file"),
+    ("export --checkpoint {file} --out {none}", 3, "checkpoint cannot be read"),
+    ("export --checkpoint {empty} --out {none}", 3, "not a file"),
+    ("export --checkpoint {run}/export/encoder.onnx --out {none}", 3, "checkpoint cannot be read"),
+    ("export --checkpoint {run}/export/encoder.pt2 --out {none}", 3, "checkpoint cannot be read"),
+    ("verify", 2, "no run found"),
+    ("verify --run {none}", 2, "no such run"),
+    ("verify --run {empty}", 3, "no export here: {empty}/export"),
+    ("verify --run {run} --export {none}", 3, "no export here"),
+    ("verify --run {run} --export {file}", 3, "no export here"),
+    ("verify --run {run} --checkpoint {file}", 3, "checkpoint cannot be read"),
+    ("verify --run {run} --checkpoint {other}", 4, "export is of another checkpoint"),
+    ("verify --run {run} --target onnx", 2, "no file for this target: onnx; expected .*format/provider"),
+    ("verify --run {run} --target zip/cpu", 2, "no file for this target"),
+    (
+        "verify --run {run} --target onnx/TensorrtExecutionProvider",
+        6,
+        "provider is not there: TensorrtExecutionProvider; expected CPUExecutionProvider; run: pip",
+    ),
+    ("verify --run {run} --target torchscript/toaster", 6, "device is not there: toaster"),
+    ("verify --run {run} --out {file}", 2, "--out is for the JSON; .*: {file}; expected a name in .json"),
+    ("verify --run {run} --out {none}.html", 2, "--out is for the JSON; the page goes beside it"),
+    ("verify --run {run} --out {none}", 2, "--out is for the JSON"),
+    ("verify --run {run} --out {full}", 2, "output exists: {full}; pass --force"),
+    (
+        "verify --run {run} --out {full} --force --target torchscript/cpu",
+        6,
+        "cannot write: {full}; got Is a directory",
+    ),
+    ("doctor --nope", 2, "No such option"),
+    ("doctor now", 2, "unexpected extra argument"),
+]
+
+
+@pytest.mark.parametrize(("typed", "code", "said"), BAD_INPUT, ids=[typed for typed, _, _ in BAD_INPUT])
+def test_bad_input_is_one_line_with_its_exit_code_and_changes_nothing(
+    invoke: Invoke, run_folder: Path, tmp_path: Path, typed: str, code: int, said: str
+) -> None:
+    from tests import samples
+    from vae_export import save_checkpoint
+
+    if "TensorrtExecutionProvider" in typed and has_tensorrt():
+        pytest.skip("TensorRT is there")
+    home = tmp_path / "home"
+    (home / "empty").mkdir(parents=True)
+    (home / "full.json").mkdir()
+    (home / "notes.txt").write_text("mine")
+    save_checkpoint(samples.checkpoint("mlp", seed=1), home / "other.safetensors")
+    places = {
+        "run": run_folder,
+        "home": home,
+        "empty": home / "empty",
+        "file": home / "notes.txt",
+        "none": tmp_path / "none",
+        "full": home / "full.json",
+        "long": tmp_path / ("n" * 300),
+        "other": home / "other.safetensors",
+    }
+    before = tree(tmp_path)
+    outcome = invoke(*(word.format(**places) for word in typed.split()))
+    lines = outcome.err.splitlines()
+    assert outcome.code == code, outcome.err
+    if code != 6 or "--out" not in typed:
+        assert outcome.out == ""
+    assert [line for line in lines if line.startswith("vae-export: error: ")] == lines[-1:]
+    pattern = ".*".join(re.escape(piece.format(**places)) for piece in said.split(".*"))
+    assert re.search(pattern, lines[-1]), lines[-1]
+    assert not any(line.startswith("Traceback") for line in lines)
+    assert tree(tmp_path) == before
+
+
+def has_tensorrt() -> bool:
+    import onnxruntime
+
+    return "TensorrtExecutionProvider" in onnxruntime.get_available_providers()
+
+
+def test_refusing_an_opset_says_nothing_else(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+    outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--opset", "99")
+    assert outcome.code == 2
+    assert outcome.err.startswith("vae-export: error: opset cannot be written; expected 18 to ")
+    assert ONE_LINE.fullmatch(outcome.err)
+
+
+def test_a_damaged_pt2_file_is_one_line_and_no_traceback_in_a_log(run_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "decoder.pt2"
+    path.write_bytes((run_folder / "export" / "decoder.pt2").read_bytes()[:-100])
+    given = ("--checkpoint", run_folder / "checkpoint.safetensors", "--file", path, "--part", "decoder")
+    result = run_cli("verify", *given, "--trust", "--quick", cwd=tmp_path)
+    assert result.returncode == 3
+    *messages, error = result.stderr.splitlines()
+    assert messages == ["verifying decoder.pt2"]
+    assert error.startswith("vae-export: error: not a readable pt2 file: decoder.pt2; got ")
+
+
+def test_asserts_are_no_checks(run_folder: Path, tmp_path: Path) -> None:
+    """`python -O` removes them: what is refused must be refused all the same."""
+    arguments = command("export", "--checkpoint", run_folder / "export" / "encoder.onnx", "--out", "out")[1:]
+    result = subprocess.run(
+        [sys.executable, "-O", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 3
+    assert ONE_LINE.fullmatch(result.stderr)

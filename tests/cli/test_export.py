@@ -1,0 +1,101 @@
+"""`export` and `doctor` on a terminal and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.lines import Invoke
+from tests.commands import run_cli
+from vae_export.cli import console
+
+
+class TestExport:
+    def test_prints_results_on_stdout_and_messages_on_stderr(self, run_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "with space"
+        result = run_cli(
+            "export", "--run", run_folder, "--out", out, "--format", "all", "--part", "decoder", cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("file ")
+        assert "decoder.onnx" in result.stdout
+        assert re.search(r"^verified: \d+ comparisons with PyTorch passed$", result.stdout, re.MULTILINE)
+        assert result.stdout.endswith(f"exported to {out}\n")
+        messages = result.stderr.splitlines()
+        assert messages[0].startswith("writing decoder.")
+        assert {line.split()[0] for line in messages} <= {"writing", "verifying"}
+
+    def test_says_which_run_it_took(self, invoke: Invoke, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        older = run_folder.parent / "artifacts" / "older"
+        newer = run_folder.parent / "artifacts" / "newer"
+        older.parent.mkdir()
+        for folder, time in ((newer, 2000), (older, 1000)):
+            folder.mkdir()
+            (folder / "checkpoint.safetensors").write_bytes((run_folder / "checkpoint.safetensors").read_bytes())
+            os.utime(folder / "checkpoint.safetensors", (time, time))
+        monkeypatch.setattr("vae_export.runs.ARTIFACTS", older.parent)
+        monkeypatch.setattr("vae_export.runs.newest_run.__defaults__", (older.parent,))
+        outcome = invoke("export", "--format", "torchscript", "--part", "decoder", "--json")
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.startswith(f"run: {newer}\n")
+        assert json.loads(outcome.out)["folder"] == str(newer / "export")
+        assert not (older / "export").exists()
+
+    def test_repeated_and_mixed_choices_are_each_written_once(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path
+    ) -> None:
+        given = [
+            "--format",
+            "pt2",
+            "--format",
+            "torchscript",
+            "--format",
+            "pt2",
+            "--part",
+            "decoder",
+            "--part",
+            "decoder",
+        ]
+        outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", *given, "--json")
+        assert outcome.code == 0, outcome.err
+        names = [entry["name"] for entry in json.loads(outcome.out)["manifest"]["files"]]
+        assert names == ["decoder.torchscript.pt", "decoder.pt2"]
+
+
+class TestDoctor:
+    def test_json_has_every_format_and_device(self, invoke: Invoke) -> None:
+        from vae_export.formats import FORMATS
+
+        outcome = invoke("doctor", "--json")
+        document = json.loads(outcome.out)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert [entry["name"] for entry in document["formats"]] == list(FORMATS)
+        assert document["devices"]["cpu"] is None
+        assert document["devices"]["CPUExecutionProvider"] is None
+        assert "onnx/CPUExecutionProvider" in document["formats"][0]["targets"]
+
+    def test_a_provider_that_does_not_work_has_a_reason(self, invoke: Invoke) -> None:
+        import torch
+
+        devices = json.loads(invoke("doctor", "--json").out)["devices"]
+        if not torch.cuda.is_available():
+            assert "finds no NVIDIA GPU" in devices["cuda"]
+            assert devices["CUDAExecutionProvider"]
+
+    def test_brackets_in_a_table_are_text_and_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from rich.table import Table
+
+        table = Table("line")
+        table.add_row("pip install 'vae-export[export]'")
+        console.result(table)
+        assert "vae-export[export]" in capsys.readouterr().out
+
+    def test_table_is_not_cut(self, invoke: Invoke) -> None:
+        outcome = invoke("doctor")
+        assert outcome.code == 0
+        assert "…" not in outcome.out
+        assert "onnx/CPUExecutionProvider" in outcome.out

@@ -1,0 +1,101 @@
+"""`verify` on a terminal and for programs: results, the certificate, what was left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.lines import ONE_LINE, Invoke
+from tests.conftest import Exported
+
+
+class TestVerify:
+    def test_json_is_the_certificate(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+        out = tmp_path / "certificate.json"
+        given = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--out", out)
+        outcome = invoke(*given, "--json")
+        assert outcome.code == 0, outcome.err
+        assert json.loads(outcome.out) == json.loads(out.read_text())
+        assert json.loads(outcome.out)["verdict"] == "pass"
+        assert invoke(*given).code == 2, "the certificate exists"
+        assert invoke(*given, "--force").code == 0
+
+    def test_prints_a_line_for_each_output_and_the_verdict(self, invoke: Invoke, run_folder: Path) -> None:
+        before = (run_folder / "export" / "manifest.json").read_bytes()
+        outcome = invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--target", "pt2/cpu")
+        assert outcome.code == 0, outcome.err
+        lines = outcome.out.splitlines()
+        assert sum(line.rstrip().endswith(" pass") for line in lines) == (1 + 2 + 4 + 2) * 2
+        assert re.fullmatch(r"pass: [\d,]+ comparisons", lines[-1])
+        assert "Traceback" not in outcome.err
+        assert (run_folder / "export" / "manifest.json").read_bytes() == before
+
+    def test_an_altered_file_ends_in_exit_code_4(self, invoke: Invoke, run_folder: Path) -> None:
+        path = run_folder / "export" / "decoder.onnx"
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 4
+        path.write_bytes(data)
+        outcome = invoke("verify", "--run", run_folder)
+        assert outcome.code == 4
+        assert f"vae-export: error: exported file was altered: {path}; expected" in outcome.err
+
+    @pytest.mark.parametrize("json_option", [[], ["--json"]])
+    def test_a_wrong_file_ends_in_exit_code_5_with_the_evidence_written(
+        self, invoke: Invoke, mlp: Exported, run_folder: Path, tmp_path: Path, json_option: list[str]
+    ) -> None:
+        from tests.damage import no_sigmoid, rewritten
+
+        artifact = rewritten(mlp, tmp_path / "wrong", "decoder", no_sigmoid)
+        outcome = invoke("verify", "--run", run_folder, "--export", artifact.folder, *json_option)
+        assert outcome.code == 5
+        assert ONE_LINE.fullmatch(outcome.err.splitlines(keepends=True)[-1])
+        assert "comparisons failed: decoder on onnx/CPUExecutionProvider, 'image'" in outcome.err
+        assert json.loads(artifact.certificate.read_text())["verdict"] == "fail"
+        if json_option:
+            assert json.loads(outcome.out)["verdict"] == "fail"
+        else:
+            assert "FAIL" in outcome.out
+            assert "pass: " not in outcome.out
+
+    def test_quick_does_not_replace_a_thorough_certificate(self, invoke: Invoke, run_folder: Path) -> None:
+        given = ("verify", "--run", run_folder, "--target", "torchscript/cpu")
+        place = run_folder / "export" / "certificate.json"
+        assert invoke(*given, "--quick").code == 0, "an export's certificate is quick"
+        assert invoke(*given).code == 0
+        thorough = place.read_bytes()
+        assert json.loads(thorough)["environment"]["thorough"] is True
+        outcome = invoke(*given, "--quick")
+        assert outcome.code == 2
+        assert ONE_LINE.fullmatch(outcome.err)
+        assert f"certificate there is thorough, and --quick is not: {place}; pass --out" in outcome.err
+        assert place.read_bytes() == thorough
+        assert invoke(*given, "--quick", "--force").code == 0
+        assert json.loads(place.read_text())["environment"]["thorough"] is False
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"environment": {"thorough": 1}}', "[" * 100_000])
+    def test_quick_replaces_what_is_no_thorough_certificate(self, invoke: Invoke, run_folder: Path, text: str) -> None:
+        (run_folder / "export" / "certificate.json").write_text(text)
+        assert invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick").code == 0
+
+    def test_what_was_left_out_and_the_users_own_band_are_said(self, invoke: Invoke, run_folder: Path) -> None:
+        (run_folder / "export" / "encoder.torchscript.pt").unlink()
+        manifest = run_folder / "export" / "manifest.json"
+        data = json.loads(manifest.read_text())
+        data["files"] = [entry for entry in data["files"] if entry["name"] in ("decoder.torchscript.pt", "decoder.pt2")]
+        data["golden"] = []  # of the parts that are gone
+        manifest.write_text(json.dumps(data))
+        given = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick", "--force", "--atol", "0.001")
+        outcome = invoke(*given)
+        assert outcome.code == 0, outcome.err
+        lines = outcome.out.splitlines()
+        assert "not verified: decoder.pt2: no target of this verification runs it" in lines
+        assert "not verified: nats: no target ran both an encoder and a decoder" in lines
+        assert re.fullmatch(r"pass: [\d,]+ comparisons, within your own band: atol 0.001, rtol 0", lines[-1])
+        said = json.loads((run_folder / "export" / "certificate.json").read_text())
+        assert said["tolerance"] == {"atol": 0.001, "rtol": 0.0}
+        assert said["files_not_verified"] == ["decoder.pt2"]
+        page = (run_folder / "export" / "certificate.html").read_text("utf-8")
+        assert "decoder.pt2: no target of this verification runs it" in page
