@@ -1,0 +1,42 @@
+// host BUNDLE PICTURE [SEED]: the bundle's TorchScript files, computed by LibTorch.
+#include <torch/script.h>
+
+#include <sstream>
+
+#include "host.hpp"
+
+/// A TorchScript file is a program: its hash says that it is the one that was packed, not that it is harmless.
+class Engine {
+ public:
+  Engine(std::string_view model, const nlohmann::json& entry) : entry_(entry) {
+    std::istringstream stream{std::string(model)};
+    module_ = torch::jit::load(stream);
+    module_.eval();
+  }
+
+  vae::Tensors run(const vae::Tensors& inputs) {
+    torch::InferenceMode no_gradients;
+    std::vector<torch::jit::IValue> arguments;
+    for (const auto& input : entry_.at("inputs")) {
+      const vae::Tensor& tensor = inputs.at(input.at("name"));
+      // from_blob only looks at the numbers, and the network does not write to its inputs.
+      arguments.push_back(torch::from_blob(const_cast<float*>(tensor.data.data()), tensor.shape));
+    }
+    const torch::jit::IValue result = module_.forward(arguments);
+    vae::Tensors outputs;
+    std::size_t place = 0;
+    for (const auto& output : entry_.at("outputs")) {
+      const torch::Tensor tensor =
+          (result.isTuple() ? result.toTupleRef().elements().at(place++) : result).toTensor().contiguous();
+      const float* data = tensor.data_ptr<float>();
+      outputs[output.at("name")] = {{data, data + tensor.numel()}, tensor.sizes().vec()};
+    }
+    return outputs;
+  }
+
+ private:
+  nlohmann::json entry_;
+  torch::jit::Module module_;
+};
+
+int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "torchscript"); }

@@ -1,0 +1,61 @@
+// node main.js BUNDLE PICTURE [SEED]: tests the bundle on this machine, then draws 16 new images.
+import { readFileSync, writeFileSync } from "node:fs";
+import * as ort from "onnxruntime-node";
+import { checkNoise, level, line, readBundle, sample, selfTest } from "../browser/bundle.js";
+
+async function main(path, picture, seed = "0") {
+  const bundle = await readBundle(readFileSync(path));
+  const { latent_shape: latentShape, image_range: range } = bundle.manifest.contract;
+  const latentSize = latentShape.reduce((a, b) => a * b, 1);
+
+  const sessions = new Map();
+  async function run(part, inputs) {
+    if (!sessions.has(part)) sessions.set(part, await ort.InferenceSession.create(bundle.model(part)));
+    const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data, dims)]);
+    return sessions.get(part).run(Object.fromEntries(tensors));
+  }
+  async function draw(n) {
+    const latent = { data: sample(n, latentSize, BigInt(seed)), dims: [n, ...latentShape] };
+    return (await run("decoder", { latent })).image;
+  }
+
+  await draw(1);
+  console.log(`first image ${process.uptime().toFixed(3)} s after the start`);
+
+  const noise = checkNoise(bundle);
+  console.log(`noise: ${noise.same} of ${noise.of} golden latents bit for bit`);
+  const test = await selfTest(bundle, run);
+  test.rows.forEach((row) => console.log(line(row)));
+
+  writePicture(picture, await draw(16), range, 4);
+  console.log(`wrote ${picture}`);
+  return test.passed && noise.same === noise.of;
+}
+
+/** Images (N, C, H, W) → a grid as PGM, or as PPM where there are three channels. */
+function writePicture(file, { data, dims: [n, channels, height, width] }, range, columns) {
+  const rows = Math.ceil(n / columns);
+  const grid = Buffer.alloc(rows * height * columns * width * channels);
+  let i = 0;
+  for (let image = 0; image < n; image++) {
+    for (let channel = 0; channel < channels; channel++) {
+      for (let y = 0; y < height; y++) {
+        for (let x = 0; x < width; x++) {
+          const [row, column] = [Math.floor(image / columns) * height + y, (image % columns) * width + x];
+          grid[(row * columns * width + column) * channels + channel] = level(data[i++], range);
+        }
+      }
+    }
+  }
+  const header = `${channels === 3 ? "P6" : "P5"}\n${columns * width} ${rows * height}\n255\n`;
+  writeFileSync(file, Buffer.concat([Buffer.from(header), grid]));
+}
+
+try {
+  const passed = await main(...process.argv.slice(2));
+  console.log(passed ? "pass" : "FAIL");
+  process.exitCode = passed ? 0 : 1;
+} catch (error) {
+  console.error(`error: ${error.message}`);
+  process.exitCode = 1;
+}

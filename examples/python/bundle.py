@@ -1,0 +1,218 @@
+"""Reads a vae-export bundle, draws its random latents and judges what an engine computes: numpy, nothing else.
+
+Written from docs/bundle-format.md alone; the sections named here are that page's. `vae_export` does the same faster
+and more strictly: take this file where you cannot install it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Run = Callable[[str, dict[str, Array]], dict[str, Array]]
+
+
+class Bundle:
+    """An opened bundle (sections 1 and 2): every file was held against its SHA-256 before any of it is used.
+
+    Raises ValueError, naming the file that is not the one that was packed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._files = _unzip(path)
+        if "SHA256SUMS" not in self._files:
+            raise ValueError("not a bundle: it has no SHA256SUMS")
+        lines = self._files.pop("SHA256SUMS").decode().splitlines()
+        self._sums = {line[66:]: line[:64] for line in lines}
+        for name in self._files.keys() | self._sums.keys():
+            if hashlib.sha256(self._files.get(name, b"")).hexdigest() != self._sums.get(name):
+                raise ValueError(f"file was altered, or is missing, or is not in the list: {name}")
+        self.manifest = json.loads(self._files["manifest.json"])
+        if self.manifest["format"] != "vae-export/1":
+            raise ValueError(f"bundle of another version: {self.manifest['format']}")
+
+    def entry(self, part: str, format: str = "onnx") -> dict[str, Any]:
+        """What the manifest says of a part's model file."""
+        for entry in self.manifest["files"]:
+            if (entry["part"], entry["format"]) == (part, format):
+                return dict(entry)
+        raise ValueError(f"bundle has no {part} as {format}")
+
+    def model(self, part: str, format: str = "onnx") -> bytes:
+        """The bytes of a part's model file, as an engine wants them."""
+        entry = self.entry(part, format)
+        return self._checked(entry["name"], entry["sha256"])
+
+    def golden(self, array: dict[str, Any]) -> Array:
+        """The numbers of a golden array (section 5)."""
+        data = self._checked(array["file"], array["sha256"])
+        return np.frombuffer(data, "<f4").astype(np.float32).reshape(array["shape"])
+
+    def _checked(self, name: str, digest: str) -> bytes:
+        if self._sums.get(name) != digest:
+            raise ValueError(f"manifest.json has another hash of {name}")
+        return self._files[name]
+
+
+def _unzip(path: str | Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(names) != len(set(names)):
+                raise ValueError("a file is twice in the bundle")
+            return {name: archive.read(name) for name in names}
+    # What zipfile says of damage: bytes, versions, encryption and places that cannot be.
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"bundle was altered, or is none: {path}; {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------- the noise (6)
+
+
+def sample(n: int, size: int, seed: int, start: int = 0) -> Array:
+    """n latents of `size` numbers each, drawn from N(0, I): the same bits for a seed in every language."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"bad seed: {seed}; expected 0 to 2^64 - 1")
+    first, count = start * size, n * size
+    blocks = range(first // 4, (first + count + 3) // 4)
+    words = [word for block in blocks for word in philox((block % 2**32, block // 2**32, 0, 0), seed)]
+    skipped = first % 4
+    return np.array([normal(word) for word in words[skipped : skipped + count]], np.float32).reshape(n, size)
+
+
+def philox(counter: tuple[int, int, int, int], seed: int) -> tuple[int, int, int, int]:
+    """Philox 4x32-10: four 32-bit words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed % 2**32, seed // 2**32
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 % 2**32, p0 >> 32 ^ c3 ^ k1, p0 % 2**32
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return c0, c1, c2, c3
+
+
+# Wichura's AS 241, the coefficient of the highest power first.
+A = (
+    2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
+    13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608,
+)  # fmt: skip
+B = (
+    5226.495278852854561, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
+    5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1.0,
+)  # fmt: skip
+C = (
+    7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
+    3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734,
+)  # fmt: skip
+D = (
+    1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
+    0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0,
+)  # fmt: skip
+
+
+def normal(word: int) -> float:
+    """A 32-bit word → a standard normal number, yet to be rounded to float32."""
+    p = (word + 0.5) / 4294967296
+    q = p - 0.5
+    if abs(q) <= 0.425:
+        r = 0.180625 - q * q
+        return (q * _horner(A, r)) / _horner(B, r)
+    r = math.sqrt(-_ln(p if q < 0 else 1 - p)) - 1.6
+    x = _horner(C, r) / _horner(D, r)
+    return -x if q < 0 else x
+
+
+def _ln(x: float) -> float:
+    """Of its own, since no two libraries' logarithms agree in the last bit."""
+    k = 0
+    while x < 0.7071067811865476:
+        x, k = 2 * x, k + 1
+    s = (x - 1) / (x + 1)
+    z, t = s * s, 1 / 23
+    for m in range(21, 0, -2):
+        t = t * z + 1 / m
+    return 2 * s * t - k * 0.6931471805599453
+
+
+def _horner(coefficients: tuple[float, ...], r: float) -> float:
+    t = coefficients[0]
+    for k in coefficients[1:]:
+        t = t * r + k
+    return t
+
+
+# -------------------------------------------------------------------------------- images and the self-test (4, 5)
+
+
+def levels(image: Array, low: float, high: float) -> Array:
+    """The bytes to show for pixels in [low, high]."""
+    scaled = (image.astype(np.float64) - low) / (high - low) * 255
+    return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one output compares: pixels are (differing, unexplained), None for what is no image."""
+
+    part: str
+    output: str
+    error: float
+    band: float
+    pixels: tuple[int, int] | None
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.band and (self.pixels is None or self.pixels[1] == 0)
+
+    def __str__(self) -> str:
+        grey = "" if self.pixels is None else ", {} pixels differ, {} unexplained".format(*self.pixels)
+        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{grey}"
+
+
+def self_test(bundle: Bundle, run: Run) -> list[Judgement]:
+    """Runs the golden inputs of every part that is there as ONNX: does this engine compute the right pixels?"""
+    parts = {entry["part"] for entry in bundle.manifest["files"] if entry["format"] == "onnx"}
+    judgements = []
+    for golden in bundle.manifest["golden"]:
+        part = golden["part"]
+        if part not in parts:
+            continue
+        outputs = run(part, {array["tensor"]: bundle.golden(array) for array in golden["inputs"]})
+        ranges = {output["name"]: output["range"] for output in bundle.entry(part)["outputs"]}
+        for expected in golden["outputs"]:
+            name, band = expected["tensor"], expected["band"]
+            got, exact = outputs[name], bundle.golden(expected).astype(np.float64)
+            if got.shape != exact.shape:
+                raise ValueError(f"wrong shape of {name}: expected {exact.shape}, got {got.shape}")
+            finite = bool(np.isfinite(got).all())
+            error = float(np.abs(got - exact).max()) if finite else math.inf
+            pixels = _pixels(got, exact, band, *ranges[name]) if finite and ranges[name] else None
+            judgements.append(Judgement(part, name, error, band, pixels))
+    return judgements
+
+
+def _pixels(got: Array, exact: Array, band: float, low: float, high: float) -> tuple[int, int]:
+    """Pixels of another level, and those of them that do not lie on the boundary between two."""
+    seen = levels(got, low, high)
+    unexplained = (seen < levels(exact - band, low, high)) | (seen > levels(exact + band, low, high))
+    return int((seen != levels(exact, low, high)).sum()), int(unexplained.sum())
+
+
+def check_noise(bundle: Bundle) -> tuple[int, int]:
+    """How many golden latents `sample` gives bit for bit, and of how many: rows 2 and up are `sample(n - 2, 0)`."""
+    arrays = [array for golden in bundle.manifest["golden"] for array in golden["inputs"]]
+    latents = next(bundle.golden(array) for array in arrays if array["tensor"] == "latent")
+    wanted = latents[2:].reshape(len(latents) - 2, -1)
+    drawn = sample(*wanted.shape, seed=0)
+    return int((drawn.view(np.uint32) == wanted.view(np.uint32)).all(axis=1).sum()), len(wanted)

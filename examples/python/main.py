@@ -1,0 +1,67 @@
+"""python main.py BUNDLE PICTURE [SEED]: tests the bundle on this machine, then draws 16 new images."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+
+started = time.perf_counter()
+
+import onnxruntime as ort  # noqa: E402 - the clock runs while these are loaded
+from bundle import Array, Bundle, check_noise, levels, sample, self_test  # noqa: E402
+
+
+class Engine:
+    """Each part's session, opened when it is first needed."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def run(self, part: str, inputs: dict[str, Array]) -> dict[str, Array]:
+        if part not in self._sessions:
+            self._sessions[part] = ort.InferenceSession(self._bundle.model(part), providers=["CPUExecutionProvider"])
+        session = self._sessions[part]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, inputs), strict=True))
+
+    def draw(self, n: int, seed: int) -> Array:
+        """n new images (n, C, H, W)."""
+        shape = self._bundle.manifest["contract"]["latent_shape"]
+        latent = sample(n, math.prod(shape), seed).reshape(n, *shape)
+        return self.run("decoder", {"latent": latent})["image"]
+
+
+def write_picture(path: str, images: Array, columns: int) -> None:
+    """Bytes (N, C, H, W) → a grid as PGM, or as PPM where there are three channels."""
+    n, channels, height, width = images.shape
+    grid = images.reshape(n // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    kind = "P6" if channels == 3 else "P5"
+    with open(path, "wb") as file:
+        file.write(f"{kind}\n{columns * width} {n // columns * height}\n255\n".encode() + grid.tobytes())
+
+
+def main(path: str, picture: str, seed: int) -> bool:
+    bundle = Bundle(path)
+    engine = Engine(bundle)
+    engine.draw(1, seed)
+    print(f"first image {time.perf_counter() - started:.3f} s after the start", flush=True)
+
+    same, total = check_noise(bundle)
+    print(f"noise: {same} of {total} golden latents bit for bit")
+    judgements = self_test(bundle, engine.run)
+    print(*judgements, sep="\n")
+
+    write_picture(picture, levels(engine.draw(16, seed), *bundle.manifest["contract"]["image_range"]), columns=4)
+    print(f"wrote {picture}")
+    passed = same == total and bool(judgements) and all(judgement.passed for judgement in judgements)
+    print("pass" if passed else "FAIL")
+    return passed
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(0 if main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0) else 1)
+    except ValueError as error:
+        sys.exit(f"error: {error}")

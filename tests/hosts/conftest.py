@@ -1,0 +1,100 @@
+"""What the tests of the hosts share: a folder to run them in, and bundles that they must refuse."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests.conftest import locked_waiting
+from vae_export.bundle import open_bundle
+from vae_export.bundle.archive import write_archive
+from vae_export.files import sha256, write_atomic
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from host import BUNDLE, HOSTS, Host, build, there, workspace  # noqa: E402 - benchmarks/ is no package
+
+
+@pytest.fixture(scope="session")
+def folder(shared: Path) -> Path:
+    """A folder in which the pages' lines can be typed."""
+    folder = shared / "hosts"
+    with locked_waiting(shared / "lock-hosts"):
+        folder.mkdir(exist_ok=True)
+        with workspace(folder):
+            return folder
+
+
+def require(*needs: str, installable: bool = True) -> None:
+    """Skip where something is missing; in CI, which installs it, fail."""
+    if missing := [need for need in needs if not there(need)]:
+        reason = f"not on this machine: {', '.join(missing)}"
+        if installable and os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def host(folder: Path) -> Callable[[str], Host]:
+    """`host(name)`: one that was built, once in a session."""
+
+    def get(name: str) -> Host:
+        found = HOSTS[name]
+        require(*found.needs, installable=found.installable)
+        with locked_waiting(folder / f"lock-{name}"):
+            if not (folder / f"built-{name}").exists():
+                build(found, folder)
+                (folder / f"built-{name}").touch()
+        return found
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def altered(folder: Path) -> Path:
+    """The bundle with one bit of the decoder flipped: as ONNX and as TorchScript, in the middle of each."""
+    data = bytearray((ROOT / BUNDLE).read_bytes())
+    for name in ("decoder.onnx", "decoder.torchscript.pt"):
+        content = bytes(open_bundle(ROOT / BUNDLE).files[name])
+        data[data.index(content) + len(content) // 2] ^= 1
+    write_atomic(folder / "altered.zip", bytes(data))
+    return Path("altered.zip")
+
+
+@pytest.fixture(scope="session")
+def wrong(folder: Path) -> Path:
+    """A bundle that is whole and consistent, whose golden image has one pixel of another grey level."""
+    bundle = open_bundle(ROOT / BUNDLE)
+    files = {name: bytes(data) for name, data in bundle.files.items()}
+    manifest = json.loads(files["manifest.json"])
+    output = next(part for part in manifest["golden"] if part["part"] == "decoder")["outputs"][0]
+    image = np.frombuffer(files[output["file"]], "<f4").copy()
+    image[5000] += 2 / 255
+    files[output["file"]] = image.tobytes()
+    output["sha256"] = sha256(files[output["file"]])
+    files["manifest.json"] = json.dumps(manifest).encode()
+    del files["SHA256SUMS"]
+    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
+    write_atomic(folder / "wrong.zip", write_archive({"SHA256SUMS": sums.encode(), **files}))
+    return Path("wrong.zip")
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """examples/python/bundle.py."""
+    specification = importlib.util.spec_from_file_location("bundle_example", ROOT / "examples/python/bundle.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where dataclasses look it up
+    specification.loader.exec_module(module)
+    return module

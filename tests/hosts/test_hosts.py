@@ -1,0 +1,169 @@
+"""Every example host, run as its page says: the right pixels from a good bundle, and a loud end with a bad one."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import headless
+import numpy as np
+import pytest
+from host import BUNDLE, HOSTS, PICTURE, Host, Report, browse, run
+from PIL import Image
+
+from tests.commands import run_python
+from vae_export import Model, load
+from vae_export.bundle import open_bundle
+from vae_export.grey import levels
+
+ROOT = Path(__file__).parent.parent.parent
+PROGRAMS = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]
+PROGRAMS.remove("browser")
+BACKENDS = ["wasm", pytest.param("webgpu", marks=pytest.mark.slow)]
+#: Needs both words of Philox's key.
+SEED = 2**64 - 1
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load(ROOT / BUNDLE)
+
+
+def check_report(report: Report, host: Host) -> None:
+    """It passed, said so of each output, and allowed itself no more than the bundle does."""
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert report.noise == (14, 14)
+    golden = open_bundle(ROOT / BUNDLE).manifest.golden
+    parts = [part for part in golden if part.part in host.parts]
+    bands = {(part.part, array.tensor): array.band for part in parts for array in part.outputs}
+    assert report.judgements.keys() == bands.keys()
+    for output, (error, band) in report.judgements.items():
+        assert 0 < error <= band == pytest.approx(bands[output], rel=0.01)
+    assert report.pixels[1] == 0
+    assert report.first_image is not None
+    assert report.first_image < 60
+
+
+def check_picture(grid: np.ndarray, model: Model) -> None:
+    """The 16 images of the seed, 4 in a row; a value on the boundary of two grey levels may fall on either side."""
+    images = model.sample(16, SEED)[:, 0].reshape(4, 4, 28, 28).transpose(0, 2, 1, 3).reshape(112, 112)
+    lowest, highest = (levels(images + step, 0, 1) for step in (-1e-5, 1e-5))
+    assert grid.shape == (112, 112)
+    assert ((grid >= lowest) & (grid <= highest)).all()
+    assert grid.max() > 200
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_passes_and_draws_the_same_images(
+    name: str, host: Callable[[str], Host], folder: Path, model: Model, tmp_path: Path
+) -> None:
+    found = host(name)
+    picture = tmp_path / PICTURE
+    check_report(run(found, folder, seed=SEED, picture=picture), found)
+    with Image.open(picture) as image:
+        check_picture(np.asarray(image), model)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_altered_file_never_reaches_the_engine(
+    name: str, host: Callable[[str], Host], folder: Path, altered: Path, tmp_path: Path
+) -> None:
+    report = run(host(name), folder, altered, picture=tmp_path / PICTURE)
+    assert report.code == 1
+    assert report.lines == []
+    assert re.search(r"altered.*decoder\.(onnx|torchscript\.pt)", report.errors)
+    assert len(report.errors.splitlines()) == 1
+    assert not (tmp_path / PICTURE).exists()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_wrong_pixels_fail_the_self_test(
+    name: str, host: Callable[[str], Host], folder: Path, wrong: Path, tmp_path: Path
+) -> None:
+    report = run(host(name), folder, wrong, picture=tmp_path / PICTURE)
+    assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
+    assert report.pixels[1] == 1
+    error, _ = report.judgements["decoder", "image"]
+    assert error == pytest.approx(2 / 255, rel=0.01)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_browser_passes_and_draws_the_same_images(
+    backend: str, host: Callable[[str], Host], folder: Path, model: Model
+) -> None:
+    found = host("browser")
+    # Around the example: waits for its verdict and writes its canvas to the console.
+    (folder / "around.html").write_text("""<!doctype html><iframe></iframe><script>
+        const frame = document.querySelector("iframe");
+        frame.src = "examples/browser/" + location.search;
+        const waiting = setInterval(() => {
+            if (!/^(pass|FAIL)$/m.test(frame.contentDocument?.querySelector("pre")?.textContent)) return;
+            clearInterval(waiting);
+            console.log(frame.contentDocument.querySelector("canvas").toDataURL());
+            console.log("seen");
+        }, 20);
+    </script>""")
+    with headless.serving(folder) as served:
+        report = browse(served, seed=SEED, backend=backend, page="around.html", last=("seen",))
+    assert report.lines.pop() == "seen"
+    picture = base64.b64decode(report.lines.pop().removeprefix("data:image/png;base64,"))
+    check_report(report, found)
+    assert f", on {backend}" in report.lines[0]
+    assert report.errors == ""
+    with Image.open(io.BytesIO(picture)) as image:
+        check_picture(np.asarray(image.convert("L")), model)
+
+
+def test_the_browser_refuses_an_altered_file(host: Callable[[str], Host], folder: Path, altered: Path) -> None:
+    host("browser")
+    with headless.serving(folder) as served:
+        report = browse(served, altered)
+        assert not any("wasm" in path for path in served.sizes), "the engine was loaded"
+    assert len(report.lines) == 2
+    assert report.lines[0].startswith("error: file was altered: decoder.onnx; expected SHA-256")
+    assert report.lines[1] == "FAIL"
+
+
+def test_the_browser_fails_on_wrong_pixels(host: Callable[[str], Host], folder: Path, wrong: Path) -> None:
+    host("browser")
+    with headless.serving(folder) as served:
+        report = browse(served, wrong)
+    assert report.lines[-1] == "FAIL"
+    assert report.pixels == (1, 1)
+
+
+def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str], Host], folder: Path) -> None:
+    host("browser")
+    with headless.serving(folder) as served:
+        lines, _ = headless.console(
+            f"{served.url}/examples/browser/?backend=webgpu", "--disable-gpu", last=("pass", "FAIL")
+        )
+    assert lines[-2:] == ["error: no WebGPU here", "FAIL"]
+
+
+def test_three_lines_of_python_do_the_same(folder: Path) -> None:
+    done = run_python((ROOT / "examples/python/short.py").read_text("utf-8"), BUNDLE, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(16, 1, 28, 28) float32 self-test passed\n"
+    page = (ROOT / "examples/python/README.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    done = run_python(f"import vae_export\n{shown}", cwd=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_host_has_its_row_in_the_table_and_its_page() -> None:
+    table = (ROOT / "examples/README.md").read_text("utf-8")
+    folders = {path.parent.name for path in (ROOT / "examples").glob("*/README.md")}
+    assert folders == set(HOSTS) == set(re.findall(r"^\| \[([\w-]+)\]\(\1\)", table, re.M))
+    for name, host in HOSTS.items():
+        assert name == "browser" or host.lines[-1].endswith(f"{BUNDLE} {PICTURE}")
+
+
+def test_the_hosts_use_nothing_of_the_library() -> None:
+    for name in ("bundle.py", "main.py"):
+        assert not re.search(
+            r"^\s*(import|from) vae_export", (ROOT / "examples/python" / name).read_text("utf-8"), re.M
+        )

@@ -1,0 +1,106 @@
+"""Each host's noise has the same bits as the library's, far beyond the few numbers that a golden file holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from tests.hosts.conftest import require
+from vae_export import noise
+
+ROOT = Path(__file__).parent.parent.parent
+#: n, size, seed, start: tails and middles, odd sizes, both words of the key, both words of the counter.
+DRAWS = [
+    (2000, 10, 0, 0),
+    (7, 3, 12345, 5),
+    (1000, 1, 2**32, 3),
+    (100, 20, 2**64 - 1, 2**31),
+    (3, 5, 7, (2**50 + 4) // 5),
+]
+#: Where the branches of the transform meet, and its ends.
+WORDS = [0, 1, 0x13333333, 0x13333334, 0x40000000, 0x7FFFFFFF, 0x80000000, 0xECCCCCCA, 0xECCCCCD0, 2**32 - 2, 2**32 - 1]
+
+
+def bits(numbers: np.ndarray) -> list[int]:
+    return np.ascontiguousarray(numbers, np.float32).view(np.uint32).ravel().tolist()
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_python(draw: tuple[int, int, int, int], example: ModuleType) -> None:
+    n, size, seed, start = draw
+    assert bits(example.sample(n, size, seed, start)) == bits(noise.sample((n, size), seed, start=start))
+
+
+def test_python_where_the_branches_meet(example: ModuleType) -> None:
+    expected = bits(noise.normal(np.array(WORDS, np.uint32)))
+    assert bits(np.array([example.normal(word) for word in WORDS])) == expected
+
+
+def test_javascript() -> None:
+    require("node")
+    code = """
+        const { sample, normal } = await import(process.argv[1]);
+        const { draws, words } = JSON.parse(process.argv[2]);
+        const bits = (numbers) => Array.from(new Uint32Array(Float32Array.from(numbers).buffer));
+        const drawn = draws.map(([n, size, seed, start]) => bits(sample(n, size, BigInt(seed), start)));
+        console.log(JSON.stringify([drawn, bits(words.map(normal))]));
+    """
+    request = {"draws": [(n, size, str(seed), start) for n, size, seed, start in DRAWS], "words": WORDS}
+    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js"), json.dumps(request)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn, normals = json.loads(done.stdout)
+    for (n, size, seed, start), got in zip(DRAWS, drawn, strict=True):
+        assert got == bits(noise.sample((n, size), seed, start=start))
+    assert normals == bits(noise.normal(np.array(WORDS, np.uint32)))
+
+
+@pytest.mark.parametrize("seed", ["1.5", "-1", "2 ** 53", "1n << 64n"])
+def test_javascript_refuses_a_seed_that_it_cannot_count_with(seed: str) -> None:
+    require("node")
+    code = f"const {{ sample }} = await import(process.argv[1]); sample(1, 1, {seed});"
+    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "bad seed" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["-O0"], ["-O3", "-march=native"]], ids=" ".join)
+def test_cpp(options: list[str], tmp_path: Path) -> None:
+    """As it is written, and as an optimiser with the machine's own instructions rewrites it."""
+    require("g++")
+    program = tmp_path / "bits.cpp"
+    program.write_text("""
+        #include <cstdio>
+        #include <cstdlib>
+        #include <cstring>
+        #include "noise.hpp"
+        int main(int argc, char** argv) {
+            std::vector<float> numbers;
+            if (argc == 5) numbers = vae::sample(std::atoi(argv[1]), std::atoi(argv[2]), std::strtoull(argv[3], 0, 10),
+                                                 std::strtoull(argv[4], 0, 10));
+            else for (int i = 1; i < argc; ++i) numbers.push_back(vae::normal(std::strtoul(argv[i], 0, 10)));
+            for (float number : numbers) {
+                unsigned bits;
+                std::memcpy(&bits, &number, 4);
+                std::printf("%u ", bits);
+            }
+        }
+    """)
+    headers = ROOT / "examples/cpp-common"
+    flags = ["-std=gnu++17", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", *options, f"-I{headers}"]
+    subprocess.run(["g++", *flags, str(program), "-o", str(tmp_path / "bits")], check=True)
+
+    def printed(*numbers: int) -> list[int]:
+        command = [str(tmp_path / "bits"), *map(str, numbers)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [int(word) for word in done.stdout.split()]
+
+    for n, size, seed, start in DRAWS:
+        assert printed(n, size, seed, start) == bits(noise.sample((n, size), seed, start=start))
+    assert printed(*WORDS) == bits(noise.normal(np.array(WORDS, np.uint32)))

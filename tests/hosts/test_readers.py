@@ -1,0 +1,89 @@
+"""The examples' readers, which are not strict ones: damage is refused, or changes nothing that is read."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.hosts.conftest import require
+from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.files import sha256
+
+ROOT = Path(__file__).parent.parent.parent
+#: Of each kind of damage below.
+TRIES = 100
+
+
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    """A bundle of few bytes, so that most damage hits what matters."""
+    files = {"manifest.json": b'{"format": "vae-export/1", "files": []}', "decoder.onnx": bytes(range(64))}
+    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
+    return write_archive({"SHA256SUMS": sums.encode(), **files})
+
+
+def damages(data: bytes) -> list[bytes]:
+    """Bits flipped, bytes cut off, bytes repeated, bytes zeroed; the same ones each time."""
+    draw = random.Random(0)
+    found = []
+    for _ in range(TRIES):
+        place, length = draw.randrange(len(data)), draw.randrange(1, 9)
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << draw.randrange(8)
+        found += [bytes(flipped), data[:place], data[:place] + data[place : place + length] + data[place:]]
+        found.append(data[:place] + bytes(length) + data[place + length :])
+    return [bytes(damage) for damage in found if damage != data]
+
+
+def test_python(small: bytes, example: ModuleType, tmp_path: Path) -> None:
+    whole = {name: bytes(data) for name, data in read_archive(small, "small").items() if name != "SHA256SUMS"}
+    path = tmp_path / "damaged.zip"
+    accepted = 0
+    for damage in damages(small):
+        path.write_bytes(damage)
+        try:
+            bundle = example.Bundle(path)
+        except ValueError:
+            continue
+        accepted += 1
+        assert bundle._files == whole
+    assert accepted < TRIES  # a quarter of what was tried, and most of that is a date or an attribute
+
+
+def test_javascript(small: bytes, tmp_path: Path) -> None:
+    require("node")
+    code = """
+        import { readFileSync } from "node:fs";
+        const { readBundle } = await import(process.argv[1]);
+        const names = JSON.parse(readFileSync(process.argv[2]));
+        const entry = { part: "decoder", format: "onnx", name: "decoder.onnx", sha256: process.argv[3] };
+        const seen = [];
+        for (const hex of names) {
+            try {
+                const bundle = await readBundle(Buffer.from(hex, "hex"));
+                bundle.manifest.files = [entry];
+                seen.push(Buffer.from(bundle.model("decoder")).toString("hex"));
+            } catch (error) {
+                if (!(error instanceof Error)) throw error;
+                seen.push(null);
+            }
+        }
+        console.log(JSON.stringify(seen));
+    """
+    path = tmp_path / "damages.json"
+    damaged = [small, *damages(small)]
+    path.write_text(json.dumps([damage.hex() for damage in damaged]))
+    model = bytes(range(64))
+    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js"), str(path)]
+    done = subprocess.run([*command, sha256(model)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, *seen = json.loads(done.stdout)
+    assert whole == model.hex()
+    accepted = [content for content in seen if content is not None]
+    assert set(accepted) <= {whole}
+    assert len(accepted) < TRIES
