@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from train.options import DATA, IMAGE_SIZE, DataOptions
+from train.options import DATA, IMAGE_SIZE, DataOptions, Protocol
+from train.protocol import prepared
 from vae_export.errors import DataError
 
 _SPLIT_SEED = 1
 
-#: How pixels meet the decoder's Bernoulli; see `train.objective` for what that makes of the figures.
-PROTOCOL = "grey"
-
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three sets of images, each uint8 (N, C, H, W), N ≥ 1."""
+    """Three sets of images, each uint8 (N, C, H, W), N ≥ 1; see `train.protocol` for what the protocol made of them."""
 
     name: str
     train: Tensor
     validation: Tensor
     test: Tensor
+    protocol: Protocol = "grey"
 
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
@@ -47,24 +47,32 @@ class Dataset:
         """`train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def to_json(self) -> dict[str, Any]:
-        """Provenance: the name, the split, and a digest by which the same images are known again."""
+    @cached_property
+    def sha256(self) -> str:
+        """By which the same images are known again."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             digest.update(np.ascontiguousarray(part.numpy()).data)
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Provenance: the name, the split, and the digest."""
         sizes = {split: len(self.split(split)) for split in ("train", "validation", "test")}
         return {
             "name": self.name,
-            "protocol": PROTOCOL,
-            "note": "grey levels in [0, 1] as they are: their cross-entropy is no likelihood",
+            "protocol": self.protocol,
             "image_shape": list(self.image_shape),
             "images": sizes,
-            "sha256": digest.hexdigest(),
+            "sha256": self.sha256,
         }
 
 
 def load(options: DataOptions) -> Dataset:
-    """Read, or download, what `options` names. Raises `DataError`, `StorageError`."""
+    """Read, or download, what `options` names, under its protocol. Raises `DataError`, `StorageError`."""
+    return prepared(_grey(options), options.protocol)
+
+
+def _grey(options: DataOptions) -> Dataset:
     match options.name:
         case "digits":
             return _split_in_three("digits", _digits())

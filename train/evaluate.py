@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.objective import kl, reconstruction, to_unit
-from vae_export.models import VAE, reparameterize
+from train.objective import kl, to_unit
+from train.scored import Scored
+from vae_export.models import reparameterize
 
 #: A latent unit is active if the variance of its posterior mean over images exceeds this (Burda et al.,
 #: arXiv:1509.00519, section 2 of its experiments).
@@ -28,6 +29,7 @@ class Score:
         negative_elbo: reconstruction + kl, z sampled. No beta in it.
         standard_error: of negative_elbo, over images.
         unit_variances: variance of each latent unit's posterior mean over the images, Z numbers.
+        unit_kls: KL of each latent unit, Z numbers; their sum is `kl`.
     """
 
     images: int
@@ -36,6 +38,7 @@ class Score:
     reconstruction: float
     kl: float
     unit_variances: tuple[float, ...]
+    unit_kls: tuple[float, ...]
 
     @property
     def active_units(self) -> int:
@@ -49,6 +52,10 @@ class Score:
         """Indices of the latent units, the most active first."""
         return sorted(range(len(self.unit_variances)), key=lambda unit: -self.unit_variances[unit])
 
+    def units_by_kl(self) -> list[int]:
+        """Indices of the latent units, the one with most KL first."""
+        return sorted(range(len(self.unit_kls)), key=lambda unit: -self.unit_kls[unit])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "images": self.images,
@@ -60,33 +67,25 @@ class Score:
         }
 
 
-@torch.no_grad()
-def evaluate(model: VAE, pixels: Tensor) -> Score:
-    """Score `model`, on its device, on pixels uint8 (N, C, H, W), N ≥ 1.
-
-    The model's mode (train or eval) is given back as it was; the global random state is not touched.
-    """
-    device = next(model.parameters()).device
+def evaluate(model: Scored, pixels: Tensor) -> Score:
+    """Score `model` on pixels uint8 (N, C, H, W), N ≥ 1. The global random state is not touched."""
     noise = torch.Generator().manual_seed(_NOISE_SEED)
-    was_training = model.training
-    model.eval()
     misfits, divergences, means = [], [], []
     for start in range(0, len(pixels), _BATCH):
-        image = to_unit(pixels[start : start + _BATCH].to(device))
-        mean, logvar = model.encoder(image)
-        draw = torch.randn(mean.shape, generator=noise).to(device)
-        logits = model.decoder.logits(reparameterize(mean, logvar, draw))
-        misfits.append(reconstruction(logits, image))
+        image = to_unit(pixels[start : start + _BATCH])
+        mean, logvar = model.encode(image)
+        latent = reparameterize(mean, logvar, torch.randn(mean.shape, generator=noise))
+        misfits.append(model.misfit(latent, image))
         divergences.append(kl(mean, logvar))
         means.append(mean)
-    model.train(was_training)
-    misfit, divergence, mean = (torch.cat(parts).cpu().double() for parts in (misfits, divergences, means))
-    bound = misfit + divergence
+    misfit, units, mean = (torch.cat(parts).double() for parts in (misfits, divergences, means))
+    bound = misfit + units.sum(1)
     return Score(
         images=len(pixels),
         negative_elbo=bound.mean().item(),
         standard_error=bound.std(correction=0).item() / len(bound) ** 0.5,
         reconstruction=misfit.mean().item(),
-        kl=divergence.mean().item(),
+        kl=units.sum(1).mean().item(),
         unit_variances=tuple(mean.var(0, correction=0).tolist()),
+        unit_kls=tuple(units.mean(0).tolist()),
     )

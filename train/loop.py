@@ -1,18 +1,28 @@
-"""The training loop: Adam on the loss, one epoch after the other."""
+"""The training loop: Adam on the loss, one epoch after the other.
+
+What changes while it runs is in `Trainer`: weights, their average, Adam's moments, the number of steps done. It can be
+taken out between two steps and put back. Everything else is a function of the epoch and the step: the learning rate,
+the weight of the KL term, and what is drawn.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from train.draws import Draws
 from train.objective import loss, to_unit
-from train.options import Recipe
-from vae_export.errors import DataError, InputError
+from train.options import ObjectiveOptions, Protocol
+from train.protocol import draw
+from train.recipes import Recipe
+from train.schedule import rate_at
+from vae_export.errors import CheckpointError, DataError, InputError
 from vae_export.models import VAE
 
 #: Called after each step with the epoch (from 1), the steps done in it, and the sum of their losses: a scalar that
@@ -32,6 +42,139 @@ class Epoch:
     loss: float
     seconds: float
     images_per_second: float
+
+
+class Trainer:
+    """Trains `model` in place, on the model's device.
+
+    Args:
+        pixels: uint8 (N, C, H, W).
+        protocol: "dynamic" has each step draw binary pixels from them.
+        seed: of all that is drawn.
+        bfloat16: matrix products and convolutions take bfloat16; weights, sums and the loss stay float32.
+
+    Attributes:
+        position: steps done, over all epochs.
+        seconds: spent on those of the present epoch.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        pixels: Tensor,
+        recipe: Recipe,
+        objective: ObjectiveOptions,
+        *,
+        protocol: Protocol = "grey",
+        seed: int = 0,
+        bfloat16: bool = False,
+    ) -> None:
+        self.model, self._recipe, self._objective = model, recipe, objective
+        self._protocol, self._bfloat16 = protocol, bfloat16
+        self._device = next(model.parameters()).device
+        self._pixels = pixels.to(self._device)
+        self.steps = steps_per_epoch(len(pixels), recipe.batch_size)
+        self.optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=recipe.epsilon, fused=True)
+        self.average = copy.deepcopy(model) if recipe.average else None
+        self._draws = Draws(seed, self._device)
+        self._has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
+        self._total = torch.zeros((), device=self._device)  # of the present epoch's losses
+        self.position, self.seconds = 0, 0.0
+
+    @property
+    def scored(self) -> VAE:
+        """The weights that are scored and kept: the average, where there is one."""
+        return self.model if self.average is None else self.average
+
+    def epochs(self, watch: Watch, *, after: int = 0) -> Iterator[Epoch]:
+        """Train to the last epoch; yield each that ends, from the one `after` that many.
+
+        Where it was taken out within an epoch, or at its very end, that epoch's other steps are what is done of it.
+        Raises `InputError` when the loss is not finite.
+        """
+        for number in range(after + 1, self._recipe.epochs + 1):
+            yield self._epoch(number, watch)
+
+    def _epoch(self, number: int, watch: Watch) -> Epoch:
+        self.model.train()
+        size, first = self._recipe.batch_size, self.position - (number - 1) * self.steps
+        if first == 0:
+            self._total, self.seconds = torch.zeros((), device=self._device), 0.0
+        started = time.perf_counter() - self.seconds
+        order = self._draws.order(number, len(self._pixels)).to(self._device)
+        for step in range(first, self.steps):
+            self._total += self._step(self._pixels[order[step * size : (step + 1) * size]], self.position)
+            self.position += 1
+            self.seconds = time.perf_counter() - started
+            watch(number, step + 1, self._total)
+        mean = self._total.item() / self.steps
+        if not math.isfinite(mean):
+            raise diverged(number, mean)
+        self.seconds = max(self.seconds, time.perf_counter() - started)
+        return Epoch(number, mean, self.seconds, self.steps * size / self.seconds)
+
+    def _step(self, pixels: Tensor, step: int) -> Tensor:
+        """One step of the optimizer on pixels uint8; `step` counts from 0 over all epochs. The loss, detached."""
+        rate, momentum = rate_at(self._recipe, step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
+        generator = self._draws.of_step(step)
+        if self._has_dropout:
+            self._draws.seed_dropout(step)
+        image = draw(pixels, generator) if self._protocol == "dynamic" else to_unit(pixels)
+        noise = torch.randn(len(image), self.model.config.latent_size, generator=generator, device=self._device)
+        beta = self._objective.weight(step / self.steps)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            value = _loss(self.model, image, noise, beta, self._objective.free_bits, step // self.steps + 1)
+        self.optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.average is not None:
+            self._follow(self.average, step)
+        return value.detach()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that changes and is no number, on the CPU, by names that `restore` knows. Call it between two steps."""
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            found |= {f"adam.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        found["loss"] = self._total
+        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], *, position: int, seconds: float) -> None:
+        """Be as the trainer was whose `tensors`, `position` and `seconds` these are.
+
+        Raises `CheckpointError` for names, shapes or dtypes that are not this trainer's.
+        """
+        networks = {"model": self.model} | ({} if self.average is None else {"average": self.average})
+        places = {f"{kind}.{name}": place for kind, net in networks.items() for name, place in net.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            # In the parameter's own memory format: the fused optimizer goes through both as they lie.
+            moments = {"exp_avg": torch.empty_like(parameter), "exp_avg_sq": torch.empty_like(parameter)}
+            moments["step"] = torch.zeros((), dtype=torch.float32, device=self._device)
+            self.optimizer.state[parameter] = moments
+            places |= {f"adam.{key}.{name}": tensor for key, tensor in moments.items()}
+        places["loss"] = self._total
+        problems = [f"missing {name}" for name in places.keys() - tensors.keys()]
+        problems += [f"unknown {name}" for name in tensors.keys() - places.keys()]
+        for name in places.keys() & tensors.keys():
+            got, expected = (f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in (tensors[name], places[name]))
+            if got != expected:
+                problems.append(f"{name} is {got}, not {expected}")
+        if problems:
+            raise CheckpointError("training state does not fit", got=", ".join(sorted(problems)))
+        for name, place in places.items():
+            place.copy_(tensors[name])
+        self.position, self.seconds = position, seconds
+
+    @torch.no_grad()
+    def _follow(self, average: VAE, step: int) -> None:
+        """Let the average follow the weights; at first faster, so that where training began is soon forgotten."""
+        decay = min(self._recipe.average, (1 + step) / (10 + step))
+        torch._foreach_lerp_([*average.parameters()], [*self.model.parameters()], 1 - decay)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -54,47 +197,6 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def epochs(
-    model: VAE, pixels: Tensor, recipe: Recipe, *, beta: float, watch: Watch, bfloat16: bool = False
-) -> Iterator[Epoch]:
-    """Train `model` in place on pixels uint8 (N, C, H, W), on the model's device; yield after each epoch.
-
-    With `bfloat16`, matrix products and convolutions take bfloat16; weights, sums and the loss stay float32.
-    Order, noise and dropout come from torch's global random state. Raises `InputError` when the loss is not finite.
-    """
-    device = next(model.parameters()).device
-    steps = steps_per_epoch(len(pixels), recipe.batch_size)
-    optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
-    schedule = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps)
-        if recipe.one_cycle
-        else None
-    )
-    pixels = pixels.to(device)
-    for number in range(1, recipe.epochs + 1):
-        model.train()
-        started = time.perf_counter()
-        total = torch.zeros((), device=device)
-        order = torch.randperm(len(pixels)).to(device)
-        for step in range(steps):
-            image = to_unit(pixels[order[step * recipe.batch_size : (step + 1) * recipe.batch_size]])
-            noise = torch.randn(len(image), model.config.latent_size, device=device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                value = _loss(model, image, noise, beta, number)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-            total += value.detach()
-            watch(number, step + 1, total)
-        mean = total.item() / steps
-        if not math.isfinite(mean):
-            raise diverged(number, mean)
-        seconds = time.perf_counter() - started
-        yield Epoch(number, mean, seconds, steps * recipe.batch_size / seconds)
-
-
 def diverged(epoch: int, value: float) -> InputError:
     return InputError(
         "training diverged",
@@ -105,9 +207,9 @@ def diverged(epoch: int, value: float) -> InputError:
     )
 
 
-def _loss(model: VAE, image: Tensor, noise: Tensor, beta: float, epoch: int) -> Tensor:
+def _loss(model: VAE, image: Tensor, noise: Tensor, beta: float, free_bits: float, epoch: int) -> Tensor:
     try:
-        return loss(model, image, noise, beta=beta)
+        return loss(model, image, noise, beta=beta, free_bits=free_bits)
     except RuntimeError as error:
         if "between 0 and 1" not in str(error):
             raise

@@ -2,47 +2,83 @@
 
 For a posterior q(z|x) = N(mean, exp(logvar)) and the prior N(0, I) (Kingma & Welling, arXiv:1312.6114, section 3):
 
-    -ELBO(x) = reconstruction(x) + KL(q(z|x) || p(z)),  with z sampled from q(z|x)
+    -ELBO(x) = -log p(x|z) + KL(q(z|x) || p(z)),  with z sampled from q(z|x)
 
-Pixels are grey levels in [0, 1] and the decoder's Bernoulli gets them as they are. Their cross-entropy is therefore no
-likelihood (that would need binary pixels): figures of this protocol compare among themselves only.
+Where pixels are grey levels and p(x|z) is a Bernoulli, its first term is a cross-entropy and no likelihood: such
+figures compare among themselves only.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae_export.likelihood import CLOSEST, STEPS, Likelihood
 from vae_export.models import VAE, reparameterize
+from vae_export.models.networks import outputs
 
 
-def reconstruction(logits: Tensor, image: Tensor) -> Tensor:
-    """Cross-entropy of image in [0, 1] against sigmoid(logits), both (N, C, H, W) → (N,) nats.
+def reconstruction(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Tensor:
+    """-log p(x|z) of images (N, C, H, W) in [0, 1], given a decoder's raw outputs → (N,) nats.
 
-    Computed on logits: log(sigmoid(x)) for a large negative x is lost once the sigmoid has been rounded.
+    The Bernoulli's is computed on logits: log(sigmoid(x)) for a large negative x is lost once the sigmoid was rounded.
     """
-    return F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(1).sum(1)
+    if likelihood.name == "bernoulli":
+        return F.binary_cross_entropy_with_logits(raw, image, reduction="none").flatten(1).sum(1)
+    return reconstruction_of(likelihood, outputs(likelihood, raw), image)
+
+
+def reconstruction_of(likelihood: Likelihood, decoded: tuple[Tensor, ...], image: Tensor) -> Tensor:
+    """The same from a decoder's outputs, which is all that an exported one gives.
+
+    The formulas are those of `Likelihood.log_prob`, in torch and float32.
+    """
+    mean = decoded[0]
+    if likelihood.name == "bernoulli":
+        cost = F.binary_cross_entropy_with_logits(torch.logit(mean, CLOSEST), image, reduction="none")
+    elif likelihood.name == "discretised-logistic":
+        cost = _discretised_logistic(mean, decoded[1], image)
+    else:
+        fixed = torch.full((), 2 * math.log(likelihood.scale), device=image.device)
+        logvar = decoded[1] if likelihood.name == "gaussian" else fixed
+        cost = 0.5 * ((image - mean).square() * torch.exp(-logvar) + logvar + math.log(2 * math.pi))
+    return cost.flatten(1).sum(1)
+
+
+def _discretised_logistic(mean: Tensor, log_scale: Tensor, image: Tensor) -> Tensor:
+    half = 0.5 / STEPS
+    inverse = torch.exp(-log_scale)
+    above = F.softplus((mean - image - half) * inverse)
+    below = F.softplus((image - half - mean) * inverse)
+    inside = torch.log(-torch.expm1(-2 * half * inverse))
+    darkest, brightest = image < half, image > 1 - half
+    return (
+        torch.where(brightest, 0, above) + torch.where(darkest, 0, below) - torch.where(darkest | brightest, 0, inside)
+    )
 
 
 def kl(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, I)), both (N, Z) → (N,) nats (appendix B of the paper)."""
-    return (0.5 * (mean.square() + logvar.exp() - logvar - 1)).sum(1)
+    """KL(N(mean, exp(logvar)) || N(0, I)) of each unit, both (N, Z) → (N, Z) nats (appendix B of the paper)."""
+    return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
 
-def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0) -> Tensor:
+def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
     """What training minimises: the mean over images (N, C, H, W), given noise (N, Z), as a scalar.
 
-    Family `post` keeps the post's loss, on probabilities; its value is the same but for rounding. The weight `beta` of
-    the KL term (beta-VAE, Higgins et al. 2017) belongs to training alone: `train.evaluate` reports the bound itself.
+    Family `post` keeps the post's loss, on probabilities; its value is the same but for rounding. `beta` and
+    `free_bits` (see `ObjectiveOptions`) belong to training alone: `train.evaluate` reports the bound itself.
     """
     mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
     latent = reparameterize(mean, logvar, noise)
     if model.config.family == "post":
-        misfit = F.binary_cross_entropy(model.decoder(latent).float(), image, reduction="sum")
+        misfit = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
     else:
-        misfit = F.binary_cross_entropy_with_logits(model.decoder.logits(latent).float(), image, reduction="sum")
-    return (misfit + beta * kl(mean, logvar).sum()) / len(image)
+        misfit = reconstruction(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()
+    units = kl(mean, logvar).mean(0)
+    return misfit / len(image) + beta * (units.clamp(min=free_bits) if free_bits else units).sum()
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What to train, on what and for how long: the options of `cli.py train`, checked when they are made."""
+"""What to train and on what: the options of `cli.py train`, grouped, and checked when they are made.
+
+How long and how fast is in `train.recipes`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vae_export.errors import UsageError
-from vae_export.models.config import Family, VAEConfig
+from train.recipes import Recipe, RecipeOptions, usual_recipe, within
+from vae_export.errors import ModelError, UsageError
+from vae_export.likelihood import SCALE, Likelihood, LikelihoodName
+from vae_export.models.config import Activation, Family, VAEConfig
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+
+#: What becomes of grey levels before a model sees them; see `train.protocol`.
+Protocol = Literal["grey", "dynamic", "static"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -30,125 +39,123 @@ class DataOptions:
     folder: where its files lie; for `folder`, the images themselves. None: `data/`.
     image_size: side in pixels that the images of `folder` are brought to, None for 28; not for the others.
     download: fetch what is not there.
+    protocol: what becomes of grey levels before a model sees them.
     """
 
     name: DatasetName = "mnist"
     folder: Path | None = None
     image_size: int | None = None
     download: bool = True
+    protocol: Protocol = "grey"
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise UsageError("unknown data set", expected=" | ".join(DATASETS), got=self.name)
+        if self.protocol not in PROTOCOLS:
+            raise UsageError("unknown data protocol", expected=" | ".join(PROTOCOLS), got=self.protocol)
         if self.name == "folder":
             if self.folder is None:
                 raise UsageError(
                     "no folder", where="--dataset folder", do="say where the images are: --data-dir FOLDER"
                 )
-            _within("image size", self.image_size, 1, 512)
+            within("image size", self.image_size, 1, 512)
         elif self.image_size is not None:
             raise UsageError("--image-size is for --dataset folder", got=f"--dataset {self.name}")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a family is trained unless options say otherwise.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate: of Adam; the peak of it where it follows one cycle (Smith & Topin, arXiv:1708.07120).
-        one_cycle: whether it does, or stays what it is.
-        bfloat16: whether precision `auto` takes bfloat16 products where the device has them.
+class NetworkOptions:
+    """Attributes:
+    family, latent_size, hidden_size, activation: see `VAEConfig`.
+    likelihood: p(x|z), see `vae_export.likelihood`.
+    scale: deviation of `gaussian-fixed`, for pixels in [0, 1]; None for 0.1; not for the others.
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    one_cycle: bool
-    bfloat16: bool
+    family: Family = "mlp"
+    latent_size: int = 20
+    hidden_size: int = 400
+    activation: Activation | None = None
+    likelihood: LikelihoodName = "bernoulli"
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        within("latent size", self.latent_size, 1, 4096)
+        within("hidden size", self.hidden_size, 1, 16384)
+        if self.scale is not None and self.likelihood != "gaussian-fixed":
+            raise UsageError("--scale is for --likelihood gaussian-fixed", got=f"--likelihood {self.likelihood}")
+        self.config((1, IMAGE_SIZE, IMAGE_SIZE))
+
+    def config(self, image_shape: tuple[int, int, int]) -> VAEConfig:
+        """For images of this shape; raises `UsageError` where the family cannot have it."""
+        try:
+            scale = (SCALE if self.scale is None else self.scale) if self.likelihood == "gaussian-fixed" else 1.0
+            likelihood = Likelihood(self.likelihood, scale)
+        except ModelError as error:
+            raise UsageError(error.what, expected=error.expected, got=error.got) from error
+        activation = {} if self.activation is None else {"activation": self.activation}
+        return VAEConfig(
+            self.family, image_shape, self.latent_size, self.hidden_size, likelihood=likelihood, **activation
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What training minimises beside the bound itself. None of it is ever in a reported figure.
+
+    Attributes:
+        beta: weight of the KL term (Higgins et al. 2017).
+        kl_warmup: epochs in which that weight grows from 0 (Bowman et al., arXiv:1511.06349; Sønderby et al.,
+            arXiv:1602.02282), so that units are not given up before the decoder can use them.
+        free_bits: nats that each unit's KL, in the mean over a batch, may have for nothing (Kingma et al.,
+            arXiv:1606.04934, appendix C.8).
+    """
+
+    beta: float = 1.0
+    kl_warmup: float = 0.0
+    free_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("beta", self.beta), ("KL warm-up", self.kl_warmup), ("free bits", self.free_bits)):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
+
+    def weight(self, epochs: float) -> float:
+        """Weight of the KL term after so many epochs."""
+        return self.beta * (min(1.0, epochs / self.kl_warmup) if self.kl_warmup else 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "learning_rate": self.learning_rate,
-            "learning_rate_schedule": "one cycle" if self.one_cycle else "constant",
-            "optimizer": "Adam",
-        }
-
-
-#: `post` is trained as the post does it; the others as measured best in a minute or two on two cores. Convolutions in
-#: bfloat16 gain little there, and are twenty times slower as soon as something else runs on one of the cores.
-RECIPES: dict[Family, Recipe] = {
-    "mlp": Recipe(epochs=20, batch_size=256, learning_rate=3e-3, one_cycle=True, bfloat16=True),
-    "post": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, one_cycle=False, bfloat16=False),
-    "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, one_cycle=True, bfloat16=False),
-}
-#: Those are for sets like MNIST. Of fewer images than this, batches are smaller and epochs more, to make some steps.
-SMALL_SET, SMALL_BATCH, SMALL_STEPS = 10_000, 64, 2_000
+        return {"beta": self.beta, "kl_warmup_epochs": self.kl_warmup, "free_bits": self.free_bits}
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """Attributes:
-    data: what to train on.
-    family, latent_size, hidden_size: the network, see `VAEConfig`.
-    epochs, batch_size, learning_rate: None takes the family's recipe.
-    beta: weight of the KL term in the loss (Higgins et al. 2017); never in a reported figure.
-    seed: of weights, order, noise and dropout. The splits do not depend on it.
+    data, network, objective: what to train.
+    recipe: how; what is None there is as the family's own recipe has it.
+    seed: of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
     device: auto, cpu, cuda or mps.
     precision: of products in training: float32, bfloat16, or auto, which is bfloat16 where the family's recipe
         takes it and the device has instructions for it. Scores are always computed in float32.
     threads: of the CPU. None: as many as torch takes by itself, up to `MAX_DEFAULT_THREADS`.
+    preset: where the options come from, for the record.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
-    family: Family = "mlp"
-    latent_size: int = 20
-    hidden_size: int = 400
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    beta: float = 1.0
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
     threads: int | None = None
+    preset: str | None = None
 
     def __post_init__(self) -> None:
-        self.config((1, IMAGE_SIZE, IMAGE_SIZE))  # checks the family
         if self.precision not in get_args(Precision):
             raise UsageError("unknown precision", expected=" | ".join(get_args(Precision)), got=self.precision)
-        _within("latent size", self.latent_size, 1, 4096)
-        _within("hidden size", self.hidden_size, 1, 16384)
-        _within("epochs", self.epochs, 1, 100_000)
-        _within("batch size", self.batch_size, 1, 65_536)
-        _within("seed", self.seed, 0, 2**63 - 1)
-        _within("threads", self.threads, 1, 1024)
-        if self.learning_rate is not None and not 0 < self.learning_rate <= 1:
-            raise UsageError("bad learning rate", expected="above 0, up to 1", got=self.learning_rate)
-        if not 0 <= self.beta < math.inf:
-            raise UsageError("bad beta", expected="a number from 0 up", got=self.beta)
+        within("seed", self.seed, 0, 2**62)
+        within("threads", self.threads, 1, 1024)
 
-    def recipe(self, images: int) -> Recipe:
-        """The family's recipe for that many training images, with what was asked for in its place."""
-        usual = RECIPES[self.family]
-        small = images < SMALL_SET
-        batch_size = self.batch_size or (min(usual.batch_size, SMALL_BATCH) if small else usual.batch_size)
-        enough = math.ceil(SMALL_STEPS / max(1, images // batch_size)) if small else 0
-        return Recipe(
-            self.epochs or max(usual.epochs, enough),
-            batch_size,
-            self.learning_rate or usual.learning_rate,
-            usual.one_cycle,
-            usual.bfloat16,
-        )
-
-    def config(self, image_shape: tuple[int, int, int]) -> VAEConfig:
-        return VAEConfig(self.family, image_shape, self.latent_size, self.hidden_size)
-
-
-def _within(name: str, value: int | None, low: int, high: int) -> None:
-    if value is not None and not low <= value <= high:
-        raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)
+    def recipe_for(self, images: int) -> Recipe:
+        """How to train on that many images."""
+        return self.recipe.over(usual_recipe(self.network.family, images, self.recipe.batch_size))

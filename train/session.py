@@ -1,236 +1,250 @@
-"""A training in its run folder: the lock, the best checkpoint, the metrics, and what happens on Ctrl-C.
+"""A training in its run folder: the best checkpoint, the metrics, the state to go on from, and what happens on Ctrl-C.
 
-The best checkpoint is chosen by the validation images; the test images are measured and never decide. The checkpoint
-before it stays at `Run.previous_checkpoint`. Equal options, data, threads and versions give equal bytes on a CPU:
-nothing about the time or the machine is in a checkpoint.
+The best checkpoint is chosen by the validation images, epoch by epoch; the test images are measured and never decide.
+The checkpoint before it stays at `Run.previous_checkpoint`. Equal options, data, threads and versions give equal bytes
+on a CPU, whether or not the training was stopped and resumed in between: nothing about the time or the machine is in a
+checkpoint.
+
+An epoch's end is written in one order: checkpoint, line of metrics, state. Whatever is said to have been done is on the
+disk by then; what a kill leaves undone is done again, to the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from train.data import Dataset
 from train.evaluate import Score, evaluate
-from train.loop import Epoch, diverged, epochs, multiplies_bfloat16, steps_per_epoch
+from train.loop import Epoch, Trainer, diverged, multiplies_bfloat16
 from train.options import TrainOptions
+from train.protocol import as_evaluated
 from train.report import Report
+from train.schedule import rate_at
+from train.scored import InPyTorch
+from train.settings import changed, check_same, settings, surroundings
+from train.state import Saved, State, save_state, way_back
+from train.stop import Stop, Stopped, held_back
 from train.weights import initialise
+from train.wording import meaning
 from vae_export import __version__
-from vae_export.checkpoint import Checkpoint, save_checkpoint
-from vae_export.errors import Interrupted, OutputExistsError, Terminated, UsageError
-from vae_export.files import PARTIAL, check_writable, locked, storage_errors, sweep
+from vae_export.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
+from vae_export.errors import CheckpointError, Interrupted
+from vae_export.files import append_line, write_atomic, write_generation
 from vae_export.models import VAE
 from vae_export.runs import Run
 
+if TYPE_CHECKING:
+    from train.events import Events
+
 #: Test images that travel in the checkpoint.
 EXAMPLES = 64
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What is in the run's checkpoint.
-
-    Attributes:
-        epoch: epochs that were completed before it was written.
-        steps: steps of the optimizer.
-    """
-
-    epoch: int
-    steps: int
-    validation: Score
-    test: Score
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "steps": self.steps,
-            "scores": {"validation": self.validation.to_json(), "test": self.test.to_json()},
-        }
-
-
-def check_out(run: Run, *, force: bool) -> None:
-    """Refuse a folder that is in use, that holds a run (without `force`), or that holds anything else.
-
-    Called before data is read, so that a refusal costs nothing. Raises `StorageError`, `OutputExistsError`,
-    `UsageError`.
-    """
-    if not os.path.lexists(run.folder):
-        return
-    if not run.folder.is_dir():
-        raise UsageError("not a folder", where=run.folder, do="choose another --out")
-    if (run.folder / ".lock").exists():
-        with locked(run.folder):
-            pass
-    ours = run.checkpoint.exists() or run.previous_checkpoint.exists()
-    left = {".lock", run.state.name, run.metrics.name}  # by a training that ended before there was anything to keep
-    if not ours and {entry.name for entry in run.folder.iterdir()} <= left:
-        return
-    if not force:
-        raise OutputExistsError(run.folder)
-    if not ours:
-        raise UsageError("not a run, so --force will not replace it", where=run.folder, do="choose another --out")
-
-
-@contextmanager
-def claimed(run: Run, *, force: bool) -> Iterator[None]:
-    """Hold the run folder, cleared of an earlier training.
-
-    Its checkpoint stays as the previous one, until the new training has two of its own. Its export goes: it must
-    not lie beside a checkpoint that it was not made from.
-    """
-    check_out(run, force=force)
-    with locked(run.folder):
-        check_writable(run.folder)
-        sweep(run.folder)
-        with storage_errors(run.folder):
-            run.state.mkdir(exist_ok=True)
-            sweep(run.state)
-            if run.checkpoint.exists():
-                os.replace(run.checkpoint, run.previous_checkpoint)
-            for folder in (run.export, run.pictures):
-                if folder.exists():
-                    shutil.rmtree(folder)
-            run.metrics.write_bytes(b"")
-        yield
+#: Seconds of training within an epoch that a kill or a power cut may cost.
+_AT_RISK = 120.0
 
 
 class Session:
-    """One training. Make it inside `claimed`, call `train` once."""
+    """One training. Make it inside `claimed`, call `train` once; or inside `reclaimed`, and call `resume` first.
 
-    def __init__(self, options: TrainOptions, run: Run, dataset: Dataset, device: torch.device) -> None:
+    Args:
+        arguments: of the command, for the state to repeat; JSON-able.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        run: Run,
+        dataset: Dataset,
+        device: torch.device,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self.options, self.run, self.dataset, self.device = options, run, dataset, device
         self.saved: Saved | None = None
-        self._data = dataset.to_json()
-        self.recipe = options.recipe(len(dataset.train))
-        self.steps_per_epoch = steps_per_epoch(len(dataset.train), self.recipe.batch_size)
+        self.events: Events | None = None
+        self.epochs = 0  # scored and on record
+        self._data, self._arguments = dataset.to_json(), dict(arguments or {})
+        self._changes: tuple[str, ...] = ()
+        self._kept_at = time.monotonic()  # when there last was a state on the disk, or nothing to lose
+        self.recipe = options.recipe_for(len(dataset.train))
         self.precision = options.precision
         if self.precision == "auto":
             fast = self.recipe.bfloat16 and multiplies_bfloat16(device)
             self.precision = "bfloat16" if fast else "float32"
-        self._epoch, self._step = 0, 0  # completed epochs; steps since then
         torch.manual_seed(options.seed)
-        self.model = VAE(options.config(dataset.image_shape))
-        initialise(self.model, dataset.train)
+        model = VAE(options.network.config(dataset.image_shape))
+        initialise(model, dataset.train)
         # Twice as fast in family `conv` on a CPU; torch's type hints do not know the argument.
-        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trainer = Trainer(
+            model,
+            dataset.train,
+            self.recipe,
+            options.objective,
+            protocol=dataset.protocol,
+            seed=options.seed,
+            bfloat16=self.precision == "bfloat16",
+        )
+
+    @property
+    def is_done(self) -> bool:
+        return self.epochs >= self.recipe.epochs
+
+    def resume(self, state: State) -> list[str]:
+        """Be where the training was whose state this is; what changes rounding since then, a few words each.
+
+        Raises:
+            UsageError, DataError: with these options or images it would be another training.
+            CheckpointError, IntegrityError: the state does not fit, or the checkpoint that it speaks of is damaged.
+        """
+        check_same(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
+        if state.saved is not None:
+            load_checkpoint(self.run.checkpoint)
+        try:
+            self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds)
+        except CheckpointError as error:
+            where, do = self.run.training_state, way_back(self.run)
+            raise CheckpointError(error.what, where=where, got=error.got, do=do) from error
+        self.epochs, self.saved = state.epochs, state.saved
+        changes = list(changed(state.surroundings, surroundings(self.device)))
+        self._changes = state.changes + tuple(f"{change} at step {state.position}" for change in changes)
+        lines = self.run.metrics.read_bytes().splitlines(keepends=True) if self.run.metrics.exists() else []
+        if len(lines) > self.epochs:
+            write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
+        return changes
 
     def train(self, report: Report) -> Saved:
         """Train to the end and return what was saved.
 
         Raises:
             InputError: the loss is not finite. The checkpoint of the best epoch until then stays.
-            Interrupted, Terminated: on Ctrl-C or SIGTERM, after the weights at hand were saved if they are the best.
-            StorageError: disk full, for example. The last checkpoint stays.
+            Interrupted, Terminated: on Ctrl-C or SIGTERM, after the step at hand was done and the state saved.
+            StorageError: disk full, for example. The last checkpoint and the last state stay.
         """
+        with held_back() as stop:
 
-        def watch(epoch: int, step: int, total: torch.Tensor) -> None:
-            self._step = step
-            report.step(epoch, step, total)
+            def watch(epoch: int, step: int, total: torch.Tensor) -> None:
+                stop.check()
+                report.step(epoch, step, total)
+                if time.monotonic() - self._kept_at > _AT_RISK:
+                    self._keep()
 
-        try:
-            for epoch in epochs(
-                self.model,
-                self.dataset.train,
-                self.recipe,
-                beta=self.options.beta,
-                watch=watch,
-                bfloat16=self.precision == "bfloat16",
-            ):
-                self._epoch, self._step = epoch.number, 0
-                self._finish(epoch, report)
-        except KeyboardInterrupt as stop:
-            kind = Terminated if isinstance(stop, Terminated) else Interrupted
-            raise kind(self._rescue()) from None
+            try:
+                for epoch in self.trainer.epochs(watch, after=self.epochs):
+                    self._finish(epoch, report, stop)
+                    stop.check()
+            except Stopped:
+                kind = stop.kind or Interrupted
+                raise kind(self._rescue()) from None
         if self.saved is None:
-            raise diverged(self._epoch, math.nan)
+            raise diverged(self.epochs, math.nan)
         return self.saved
 
-    def _finish(self, epoch: Epoch, report: Report) -> None:
-        """Measure, save if best, log."""
-        # As many training images as validation images: a full pass would cost a tenth of the epoch, to show the gap.
-        few = self.dataset.train[: len(self.dataset.validation)]
-        train, validation, test = (
-            evaluate(self.model, part) for part in (few, self.dataset.validation, self.dataset.test)
-        )
+    def _finish(self, epoch: Epoch, report: Report, stop: Stop) -> None:
+        """Measure, save if best, log, keep the state."""
+        with stop.at_once():
+            # As many training images as validation images: a full pass would cost a tenth of the epoch, for the gap.
+            train = self._score("train", most=len(self.dataset.validation))
+            validation, test = self._score("validation"), self._score("test")
         if not all(score.is_finite for score in (train, validation, test)):
             raise diverged(epoch.number, validation.negative_elbo)
-        best = self._offer(validation, test)
+        self.epochs = epoch.number
+        best = self.saved is None or validation.negative_elbo < self.saved.validation.negative_elbo
+        if best:
+            self.saved = self._save(validation, test)
         line = {
             "epoch": epoch.number,
+            "protocol": self.dataset.protocol,
+            "likelihood": self.trainer.model.config.likelihood.name,
             "train": train.to_json(),
             "validation": validation.to_json(),
             "test": test.to_json(),
+            "loss": epoch.loss,
+            "learning_rate": rate_at(self.recipe, epoch.number * self.trainer.steps - 1, self.trainer.steps)[0],
             "seconds": round(epoch.seconds, 3),
             "images_per_second": round(epoch.images_per_second, 1),
         }
-        with storage_errors(self.run.metrics), open(self.run.metrics, "ab", buffering=0) as file:
-            file.write((json.dumps(line) + "\n").encode())  # one write: no torn line, wherever the process is stopped
+        append_line(self.run.metrics, json.dumps(line))
+        if self.events is not None:
+            self.events.epoch(line, self.trainer.scored, validation)
+        self._keep()
         report.epoch(epoch, validation, best=best)
 
+    def _score(self, split: str, *, most: int | None = None) -> Score:
+        """Of the weights at hand, on a split or its first images."""
+        return evaluate(InPyTorch(self.trainer.scored), as_evaluated(self.dataset, split, most=most))
+
     def _rescue(self) -> str:
-        """Save the weights at hand if they are the best, and say in a few words what is where."""
-        steps = self._epoch * self.steps_per_epoch + self._step
-        if self._step:
-            validation = evaluate(self.model, self.dataset.validation)
-            if self._is_best(validation):
-                self._offer(validation, evaluate(self.model, self.dataset.test))
-        if self.saved is None:
-            return f"after {steps} steps, nothing to save yet"
-        score = f"validation -ELBO {self.saved.validation.negative_elbo:.2f} nats per image"
-        return f"after {steps} steps, the best checkpoint is {self.run.checkpoint} ({score})"
+        """Keep the state, and say in a few words what is where.
 
-    def _is_best(self, validation: Score) -> bool:
-        if not validation.is_finite:
-            return False
-        return self.saved is None or validation.negative_elbo < self.saved.validation.negative_elbo
+        Within the first epoch the weights at hand become a checkpoint too: better than none. The first whole epoch
+        replaces it, whatever its score, as if it had never been.
+        """
+        self._keep()
+        saved, again = self.saved, f"go on with --resume --out {self.run.folder}"
+        if saved is None:
+            validation = self._score("validation")
+            if not validation.is_finite:
+                raise diverged(1, validation.negative_elbo)
+            saved = self._save(validation, self._score("test"))
+        score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
+        return f"after {self.trainer.position} steps, the best checkpoint is {self.run.checkpoint} ({score}); {again}"
 
-    def _offer(self, validation: Score, test: Score) -> bool:
-        """Save the weights if they are the best so far on the validation images."""
-        if not self._is_best(validation):
-            return False
-        saved = Saved(self._epoch, self._epoch * self.steps_per_epoch + self._step, validation, test)
+    def _keep(self) -> None:
+        """Save the state of this step. Raises `InputError` instead of keeping numbers that are not finite."""
+        tensors = self.trainer.tensors()
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise diverged(self.epochs + 1, math.nan)
+        state = State(
+            self._arguments | {"precision": self.precision},
+            self._settings(),
+            surroundings(self.device),
+            self._changes,
+            self.trainer.position,
+            self.trainer.seconds,
+            self.epochs,
+            self.saved,
+            tensors,
+        )
+        save_state(state, self.run)
+        self._kept_at = time.monotonic()
+
+    def _save(self, validation: Score, test: Score) -> Saved:
+        """Make the weights at hand the run's checkpoint."""
+        saved, model = Saved(self.epochs, self.trainer.position, validation, test), self.trainer.scored
         checkpoint = Checkpoint(
-            config=self.model.config,
-            weights={name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()},
+            config=model.config,
+            weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
             examples=self.dataset.test[:EXAMPLES].clone(),
             provenance=self._provenance() | saved.to_json(),
         )
-        self._keep_previous()
-        save_checkpoint(checkpoint, self.run.checkpoint)
-        self.saved = saved
-        return True
+        write_generation(self.run.checkpoint, checkpoint_bytes(checkpoint), previous=self.run.previous_checkpoint)
+        return saved
 
-    def _keep_previous(self) -> None:
-        """Let the checkpoint that is about to be replaced stay under a second name, at no instant without either."""
-        if not self.run.checkpoint.exists():
-            return
-        link = self.run.state / f"{PARTIAL}{self.run.checkpoint.name}"
-        with storage_errors(link):
-            link.unlink(missing_ok=True)
-            try:
-                os.link(self.run.checkpoint, link)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self.run.checkpoint, link)
-            os.replace(link, self.run.previous_checkpoint)
-            link.unlink(missing_ok=True)  # a rename between two names of one file does nothing (POSIX)
+    def _training(self) -> dict[str, Any]:
+        """How, as far as the weights are a function of it."""
+        asked = self.recipe.to_json() | self.options.objective.to_json()
+        return asked | {"seed": self.options.seed, "precision": self.precision}
+
+    def _settings(self) -> dict[str, Any]:
+        return settings(self.trainer.model.config, self._data, self._training())
 
     def _provenance(self) -> dict[str, Any]:
-        training = self.recipe.to_json() | {"beta": self.options.beta, "seed": self.options.seed}
-        training |= {"device": self.device.type, "precision": self.precision}
+        training = self._training() | {"device": self.device.type}
         if self.device.type == "cpu":
             training["threads"] = torch.get_num_threads()  # sums are split among them, and rounded accordingly
+        if self._changes:
+            training["changed_on_resume"] = list(self._changes)
+        likelihood = self.trainer.model.config.likelihood
         return {
-            "data": self._data,
+            "data": self._data | {"note": f"figures: {meaning(self.dataset.protocol, likelihood)}"},
+            "likelihood": likelihood.to_json(),
+            **({"preset": self.options.preset} if self.options.preset else {}),
             "training": training,
             "versions": {
                 "vae-export": __version__,

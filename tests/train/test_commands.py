@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,12 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CLI, ROOT, TINY, Cli, is_root, one_line, write_mnist
+from tests.train.test_pictures import PICTURES
 from vae_export.checkpoint import load_checkpoint
 from vae_export.runs import Run
+
+#: The command line in this process, see `tests/conftest.py`.
+Invoke = Callable[..., Any]
 
 
 def test_help_does_not_import_torch() -> None:
@@ -37,13 +42,17 @@ def test_help_says_what_each_family_is_and_scores(cli: Cli) -> None:
 def test_a_training_leaves_a_whole_run(trained: Path) -> None:
     run = Run(trained)
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file())
-    pictures = [f"pictures/{name}.png" for name in ("curves", "manifold", "reconstructions", "samples", "traversal")]
-    assert names == sorted(
-        [".lock", "checkpoint.safetensors", "metrics.jsonl", *pictures, "state/previous-checkpoint.safetensors"]
-    )
+    names = [name for name in names if name != Run(trained).evaluations.name]  # where another test has scored it
+    pictures = [f"pictures/{name}.png" for name in PICTURES]
+    kept = [f"{before}{name}" for before in ("", "previous-") for name in ("checkpoint", "training")]
+    state = [f"state/{name}.safetensors" for name in kept if name != "checkpoint"]
+    assert names == sorted([".lock", "checkpoint.safetensors", "metrics.jsonl", *pictures, *state])
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert set(lines[0]) == {"epoch", "train", "validation", "test", "seconds", "images_per_second"}
+    assert set(lines[0]) == {
+        *("epoch", "protocol", "likelihood", "train", "validation", "test", "loss", "learning_rate"),
+        *("seconds", "images_per_second"),
+    }
 
 
 def test_two_trainings_with_one_seed_write_the_same_bytes(cli: Cli, trained: Path, tmp_path: Path) -> None:
@@ -74,6 +83,12 @@ def test_an_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> No
         (["--dataset", "folder"], 2),
         (["--image-size", "32"], 2),
         (["--epochs", "many"], 2),
+        (["--data-protocol", "larochelle"], 2),
+        (["--likelihood", "cauchy"], 2),
+        (["--scale", "0.1"], 2),
+        (["--stages", "one"], 2),
+        (["--preset", "best"], 2),
+        (["--preset", "../presets/post"], 2),
         (["--device", "tpu"], 2),
         pytest.param(
             ["--device", "cuda"], 6, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -91,7 +106,7 @@ def test_a_bad_option_is_one_line_and_leaves_nothing(cli: Cli, tmp_path: Path, o
 
 
 def test_a_diverging_training_is_one_line(cli: Cli, tmp_path: Path) -> None:
-    done = cli("train", *TINY, "--beta", "1e38", "--out", tmp_path / "run")
+    done = cli("train", *TINY, "--beta", "1e39", "--out", tmp_path / "run")
     assert done.returncode == 3
     assert "training diverged: epoch 1" in one_line(done.stderr)
 
@@ -177,6 +192,12 @@ def test_evaluate_repeats_the_scores_of_the_training(cli: Cli, trained: Path) ->
     assert (score["dataset"], score["split"]) == ("digits", "test")
 
 
+def test_evaluate_can_take_the_first_images_alone(cli: Cli, trained: Path) -> None:
+    done = cli("evaluate", "--run", trained, "--images", 30, "--json", "--threads", 1)
+    assert json.loads(done.stdout)["images"] == 30
+    assert cli("evaluate", "--run", trained, "--images", 0).returncode == 2
+
+
 def test_evaluate_prints_a_table_of_the_split_that_was_asked_for(cli: Cli, trained: Path) -> None:
     done = cli("evaluate", "--checkpoint", Run(trained).checkpoint, "--split", "validation")
     assert done.returncode == 0, done.stderr
@@ -225,6 +246,104 @@ def test_a_folder_of_colour_trains_and_images_of_another_shape_are_refused(cli: 
     other = cli("evaluate", "--run", run, "--dataset", "digits")
     assert other.returncode == 3
     assert "(3, 16, 16)" in one_line(other.stderr)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty colour pictures of one hill each, so that there is something to learn."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        ramp = np.clip(np.linspace(0, 1, 16)[:, None] + rng.uniform(-0.5, 0.5, (1, 1)), 0, 1)[..., None]
+        colour = ramp * rng.uniform(0.2, 1, 3) + rng.normal(0, 0.02, (16, 16, 3))
+        Image.fromarray((np.clip(colour, 0, 1) * 255).astype(np.uint8)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "second"),
+    [("gaussian", ["image_logvar"]), ("gaussian-fixed", []), ("discretised-logistic", ["image_log_scale"])],
+)
+def test_colour_goes_from_pictures_to_verified_files_that_score_the_same(
+    invoke: Invoke, tmp_path: Path, photos: Path, likelihood: str, second: list[str]
+) -> None:
+    run, usual = tmp_path / "run", ["--hidden-size", 16, "--latent-size", 3, "--threads", 1]
+    pictures = ["--dataset", "folder", "--data-dir", photos, "--image-size", 16, "--family", "conv"]
+    recipe = ["--likelihood", likelihood, "--epochs", 15, "--batch-size", 16]
+    done = invoke("train", *pictures, *usual, *recipe, "--out", run)
+    assert done.code == 0, done.err
+    assert "note:" not in done.err.replace("note: epoch", "")
+    lines = [json.loads(line) for line in Run(run).metrics.read_text().splitlines()]
+    first, last = (line["validation"]["negative_elbo_nats_per_image"] for line in (lines[0], lines[-1]))
+    assert last < first - 100
+
+    done = invoke("export", "--format", "all", "--run", run)
+    assert done.code == 0, done.err
+    manifest = json.loads((Run(run).export / "manifest.json").read_text())
+    decoders = [file for file in manifest["files"] if file["part"] == "decoder"]
+    assert len(decoders) == 3
+    assert all([output["name"] for output in file["outputs"]] == ["image", *second] for file in decoders)
+    assert manifest["provenance"]["training"]["data"]["protocol"] == "grey"
+    done = invoke("verify", "--run", run, "--quick", "--json")
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["rows"]
+    assert {row["output"] for row in rows} >= {"image", *second, "negative_elbo", "iwae_nll"}
+    assert all(row["passed"] for row in rows)
+
+    scores = {}
+    for format in ("checkpoint", "onnx"):
+        asked = ["--importance-samples", 30, "--data-dir", photos, "--split", "train", "--threads", 1, "--json"]
+        done = invoke("evaluate", "--run", run, "--format", format, *asked)
+        assert done.code == 0, done.err
+        scores[format] = json.loads(done.out)
+    both = scores["checkpoint"], scores["onnx"]
+    for key in ("negative_elbo_nats_per_image", "kl_nats_per_image"):
+        assert both[0][key] == pytest.approx(both[1][key], rel=1e-4)
+    weighted = [score["importance_weighted"] for score in both]
+    assert weighted[0]["nats_per_image"] == pytest.approx(weighted[1]["nats_per_image"], rel=1e-4)
+    assert weighted[0]["nats_per_image"] < both[0]["negative_elbo_nats_per_image"]
+    assert weighted[0]["is_likelihood"] is True
+    assert [score["likelihood"]["name"] for score in both] == [likelihood] * 2
+    assert both[0]["sha256"] == both[1]["sha256"]
+    assert sum(both[0]["kl_per_unit"]) == pytest.approx(both[0]["kl_nats_per_image"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("protocol", "heading"), [("grey", "IWAE bound, K = 5"), ("dynamic", "NLL, K = 5")])
+def test_figures_say_their_protocol_and_only_likelihoods_are_called_so(
+    cli: Cli, tmp_path: Path, protocol: str, heading: str
+) -> None:
+    run = tmp_path / "run"
+    done = cli("train", *TINY, "--epochs", 1, "--data-protocol", protocol, "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert f"-ELBO, {protocol}" in done.stdout
+    assert ("no likelihood" in done.stdout) == (protocol == "grey")
+    assert ("note: grey pixels under a Bernoulli" in done.stderr) == (protocol == "grey")
+    done = cli("evaluate", "--run", run, "--importance-samples", 5, "--threads", 1)
+    assert f"-ELBO, {protocol}" in done.stdout
+    assert heading in done.stdout
+    assert ("NLL" in done.stdout, "cross-entropy" in done.stdout) == (protocol == "dynamic", protocol == "grey")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--importance-samples", "-1"],
+        ["--importance-samples", "many"],
+        ["--format", "pt2"],
+        ["--format", "onnx", "--checkpoint", "x"],
+        ["--export", "x"],
+    ],
+)
+def test_evaluate_refuses_what_makes_no_sense(cli: Cli, tmp_path: Path, options: list[str]) -> None:
+    done = cli("evaluate", *options, folder=tmp_path)
+    assert done.returncode == 2
+    one_line(done.stderr)
+
+
+def test_evaluate_through_files_that_are_not_there_says_how_to_make_them(cli: Cli, trained: Path) -> None:
+    done = cli("evaluate", "--run", trained, "--format", "onnx")
+    assert done.returncode == 3
+    assert "run: vae-export export" in one_line(done.stderr)
 
 
 def test_kmnist_files_train_through_the_command_line(cli: Cli, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from train import folder as folder_module
-from train.folder import read_folder, read_image
+from train.folder import read_folder
 from vae_export.errors import DataError
+from vae_export.image_files import read_image
 
 RAMP = np.linspace(0, 255, 28 * 28).reshape(28, 28).round().astype(np.uint8)
 
@@ -60,7 +61,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) ->
         file.write_bytes(b"P5 3 3 65535\n" + levels.astype(">u2").tobytes())
     else:
         Image.fromarray(levels).save(file)
-    assert read_image(file, 3)[..., 0].tolist() == [[0, 1, 1], [127, 128, 255], [4, 19, 233]]
+    assert read_image(file, (3, 3))[..., 0].tolist() == [[0, 1, 1], [127, 128, 255], [4, 19, 233]]
 
 
 def test_big_endian_sixteen_bits_are_not_misread(tmp_path: Path) -> None:
@@ -70,12 +71,12 @@ def test_big_endian_sixteen_bits_are_not_misread(tmp_path: Path) -> None:
     Image.frombytes("I;16B", (2, 1), struct.pack(">2H", 257, 65535)).save(buffer, "TIFF")
     (tmp_path / "deep.tif").write_bytes(buffer.getvalue())
     assert buffer.getvalue()[:2] == b"MM"
-    assert sorted(set(read_image(tmp_path / "deep.tif", 1).flatten())) != [0]
+    assert sorted(set(read_image(tmp_path / "deep.tif", (1, 1)).flatten())) != [0]
 
 
 def test_transparent_parts_become_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_image(tmp_path / "clear.png", 4) == 255).all()
+    assert (read_image(tmp_path / "clear.png", (4, 4)) == 255).all()
 
 
 def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # "turn by 90 degrees clockwise"
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    read = read_image(tmp_path / "turned.jpg", 16)
+    read = read_image(tmp_path / "turned.jpg", (16, 16))
     assert read[:6].min() > 200
     assert read[10:].max() < 50
 

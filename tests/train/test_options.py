@@ -7,35 +7,54 @@ from pathlib import Path
 
 import pytest
 
-from train.options import RECIPES, DataOptions, TrainOptions
+from train.options import DataOptions, NetworkOptions, ObjectiveOptions, TrainOptions
+from train.recipes import RECIPES, Recipe, RecipeOptions, parse_stages
 from vae_export.errors import UsageError
+from vae_export.models.config import Family
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("group", "bad"),
     [
-        {"epochs": 0},
-        {"epochs": -1},
-        {"batch_size": 0},
-        {"learning_rate": 0.0},
-        {"learning_rate": -1.0},
-        {"learning_rate": math.nan},
-        {"learning_rate": math.inf},
-        {"beta": -1.0},
-        {"beta": math.nan},
-        {"beta": math.inf},
-        {"latent_size": 0},
-        {"hidden_size": -4},
-        {"hidden_size": 10**9},
-        {"seed": -1},
-        {"threads": 0},
-        {"family": "gan"},
-        {"precision": "float8"},
+        (RecipeOptions, {"epochs": 0}),
+        (RecipeOptions, {"epochs": -1}),
+        (RecipeOptions, {"batch_size": 0}),
+        (RecipeOptions, {"learning_rate": 0.0}),
+        (RecipeOptions, {"learning_rate": -1.0}),
+        (RecipeOptions, {"learning_rate": math.nan}),
+        (RecipeOptions, {"learning_rate": math.inf}),
+        (RecipeOptions, {"epsilon": 0.0}),
+        (RecipeOptions, {"average": 1.0}),
+        (RecipeOptions, {"average": math.nan}),
+        (RecipeOptions, {"stages": ()}),
+        (RecipeOptions, {"stages": ((0, 1e-3),)}),
+        (RecipeOptions, {"stages": ((1, 2.0),)}),
+        (RecipeOptions, {"stages": ((1, 1e-3),), "learning_rate": 1e-3}),
+        (ObjectiveOptions, {"beta": -1.0}),
+        (ObjectiveOptions, {"beta": math.nan}),
+        (ObjectiveOptions, {"beta": math.inf}),
+        (ObjectiveOptions, {"kl_warmup": -1.0}),
+        (ObjectiveOptions, {"free_bits": math.nan}),
+        (NetworkOptions, {"latent_size": 0}),
+        (NetworkOptions, {"hidden_size": -4}),
+        (NetworkOptions, {"hidden_size": 10**9}),
+        (NetworkOptions, {"family": "gan"}),
+        (NetworkOptions, {"activation": "sine"}),
+        (NetworkOptions, {"family": "post", "activation": "tanh"}),
+        (NetworkOptions, {"family": "post", "likelihood": "gaussian"}),
+        (NetworkOptions, {"likelihood": "cauchy"}),
+        (NetworkOptions, {"scale": 0.1}),
+        (NetworkOptions, {"likelihood": "gaussian-fixed", "scale": 0.0}),
+        (NetworkOptions, {"likelihood": "gaussian-fixed", "scale": math.nan}),
+        (TrainOptions, {"seed": -1}),
+        (TrainOptions, {"threads": 0}),
+        (TrainOptions, {"precision": "float8"}),
+        (DataOptions, {"protocol": "larochelle"}),
     ],
 )
-def test_training_options_out_of_range_are_refused(bad: dict[str, object]) -> None:
+def test_training_options_out_of_range_are_refused(group: type, bad: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        TrainOptions(**bad)  # type: ignore[arg-type]
+        group(**bad)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +72,37 @@ def test_data_options_that_do_not_fit_are_refused(bad: dict[str, object]) -> Non
         DataOptions(**bad)  # type: ignore[arg-type]
 
 
+def recipe(family: Family = "mlp", images: int = 55_000, **asked: object) -> Recipe:
+    return TrainOptions(network=NetworkOptions(family), recipe=RecipeOptions(**asked)).recipe_for(images)  # type: ignore[arg-type]
+
+
 def test_a_recipe_is_the_familys_unless_asked_otherwise() -> None:
-    assert TrainOptions(family="post").recipe(55_000) == RECIPES["post"]
-    asked = TrainOptions(family="mlp", epochs=3, batch_size=7, learning_rate=0.5).recipe(55_000)
+    assert recipe("post") == RECIPES["post"]
+    asked = recipe("mlp", epochs=3, batch_size=7, learning_rate=0.5)
     assert (asked.epochs, asked.batch_size, asked.learning_rate) == (3, 7, 0.5)
 
 
 def test_small_sets_get_smaller_batches_and_enough_steps() -> None:
-    small = TrainOptions().recipe(1439)
+    small = recipe(images=1439)
     assert small.batch_size == 64
     assert small.epochs * (1439 // 64) >= 2000
-    assert TrainOptions(epochs=2).recipe(1439).epochs == 2
+    assert recipe(images=1439, epochs=2).epochs == 2
+
+
+def test_stages_bring_epochs_and_rates_of_their_own_and_can_end_early() -> None:
+    stages = parse_stages("1:1e-3,3:7.2e-4")
+    assert stages == ((1, 0.001), (3, 0.00072))
+    whole, cut = recipe(stages=stages), recipe(stages=stages, epochs=2)
+    assert (whole.schedule, whole.epochs, cut.epochs) == ("stages", 4, 2)
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:", "a:1e-3", "1:1e-3,", "1:1e-3:2", "1.5:1e-3"])
+def test_stages_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="stages cannot be read"):
+        parse_stages(text)
+
+
+def test_the_weight_of_the_kl_term_grows_to_beta_and_stays() -> None:
+    objective = ObjectiveOptions(beta=2.0, kl_warmup=4.0)
+    assert [objective.weight(epochs) for epochs in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
+    assert ObjectiveOptions(beta=2.0).weight(0) == 2

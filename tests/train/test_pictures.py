@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,64 +13,158 @@ import torch
 from PIL import Image
 
 from train.data import Dataset
-from train.pictures import curves, draw_pictures, manifold, reconstructions, tiled, traversal
+from train.evaluate import Score
+from train.pictures import draw_pictures, grids, sheet
+from train.pictures.charts import curves, units
+from train.pictures.grids import Grid
+from train.scored import InPyTorch
+from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
 
-SCORE = {"negative_elbo_nats_per_image": 3.0, "reconstruction_nats_per_image": 2.0, "kl_nats_per_image": 1.0}
+FIGURES = {"negative_elbo_nats_per_image": 3.0, "reconstruction_nats_per_image": 2.0, "kl_nats_per_image": 1.0}
+PICTURES = ["curves", "interpolation", "manifold", "reconstructions", "samples", "traversal", "units"]
 
 
-@pytest.mark.parametrize(("channels", "latent_size"), [(1, 3), (3, 1)])
-def test_all_five_are_drawn(tmp_path: Path, channels: int, latent_size: int) -> None:
-    import json
+def line(epoch: int, nats: float = 3.0) -> dict[str, object]:
+    score = FIGURES | {"negative_elbo_nats_per_image": nats}
+    return {"epoch": epoch, "protocol": "grey", "train": score, "validation": score, "test": score}
 
+
+def score_with(*kls: float) -> Score:
+    return Score(10, 3.0, 0.1, 2.0, sum(kls), unit_variances=tuple(kl / 10 for kl in kls), unit_kls=kls)
+
+
+def random_pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+class Recorded(InPyTorch):
+    """A real network that remembers which latents it was asked to decode."""
+
+    def __init__(self, latent_size: int, side: int = 8) -> None:
+        super().__init__(VAE(VAEConfig("mlp", (1, side, side), latent_size, 8)))
+        self.latents = torch.empty(0, latent_size)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        self.latents = torch.cat((self.latents, latent))
+        return super().decode(latent)
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent_size", "images"), [((1, 8, 8), 3, 12), ((3, 8, 12), 1, 1), ((3, 200, 100), 50, 3)]
+)
+def test_all_are_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size: int, images: int) -> None:
     run = Run(tmp_path)
-    line = {"epoch": 1, "train": SCORE, "validation": SCORE, "test": SCORE}
-    run.metrics.write_text(json.dumps(line) + "\n")
-    pixels = torch.randint(0, 256, (12, channels, 8, 8), dtype=torch.uint8)
-    model = VAE(VAEConfig("mlp", (channels, 8, 8), latent_size, 8)).eval()
+    run.metrics.write_text(json.dumps(line(1)) + "\n")
+    pixels = random_pixels(images, *shape)
+    model = VAE(VAEConfig("mlp", shape, latent_size, 8))
     draw_pictures(model, Dataset("x", pixels, pixels, pixels), run)
-    names = sorted(path.name for path in run.pictures.iterdir())
-    assert names == ["curves.png", "manifold.png", "reconstructions.png", "samples.png", "traversal.png"]
+    assert sorted(path.name for path in run.pictures.iterdir()) == [f"{name}.png" for name in PICTURES]
     for path in run.pictures.iterdir():
         with Image.open(path) as image:
             image.load()
-            assert image.width > 50
+            assert 50 < min(image.size) <= max(image.size) < 3000
 
 
-def test_tiles_lie_row_by_row_enlarged_with_gaps() -> None:
-    images = torch.arange(6).reshape(6, 1, 1, 1).expand(6, 1, 28, 28) / 255
-    with Image.open(io.BytesIO(tiled(images, columns=3))) as image:
-        sheet = np.asarray(image)
-    assert sheet.shape == (2 * 60 + 4, 3 * 60 + 4)
-    assert [int(sheet[30, 30 + 60 * column]) for column in range(3)] == [0, 1, 2]
-    assert [int(sheet[90, 30 + 60 * column]) for column in range(3)] == [3, 4, 5]
-    assert (sheet[60:64] == 255).all()
+def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
+    levels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 56, 56)
+    grid = Grid(levels, 3, "Title", "note", heads=("a", "b", "c"), rows=("first", "second"), breaks=(1,))
+    pixels = np.asarray(sheet.draw(grid))
+    # Where a level of 0 to 5 fills 56 x 56 pixels, no letter is.
+    found = {}
+    for level in range(6):
+        ys, xs = np.nonzero((pixels == level).all(-1))
+        assert (len(ys), np.ptp(ys), np.ptp(xs)) == (56 * 56, 55, 55), level
+        found[level] = (int(ys.min()), int(xs.min()))
+    assert found[1][0] == found[0][0]
+    assert found[1][1] - found[0][1] == 56 + 12
+    assert found[2][1] - found[1][1] == 56 + 4
+    assert found[3][0] - found[0][0] == 56 + 4
+    assert (pixels[: found[0][0]] < 100).any()  # words above
+    assert (pixels[:, : found[0][1]] < 150).any()  # and at the left
+
+
+def test_a_long_note_is_broken_and_never_cut() -> None:
+    tile = torch.zeros(1, 1, 56, 56, dtype=torch.uint8)
+    short, long = (sheet.draw(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
+    assert long.height > short.height + 100
+    assert long.width < 500
+    assert (np.asarray(long)[:, -16:] == 255).all()
+
+
+def test_tiles_are_enlarged_by_whole_numbers_or_averaged_down() -> None:
+    small, large = torch.rand(2, 1, 28, 28), torch.rand(2, 3, 512, 256)
+    assert grids.tiles(small).shape == (2, 1, 56, 56)
+    assert torch.equal(grids.tiles(small)[:, :, ::2, 1::2], (small * 255).round().to(torch.uint8))
+    assert grids.tiles(large).shape == (2, 3, 128, 64)
+    assert abs(grids.tiles(large).float().mean() / 255 - large.mean()) < 0.01
 
 
 def test_reconstructions_stand_right_of_their_originals() -> None:
-    model = VAE(VAEConfig("mlp", (1, 8, 8), 2, 8)).eval()
-    pixels = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
-    images, columns = reconstructions(model, pixels)
-    assert columns % 2 == 0
-    torch.testing.assert_close(images[0::2], pixels / 255)
-    torch.testing.assert_close(images[1::2], model.decoder(model.encoder(pixels / 255)[0]))
+    model, pixels = Recorded(2, side=56), random_pixels(4, 1, 56, 56)
+    grid = grids.reconstructions(model, pixels)
+    assert grid.columns % 2 == 0
+    assert torch.equal(grid.tiles[0::2], pixels)
+    assert torch.equal(grid.tiles[1::2], grids.tiles(model.decode(model.encode(pixels / 255)[0])))
 
 
-def test_the_manifold_moves_two_units_and_the_traversal_one_a_row() -> None:
-    seen: list[torch.Tensor] = []
-    model = VAE(VAEConfig("mlp", (1, 8, 8), 4, 8)).eval()
-    model.decoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    manifold(model, [2, 1], side=5)
-    traversal(model, [3, 0], torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-    grid, rows = seen[0].reshape(5, 5, 4), seen[1].reshape(2, 13, 4)
-    assert (grid[:, :, [0, 3]] == 0).all()
-    assert (grid[:, 1:, 2] > grid[:, :-1, 2]).all()
-    assert (grid[1:, :, 1] < grid[:-1, :, 1]).all()
-    assert rows[0, :, 3].tolist() == pytest.approx(torch.linspace(-3, 3, 13).tolist())
-    assert (rows[0, :, :3] == rows[0, :1, :3]).all()
+def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -> None:
+    model = Recorded(4)
+    grid = grids.manifold(model, score_with(0.1, 2.0, 3.0, 0.0), side=5)
+    plane = model.latents.reshape(5, 5, 4)
+    assert (plane[:, :, [0, 3]] == 0).all()
+    even = pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=1e-6)
+    for row in range(5):
+        assert torch.special.ndtr(plane[row, :, 2]).tolist() == even
+        assert torch.special.ndtr(plane[:, row, 1].flip(0)).tolist() == even
+    assert "unit 2 from left to right, unit 1 from bottom to top" in grid.note
+    assert "two units with most KL (3.0 and 2.0 nats), the other 2 at 0" in grid.note
+    assert list(grid.heads) == ["−1.3", "−0.5", "0.0", "0.5", "1.3"] == list(grid.rows)[::-1]
 
 
-def test_curves_are_the_same_bytes_again() -> None:
-    lines = [{"epoch": epoch, "train": SCORE, "validation": SCORE, "test": SCORE} for epoch in (1, 2, 3)]
-    assert curves(lines) == curves(lines)
+def test_a_manifold_of_two_units_hides_none() -> None:
+    assert "other" not in grids.manifold(Recorded(2), score_with(1.0, 2.0)).note
+
+
+def test_the_traversal_moves_one_unit_a_row_most_kl_first() -> None:
+    model, pixels = Recorded(4), random_pixels(1, 8, 8)
+    grid = grids.traversal(model, score_with(0.1, 2.0, 0.0, 3.0), pixels)
+    rows, rest = model.latents.reshape(4, 13, 4), model.encode(pixels[None] / 255)[0][0]
+    for row, unit in enumerate((3, 1, 0, 2)):
+        assert rows[row, :, unit].tolist() == pytest.approx(torch.linspace(-3, 3, 13).tolist())
+        others = [other for other in range(4) if other != unit]
+        torch.testing.assert_close(rows[row][:, others], rest[others].expand(13, 3))
+    assert grid.rows[0] == "unit 3: 3.00 nats"
+
+
+def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
+    model, pixels = Recorded(3, side=56), random_pixels(5, 1, 56, 56)
+    grid = grids.interpolation(model, pixels, steps=3)
+    mean = model.encode(pixels / 255)[0]
+    assert grid.tiles.shape[0] == 2 * grid.columns == 2 * 5  # the odd image is left out
+    assert torch.equal(grid.tiles[[0, 4, 5, 9]], pixels[:4])
+    expected = torch.stack((mean[0], (mean[0] + mean[1]) / 2, mean[1]))
+    torch.testing.assert_close(model.latents[:3], expected)
+
+
+def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> None:
+    network = VAE(VAEConfig("post", (1, 8, 8), 3, 8)).train()
+    before = torch.get_rng_state()
+    grids.samples(InPyTorch(network), score_with(1.0, 2.0, 3.0))
+    assert network.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_curves_are_the_same_bytes_again(name: LikelihoodName) -> None:
+    lines, likelihood = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], Likelihood(name)
+    assert curves(lines, likelihood) == curves(lines, likelihood)
+
+
+def test_charts_are_drawn_of_one_epoch_and_of_many_units_that_do_nothing() -> None:
+    dead = replace(score_with(*[0.0] * 300), unit_variances=(0.0,) * 300)
+    for data in (curves([line(1)], Likelihood()), units(dead), units(score_with(1.0))):
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            assert image.width < 3000

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
 from train import loop, session
+from train.claim import check_out, claimed
 from train.data import Dataset, load
 from train.evaluate import evaluate
-from train.options import DataOptions, TrainOptions
+from train.options import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
+from train.protocol import as_evaluated, prepared
+from train.recipes import RecipeOptions
 from train.report import Report, reporting
-from train.session import Session, check_out, claimed
+from train.scored import InPyTorch
+from train.session import Session
+from train.state import Saved, load_state
 from vae_export.checkpoint import load_checkpoint
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
+from vae_export.likelihood import LIKELIHOODS, LikelihoodName
+from vae_export.models import FAMILIES, VAE
 from vae_export.models.config import Family
 from vae_export.runs import Run
 
@@ -33,13 +44,21 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
+GROUPS = {"network": NetworkOptions, "objective": ObjectiveOptions, "recipe": RecipeOptions}
+
+
 def options(**changes: object) -> TrainOptions:
-    usual = {"latent_size": 3, "hidden_size": 16, "epochs": 3, "batch_size": 64, "threads": 1}
-    return TrainOptions(DataOptions("digits"), **(usual | changes))  # type: ignore[arg-type]
+    """Each change goes to the group of options that has its name."""
+    asked = {"latent_size": 3, "hidden_size": 16, "epochs": 3, "batch_size": 64, "threads": 1} | changes
+    groups = {}
+    for name, group in GROUPS.items():
+        ours = {field.name for field in fields(group)} & asked.keys()
+        groups[name] = group(**{key: asked.pop(key) for key in ours})
+    return TrainOptions(DataOptions("digits"), **groups, **asked)  # type: ignore[arg-type]
 
 
-def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> session.Saved:
-    with claimed(run, force=force), reporting(epochs=3, steps=4, batch_size=64) as report:
+def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> Saved:
+    with claimed(run, force=force), reporting(epochs=3, steps=4, batch_size=64, protocol=digits.protocol) as report:
         return Session(options(**changes), run, digits, CPU).train(report)
 
 
@@ -47,7 +66,7 @@ def metrics(run: Run) -> list[dict[str, dict[str, float]]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("family", ["mlp", "post", "conv"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
     digits: Dataset, run: Run, family: Family
 ) -> None:
@@ -57,7 +76,8 @@ def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
     key = "negative_elbo_nats_per_image"
     assert lines[-1]["train"][key] < lines[0]["train"][key]
     checkpoint = load_checkpoint(run.checkpoint)
-    again = evaluate(checkpoint.model(), digits.test)  # its weights lie in another order: `conv` rounds otherwise
+    again = evaluate(InPyTorch(checkpoint.model()), digits.test)
+    # Its weights lie in another order: `conv` rounds otherwise.
     assert again.negative_elbo == pytest.approx(saved.test.negative_elbo, rel=1e-6)
     assert again.active_units == saved.test.active_units
     assert torch.equal(checkpoint.examples, digits.test[:64])
@@ -70,8 +90,8 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
 ) -> None:
     real, calls = evaluate, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
 
-    def scripted(model: object, pixels: torch.Tensor) -> object:
-        score = real(model, pixels)  # type: ignore[arg-type]
+    def scripted(model: InPyTorch, pixels: torch.Tensor) -> object:
+        score = real(model, pixels)
         return type(score)(**{**vars(score), "negative_elbo": float(next(calls))})
 
     monkeypatch.setattr(session, "evaluate", scripted)
@@ -80,6 +100,59 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
     assert saved.validation.negative_elbo == 100
     assert load_checkpoint(run.checkpoint).provenance["epoch"] == 2
     assert load_checkpoint(run.previous_checkpoint).provenance["epoch"] == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_protocol_is_on_record_wherever_figures_are(digits: Dataset, run: Run, protocol: Protocol) -> None:
+    saved = do(prepared(digits, protocol), run, epochs=1)
+    provenance = load_checkpoint(run.checkpoint).provenance
+    assert (provenance["data"]["protocol"], provenance["likelihood"]) == (protocol, {"name": "bernoulli"})
+    assert (metrics(run)[0]["protocol"], metrics(run)[0]["likelihood"]) == (protocol, "bernoulli")
+    test = as_evaluated(prepared(digits, protocol), "test")
+    again = evaluate(InPyTorch(load_checkpoint(run.checkpoint).model()), test)
+    assert again.negative_elbo == pytest.approx(saved.test.negative_elbo, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_every_likelihood_learns(digits: Dataset, run: Run, name: LikelihoodName) -> None:
+    do(digits, run, likelihood=name, epochs=4, activation="silu")
+    first, *_, last = (line["train"]["negative_elbo_nats_per_image"] for line in metrics(run))
+    assert last < first
+    assert load_checkpoint(run.checkpoint).config.likelihood.name == name
+
+
+def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, run: Run) -> None:
+    with claimed(run, force=False), reporting(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
+        session = Session(options(average=0.5, epochs=1), run, digits, CPU)
+        start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
+        step = report.step
+
+        def watch(*arguments: object) -> None:
+            weights.append(session.trainer.model.encoder.mean.weight.detach().clone())
+            step(*arguments)  # type: ignore[arg-type]
+
+        report.step = watch  # type: ignore[method-assign]
+        session.train(report)
+    assert session.trainer.average is not None
+    expected = start
+    for step, weight in enumerate(weights):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    kept = load_checkpoint(run.checkpoint).weights["encoder.mean.weight"]
+    torch.testing.assert_close(kept, expected)
+    assert not torch.allclose(kept, weights[-1])
+
+
+def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, betas = loop.loss, []
+
+    def watched(model: VAE, image: torch.Tensor, noise: torch.Tensor, *, beta: float, free_bits: float) -> torch.Tensor:
+        betas.append(beta)
+        return real(model, image, noise, beta=beta, free_bits=free_bits)
+
+    monkeypatch.setattr(loop, "loss", watched)
+    do(digits, run, kl_warmup=2.0, beta=3.0)  # four steps an epoch
+    assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
 
 def test_bfloat16_is_for_training_alone_and_on_record(digits: Dataset, tmp_path: Path) -> None:
@@ -109,56 +182,79 @@ def test_beta_changes_the_weights_and_not_the_meaning_of_the_scores(digits: Data
     assert score["negative_elbo_nats_per_image"] == pytest.approx(parts)
 
 
-@pytest.mark.parametrize(("kind", "raised"), [(KeyboardInterrupt, Interrupted), (Terminated, Terminated)])
-def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
-    digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException], raised: type[BaseException]
-) -> None:
-    def stop(*arguments: object) -> None:
-        if arguments[2] == 3:  # steps
-            raise kind
+STOPS = [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)]
 
-    monkeypatch.setattr(Report, "step", stop)
-    with pytest.raises(raised, match=r"after 3 steps, the best checkpoint is .*checkpoint.safetensors"):
+
+def send(number: int, *, at: int) -> Callable[..., None]:
+    """What to put in the place of `Report.step`: a signal to this process at that step of an epoch."""
+
+    def step(_report: object, _epoch: int, step: int, _total: torch.Tensor) -> None:
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    return step
+
+
+@pytest.mark.parametrize(("number", "raised"), STOPS)
+def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
+    digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(Report, "step", send(number, at=2))
+    with pytest.raises(raised, match=r"after 3 steps, the best checkpoint is .*checkpoint.safetensors.*--resume"):
         do(digits, run)
     assert load_checkpoint(run.checkpoint).provenance["steps"] == 3
+    assert (load_state(run).position, load_state(run).saved) == (3, None)
     assert metrics(run) == []
+    assert signal.getsignal(number) is before
 
 
-def test_a_stop_before_the_first_step_saves_nothing_and_leaves_the_folder_free(
+def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    real, calls = evaluate, []
 
-    monkeypatch.setattr(loop, "loss", stop)
-    with pytest.raises(Interrupted, match="nothing to save yet"):
+    def stop_once(model: InPyTorch, pixels: torch.Tensor) -> object:
+        calls.append(len(pixels))
+        if len(calls) == 5:  # the validation images, after the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(model, pixels)
+
+    monkeypatch.setattr(session, "evaluate", stop_once)
+    with pytest.raises(Interrupted, match="after 8 steps"):
         do(digits, run)
-    assert not run.checkpoint.exists()
-    check_out(run, force=False)
+    assert len(calls) == 5
+    assert (load_state(run).position, load_state(run).epochs) == (8, 1)
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    real, steps = loop.loss, []
 
-    monkeypatch.setattr(Report, "step", stop)
-    monkeypatch.setattr(session, "evaluate", stop)
+    def twice(*arguments: torch.Tensor, **weights: float) -> torch.Tensor:
+        steps.append(len(steps))
+        if len(steps) == 6:  # within the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **weights)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "loss", twice)
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt
+    assert (load_state(run).position, load_state(run).epochs) == (4, 1), "the last that was whole"
 
 
-@pytest.mark.parametrize("family", ["mlp", "post", "conv"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_keeps_the_last_good_checkpoint(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
     real, steps = loop.loss, iter(range(100))
 
-    def poisoned(model: torch.nn.Module, *arguments: torch.Tensor, beta: float) -> torch.Tensor:
+    def poisoned(model: torch.nn.Module, *arguments: torch.Tensor, **weights: float) -> torch.Tensor:
         if next(steps) == 6:  # in the second epoch
             for parameter in model.parameters():
                 torch.nn.init.constant_(parameter, torch.nan)
-        return real(model, *arguments, beta=beta)  # type: ignore[arg-type]
+        return real(model, *arguments, **weights)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "loss", poisoned)
     with pytest.raises(InputError, match=r"^training diverged: epoch 2; .*--learning-rate"):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from train.weights import initialise
+from vae_export.likelihood import Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
+from vae_export.models.residual import Residual
 
 PIXELS = torch.full((20, 3, 16, 16), 51, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("family", ["mlp", "conv"])
+@pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
 def test_a_fresh_decoder_draws_something_near_the_mean_image(family: Family) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(family, (3, 16, 16), 4, 64)).eval()
@@ -29,6 +33,47 @@ def test_a_signal_keeps_its_size_through_the_hidden_layers() -> None:
     kept = model.encoder.body(image).square().mean()
     assert (kept / image.square().mean()).item() == pytest.approx(1, rel=0.3)
     assert shrunk < kept / 10
+
+
+def test_residual_blocks_begin_as_the_identity() -> None:
+    model = VAE(VAEConfig("residual", (3, 16, 16), 4, 64))
+    initialise(model, PIXELS)
+    blocks = [block for block in model.modules() if isinstance(block, Residual)]
+    assert len(blocks) == 2
+    for block in blocks:
+        x = torch.randn(2, block.first.in_channels, 4, 4)
+        assert torch.equal(block(x), x)
+
+
+def test_silu_leaves_the_hidden_layers_to_torch() -> None:
+    model = VAE(VAEConfig("mlp", (3, 16, 16), 4, 64, activation="silu"))
+    before = [parameter.clone() for parameter in model.parameters()]
+    initialise(model, PIXELS)
+    assert all(torch.equal(a, b) for a, b in zip(before[:-1], [*model.parameters()][:-1], strict=True))
+    assert not torch.equal(before[-1], model.decoder.body[-2].bias)
+
+
+def test_tanh_brings_glorots_weights_to_every_layer() -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("mlp", (1, 28, 28), 50, 200, activation="tanh"))
+    initialise(model, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(layers) == 7
+    for layer in layers:
+        bound = (6 / sum(layer.weight.shape)) ** 0.5
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+    assert all((layer.bias == 0).all() for layer in layers[:-1])
+
+
+@pytest.mark.parametrize("name", ["gaussian", "discretised-logistic"])
+def test_a_second_output_begins_in_the_middle_of_its_range(name: LikelihoodName) -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("mlp", (3, 16, 16), 4, 64, likelihood=Likelihood(name))).eval()
+    initialise(model, PIXELS)
+    image, spread = model.decoder(torch.zeros(1, 4))
+    assert image.mean().item() == pytest.approx(0.2, abs=0.02)
+    log_scale = spread / (2 if name == "gaussian" else 1)
+    assert log_scale.mean().item() == pytest.approx(-math.log(255) / 2, abs=0.1)
 
 
 def test_the_posts_weights_are_torchs_own() -> None:

@@ -1,0 +1,56 @@
+"""What a training is warned of, and what it is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from train.data import Dataset
+from train.doctor import Watcher, before
+from train.evaluate import Score
+from train.options import Protocol
+from train.protocol import prepared
+from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
+from vae_export.models import VAEConfig
+from vae_export.models.config import Family
+
+GREY = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def said(likelihood: LikelihoodName, protocol: Protocol, pixels: torch.Tensor = GREY, family: Family = "mlp") -> str:
+    dataset = prepared(Dataset("noise", pixels, pixels, pixels), protocol)
+    return "\n".join(before(VAEConfig(family, (1, 8, 8), likelihood=Likelihood(likelihood)), dataset))
+
+
+@pytest.mark.parametrize("protocol", ["grey", "dynamic", "static"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_targets_that_do_not_fit_the_likelihood_are_named(likelihood: LikelihoodName, protocol: Protocol) -> None:
+    fits = (likelihood == "bernoulli") == (protocol != "grey")
+    assert (said(likelihood, protocol) == "") == fits
+
+
+def test_images_that_are_binary_already_fit_a_bernoulli() -> None:
+    binary = (GREY > 127).to(torch.uint8) * 255
+    assert said("bernoulli", "grey", binary) == ""
+    assert "binary pixels under gaussian" in said("gaussian", "grey", binary)
+
+
+def test_relu_heads_are_named() -> None:
+    assert "ReLU heads" in said("bernoulli", "dynamic", family="post")
+
+
+def score(active: int, units: int = 8) -> Score:
+    variances = (1.0,) * active + (0.0,) * (units - active)
+    return Score(10, 100.0, 1.0, 99.0, 1.0, variances, variances)
+
+
+def test_collapsed_units_are_named_once_and_not_too_early() -> None:
+    watcher = Watcher()
+    lines = [watcher.after(epoch, score(active=1)) for epoch in range(1, 9)]
+    assert [epoch for epoch, line in enumerate(lines, 1) if line] == [5]
+    assert "7 of 8 latent units do nothing" in str(lines[4])
+
+
+def test_units_that_are_a_quarter_in_use_are_not_named() -> None:
+    watcher = Watcher()
+    assert not any(watcher.after(epoch, score(active=2)) for epoch in range(1, 9))

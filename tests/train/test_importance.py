@@ -1,0 +1,106 @@
+"""The estimator against a linear-Gaussian VAE, whose log p(x) is known in closed form.
+
+p(z) = N(0, I), p(x|z) = N(W z, s² I): then p(x) = N(0, W Wᵀ + s² I), and p(z|x) is Gaussian with covariance
+(I + WᵀW / s²)⁻¹, which is diagonal where W's columns are orthogonal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from train import importance
+from train.importance import importance_weighted
+from train.objective import to_unit
+from train.scored import InPyTorch
+from vae_export.models import VAE, VAEConfig
+
+SHAPE, UNITS, DEVIATION = (1, 2, 4), 3, 0.3
+PIXELS = torch.randint(0, 256, (30, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class LinearGaussian:
+    """`Scored`, with a posterior that is the true one, moved and widened."""
+
+    def __init__(self, *, moved: float = 0.0, widened: float = 1.0) -> None:
+        basis = torch.linalg.qr(torch.randn(8, UNITS, generator=torch.Generator().manual_seed(1)))[0]
+        self.weight = basis * torch.tensor([1.0, 0.5, 0.1])
+        self.moved, self.widened = moved, widened
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        variance = 1 / (1 + self.weight.square().sum(0) / DEVIATION**2)
+        mean = image.flatten(1) @ self.weight * variance / DEVIATION**2
+        return mean + self.moved, (variance * self.widened**2).log().expand_as(mean)
+
+    def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+        square = (image.flatten(1) - latent @ self.weight.T).square() / DEVIATION**2
+        return 0.5 * (square + math.log(2 * math.pi * DEVIATION**2)).sum(1)
+
+    def exact(self) -> float:
+        """-log p(x) in nats, the mean over `PIXELS`."""
+        covariance = self.weight @ self.weight.T + DEVIATION**2 * torch.eye(8)
+        density = torch.distributions.MultivariateNormal(torch.zeros(8), covariance)
+        return -density.log_prob(to_unit(PIXELS).flatten(1)).mean().item()
+
+
+@pytest.mark.parametrize("samples", [1, 7, 5000])
+def test_with_the_true_posterior_every_sample_is_exact(samples: int) -> None:
+    model = LinearGaussian()
+    found = importance_weighted(model, PIXELS, samples)
+    assert found.nll == pytest.approx(model.exact(), abs=2e-5)
+    assert found.samples == samples
+
+
+def test_with_another_posterior_the_bound_falls_towards_the_truth() -> None:
+    model = LinearGaussian(moved=0.3, widened=1.3)
+    few, some, many = (importance_weighted(model, PIXELS, samples).nll for samples in (1, 50, 5000))
+    assert few > some + 0.05
+    assert some > many
+    assert many == pytest.approx(model.exact(), abs=0.01)
+
+
+def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise is drawn block by block, so other blocks are other draws; with the true posterior that does not show."""
+    model = LinearGaussian()
+    for rows in (1, 64, 4096):
+        monkeypatch.setattr(importance, "_ROWS", rows)
+        assert importance_weighted(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
+
+
+def test_no_block_is_larger_than_it_may_be() -> None:
+    sizes = []
+
+    class Watched(LinearGaussian):
+        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+            sizes.append(len(latent))
+            return super().misfit(latent, image)
+
+    for samples in (1, 3, 5000):
+        importance_weighted(Watched(), PIXELS, samples)
+    assert max(sizes) <= 2048
+    assert sum(sizes) == len(PIXELS) * (1 + 3 + 5000)
+
+
+def test_the_standard_error_is_over_images() -> None:
+    once = importance_weighted(LinearGaussian(), PIXELS, 1)
+    four_times = importance_weighted(LinearGaussian(), PIXELS.repeat(4, 1, 1, 1), 1)
+    assert once.standard_error / four_times.standard_error == pytest.approx(2, rel=1e-3)
+
+
+def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("post", (1, 8, 8), 3, 16)).train()
+    pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
+    first = importance_weighted(InPyTorch(model), pixels, 20)
+    assert first == importance_weighted(InPyTorch(model), pixels, 20)
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_is_done_is_reported() -> None:
+    done: list[int] = []
+    importance_weighted(LinearGaussian(), PIXELS, 1000, report=done.append)
+    assert done == list(range(2, 31, 2))

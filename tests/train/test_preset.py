@@ -1,0 +1,93 @@
+"""Presets: each is what the command takes, and whatever is typed overrides it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import Cli, one_line
+from train import preset as presets
+from train.preset import names, read_preset
+from vae_export.checkpoint import load_checkpoint
+from vae_export.errors import InputError
+from vae_export.runs import Run
+
+
+def test_those_that_are_promised_are_there(cli: Cli) -> None:
+    assert names() == sorted(["post", "mnist", "mnist-best", "burda", "manifold-2d"])
+    listed = cli("train", "--list-presets")
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_preset_trains_through_the_real_command_with_options_overriding_it(
+    cli: Cli, tmp_path: Path, name: str
+) -> None:
+    tiny = ["--dataset", "digits", "--epochs", 1, "--hidden-size", 16, "--threads", 1, "--seed", 7]
+    done = cli("train", "--preset", name, *tiny, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    checkpoint = load_checkpoint(Run(_only(tmp_path)).checkpoint)
+    options, training = read_preset(name).options, checkpoint.provenance["training"]
+    assert checkpoint.config.family == options["family"]
+    assert checkpoint.config.hidden_size == 16
+    assert checkpoint.config.latent_size == options.get("latent-size", 20)
+    assert (training["epochs"], training["seed"]) == (1, 7)
+    assert checkpoint.provenance["data"]["protocol"] == options.get("data-protocol", "grey")
+    for option, key in (("batch-size", "batch_size"), ("epsilon", "epsilon"), ("weight-average", "weight_average")):
+        if option in options:
+            assert training[key] == options[option]
+
+
+def _only(folder: Path) -> Path:
+    (run,) = (folder / "artifacts").iterdir()
+    return run
+
+
+def test_burda_is_the_papers_recipe() -> None:
+    from train.recipes import parse_stages
+
+    options = read_preset("burda").options
+    rates = [1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4]
+    assert parse_stages(options["stages"]) == tuple((3**i, rate) for i, rate in enumerate(rates))
+    assert sum(epochs for epochs, _ in parse_stages(options["stages"])) == 3280
+    shape = options["hidden-size"], options["latent-size"], options["activation"]
+    assert (*shape, options["batch-size"], options["epsilon"]) == (200, 50, "tanh", 20, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("summary = 3\n[options]", "preset cannot be read"),
+        ("[options]\n", "preset cannot be read"),
+        ("summary = 'x'\noptions = 1", "preset cannot be read"),
+        ("not toml", "preset cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_preset_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    with pytest.raises(InputError, match=said):
+        read_preset("mine")
+
+
+def test_a_preset_with_an_option_that_is_none_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: object
+) -> None:
+    (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nwings = 2\n")
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    outcome = invoke("train", "--preset", "mine")  # type: ignore[operator]
+    assert outcome.code == 3
+    assert "preset names no option of train: mine; got wings" in one_line(outcome.err)
+
+
+def test_a_preset_whose_value_is_of_the_wrong_kind_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: object
+) -> None:
+    (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nepochs = 'many'\n")
+    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    outcome = invoke("train", "--preset", "mine")  # type: ignore[operator]
+    assert outcome.code == 2

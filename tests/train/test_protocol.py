@@ -1,0 +1,95 @@
+"""What becomes of grey levels before a model sees them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from train import loop
+from train.data import Dataset
+from train.loop import Trainer
+from train.options import PROTOCOLS, ObjectiveOptions, Protocol
+from train.protocol import as_evaluated, binarised, draw, prepared
+from train.recipes import RECIPES, Recipe
+from vae_export.models import VAE, VAEConfig
+
+SPLITS = ("train", "validation", "test")
+GREY = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+DATASET = Dataset("noise", GREY[:40], GREY[40:50], GREY[50:])
+
+
+def is_binary(pixels: torch.Tensor) -> bool:
+    return bool(((pixels == 0) | (pixels == 255)).all())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "binary"), [("grey", ()), ("dynamic", ("validation", "test")), ("static", SPLITS)]
+)
+def test_what_is_drawn_once_and_what_stays_grey(protocol: Protocol, binary: tuple[str, ...]) -> None:
+    dataset = prepared(DATASET, protocol)
+    assert dataset.to_json()["protocol"] == protocol
+    for split in SPLITS:
+        assert is_binary(dataset.split(split)) == (split in binary)
+        assert is_binary(as_evaluated(dataset, split)) == (protocol != "grey")
+        assert torch.equal(as_evaluated(dataset, split), as_evaluated(prepared(DATASET, protocol), split))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_first_images_are_those_of_the_whole_split(protocol: Protocol) -> None:
+    dataset = prepared(DATASET, protocol)
+    assert torch.equal(as_evaluated(dataset, "train", most=7), as_evaluated(dataset, "train")[:7])
+
+
+def test_splits_are_drawn_apart() -> None:
+    same = torch.full((10, 1, 8, 8), 128, dtype=torch.uint8)
+    assert not torch.equal(binarised(same, "validation"), binarised(same, "test"))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 255))
+def test_a_level_is_the_probability_of_a_one(level: int) -> None:
+    pixels = torch.full((20_000,), level, dtype=torch.uint8)
+    ones = draw(pixels, torch.Generator().manual_seed(level)).mean().item()
+    p = level / 255
+    assert abs(ones - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5  # none at 0, all at 255
+
+
+def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[torch.Tensor]:
+    """The images that two epochs of one batch train on, brought to the order of their sums."""
+    images: list[torch.Tensor] = []
+    real = loop.loss
+
+    def watched(model: VAE, image: torch.Tensor, *rest: torch.Tensor, **weights: float) -> torch.Tensor:
+        images.append(image.clone())
+        return real(model, image, *rest, **weights)
+
+    monkeypatch.setattr(loop, "loss", watched)
+    torch.manual_seed(3)
+    model = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4))
+    recipe = Recipe(**(vars(RECIPES["mlp"]) | {"epochs": 2, "batch_size": 40}))
+    trainer = Trainer(
+        model, prepared(DATASET, protocol).train, recipe, ObjectiveOptions(), protocol=protocol, seed=seed
+    )
+    torch.manual_seed(4)
+    assert len(list(trainer.epochs(lambda *_: None))) == 2
+    monkeypatch.setattr(loop, "loss", real)
+    return [image[image.flatten(1).sum(1).argsort()] for image in images]
+
+
+def test_dynamic_pixels_are_new_each_epoch_and_the_same_for_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = seen("dynamic", monkeypatch)
+    again, _ = seen("dynamic", monkeypatch)
+    other, _ = seen("dynamic", monkeypatch, seed=1)
+    assert is_binary(first * 255)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("protocol", ["grey", "static"])
+def test_other_pixels_are_the_same_in_every_epoch(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = seen(protocol, monkeypatch)
+    assert torch.equal(first.sum((1, 2, 3)), second.sum((1, 2, 3)))
+    assert is_binary(first * 255) == (protocol == "static")

@@ -1,0 +1,246 @@
+"""`cli.py runs`: what compares stands together, best first; what cannot be read is named and stops nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.commands import ROOT, run_python
+from tests.train.conftest import Cli, one_line
+from vae_export import Checkpoint, save_checkpoint
+from vae_export.likelihood import Likelihood
+from vae_export.models import VAE, VAEConfig
+from vae_export.runs import Run
+
+Invoke = Callable[..., Any]
+
+
+def write_run(
+    folder: Path,
+    nats: float = 100.0,
+    *,
+    dataset: str = "mnist",
+    sha256: str = "a" * 64,
+    protocol: str = "grey",
+    likelihood: Likelihood | None = None,
+    preset: str | None = None,
+) -> Run:
+    """A run folder with a real checkpoint of a small network and made-up scores."""
+    run = Run(folder)
+    config = VAEConfig("mlp", (1, 4, 4), 2, 4, likelihood=likelihood or Likelihood())
+    test = {
+        "images": 10_000,
+        "negative_elbo_nats_per_image": nats,
+        "negative_elbo_standard_error": 0.25,
+        "reconstruction_nats_per_image": nats - 20,
+        "kl_nats_per_image": 20.0,
+        "active_units": 2,
+    }
+    provenance: dict[str, Any] = {
+        "data": {"name": dataset, "sha256": sha256, "protocol": protocol},
+        "training": {"epochs": 4, "device": "cpu", "precision": "bfloat16", "threads": 2},
+        "epoch": 3,
+        "scores": {"validation": test, "test": test},
+    }
+    if preset is not None:
+        provenance["preset"] = preset
+    examples = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples, provenance), run.checkpoint)
+    run.metrics.write_text("".join(json.dumps({"epoch": epoch, "seconds": 300.0}) + "\n" for epoch in (1, 2, 3, 4)))
+    return run
+
+
+def record(run: Run, samples: int, nats: float, **changes: Any) -> None:
+    from train.evaluations import record
+    from vae_export.header import read_header
+
+    evidence = {"nats_per_image": nats, "standard_error": 0.1, "importance_samples": samples, "is_likelihood": True}
+    figures = {"format": "checkpoint", "dataset": {"name": "mnist", "sha256": "a" * 64}, "split": "test"}
+    line = {"checkpoint": read_header(run.checkpoint).digest, **figures, "images": 10_000}
+    record(run, line | {"importance_weighted": evidence} | changes)
+
+
+def tables(invoke: Invoke, folder: Path) -> list[dict[str, Any]]:
+    done = invoke("runs", folder, "--json")
+    assert done.code == 0, done.err
+    found: list[dict[str, Any]] = json.loads(done.out)["tables"]
+    return found
+
+
+def names(table: dict[str, Any]) -> list[str]:
+    return [Path(run["run"]).name for run in table["runs"]]
+
+
+def test_each_protocol_data_set_and_likelihood_has_a_table_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"protocol": "dynamic"},
+        {"protocol": "static"},
+        {"dataset": "digits"},
+        {"sha256": "b" * 64},
+        {"likelihood": Likelihood("gaussian")},
+        {"likelihood": Likelihood("gaussian-fixed", 0.1)},
+        {"likelihood": Likelihood("gaussian-fixed", 0.2)},
+    ]
+    for number, kind in enumerate(kinds):
+        for nats in (90.0, 80.0):
+            write_run(tmp_path / f"{number}-{nats:.0f}", nats, **kind)
+    found = tables(invoke, tmp_path)
+    assert sorted(map(names, found)) == [[f"{number}-80", f"{number}-90"] for number in range(len(kinds))]
+    text = invoke("runs", tmp_path).out
+    headings = [text.splitlines()[0], *(part.splitlines()[0] for part in text.split("\n\n")[1:])]
+    assert len(set(headings)) == len(kinds), headings
+    assert "mnist, grey, gaussian-fixed of scale 0.2" in headings
+
+
+def test_a_row_says_what_was_trained_how_well_and_how_long(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "mine", 98.765, preset="mnist-best")
+    lines = invoke("runs", tmp_path).out.splitlines()
+    assert lines[0] == "mnist, grey, bernoulli"
+    row = "mine mlp (mnist-best) 2 2 98.77 ± 0.25 {} 4 20 min 2 threads, bfloat16"
+    parameters = sum(tensor.numel() for tensor in VAE(VAEConfig("mlp", (1, 4, 4), 2, 4)).parameters())
+    assert lines[2].split() == row.format(parameters).split()
+    assert "no likelihood" in lines[3]
+
+
+def test_an_unfinished_run_says_how_far_it_came(invoke: Invoke, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    run.metrics.write_text(json.dumps({"epoch": 1, "seconds": 50.0}) + "\n")
+    assert "1 of 4" in invoke("runs", tmp_path).out
+    run.metrics.unlink()
+    assert tables(invoke, tmp_path)[0]["runs"][0]["seconds"] is None
+
+
+def test_grey_cross_entropy_is_never_called_a_likelihood(invoke: Invoke, tmp_path: Path) -> None:
+    for protocol in ("grey", "dynamic"):
+        record(write_run(tmp_path / protocol, protocol=protocol), 5000, 95.0)
+    dynamic, grey = invoke("runs", tmp_path).out.split("\n\n")
+    assert ("NLL" in dynamic, "IWAE bound" in dynamic) == (True, False)
+    assert ("NLL" in grey, "IWAE bound" in grey) == (False, True)
+    assert "K = 5,000" in grey
+    assert [table["is_likelihood"] for table in tables(invoke, tmp_path)] == [True, False]
+
+
+def test_the_evaluation_of_most_samples_on_the_whole_test_split_counts(invoke: Invoke, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    record(run, 500, 91.0)
+    record(run, 5000, 90.0)
+    record(run, 50, 92.0)
+    for other in (
+        {"checkpoint": "0" * 64},
+        {"split": "train"},
+        {"images": 100},
+        {"dataset": {"name": "mnist", "sha256": "c" * 64}},
+    ):
+        record(run, 9000, 1.0, **other)
+    assert tables(invoke, tmp_path)[0]["runs"][0]["importance_weighted"]["nats_per_image"] == 90.0
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("checkpoint.safetensors", b""),
+        ("checkpoint.safetensors", b"\xff" * 100),
+        ("metrics.jsonl", b"{"),
+        ("metrics.jsonl", b"[]\n"),
+        ("metrics.jsonl", b'{"epoch": 1}\n'),
+        ("metrics.jsonl", b"\xff\n"),
+        ("evaluations.jsonl", b"null\n"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_named_and_stops_nothing(
+    invoke: Invoke, tmp_path: Path, file: str, content: bytes
+) -> None:
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "bad").folder.joinpath(file).write_bytes(content)
+    done = invoke("runs", tmp_path)
+    assert done.code == 0
+    assert "good" in done.out
+    assert "bad" not in done.out
+    (line,) = done.err.splitlines()
+    assert line.startswith("left out: ")
+    assert str(tmp_path / "bad") in line
+    assert len(json.loads(invoke("runs", tmp_path, "--json").out)["unreadable"]) == 1
+
+
+def test_no_readable_run_is_an_error(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke("runs", tmp_path / "none").code == 2
+    empty = tmp_path / "runs"
+    (empty / "something else").mkdir(parents=True)
+    (empty / "file").touch()
+    assert invoke("runs", empty).code == 2
+    for name in ("a", "b"):
+        (empty / name / "state").mkdir(parents=True)
+    done = invoke("runs", empty)
+    assert done.code == 3
+    assert len(done.err.splitlines()) == 3
+    shutil.rmtree(empty / "b")
+    one = invoke("runs", empty)
+    assert (one.code, len(one.err.splitlines())) == (3, 1)
+
+
+def test_checkpoints_from_before_there_were_protocols_are_grey(invoke: Invoke, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    from vae_export import load_checkpoint
+
+    old = load_checkpoint(run.checkpoint)
+    data = {key: value for key, value in old.provenance["data"].items() if key != "protocol"}
+    before = Checkpoint(old.config, old.weights, old.examples, {**old.provenance, "data": data})
+    save_checkpoint(before, run.checkpoint)
+    assert tables(invoke, tmp_path)[0]["protocol"] == "grey"
+
+
+def test_no_torch_is_imported_for_a_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    code = "import sys; sys.argv = ['cli.py', 'runs', sys.argv[1]]; from vae_export.cli.app import run\n"
+    code += "from train.commands import runs, train; assert run(train, runs) == 0\n"
+    code += "print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    done = run_python(code, tmp_path, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_what_evaluate_found_is_in_the_table(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained, run.folder)
+    run.evaluations.unlink(missing_ok=True)
+    (before,) = json.loads(cli("runs", tmp_path, "--json").stdout)["tables"]
+    assert before["runs"][0]["importance_weighted"] is None
+    done = cli("evaluate", "--run", run.folder, "--importance-samples", 20, "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    (after,) = json.loads(cli("runs", tmp_path, "--json").stdout)["tables"]
+    found = after["runs"][0]["importance_weighted"]
+    assert found == {"format": "checkpoint", **shown["importance_weighted"]}
+    assert after["runs"][0]["test"]["negative_elbo_nats_per_image"] == shown["negative_elbo_nats_per_image"]
+    # What was scored somewhere else is not the run's.
+    size = run.evaluations.stat().st_size
+    assert cli("evaluate", "--checkpoint", run.checkpoint, "--threads", 1).returncode == 0
+    assert run.evaluations.stat().st_size == size
+
+
+def test_a_score_that_cannot_be_kept_is_shown_all_the_same(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained, run.folder)
+    run.evaluations.unlink(missing_ok=True)
+    run.evaluations.mkdir()
+    done = cli("evaluate", "--run", run.folder, "--threads", 1)
+    assert done.returncode == 0
+    assert "-ELBO" in done.stdout
+    assert "note: not recorded" in done.stderr.splitlines()[-1]
+
+
+def test_a_new_training_forgets_the_scores_of_the_old_one(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    from tests.train.conftest import TINY
+
+    run = Run(tmp_path / "run")
+    shutil.copytree(trained, run.folder)
+    run.evaluations.write_text("{}\n")
+    done = cli("train", *TINY, "--epochs", 1, "--out", run.folder, "--force")
+    assert done.returncode == 0, one_line(done.stderr)
+    assert not run.evaluations.exists()

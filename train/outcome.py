@@ -1,0 +1,125 @@
+"""What became of a training, as its run folder tells it: read from small files, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.evaluations import read_lines, recorded
+from train.options import Protocol
+from train.wording import is_likelihood
+from vae_export.errors import InputError
+from vae_export.header import read_header
+from vae_export.likelihood import Likelihood
+from vae_export.models.config import VAEConfig
+from vae_export.runs import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attributes:
+    dataset, dataset_sha256, protocol: what it was trained on.
+    test: scores of the test images, as `Score.to_json` has them.
+    evidence: of the same images, as `Evidence.to_json` has it: of all that is on record the one of most samples.
+    epochs, best_epoch, planned_epochs: trained so far; of which the best, whose checkpoint it is; asked for.
+    seconds: of training alone; None where there are no metrics.
+    training: settings, as they are in the checkpoint's provenance.
+    preset: its name, if one was taken.
+    """
+
+    run: Run
+    config: VAEConfig
+    dataset: str
+    dataset_sha256: str
+    protocol: Protocol
+    test: Mapping[str, Any]
+    evidence: Mapping[str, Any] | None
+    parameters: int
+    epochs: int
+    best_epoch: int
+    planned_epochs: int | None
+    seconds: float | None
+    training: Mapping[str, Any]
+    preset: str | None
+
+    @property
+    def kind(self) -> tuple[str, str, Protocol, Likelihood]:
+        """Outcomes compare if this is the same: the images, what became of them, and what the figures are of."""
+        return self.dataset, self.dataset_sha256, self.protocol, self.config.likelihood
+
+    @property
+    def negative_elbo(self) -> float:
+        return float(self.test["negative_elbo_nats_per_image"])
+
+    @property
+    def is_likelihood(self) -> bool:
+        return is_likelihood(self.protocol, self.config.likelihood)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.folder),
+            "config": self.config.to_json(),
+            "preset": self.preset,
+            "test": dict(self.test),
+            "importance_weighted": None if self.evidence is None else dict(self.evidence),
+            "parameters": self.parameters,
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "planned_epochs": self.planned_epochs,
+            "seconds": self.seconds,
+            "training": dict(self.training),
+        }
+
+
+def read_outcome(run: Run) -> Outcome:
+    """Raises `InputError`: its checkpoint, its metrics or its evaluations cannot be read."""
+    header, metrics = read_header(run.checkpoint), read_lines(run.metrics)
+    provenance = header.provenance
+    try:
+        data, training, test = provenance["data"], provenance["training"], provenance["scores"]["test"]
+        return Outcome(
+            run=run,
+            config=header.config,
+            dataset=str(data["name"]),
+            dataset_sha256=str(data["sha256"]),
+            protocol=data.get("protocol", "grey"),
+            test={key: test[key] + 0 for key in test},  # numbers, or a TypeError
+            evidence=_evidence(recorded(run, header.digest), data["sha256"], test["images"]),
+            parameters=header.parameters,
+            epochs=max((int(line["epoch"]) for line in metrics), default=int(provenance["epoch"])),
+            best_epoch=int(provenance["epoch"]),
+            planned_epochs=training.get("epochs"),
+            seconds=sum(float(line["seconds"]) for line in metrics) if metrics else None,
+            training=training,
+            preset=provenance.get("preset"),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError("run cannot be read", where=run.folder, expected="what train writes", got=what) from error
+
+
+def read_outcomes(root: Path) -> tuple[list[Outcome], list[InputError]]:
+    """Of all runs below `root`, by their names; and why each of the others cannot be read."""
+    outcomes, unreadable = [], []
+    for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        run = Run(folder)
+        if not any(path.exists() for path in (run.checkpoint, run.metrics, run.state)):
+            continue  # something else, such as a bundle beside the runs
+        try:
+            outcomes.append(read_outcome(run))
+        except InputError as error:
+            unreadable.append(error)
+    return outcomes, unreadable
+
+
+def _evidence(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
+    """Of the whole test split of the data that it was trained on."""
+    found = [
+        {"format": line["format"], **line["importance_weighted"]}
+        for line in lines
+        if "importance_weighted" in line
+        and (line["split"], line["images"], line["dataset"]["sha256"]) == ("test", images, images_sha256)
+    ]
+    return max(reversed(found), key=lambda evidence: evidence["importance_samples"], default=None)

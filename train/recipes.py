@@ -1,0 +1,130 @@
+"""How a family is trained: how long, how fast, in which batches. Each family has its own, and options replace parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+from vae_export.errors import UsageError
+from vae_export.models.config import Family
+
+Schedule = Literal["constant", "one-cycle", "stages"]
+#: (epochs, learning rate) each, one after the other.
+Stages: TypeAlias = tuple[tuple[int, float], ...]
+
+#: Of fewer images than this, batches are smaller and epochs more than a recipe for sets like MNIST has, to make some
+#: steps.
+SMALL_SET, SMALL_BATCH, SMALL_STEPS = 10_000, 64, 2_000
+#: Adam's, where nothing else is said.
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Attributes:
+    epochs: passes over the training images.
+    batch_size: images a step.
+    learning_rate: of Adam; the peak of it where it follows one cycle.
+    schedule: what becomes of it, see `train.schedule`.
+    bfloat16: whether precision `auto` takes bfloat16 products where the device has them.
+    stages: of schedule `stages`.
+    epsilon: of Adam.
+    average: decay a step of the average of the weights that is scored and kept (Polyak averaging); 0 for none.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: Schedule
+    bfloat16: bool
+    stages: Stages = ()
+    epsilon: float = EPSILON
+    average: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "learning_rate_schedule": self.schedule,
+            "stages": [list(stage) for stage in self.stages],
+            "optimizer": "Adam",
+            "epsilon": self.epsilon,
+            "weight_average": self.average,
+        }
+
+
+#: `post` is trained as the post does it; the others as measured best in a minute or two on two cores. Convolutions in
+#: bfloat16 gain little there, and are twenty times slower as soon as something else runs on one of the cores.
+RECIPES: dict[Family, Recipe] = {
+    "mlp": Recipe(epochs=20, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=True),
+    "post": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
+    "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=False),
+    "residual": Recipe(epochs=12, batch_size=128, learning_rate=2e-3, schedule="one-cycle", bfloat16=True),
+}
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What is asked for in place of a recipe's own; None leaves it. The names are those of `Recipe`.
+
+    `stages` bring their own epochs and rates; `epochs` then ends them early.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    stages: Stages | None = None
+    epsilon: float | None = None
+    average: float | None = None
+
+    def __post_init__(self) -> None:
+        within("epochs", self.epochs, 1, 100_000)
+        within("batch size", self.batch_size, 1, 65_536)
+        rates = [self.learning_rate, *(rate for _, rate in self.stages or ())]
+        for rate in rates:
+            if rate is not None and not 0 < rate <= 1:
+                raise UsageError("bad learning rate", expected="above 0, up to 1", got=rate)
+        if self.stages is not None:
+            if not self.stages or self.learning_rate is not None:
+                raise UsageError("stages have rates of their own", do="pass --stages or --learning-rate")
+            for epochs, _ in self.stages:
+                within("epochs of a stage", epochs, 1, 100_000)
+        if self.epsilon is not None and not 0 < self.epsilon <= 1:
+            raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
+        if self.average is not None and not 0 <= self.average < 1:
+            raise UsageError("bad weight average", expected="from 0, below 1", got=self.average)
+
+    def over(self, usual: Recipe) -> Recipe:
+        """`usual`, with what was asked for in its place."""
+        asked: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
+        if self.stages is not None:
+            asked["schedule"], asked["learning_rate"] = "stages", max(rate for _, rate in self.stages)
+            asked["epochs"] = self.epochs or sum(epochs for epochs, _ in self.stages)
+        return replace(usual, **asked)
+
+
+def usual_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:
+    """The family's recipe for that many training images, in batches of that size if one was asked for."""
+    usual = RECIPES[family]
+    if images >= SMALL_SET:
+        return usual
+    batch = batch_size or min(usual.batch_size, SMALL_BATCH)
+    enough = math.ceil(SMALL_STEPS / max(1, images // batch))
+    return replace(usual, batch_size=batch, epochs=max(usual.epochs, enough))
+
+
+def parse_stages(text: str) -> Stages:
+    """ "1:1e-3,3:7.2e-4" → ((1, 0.001), (3, 0.00072)): epochs and rate of each stage."""
+    try:
+        pairs = [stage.split(":") for stage in text.split(",")]
+        return tuple((int(epochs), float(rate)) for epochs, rate in pairs)
+    except ValueError as error:
+        raise UsageError("stages cannot be read", expected="EPOCHS:RATE,EPOCHS:RATE,…", got=text) from error
+
+
+def within(name: str, value: int | None, low: int, high: int) -> None:
+    """Raise `UsageError` for a number outside [low, high]."""
+    if value is not None and not low <= value <= high:
+        raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)

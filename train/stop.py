@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM, held back while a step is under way: what is saved then is a place in the training, and whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from vae_export.errors import Interrupted, Terminated
+
+_KINDS: dict[int, type[Interrupted | Terminated]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised where a stop was waited for: nothing is half done."""
+
+
+class Stop:
+    """The first signal waits for `check`, or for `at_once`; a second one goes where it went before, immediately."""
+
+    def __init__(self) -> None:
+        self.kind: type[Interrupted | Terminated] | None = None
+        self._at_once = False
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal came."""
+        if self.kind is not None:
+            raise Stopped
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that changes nothing: a signal ends it where it is."""
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self.kind is not None:
+            before = self._before[signum]
+            if callable(before):
+                before(signum, frame)
+            raise _KINDS[signum]
+        self.kind = _KINDS[signum]
+        if self._at_once:
+            raise Stopped
+
+
+@contextmanager
+def held_back() -> Iterator[Stop]:
+    """Until the block ends. Only the main thread hears signals; what is ignored stays ignored."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    for signum in _KINDS:
+        before = signal.getsignal(signum)
+        if before is not signal.SIG_IGN and before is not None:
+            stop._before[signum] = before
+            signal.signal(signum, stop._note)
+    try:
+        yield stop
+    finally:
+        for signum, before in stop._before.items():
+            signal.signal(signum, before)
