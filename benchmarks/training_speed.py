@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -25,9 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from train.loop import epochs, multiplies_bfloat16
+from train.loop import Trainer, multiplies_bfloat16
 from train.objective import loss
-from train.options import RECIPES, Recipe
+from train.options import ObjectiveOptions
+from train.recipes import RECIPES, Recipe
 from train.torchvision_import import torchvision_datasets
 from train.weights import initialise
 from vae_export.models import FAMILIES, VAE, VAEConfig
@@ -36,8 +38,8 @@ from vae_export.models import FAMILIES, VAE, VAEConfig
 def ours(model: VAE, pixels: Tensor, recipe: Recipe, bfloat16: bool) -> float:
     """Seconds of one epoch of `train.loop`."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    made = epochs(model, pixels, recipe, beta=1.0, watch=lambda *_: None, bfloat16=bfloat16)
-    return sum(epoch.seconds for epoch in made)
+    trainer = Trainer(model, pixels, recipe, ObjectiveOptions(), bfloat16=bfloat16)
+    return sum(epoch.seconds for epoch in trainer.epochs(lambda *_: None))
 
 
 def tutorial(model: VAE, pixels: Tensor, recipe: Recipe, bfloat16: bool) -> float:
@@ -71,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     usual = RECIPES[options.family]
-    recipe = Recipe(1, options.batch_size or usual.batch_size, usual.learning_rate, usual.one_cycle, usual.bfloat16)
+    recipe = replace(usual, epochs=1, batch_size=options.batch_size or usual.batch_size)
     pixels = torch.randint(0, 256, (options.images, 1, 28, 28), dtype=torch.uint8)
 
     sides = {"ours": ours, "DataLoader": tutorial}

@@ -1,0 +1,219 @@
+"""The example hosts, run as their pages say, and what they reported.
+
+A host's build and its command are the first bash block of `examples/<name>/README.md`; nothing else knows them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import headless
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+BUNDLE = Path("artifacts/reference/mnist.zip")
+PICTURE = "samples.pgm"
+#: Chromium computes WebGPU on the CPU with these, where there is no GPU.
+SOFTWARE_GPU = (
+    "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
+    "--enable-unsafe-swiftshader",
+)  # fmt: skip
+_CPP = ("cmake", "g++", "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/evp.h")
+
+
+@dataclass(frozen=True)
+class Host:
+    """Attributes:
+    name: its folder in examples/.
+    engine: what it computes with.
+    needs: programs, Python modules (`module:NAME`), environment variables (`$NAME`) and files, below the repository
+        or absolute.
+    parts: what it runs of the bundle.
+    installable: CI can install what it needs.
+    """
+
+    name: str
+    engine: str
+    needs: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ("encoder", "decoder")
+    installable: bool = True
+
+    @property
+    def missing(self) -> list[str]:
+        return [need for need in self.needs if not there(need)]
+
+    @property
+    def lines(self) -> list[str]:
+        """The first bash block of its page."""
+        block = re.search(r"^```bash\n(.*?)^```", (EXAMPLES / self.name / "README.md").read_text("utf-8"), re.S | re.M)
+        return [] if block is None else [line.split("  #")[0] for line in block[1].splitlines()]
+
+    @property
+    def build(self) -> list[str]:
+        """The lines between those that fetch packages and the last."""
+        return [line for line in self.lines[:-1] if not re.match(r"(npm|pip|sudo|export) ", line)]
+
+    def command(self, bundle: Path, picture: Path, seed: int | None) -> str:
+        """Its last line, for another bundle and another picture, and with a seed."""
+        line = self.lines[-1].replace(str(BUNDLE), f"'{bundle}'").replace(PICTURE, f"'{picture}'")
+        return line if seed is None else f"{line} {seed}"
+
+
+HOSTS = {
+    host.name: host
+    for host in (
+        Host("python", "ONNX Runtime"),
+        Host("node", "ONNX Runtime", ("node", "examples/node/node_modules/onnxruntime-node")),
+        Host("browser", "ONNX Runtime Web", ("chromium", "examples/browser/node_modules/onnxruntime-web")),
+        Host("cpp-libtorch", "LibTorch", (*_CPP, "module:torch")),
+        Host("cpp-openvino", "OpenVINO", (*_CPP, "module:openvino")),
+        Host("cpp-opencv", "OpenCV DNN", (*_CPP, "/usr/include/opencv4/opencv2/dnn.hpp"), parts=("decoder",)),
+        Host("cpp-onnxruntime", "ONNX Runtime", (*_CPP, "$ORT_ROOT"), installable=False),
+    )
+}
+
+
+@dataclass
+class Report:
+    """What a host said, line by line, and when.
+
+    Attributes:
+        code: its exit code.
+        lines: of stdout, or of a page's console.
+        errors: stderr, or what a browser complained of.
+        first_image: seconds from the start of the process, or of the page, to the first decoded image.
+    """
+
+    code: int
+    lines: list[str] = field(default_factory=list)
+    errors: str = ""
+    first_image: float | None = None
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        """Golden latents that came out bit for bit, and all of them."""
+        same, total = self._search(r"noise: (\d+) of (\d+) golden latents bit for bit")
+        return int(same), int(total)
+
+    @property
+    def judgements(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """(part, output) → worst error, and what is allowed."""
+        found = re.findall(r"^(\w+) (\w+): worst error (\S+), (\S+) allowed", self.text, re.M)
+        return {(part, output): (float(error), float(band)) for part, output, error, band in found}
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Pixels of the decoder that differ, and those of them that are unexplained."""
+        differing, unexplained = self._search(r"^decoder image: .*, (\d+) pixels differ, (\d+) unexplained")
+        return int(differing), int(unexplained)
+
+    @property
+    def passed(self) -> bool:
+        return self.code == 0 and self.lines[-1:] == ["pass"]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def _search(self, pattern: str) -> tuple[str, ...]:
+        found = re.search(pattern, self.text, re.M)
+        if found is None:
+            raise ValueError(f"no line like {pattern!r} in:\n{self.text}\n{self.errors}")
+        return found.groups()
+
+
+@contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """A folder in which the pages' lines can be typed as in the repository, without writing to the repository."""
+    for name in ("examples", "artifacts"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    yield folder
+
+
+def build(host: Host, folder: Path) -> None:
+    """Type its page's build lines; raises `RuntimeError` with what was said."""
+    for line in host.build:
+        done = subprocess.run(
+            ["bash", "-euc", line], cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{line}\n{done.stdout}\n{done.stderr}")
+
+
+def run(
+    host: Host,
+    folder: Path,
+    bundle: Path = BUNDLE,
+    *,
+    seed: int | None = None,
+    picture: Path = Path(PICTURE),
+    environment: Mapping[str, str] | None = None,
+) -> Report:
+    """Type its page's last line, and time what it says."""
+    report = Report(code=-1)
+    command = ["bash", "-euc", f"exec {host.command(bundle, picture, seed)}"]
+    start = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment() | dict(environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            if line.startswith("first image"):
+                report.first_image = time.perf_counter() - start
+            report.lines.append(line.rstrip("\n"))
+        report.code = process.wait()
+        errors.seek(0)
+        report.errors = errors.read()
+    return report
+
+
+def browse(
+    served: headless.Served,
+    bundle: Path = BUNDLE,
+    *,
+    seed: int = 0,
+    backend: str = "wasm",
+    page: str = "examples/browser/",
+    last: tuple[str, ...] = ("pass", "FAIL"),
+) -> Report:
+    """Open the browser's page, served from a workspace in which the bundle lies, until it says one of `last`."""
+    url = f"{served.url}/{page}?bundle=/{bundle}&seed={seed}&backend={backend}"
+    flags = SOFTWARE_GPU if backend == "webgpu" else ()
+    lines, complaints = headless.console(url, *flags, last=last)
+    report = Report(0 if "pass" in lines else 1, lines, "\n".join(complaints))
+    if found := re.search(r"^first image (\S+) s", report.text, re.M):
+        report.first_image = float(found[1])
+    return report
+
+
+def _environment() -> dict[str, str]:
+    """This interpreter is the `python` of the pages."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def there(need: str) -> bool:
+    """Is a program, a module, a variable or a file there? `Host.needs` says how each is written."""
+    if need.startswith("module:"):
+        return importlib.util.find_spec(need.removeprefix("module:")) is not None
+    if need.startswith("$"):
+        return need[1:] in os.environ
+    return (ROOT / need).exists() if "/" in need else shutil.which(need) is not None
