@@ -5,17 +5,19 @@
 #   make lint     ruff and mypy
 #   make bench    the measurements behind the README's figures (minutes)
 #   make install  only the environment; CONSTRAINTS= takes the newest releases instead of the tested ones
+#   make reference  train, export and bundle artifacts/reference/mnist.zip again; DATA_DIR is where MNIST lies
 #   make clean    remove the environment, caches and the demo's run
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 DEMO := artifacts/demo
+DATA_DIR ?= data
 READY := .venv/.ready
 SOURCES := cli.py $(wildcard train/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench reference clean
 
 install: $(READY)
 
@@ -53,7 +55,14 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 bench: $(READY)
-	@for script in benchmarks/*.py; do echo "==> $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $$(grep -l __main__ benchmarks/*.py); do echo "==> $$script"; $(BIN)/python $$script || exit 1; done
+
+reference: RUN := artifacts/mnist-reference
+reference: $(READY)
+	$(BIN)/python cli.py train --family mlp --hidden-size 200 --latent-size 10 --epochs 40 --precision float32 --threads 1 --data-dir $(DATA_DIR) --out $(RUN) --force
+	$(BIN)/python cli.py export --run $(RUN) --format onnx --format torchscript --part encoder --part decoder --force
+	$(BIN)/python cli.py verify --run $(RUN) --force
+	$(BIN)/python cli.py bundle --run $(RUN) --name mnist --licence LICENSE --notes artifacts/reference/notes.md --out artifacts/reference/mnist.zip --force
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist $(DEMO)

@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "commands.md"
 HEAD = """# Commands
 
 Made by `python docs/generate.py` from the commands' own help. From a checkout they are called as `python cli.py …`;
-the installed `vae-export` has all but `train` and `evaluate`.
+the installed `vae-export` has all but `train`, `evaluate` and `runs`.
 
 Results go to stdout, progress and messages to stderr. A failing command prints one line,
 `vae-export: error: WHAT: WHERE; expected X, got Y; do Z`, and leaves nothing half-written under a final name.
@@ -42,11 +42,11 @@ EXITS = {
 def page() -> str:
     """The whole page."""
     sys.path.insert(0, str(ROOT))
-    from train.commands import evaluate, train
+    from train.commands import evaluate, runs, train
     from vae_export.cli.app import build
     from vae_export.formats import FORMATS
 
-    app = build(train, evaluate)
+    app = build(train, evaluate, runs)
     text = HEAD + "".join(f"| {code} | {meaning} |\n" for code, meaning in EXITS.items())
     text += "\n## Formats\n\n| `--format` | file | what for | needs |\n|---|---|---|---|\n"
     for format in FORMATS.values():

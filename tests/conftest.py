@@ -101,6 +101,15 @@ def foreign(exported: Callable[[str], Exported]) -> Exported:
     return exported("foreign")
 
 
+@pytest.fixture(scope="session")
+def packed(mlp: Exported) -> bytes:
+    """A bundle of the small `mlp` export: ONNX and TorchScript files of every part."""
+    from vae_export.bundle import pack
+    from vae_export.record import read_record
+
+    return pack(mlp.artifact, read_record(mlp.artifact.certificate), name="small", formats=["onnx", "torchscript"])
+
+
 @pytest.fixture
 def run_folder(mlp: Exported, tmp_path: Path) -> Path:
     """A run folder with a checkpoint and an export, to be changed at will."""
@@ -127,8 +136,8 @@ def invoke(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Outcome]]:
     """`invoke("export", "--run", …)`: the command line in this process, from an empty working folder."""
-    from train.commands import evaluate, train
-    from vae_export.cli import run
+    from train.commands import evaluate, runs, train
+    from vae_export.cli.app import run
 
     before = signal.getsignal(signal.SIGTERM)
     here = tmp_path / "here"
@@ -139,7 +148,7 @@ def invoke(
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr("sys.argv", ["cli.py", *map(str, arguments)])
         capsys.readouterr()
-        code = run(train, evaluate)
+        code = run(train, evaluate, runs)
         said = capsys.readouterr()
         return Outcome(code, said.out, said.err)
 

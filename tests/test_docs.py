@@ -15,7 +15,14 @@ import pytest
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "artifacts" / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "artifacts/README.md")),
+    *(
+        page
+        for folder in ("docs", "examples", "examples/*", "artifacts/reference")
+        for page in ROOT.glob(f"{folder}/*.md")
+    ),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -49,7 +56,10 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def after_commands(newcomer: Path) -> Path:
     """The same folder after the README's commands, in their order, each as it stands there."""
     typed = commands(ROOT / "README.md", "python cli.py")
-    assert [line[2] for line in typed] == ["train", "export", "verify", "evaluate"]
+    assert [line[2] for line in typed] == [
+        *("train", "export", "verify", "evaluate", "runs", "bundle", "inspect"),
+        *("sample", "encode", "decode", "reconstruct", "decode"),
+    ]
     for _, script, *arguments in typed:
         command = [sys.executable, str(ROOT / script), *arguments]
         done = subprocess.run(command, cwd=newcomer, capture_output=True, text=True, timeout=300, check=False)
@@ -81,14 +91,14 @@ def test_readme_python_works_after_its_commands(after_commands: Path) -> None:
     assert "True" in done.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_that_are_named_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for _, *arguments in commands(page, "make"):
         assert {word for word in arguments if "=" not in word} <= targets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if not link.startswith("https://"):
