@@ -106,11 +106,11 @@ def staged_file(final: Path, *, force: bool) -> Iterator[BinaryIO]:
             with open(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o666 & ~_umask())
-            if final.exists() and not force:  # somebody else made it while we worked
-                raise OutputExistsError(final)
-            os.replace(partial, final)
+                os.fchmod(handle, 0o666 & ~_umask())
+                os.fsync(handle)
+                if final.exists() and not force:  # somebody else made it while we worked
+                    raise OutputExistsError(final)
+                os.replace(partial, final)  # before it is closed: a file that nobody holds may be swept
             _sync_folder(final.parent)
         finally:
             partial.unlink(missing_ok=True)
