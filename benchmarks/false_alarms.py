@@ -37,6 +37,7 @@ from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reference import BATCHES, references
 from vae_export.parity.targets import Target
+from vae_export.precision import FULL
 from vae_export.runs import Run
 from vae_export.runtime.session import CPU
 
@@ -156,6 +157,7 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
     if images is None:
         raise SystemExit("no images to probe with")
     metric = MetricParity(source.contract, graphs, oracles, images[:64], None)
+    scales = metric.scales(FULL, {})
     for setting in TARGET.settings(thorough=False):
         runners = {part: FORMATS["onnx"].open(files[part], graphs[part].spec, CPU, setting) for part in PARTS}
         for part in PARTS:
@@ -166,7 +168,7 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
                     eager, exact = case.eager[name], case.exact[name]
                     result = measure(outputs[name], tensor, eager, exact, scale.band(), scale.magnitude)
                     yield Row(part, str(TARGET), setting, case.probe, case.batch, name, result, scale)
-        yield from metric.rows(str(TARGET), setting, runners["encoder"], runners["decoder"])
+        yield from metric.rows(str(TARGET), setting, runners["encoder"], runners["decoder"], scales)
 
 
 def _print(tally: Tally) -> None:

@@ -24,6 +24,7 @@ from vae_export.files import PARTIAL, sha256
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
 from vae_export.graphs import Graph
+from vae_export.precision import PrecisionName
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ class Toy:
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
     is_program = False
+    precisions: tuple[PrecisionName, ...] = ("fp32",)
     wrong = 0.0
     reason: str | None = None
     runs_on: tuple[str, ...] = ("here",)
@@ -57,7 +59,7 @@ class Toy:
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
-    def lint(self, _data: bytes, _name: str, _opset: int) -> list[Finding]:
+    def lint(self, _data: bytes, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
         return []
 
     def settings(self, _provider: str) -> tuple[Setting, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from vae_export.golden import GoldenPart
 from vae_export.graphs import Source
 from vae_export.interrupts import postponed
 from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
-from vae_export.parity import Certificate, golden_vectors, verify
+from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
+from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 
 
@@ -31,6 +33,8 @@ def export(
     *,
     formats: Sequence[str] = ("onnx",),
     parts: Sequence[Part] | None = None,
+    precisions: Sequence[PrecisionName] = (FULL,),
+    budget: Budget | None = None,
     opset: int = OPSET,
     force: bool = False,
     report: Callable[[str], None] = lambda _line: None,
@@ -43,6 +47,8 @@ def export(
             what is no export folder with it.
         formats: names in `vae_export.formats.FORMATS`.
         parts: None takes all that the source can make.
+        precisions: of the files; each format must have one of them, and is written in all that it has.
+        budget: what of pixels and nats they may cost.
         opset: of the ONNX files.
         report: called with a line at each step.
 
@@ -50,40 +56,44 @@ def export(
         The published artifact, and the certificate that lies in it.
 
     Raises:
-        UsageError: an unknown format, part or opset, or an `out` that exists.
-        ModelError: modules that do not keep the contract, or draw random numbers.
+        UsageError: an unknown format, part, precision or opset, or an `out` that exists.
+        ModelError: modules that do not keep the contract, or draw random numbers; too few images to calibrate with.
         MachineError: a format that cannot be written here; a full disk.
-        ParityError: a file does not compute what PyTorch computes. Nothing is left behind.
+        ParityError: a file does not compute what PyTorch computes, or misses its budget. Nothing is left behind.
     """
     out = Path(out)
     source = Source.of(source)
     chosen = _chosen(source, formats, parts)
+    kinds = _kinds(formats, precisions)
     for format in formats:
         FORMATS[format].check(WriteOptions(opset=opset))
     _check_out(out, force=force)
+    graphs = {part: source.graph(part) for part in source.parts}
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for part in chosen:
-            graph = source.graph(part)
-            options = WriteOptions(_metadata(graph.spec, source.provenance), opset)
-            for format in formats:
-                name = part + FORMATS[format].suffix
+            spec = graphs[part].spec
+            plain = WriteOptions(_metadata(spec, source.provenance), opset)
+            for format, precision in kinds:
+                name = f"{part}{infix(precision)}{FORMATS[format].suffix}"
                 report(f"writing {name}")
+                inputs = calibration(source, graphs, spec) if precision in CALIBRATED else None
+                options = replace(plain, precision=precision, calibration=inputs)
                 with postponed():
-                    data = FORMATS[format].write(graph, options)
+                    data = FORMATS[format].write(graphs[part], options)
                 write_atomic(staging / name, data)
-                entries.append(FileEntry.of(name, part, format, data))
+                entries.append(FileEntry.of(name, part, format, data, precision))
         manifest = Manifest(
             source.contract,
             tuple(entries),
             opset if "onnx" in formats else NOT_STATED,
             _versions(formats),
             source.provenance,
-            golden=_golden(source, chosen, staging),
+            golden=_golden(source, chosen, staging, [precision for _, precision in kinds]),
         )
         write_atomic(staging / NAME, manifest.text)
         staged = Artifact(staging, manifest)
-        certificate = verify(staged, source, thorough=False, trust=True, report=report)
+        certificate = verify(staged, source, thorough=False, trust=True, budget=budget, report=report)
         certificate.require()
         certificate.write(staged.certificate)
         write_atomic(staged.certificate.with_suffix(".html"), certificate_page(certificate, manifest).encode())
@@ -106,6 +116,21 @@ def _chosen(source: Source, formats: Sequence[str], parts: Sequence[Part] | None
     return tuple(part for part in PARTS if part in wanted)
 
 
+def _kinds(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tuple[tuple[str, PrecisionName], ...]:
+    """Every format with every precision that was asked for and that it has."""
+    if unknown := [precision for precision in precisions if precision not in PRECISIONS]:
+        raise UsageError("unknown precision", expected=" | ".join(PRECISIONS), got=unknown[0])
+    for format in formats:
+        have = FORMATS[format].precisions
+        if not set(have) & set(precisions):
+            got = ", ".join(precisions) or "none"
+            raise UsageError("format has no such precision", where=format, expected=" | ".join(have), got=got)
+    ordered = [precision for precision in PRECISIONS if precision in precisions]
+    return tuple(
+        (format, precision) for precision in ordered for format in formats if precision in FORMATS[format].precisions
+    )
+
+
 def _check_out(out: Path, *, force: bool) -> None:
     check_free(out, force=force)
     # `--force` replaces an export: it must not take away a folder of something else.
@@ -113,9 +138,11 @@ def _check_out(out: Path, *, force: bool) -> None:
         raise UsageError("not an export folder", where=out, expected=f"a folder with {NAME}", do="choose another --out")
 
 
-def _golden(source: Source, parts: Sequence[Part], staging: Path) -> tuple[GoldenPart, ...]:
+def _golden(
+    source: Source, parts: Sequence[Part], staging: Path, precisions: Sequence[PrecisionName]
+) -> tuple[GoldenPart, ...]:
     """Inputs with the outputs that they must give: what an application tests itself with."""
-    golden, arrays = golden_vectors(source, parts)
+    golden, arrays = golden_vectors(source, parts, precisions)
     for name, data in arrays.items():
         write_atomic(staging / name, data)
     return golden

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vae_export.contract import Array, Part, TensorSpec
 from vae_export.grey import GreyLevels, compare
+from vae_export.precision import FULL, PrecisionName
 
 FOLDER = "golden"
 #: Rows in a golden array: enough for what a decoder can do, few enough to travel with it.
@@ -33,6 +34,7 @@ class GoldenArray:
         shape: with the batch first.
         sha256: of the file.
         band: for an output, the largest absolute error that is allowed; None for an input.
+        bands: the same of files that are not float32, by their precision.
     """
 
     tensor: str
@@ -40,6 +42,7 @@ class GoldenArray:
     shape: tuple[int, ...]
     sha256: str
     band: float | None = None
+    bands: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -53,7 +56,13 @@ class GoldenArray:
 
     def to_json(self) -> dict[str, Any]:
         entry = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape), "sha256": self.sha256}
-        return entry if self.band is None else entry | {"band": self.band}
+        if self.band is None:
+            return entry
+        return entry | {"band": self.band} | ({"bands": dict(self.bands)} if self.bands else {})
+
+    def allowed(self, precision: str) -> float:
+        """The largest absolute error of a file of this precision; 0 where nothing is said of it."""
+        return (self.band or 0.0) if precision == FULL else self.bands.get(precision, 0.0)
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any], *, output: bool) -> GoldenArray:
@@ -64,9 +73,11 @@ class GoldenArray:
             raise TypeError("tensor, file and sha256 of a golden array are texts")
         if not all(type(size) is int and size > 0 for size in shape):
             raise ValueError(f"shape of a golden array is {shape}")
-        if output and (not isinstance(band, int | float) or isinstance(band, bool) or not 0 < band < math.inf):
-            raise ValueError(f"band of a golden array is {band!r}")
-        return cls(tensor, name, shape, digest, band)
+        bands = dict(item.get("bands", {})) if output else {}
+        for value in (band, *bands.values()) if output else ():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"band of a golden array is {value!r}")
+        return cls(tensor, name, shape, digest, band, bands)
 
 
 @dataclass(frozen=True)
@@ -115,9 +126,11 @@ class Judgement:
         return self.error <= self.band and (self.grey is None or self.grey.unexplained == 0)
 
 
-def judge(part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array) -> Judgement:
-    """Hold an output against its golden array `exact`, of the same shape."""
-    band = expected.band or 0.0
+def judge(
+    part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
+) -> Judgement:
+    """Hold an output of a file of this precision against its golden array `exact`, of the same shape."""
+    band = expected.allowed(precision)
     # Two infinities differ by NaN; neither has passed.
     error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
     bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)

@@ -21,9 +21,12 @@ from vae_export.checkpoint import Checkpoint
 from vae_export.contract import BATCH, Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError
 from vae_export.models import reparameterize
+from vae_export.precision import FULL, PrecisionName
 
 #: Graphs are captured with this batch: some versions bake a batch of 1 into the graph (pytorch#157621).
 _EXAMPLE_BATCH = 2
+#: Precisions that PyTorch computes in, beside its own.
+_DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,19 @@ class AutoencoderGraph(nn.Module):
         return reconstruction, mean, logvar, latent, *rest
 
 
+class _Cast(nn.Module):
+    """A module that computes in another dtype; what goes in and comes out is float32."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.module(values.to(self.dtype))
+        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+
 @dataclass(frozen=True)
 class Graph:
     """One part, ready to be written: its names and shapes, and a module in eval mode on the CPU."""
@@ -167,6 +183,20 @@ class Graph:
             ) from error
         self._refuse_draws(program)
         return _without_source_lines(_without_dropout(program))
+
+    def at(self, precision: PrecisionName) -> Graph:
+        """The same graph, whose encoder and decoder compute in `precision`, between float32 inputs and outputs.
+
+        Raises `ModelError` for a precision that PyTorch has no numbers of.
+        """
+        if precision == FULL:
+            return self
+        if precision not in _DTYPES:
+            raise ModelError("PyTorch has no such numbers", where=precision, expected=" | ".join(_DTYPES))
+        module = copy.deepcopy(self.module)
+        for name, child in list(module.named_children()):
+            setattr(module, name, _Cast(child, _DTYPES[precision]).eval().requires_grad_(False))
+        return Graph(self.spec, module)
 
     def check(self) -> None:
         """Raise `ModelError` unless the module is in eval mode and its outputs keep the contract's shapes."""

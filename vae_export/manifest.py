@@ -15,6 +15,7 @@ from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.files import sha256
 from vae_export.names import check_distinct, check_name
+from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.strict_json import MANIFEST_LIMIT, parse_json
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ class FileEntry:
     format: str
     size: int
     sha256: str
+    precision: PrecisionName = FULL
 
     @classmethod
-    def of(cls, name: str, part: Part, format: str, data: bytes) -> FileEntry:
+    def of(cls, name: str, part: Part, format: str, data: bytes, precision: PrecisionName = FULL) -> FileEntry:
         """The entry of a file with these bytes."""
-        return cls(name, part, format, len(data), sha256(data))
+        return cls(name, part, format, len(data), sha256(data), precision)
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,13 @@ class Manifest:
     provenance: Mapping[str, Any]
     golden: tuple[GoldenPart, ...] = ()
 
-    def entry(self, part: Part, format: str = "onnx") -> FileEntry:
-        """The file of a part in a format; raises `ModelError` where there is none."""
+    def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
+        """The file of a part in a format and a precision; raises `ModelError` where there is none."""
         for entry in self.files:
-            if (entry.part, entry.format) == (part, format):
+            if (entry.part, entry.format, entry.precision) == (part, format, precision):
                 return entry
         have = ", ".join(entry.name for entry in self.files)
-        raise ModelError("export has no such file", where=f"{part}, {format}", expected=have)
+        raise ModelError("export has no such file", where=f"{part}, {format}, {precision}", expected=have)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -104,8 +106,8 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         files = tuple(_entry(item, contract) for item in document["files"])
         golden = _golden(document, contract, files)
         check_distinct(entry.name for entry in files)
-        if len({(entry.part, entry.format) for entry in files}) != len(files):
-            raise IntegrityError("a part is there twice in one format", where=where)
+        if len({(entry.part, entry.format, entry.precision) for entry in files}) != len(files):
+            raise IntegrityError("a part is there twice in one format and precision", where=where)
         return Manifest(
             contract,
             files,
@@ -120,8 +122,12 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
+_KEYS = tuple(FileEntry.__annotations__)
+
+
 def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
-    entry = FileEntry(*(item[key] for key in ("name", "part", "format", "size", "sha256")))
+    # Manifests of the first versions state no precision.
+    entry = FileEntry(**{key: item.get(key, FULL) if key == "precision" else item[key] for key in _KEYS})
     for key, kind in FileEntry.__annotations__.items():
         if type(getattr(entry, key)) is not (int if kind == "int" else str):
             raise TypeError(f"{key} of a file is {getattr(entry, key)!r}")
@@ -129,6 +135,8 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
         raise IntegrityError("model file lies in a folder", where=entry.name)
     if entry.part not in PARTS:
         raise ValueError(f"part of a file is {entry.part!r}")
+    if entry.precision not in PRECISIONS:
+        raise ModelError("unknown precision", where=entry.name, expected=" | ".join(PRECISIONS), got=entry.precision)
     spec = contract.spec(entry.part).to_json()
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)

@@ -21,11 +21,13 @@ from vae_export.formats import Setting
 from vae_export.grey import GreyLevels
 from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.divergence import Divergence
+from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.measure import Measure, Scale, Tolerance
 from vae_export.record import FORMAT
 
 GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0)
 ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))
+DRIFT = Drift("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
 PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
 
 
@@ -54,6 +56,13 @@ FAILING = {
     "a band that is NaN": replace(PASSED, rows=(replace(ROW, scale=Scale(math.nan, 1e-7, 1.0)),)),
     "a band that is infinite": replace(PASSED, rows=(replace(ROW, scale=Scale(math.inf, 1e-7, 1.0)),)),
     "one of two": replace(PASSED, rows=(ROW, with_error(1.0)), planned=2),
+    "too many grey levels": replace(PASSED, budget=Budget(max_grey_levels=2), drifts=(replace(DRIFT, worst_levels=3),)),
+    "too many nats": replace(PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=0.11),)),
+    "a budget that NaN is held against": replace(
+        PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=math.nan),)
+    ),
+    "a budget and no figure": replace(PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=None),)),
+    "a budget that nothing was held against": replace(PASSED, budget=Budget(max_grey_levels=255)),
     "a tolerance of zero": replace(PASSED, rows=(replace(ROW, scale=Scale(1e-7, 1e-7, 1.0, Tolerance())),)),
 }
 
@@ -123,6 +132,8 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "certificate-1.schema.
 FILLED = replace(
     FAILING["a grey level"],
     tolerance=Tolerance(1e-3),
+    budget=Budget(max_nats=0.1),
+    drifts=(DRIFT,),
     nats="no encoder",
     not_verified=("a.pt2",),
     unusable={"onnx/x": "not there"},

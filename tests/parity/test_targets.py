@@ -6,45 +6,76 @@ import pytest
 
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS, Setting
-from vae_export.parity.targets import Target, choose, parse
+from vae_export.manifest import FileEntry
+from vae_export.parity.targets import Kind, Target, choose, parse
 from vae_export.runtime.session import CPU, CUDA, TENSORRT
 
-
-@pytest.mark.parametrize(
-    "name", ["onnx/CPUExecutionProvider", "onnx/CUDAExecutionProvider+tf32", "pt2/cuda", "pt2/cpu"]
-)
-def test_a_name_is_read_and_written_alike(name: str) -> None:
-    assert str(parse(name, FORMATS)) == name
+#: Every format in every precision that it has.
+KINDS: list[Kind] = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions]
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "/", "onnx", "onnx/", "/cpu", "tflite/cpu", "onnx/CPUExecutionProvider+tf32", "pt2/cpu+tf32", "pt2/+tf32"],
+    [
+        "onnx/CPUExecutionProvider",
+        "onnx/CUDAExecutionProvider+tf32",
+        "onnx+int8/CPUExecutionProvider",
+        "onnx+fp16/CUDAExecutionProvider+tf32",
+        "pt2/cuda",
+        "pt2+bf16/cpu",
+    ],
+)
+def test_a_name_is_read_and_written_alike(name: str) -> None:
+    assert str(parse(name, KINDS)) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "/",
+        "onnx",
+        "onnx/",
+        "/cpu",
+        "tflite/cpu",
+        "onnx/CPUExecutionProvider+tf32",
+        "pt2/cpu+tf32",
+        "pt2/+tf32",
+        "pt2+int8/cpu",
+        "onnx+int7/CPUExecutionProvider",
+    ],
 )
 def test_a_name_that_makes_no_sense_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
-        parse(name, FORMATS)
+        parse(name, KINDS)
 
 
 def test_a_target_of_a_format_that_was_not_exported_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no file for this target: pt2/cpu; expected onnx"):
-        choose(["onnx"], ["pt2/cpu"])
+        choose([("onnx", "fp32")], ["pt2/cpu"])
 
 
 def test_what_is_asked_for_is_taken_once_and_in_order() -> None:
     asked = ["pt2/cpu", f"onnx/{CPU}", "pt2/cpu"]
-    assert list(map(str, choose(["onnx", "pt2"], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
+    assert list(map(str, choose([("onnx", "fp32"), ("pt2", "fp32")], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
 
 
 def test_nothing_asked_is_everything_that_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA))
-    assert list(map(str, choose(["onnx"], None))) == [f"onnx/{CPU}", f"onnx/{CUDA}", f"onnx/{CUDA}+tf32"]
+    assert list(map(str, choose([("onnx", "fp32")], None))) == [f"onnx/{CPU}", f"onnx/{CUDA}", f"onnx/{CUDA}+tf32"]
     assert choose([], None) == []
 
 
 def test_a_format_of_another_version_is_refused() -> None:
     with pytest.raises(IntegrityError, match="unknown format"):
-        choose(["onnx", "tflite"], None)
+        choose([("onnx", "fp32"), ("tflite", "fp32")], None)
+
+
+def test_a_target_runs_the_files_of_its_format_and_precision_alone() -> None:
+    target = Target("onnx", CPU, precision="int8")
+    assert target.runs(FileEntry.of("decoder.int8.onnx", "decoder", "onnx", b"", "int8"))
+    assert not target.runs(FileEntry.of("decoder.onnx", "decoder", "onnx", b""))
+    assert not target.runs(FileEntry.of("decoder.int8.pt2", "decoder", "pt2", b"", "int8"))
 
 
 def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:

@@ -20,8 +20,38 @@ def show(certificate: Certificate, written: Path) -> None:
         console.result(finding.line())
     for name, divergence in certificate.divergences.items():
         console.result(f"{name}: {divergence.line()}")
+    show_drift(certificate)
     show_gaps(certificate)
     console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
+
+
+def show_drift(certificate: Certificate) -> None:
+    """What files of lower precision cost, in pixels and nats."""
+    if not certificate.drifts:
+        return
+    table = Table(
+        "target", "worst pixel", "mean pixel", "PSNR", "−ELBO, 95 %", "Fréchet", "of samples", box=None, pad_edge=False
+    )
+    for drift in certificate.drifts:
+        interval = (
+            None if drift.nats is None else f"{drift.nats:+.3f} ({drift.nats_low:+.3f} to {drift.nats_high:+.3f})"
+        )
+        table.add_row(
+            drift.target,
+            _or_dash(drift.worst_levels, "{} levels"),
+            _or_dash(drift.mean_levels, "{:.3f}"),
+            _or_dash(drift.psnr, "{:.1f} dB"),
+            interval or "-",
+            _or_dash(drift.frechet, "{:.2g}"),
+            _or_dash(drift.frechet_of_samples, "{:.2g}"),
+        )
+    console.result(table)
+    for line in certificate.excesses:
+        console.result(f"budget missed: {line}")
+
+
+def _or_dash(figure: float | None, form: str) -> str:
+    return "-" if figure is None else form.format(figure)
 
 
 def show_gaps(certificate: Certificate) -> None:

@@ -10,13 +10,22 @@ import typer
 from rich.table import Table
 
 from vae_export.cli import console
-from vae_export.cli.certificate import show_gaps
-from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.cli.certificate import show_drift, show_gaps
+from vae_export.cli.options import (
+    ForceOption,
+    JsonOption,
+    MaxGreyLevelsOption,
+    MaxNatsOption,
+    RunOption,
+    budget_of,
+    chosen_run,
+)
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
 from vae_export.files import check_free
 from vae_export.formats import FORMATS, OPSET
+from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
 
 ALL = "all"
@@ -36,6 +45,17 @@ def export(
         list[str] | None,
         typer.Option("--part", metavar="|".join([*PARTS, ALL]), help="What to export. Repeatable.", show_default=ALL),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            metavar="|".join([*PRECISIONS, ALL]),
+            help="Numbers inside the files; inputs and outputs are float32. Repeatable.",
+            show_default=FULL,
+        ),
+    ] = None,
+    max_grey_levels: MaxGreyLevelsOption = None,
+    max_nats: MaxNatsOption = None,
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET,
     run: RunOption = None,
     checkpoint: Annotated[
@@ -53,7 +73,8 @@ def export(
     All files are written beside their place, verified there, and published by one rename: an export that does not
     compute what PyTorch computes leaves nothing, and exits 5.
     """
-    formats = _formats(format or ["onnx"])
+    precisions = _precisions(precision or [FULL])
+    formats = _formats(format or ["onnx"], precisions)
     parts = _parts(part or [ALL])
     if checkpoint is not None and run is not None:
         raise UsageError("--run and --checkpoint exclude each other", do="name one of them")
@@ -62,12 +83,21 @@ def export(
     check_free(folder, force=force)
     require("export")
 
+    budget = budget_of(max_grey_levels, max_nats)
     from vae_export.checkpoint import load_checkpoint
     from vae_export.exporter import export as export_files
 
     loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
     artifact, certificate = export_files(
-        loaded, folder, formats=formats, parts=parts, opset=opset, force=force, report=console.message
+        loaded,
+        folder,
+        formats=formats,
+        parts=parts,
+        precisions=precisions,
+        budget=budget,
+        opset=opset,
+        force=force,
+        report=console.message,
     )
     if json:
         console.result_json(
@@ -83,19 +113,32 @@ def export(
     for entry in artifact.manifest.files:
         table.add_row(entry.name, f"{entry.size:,}", entry.sha256[:16] + "…")
     console.result(table)
+    show_drift(certificate)
     show_gaps(certificate)
     console.result(f"verified: {len(certificate.rows)} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")
 
 
-def _formats(names: list[str]) -> tuple[str, ...]:
-    """The formats that were asked for, in the order of the registry; `all` means all that this machine can write."""
+def _precisions(names: list[str]) -> tuple[PrecisionName, ...]:
+    """The precisions that were asked for; `all` means those of each format."""
+    _refuse_unknown("precision", names, PRECISIONS)
+    return tuple(precision for precision in PRECISIONS if ALL in names or precision in names)
+
+
+def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[str, ...]:
+    """The formats that were asked for, in the order of the registry.
+
+    `all` means all that this machine can write, and that have one of the precisions.
+    """
     _refuse_unknown("format", names, FORMATS)
     if ALL not in names:
         return tuple(name for name in FORMATS if name in names)
     writable = []
     for name, format in FORMATS.items():
-        if (reason := format.unavailable()) is None:
+        reason = format.unavailable()
+        if reason is None and not set(format.precisions) & set(precisions):
+            reason = f"has none of {', '.join(precisions)}"
+        if reason is None:
             writable.append(name)
         else:
             console.message(f"left out: {name}: {reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,30 @@ from vae_export.cli import console
 from vae_export.errors import UsageError
 from vae_export.runs import Run, newest_run
 
+if TYPE_CHECKING:
+    from vae_export.parity import Budget
+
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Run folder. Default: the newest under artifacts/.", show_default=False)
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+# What files may cost.
+MaxGreyLevelsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-grey-levels", help="Fail if a pixel is further from float64, in 8-bit levels.", show_default=False
+    ),
+]
+MaxNatsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-nats",
+        help="Fail if the -ELBO may be worse by more (upper end of its 95 % interval).",
+        show_default=False,
+    ),
+]
 
 # Of the commands that run a model.
 BundleOption = Annotated[
@@ -76,3 +95,12 @@ def chosen_run(folder: Path | None) -> Run:
     run = newest_run()
     console.message(f"run: {run.folder}")
     return run
+
+
+def budget_of(max_grey_levels: float | None, max_nats: float | None) -> Budget | None:
+    """What files may cost; None where nothing was said. Raises `UsageError` for what is no amount."""
+    if max_grey_levels is None and max_nats is None:
+        return None
+    from vae_export.parity import Budget
+
+    return Budget(max_grey_levels, max_nats)

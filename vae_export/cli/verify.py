@@ -10,7 +10,15 @@ import typer
 
 from vae_export.cli import console
 from vae_export.cli.certificate import show, verdict
-from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.cli.options import (
+    ForceOption,
+    JsonOption,
+    MaxGreyLevelsOption,
+    MaxNatsOption,
+    RunOption,
+    budget_of,
+    chosen_run,
+)
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import ParityError, UsageError
 from vae_export.extras import require
@@ -19,7 +27,7 @@ from vae_export.runs import Run
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact
-    from vae_export.parity import Certificate, Tolerance
+    from vae_export.parity import Budget, Certificate, Tolerance
 
 
 def verify(
@@ -55,6 +63,8 @@ def verify(
         float | None,
         typer.Option("--rtol", help="The same, relative to an output's largest value.", show_default=False),
     ] = None,
+    max_grey_levels: MaxGreyLevelsOption = None,
+    max_nats: MaxNatsOption = None,
     quick: Annotated[
         bool,
         typer.Option(
@@ -96,6 +106,7 @@ def verify(
     from vae_export.parity import Tolerance, read_baseline, regressions
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
+    budget = budget_of(max_grey_levels, max_nats)
     before = None if baseline is None else read_baseline(baseline)
     if checkpoint is None or (export is None and file is None):
         chosen = Run(checkpoint.parent) if checkpoint is not None and run is None else chosen_run(run)
@@ -107,7 +118,7 @@ def verify(
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
     if quick:
         _keep_thorough(place, force=force)
-    certificate = _compare(checkpoint, export, file, part, target, tolerance, quick, trust, place)
+    certificate = _compare(checkpoint, export, file, part, target, tolerance, budget, quick, trust, place)
     worse = [] if before is None else regressions(before, certificate.to_json())
     if json:
         console.result_json(certificate.to_json() | ({} if before is None else {"regressions": worse}))
@@ -141,6 +152,7 @@ def _compare(
     part: str | None,
     targets: list[str] | None,
     tolerance: Tolerance | None,
+    budget: Budget | None,
     quick: bool,
     trust: bool,
     place: Path,
@@ -159,7 +171,14 @@ def _compare(
         artifact = open_artifact(export or checkpoint.parent)
         loaded = load_checkpoint(checkpoint)
     certificate = compare(
-        artifact, loaded, targets=targets, tolerance=tolerance, thorough=not quick, trust=trust, report=console.message
+        artifact,
+        loaded,
+        targets=targets,
+        tolerance=tolerance,
+        budget=budget,
+        thorough=not quick,
+        trust=trust,
+        report=console.message,
     )
     certificate.write(place)
     write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vae_export.contract import Array, PartSpec
 from vae_export.findings import Finding
+from vae_export.precision import FULL, PrecisionName
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -24,10 +25,14 @@ class WriteOptions:
     """Attributes:
     metadata: text entries that go into the file where the format has room for them.
     opset: ONNX operator set.
+    precision: of the numbers inside; one of the format's own.
+    calibration: inputs of the part by name, for a precision that is calibrated.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     opset: int = OPSET
+    precision: PrecisionName = FULL
+    calibration: Mapping[str, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Format(Protocol):
     extra: what to put into `pip install 'vae-export[…]'` to write it.
     summary: one line for help and docs.
     is_program: a file is code that its loader executes, so that none is ever loaded from a stranger.
+    precisions: what its files can have, float32 first.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Format(Protocol):
     extra: str
     summary: str
     is_program: bool
+    precisions: tuple[PrecisionName, ...]
 
     def unavailable(self) -> str | None:
         """Why this format cannot be written on this machine, or None."""
@@ -78,7 +85,7 @@ class Format(Protocol):
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""
 
-    def lint(self, data: bytes, name: str, opset: int) -> Iterable[Finding]:
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
         """What reading the file `name` shows, before it is run."""
 
     def providers(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from vae_export.extras import missing
 from vae_export.findings import Finding
 from vae_export.formats.base import Runner, Setting, WriteOptions
 from vae_export.manifest import NOT_STATED
+from vae_export.precision import FULL, PrecisionName
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,7 @@ class Onnx:
     extra = "export"
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     is_program = False
+    precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "torch", "onnx", "onnxscript")
@@ -104,6 +106,10 @@ class Onnx:
                 got=f"{model.ByteSize():,}",
             )
         onnx.checker.check_model(model, full_check=True)
+        if options.precision != FULL:
+            from vae_export.formats.onnx_precision import converted
+
+            model = converted(model, options.precision, options.calibration)
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 
@@ -112,11 +118,18 @@ class Onnx:
 
         return available_providers()
 
-    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:
         from vae_export.formats.onnx_lint import lint
+        from vae_export.formats.onnx_precision import FOREIGN
 
         stated = opset != NOT_STATED
-        return lint(data, name, opset=opset if stated else None, ir_version=IR_VERSION if stated else None)
+        return lint(
+            data,
+            name,
+            opset=opset if stated else None,
+            ir_version=IR_VERSION if stated else None,
+            foreign=FOREIGN.get(precision, frozenset()),
+        )
 
     def settings(self, provider: str) -> tuple[Setting, ...]:
         """On the CPU every optimisation level with one thread and with two; on a GPU without TF32 and with it."""

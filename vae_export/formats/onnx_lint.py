@@ -21,7 +21,7 @@ Bodies of functions and subgraphs are read like the graph itself: what they hold
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vae_export.findings import Finding, machine_traces
@@ -45,11 +45,28 @@ _RANDOM = {
 _TRAINING = re.compile(r"(?<![a-z])(?:is_?)?train(?:ing)?(?![a-z])")
 
 
-def lint(data: bytes, name: str, *, opset: int | None, ir_version: int | None = None) -> Iterator[Finding]:
-    """Findings about the ONNX file `name`. `opset` and `ir_version` are what was asked for; None is not checked."""
+def lint(
+    data: bytes,
+    name: str,
+    *,
+    opset: int | None,
+    ir_version: int | None = None,
+    foreign: Collection[str] = (),
+) -> Iterator[Finding]:
+    """Findings about the ONNX file `name`.
+
+    Args:
+        opset, ir_version: what was asked for; None is not checked.
+        foreign: operators and operator sets that are not ONNX's own and have to be there: "com.microsoft 1".
+    """
     import onnx
 
-    model = onnx.load_from_string(data)
+    for finding in _findings(onnx.load_from_string(data), name, opset, ir_version):
+        if finding.rule != "foreign-domain" or finding.detail not in foreign:
+            yield finding
+
+
+def _findings(model: onnx.ModelProto, name: str, opset: int | None, ir_version: int | None) -> Iterator[Finding]:
     yield from _versions(model, name, opset, ir_version)
     yield from _batch(model, name)
     yield from _graph(model.graph, name, {})
@@ -126,7 +143,7 @@ def _node(node: onnx.NodeProto, where: str, scope: _Scope) -> Iterator[Finding]:
     import onnx
 
     if node.domain not in DOMAINS:
-        yield Finding("foreign-domain", "error", where, node.domain)
+        yield Finding("foreign-domain", "error", where, f"{node.domain} {node.op_type}")
     if node.op_type in _RANDOM:
         yield Finding("random-operator", "error", where, node.op_type)
     if node.op_type == "Dropout":

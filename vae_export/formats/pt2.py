@@ -13,6 +13,7 @@ from vae_export.findings import Finding
 from vae_export.formats.archive import archive_traces
 from vae_export.formats.base import Runner, Setting, WriteOptions
 from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
+from vae_export.precision import FULL, PrecisionName
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ class Pt2:
     extra = "export"
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
     is_program = True
+    precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "torch")
@@ -39,7 +41,7 @@ class Pt2:
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         import torch
 
-        program = graph.program
+        program = graph.at(options.precision).program
         # The inputs it was captured with would travel as a pickle; nobody needs them.
         program._example_inputs = None
         buffer = io.BytesIO()
@@ -50,7 +52,7 @@ class Pt2:
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
         from vae_export.graphs import draws
 

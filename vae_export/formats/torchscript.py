@@ -21,6 +21,7 @@ from vae_export.findings import Finding
 from vae_export.formats.archive import archive_traces, without_records
 from vae_export.formats.base import Runner, Setting, WriteOptions
 from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
+from vae_export.precision import FULL, PrecisionName
 
 if TYPE_CHECKING:
     from vae_export.graphs import Graph
@@ -39,6 +40,7 @@ class TorchScript:
     extra = "export"
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
     is_program = True
+    precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
         if sys.version_info >= (3, 14):
@@ -53,6 +55,7 @@ class TorchScript:
         import torch
 
         # Tracing takes random draws and all; capturing refuses them.
+        graph = graph.at(options.precision)
         _ = graph.program
         buffer = io.BytesIO()
         # check_trace would run the module twice and compare at a tolerance of its own, and the tracer warns of each
@@ -74,7 +77,7 @@ class TorchScript:
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def lint(self, data: bytes, name: str, opset: int) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
         import torch
 

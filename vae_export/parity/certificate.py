@@ -18,6 +18,7 @@ from vae_export.files import write_atomic
 from vae_export.findings import Finding
 from vae_export.formats.base import Setting
 from vae_export.parity.divergence import Divergence
+from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.evidence import Evidence
 from vae_export.parity.measure import Measure, Scale, Tolerance
 from vae_export.record import FORMAT
@@ -106,7 +107,9 @@ class Certificate:
     unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
     not_verified: files of the export that no target of this verification runs.
     environment: versions, machine, what the probes were made from.
+    drifts: what each file of lower precision costs in pixels and nats; of every file where there is a budget.
     tolerance: the user's own band, in place of the measured one; None where there was none.
+    budget: what files may cost; None where there was none.
     nats: why nats were not compared; None where they were.
     evidence: pictures of the decoder's errors by target, for the page; not in the JSON.
     """
@@ -120,7 +123,9 @@ class Certificate:
     unusable: Mapping[str, str] = field(default_factory=dict)
     not_verified: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
+    drifts: tuple[Drift, ...] = ()
     tolerance: Tolerance | None = None
+    budget: Budget | None = None
     nats: str | None = None
     evidence: Mapping[str, Evidence] = field(default_factory=dict, compare=False)
 
@@ -128,7 +133,7 @@ class Certificate:
     def passed(self) -> bool:
         """True only if something was to be compared, all of it was, and all of it passed."""
         complete = bool(self.rows) and len(self.rows) == self.planned
-        return complete and not self.failures and not self.errors
+        return complete and not self.failures and not self.errors and not self.excesses
 
     @property
     def failures(self) -> tuple[Row, ...]:
@@ -137,6 +142,15 @@ class Certificate:
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def excesses(self) -> tuple[str, ...]:
+        """A line for each way in which the budget is missed; one that nothing was held against is missed."""
+        if self.budget is None:
+            return ()
+        if not self.drifts:
+            return ("nothing was held against the budget",)
+        return tuple(line for drift in self.drifts for line in drift.excesses(self.budget))
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -159,6 +173,8 @@ class Certificate:
             )
         if self.errors:
             raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
+        if self.excesses:
+            raise ParityError("budget is missed", got="; ".join(self.excesses))
         if not self.planned:
             raise ParityError("nothing was verified", do="see the targets in `vae-export doctor`")
         raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.rows))
@@ -172,6 +188,8 @@ class Certificate:
             "files": dict(self.files),
             "environment": dict(self.environment),
             "tolerance": None if self.tolerance is None else asdict(self.tolerance),
+            "budget": None if self.budget is None else asdict(self.budget),
+            "drift": [_figures(drift.to_json()) for drift in self.drifts],
             "nats_not_compared": self.nats,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from vae_export.contract import Array
 from vae_export.graphs import Graph
+from vae_export.parity.grid import REACHES, UNIT_ROUNDOFF
 from vae_export.parity.measure import Scale
-from vae_export.parity.oracle import REACH, TURNS, UNIT_ROUNDOFF, direction
+from vae_export.parity.oracle import TURNS, direction
+from vae_export.precision import FULL
 
 if TYPE_CHECKING:
     import onnx
@@ -125,14 +127,14 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
 def _band(exact: Tensor, eager: Tensor, moved: list[Tensor]) -> float:
     if not exact.numel():
         return 0.0
-    sensitivity = max(float((other - exact).abs().max()) for other in moved) / REACH
+    sensitivity = max(float((other - exact).abs().max()) for other in moved) / REACHES[FULL]
     return Scale(float((eager - exact).abs().max()), sensitivity, float(exact.abs().max())).band()
 
 
 class _Recorder(torch.fx.Interpreter):
     """Runs a graph module in a precision and keeps what each operator gave.
 
-    With a `turn`, each weight and input is moved at random by up to `REACH` float32 roundings (see `Oracle.perturbed`).
+    With a `turn`, each weight and input is moved at random by as many roundings as `Oracle.perturbed` does.
     """
 
     def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, turn: int | None) -> None:

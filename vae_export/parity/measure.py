@@ -14,11 +14,11 @@ import numpy as np
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.grey import GreyLevels, compare
-from vae_export.parity.oracle import REACH, UNIT_ROUNDOFF
+from vae_export.parity.grid import REACHES, UNIT_ROUNDOFF, ulp
+from vae_export.precision import FULL, PrecisionName
 
-#: How many times further from the truth than PyTorch's own rounding a file may be. Two float32 implementations that
-#: sum in different orders differ by a small factor either way; a wrong weight, layer or dtype by thousands.
-FACTOR = REACH
+#: How many units in its last place a number at the bound of its range may be beyond it.
+FACTOR = REACHES[FULL]
 #: NVIDIA's TF32 keeps 10 bits of each factor: one rounding of it is 2^-11.
 TF32_ROUNDOFF = 2.0**-11
 #: Characters of a runtime's own message that a row keeps.
@@ -43,28 +43,30 @@ class Scale:
     """How much rounding one output of one probe has to live with.
 
     Attributes:
-        eager_error: PyTorch's own largest error against float64, over all batches of the probe.
+        eager_error: PyTorch's own largest error against float64 in the precision, over all batches of the probe.
         sensitivity: of the output to one rounding of each weight and input (see `oracle`).
         magnitude: the largest absolute value of the output.
         tolerance: the user's band, if there is one.
+        precision: of the file.
     """
 
     eager_error: float
     sensitivity: float
     magnitude: float
     tolerance: Tolerance | None = None
+    precision: PrecisionName = FULL
 
     @property
     def rounding(self) -> float:
         """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
-        return max(self.eager_error, self.sensitivity, float(np.spacing(np.float32(self.magnitude))))
+        return max(self.eager_error, self.sensitivity, ulp(self.magnitude, self.precision))
 
     def band(self, *, tf32: bool = False) -> float:
         """The largest error that a file may have."""
         if self.tolerance is not None:
             return self.tolerance.atol + self.tolerance.rtol * self.magnitude
         coarser = self.sensitivity * TF32_ROUNDOFF / UNIT_ROUNDOFF if tf32 else 0.0
-        return FACTOR * max(self.rounding, coarser)
+        return REACHES[self.precision] * max(self.rounding, coarser)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,11 @@ from vae_export.formats.base import Runner, Setting
 from vae_export.graphs import Graph
 from vae_export.likelihood import Likelihood
 from vae_export.parity.certificate import Row
+from vae_export.parity.grid import REACHES, ulp
+from vae_export.parity.lowered import Evaluate
 from vae_export.parity.measure import Measure, Scale, Tolerance, failure, figures
-from vae_export.parity.oracle import REACH, TURNS, Oracle, direction, evaluate
+from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
+from vae_export.precision import FULL, PrecisionName
 
 #: Noises for each image.
 SAMPLES = 8
@@ -58,32 +61,53 @@ class MetricParity:
             lambda image: encoder_oracle.exact({"image": image}),
             lambda latent: decoder_oracle.exact({"latent": latent}),
         )
-        moved = [
-            self._through(
-                lambda image, turn=turn: encoder_oracle.perturbed({"image": image}, turn),  # type: ignore[misc]
-                lambda latent, turn=turn: _rounded(decoder_oracle.perturbed({"latent": latent}, turn), turn),  # type: ignore[misc]
-            )
-            for turn in range(TURNS)
-        ]
-        self._scales = {
-            name: Scale(
-                eager_error=float(np.abs(self._eager[name] - exact).max()),
-                sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved) / REACH,
-                magnitude=float(np.abs(exact).max()),
-                tolerance=tolerance,
-            )
-            for name, exact in self._exact.items()
-        }
+        self._encoder_oracle, self._decoder_oracle = encoder_oracle, decoder_oracle
+        self._tolerance = tolerance
+        self._scales: dict[PrecisionName, dict[str, Scale]] = {}
 
-    def rows(self, target: str, setting: Setting, encoder: Runner, decoder: Runner) -> Iterator[Row]:
+    def scales(self, precision: PrecisionName, own: Mapping[Part, Evaluate]) -> dict[str, Scale]:
+        """How much rounding each metric has to live with in a precision; `own` is PyTorch in it."""
+        if precision not in self._scales:
+            lossy = (
+                self._eager
+                if precision == FULL
+                else self._through(
+                    lambda image: own["encoder"]({"image": image}), lambda latent: own["decoder"]({"latent": latent})
+                )
+            )
+            moved = [self._moved(turn, precision) for turn in range(TURNS)]
+            self._scales[precision] = {
+                name: Scale(
+                    eager_error=float(np.abs(lossy[name] - exact).max()),
+                    sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved)
+                    / REACHES[precision],
+                    magnitude=float(np.abs(exact).max()),
+                    tolerance=self._tolerance,
+                    precision=precision,
+                )
+                for name, exact in self._exact.items()
+            }
+        return self._scales[precision]
+
+    def _moved(self, turn: int, precision: PrecisionName) -> dict[str, Array]:
+        return self._through(
+            lambda image: self._encoder_oracle.perturbed({"image": image}, turn, precision),
+            lambda latent: _rounded(
+                self._decoder_oracle.perturbed({"latent": latent}, turn, precision), turn, precision
+            ),
+        )
+
+    def rows(
+        self, target: str, setting: Setting, encoder: Runner, decoder: Runner, scales: Mapping[str, Scale]
+    ) -> Iterator[Row]:
         """One row for each metric, through the files of one target."""
         fault, values = None, {}
         try:
-            values = self._through(lambda image: encoder({"image": image}), lambda latent: decoder({"latent": latent}))
+            values = self.through(encoder, decoder)
         except Exception as error:
             fault = failure(error)
         for name in NAMES:
-            scale = self._scales[name]
+            scale = scales[name]
             if fault is not None:
                 result = Measure(fault=fault)
             elif not np.isfinite(values[name]).all():
@@ -91,6 +115,15 @@ class MetricParity:
             else:
                 result = figures(values[name], self._eager[name], self._exact[name], scale.magnitude)
             yield Row(METRIC, target, setting, "data", len(self._images), name, result, scale)
+
+    def through(self, encoder: Runner, decoder: Runner) -> dict[str, Array]:
+        """Nats per image by name, float64 (M,), through two files."""
+        return self._through(lambda image: encoder({"image": image}), lambda latent: decoder({"latent": latent}))
+
+    def difference(self, encoder: Runner, decoder: Runner) -> Array:
+        """Of the -ELBO of each image, float64 (M,): through two files less through PyTorch's float64."""
+        found: Array = self.through(encoder, decoder)[NAMES[0]] - self._exact[NAMES[0]]
+        return found
 
     def _through(self, encode: Stage, decode: Stage) -> dict[str, Array]:
         """Nats per image by name, float64 (M,)."""
@@ -103,16 +136,16 @@ class MetricParity:
         return nats(self._contract, self._images, mean, logvar, self._noise, decoded, *rest)
 
 
-def _rounded(outputs: Mapping[str, Array], turn: int) -> dict[str, Array]:
-    """The outputs with each value moved at random by up to `REACH` ULPs of its output's largest.
+def _rounded(outputs: Mapping[str, Array], turn: int, precision: PrecisionName) -> dict[str, Array]:
+    """The outputs with each value moved at random by up to `REACHES` ULPs of its output's largest.
 
     That is the last bit that parity asks of a pixel (see `Scale.rounding`). Weights that move do not show what it does
     here: near 0 and 1 the logarithm magnifies it a million times.
     """
-    seed, reach = direction(turn)
+    seed, reach = direction(turn, precision)
     rng = np.random.default_rng(seed)
     return {
-        name: output + rng.uniform(-1, 1, output.shape) * reach * np.spacing(np.float32(np.abs(output).max()))
+        name: output + rng.uniform(-1, 1, output.shape) * reach * ulp(float(np.abs(output).max()), precision)
         for name, output in outputs.items()
     }
 

@@ -16,14 +16,16 @@ The images are in the contract's range. Where a source has no encoder or no deco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vae_export.contract import Array, Part, PartSpec
+from vae_export.errors import ModelError
 from vae_export.graphs import Graph, Source
 from vae_export.parity.oracle import evaluate
+from vae_export.precision import CALIBRATED, PrecisionName
 
 #: Six standard deviations: one prior draw in 500 million lies further out.
 FAR = 6.0
@@ -31,6 +33,8 @@ FAR = 6.0
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
 #: Powers of two between the largest probe and PyTorch's overflow: another order of summation may overflow earlier.
 _HEADROOM = 8
+#: Rows of each ordinary probe that calibrate, and images without which they would say little.
+CALIBRATION_ROWS, FEWEST_IMAGES = 64, 16
 _SEED = 1312_6114  # the paper's arXiv number; any fixed seed does
 
 
@@ -100,6 +104,42 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
         Probe("smallest", lowest, tiny, tiny),
         Probe("largest", highest, _largest(graphs, signs), far),
     )
+
+
+#: Probes that look like what an application gives: ranges of activations are found with them.
+ORDINARY = ("prior", "posterior", "data", "interpolation")
+
+
+def within(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
+    """The probes that numbers of a precision can hold: `largest` is made for float32's range.
+
+    bf16 has the same; float16 ends at 65,504, and integers at the range that they were scaled for. What was calibrated
+    clips whatever calibration did not see.
+    """
+    beyond = set() if precision in ("fp32", "bf16") else {"largest"}
+    if precision in CALIBRATED:
+        beyond |= {"six-sigma"}
+    return tuple(probe for probe in probes if probe.name not in beyond)
+
+
+def calibration(source: Source, graphs: Mapping[Part, Graph], spec: PartSpec) -> dict[str, Array]:
+    """Inputs of a part by name, as an application would have them: all ordinary probes, one behind the other.
+
+    Raises `ModelError` where there are too few images to say what images are like.
+    """
+    images = 0 if source.images is None else len(source.images)
+    if "encoder" in graphs and images < FEWEST_IMAGES:
+        raise ModelError(
+            "too few images to calibrate with",
+            where=spec.part,
+            expected=f"{FEWEST_IMAGES} at least",
+            got=images,
+            do="give the source real images, or take int8, which needs none",
+        )
+    probes = make_probes(source, graphs, CALIBRATION_ROWS)
+    found = [probe.inputs(spec, CALIBRATION_ROWS) for probe in probes if probe.name in ORDINARY]
+    given = [inputs for inputs in found if inputs is not None]
+    return {tensor.name: np.concatenate([inputs[tensor.name] for inputs in given]) for tensor in spec.inputs}
 
 
 def _images(source: Source, count: int, rng: np.random.Generator) -> Array:

@@ -10,9 +10,12 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import ModelError
 from vae_export.graphs import Graph
+from vae_export.parity.grid import REACHES
+from vae_export.parity.lowered import Evaluate
 from vae_export.parity.measure import Scale, Tolerance, excess
-from vae_export.parity.oracle import REACH, TURNS, Oracle, evaluate
+from vae_export.parity.oracle import TURNS, Oracle, evaluate
 from vae_export.parity.probes import Probe
+from vae_export.precision import FULL, PrecisionName
 
 #: One alone (a baked batch shows), two and three and seven (odd rests of vector registers), a round one, and one just
 #: past the blocks that engines tile by.
@@ -45,8 +48,14 @@ def references(
     probes: Sequence[Probe],
     tolerance: Tolerance | None,
     batches: Sequence[int],
+    precision: PrecisionName = FULL,
+    own: Evaluate | None = None,
 ) -> list[Reference]:
     """Every probe that this part can be given, at every batch size.
+
+    Args:
+        precision: of the file that is to be measured.
+        own: PyTorch in that precision (see `lowered`), where it is not float32.
 
     Raises `ModelError` where PyTorch itself overflows, or leaves the contract's range.
     """
@@ -56,19 +65,23 @@ def references(
     eager = {
         name: {batch: evaluate(graph, _first(inputs, batch)) for batch in batches} for name, inputs in cases.items()
     }
+    lossy = eager  # what PyTorch loses in the file's own precision
+    if own is not None:
+        lossy = {name: {batch: own(_first(inputs, batch)) for batch in batches} for name, inputs in cases.items()}
     for name in cases:
-        for outputs in (exact[name], *eager[name].values()):
+        for outputs in (exact[name], *eager[name].values(), *lossy[name].values()):
             _refuse_not_finite(graph, name, outputs)
         for outputs in (exact[name], *eager[name].values()):
             _refuse_out_of_range(graph, name, outputs)
-    moves = _moves(oracle, cases, exact)
+    moves = _moves(oracle, cases, exact, precision)
     scales = {
         name: {
             output: Scale(
-                eager_error=max(_distance(eager[name][batch][output], truth[:batch]) for batch in batches),
-                sensitivity=moves[name][output] / REACH,
+                eager_error=max(_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                sensitivity=moves[name][output] / REACHES[precision],
                 magnitude=float(np.abs(truth).max()),
                 tolerance=tolerance,
+                precision=precision,
             )
             for output, truth in outputs.items()
         }
@@ -82,7 +95,10 @@ def references(
 
 
 def _moves(
-    oracle: Oracle, cases: Mapping[str, Mapping[str, Array]], exact: Mapping[str, Mapping[str, Array]]
+    oracle: Oracle,
+    cases: Mapping[str, Mapping[str, Array]],
+    exact: Mapping[str, Mapping[str, Array]],
+    precision: PrecisionName,
 ) -> dict[str, dict[str, float]]:
     """How far each output of each probe moves with the weights and inputs, at most.
 
@@ -91,7 +107,7 @@ def _moves(
     moves = {name: dict.fromkeys(outputs, 0.0) for name, outputs in exact.items()}
     for turn in range(TURNS):
         for name, inputs in cases.items():
-            for output, moved in oracle.perturbed(inputs, turn).items():
+            for output, moved in oracle.perturbed(inputs, turn, precision).items():
                 moves[name][output] = max(moves[name][output], _distance(moved, exact[name][output]))
     return moves
 

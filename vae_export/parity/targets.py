@@ -1,5 +1,7 @@
 """Which targets there are, by name: `format/provider`, with `+tf32` behind one that lets a GPU use TF32.
 
+A file that is not float32 has its precision behind the format: `onnx+int8/CPUExecutionProvider`.
+
 TF32 rounds the factors of products to 10 bits. For CUDA it is an option of ONNX Runtime and PyTorch; TensorRT uses it
 unless `NVIDIA_TF32_OVERRIDE=0` was set before the process began, which switches it off everywhere.
 """
@@ -9,13 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.formats.base import Setting
+from vae_export.manifest import FileEntry
+from vae_export.precision import FULL, PrecisionName
 from vae_export.runtime.session import CUDA, TENSORRT
 
 _TF32 = "+tf32"
+#: A format and a precision.
+Kind: TypeAlias = tuple[str, PrecisionName]
 #: What runs on a GPU that has TF32: two providers of ONNX Runtime, one device of PyTorch.
 _NVIDIA = (CUDA, TENSORRT, "cuda")
 
@@ -26,14 +33,21 @@ class Target:
     format: of the files that run on it.
     provider: what runs them.
     tf32: whether products are rounded.
+    precision: of those files.
     """
 
     format: str
     provider: str
     tf32: bool = False
+    precision: PrecisionName = FULL
 
     def __str__(self) -> str:
-        return f"{self.format}/{self.provider}{_TF32 if self.tf32 else ''}"
+        precision = "" if self.precision == FULL else f"+{self.precision}"
+        return f"{self.format}{precision}/{self.provider}{_TF32 if self.tf32 else ''}"
+
+    def runs(self, entry: FileEntry) -> bool:
+        """Whether a file is one of those that run on it."""
+        return (entry.format, entry.precision) == (self.format, self.precision)
 
     def settings(self, *, thorough: bool) -> tuple[Setting, ...]:
         """Every way of opening a file that is tried; the first is the plain one.
@@ -59,24 +73,31 @@ class Target:
             raise TargetError("TensorRT uses TF32", where=self, do="set NVIDIA_TF32_OVERRIDE=0 before the command")
 
 
-def parse(name: str, formats: Iterable[str]) -> Target:
-    """Read a target's name; raises `UsageError` unless a file of `formats` can have it."""
-    format, slash, provider = name.partition("/")
+def parse(name: str, kinds: Iterable[Kind]) -> Target:
+    """Read a target's name; raises `UsageError` unless a file of these formats and precisions can have it."""
+    written, slash, provider = name.partition("/")
+    format, _, precision = written.partition("+")
     tf32 = provider.endswith(_TF32)
-    target = Target(format, provider.removesuffix(_TF32), tf32)
-    if format not in formats or not slash or not target.provider or (tf32 and not target.is_gpu):
+    kind = next((kind for kind in kinds if kind == (format, precision or FULL)), None)
+    target = None if kind is None else Target(format, provider.removesuffix(_TF32), tf32, kind[1])
+    if target is None or not slash or not target.provider or (tf32 and not target.is_gpu):
         do = "targets are written format/provider, such as onnx/CPUExecutionProvider"
-        raise UsageError("no file for this target", where=name, expected=" | ".join(formats), do=do)
+        expected = " | ".join(str(Target(*kind[:1], "…", precision=kind[1])) for kind in kinds)
+        raise UsageError("no file for this target", where=name, expected=expected, do=do)
     return target
 
 
-def choose(formats: Sequence[str], asked: Sequence[str] | None) -> list[Target]:
+def choose(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
     """The targets that were asked for, or all that this machine lists."""
-    if unknown := [format for format in formats if format not in FORMATS]:
+    if unknown := [format for format, _ in kinds if format not in FORMATS]:
         raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
     if asked is not None:
-        return [parse(name, formats) for name in dict.fromkeys(asked)]
-    plain = [Target(format, provider) for format in formats for provider in FORMATS[format].providers()]
+        return [parse(name, kinds) for name in dict.fromkeys(asked)]
+    plain = [
+        Target(format, provider, precision=precision)
+        for format, precision in kinds
+        for provider in FORMATS[format].providers()
+    ]
     return [
         variant for target in plain for variant in ([target, replace(target, tf32=True)] if target.is_gpu else [target])
     ]

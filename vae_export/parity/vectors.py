@@ -16,37 +16,52 @@ from vae_export.golden import DTYPE, FEWEST_ROWS, FOLDER, MOST_ROWS, GoldenArray
 from vae_export.graphs import Graph, Source
 from vae_export.grey import LEVELS, levels
 from vae_export.noise import sample
+from vae_export.parity.lowered import lowered
 from vae_export.parity.oracle import Oracle, evaluate
-from vae_export.parity.probes import FAR, Probe
+from vae_export.parity.probes import FAR, Probe, calibration
 from vae_export.parity.reference import references
+from vae_export.precision import CALIBRATED, FULL, PrecisionName
 
 #: A golden array is no larger than this, down to two rows: sixteen colour images of 512 x 512 would be 50 MB.
 _LARGEST = 1 << 20
 _LATENT_SEED, _NOISE_SEED = 0, 1
 
 
-def golden_vectors(source: Source, parts: Sequence[Part]) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
-    """The golden vectors of these parts, and the files that hold them by name."""
+def golden_vectors(
+    source: Source, parts: Sequence[Part], precisions: Sequence[PrecisionName] = (FULL,)
+) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
+    """The golden vectors of these parts, with a band for each precision, and the files that hold them by name."""
     graphs = {part: source.graph(part) for part in source.parts}
     probe = _probe(source, graphs)
     files: dict[str, bytes] = {}
 
-    def stored(tensor: str, name: str, array: Array, band: float | None = None) -> GoldenArray:
+    def stored(
+        tensor: str, name: str, array: Array, band: float | None = None, bands: Mapping[str, float] | None = None
+    ) -> GoldenArray:
         data = np.ascontiguousarray(array, DTYPE).tobytes()
         files[f"{FOLDER}/{name}.f32"] = data
-        return GoldenArray(tensor, f"{FOLDER}/{name}.f32", array.shape, sha256(data), band)
+        return GoldenArray(tensor, f"{FOLDER}/{name}.f32", array.shape, sha256(data), band, bands or {})
 
     golden = []
     for part in parts:
         rows = max(len(array) for array in (probe.image, probe.latent, probe.noise) if array is not None)
         # The last batch is all rows; one row alone counts as well, for PyTorch takes another kernel there.
-        reference = references(graphs[part], Oracle(graphs[part]), [probe], None, (1, rows))[-1]
+        oracle = Oracle(graphs[part])
+        reference = references(graphs[part], oracle, [probe], None, (1, rows))[-1]
+        bands: dict[str, dict[str, float]] = {name: {} for name in reference.exact}
+        for precision in dict.fromkeys(precisions):
+            if precision != FULL:
+                inputs = calibration(source, graphs, graphs[part].spec) if precision in CALIBRATED else None
+                own = lowered(graphs[part], precision, inputs)
+                lossy = references(graphs[part], oracle, [probe], None, (1, rows), precision, own)[-1]
+                for name, scale in lossy.scales.items():
+                    bands[name][precision] = scale.band()
         golden.append(
             GoldenPart(
                 part,
                 tuple(stored(name, name, array) for name, array in reference.inputs.items()),
                 tuple(
-                    stored(name, f"{part}.{name}", array, reference.scales[name].band())
+                    stored(name, f"{part}.{name}", array, reference.scales[name].band(), bands[name])
                     for name, array in reference.exact.items()
                 ),
             )

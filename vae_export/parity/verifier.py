@@ -14,23 +14,30 @@ from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
 from vae_export.manifest import FileEntry
+from vae_export.noise import sample
 from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.divergence import Divergence, first_divergence
+from vae_export.parity.drift import SAMPLES, Budget, Drift, Samples, nats, pixels
 from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
+from vae_export.parity.lowered import Evaluate, lowered
 from vae_export.parity.measure import Measure, Tolerance, failure, measure
 from vae_export.parity.metric import NAMES, MetricParity
 from vae_export.parity.oracle import Oracle, evaluate
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
-from vae_export.parity.probes import make_probes
+from vae_export.parity.probes import calibration, make_probes, within
 from vae_export.parity.reference import BATCHES, FEW_BATCHES, Reference, references
 from vae_export.parity.targets import Target, choose
+from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.threads import fastest_threads
 
 Report = Callable[[str], None]
 #: The probe and batch that determinism, placement and nats are looked at with.
 _USUAL = ("data", 64)
+_SAMPLES_SEED = 2
+#: The parts that an image goes through.
+BOTH: tuple[Part, ...] = ("encoder", "decoder")
 
 
 def verify(
@@ -39,6 +46,7 @@ def verify(
     *,
     targets: Sequence[str] | None = None,
     tolerance: Tolerance | None = None,
+    budget: Budget | None = None,
     thorough: bool = True,
     trust: bool = False,
     report: Report = lambda _line: None,
@@ -50,6 +58,7 @@ def verify(
         source: the checkpoint, or the encoder, decoder and contract, that were exported.
         targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
         tolerance: the user's band in place of the measured one.
+        budget: what of pixels and nats the files may cost.
         thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the extreme
             levels on one thread.
         trust: load TorchScript and `.pt2` files, which are programs, although they were not made from this source.
@@ -66,18 +75,19 @@ def verify(
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    formats = sorted({entry.format for entry in artifact.manifest.files})
-    chosen = choose(formats, targets)
+    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.files})
+    chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
-        verification = _Verification(artifact, source, graphs, tolerance, thorough)
+        verification = _Verification(artifact, source, graphs, tolerance, budget, thorough)
         for entry in artifact.manifest.files:
-            of_file = [target for target in chosen if target.format == entry.format]
+            of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
                 report(f"verifying {entry.name}")
                 verification.file(entry, of_file, targets is not None)
         verification.metrics()
+        verification.drift()
         return verification.certificate(threads)
 
 
@@ -90,14 +100,18 @@ class _Verification:
         source: Source,
         graphs: Mapping[Part, Graph],
         tolerance: Tolerance | None,
+        budget: Budget | None,
         thorough: bool,
     ) -> None:
         self._artifact, self._source, self._graphs, self._tolerance = artifact, source, graphs, tolerance
-        self._thorough = thorough
+        self._thorough, self._budget = thorough, budget
+        self._metric: MetricParity | None = None
+        self._drifts: list[Drift] = []
         self._batches = BATCHES if thorough else FEW_BATCHES
         self._probes = make_probes(source, graphs, max(self._batches))
         self._oracles = {part: Oracle(graph) for part, graph in graphs.items()}
-        self._references: dict[Part, list[Reference]] = {}
+        self._references: dict[tuple[Part, PrecisionName], list[Reference]] = {}
+        self._own: dict[tuple[Part, PrecisionName], Evaluate] = {}
         self._runners: dict[tuple[Target, Part], Runner] = {}
         self._evidence: dict[str, Evidence] = {}
         self._divergences: dict[str, Divergence] = {}
@@ -116,7 +130,7 @@ class _Verification:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._graphs))
         format, spec = FORMATS[entry.format], self._graphs[entry.part].spec
         self._findings += _findings(entry, data, self._artifact.manifest.opset)
-        cases = self._cases(entry.part)
+        cases = self._cases(entry.part, entry.precision)
         for target in targets:
             settings = target.settings(thorough=self._thorough)
             try:
@@ -147,10 +161,41 @@ class _Verification:
             self._nats = "no target ran both an encoder and a decoder"
             return
         parity = MetricParity(self._source.contract, self._graphs, self._oracles, images[: _USUAL[1]], self._tolerance)
+        self._metric = parity
         for target in both:
             self._planned += len(NAMES)
-            runners = self._runners[target, "encoder"], self._runners[target, "decoder"]
-            self._rows += parity.rows(str(target), target.settings(thorough=False)[0], *runners)
+            encoder, decoder = self._runners[target, "encoder"], self._runners[target, "decoder"]
+            scales = parity.scales(target.precision, {part: self._pytorch(part, target.precision) for part in BOTH})
+            setting = target.settings(thorough=False)[0]
+            self._rows += parity.rows(str(target), setting, encoder, decoder, scales)
+
+    def drift(self) -> None:
+        """What each target's decoder costs, in units that a person cares about."""
+        samples: Samples | None = None
+        for (target, part), decoder in self._runners.items():
+            if part != "decoder" or (target.precision == FULL and self._budget is None):
+                continue
+            image = self._graphs[part].spec.outputs[0]
+            try:
+                found = pixels(decoder, image, self._cases(part, target.precision))
+                encoder = self._runners.get((target, "encoder"))
+                if encoder is not None and self._metric is not None:
+                    found |= nats(self._metric.difference(encoder, decoder))
+                if "encoder" in self._graphs:
+                    samples = samples or self._samples()
+                    found |= {"frechet": samples.distance(decoder), "frechet_of_samples": samples.of_samples}
+            except Exception as error:  # a decoder that cannot run has failed its rows; the budget is missed as well
+                self._findings.append(Finding("no-drift", "warning", str(target), failure(error)))
+                found = {}
+            self._drifts.append(Drift(str(target), **found))
+
+    def _samples(self) -> Samples:
+        latents = sample((2 * SAMPLES, *self._source.contract.latent_shape), _SAMPLES_SEED)
+        return Samples(
+            latents,
+            lambda latent: self._oracles["decoder"].exact({"latent": latent})["image"],
+            lambda image: self._oracles["encoder"].exact({"image": image})["mean"],
+        )
 
     def certificate(self, threads: int) -> Certificate:
         return Certificate(
@@ -163,18 +208,34 @@ class _Verification:
             unusable=self._unusable,
             not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
             environment=environment(self._source, threads) | {"thorough": self._thorough},
+            drifts=tuple(self._drifts),
             tolerance=self._tolerance,
+            budget=self._budget,
             nats=self._nats,
             evidence=self._evidence,
         )
 
-    def _cases(self, part: Part) -> list[Reference]:
+    def _cases(self, part: Part, precision: PrecisionName) -> list[Reference]:
         """Computed once, whatever the number of formats and targets."""
-        if part not in self._references:
-            self._references[part] = references(
-                self._graphs[part], self._oracles[part], self._probes, self._tolerance, self._batches
+        if (part, precision) not in self._references:
+            self._references[part, precision] = references(
+                self._graphs[part],
+                self._oracles[part],
+                within(self._probes, precision),
+                self._tolerance,
+                self._batches,
+                precision,
+                self._pytorch(part, precision),
             )
-        return self._references[part]
+        return self._references[part, precision]
+
+    def _pytorch(self, part: Part, precision: PrecisionName) -> Evaluate:
+        """A part in PyTorch, with the numbers of a precision."""
+        if (part, precision) not in self._own:
+            graph = self._graphs[part]
+            inputs = calibration(self._source, self._graphs, graph.spec) if precision in CALIBRATED else None
+            self._own[part, precision] = lowered(graph, precision, inputs)
+        return self._own[part, precision]
 
     def _measured(
         self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Reference]
@@ -207,8 +268,8 @@ class _Verification:
         """What is looked at once for a target, with its plain setting: the same bits again, and where nodes ran."""
         self._runners[target, entry.part] = runner
         spec = self._graphs[entry.part].spec
-        case = next((case for case in self._cases(entry.part) if (case.probe, case.batch) == _USUAL), None)
-        case = case or self._cases(entry.part)[0]
+        cases = self._cases(entry.part, entry.precision)
+        case = next((case for case in cases if (case.probe, case.batch) == _USUAL), cases[0])
         fresh = FORMATS[entry.format].open(data, spec, target.provider, setting)
         (first, fault), (again, _), (other, _) = (
             _run(session, case.inputs, spec) for session in (runner, runner, fresh)
@@ -228,11 +289,11 @@ class _Verification:
             ),
             None,
         )
-        if failed is None or entry.format != "onnx":
+        # A file of another precision has other nodes than the program, between which nothing is to be compared.
+        if failed is None or entry.format != "onnx" or entry.precision != FULL:
             return
-        case = next(
-            case for case in self._cases(entry.part) if (case.probe, case.batch) == (failed.probe, failed.batch)
-        )
+        cases = self._cases(entry.part, entry.precision)
+        case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
         try:
             found = first_divergence(data, self._graphs[entry.part], case.inputs)
         except Exception as error:  # a file too broken to be run node by node; its rows say what is wrong with it
@@ -260,7 +321,7 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
 def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:
     """What reading the file shows; raises `ModelError` for one that is damaged or of another format."""
     try:
-        return list(FORMATS[entry.format].lint(data, entry.name, opset))
+        return list(FORMATS[entry.format].lint(data, entry.name, opset, entry.precision))
     except VaeExportError:
         raise
     except Exception as error:  # every reader raises its own

@@ -14,6 +14,7 @@ from vae_export.bundle import open_bundle
 from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.manifest import Manifest
+from vae_export.precision import FULL, PrecisionName
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import CPU, Session
 
@@ -33,12 +34,19 @@ class Model:
     """
 
     def __init__(
-        self, package: Package, *, provider: str = CPU, threads: int | None = None, batch_size: int | None = None
+        self,
+        package: Package,
+        *,
+        precision: PrecisionName | None = None,
+        provider: str = CPU,
+        threads: int | None = None,
+        batch_size: int | None = None,
     ) -> None:
         for name, value in (("threads", threads), ("batch_size", batch_size)):
             if value is not None and (type(value) is not int or value < 1):
                 raise UsageError(f"bad {name}", expected="an integer from 1 up", got=value)
         self._package = package
+        self._precision = _precision(package.manifest, precision)
         self._provider = provider
         self._threads = threads
         self._batch_size = batch_size
@@ -105,7 +113,7 @@ class Model:
 
     def self_test(self) -> SelfTest:
         """Run the golden vectors through every ONNX file: does this machine compute the right pixels?"""
-        return self_test(self._package, self.run)
+        return self_test(self._package, self.run, self._precision)
 
     def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
         """One part as it is: its inputs by name → its outputs by name."""
@@ -148,17 +156,37 @@ class Model:
     def _session(self, part: Part) -> Session:
         with self._opening:
             if part not in self._sessions:
-                data = self._package.read(self.manifest.entry(part))
+                data = self._package.read(self.manifest.entry(part, precision=self._precision))
                 spec = self.contract.spec(part)
                 self._sessions[part] = Session(data, spec, provider=self._provider, threads=self._threads)
             return self._sessions[part]
 
 
-def load(path: str | Path, *, provider: str = CPU, threads: int | None = None, batch_size: int | None = None) -> Model:
+def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
+    """The precision of the ONNX files to run: float32 where there are such files, the only one where not."""
+    have = dict.fromkeys(entry.precision for entry in manifest.files if entry.format == "onnx")
+    if asked is not None and asked not in have:
+        raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
+    if asked is None and have and FULL not in have and len(have) > 1:
+        raise UsageError("which precision?", expected=" | ".join(have), do="name one: precision=…")
+    if asked is not None:
+        return asked
+    return FULL if FULL in have or not have else next(iter(have))
+
+
+def load(
+    path: str | Path,
+    *,
+    precision: PrecisionName | None = None,
+    provider: str = CPU,
+    threads: int | None = None,
+    batch_size: int | None = None,
+) -> Model:
     """Open a bundle or an export folder for running.
 
     Args:
         path: a bundle such as mnist.zip, or the folder of `export`, with its manifest.json.
+        precision: of the files, such as "int8"; None takes float32, or what there is.
         provider: an ONNX Runtime provider; used, or refused with `TargetError`, never replaced in silence.
         threads: within an operator; None lets ONNX Runtime choose.
         batch_size: rows that go through a network at a time; None chooses by their size.
@@ -166,7 +194,7 @@ def load(path: str | Path, *, provider: str = CPU, threads: int | None = None, b
     Raises:
         ModelError, IntegrityError: nothing that can be read lies there, or a file is not the one that was packed.
     """
-    return Model(open_package(path), provider=provider, threads=threads, batch_size=batch_size)
+    return Model(open_package(path), precision=precision, provider=provider, threads=threads, batch_size=batch_size)
 
 
 def open_package(path: str | Path) -> Package:

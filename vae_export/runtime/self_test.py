@@ -9,6 +9,7 @@ from vae_export.artifact import Package
 from vae_export.contract import Array
 from vae_export.errors import ModelError, ParityError
 from vae_export.golden import Judgement, judge
+from vae_export.precision import FULL, PrecisionName
 
 Run = Callable[..., dict[str, Array]]
 
@@ -45,17 +46,18 @@ class SelfTest:
         )
 
 
-def self_test(package: Package, run: Run) -> SelfTest:
+def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> SelfTest:
     """Run the golden inputs of every part that has an ONNX file; raises `ModelError` for an export without any."""
     manifest = package.manifest
     if not manifest.golden:
         raise ModelError("export has no golden vectors", do="export again")
     judgements = []
     for golden in manifest.golden:
-        if not any((entry.part, entry.format) == (golden.part, "onnx") for entry in manifest.files):
+        kind = golden.part, "onnx", precision
+        if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
             continue
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
         for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
             exact = expected.array(package.read(expected))
-            judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact))
+            judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact, precision))
     return SelfTest(tuple(judgements))
