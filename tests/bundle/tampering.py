@@ -225,7 +225,7 @@ def changed_manifest(data: bytes, rng: random.Random) -> Tampered:
 
 
 def certificate_of_another(data: bytes, rng: random.Random) -> Tampered:
-    """A certificate that failed, or one of other files."""
+    """A certificate that failed, or one of other files, or of more of them."""
     files = _files(data)
     document = json.loads(files[CERTIFICATE])
     if rng.random() < 0.5:
