@@ -13,6 +13,7 @@ process that started it, however that ends. When it is gone Ray ends its workers
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,6 @@ from multiprocessing.connection import Connection
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any
-
-import numpy as np
 
 from vae_export.contract import Array
 from vae_export.engines.cluster import connect, cores
@@ -31,6 +30,8 @@ from vae_export.engines.worker import Tries, Worker
 from vae_export.errors import MachineError, TargetError, VaeExportError
 from vae_export.runtime.session import CPU
 
+#: What a socket says when nobody is at its other end.
+_ALONE = (BrokenPipeError, ConnectionResetError, EOFError)
 #: Seconds without a result after which the machines are counted.
 _LOOK = 5.0
 
@@ -164,7 +165,7 @@ def _in_order(rows: Iterator[dict[str, Array]], pieces: Sequence[Piece]) -> Iter
                 raise error
             if (expected := next(wanted, None)) is None or expected.index != index:
                 raise MachineError("Ray lost the order of the pieces", expected=expected, got=int(index))
-            yield {name: np.ascontiguousarray(array[number]) for name, array in block.items()}
+            yield {name: array[number] for name, array in block.items()}
     if (missing := next(wanted, None)) is not None:
         raise MachineError("Ray lost a piece", expected=missing)
 
@@ -172,14 +173,15 @@ def _in_order(rows: Iterator[dict[str, Array]], pieces: Sequence[Piece]) -> Iter
 def main(handle: int) -> None:
     """Compute the order that comes through a socket, of which this is the file descriptor."""
     asker = Connection(handle)
-    order: Order = asker.recv()
-    Thread(target=_end_with, args=(handle,), daemon=True).start()
-    try:
-        compute(order, asker.send)
-    except OSError:
-        pass  # nobody listens any more
-    except Exception as error:  # our bug: the process that asked says so
-        asker.send(Failed(VaeExportError.exit_code, f"internal error: {type(error).__name__}: {error}"))
+    with contextlib.suppress(*_ALONE):
+        try:
+            order: Order = asker.recv()
+            Thread(target=_end_with, args=(handle,), daemon=True).start()
+            compute(order, asker.send)
+        except _ALONE:
+            raise
+        except Exception as error:  # our bug: the process that asked says so
+            asker.send(Failed(VaeExportError.exit_code, f"internal error: {type(error).__name__}: {error}"))
     os._exit(0)  # and no `finally` of any thread runs: see above
 
 
