@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +19,18 @@ UNIT = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(np.array)
 
 def within(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + values * (high - low)
+
+
+def test_pixels_have_the_levels_that_the_specification_shows() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "bundle-format.md").read_text("utf-8")
+    (pixels, bytes_) = re.search(r"^\| pixel, range \[0, 1\] \|(.*)\|\n.*\n\| byte \|(.*)\|$", text, re.M).groups()  # type: ignore[union-attr]
+    expected = [int(level) for level in bytes_.split("|")]
+    assert len(expected) == 9
+    assert levels(np.array([float(pixel) for pixel in pixels.split("|")]), 0, 1).tolist() == expected
+    (e, g, band, other) = (np.array([value]) for value in (0.50392, 0.503925, 1e-5, 0.5039))
+    assert all(f"{value:g}" in text for value in (e[0], g[0], other[0]))
+    assert compare(g, e, low=0, high=1, band=band[0]) == GreyLevels(1, 0, 1)
+    assert compare(g, other, low=0, high=1, band=band[0]).unexplained == 1
 
 
 @examples

@@ -117,6 +117,18 @@ def test_images_are_held_to_the_contract_too(model: Model) -> None:
             model.reconstruct(image)
 
 
+def test_pixels_out_of_range_are_refused_and_rounding_is_not(model: Model) -> None:
+    """Levels from 0 to 255 as floats are what an application gets wrong first; the network would take them."""
+    image = np.zeros((2, 1, 28, 28), np.float32)
+    image[1, 0, 2, 3] = 255
+    said = r"out of range: tensor 'image' at \(1, 0, 2, 3\); expected pixels in \[0, 1\], got 255.0; scale .* 1/255"
+    for call in (model.encode, model.reconstruct, lambda images: model.interpolate(*images, steps=2)):
+        with pytest.raises(ModelError, match=said):
+            call(image)
+    image[1, 0, 2, 3] = np.nextafter(np.float32(1), np.float32(2))
+    model.encode(image)
+
+
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [

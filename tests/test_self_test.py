@@ -34,6 +34,8 @@ def test_this_machine_passes(exported: object, name: str) -> None:
     result.require()
     assert result.passed
     assert result.worst_error <= 1
+    *rows, verdict = str(result).splitlines()
+    assert (len(rows), verdict) == (7, "self-test passed")
     outputs = [(judgement.part, judgement.output) for judgement in result.judgements]
     assert len(outputs) == len(set(outputs)) == 7
     pictures = [judgement for judgement in result.judgements if judgement.grey is not None]

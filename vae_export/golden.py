@@ -125,6 +125,10 @@ class Judgement:
     def passed(self) -> bool:
         return self.error <= self.band and (self.grey is None or self.grey.unexplained == 0)
 
+    def __str__(self) -> str:
+        pixels = f", {self.grey.differing} pixels differ, {self.grey.unexplained} unexplained" if self.grey else ""
+        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{pixels}"
+
 
 def judge(
     part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL

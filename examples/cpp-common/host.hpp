@@ -34,7 +34,7 @@ int host(int argc, char** argv, const std::string& format,
   }
   try {
     const Bundle bundle(argv[1]);
-    const uint64_t seed = argc > 3 ? std::stoull(argv[3]) : 0;
+    const uint64_t seed = argc > 3 ? parse_seed(argv[3]) : 0;
     const auto& contract = bundle.manifest().at("contract");
     const Range range = contract.at("image_range");
 

@@ -6,9 +6,20 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace vae {
+
+/// A seed as it is typed, 0 to 2^64 - 1. std::stoull alone would take "-1" for 2^64 - 1, and "7x" for 7.
+inline uint64_t parse_seed(const std::string& text) {
+  try {
+    if (!text.empty() && text.find_first_not_of("0123456789") == std::string::npos) return std::stoull(text);
+  } catch (const std::out_of_range&) {
+  }
+  throw std::runtime_error("bad seed: " + text + "; expected 0 to 2^64 - 1");
+}
 
 /// Philox 4x32-10: four 32-bit words of a counter.
 inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {

@@ -4,6 +4,7 @@ import * as ort from "onnxruntime-node";
 import { checkNoise, level, line, readBundle, sample, selfTest } from "../browser/bundle.js";
 
 async function main(path, picture, seed = "0") {
+  if (!/^[0-9]+$/.test(seed)) throw new Error(`bad seed: ${seed}; expected 0 to 2^64 - 1`);
   const bundle = await readBundle(readFileSync(path));
   const { latent_shape: latentShape, image_range: range } = bundle.manifest.contract;
   const latentSize = latentShape.reduce((a, b) => a * b, 1);
@@ -51,6 +52,10 @@ function writePicture(file, { data, dims: [n, channels, height, width] }, range,
   writeFileSync(file, Buffer.concat([Buffer.from(header), grid]));
 }
 
+if (process.argv.length < 4) {
+  console.error("usage: node main.js BUNDLE PICTURE [SEED]");
+  process.exit(2);
+}
 try {
   const passed = await main(...process.argv.slice(2));
   console.log(passed ? "pass" : "FAIL");

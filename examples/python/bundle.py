@@ -7,6 +7,7 @@ and more strictly: take this file where you cannot install it.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import zipfile
@@ -26,7 +27,7 @@ Run = Callable[[str, dict[str, Array]], dict[str, Array]]
 class Bundle:
     """An opened bundle (sections 1 and 2): every file was held against its SHA-256 before any of it is used.
 
-    Raises ValueError, naming the file that is not the one that was packed.
+    Raises ValueError, naming the file that is not the one that was packed, and OSError where none can be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -66,8 +67,9 @@ class Bundle:
 
 
 def _unzip(path: str | Path) -> dict[str, bytes]:
+    data = io.BytesIO(Path(path).read_bytes())
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(data) as archive:
             names = archive.namelist()
             if len(names) != len(set(names)):
                 raise ValueError("a file is twice in the bundle")

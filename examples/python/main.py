@@ -42,7 +42,10 @@ def write_picture(path: str, images: Array, columns: int) -> None:
         file.write(f"{kind}\n{columns * width} {n // columns * height}\n255\n".encode() + grid.tobytes())
 
 
-def main(path: str, picture: str, seed: int) -> bool:
+def main(path: str, picture: str, typed: str = "0") -> bool:
+    if not typed.isdecimal():
+        raise ValueError(f"bad seed: {typed}; expected 0 to 2^64 - 1")
+    seed = int(typed)
     bundle = Bundle(path)
     engine = Engine(bundle)
     engine.draw(1, seed)
@@ -61,7 +64,9 @@ def main(path: str, picture: str, seed: int) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(f"usage: {sys.argv[0]} BUNDLE PICTURE [SEED]")
     try:
-        sys.exit(0 if main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0) else 1)
-    except ValueError as error:
+        sys.exit(0 if main(*sys.argv[1:]) else 1)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -80,6 +80,21 @@ def test_an_altered_file_never_reaches_the_engine(
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
+def test_what_it_cannot_do_is_one_line(name: str, host: Callable[[str], Host], folder: Path, tmp_path: Path) -> None:
+    found = host(name)
+    for report, said in (
+        (run(found, folder, Path("nothing.zip"), picture=tmp_path / PICTURE), "error: .*nothing.zip"),
+        (run(found, folder, seed=-1, picture=tmp_path / PICTURE), r"error: bad seed: -1; expected 0 to 2\^64 - 1"),
+        (run(found, folder, seed=2**64, picture=tmp_path / PICTURE), f"error: bad seed: {2**64}"),
+        (run(found, folder, picture=tmp_path / "nowhere" / PICTURE), "error: .*nowhere"),
+    ):
+        assert report.code == 1
+        assert re.match(said, report.errors), report.errors
+        assert len(report.errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_wrong_pixels_fail_the_self_test(
     name: str, host: Callable[[str], Host], folder: Path, wrong: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +162,8 @@ def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str],
 def test_three_lines_of_python_do_the_same(folder: Path) -> None:
     done = run_python((ROOT / "examples/python/short.py").read_text("utf-8"), BUNDLE, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "(16, 1, 28, 28) float32 self-test passed\n"
+    assert done.stdout.startswith("(16, 1, 28, 28) float32\nencoder mean: worst error ")
+    assert done.stdout.endswith(", 0 unexplained\nself-test passed\n")
     page = (ROOT / "examples/python/README.md").read_text("utf-8")
     (shown,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     done = run_python(f"import vae_export\n{shown}", cwd=folder)

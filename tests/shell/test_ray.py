@@ -96,17 +96,27 @@ def workers_below(ancestor: int) -> list[int]:
     return [pid for pid, name in names.items() if name.startswith(b"ray::MapWorker") and below(pid)]
 
 
-def test_a_worker_that_is_killed_changes_nothing(bundle: Path, local: Path, tmp_path: Path) -> None:
+def drivers_below(pid: int) -> list[int]:
+    """Processes that are a driver of Ray for this one."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
+    return [int(child) for child in children if b"engines.driver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_a_worker_and_a_driver_that_are_killed_change_nothing(bundle: Path, local: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     process = start(*sample(bundle, home / "out", "--engine", "ray", "--actors", 2, "--json"))
     until(lambda: shards(home) > 0 and len(workers_below(process.pid)) == 2, process)
     os.kill(workers_below(process.pid)[0], signal.SIGKILL)
     done = shards(home)
+    until(lambda: shards(home) > done, process)
+    os.kill(drivers_below(process.pid)[0], signal.SIGSEGV)
+    done = shards(home)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert done < ROWS // SHARD, "it was killed too late"
     assert "worker died" in err
+    assert "Ray's driver died (SIGSEGV)" in err
     assert json.loads(out)["engine"] == "ray"
     assert [path.name for path in home.iterdir()] == ["out"]
     assert tree(home / "out") == tree(local)
@@ -189,6 +199,26 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
     )
     said = "20 workers die of these rows: deadly, row 20 to 29; got 4 dead; see Ray's logs"
     assert said in done.stdout, done.stderr
+
+
+def test_drivers_that_all_die_are_one_line(bundle: Path) -> None:
+    code = f"""if True:
+        import os
+        from vae_export.engines import Parcel, Pieces, Settings, Task
+        from vae_export.engines.ray import RayEngine
+        from vae_export.errors import MachineError
+        from vae_export.runtime import open_package
+        class Deadly:
+            def __reduce__(self):
+                return os.kill, (0, 9)  # whoever unpickles it, and its group: the driver alone
+        engine = RayEngine(Parcel.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
+        try:
+            list(engine.run(Task("decode", Deadly()), Pieces(40, 10)))
+        except MachineError as error:
+            print(error)
+    """
+    done = run_python(code)
+    assert done.stdout == "Ray's driver died; got SIGKILL, 4 times; see Ray's logs; --engine local needs none\n"
 
 
 def test_ctrl_c_leaves_nothing(bundle: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def _ray(task: Task, package: Package, settings: Settings, options: Batch) -> En
     from vae_export.engines.ray import RayEngine
 
     address = options.address or os.environ.get("RAY_ADDRESS") or None
-    return RayEngine(Parcel.of(package, task.parts, settings), options.actors, address)
+    return RayEngine(Parcel.of(package, task.parts, settings), options.actors, address, console.message)
 
 
 @contextmanager

@@ -17,16 +17,24 @@ from vae_export.extras import require
 _PATIENCE = 10
 
 
-@contextlib.contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """The module `ray`, connected until the block ends. What Ray says goes to stderr, and nothing to its makers.
+def prepare(address: str | None) -> None:
+    """What can be known without Ray being loaded. Raises `MissingExtraError` without it, `UsageError` for ray://."""
+    require("ray")
+    if address is not None and address.startswith("ray://"):
+        do = "name HOST:PORT of a cluster that this machine has joined (ray start --address=…)"
+        raise UsageError("Ray Data does not run through a Ray client", where=address, do=do)
+
+
+def connect(address: str | None) -> Any:
+    """The module `ray`, connected until this process ends: closing crashes where a thread of Ray Data still waits.
+
+    Nothing goes to its makers.
 
     Args:
-        address: HOST:PORT of a cluster that this machine has joined; None starts one here, and stops it after.
+        address: HOST:PORT of a cluster that this machine has joined; None starts one here, which ends with the process.
 
-    Raises `TargetError` where there is no such cluster, `MissingExtraError` without Ray.
+    Raises `TargetError` where there is no such cluster.
     """
-    require("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that outlives this connection must not make another one
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -34,19 +42,12 @@ def connected(address: str | None) -> Iterator[Any]:
     import ray.data
     import ray.exceptions
 
-    if address is not None and address.startswith("ray://"):
-        do = "name HOST:PORT of a cluster that this machine has joined (ray start --address=…)"
-        raise UsageError("Ray Data does not run through a Ray client", where=address, do=do)
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            _start(ray, address)
-            context = ray.data.DataContext.get_current()
-            context.execution_options.preserve_order = True
-            context.enable_progress_bars = False
-            context.print_on_execution_start = False
-            yield ray
-        finally:
-            ray.shutdown()
+    _start(ray, address)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return ray
 
 
 def cores(ray: Any) -> int:

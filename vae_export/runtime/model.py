@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from vae_export import noise
 from vae_export.artifact import Package, open_artifact
 from vae_export.bundle import open_bundle
-from vae_export.contract import Array, Contract, Part
+from vae_export.contract import Array, Contract, Part, TensorSpec
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.manifest import Manifest
 from vae_export.precision import FULL, PrecisionName
@@ -19,6 +20,9 @@ from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import CPU, Session
 
 Float32 = npt.NDArray[np.float32]
+
+#: How far a pixel may lie outside its range, in units of it: what float32 arithmetic leaves behind.
+ROUNDING = 1e-6
 
 #: Rows that go through a network at a time, and bytes of its inputs and outputs: enough to keep every core busy, and
 #: few enough that what lies between the layers fits into memory.
@@ -29,8 +33,8 @@ class Model:
     """The ONNX files of one export or bundle, each opened when it is first needed; safe to use from several threads.
 
     Arrays are float32 with a batch first, of any size from 1 up: large ones go through in pieces. Every method raises
-    `ModelError` for any other dtype, byte order or shape, and for numbers that are not finite; `OutOfMemoryError` where
-    there is no room for the result.
+    `ModelError` for any other dtype, byte order or shape, for numbers that are not finite and for pixels out of range;
+    `OutOfMemoryError` where there is no room for the result.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Model:
         rows = None
         for tensor in spec.inputs:
             tensor.check(inputs[tensor.name], batch=rows)
+            _check_range(tensor, inputs[tensor.name])
             rows = len(inputs[tensor.name])
         return rows or 0
 
@@ -160,6 +165,20 @@ class Model:
                 spec = self.contract.spec(part)
                 self._sessions[part] = Session(data, spec, provider=self._provider, threads=self._threads)
             return self._sessions[part]
+
+
+def _check_range(tensor: TensorSpec, value: Array) -> None:
+    """Raise `ModelError` for a pixel out of range: levels from 0 to 255 would be encoded to nonsense, in silence."""
+    low, high = tensor.low, tensor.high
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return
+    slack = ROUNDING * (high - low)
+    outside = value.min() < low - slack or value.max() > high + slack
+    if outside:
+        index = tuple(int(i) for i in np.argwhere((value < low - slack) | (value > high + slack))[0])
+        where, expected = f"tensor '{tensor.name}' at {index}", f"pixels in [{low:g}, {high:g}]"
+        do = "scale 8-bit levels by 1/255" if (low, high) == (0, 1) else "scale the pixels"
+        raise ModelError("out of range", where=where, expected=expected, got=value[index], do=do)
 
 
 def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:

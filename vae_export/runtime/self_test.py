@@ -29,6 +29,10 @@ class SelfTest:
         """The largest error in units of what is allowed: 1 and below passes."""
         return max((judgement.error / judgement.band for judgement in self.judgements), default=float("inf"))
 
+    def __str__(self) -> str:
+        """A line for each judgement, and the verdict."""
+        return "\n".join([*map(str, self.judgements), "self-test passed" if self.passed else "self-test FAILED"])
+
     def require(self) -> None:
         """Raise `ParityError` unless it passed; the message names what is worst."""
         if self.passed:

@@ -12,10 +12,8 @@ import numpy as np
 
 from vae_export.contract import BATCH, Array, TensorSpec
 from vae_export.errors import DataError
+from vae_export.runtime.model import ROUNDING
 from vae_export.sources.base import Source
-
-#: How far a pixel may lie outside its range, in units of it: what float32 arithmetic leaves behind.
-_ROUNDING = 1e-6
 
 
 class Checked:
@@ -72,7 +70,7 @@ class Checked:
         if not self._image:
             return
         low, high = self._spec.low, self._spec.high
-        slack = _ROUNDING * (high - low)
+        slack = ROUNDING * (high - low)
         wrong = (rows < low - slack) | (rows > high + slack)
         if wrong.any():
             index, value = _first(rows, wrong)
