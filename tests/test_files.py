@@ -375,6 +375,26 @@ class TestStagedFile:
             pass
         assert names(tmp_path) == ["file"]
 
+    def test_what_is_written_is_held_until_it_has_its_final_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another writer sweeps just when the file is whole and about to be renamed."""
+        rename = os.replace
+
+        def others_first(source: Path, target: Path) -> None:
+            monkeypatch.setattr(os, "replace", rename)
+            with staged_file(tmp_path / "other", force=False) as other:
+                other.write(b"other")
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", others_first)
+        with staged_file(tmp_path / "mine", force=False) as file:
+            file.write(b"mine")
+        assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == {
+            "mine": b"mine",
+            "other": b"other",
+        }
+
     def test_many_processes_write_beside_each_other(self, tmp_path: Path) -> None:
         """The sweeping of one must not meet what another has just made."""
         code = """if True:

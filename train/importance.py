@@ -6,12 +6,17 @@ With K latents z drawn from q(z|x), the bound of Burda et al. (arXiv:1509.00519,
 
 It falls towards -log p(x) as K grows; published figures take K = 5,000. Memory does not grow with K: the logarithm of
 the sum is carried from one block of latents to the next.
+
+Nearly all of the time goes into decoding: 50 million images for all of MNIST's test images. So blocks are small enough
+for a core's cache, and threads take whole images instead of sharing the sums of each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +27,9 @@ from train.objective import to_unit
 from train.scored import Scored
 from vae_export.models import reparameterize
 
-#: Latents that are decoded at once, and at most so many that their images have no more than these numbers.
-_ROWS, _NUMBERS = 2048, 2048 * 784
+#: Latents that are decoded at once, and at most so many that their images have no more than these numbers: family
+#: `residual` decodes a quarter more a second than with 2,048, `mlp` as many.
+_ROWS, _NUMBERS = 256, 256 * 784
 _NOISE_SEED = 1509_00519
 
 
@@ -44,22 +50,53 @@ class Evidence:
 
 
 def importance_weighted(
-    model: Scored, pixels: Tensor, samples: int, *, report: Callable[[int], None] = lambda _images: None
+    model: Scored,
+    pixels: Tensor,
+    samples: int,
+    *,
+    workers: int = 1,
+    report: Callable[[int], None] = lambda _images: None,
 ) -> Evidence:
-    """NLL_K of pixels uint8 (N, C, H, W), K = `samples` ≥ 1; `report` is told how many images are done.
+    """NLL_K of pixels uint8 (N, C, H, W), K = `samples` ≥ 1.
 
-    The noise is the same for every model. The global random state is not touched.
+    The noise is the same for every model, and depends on an image's place alone: figures of the first images are parts
+    of those of all, and do not depend on `workers`. The global random state is not touched.
+
+    Args:
+        workers: threads that score images, each on its own; more than one for a model that computes on the CPU.
+        report: is told how many images are done.
     """
-    noise = torch.Generator().manual_seed(_NOISE_SEED)
     rows = max(1, min(_ROWS, _NUMBERS // pixels[0].numel()))
     at_once = max(1, rows // samples)
-    found = []
-    for start in range(0, len(pixels), at_once):
-        image = to_unit(pixels[start : start + at_once])
-        found.append(_nll(model, image, samples, rows, noise))
-        report(start + len(image))
+
+    def scored(start: int) -> Tensor:
+        noise = torch.Generator().manual_seed(_NOISE_SEED + start)
+        return _nll(model, to_unit(pixels[start : start + at_once]), samples, rows, noise)
+
+    found: list[Tensor] = []
+    done = 0
+    with _spread(workers) as spread:
+        for part in spread(scored, range(0, len(pixels), at_once)):
+            found.append(part)
+            done += len(part)
+            report(done)
     nll = torch.cat(found)
     return Evidence(nll.mean().item(), nll.std(correction=0).item() / math.sqrt(len(nll)), samples)
+
+
+@contextmanager
+def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range], Iterator[Tensor]]]:
+    """A `map` whose calls are made by so many threads; torch gives none of them others to help."""
+    if workers == 1:
+        yield map
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(before)
 
 
 def _nll(model: Scored, image: Tensor, samples: int, rows: int, noise: torch.Generator) -> Tensor:

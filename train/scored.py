@@ -5,6 +5,7 @@ The same figures are asked of a checkpoint in PyTorch and of its exported ONNX f
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -27,10 +28,11 @@ class Scored(Protocol):
 
 
 class InPyTorch:
-    """A network on its device, in eval mode while it is scored; its mode is given back as it was."""
+    """A network on its device, in eval mode while any thread scores it; then its mode is given back as it was."""
 
     def __init__(self, model: VAE) -> None:
         self._model, self._device = model, next(model.parameters()).device
+        self._lock, self._scoring, self._was_training = threading.Lock(), 0, model.training
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         with self._evaluating():
@@ -50,13 +52,19 @@ class InPyTorch:
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        was_training = self._model.training
-        self._model.eval()
+        with self._lock:
+            if self._scoring == 0:
+                self._was_training = self._model.training
+                self._model.eval()
+            self._scoring += 1
         try:
             with torch.no_grad():
                 yield
         finally:
-            self._model.train(was_training)
+            with self._lock:
+                self._scoring -= 1
+                if self._scoring == 0:
+                    self._model.train(self._was_training)
 
 
 class Exported:

@@ -56,7 +56,7 @@ def test_with_the_true_posterior_every_sample_is_exact(samples: int) -> None:
 
 def test_with_another_posterior_the_bound_falls_towards_the_truth() -> None:
     model = LinearGaussian(moved=0.3, widened=1.3)
-    few, some, many = (importance_weighted(model, PIXELS, samples).nll for samples in (1, 50, 5000))
+    few, some, many = (importance_weighted(model, PIXELS, samples).nll for samples in (1, 20, 5000))
     assert few > some + 0.05
     assert some > many
     assert many == pytest.approx(model.exact(), abs=0.01)
@@ -80,7 +80,7 @@ def test_no_block_is_larger_than_it_may_be() -> None:
 
     for samples in (1, 3, 5000):
         importance_weighted(Watched(), PIXELS, samples)
-    assert max(sizes) <= 2048
+    assert max(sizes) <= 256
     assert sum(sizes) == len(PIXELS) * (1 + 3 + 5000)
 
 
@@ -96,11 +96,31 @@ def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
     first = importance_weighted(InPyTorch(model), pixels, 20)
     assert first == importance_weighted(InPyTorch(model), pixels, 20)
+    # A thread that is done must not bring dropout back under one that is not; nor do others add in another order.
+    for _ in range(5):
+        assert first == importance_weighted(InPyTorch(model), pixels, 20, workers=4)
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
+    """So that a large K on a part of the images compares with a small one on all."""
+
+    class Watched(LinearGaussian):
+        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+            latents.append(latent)
+            return super().misfit(latent, image)
+
+    latents: list[Tensor] = []
+    importance_weighted(Watched(), PIXELS[:4], 300)
+    first, latents = latents, []
+    importance_weighted(Watched(), PIXELS, 300)
+    assert len(first) == 8
+    assert all(torch.equal(one, other) for one, other in zip(first, latents, strict=False))
+    assert not torch.equal(latents[0], latents[2])
+
+
 def test_what_is_done_is_reported() -> None:
     done: list[int] = []
-    importance_weighted(LinearGaussian(), PIXELS, 1000, report=done.append)
+    importance_weighted(LinearGaussian(), PIXELS, 128, report=done.append)
     assert done == list(range(2, 31, 2))

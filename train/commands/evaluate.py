@@ -84,6 +84,8 @@ def evaluate(
         )
     prepare()
     with memory_errors():
+        import torch
+
         from train.evaluate import evaluate as score_of
         from train.importance import importance_weighted
         from train.protocol import as_evaluated
@@ -98,10 +100,16 @@ def evaluate(
         pixels = as_evaluated(images, split, most=first)
         score, evidence = score_of(subject.model, pixels), None
         if importance_samples:
+            # ONNX Runtime has threads of its own, and an accelerator needs none.
+            workers = torch.get_num_threads() if format == "checkpoint" and chosen.type == "cpu" else 1
             with console.progress() as bar:
                 task = bar.add_task(f"K = {importance_samples:,}", total=len(pixels), note="images")
                 evidence = importance_weighted(
-                    subject.model, pixels, importance_samples, report=lambda done: bar.update(task, completed=done)
+                    subject.model,
+                    pixels,
+                    importance_samples,
+                    workers=workers,
+                    report=lambda done: bar.update(task, completed=done),
                 )
     figures: dict[str, Any] = {
         "dataset": images.name,
