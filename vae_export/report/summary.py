@@ -10,6 +10,7 @@ from functools import cached_property
 from vae_export.contract import PARTS, Contract
 from vae_export.parity.certificate import Certificate, Row
 from vae_export.parity.metric import METRIC
+from vae_export.precision import FULL
 
 
 def share(row: Row) -> float:
@@ -125,8 +126,11 @@ class Summary:
 
     @property
     def is_measured_band(self) -> bool:
-        """Whether every band is the measured one; otherwise the user gave one, or TF32 has a coarser one."""
-        return not any(row.scale.tolerance is not None or row.setting.tf32 for row in self.certificate.rows)
+        """Whether every band is float32's measured one: not where the user gave one, or fewer bits have a coarser."""
+        return not any(
+            row.scale.tolerance is not None or row.setting.tf32 or row.scale.precision != FULL
+            for row in self.certificate.rows
+        )
 
     @property
     def has_tolerance(self) -> bool:
