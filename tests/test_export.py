@@ -76,7 +76,7 @@ class Toy:
         def off(inputs: Mapping[str, Array]) -> dict[str, Array]:
             return {name: array + np.float32(self.wrong) for name, array in run(inputs).items()}
 
-        return off
+        return Runner(run.bind, off)
 
 
 @pytest.fixture

@@ -65,6 +65,33 @@ def test_outputs_are_those_of_the_contract_at_any_batch(
             np.testing.assert_allclose(outputs[tensor.name], eager[tensor.name], rtol=1e-4, atol=1e-5)
 
 
+@every_format
+@every_part
+def test_what_is_timed_computes_what_is_verified(mlp: Exported, format: str, part: Part) -> None:
+    run = opened(mlp, part, format)
+    for batch in (1, 64, 5):
+        given = inputs(mlp, part, batch)
+        with run.bind(given) as bound:
+            bound.call()
+            outputs = bound.fetch(bound.call())
+        expected = run(given)
+        assert list(outputs) == list(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(outputs[name], array)
+
+
+@every_format
+def test_binding_puts_back_what_it_set_for_the_whole_process(mlp: Exported, format: str) -> None:
+    entry = mlp.artifact.entry("decoder", format)
+    spec, provider = mlp.source.contract.spec("decoder"), FORMATS[format].providers()[0]
+    run = FORMATS[format].open(mlp.artifact.read(entry), spec, provider, Setting(threads=2))
+    before = torch.get_num_threads(), torch.is_inference_mode_enabled()
+    with pytest.raises(KeyError), run.bind(inputs(mlp, "decoder", 3)) as bound:
+        bound.call()
+        raise KeyError
+    assert (torch.get_num_threads(), torch.is_inference_mode_enabled()) == before
+
+
 def contents(data: bytes) -> Iterator[tuple[str, bytes]]:
     """The bytes of a file, of each member if it is a zip archive, and of whatever in it is compressed."""
     yield "the file", data

@@ -31,7 +31,7 @@ class Engine:
 
     def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         run = _ONNX.open(data, spec, provider, setting)
-        return lambda inputs: self.change(run(inputs), setting)
+        return Runner(run.bind, lambda inputs: self.change(run(inputs), setting))
 
 
 _ONNX = FORMATS["onnx"]

@@ -1,6 +1,6 @@
 """The file formats, one file each. Command-line choices, parity and the docs iterate `FORMATS`."""
 
-from vae_export.formats.base import OPSET, Format, Runner, Setting, WriteOptions
+from vae_export.formats.base import OPSET, Bound, Format, Runner, Setting, WriteOptions
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.pt2 import Pt2
 from vae_export.formats.torchscript import TorchScript
@@ -14,4 +14,4 @@ FORMATS: dict[str, Format] = {
     )
 }
 
-__all__ = ["FORMATS", "OPSET", "Format", "Runner", "Setting", "WriteOptions"]
+__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "Setting", "WriteOptions"]

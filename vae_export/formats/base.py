@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vae_export.contract import Array, PartSpec
 from vae_export.findings import Finding
@@ -16,8 +17,38 @@ if TYPE_CHECKING:
 #: ONNX operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
 OPSET = 20
 
-#: Runs an opened file: input arrays by name → output arrays by name.
-Runner = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+@dataclass(frozen=True)
+class Bound:
+    """One batch whose inputs lie where the engine wants them, ready to be computed as often as one likes.
+
+    Attributes:
+        call: computes once; the engine's own call and nothing around it, so that this is what `bench` times.
+        fetch: what `call` returned → output arrays by name.
+    """
+
+    call: Callable[[], Any]
+    fetch: Callable[[Any], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An opened file. Called, it runs: input arrays by name → output arrays by name.
+
+    Attributes:
+        bind: input arrays by name → a block in which they are bound. Threads and modes that an engine keeps for the
+            whole process are set on the way in and put back on the way out.
+        run: a way of running that checks more than binding, calling and fetching does; None has no such way.
+    """
+
+    bind: Callable[[Mapping[str, Array]], AbstractContextManager[Bound]]
+    run: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self.run is not None:
+            return self.run(inputs)
+        with self.bind(inputs) as bound:
+            return bound.fetch(bound.call())
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import contextlib
 import functools
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vae_export.contract import BATCH, PartSpec
+from vae_export.contract import BATCH, Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.extras import missing
 from vae_export.findings import Finding
-from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.base import Bound, Runner, Setting, WriteOptions
 from vae_export.manifest import NOT_STATED
 from vae_export.precision import FULL, PrecisionName
 
@@ -142,14 +142,20 @@ class Onnx:
     def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.runtime.session import Session
 
-        return Session(
+        session = Session(
             data,
             spec,
             provider=provider,
             threads=setting.threads,
             optimisation=setting.optimisation or None,
             tf32=setting.tf32,
-        ).run
+        )
+
+        @contextlib.contextmanager
+        def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+            yield Bound(*session.bind(inputs))
+
+        return Runner(bind, session.run)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Runner, Setting
+from vae_export.formats.base import Bound, Runner, Setting
 
 
 def torch_devices() -> tuple[str, ...]:
@@ -33,21 +34,30 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str, settin
     """`module` takes and gives tensors in the order of `spec`; the runner takes and gives arrays by name."""
     import torch
 
-    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        # A copy: torch warns of, and could write to, arrays that are read-only.
-        tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(device) for tensor in spec.inputs]
-        with torch.inference_mode(), _set(setting):
-            outputs = module(*tensors)
+    def fetch(outputs: Any) -> dict[str, Array]:
         outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
         if len(outputs) != len(spec.outputs):
             raise ModelError("wrong number of outputs", where=spec.part, expected=len(spec.outputs), got=len(outputs))
         return {tensor.name: output.cpu().numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
-    return run
+    @contextlib.contextmanager
+    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+        # A copy: torch warns of, and could write to, arrays that are read-only.
+        tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(device) for tensor in spec.inputs]
+
+        def waited() -> Any:
+            outputs = module(*tensors)
+            torch.cuda.synchronize()
+            return outputs
+
+        with torch.inference_mode(), process_set(setting):
+            yield Bound(functools.partial(module, *tensors) if device == "cpu" else waited, fetch)
+
+    return Runner(bind)
 
 
 @contextlib.contextmanager
-def _set(setting: Setting) -> Iterator[None]:
+def process_set(setting: Setting) -> Iterator[None]:
     """PyTorch's threads and TF32 are global; they are put back."""
     import torch
 

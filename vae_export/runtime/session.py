@@ -6,8 +6,9 @@ latent with a NaN image, each without an error. Here each is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnxruntime as ort
 
 from vae_export.contract import Array, PartSpec
@@ -74,6 +75,27 @@ class Session:
             # Finite latents of 1e30 overflow inside: an error is better than an image of NaNs.
             tensor.check(results[tensor.name], batch=batch)
         return results
+
+    def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
+        """Inputs and outputs put in place once, on the provider's own device: (compute, what then fetches the outputs).
+
+        The way to the shortest calls, and the one that is timed: nothing is allocated, copied or checked in them.
+        """
+        where = "cpu" if self._session.get_providers()[0] == CPU else "cuda"
+        binding = self._session.io_binding()
+        for tensor in self._spec.inputs:
+            binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(inputs[tensor.name], where))
+        rows = len(inputs[self._spec.inputs[0].name])
+        outputs = {
+            tensor.name: ort.OrtValue.ortvalue_from_shape_and_type((rows, *tensor.item), np.float32, where)
+            for tensor in self._spec.outputs
+        }
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return (
+            lambda: self._session.run_with_iobinding(binding),
+            lambda _: {name: value.numpy().copy() for name, value in outputs.items()},
+        )
 
     def _check_signature(self) -> None:
         for kind, expected, got in (
