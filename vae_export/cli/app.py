@@ -16,6 +16,7 @@ import typer
 from vae_export import __version__
 from vae_export.cli import console
 from vae_export.cli.beginning import is_beginning
+from vae_export.cli.bench import bench
 from vae_export.cli.bundle import bundle
 from vae_export.cli.decode import decode
 from vae_export.cli.doctor import doctor
@@ -83,7 +84,7 @@ def build(*commands: Command) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_options)
     ours: tuple[Command, ...] = (
-        *(export, verify, bundle, inspect, explore),
+        *(export, verify, bench, bundle, inspect, explore),
         *(sample, decode, encode, reconstruct, doctor),
     )
     for command in (*commands, *ours):

@@ -1,5 +1,6 @@
-"""A certificate as one page for people: `certificate_page` returns HTML that needs no other file and no network."""
+"""Records as pages for people: each function returns HTML that needs no other file and no network."""
 
 from vae_export.report.page import certificate_page
+from vae_export.report.timings_page import timings_page
 
-__all__ = ["certificate_page"]
+__all__ = ["certificate_page", "timings_page"]

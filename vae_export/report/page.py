@@ -65,7 +65,7 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
     """
     contract = manifest.contract
     first = next(iter(certificate.evidence.values()), None)
-    template = _environment().get_template(TEMPLATE)
+    template = environment().get_template(TEMPLATE)
     return template.render(
         certificate=certificate,
         manifest=manifest,
@@ -105,13 +105,14 @@ def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
     return files
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Everything that is filled in is escaped: names and messages come out of files of unknown origin."""
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        name: getattr(words, name) for name in ("number", "times", "percent", "many", "counted", "listed")
+        name: getattr(words, name)
+        for name in ("number", "times", "percent", "many", "counted", "listed", "duration", "size")
     }
     return environment
 

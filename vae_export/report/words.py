@@ -65,6 +65,17 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def duration(seconds: float | None) -> str:
+    """37.5 µs, 27.4 ms, 1.05 s."""
+    if seconds is None:
+        return MISSING
+    scale, unit = next(
+        ((scale, unit) for scale, unit in ((1e-6, "µs"), (1e-3, "ms")) if seconds < scale * 999.5), (1.0, "s")
+    )
+    value = seconds / scale
+    return f"{value:.3g}{SPACE}{unit}" if value < 999.5 else f"{value:,.0f}{SPACE}{unit}"
+
+
 def many(count: float) -> str:
     """1,234 as it is; what is larger in words: 92.1 million."""
     for word, scale in (("billion", 1e9), ("million", 1e6)):

@@ -1,0 +1,21 @@
+"""One short measurement of the small `mlp` export, which the tests of this folder share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Exported
+from vae_export.bench.plan import Plan
+from vae_export.bench.rounds import bench
+from vae_export.bench.timings import Timings
+from vae_export.record import read_record
+
+TARGETS = ["runtime/CPUExecutionProvider", "onnx/CPUExecutionProvider", "torchscript/cpu"]
+PLAN = Plan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)
+
+
+@pytest.fixture(scope="session")
+def timings(mlp: Exported) -> Timings:
+    assert mlp.checkpoint is not None
+    record = read_record(mlp.artifact.certificate)
+    return bench(mlp.artifact, mlp.checkpoint, record, PLAN, targets=TARGETS)

@@ -1,0 +1,60 @@
+"""The page of timings says the figures and needs nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from tests.conftest import Exported
+from vae_export.bench.timings import Timings
+from vae_export.record import read_record
+from vae_export.report import timings_page
+from vae_export.report.plots import Axis, trade
+from vae_export.report.timings_page import errors
+from vae_export.report.words import duration
+
+
+def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Exported) -> None:
+    page = timings_page(timings, read_record(mlp.artifact.certificate))
+    for figure in timings.figures:
+        assert duration(figure.p50_seconds) in page
+    assert page.count("<svg") == 3, "latencies with one thread, and what speed costs at two batch sizes"
+    assert not re.search(r"<script|src=|href=\"(?!data:,)|url\(", page)
+    assert "nan" not in page.lower().split("<body>")[1]
+
+
+def test_names_and_reasons_are_escaped(timings: Timings, mlp: Exported) -> None:
+    odd = replace(timings, unusable={"decoder, <b>": "<script>alert(1)</script>"})
+    page = timings_page(odd, read_record(mlp.artifact.certificate))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_errors_are_those_of_the_certificate(mlp: Exported) -> None:
+    document = read_record(mlp.artifact.certificate).document
+    found = errors(document, "decoder")
+    assert set(found) == {"eager/cpu"} | {row["target"] for row in document["rows"] if row["part"] == "decoder"}
+    assert all(0 <= error < 1e-5 for error in found.values())
+
+
+def test_what_is_beaten_in_all_three_is_not_in_front(timings: Timings) -> None:
+    names = ["onnx/CPUExecutionProvider", "torchscript/cpu"]
+    figures = [
+        replace(figure, p50_seconds=1e-3 if figure.side == names[0] else 2e-3)
+        for figure in timings.figures
+        if figure.side in names
+    ]
+    sides = [replace(side, file_bytes=1000) for side in timings.sides if side.side in names]
+    chart = trade(
+        replace(timings, figures=tuple(figures), sides=tuple(sides)), "decoder", 1, names, dict.fromkeys(names, 1e-7)
+    )
+    assert chart is not None
+    assert chart.front == (names[0],)
+    assert chart.points[0].x < chart.points[1].x
+
+
+def test_an_axis_is_logarithmic() -> None:
+    axis = Axis(1, 100, 0, 200)
+    assert [axis.place(value) for value in (1, 10, 100)] == [0, 100, 200]
+    assert duration(3.75e-5) == "37.5\N{NO-BREAK SPACE}µs"
+    assert duration(0.99951) == "1\N{NO-BREAK SPACE}s"

@@ -1,0 +1,168 @@
+"""`bench`: how fast each exported file is, beside PyTorch and beside what this machine can do at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from vae_export.bench.plan import BATCHES, THREADS, Plan
+from vae_export.bench.timings import NAME
+from vae_export.cli import console
+from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.contract import PARTS, Part
+from vae_export.errors import UsageError
+from vae_export.extras import require
+from vae_export.files import check_free, check_writable, write_atomic
+from vae_export.precision import FULL
+
+if TYPE_CHECKING:
+    from vae_export.bench.timings import Figure, Timings
+
+ALL = "all"
+
+
+def bench(
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--part", metavar="|".join([*PARTS, ALL]), help="What to measure. Repeatable.", show_default="decoder"
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            help="format/provider such as onnx/CPUExecutionProvider, or compile/cpu, runtime/CPUExecutionProvider. "
+            "Repeatable. eager/cpu is always there. Default: all that run here.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", help="Rows of a call. Repeatable.", show_default=", ".join(map(str, BATCHES))),
+    ] = None,
+    threads: Annotated[
+        list[int] | None,
+        typer.Option("--threads", help="Within an operator. Repeatable.", show_default=", ".join(map(str, THREADS))),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", help="How often each is measured.", show_default=f"{Plan().rounds}, 3 with --quick"),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Short rounds, for a first look.")] = False,
+    run: RunOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help=f"Where the JSON goes. Default: {NAME} in the export.", show_default=False),
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Measure exported files.
+
+    Latency, throughput, memory and load time by part, target, batch size and threads, beside PyTorch and the machine's
+    own limit. Every side runs in a process of its own, and all of them in turn, round after round: one that crashes is
+    a line, and a busy machine is busy for all. Exits 5 for files without a certificate that passed, 6 where a --target
+    cannot run.
+    """
+    usual = Plan.quick() if quick else Plan()
+    plan = replace(
+        usual,
+        parts=_parts(part or ["decoder"]),
+        batches=tuple(batch or BATCHES),
+        threads=tuple(threads or THREADS),
+        rounds=usual.rounds if rounds is None else rounds,
+    )
+    if out is not None and out.suffix != ".json":
+        raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
+    chosen = chosen_run(run)
+    place = out or chosen.export / NAME
+    for path in (place, place.with_suffix(".html")):
+        check_free(path, force=force)
+    require("export")
+
+    from vae_export.artifact import open_artifact
+    from vae_export.bench.rounds import bench as measure
+    from vae_export.record import read_record
+    from vae_export.report import timings_page
+
+    artifact = open_artifact(chosen.export)
+    if part is not None and ALL in part:
+        have = {entry.part for entry in artifact.manifest.files}
+        plan = replace(plan, parts=tuple(name for name in PARTS if name in have))
+    record = read_record(artifact.certificate)
+    check_writable(place.parent)
+    timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=console.message)
+    timings.write(place)
+    write_atomic(place.with_suffix(".html"), timings_page(timings, record).encode())
+    if json:
+        console.result_json(timings.to_json())
+        return
+    _show(timings)
+    console.result(f"timings: {place}, as a page {place.with_suffix('.html').name}")
+
+
+def _parts(names: list[str]) -> tuple[Part, ...]:
+    for name in names:
+        if name not in (*PARTS, ALL):
+            raise UsageError("unknown part", expected=" | ".join([*PARTS, ALL]), got=name)
+    return PARTS if ALL in names else tuple(part for part in PARTS if part in names)
+
+
+def _show(timings: Timings) -> None:
+    """A table for each part and number of threads; then which file is the quickest at each batch size."""
+    for part in timings.plan["parts"]:
+        for threads in timings.plan["threads"]:
+            console.result(f"{part}, {threads} thread{'' if threads == 1 else 's'}: median, times as fast as eager")
+            console.result(_table(timings, part, threads))
+        for batch in timings.plan["batches"]:
+            exact, best = timings.best(part, batch, FULL), timings.best(part, batch)
+            for text, figure in (("float32 file", exact), ("file", best if best != exact else None)):
+                if figure is not None:
+                    console.result(f"quickest {text} for {part}, batch {batch}: {_line(figure)}")
+    for name, reason in timings.unusable.items():
+        console.result(f"not measured: {name}: {reason}")
+
+
+def _table(timings: Timings, part: str, threads: int) -> Table:
+    from vae_export.report.words import duration, size
+
+    batches = timings.plan["batches"]
+    heads = ("side", *(f"batch {batch}" for batch in batches), "load", "memory", "file")
+    table = Table(*heads, box=None, pad_edge=False)
+    for side in timings.sides:
+        if side.part != part:
+            continue
+        figures = timings.row(part, side.side, threads)
+        cells = [f"{duration(figures[b].p50_seconds)} {figures[b].speedup.median:.2f}×" for b in batches]
+        memory = size(max(figure.memory_bytes for figure in figures.values()))
+        file = "" if side.file_bytes is None else size(side.file_bytes)
+        table.add_row(side.side, *cells, duration(side.load_seconds), memory, file)
+    table.add_row("limit", *_limits(timings, part, threads))
+    return table
+
+
+def _limits(timings: Timings, part: str, threads: int) -> list[str]:
+    from vae_export.report.words import duration
+
+    limits: Mapping[int, float] = {
+        limit.batch: limit.seconds for limit in timings.limits if (limit.part, limit.threads) == (part, threads)
+    }
+    return [duration(limits[batch]) for batch in timings.plan["batches"]]
+
+
+def _line(figure: Figure) -> str:
+    from vae_export.report.words import duration, percent
+
+    text = (
+        f"{figure.side} with {figure.threads} thread{'' if figure.threads == 1 else 's'}, "
+        f"{duration(figure.p50_seconds)} (p90 {duration(figure.p90_seconds)}, p99 {duration(figure.p99_seconds)}), "
+        f"{figure.rows_per_second:,.0f} rows/s, {figure.speedup.median:.2f}× eager "
+        f"({figure.speedup.low:.2f} to {figure.speedup.high:.2f})"
+    )
+    return text if figure.reached is None else f"{text}, {percent(figure.reached.median)} of the limit"

@@ -1,0 +1,47 @@
+"""The timings as a page: which file to choose, the charts, every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vae_export.bench.sides import EAGER
+from vae_export.bench.timings import Timings
+from vae_export.record import Record
+from vae_export.report import plots, words
+from vae_export.report.page import environment
+
+TEMPLATE = "timings.html.j2"
+
+
+def timings_page(timings: Timings, record: Record) -> str:
+    """One HTML page that needs no other file, no network and no script.
+
+    Args:
+        timings: what was measured.
+        record: the certificate of the files that were measured, for their errors.
+    """
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            timings=timings,
+            names=list(dict.fromkeys(side.side for side in timings.sides)),
+            errors={part: errors(record.document, part) for part in timings.plan["parts"]},
+            machine=list(words.flat(timings.machine)),
+            plots=plots,
+            words=words,
+        )
+    )
+
+
+def errors(document: Mapping[str, Any], part: str) -> dict[str, float]:
+    """The largest distance to float64 of the part's first output, by target, and PyTorch's own as eager's."""
+    found: dict[str, float] = {}
+    rows = [row for row in document.get("rows", ()) if row["part"] == part]
+    first = rows[0]["output"] if rows else None
+    for row in rows:
+        if row["output"] == first and row["error"] is not None and row["probe"] != "largest":
+            found[row["target"]] = max(row["error"], found.get(row["target"], 0.0))
+            found[EAGER] = max(row["eager_error"], found.get(EAGER, 0.0))
+    return found
