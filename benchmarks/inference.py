@@ -1,0 +1,119 @@
+"""How fast the decoder's files are beside PyTorch and the machine's limit, and what an export takes.
+
+    python benchmarks/inference.py
+    python benchmarks/inference.py artifacts/mnist-mlp --rounds 12
+
+Exports the decoder of a run, or of a freshly initialised `mlp`, in every format and precision, and measures all of them
+in one run of `vae_export.bench`. Ratios are to PyTorch with the same number of threads, the median over the rounds with
+its quartiles. "Within a grey level": files whose worst pixel is one level or less off, as their certificate says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from vae_export import open_artifact
+from vae_export.bench.plan import BATCHES, Plan
+from vae_export.bench.rounds import bench
+from vae_export.bench.timings import Figure, Timings
+from vae_export.checkpoint import Checkpoint, save_checkpoint
+from vae_export.models import VAE, VAEConfig
+from vae_export.record import read_record
+from vae_export.report.timings_page import errors
+
+ROOT = Path(__file__).parent.parent
+LEVEL = 1 / 255
+EXPORTS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="run folder; default: a freshly initialised mlp")
+    parser.add_argument("--rounds", type=int, default=Plan().rounds)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        checkpoint = given.run / "checkpoint.safetensors" if given.run else _initialised(folder)
+        _export_seconds(checkpoint, folder)
+        _cli("export", "--checkpoint", checkpoint, "--part", "decoder", "--format", "all", "--precision", "all",
+             "--out", folder / "export")  # fmt: skip
+        artifact = open_artifact(folder / "export")
+        record = read_record(artifact.certificate)
+        plan = Plan(threads=tuple(given.threads), rounds=given.rounds)
+        timings = bench(artifact, checkpoint, record, plan, report=lambda line: print(line, file=sys.stderr))
+        found = errors(record.document, "decoder")
+        print(f"{timings.machine['processor']}, load average {timings.machine['load_average']}, {given.rounds} rounds")
+        for title, most, precision in (("float32", 1.0, "fp32"), ("within a grey level of float64", LEVEL, None)):
+            print(f"\n{title:34}{'median':>12}{'× eager':>26}{'of the limit':>14}{'error':>10}")
+            for batch in BATCHES:
+                for threads in given.threads:
+                    best = _best(timings, batch, threads, found, most, precision)
+                    print(_line(best, found[best.side]))
+        sizes = {side.precision: side.file_bytes for side in timings.sides if side.side.startswith("onnx")}
+        if sizes.get("int8") and sizes.get("fp32"):
+            print(f"\nint8 file over float32 file: {(sizes['int8'] or 0) / (sizes['fp32'] or 1):.3f}")
+
+
+def _best(
+    timings: Timings, batch: int, threads: int, found: Mapping[str, float], most: float, precision: str | None
+) -> Figure:
+    """The quickest file of a precision, or of any, whose error is at most `most`."""
+    files = {side.side for side in timings.sides if side.file and precision in (None, side.precision)}
+    fit = [
+        figure
+        for figure in timings.figures
+        if (figure.batch, figure.threads) == (batch, threads)
+        and figure.side in files
+        and found.get(figure.side, 1.0) <= most
+    ]
+    return max(fit, key=lambda figure: figure.speedup.median)
+
+
+def _line(figure: Figure, error: float) -> str:
+    speed, reached = figure.speedup, figure.reached
+    name = f"{figure.batch}, {figure.side.replace('ExecutionProvider', '')}, {figure.threads}"
+    ratio = f"{speed.median:.2f} ({speed.low:.2f} to {speed.high:.2f})"
+    of_limit = "-" if reached is None else f"{reached.median:.0%}"
+    return f"{name:34}{figure.p50_seconds * 1e6:9,.1f} µs{ratio:>26}{of_limit:>14}{error:10.1e}"
+
+
+def _export_seconds(checkpoint: Path, folder: Path) -> None:
+    """Whole processes of the command line; the first one fills caches."""
+    taken = []
+    for index in range(EXPORTS + 1):
+        started = time.perf_counter()
+        _cli(
+            "export", "--checkpoint", checkpoint, "--format", "onnx", "--part", "decoder", "--out", folder / f"{index}"
+        )
+        taken.append(time.perf_counter() - started)
+    median = statistics.median(taken[1:])
+    print(
+        f"export --format onnx --part decoder, certificate included: {median:.1f} s ({min(taken):.1f} to {max(taken):.1f})"
+    )
+
+
+def _cli(*arguments: object) -> None:
+    subprocess.run([sys.executable, ROOT / "cli.py", *map(str, arguments)], check=True, capture_output=True)
+
+
+def _initialised(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = VAEConfig("mlp")
+    path = folder / "checkpoint.safetensors"
+    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
+    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
