@@ -98,7 +98,8 @@ def _export_seconds(checkpoint: Path, folder: Path) -> None:
         taken.append(time.perf_counter() - started)
     median = statistics.median(taken[1:])
     print(
-        f"export --format onnx --part decoder, certificate included: {median:.1f} s ({min(taken):.1f} to {max(taken):.1f})"
+        f"export --format onnx --part decoder, certificate included: {median:.1f} s "
+        f"({min(taken):.1f} to {max(taken):.1f})"
     )
 
 
