@@ -163,7 +163,7 @@ def draw(run: Run, end: Found, path: Path) -> None:
     axes.set(xscale="log", xlim=(1, ends[-1] * 1.1), ylim=(84, 110), xlabel="epoch; a line ends each stage")
     axes.set(ylabel="nats per image, dynamic", title="--preset burda", xticks=ends, xticklabels=map(str, ends))
     axes.minorticks_off()
-    axes.legend()
+    axes.legend(loc="upper right")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
