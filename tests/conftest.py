@@ -28,6 +28,10 @@ settings.register_profile("project", deadline=None, derandomize=True, max_exampl
 settings.load_profile("project")
 
 
+#: One of each kind: plain, a program, a file with another beside it.
+PACKED = ("onnx", "torchscript", "openvino")
+
+
 @dataclass(frozen=True)
 class Exported:
     """Attributes:
@@ -64,9 +68,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(shared: Path) -> Callable[[str], Exported]:
-    """`exported(name)`: the export of a family, or of "foreign", in every format."""
+    """`exported(name)`: the export of a family, or of "foreign", in every format that takes no compiler."""
     from vae_export import export, load_checkpoint, save_checkpoint
-    from vae_export.formats import FORMATS
 
     opened: dict[str, Exported] = {}
 
@@ -83,7 +86,7 @@ def exported(shared: Path) -> Callable[[str], Exported]:
                         source: Source | Checkpoint = load_checkpoint(staging / path.name)
                     else:
                         source = samples.foreign_source()
-                    export(source, staging / "export", formats=list(FORMATS))
+                    export(source, staging / "export", formats=samples.QUICK)
         source = Source.of(load_checkpoint(path)) if name in FAMILIES else samples.foreign_source()
         opened[name] = Exported(source, open_artifact(folder / "export"), path if name in FAMILIES else None)
         return opened[name]
@@ -103,11 +106,11 @@ def foreign(exported: Callable[[str], Exported]) -> Exported:
 
 @pytest.fixture(scope="session")
 def packed(mlp: Exported) -> bytes:
-    """A bundle of the small `mlp` export: ONNX and TorchScript files of every part."""
+    """A bundle of the small `mlp` export: every part in the formats `PACKED`."""
     from vae_export.bundle import pack
     from vae_export.record import read_record
 
-    return pack(mlp.artifact, read_record(mlp.artifact.certificate), name="small", formats=["onnx", "torchscript"])
+    return pack(mlp.artifact, read_record(mlp.artifact.certificate), name="small", formats=PACKED)
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import platform
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_export import Checkpoint, Contract, Source
+from vae_export.formats import FORMATS
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
 
@@ -84,6 +89,9 @@ class MapDecoder(nn.Module):
         return self.up(self.norm(latent + mixed.squeeze(1).mT.unflatten(2, (4, 4))))
 
 
+#: What the tests export again and again: all that can be written here without a compiler's many seconds.
+QUICK = tuple(name for name, item in FORMATS.items() if not item.is_slow and item.unavailable() is None)
+
 FOREIGN_CONTRACT = Contract((3, 32, 32), (4, 4, 4), (-1.0, 1.0))
 
 
@@ -103,3 +111,17 @@ class Lambda(nn.Module):
 
     def forward(self, *inputs: Tensor) -> object:
         return self.function(*inputs)  # type: ignore[operator]
+
+
+def aoti_package(library: bytes) -> bytes:
+    """A package in the form of AOTInductor's with this shared library, compiled for this machine."""
+    target = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(target)
+    folder = "data/aotinductor/model"
+    machine = {"AOTI_PLATFORM": sys.platform, "AOTI_MACHINE": platform.machine(), "AOTI_CPU_ISA": ""}
+    metadata = json.dumps({"AOTI_DEVICE_KEY": "cpu"} | machine).encode()
+    records = {f"{folder}/m.wrapper.so": library, f"{folder}/m.wrapper_metadata.json": metadata}
+    for name, record in (records | {"archive_format": b"pt2", "archive_version": b"0"}).items():
+        writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return target.getvalue()

@@ -37,8 +37,11 @@ class Toy:
     """A format of this test: raw weights, run by the graph's own module, with `wrong` added to every output."""
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
-    is_program = False
     precisions: tuple[PrecisionName, ...] = ("fp32",)
+    beside = ()
+    packages = ()
+    danger = ""
+    may_crash = is_slow = False
     wrong = 0.0
     reason: str | None = None
     runs_on: tuple[str, ...] = ("here",)
@@ -55,6 +58,9 @@ class Toy:
         self.module = graph.module
         self.data = b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters())
         return self.data
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- anywhere
+        return ""
 
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
@@ -195,7 +201,7 @@ def test_an_existing_output_is_refused_before_any_work(source: Source, mlp: Expo
 
 def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, mlp: Exported) -> None:
     old = mlp.copied(tmp_path / "out")
-    assert len(old.manifest.files) == 3 * len(FORMATS)
+    assert len(old.manifest.files) == 3 * len(samples.QUICK)
     export(source, tmp_path / "out", formats=["torchscript"], force=True)
     assert sorted(tree(tmp_path / "out")) == [
         "certificate.html",
@@ -219,15 +225,17 @@ def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
     manifest = json.loads((mlp.folder / "manifest.json").read_text())
     assert manifest["format"] == "vae-export/1"
     golden = {array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])}
-    assert {entry["name"] for entry in manifest["files"]} | golden == set(tree(mlp.folder)) - {
+    stored = [stored for entry in manifest["files"] for stored in (entry, *entry.get("beside", ()))]
+    assert {item["name"] for item in stored} | golden == set(tree(mlp.folder)) - {
         "certificate.html",
         "certificate.json",
         "golden",
         "manifest.json",
     }
+    for item in stored:
+        data = (mlp.folder / item["name"]).read_bytes()
+        assert (item["size"], item["sha256"]) == (len(data), sha256(data))
     for entry in manifest["files"]:
-        data = (mlp.folder / entry["name"]).read_bytes()
-        assert (entry["size"], entry["sha256"]) == (len(data), sha256(data))
         assert entry["inputs"] == mlp.source.contract.spec(entry["part"]).to_json()["inputs"]
     assert manifest["provenance"]["checkpoint_sha256"] == sha256(mlp.checkpoint)
 
@@ -235,8 +243,8 @@ def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
 def test_the_certificate_names_the_bytes_and_passed(mlp: Exported) -> None:
     certificate = json.loads((mlp.folder / "certificate.json").read_text())
     assert certificate["verdict"] == "pass"
-    assert certificate["files"] == {entry.name: entry.sha256 for entry in mlp.artifact.manifest.files}
-    assert {row["target"].split("/")[0] for row in certificate["rows"]} == set(FORMATS)
+    assert certificate["files"] == {stored.name: stored.sha256 for stored in mlp.artifact.manifest.stored}
+    assert {row["target"].split("/")[0] for row in certificate["rows"]} == set(samples.QUICK)
     assert {row["probe"] for row in certificate["rows"]} >= {"prior", "posterior", "data", "zeros", "six-sigma"}
     assert all(row["passed"] for row in certificate["rows"])
 

@@ -12,13 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Exported
+from vae_export.companions import Accompanied
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.manifest import NAME, FileEntry, Manifest, read_manifest
 
 MANIFEST = Manifest(
     Contract((1, 28, 28), (4,)),
-    (FileEntry.of("decoder.onnx", "decoder", "onnx", b"data"), FileEntry.of("encoder.pt2", "encoder", "pt2", b"")),
+    (
+        FileEntry.of("decoder.onnx", "decoder", "onnx", b"data"),
+        FileEntry.of("encoder.pt2", "encoder", "pt2", b""),
+        FileEntry.of("encoder.openvino.xml", "encoder", "openvino", Accompanied(b"graph", {".bin": b"weights"})),
+    ),
     20,
     {"torch": "2.13.0"},
     {"config": {"family": "mlp"}},
@@ -101,6 +106,10 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
         (MANIFEST.text.replace(b'"decoder.onnx"', b'"."'), "file name is not allowed"),
         (MANIFEST.text.replace(b'"decoder.onnx"', b'["x"]'), "manifest cannot be read"),
         (MANIFEST.text.replace(b'"onnx"', b'["onnx"]'), "manifest cannot be read"),
+        (MANIFEST.text.replace(b"encoder.openvino.bin", b"../secret.bin"), "file name is not allowed"),
+        (MANIFEST.text.replace(b"encoder.openvino.bin", b"encoder.openvino.xml"), "two files have one name"),
+        (MANIFEST.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"), "a name of its own: decoder"),
+        (MANIFEST.text.replace(b'"encoder.openvino.bin"', b"7"), "manifest cannot be read"),
     ],
 )
 def test_hostile_manifests_are_refused(tmp_path: Path, data: bytes, said: str) -> None:

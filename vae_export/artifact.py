@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vae_export.companions import Accompanied
 from vae_export.contract import Part
 from vae_export.errors import IntegrityError
 from vae_export.files import sha256
@@ -55,6 +57,9 @@ class Artifact:
 
     def read(self, file: Hashed) -> bytes:
         """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
+        return accompanied(file, self._read)
+
+    def _read(self, file: Hashed) -> bytes:
         path = self.folder / file.name
         links = [step for step in (path, path.parent) if step != self.folder and step.is_symlink()]
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
@@ -65,6 +70,13 @@ class Artifact:
             raise IntegrityError("exported file cannot be read", where=path, got=error.strerror) from error
         check_hash(file, data, path)
         return data
+
+
+def accompanied(file: Hashed, read: Callable[[Hashed], bytes]) -> bytes:
+    """The file's bytes, with those of the files beside it where the manifest names such."""
+    if not isinstance(file, FileEntry) or not file.beside:
+        return read(file)
+    return Accompanied(read(file), {companion.suffix: read(companion) for companion in file.beside})
 
 
 def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:

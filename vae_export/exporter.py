@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vae_export import __version__
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
+from vae_export.companions import contents
 from vae_export.contract import PARTS, Part, PartSpec
 from vae_export.errors import MachineError, UsageError
 from vae_export.files import check_free, staged_folder, write_atomic
-from vae_export.formats import FORMATS, OPSET, WriteOptions
+from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.golden import GoldenPart
 from vae_export.graphs import Source
 from vae_export.interrupts import postponed
@@ -81,13 +80,15 @@ def export(
                 options = replace(plain, precision=precision, calibration=inputs)
                 with postponed():
                     data = FORMATS[format].write(graphs[part], options)
-                write_atomic(staging / name, data)
-                entries.append(FileEntry.of(name, part, format, data, precision))
+                for stored, content in contents(name, data).items():
+                    write_atomic(staging / stored, content)
+                machine = FORMATS[format].machine(data)
+                entries.append(FileEntry.of(name, part, format, data, precision, machine))
         manifest = Manifest(
             source.contract,
             tuple(entries),
             opset if "onnx" in formats else NOT_STATED,
-            _versions(formats),
+            {"vae-export": __version__, "python": platform.python_version()} | versions(formats),
             source.provenance,
             golden=_golden(source, chosen, staging, [precision for _, precision in kinds]),
         )
@@ -155,13 +156,3 @@ def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
         "vae_export.contract": json.dumps(spec.to_json(), sort_keys=True),
         "vae_export.provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
     }
-
-
-def _versions(formats: Sequence[str]) -> dict[str, str]:
-    versions = {"vae-export": __version__, "python": platform.python_version(), "torch": torch.__version__}
-    if "onnx" in formats:
-        import onnx
-        import onnxscript
-
-        versions |= {"onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
-    return versions

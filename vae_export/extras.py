@@ -14,6 +14,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray", "pyarrow"),
     "train": ("torch", "safetensors", "torchvision", "sklearn", "matplotlib", "PIL"),
     "tensorboard": ("tensorboardX",),
+    "openvino": ("openvino",),
+    "executorch": ("executorch",),
 }
 
 

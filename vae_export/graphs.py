@@ -172,8 +172,12 @@ class Graph:
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The graph captured by torch.export, with a dynamic batch; onnx and pt2 share it."""
-        batch = torch.export.Dim(BATCH, min=1)
+        """The graph captured by torch.export, with a dynamic batch; most formats share it."""
+        return self.captured()
+
+    def captured(self, most: int | None = None) -> torch.export.ExportedProgram:
+        """The graph captured anew, for batches of 1 to `most`: an engine that plans its memory must know how many."""
+        batch = torch.export.Dim(BATCH, min=1, max=most)
         dynamic = {tensor.name: {0: batch} for tensor in self.spec.inputs}
         try:
             program = torch.export.export(self.module, self.example, dynamic_shapes=dynamic, strict=False)

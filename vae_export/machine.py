@@ -20,6 +20,8 @@ _PACKAGES = (
     "safetensors",
     "onnx",
     "onnxscript",
+    "openvino",
+    "executorch",
     "scikit-learn",
     "matplotlib",
 )

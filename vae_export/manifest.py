@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from vae_export.companions import companion_name, contents
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.files import sha256
@@ -28,8 +29,21 @@ NOT_STATED = 0
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A file that an exported one needs beside it."""
+
+    name: str
+    size: int
+    sha256: str
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix
+
+
+@dataclass(frozen=True)
 class FileEntry:
-    """One exported file."""
+    """One exported file. In most formats nothing must lie beside it, and it runs on any machine: `machine` is empty."""
 
     name: str
     part: Part
@@ -37,11 +51,32 @@ class FileEntry:
     size: int
     sha256: str
     precision: PrecisionName = FULL
+    beside: tuple[Companion, ...] = ()
+    machine: str = ""
 
     @classmethod
-    def of(cls, name: str, part: Part, format: str, data: bytes, precision: PrecisionName = FULL) -> FileEntry:
-        """The entry of a file with these bytes."""
-        return cls(name, part, format, len(data), sha256(data), precision)
+    def of(
+        cls,
+        name: str,
+        part: Part,
+        format: str,
+        data: bytes,
+        precision: PrecisionName = FULL,
+        machine: str = "",
+    ) -> FileEntry:
+        """The entry of a file with these bytes, and of its companions."""
+        _, *beside = (Companion(name, len(data), sha256(data)) for name, data in contents(name, data).items())
+        return cls(name, part, format, len(data), sha256(data), precision, tuple(beside), machine)
+
+    @property
+    def stored(self) -> tuple[FileEntry | Companion, ...]:
+        """All that lies on disk for it, itself first."""
+        return (self, *self.beside)
+
+    def to_json(self) -> dict[str, Any]:
+        """A file that stands alone has no "beside", one that runs anywhere no "machine"."""
+        beside = [vars(item) for item in self.beside]
+        return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "")}
 
 
 @dataclass(frozen=True)
@@ -54,6 +89,11 @@ class Manifest:
     versions: Mapping[str, str]
     provenance: Mapping[str, Any]
     golden: tuple[GoldenPart, ...] = ()
+
+    @property
+    def stored(self) -> tuple[FileEntry | Companion, ...]:
+        """Every model file, each followed by what lies beside it."""
+        return tuple(stored for entry in self.files for stored in entry.stored)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
         """The file of a part in a format and a precision; raises `ModelError` where there is none."""
@@ -68,7 +108,7 @@ class Manifest:
             "format": FORMAT,
             "precision": "float32",
             "contract": self.contract.to_json(),
-            "files": [vars(entry) | self.contract.spec(entry.part).to_json() for entry in self.files],
+            "files": [entry.to_json() | self.contract.spec(entry.part).to_json() for entry in self.files],
             "golden": [part.to_json() for part in self.golden],
             "opset": self.opset,
             "versions": dict(self.versions),
@@ -105,10 +145,9 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         contract = Contract.from_json(document["contract"])
         files = tuple(_entry(item, contract) for item in document["files"])
         golden = _golden(document, contract, files)
-        check_distinct(entry.name for entry in files)
         if len({(entry.part, entry.format, entry.precision) for entry in files}) != len(files):
             raise IntegrityError("a part is there twice in one format and precision", where=where)
-        return Manifest(
+        manifest = Manifest(
             contract,
             files,
             int(document["opset"]),
@@ -116,23 +155,30 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             dict(document["provenance"]),
             golden,
         )
+        check_distinct(stored.name for stored in manifest.stored)
+        return manifest
     except VaeExportError:
         raise
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
-_KEYS = tuple(FileEntry.__annotations__)
-
-
 def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
+    beside = tuple(
+        Companion(**{key: companion[key] for key in Companion.__annotations__}) for companion in item.get("beside", ())
+    )
     # Manifests of the first versions state no precision.
-    entry = FileEntry(**{key: item.get(key, FULL) if key == "precision" else item[key] for key in _KEYS})
-    for key, kind in FileEntry.__annotations__.items():
-        if type(getattr(entry, key)) is not (int if kind == "int" else str):
-            raise TypeError(f"{key} of a file is {getattr(entry, key)!r}")
-    if "/" in check_name(entry.name):
-        raise IntegrityError("model file lies in a folder", where=entry.name)
+    stated = {"precision": FULL, "machine": ""} | dict(item) | {"beside": beside}
+    entry = FileEntry(**{key: stated[key] for key in FileEntry.__annotations__})
+    for stored in entry.stored:
+        for key, kind in stored.__annotations__.items():
+            if key != "beside" and type(getattr(stored, key)) is not (int if kind == "int" else str):
+                raise TypeError(f"{key} of a file is {getattr(stored, key)!r}")
+        if "/" in check_name(stored.name):
+            raise IntegrityError("model file lies in a folder", where=stored.name)
+    for companion in beside:
+        if companion.name != companion_name(entry.name, companion.suffix):
+            raise IntegrityError("file beside another has a name of its own", where=companion.name, got=entry.name)
     if entry.part not in PARTS:
         raise ValueError(f"part of a file is {entry.part!r}")
     if entry.precision not in PRECISIONS:

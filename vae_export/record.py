@@ -33,14 +33,14 @@ class Record:
         again = "run: vae-export verify"
         if not self.passed:
             raise ParityError("certificate did not pass", where=where, got=self.document["verdict"], do=again)
-        for entry in manifest.files:
-            found = self.document["files"].get(entry.name)
-            if found != entry.sha256:
+        for stored in manifest.stored:
+            found = self.document["files"].get(stored.name)
+            if found != stored.sha256:
                 got = "no such file in it" if found is None else f"SHA-256 {found}"
                 raise IntegrityError(
                     "certificate is of another file",
-                    where=f"{where}, {entry.name}",
-                    expected=f"SHA-256 {entry.sha256}",
+                    where=f"{where}, {stored.name}",
+                    expected=f"SHA-256 {stored.sha256}",
                     got=got,
                     do=again,
                 )

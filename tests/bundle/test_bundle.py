@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.commands import ROOT, run_cli
-from tests.conftest import Exported
+from tests.conftest import PACKED, Exported
 from vae_export import Source, export, load, open_artifact
 from vae_export.bundle import open_bundle, pack
 from vae_export.bundle.archive import read_archive, write_archive
@@ -39,18 +39,20 @@ def record(mlp: Exported) -> Record:
 
 
 def test_equal_contents_are_equal_bytes(mlp: Exported, packed: bytes) -> None:
-    again = pack(mlp.artifact, record(mlp), name="small", formats=["onnx", "torchscript"])
+    again = pack(mlp.artifact, record(mlp), name="small", formats=PACKED)
     assert again == packed
-    assert pack(mlp.artifact, record(mlp), name="other", formats=["onnx", "torchscript"]) != packed
+    assert pack(mlp.artifact, record(mlp), name="other", formats=PACKED) != packed
 
 
 def test_every_entry_is_what_the_specification_lists(path: Path, mlp: Exported) -> None:
     names = list(open_bundle(path).files)
     assert names[:2] == ["SHA256SUMS", "manifest.json"]
     assert names[-3:] == ["certificate.json", "MODEL_CARD.md", "LICENSE"]
-    models = [entry.name for entry in mlp.artifact.manifest.files if entry.format != "pt2"]
-    assert names[2:8] == models
-    assert all(name.startswith("golden/") for name in names[8:-3])
+    chosen = [entry for entry in mlp.artifact.manifest.files if entry.format in PACKED]
+    models = [stored.name for entry in chosen for stored in entry.stored]
+    assert {"decoder.onnx", "decoder.torchscript.pt", "decoder.openvino.xml", "decoder.openvino.bin"} <= set(models)
+    assert names[2 : 2 + len(models)] == models
+    assert all(name.startswith("golden/") for name in names[2 + len(models) : -3])
     assert open_bundle(path).read(mlp.artifact.entry("decoder")) == mlp.artifact.read(mlp.artifact.entry("decoder"))
 
 

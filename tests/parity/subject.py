@@ -22,6 +22,7 @@ from vae_export import (
     save_checkpoint,
     verify,
 )
+from vae_export.companions import contents
 from vae_export.contract import Part
 from vae_export.errors import ParityError
 from vae_export.files import sha256
@@ -96,7 +97,8 @@ def tampered(
     entries = []
     for (part, format), data in files.items():
         entry = subject.artifact.entry(part, format)
-        (folder / entry.name).write_bytes(data)
+        for stored, content in contents(entry.name, subject.data(part, format)).items():
+            (folder / stored).write_bytes(data if stored == entry.name else content)
         entries.append(replace(entry, size=len(data), sha256=sha256(data)) if rehash else entry)
     (folder / NAME).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=()).text)
     return open_artifact(folder)

@@ -275,7 +275,7 @@ def test_the_command_line_verifies_one_file(mlp: Subject, tmp_path: Path) -> Non
     [
         ("none.onnx", (), 3, "not a plain file"),
         ("none.pt2", ("--trust",), 3, "not a plain file"),
-        ("none.pt2", (), 2, "a pt2 file is a program that loading runs"),
+        ("none.pt2", (), 2, "a file in format pt2 is a program"),
         ("none.zip", (), 2, "unknown format"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests import samples
 from tests.parity import mutations
 from tests.parity.conftest import examples
 from tests.parity.mutations import Mutation, after, differs, f32, step
@@ -128,7 +129,7 @@ def test_however_an_image_comes_into_its_range_no_engine_leaves_it(
     end: Callable[[Tensor], Tensor], low: float, high: float, tmp_path: Path
 ) -> None:
     """No false alarm: the largest probe drives every one of these to its bounds."""
-    _, certificate = export(source(end, low, high), tmp_path / "export", formats=list(FORMATS))
+    _, certificate = export(source(end, low, high), tmp_path / "export", formats=samples.QUICK)
     assert certificate.passed
     assert {row.measure.outside for row in certificate.rows} == {0}
 

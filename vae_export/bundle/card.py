@@ -108,7 +108,8 @@ def _files(manifest: Manifest) -> Iterator[str]:
     yield "| file | part | format | bytes |"
     yield "|---|---|---|---|"
     for entry in manifest.files:
-        yield f"| `{entry.name}` | {entry.part} | {entry.format} | {entry.size:,} |"
+        for stored in entry.stored:
+            yield f"| `{stored.name}` | {entry.part} | {entry.format} | {stored.size:,} |"
     yield ""
     yield "`golden/` has inputs with the outputs that they must give: test your application with them. What is in a"
     yield "bundle and how to read it: the page *The bundle format* of vae-export's documentation."

@@ -21,5 +21,5 @@ def golden_names(manifest: Manifest) -> list[str]:
 
 def entries(manifest: Manifest) -> list[str]:
     """The names of all entries but `SUMS`, in order."""
-    models = [entry.name for entry in manifest.files]
+    models = [stored.name for stored in manifest.stored]
     return [NAME, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_export.artifact import CERTIFICATE, Hashed, check_hash
+from vae_export.artifact import CERTIFICATE, Hashed, accompanied, check_hash
 from vae_export.bundle.archive import check_crcs, read_archive
 from vae_export.bundle.contents import CARD, LICENCE, OPTIONAL, SUMS, entries
 from vae_export.errors import IntegrityError, ModelError
@@ -45,7 +45,7 @@ class Bundle:
 
     def read(self, file: Hashed) -> bytes:
         """The bytes of a file that the manifest names."""
-        return bytes(self.files[file.name])
+        return accompanied(file, lambda stored: bytes(self.files[stored.name]))
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -72,8 +72,8 @@ def open_bundle(path: str | Path) -> Bundle:
         raise IntegrityError("file is missing", where=f"{path}, {NAME}")
     manifest = parse_manifest(bytes(files[NAME]), f"{path}, {NAME}")
     _check_contents(manifest, list(files), path)
-    for entry in manifest.files:
-        check_hash(entry, files[entry.name], f"{path}, {entry.name}")
+    for stored in manifest.stored:
+        check_hash(stored, files[stored.name], f"{path}, {stored.name}")
     for part in manifest.golden:
         for array in (*part.inputs, *part.outputs):
             check_hash(array, files[array.name], f"{path}, {array.name}")

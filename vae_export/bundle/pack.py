@@ -9,6 +9,7 @@ from vae_export.artifact import CERTIFICATE, Artifact
 from vae_export.bundle.archive import write_archive
 from vae_export.bundle.card import model_card
 from vae_export.bundle.contents import CARD, LICENCE, PAGE, SUMS, entries
+from vae_export.companions import contents
 from vae_export.errors import ModelError, UsageError
 from vae_export.files import sha256
 from vae_export.manifest import NAME, Manifest
@@ -51,7 +52,8 @@ def pack(
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
     files = {NAME: manifest.text}
-    files |= {entry.name: artifact.read(entry) for entry in manifest.files}
+    for entry in manifest.files:
+        files |= contents(entry.name, artifact.read(entry))
     arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     files |= {array.name: artifact.read(array) for array in arrays}
     files |= {CERTIFICATE: record.data, CARD: model_card(name, manifest, record, notes).encode()}

@@ -37,7 +37,7 @@ def export(
         typer.Option(
             "--format",
             metavar="|".join([*FORMATS, ALL]),
-            help="File format, all for every one that can be written here. Repeatable.",
+            help="File format; all is every one that can be written here without long compiling. Repeatable.",
             show_default="onnx",
         ),
     ] = None,
@@ -110,8 +110,8 @@ def export(
         )
         return
     table = Table("file", "bytes", "SHA-256", box=None, pad_edge=False)
-    for entry in artifact.manifest.files:
-        table.add_row(entry.name, f"{entry.size:,}", entry.sha256[:16] + "…")
+    for stored in artifact.manifest.stored:
+        table.add_row(stored.name, f"{stored.size:,}", stored.sha256[:16] + "…")
     console.result(table)
     show_drift(certificate)
     show_gaps(certificate)
@@ -128,7 +128,7 @@ def _precisions(names: list[str]) -> tuple[PrecisionName, ...]:
 def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[str, ...]:
     """The formats that were asked for, in the order of the registry.
 
-    `all` means all that this machine can write, and that have one of the precisions.
+    `all` means all that this machine can write without long compiling, and that have one of the precisions.
     """
     _refuse_unknown("format", names, FORMATS)
     if ALL not in names:
@@ -138,6 +138,8 @@ def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[s
         reason = format.unavailable()
         if reason is None and not set(format.precisions) & set(precisions):
             reason = f"has none of {', '.join(precisions)}"
+        if reason is None and format.is_slow and name not in names:
+            reason = f"it takes many seconds a part; to have it too: --format all --format {name}"
         if reason is None:
             writable.append(name)
         else:

@@ -78,7 +78,7 @@ def verify(
         typer.Option("--baseline", help="Fail if worse than this certificate.json.", show_default=False),
     ] = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load TorchScript and .pt2 of unknown origin: they are programs.")
+        bool, typer.Option("--trust", help="Load files of unknown origin that are no ONNX: most are programs.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -189,19 +189,23 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
     """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
     from vae_export.admission import admit, read_plain
     from vae_export.artifact import Artifact
+    from vae_export.companions import Accompanied
     from vae_export.formats import FORMATS
     from vae_export.manifest import NOT_STATED, FileEntry, Manifest
     from vae_export.parity.reference import BATCHES, FEW_BATCHES
 
-    format = next((format for format in FORMATS.values() if file.name.endswith(format.suffix)), None)
-    if format is None:
+    fitting = [format for format in FORMATS.values() if file.name.endswith(format.suffix)]
+    if not fitting:
         endings = " | ".join(format.suffix for format in FORMATS.values())
         raise UsageError("unknown format", where=file, expected=f"a name that ends in {endings}")
-    if format.is_program:
+    format = max(fitting, key=lambda known: len(known.suffix))  # .aoti.pt2 ends in .pt2 too
+    if format.danger:
         if not trust:
             do = "pass --trust if you know who made it"
-            raise UsageError(f"a {format.name} file is a program that loading runs", where=file, do=do)
+            raise UsageError(f"a file in format {format.name} {format.danger}", where=file, do=do)
         data = read_plain(file)
+        if format.beside:
+            data = Accompanied(data, {suffix: read_plain(file.with_suffix(suffix)) for suffix in format.beside})
     else:
         data = admit(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
     entry = FileEntry.of(file.name, part, format.name, data)

@@ -1,7 +1,16 @@
 """The file formats, one file each. Command-line choices, parity and the docs iterate `FORMATS`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+from vae_export.formats.aoti import Aoti
 from vae_export.formats.base import OPSET, Bound, Format, Runner, Setting, WriteOptions
+from vae_export.formats.executorch import ExecuTorch
 from vae_export.formats.onnx import Onnx
+from vae_export.formats.openvino import OpenVino
+from vae_export.formats.ort import Ort
 from vae_export.formats.pt2 import Pt2
 from vae_export.formats.torchscript import TorchScript
 
@@ -11,7 +20,23 @@ FORMATS: dict[str, Format] = {
         Onnx(),
         TorchScript(),
         Pt2(),
+        OpenVino(),
+        Ort(),
+        Aoti(),
+        ExecuTorch(),
     )
 }
 
-__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "Setting", "WriteOptions"]
+
+def versions(formats: Iterable[str]) -> dict[str, str]:
+    """Of PyTorch, which captures every graph, and of the packages that write and run these formats; what is here."""
+    found = {}
+    for package in sorted({"torch", *(package for format in formats for package in FORMATS[format].packages)}):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # onnxruntime-gpu in place of onnxruntime, for example
+            continue
+    return found
+
+
+__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "Setting", "WriteOptions", "versions"]

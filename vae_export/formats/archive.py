@@ -1,4 +1,4 @@
-"""PyTorch's zip archives, rewritten without records that should not leave this machine."""
+"""PyTorch's zip archives, rewritten without what should not leave this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vae_export.findings import Finding, machine_traces
 _WEIGHTS = ("/constants/", "/weights/")
 
 
-def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
-    """The same archive less the records whose name is `unwanted`.
+def rewritten(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
+    """The archive with every record as `change` gives it, by its name and data; None leaves it out.
 
     Python's zipfile cannot do this: PyTorch wants every record aligned to 64 bytes, so its own reader and writer are
     used.
@@ -25,8 +25,10 @@ def without_records(archive: bytes, unwanted: Callable[[str], bool]) -> bytes:
     writer = torch._C.PyTorchFileWriter(target)
     for name in reader.get_all_records():
         # The writer adds the version and the identity of an archive itself.
-        if not unwanted(name) and name not in ("version", "byteorder", ".data/serialization_id"):
-            record = reader.get_record(name)
+        if name in ("version", "byteorder", ".data/version", ".data/serialization_id"):
+            continue
+        record = change(name, reader.get_record(name))
+        if record is not None:
             writer.write_record(name, record, len(record))
     writer.write_end_of_file()
     return target.getvalue()

@@ -94,17 +94,25 @@ class Format(Protocol):
     """Attributes:
     name: as it is typed after --format.
     suffix: of its files, after the part's name.
+    beside: the last suffixes of what must lie beside each of them (see `companions`): none, in most formats.
     extra: what to put into `pip install 'vae-export[…]'` to write it.
+    packages: whose versions decide what is written and how it is run.
     summary: one line for help and docs.
-    is_program: a file is code that its loader executes, so that none is ever loaded from a stranger.
+    danger: why no file of a stranger is ever loaded, such as "is a program"; empty where one may be.
+    may_crash: its engine can take the process down; a file is run in a child first (see `rehearsal`).
+    is_slow: writing takes many seconds a part: `--format all` leaves it out.
     precisions: what its files can have, float32 first.
     """
 
     name: str
     suffix: str
+    beside: tuple[str, ...]
     extra: str
+    packages: tuple[str, ...]
     summary: str
-    is_program: bool
+    danger: str
+    may_crash: bool
+    is_slow: bool
     precisions: tuple[PrecisionName, ...]
 
     def unavailable(self) -> str | None:
@@ -114,10 +122,16 @@ class Format(Protocol):
         """Raise `UsageError` for options that no file can be written with. Asked before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
-        """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""
+        """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside.
+
+        A format with files beside it gives them as `Accompanied` bytes, and is opened with such.
+        """
 
     def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
         """What reading the file `name` shows, before it is run."""
+
+    def machine(self, data: bytes) -> str:
+        """What a machine must be to run this file, such as "linux x86_64 AVX2"; empty where any will do."""
 
     def providers(self) -> tuple[str, ...]:
         """What can run a file of this format here, the CPU first."""

@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from vae_export.contract import BATCH, Array, PartSpec
 from vae_export.errors import ModelError, UsageError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
 
     from vae_export.graphs import Graph
+    from vae_export.runtime.session import Session
 
 #: The exporter translates to operator set 18 and later ones; what lies below goes through a converter that gives up
 #: silently.
@@ -33,6 +35,8 @@ MIN_OPSET = 18
 IR_VERSION = 10
 #: Above this protobuf cannot hold a message.
 MAX_BYTES = 2**31 - 1
+#: What was translated already, by graph and operator set, for as long as the graph lives.
+_TRANSLATED: WeakKeyDictionary[Graph, dict[int, onnx.ModelProto]] = WeakKeyDictionary()
 
 
 class Onnx:
@@ -40,9 +44,13 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
+    beside: tuple[str, ...] = ()
     extra = "export"
+    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
-    is_program = False
+    danger = ""
+    may_crash = False
+    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
     def unavailable(self) -> str | None:
@@ -60,9 +68,37 @@ class Onnx:
     def write(self, graph: Graph, options: WriteOptions) -> bytes:
         """Raises `UsageError` as `check` does, `ModelError` for what the exporter cannot translate."""
         import onnx
-        import torch
 
         self.check(options)
+        model = onnx.ModelProto()
+        model.CopyFrom(self._translated(graph, options.opset))
+        for key, value in sorted(options.metadata.items()):
+            model.metadata_props.add(key=key, value=value)
+        if model.ByteSize() > MAX_BYTES:
+            raise ModelError(
+                "model too large for one ONNX file",
+                where=graph.spec.part,
+                expected=f"{MAX_BYTES:,} bytes at most",
+                got=f"{model.ByteSize():,}",
+            )
+        onnx.checker.check_model(model, full_check=True)
+        if options.precision != FULL:
+            from vae_export.formats.onnx_precision import converted
+
+            model = converted(model, options.precision, options.calibration)
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
+
+    def _translated(self, graph: Graph, opset: int) -> onnx.ModelProto:
+        """The graph as ONNX, once: other formats start from it, and translating takes longer than they do."""
+        known = _TRANSLATED.setdefault(graph, {})
+        if opset not in known:
+            known[opset] = self._translate(graph, opset)
+        return known[opset]
+
+    def _translate(self, graph: Graph, opset: int) -> onnx.ModelProto:
+        import torch
+
         spec, said = graph.spec, io.StringIO()
         with (
             contextlib.redirect_stdout(said),
@@ -77,7 +113,7 @@ class Onnx:
                 program = torch.onnx.export(
                     captured,
                     dynamo=True,
-                    opset_version=options.opset,
+                    opset_version=opset,
                     input_names=[tensor.name for tensor in spec.inputs],
                     output_names=[tensor.name for tensor in spec.outputs],
                     external_data=False,
@@ -93,25 +129,13 @@ class Onnx:
         model.ir_version = IR_VERSION
         _clean(model)
         _name_batch(model, spec)
-        for key, value in sorted(options.metadata.items()):
-            model.metadata_props.add(key=key, value=value)
         written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-        if written.get("ai.onnx") != options.opset:
-            raise UsageError("opset cannot be written", where=spec.part, expected=options.opset, got=written)
-        if model.ByteSize() > MAX_BYTES:
-            raise ModelError(
-                "model too large for one ONNX file",
-                where=spec.part,
-                expected=f"{MAX_BYTES:,} bytes at most",
-                got=f"{model.ByteSize():,}",
-            )
-        onnx.checker.check_model(model, full_check=True)
-        if options.precision != FULL:
-            from vae_export.formats.onnx_precision import converted
+        if written.get("ai.onnx") != opset:
+            raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
+        return model
 
-            model = converted(model, options.precision, options.calibration)
-        data: bytes = model.SerializeToString(deterministic=True)
-        return data
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+        return ""
 
     def providers(self) -> tuple[str, ...]:
         from vae_export.runtime.session import available_providers
@@ -142,20 +166,26 @@ class Onnx:
     def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.runtime.session import Session
 
-        session = Session(
-            data,
-            spec,
-            provider=provider,
-            threads=setting.threads,
-            optimisation=setting.optimisation or None,
-            tf32=setting.tf32,
+        return session_runner(
+            Session(
+                data,
+                spec,
+                provider=provider,
+                threads=setting.threads,
+                optimisation=setting.optimisation or None,
+                tf32=setting.tf32,
+            )
         )
 
-        @contextlib.contextmanager
-        def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
-            yield Bound(*session.bind(inputs))
 
-        return Runner(bind, session.run)
+def session_runner(session: Session) -> Runner:
+    """A session of ONNX Runtime as a runner."""
+
+    @contextlib.contextmanager
+    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+        yield Bound(*session.bind(inputs))
+
+    return Runner(bind, session.run)
 
 
 @contextlib.contextmanager

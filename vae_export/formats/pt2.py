@@ -26,9 +26,13 @@ class Pt2:
 
     name = "pt2"
     suffix = ".pt2"
+    beside: tuple[str, ...] = ()
     extra = "export"
+    packages: tuple[str, ...] = ("torch",)
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
-    is_program = True
+    danger = "is a program"
+    may_crash = False
+    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
@@ -48,6 +52,9 @@ class Pt2:
         # To memory: saving to a path aborts the process on a full disk (pytorch#156955).
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return buffer.getvalue()
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+        return ""
 
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()

@@ -18,7 +18,7 @@ from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.extras import missing
 from vae_export.findings import Finding
-from vae_export.formats.archive import archive_traces, without_records
+from vae_export.formats.archive import archive_traces, rewritten
 from vae_export.formats.base import Runner, Setting, WriteOptions
 from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
 from vae_export.precision import FULL, PrecisionName
@@ -37,9 +37,13 @@ class TorchScript:
 
     name = "torchscript"
     suffix = ".torchscript.pt"
+    beside: tuple[str, ...] = ()
     extra = "export"
+    packages: tuple[str, ...] = ("torch",)
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
-    is_program = True
+    danger = "is a program"
+    may_crash = False
+    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
@@ -72,7 +76,10 @@ class TorchScript:
             # To memory: torch.jit.save to a path aborts the process on a full disk (pytorch#156955).
             torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
         # Their .debug_pkl holds source lines with the paths of this machine.
-        return without_records(buffer.getvalue(), lambda name: name.endswith(".debug_pkl"))
+        return rewritten(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+        return ""
 
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()

@@ -11,10 +11,12 @@ import onnxruntime
 import torch
 
 from vae_export import __version__
+from vae_export.artifact import Artifact
+from vae_export.formats import versions
 from vae_export.graphs import Source
 
 
-def environment(source: Source, threads: int) -> dict[str, Any]:
+def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:
     """JSON-able: versions, machine, TF32 switches, what the probes were made from. No host name, no path, no time."""
     return {
         "versions": {
@@ -23,7 +25,8 @@ def environment(source: Source, threads: int) -> dict[str, Any]:
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,
             "numpy": np.__version__,
-        },
+        }
+        | versions({entry.format for entry in artifact.manifest.files}),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads_of_the_reference": threads,

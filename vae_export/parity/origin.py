@@ -1,4 +1,4 @@
-"""Whose file is this? Of TorchScript and `.pt2`, which are programs, only those that we know to be ours are loaded."""
+"""Whose file is this? Of formats that are dangerous to load, only files that we know to be ours are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vae_export.graphs import Source
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
-    """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a strange program.
+    """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a dangerous file.
 
     Ours is what names the very checkpoint that it is compared with. A manifest is no signature: this keeps out mistakes
     and strangers' files, not a forger.
@@ -35,9 +35,9 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
     if trust or (exported and given):
         return
     for entry in artifact.manifest.files:
-        if FORMATS[entry.format].is_program:
+        if (danger := FORMATS[entry.format].danger) != "":
             raise ModelError(
-                f"a {entry.format} file is a program, and this one is not known to be ours",
+                f"a file in format {entry.format} {danger}, and this one is not known to be ours",
                 where=artifact.folder / entry.name,
                 do="pass --trust if you know who made it",
             )

@@ -30,6 +30,7 @@ from vae_export.parity.probes import calibration, make_probes, within
 from vae_export.parity.reference import BATCHES, FEW_BATCHES, Reference, references
 from vae_export.parity.targets import Target, choose
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
+from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
 
 Report = Callable[[str], None]
@@ -61,7 +62,7 @@ def verify(
         budget: what of pixels and nats the files may cost.
         thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the extreme
             levels on one thread.
-        trust: load TorchScript and `.pt2` files, which are programs, although they were not made from this source.
+        trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
         report: called with a line when a file is about to be verified.
 
     Returns:
@@ -69,7 +70,7 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
-        ModelError: a file that cannot be read, has other inputs or outputs, or is a program whose maker is not known; a
+        ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
             source that lacks a part, or gives numbers that are not finite.
         TargetError: a target that was asked for cannot run here, or nothing here can run a file.
         UsageError: a target that no file of this artifact can have.
@@ -81,6 +82,7 @@ def verify(
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         verification = _Verification(artifact, source, graphs, tolerance, budget, thorough)
+        verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
         for entry in artifact.manifest.files:
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
@@ -122,6 +124,7 @@ class _Verification:
         self._rows: list[Row] = []
         self._planned = 0
         self._nats: str | None = None
+        self.crashes: Mapping[tuple[str, str], str] = {}
 
     def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
         """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
@@ -135,6 +138,8 @@ class _Verification:
             settings = target.settings(thorough=self._thorough)
             try:
                 target.check()
+                if (end := self.crashes.get((entry.name, target.provider))) is not None:
+                    raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
                 plain = format.open(data, spec, target.provider, settings[0])
             except TargetError as error:
                 if asked:
@@ -147,10 +152,10 @@ class _Verification:
             for setting in settings:
                 runner = plain if setting == settings[0] else format.open(data, spec, target.provider, setting)
                 self._rows += self._measured(entry.part, target, setting, runner, cases)
-            self._hashes[entry.name] = entry.sha256
+            self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
         if not asked and entry.name not in self._hashes:
-            reasons = "; ".join(self._unusable[str(target)] for target in targets)
-            raise TargetError("file cannot be verified here", where=entry.name, got=reasons or None)
+            reasons = "; ".join(self._unusable[str(target)] for target in targets) or format.unavailable()
+            raise TargetError("file cannot be verified here", where=entry.name, got=reasons)
         self._explain(entry, data)
 
     def metrics(self) -> None:
@@ -207,7 +212,7 @@ class _Verification:
             divergences=self._divergences,
             unusable=self._unusable,
             not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
-            environment=environment(self._source, threads) | {"thorough": self._thorough},
+            environment=environment(self._source, threads, self._artifact) | {"thorough": self._thorough},
             drifts=tuple(self._drifts),
             tolerance=self._tolerance,
             budget=self._budget,
@@ -316,6 +321,16 @@ def _run(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[d
     if list(outputs) != wanted:
         return {}, f"wrong outputs; expected {wanted}, got {list(outputs)}"
     return outputs, None
+
+
+def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
+    """What must be tried in a child before it is opened here."""
+    return [
+        Scene(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
+        for entry in artifact.manifest.files
+        for target in targets
+        if target.runs(entry) and FORMATS[entry.format].may_crash
+    ]
 
 
 def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:

@@ -92,11 +92,12 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
 
 def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
     files = []
-    for entry in manifest.files:
-        ran = certificate.files.get(entry.name)
-        state = "not run here" if ran is None else "verified" if ran == entry.sha256 else "another file was run"
-        files.append(File(entry.name, entry.part, entry.format, words.size(entry.size), entry.sha256, state))
-    listed = {entry.name for entry in manifest.files}
+    pairs = [(entry, stored) for entry in manifest.files for stored in entry.stored]
+    for entry, stored in pairs:
+        ran = certificate.files.get(stored.name)
+        state = "not run here" if ran is None else "verified" if ran == stored.sha256 else "another file was run"
+        files.append(File(stored.name, entry.part, entry.format, words.size(stored.size), stored.sha256, state))
+    listed = {file.name for file in files}
     files += [
         File(name, words.MISSING, words.MISSING, words.MISSING, sha256, "run, not in the manifest")
         for name, sha256 in certificate.files.items()

@@ -27,7 +27,7 @@ OPTIMISATIONS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
-_LOG_FATAL = 4
+LOG_FATAL = 4
 
 
 class Session:
@@ -142,7 +142,7 @@ def _open(
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
         raise TargetError("provider is not there", where=provider, expected=" | ".join(available), do=do)
     options = ort.SessionOptions()
-    options.log_severity_level = _LOG_FATAL
+    options.log_severity_level = LOG_FATAL
     if threads is not None:
         options.intra_op_num_threads = threads
     if optimisation is not None:

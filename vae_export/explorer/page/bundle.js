@@ -173,12 +173,17 @@ function checkGolden(part, manifest) {
   }
 }
 
+/** Every model file, each followed by what must lie beside it. */
+function stored(manifest) {
+  return manifest.files.flatMap((entry) => [entry, ...(entry.beside ?? [])]);
+}
+
 /** What the manifest names: model files, then golden arrays, each once, as {name, sha256, size}. */
 function named(manifest) {
   const arrays = manifest.golden.flatMap((part) => [...part.inputs, ...part.outputs]).map((item) => {
     return { name: item.file, sha256: item.sha256, size: 4 * item.shape.reduce((a, b) => a * b) };
   });
-  const items = [...manifest.files, ...arrays];
+  const items = [...stored(manifest), ...arrays];
   return items.filter((item, index) => items.findIndex((other) => other.name === item.name) === index);
 }
 
@@ -188,7 +193,7 @@ function readCertificate(bytes, manifest) {
     refuse("certificate of another version", "certificate.json", CERTIFICATE_FORMAT, String(certificate?.format));
   }
   if (certificate.verdict !== "pass") refuse("certificate did not pass", "certificate.json", "pass", String(certificate.verdict));
-  for (const entry of manifest.files) {
+  for (const entry of stored(manifest)) {
     if (certificate.files?.[entry.name] !== entry.sha256) refuse("certificate is of another file", entry.name);
   }
   return certificate;

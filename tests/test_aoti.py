@@ -1,0 +1,116 @@
+"""Machine code: compiled once for this file, since it takes many seconds."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.lines import Invoke
+from tests.conftest import Exported
+from tests.test_formats import inputs, options_of, traces
+from vae_export import Artifact, Certificate, export
+from vae_export.errors import MachineError, TargetError
+from vae_export.formats import FORMATS, Setting
+from vae_export.formats.aoti import check_machine
+from vae_export.manifest import FileEntry
+from vae_export.parity.oracle import evaluate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def compiled(mlp: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate]:
+    """The decoder, beside its ONNX file and its pt2 file, which share a capture with it."""
+    if os.environ.get("CI") != "true" and (reason := FORMATS["aoti"].unavailable()) is not None:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("compiled") / "export"
+    return export(mlp.source, folder, formats=["pt2", "aoti", "onnx"], parts=["decoder"])
+
+
+def test_it_is_certified_and_named_with_its_machine(compiled: tuple[Artifact, Certificate]) -> None:
+    artifact, certificate = compiled
+    assert {row.target for row in certificate.rows} == {"pt2/cpu", "aoti/cpu", "onnx/CPUExecutionProvider"}
+    entry = artifact.entry("decoder", "aoti")
+    assert entry.machine.startswith("linux ")
+    assert entry.name in certificate.files
+    assert b'"machine"' in artifact.manifest.text
+    assert artifact.entry("decoder", "pt2").machine == ""
+
+
+def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
+    compiled: tuple[Artifact, Certificate], mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    artifact, _ = compiled
+    data, graph = artifact.read(artifact.entry("decoder", "aoti")), mlp.source.graph("decoder")
+    run = FORMATS["aoti"].open(data, graph.spec, "cpu", Setting())
+    for batch in (1, 2, 5, 64):
+        given = inputs(mlp, "decoder", batch)
+        np.testing.assert_allclose(run(given)["image"], evaluate(graph, given)["image"], rtol=1e-4, atol=1e-6)
+    del run
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_path_of_this_machine_and_no_source_is_inside(compiled: tuple[Artifact, Certificate]) -> None:
+    artifact, _ = compiled
+    data = artifact.read(artifact.entry("decoder", "aoti"))
+    assert traces(data) == []
+    assert b"#include" not in data
+
+
+def test_the_same_bytes_again(compiled: tuple[Artifact, Certificate], mlp: Exported) -> None:
+    artifact, _ = compiled
+    entry, format = artifact.entry("decoder", "aoti"), FORMATS["aoti"]
+    data = format.write(mlp.source.graph("decoder"), options_of(mlp)["decoder"])
+    assert FileEntry.of(entry.name, "decoder", "aoti", data, format.machine(data)) == entry
+
+
+def test_a_machine_that_lacks_instructions_refuses_it(
+    compiled: tuple[Artifact, Certificate], mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, _ = compiled
+    data, spec = artifact.read(artifact.entry("decoder", "aoti")), mlp.source.contract.spec("decoder")
+    machine = artifact.entry("decoder", "aoti").machine
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(
+        TargetError, match=f"another machine: decoder; expected {machine}, got linux riscv64; export it"
+    ):
+        FORMATS["aoti"].open(data, spec, "cpu", Setting())
+
+
+def test_every_instruction_set_that_is_named_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import platform
+    import sys
+
+    import torch
+
+    here = f"{sys.platform} {platform.machine()}"
+    check_machine(here, "decoder")
+    for name, question in (("AVX2", "_is_avx2_supported"), ("AMX_TILE", "_is_amx_tile_supported")):
+        monkeypatch.setattr(torch.cpu, question, lambda: False)
+        with pytest.raises(TargetError, match=rf"expected {here} {name}, got {here} without {name}"):
+            check_machine(f"{here} {name}", "decoder")
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_install(
+    mlp: Exported, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MachineError, match="no C\\+\\+ compiler: install g\\+\\+ or clang\\+\\+, or name one in CXX"):
+        export(mlp.source, tmp_path / "out", formats=["aoti"], parts=["decoder"])
+    refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", tmp_path / "out", "--format", "aoti")
+    assert (refused.code, refused.err.count("\n")) == (6, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strangers_is_not_loaded(compiled: tuple[Artifact, Certificate], mlp: Exported, invoke: Invoke) -> None:
+    artifact, _ = compiled
+    path = artifact.folder / "decoder.aoti.pt2"
+    refused = invoke("verify", "--checkpoint", mlp.checkpoint, "--file", path, "--part", "decoder", "--quick")
+    assert (refused.code, "a file in format aoti is a program" in refused.err) == (2, True)

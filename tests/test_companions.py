@@ -1,0 +1,89 @@
+"""Formats of several files: what lies beside a file is hashed, certified, packed and missed like the file itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.lines import Invoke
+from tests.conftest import Exported
+from vae_export import verify
+from vae_export.companions import Accompanied, contents
+from vae_export.errors import IntegrityError, ModelError
+from vae_export.record import read_record
+
+NAME, WEIGHTS = "decoder.openvino.xml", "decoder.openvino.bin"
+
+
+def test_bytes_alone_are_one_file_and_accompanied_ones_several() -> None:
+    assert contents("decoder.onnx", b"data") == {"decoder.onnx": b"data"}
+    accompanied = Accompanied(b"graph", {".bin": b"weights"})
+    assert contents(NAME, accompanied) == {NAME: b"graph", WEIGHTS: b"weights"}
+
+
+def test_the_manifest_and_the_certificate_name_both(mlp: Exported) -> None:
+    entry = mlp.artifact.entry("decoder", "openvino")
+    assert [stored.name for stored in entry.stored] == [NAME, WEIGHTS]
+    files = read_record(mlp.artifact.certificate).document["files"]
+    assert {stored.name: stored.sha256 for stored in entry.stored}.items() <= files.items()
+
+
+def test_a_file_that_stands_alone_has_nothing_beside_it_in_the_manifest(mlp: Exported) -> None:
+    document = json.loads(mlp.artifact.manifest.text)
+    assert {entry["format"] for entry in document["files"] if "beside" in entry} == {"openvino"}
+
+
+def test_a_flipped_bit_in_the_weights_is_named(mlp: Exported, tmp_path: Path) -> None:
+    """OpenVINO itself would run them without a word."""
+    artifact = mlp.copied(tmp_path / "export")
+    weights = bytearray((artifact.folder / WEIGHTS).read_bytes())
+    weights[1000] ^= 1
+    (artifact.folder / WEIGHTS).write_bytes(weights)
+    with pytest.raises(IntegrityError, match=rf"altered: .*{WEIGHTS}; expected"):
+        artifact.read(artifact.entry("decoder", "openvino"))
+    with pytest.raises(IntegrityError, match=WEIGHTS):
+        verify(artifact, mlp.source, targets=["openvino/CPU"], thorough=False)
+
+
+@pytest.mark.parametrize("change", ["removed", "a link"])
+def test_weights_that_are_not_there_are_named(mlp: Exported, tmp_path: Path, change: str) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / WEIGHTS
+    path.rename(tmp_path / "elsewhere")
+    if change == "a link":
+        path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match=WEIGHTS):
+        artifact.read(artifact.entry("decoder", "openvino"))
+
+
+def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
+    record = read_record(mlp.artifact.certificate)
+    record.require(mlp.artifact.manifest, "here")
+    record.document["files"][WEIGHTS] = "0" * 64
+    with pytest.raises(IntegrityError, match=rf"certificate is of another file: here, {WEIGHTS}"):
+        record.require(mlp.artifact.manifest, "here")
+
+
+def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
+    from vae_export.formats import FORMATS, Setting
+
+    data = bytes(mlp.artifact.read(mlp.artifact.entry("decoder", "openvino")))
+    with pytest.raises(ModelError, match="without its weights: decoder; expected a .bin file beside it"):
+        FORMATS["openvino"].open(data, mlp.source.contract.spec("decoder"), "CPU", Setting())
+
+
+def test_one_file_without_a_manifest_is_verified_with_what_lies_beside_it(
+    mlp: Exported, invoke: Invoke, tmp_path: Path
+) -> None:
+    given = ("verify", "--checkpoint", mlp.checkpoint, "--file", tmp_path / NAME, "--part", "decoder", "--quick")
+    shutil.copy(mlp.folder / NAME, tmp_path)
+    refused = invoke(*given)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "a file in format openvino is checked by nobody before OpenVINO parses it" in refused.err
+    alone = invoke(*given, "--trust")
+    assert (alone.code, f"not a plain file: {tmp_path / WEIGHTS}" in alone.err) == (3, True)
+    shutil.copy(mlp.folder / WEIGHTS, tmp_path)
+    assert invoke(*given, "--trust").code == 0

@@ -1,0 +1,53 @@
+"""ExecuTorch's programs. Its wheel is not in `dev`; with `pip install 'vae-export[executorch]'` these tests run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import samples
+from tests.cli.lines import Invoke
+from tests.conftest import Exported
+from vae_export import Source, export
+from vae_export.errors import MissingExtraError
+from vae_export.extras import missing
+from vae_export.formats import FORMATS, Setting, WriteOptions
+from vae_export.formats.executorch import MOST
+from vae_export.parity.oracle import evaluate
+
+absent = missing("executorch") is not None
+needed = pytest.mark.skipif(absent, reason="executorch is not installed")
+
+
+@pytest.mark.skipif(not absent, reason="executorch is installed")
+def test_without_it_the_pip_line_is_said(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
+    wanted = "executorch is not installed; run: pip install 'vae-export[executorch]'"
+    refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", tmp_path / "out", "--format", "executorch")
+    assert (refused.code, refused.err.count("\n")) == (6, 1)
+    assert refused.err == f"vae-export: error: format executorch cannot be written here; got {wanted}\n"
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(MissingExtraError, match="pip install"):
+        FORMATS["executorch"].open(b"", mlp.source.contract.spec("decoder"), "cpu", Setting())
+
+
+@needed
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mlp", "conv"])
+def test_it_is_certified(family: str, tmp_path: Path) -> None:
+    """Latents of 1e30 too, which XNNPACK's own sigmoid turns into NaN."""
+    source = Source.of(samples.checkpoint(family))  # type: ignore[arg-type]
+    artifact, certificate = export(source, tmp_path / "out", formats=["executorch"])
+    assert {row.probe for row in certificate.rows} >= {"largest", "data"}
+    assert {row.target for row in certificate.rows} == {"executorch/cpu"}
+    assert artifact.manifest.versions["executorch"]
+
+
+@needed
+def test_a_batch_beyond_its_plan_goes_through_in_pieces_and_memory_is_kept(mlp: Exported) -> None:
+    graph, format = mlp.source.graph("decoder"), FORMATS["executorch"]
+    run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", Setting())
+    for batch in (1, MOST, MOST + 1, 3 * MOST - 1):
+        given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}
+        np.testing.assert_allclose(run(given)["image"], evaluate(graph, given)["image"], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,104 @@
+"""An engine that takes its process down is one line here: its file was tried in a child first."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests import samples
+from tests.conftest import Exported
+from vae_export import verify
+from vae_export.errors import TargetError
+from vae_export.rehearsal import Scene, rehearse
+
+#: What a compiled package does when it is loaded, by the signal or code that its process then ends with.
+ENDS = {
+    "abort();": "a process that died of SIGABRT",
+    "*(volatile int*)nullptr = 1;": "a process that died of SIGSEGV",
+    "__builtin_trap();": "a process that died of SIG(ILL|TRAP)",
+    "_exit(7);": "a process that ended with exit code 7",
+}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
+    """A package in the form of AOTInductor's, whose library runs one statement as soon as it is loaded."""
+    from vae_export.formats.aoti import Aoti
+
+    if (reason := Aoti().unavailable()) is not None:
+        pytest.skip(reason)
+
+    def make(statement: str) -> bytes:
+        folder = tmp_path_factory.mktemp("library")
+        source = (
+            f"#include <cstdlib>\n#include <unistd.h>\n__attribute__((constructor)) void start() {{ {statement} }}\n"
+        )
+        (folder / "start.cpp").write_text(source)
+        library = folder / "model.wrapper.so"
+        command = ["g++", "-shared", "-fPIC", "-o", library, folder / "start.cpp"]
+        subprocess.run(command, check=True, capture_output=True)
+        return samples.aoti_package(library.read_bytes())
+
+    return make
+
+
+def scene(mlp: Exported, format: str, provider: str) -> Scene:
+    entry = mlp.artifact.entry("decoder", format)
+    return Scene(entry.name, "decoder", format, provider, mlp.artifact.read(entry))
+
+
+@pytest.mark.parametrize("statement", ENDS)
+def test_the_end_of_a_crash_is_told_and_the_files_behind_it_are_tried(
+    mlp: Exported, package: Callable[[str], bytes], statement: str
+) -> None:
+    good = scene(mlp, "openvino", "CPU")
+    bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package(statement))
+    ends = rehearse([good, bad, replace(good, name="behind"), replace(bad, name="again")], mlp.source.contract)
+    assert set(ends) == {("decoder.aoti.pt2", "cpu"), ("again", "cpu")}
+    for end in ends.values():
+        assert re.fullmatch(ENDS[statement], end)
+
+
+def test_an_exception_is_no_crash(mlp: Exported) -> None:
+    """Whoever opens the file meets it again."""
+    bad = replace(scene(mlp, "openvino", "CPU"), data=b"no model")
+    assert rehearse([bad, scene(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
+
+
+def test_nothing_to_try_starts_no_child(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a child"))
+    assert rehearse([], mlp.source.contract) == {}
+
+
+def test_a_child_that_never_answers_is_given_up(
+    mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vae_export.rehearsal.SECONDS", 8)
+    bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("pause();"))
+    assert rehearse([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
+
+
+def test_a_crash_is_one_error_of_the_machine_and_this_process_lives(
+    mlp: Exported, package: Callable[[str], bytes], tmp_path: Path
+) -> None:
+    from vae_export import open_artifact
+    from vae_export.manifest import NAME, FileEntry
+
+    data = package("abort();")
+    entry = FileEntry.of("decoder.aoti.pt2", "decoder", "aoti", data)
+    manifest = replace(mlp.artifact.manifest, files=(entry, *mlp.artifact.manifest.files), golden=())
+    shutil.copytree(mlp.folder, tmp_path / "export")
+    (tmp_path / "export" / entry.name).write_bytes(data)
+    (tmp_path / "export" / NAME).write_bytes(manifest.text)
+    artifact = open_artifact(tmp_path / "export")
+    said = r"engine crashed: decoder.aoti.pt2 on aoti/cpu; expected outputs, got a process that died of SIGABRT"
+    for targets in (None, ["aoti/cpu"]):
+        with pytest.raises(TargetError, match=said) as caught:
+            verify(artifact, mlp.source, targets=targets, thorough=False)
+        assert caught.value.exit_code == 6

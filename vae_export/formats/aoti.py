@@ -1,0 +1,148 @@
+"""A package of AOTInductor: the graph compiled to machine code, with its weights in one shared library.
+
+It needs a C++ compiler to be written and PyTorch of the same version to be run; nothing of Python is in it, so that a
+C++ program can load it too. https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vae_export.contract import PartSpec
+from vae_export.errors import ModelError, TargetError
+from vae_export.extras import missing
+from vae_export.findings import Finding
+from vae_export.formats.archive import archive_traces, rewritten
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.torch_runner import torch_runner, torch_settings
+from vae_export.precision import FULL, PrecisionName
+
+if TYPE_CHECKING:
+    from vae_export.graphs import Graph
+
+#: No debug information, which is full of paths, and no instructions but those that the package names (`_MACHINE`):
+#: by default the compiler takes all that this very processor has.
+_OPTIONS = {"aot_inductor.enable_line_tables": False, "aot_inductor.enable_frame_pointer": False, "cpp.march": ""}
+#: Where the package says what it was compiled for, and by which keys.
+_MACHINE = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
+
+
+class Aoti:
+    """AOTInductor's packages, compiled for the processor that writes them."""
+
+    name = "aoti"
+    suffix = ".aoti.pt2"
+    beside: tuple[str, ...] = ()
+    extra = "export"
+    packages: tuple[str, ...] = ("torch",)
+    summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
+    danger = "is a program"
+    may_crash = True
+    is_slow = True
+    precisions: tuple[PrecisionName, ...] = (FULL,)
+
+    def unavailable(self) -> str | None:
+        if (error := missing(self.extra, "torch")) is not None:
+            return error.line()
+        if _compiler() is None:
+            return "no C++ compiler: install g++ or clang++, or name one in CXX"
+        return None
+
+    def check(self, options: WriteOptions) -> None:
+        """It has no options that could be wrong."""
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        import torch
+        from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+        program = graph.program
+        program._example_inputs = (graph.example, {})
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's notes are about its own code
+            configs = _OPTIONS | {"aot_inductor.metadata": dict(options.metadata)}
+            try:
+                torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs=configs)
+            except Exception as error:  # the compiler raises whatever the graph led it to
+                got = f"{type(error).__name__}: {error}"[:400]
+                raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error
+        return rewritten(buffer.getvalue(), _Cleaner(cache_dir(), *torch.__path__))
+
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+        """Traces of this machine. Machine code shows no operators: that none draws was seen when it was captured."""
+        yield from archive_traces(data, name)
+
+    def machine(self, data: bytes) -> str:
+        """Platform, processor and instruction sets that it was compiled for, such as "linux x86_64 AVX512"."""
+        with zipfile.ZipFile(io.BytesIO(data)) as records:
+            for record in records.namelist():
+                if record.endswith("wrapper_metadata.json"):
+                    stated = json.loads(records.read(record))
+                    return " ".join(str(stated[key]) for key in _MACHINE)
+        raise ModelError("not a package of AOTInductor", got="no word of the machine it is for")
+
+    def providers(self) -> tuple[str, ...]:
+        return ("cpu",) if missing(self.extra, "torch") is None else ()
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:
+        return torch_settings(provider)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        import torch
+
+        if provider != "cpu":
+            raise TargetError("device is not there", where=f"aoti/{provider}", expected="cpu")
+        check_machine(self.machine(data), spec.part)
+        # It goes through a private temporary file, which PyTorch removes.
+        return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(data)), spec, provider, setting)
+
+
+def check_machine(needed: str, where: str) -> None:
+    """Raise `TargetError` unless this machine is one that `needed` names: another one's code would end the process."""
+    from torch import cpu
+
+    known = {
+        "AVX2": cpu._is_avx2_supported,
+        "AVX512": cpu._is_avx512_supported,
+        "AVX512_VNNI": cpu._is_vnni_supported,
+        "AMX_TILE": cpu._is_amx_tile_supported,
+    }
+    kind, instructions = needed.split()[:2], needed.split()[2:]
+    here = [sys.platform, platform.machine()]
+    lacking = [name for name in instructions if name in known and not known[name]()]
+    if kind != here or lacking:
+        got = " ".join(here) + (f" without {', '.join(lacking)}" if lacking else "")
+        raise TargetError("compiled for another machine", where=where, expected=needed, got=got, do="export it here")
+
+
+class _Cleaner:
+    """Drops the sources, which tell how the compiler was called, and blanks folders of this machine in the library.
+
+    They are there as the file names of error messages. Blanked in place, everything else stays where it is.
+    """
+
+    def __init__(self, *folders: str) -> None:
+        self._folders = sorted((os.path.realpath(folder).encode() for folder in folders), key=len, reverse=True)
+        self._folders += [folder.encode() for folder in folders]
+
+    def __call__(self, name: str, data: bytes) -> bytes | None:
+        if name.endswith((".cpp", ".h")):
+            return None
+        if name.endswith(".so"):
+            for folder in self._folders:
+                data = data.replace(folder, b"." * len(folder))
+        return data
+
+
+def _compiler() -> str | None:
+    """The compiler that PyTorch would take."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")

@@ -1,0 +1,131 @@
+"""ExecuTorch's programs, for phones and embedded devices: https://docs.pytorch.org/executorch/stable/
+
+What XNNPACK can compute goes to it, the rest to ExecuTorch's portable kernels. Memory is planned when a program is
+written, so that it has a largest batch; a runner hands larger ones to it in pieces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vae_export.contract import PartSpec
+from vae_export.errors import ModelError, TargetError
+from vae_export.extras import missing, require
+from vae_export.findings import Finding, machine_traces
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.torch_runner import torch_runner
+from vae_export.precision import FULL, PrecisionName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vae_export.graphs import Graph
+
+#: Few enough for the memory of a phone, enough that calling a program costs nothing beside running it.
+MOST = 64
+#: Bytes 4 and 5 of a program, the FlatBuffer identifier "ET12" and its successors.
+_IDENTIFIER = b"ET"
+
+
+class ExecuTorch:
+    """Programs for batches of 1 to `MOST`, run by ExecuTorch's Python runtime."""
+
+    name = "executorch"
+    suffix = ".pte"
+    beside: tuple[str, ...] = ()
+    extra = "executorch"
+    packages: tuple[str, ...] = ("executorch", "torch")
+    summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MOST}"
+    danger = "is checked by nobody before ExecuTorch maps it"
+    may_crash = True
+    is_slow = False
+    precisions: tuple[PrecisionName, ...] = (FULL,)
+
+    def unavailable(self) -> str | None:
+        error = missing("export", "torch") or missing(self.extra, "executorch")
+        return None if error is None else error.line()
+
+    def check(self, options: WriteOptions) -> None:
+        """It has no options that could be wrong."""
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:  # noqa: ARG002 -- a program has no room for metadata
+        with _quiet():
+            from executorch.backends.xnnpack.partition import config
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            # XNNPACK's sigmoid gives NaN for numbers of 1e30; the portable kernel gives 0 and 1.
+            kept = [known for known in config.ALL_PARTITIONER_CONFIGS if known.__name__ != "SigmoidConfig"]
+            captured = graph.captured(MOST)
+            try:
+                lowered = to_edge_transform_and_lower(captured, partitioner=[XnnpackPartitioner(configs=kept)])
+                return bytes(lowered.to_executorch().buffer)
+            except Exception as error:  # its passes raise whatever the graph led them to
+                got = f"{type(error).__name__}: {error}"[:400]
+                raise ModelError("graph cannot be lowered", where=graph.spec.part, got=got) from error
+
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+        """Traces of this machine. That no operator draws was seen when the graph was captured."""
+        if data[4:6] != _IDENTIFIER:
+            raise ValueError("no ExecuTorch program")
+        yield from machine_traces(data, name)
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+        return ""
+
+    def providers(self) -> tuple[str, ...]:
+        return ("cpu",) if self.unavailable() is None else ()
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:  # noqa: ARG002 -- there is one
+        """One thread: ExecuTorch has one pool for the process, whose size must not change under an open program."""
+        return (Setting(),)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        require(self.extra, "executorch")
+        if provider != "cpu":
+            raise TargetError("device is not there", where=f"executorch/{provider}", expected="cpu")
+        with _quiet():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+
+            if portable_lib._threadpool_get_thread_count() != setting.threads:
+                portable_lib._unsafe_reset_threadpool(setting.threads)
+            program = Runtime.get().load_program(data)
+            loaded = _Loaded(program, program.load_method("forward"))
+        return torch_runner(loaded, spec, provider, setting)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A method, and the program whose memory it reads: without it, the process would die at the next run."""
+
+    program: Any
+    method: Any
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        import torch
+
+        pieces = zip(*(torch.split(tensor, MOST) for tensor in inputs), strict=True)
+        # Outputs lie in memory that the next run writes to.
+        outputs = [[output.clone() for output in self.method.execute(piece)] for piece in pieces]
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Its imports and passes warn, log and print about their own code."""
+    said: Any = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

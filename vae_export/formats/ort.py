@@ -1,0 +1,106 @@
+"""ONNX Runtime's own format, for its builds of reduced size: https://onnxruntime.ai/docs/reference/ort-format-models.html
+
+A build for a phone or a microcontroller has no reader of ONNX and no optimiser, only the kernels that were asked for.
+The optimiser runs here instead, once, at the level `basic`: what it does there means the same on every machine, while
+higher levels choose operators of the machine at hand.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vae_export.contract import PartSpec
+from vae_export.extras import missing
+from vae_export.findings import Finding, machine_traces
+from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.onnx import Onnx, session_runner
+from vae_export.precision import FULL, PrecisionName
+
+if TYPE_CHECKING:
+    from vae_export.graphs import Graph
+
+_LEVEL = "basic"
+#: Operators of ONNX that take numbers from a generator.
+_DRAWS = ("Random", "Bernoulli", "Multinomial", "Dropout")
+
+
+class Ort:
+    """FlatBuffers of ONNX Runtime's format version 6, made from our ONNX files."""
+
+    name = "ort"
+    suffix = ".ort"
+    beside: tuple[str, ...] = ()
+    extra = "export"
+    packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")
+    summary = "ONNX Runtime's own format, for its small builds on phones and in browsers"
+    danger = "is checked by nobody before ONNX Runtime maps it"
+    may_crash = True
+    is_slow = False
+    precisions: tuple[PrecisionName, ...] = (FULL,)
+
+    def unavailable(self) -> str | None:
+        error = missing(self.extra, "torch", "onnx", "onnxscript")
+        return None if error is None else error.line()
+
+    def check(self, options: WriteOptions) -> None:
+        """Raise `UsageError` for an operator set that the ONNX file in between cannot be written with."""
+        Onnx().check(options)
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        import onnxruntime
+
+        from vae_export.formats.ort_layout import canonical
+        from vae_export.runtime.session import CPU, LOG_FATAL, OPTIMISATIONS
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.ort"
+            session = onnxruntime.SessionOptions()
+            session.log_severity_level = LOG_FATAL
+            session.graph_optimization_level = OPTIMISATIONS[_LEVEL]
+            session.optimized_model_filepath = str(path)
+            session.add_session_config_entry("session.save_model_format", "ORT")
+            onnxruntime.InferenceSession(Onnx().write(graph, options), session, providers=[CPU])
+            return canonical(path.read_bytes())
+
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+        """Operators that draw, or are none of ONNX's own, and traces of this machine in every text."""
+        from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+
+        if not InferenceSession.InferenceSessionBufferHasIdentifier(data, 0):
+            raise ValueError("no ORT file")
+        model = InferenceSession.GetRootAs(data).Model()
+        graph = model.Graph()
+        nodes = [graph.Nodes(place) for place in range(graph.NodesLength())]
+        properties = [model.MetadataProps(place) for place in range(model.MetadataPropsLength())]
+        texts = [text for node in nodes for text in (node.Name(), node.DocString())]
+        texts += [graph.NodeArgs(place).Name() for place in range(graph.NodeArgsLength())]
+        texts += [model.DocString(), *(text for item in properties for text in (item.Key(), item.Value()))]
+        yield from machine_traces(b"\n".join(text for text in texts if text), name)
+        for node in nodes:
+            operator, domain = node.OpType().decode(), node.Domain().decode()
+            where = f"{name}, node '{node.Name().decode()}'"
+            if operator.startswith(_DRAWS):
+                yield Finding("random-operator", "error", where, operator)
+            if domain not in ("", "ai.onnx"):
+                yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+        return ""
+
+    def providers(self) -> tuple[str, ...]:
+        """The CPU alone: a provider of a GPU takes nodes out of a graph that an optimiser has finished with."""
+        from vae_export.runtime.session import CPU
+
+        return (CPU,)
+
+    def settings(self, provider: str) -> tuple[Setting, ...]:  # noqa: ARG002 -- there is one
+        """One thread and two; the level is fixed since the file was written."""
+        return Setting(), Setting(threads=2)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        from vae_export.runtime.session import Session
+
+        return session_runner(Session(data, spec, provider=provider, threads=setting.threads))
