@@ -54,6 +54,7 @@ def main() -> int:
                 typed = [*command, "--out", str(out), "--shards", "npy", "--levels", *more]
                 subprocess.run(typed, check=True, capture_output=True, env=environment)
                 seconds[side].append(time.perf_counter() - started)
+                print(f"{side}: {seconds[side][-1]:.1f} s", file=sys.stderr, flush=True)
                 digests[side] = _digest(out)
                 shutil.rmtree(out)
     print(f"{options.rows:,} latents{'median s':>14}{'min':>7}{'max':>7}{'images/s':>10}")

@@ -56,6 +56,7 @@ async function main() {
 /** Images (N, C, H, W) → a grid on the canvas. */
 function show({ data, dims: [n, channels, height, width] }, range, columns) {
   const canvas = document.querySelector("canvas");
+  canvas.hidden = false;
   [canvas.width, canvas.height] = [columns * width, Math.ceil(n / columns) * height];
   const context = canvas.getContext("2d");
   for (let i = 0; i < n; i++) {
