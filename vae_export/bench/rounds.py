@@ -142,7 +142,7 @@ class _Table:
             self._counts = {batch: worker.ask("count", batch=batch) for batch in self._plan.batches}
         if name not in LIMITS:
             entry = self._entry(name)
-            size = None if entry is None else entry.size
+            size = None if entry is None else sum(stored.size for stored in entry.stored)
             precision = None if entry is None else entry.precision
             self.sides.append(Side(self._part, name, None if entry is None else entry.name, size, precision, loads[0]))
 
