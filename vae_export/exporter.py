@@ -24,6 +24,7 @@ from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
 from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
+from vae_export.stopwatch import Stopwatch
 
 
 def export(
@@ -49,7 +50,7 @@ def export(
         precisions: of the files; each format must have one of them, and is written in all that it has.
         budget: what of pixels and nats they may cost.
         opset: of the ONNX files.
-        report: called with a line at each step.
+        report: called with a line at each step, and at the end with where the time went.
 
     Returns:
         The published artifact, and the certificate that lies in it.
@@ -67,7 +68,11 @@ def export(
     for format in formats:
         FORMATS[format].check(WriteOptions(opset=opset))
     _check_out(out, force=force)
-    graphs = {part: source.graph(part) for part in source.parts}
+    watch = Stopwatch()
+    with watch.lap("capture"):
+        graphs = {part: source.graph(part) for part in source.parts}
+        for part in chosen:
+            _ = graphs[part].program  # shared by all formats and precisions of float32
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for part in chosen:
@@ -78,26 +83,31 @@ def export(
                 report(f"writing {name}")
                 inputs = calibration(source, graphs, spec) if precision in CALIBRATED else None
                 options = replace(plain, precision=precision, calibration=inputs)
-                with postponed():
+                with postponed(), watch.lap(format):
                     data = FORMATS[format].write(graphs[part], options)
                 for stored, content in contents(name, data).items():
                     write_atomic(staging / stored, content)
                 machine = FORMATS[format].machine(data)
                 entries.append(FileEntry.of(name, part, format, data, precision, machine))
+        with watch.lap("golden vectors"):
+            golden = _golden(source, chosen, staging, [precision for _, precision in kinds])
         manifest = Manifest(
             source.contract,
             tuple(entries),
             opset if "onnx" in formats else NOT_STATED,
             {"vae-export": __version__, "python": platform.python_version()} | versions(formats),
             source.provenance,
-            golden=_golden(source, chosen, staging, [precision for _, precision in kinds]),
+            golden=golden,
         )
         write_atomic(staging / NAME, manifest.text)
         staged = Artifact(staging, manifest)
-        certificate = verify(staged, source, thorough=False, trust=True, budget=budget, report=report)
+        with watch.lap("verification"):
+            certificate = verify(staged, source, thorough=False, trust=True, budget=budget, report=report)
         certificate.require()
-        certificate.write(staged.certificate)
-        write_atomic(staged.certificate.with_suffix(".html"), certificate_page(certificate, manifest).encode())
+        with watch.lap("certificate"):
+            certificate.write(staged.certificate)
+            write_atomic(staged.certificate.with_suffix(".html"), certificate_page(certificate, manifest).encode())
+    report(watch.line())
     return Artifact(out, manifest), certificate
 
 
