@@ -271,9 +271,10 @@ def locked(folder: Path) -> Iterator[None]:
                 got=f"a lock held by process {holder}",
                 do="wait for it or choose another --out",
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with storage_errors(folder):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
