@@ -27,9 +27,12 @@ class Draws:
         """For all that a step draws of its images, in the order in which it draws; `step` counts over all epochs."""
         return self._generator.manual_seed(self._number("step", step))
 
-    def seed_dropout(self, step: int) -> None:
-        """Dropout has no generator of its own: it draws from the global one, and is alone in that."""
-        torch.manual_seed(self._number("dropout", step))
+    def seed_dropout(self, step: int, rank: int) -> None:
+        """Dropout has no generator of its own: it draws from the global one, and is alone in that.
+
+        It draws for the images at hand, not for the whole batch: processes that share one draw each their own.
+        """
+        torch.manual_seed(self._number("dropout", step, *([rank] if rank else [])))
 
     def _number(self, *place: object) -> int:
         text = " ".join(map(str, (self._seed, *place)))

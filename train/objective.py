@@ -11,10 +11,11 @@ figures compare among themselves only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_export.likelihood import CLOSEST, STEPS, Likelihood
 from vae_export.models import VAE, reparameterize
@@ -65,20 +66,50 @@ def kl(mean: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
 
-def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
-    """What training minimises: the mean over images (N, C, H, W), given noise (N, Z), as a scalar.
+class Terms(nn.Module):
+    """What the loss is made of, as one module: what is compiled, and what processes share."""
 
-    Family `post` keeps the post's loss, on probabilities; its value is the same but for rounding. `beta` and
-    `free_bits` (see `ObjectiveOptions`) belong to training alone: `train.evaluate` reports the bound itself.
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """image (N, C, H, W), noise (N, Z) → misfit, a scalar, and the KL of each unit (Z,): means over images, nats.
+
+        Family `post` keeps the post's loss, on probabilities; its value is the same but for rounding.
+        """
+        model = self.model
+        mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
+        latent = reparameterize(mean, logvar, noise)
+        if model.config.family == "post":
+            misfit = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
+        else:
+            misfit = reconstruction(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()
+        return misfit / len(image), kl(mean, logvar).mean(0)
+
+
+def weighed(
+    misfit: Tensor,
+    units: Tensor,
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+    over_batch: Callable[[Tensor], Tensor] = lambda units: units,
+) -> Tensor:
+    """What training minimises, of `Terms`, as a scalar.
+
+    `beta` and `free_bits` (see `ObjectiveOptions`) belong to training alone: `train.evaluate` reports the bound itself.
+    Bits are free by the KL of the whole batch: `over_batch` makes it of a part's, where processes share one.
     """
-    mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
-    latent = reparameterize(mean, logvar, noise)
-    if model.config.family == "post":
-        misfit = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
-    else:
-        misfit = reconstruction(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()
-    units = kl(mean, logvar).mean(0)
-    return misfit / len(image) + beta * (units.clamp(min=free_bits) if free_bits else units).sum()
+    if free_bits:
+        units = torch.where(over_batch(units.detach()) < free_bits, free_bits, units)
+    return misfit + beta * units.sum()
+
+
+def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
+    """The mean over images (N, C, H, W), given noise (N, Z), as a scalar."""
+    misfit, units = Terms(model)(image, noise)
+    return weighed(misfit, units, beta=beta, free_bits=free_bits)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

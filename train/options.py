@@ -135,9 +135,10 @@ class TrainOptions:
     seed: of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
     device: auto, cpu, cuda or mps.
     precision: of products in training: float32, bfloat16, or auto, which is bfloat16 where the family's recipe
-        takes it and the device has instructions for it. Scores are always computed in float32.
-    threads: of the CPU. None: as many as torch takes by itself, up to `MAX_DEFAULT_THREADS`.
+        takes it, the device has instructions for it, and they are quicker. Scores are always computed in float32.
+    threads: of the CPU. None: one or `MAX_DEFAULT_THREADS`, whichever is quicker; see `train.pace`.
     preset: where the options come from, for the record.
+    compiled: by torch.compile.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -149,6 +150,7 @@ class TrainOptions:
     precision: Precision = "auto"
     threads: int | None = None
     preset: str | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):

@@ -48,7 +48,10 @@ def binarised(pixels: Tensor, split: str) -> Tensor:
     return torch.cat([draw(part, generator).mul_(255).to(torch.uint8) for part in torch.split(pixels, _CHUNK)])
 
 
-def draw(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel 1 with probability level / 255, else 0: float32, on the device of pixels uint8 and generator."""
-    levels = torch.rand(pixels.shape, generator=generator, device=pixels.device).mul_(255)
-    return (levels < pixels).to(torch.float32)
+def draw(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None)) -> Tensor:
+    """Each pixel 1 with probability level / 255, else 0: float32, on the device of pixels uint8 and generator.
+
+    Draws for all of pixels, and returns those of `part`.
+    """
+    levels = torch.rand(pixels.shape, generator=generator, device=pixels.device)[part].mul_(255)
+    return (levels < pixels[part]).to(torch.float32)

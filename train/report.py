@@ -25,8 +25,17 @@ _INTERVAL = 0.25
 
 class Report:
     def __init__(
-        self, bar: Progress, task: TaskID, *, epochs: int, steps: int, batch_size: int, protocol: Protocol
+        self,
+        bar: Progress,
+        task: TaskID,
+        *,
+        epochs: int,
+        steps: int,
+        batch_size: int,
+        protocol: Protocol,
+        silent: bool = False,
     ) -> None:
+        self._silent = silent
         self._bar, self._task, self._protocol = bar, task, protocol
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._looked = self._started = time.perf_counter()
@@ -65,6 +74,8 @@ class Report:
         self._bar.update(self._task, completed=epoch.number * self._steps)
 
     def _say(self, line: str) -> None:
+        if self._silent:
+            return
         if self._bar.disable:
             message(line)
         else:  # above the bar, which a plain write would tear
@@ -72,7 +83,11 @@ class Report:
 
 
 @contextmanager
-def reporting(*, epochs: int, steps: int, batch_size: int, protocol: Protocol) -> Iterator[Report]:
+def reporting(
+    *, epochs: int, steps: int, batch_size: int, protocol: Protocol, silent: bool = False
+) -> Iterator[Report]:
+    """`silent`: for a process that is not the first of those that train together."""
     with progress() as bar:
+        bar.disable |= silent
         task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")
-        yield Report(bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol)
+        yield Report(bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol, silent=silent)

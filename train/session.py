@@ -16,6 +16,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from train.data import Dataset
 from train.evaluate import Score, evaluate
 from train.loop import Epoch, Trainer, diverged, multiplies_bfloat16
 from train.options import TrainOptions
+from train.processes import Processes
 from train.protocol import as_evaluated
 from train.report import Report
 from train.schedule import rate_at
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 EXAMPLES = 64
 #: Seconds of training within an epoch that a kill or a power cut may cost.
 _AT_RISK = 120.0
+#: Steps after which processes ask each other whether to stop.
+_MEETING = 8
 
 
 class Session:
@@ -54,6 +58,7 @@ class Session:
 
     Args:
         arguments: of the command, for the state to repeat; JSON-able.
+        processes: that train together. Each has a session; the first one's writes.
     """
 
     def __init__(
@@ -63,8 +68,10 @@ class Session:
         dataset: Dataset,
         device: torch.device,
         arguments: Mapping[str, Any] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.options, self.run, self.dataset, self.device = options, run, dataset, device
+        self.processes = processes or Processes()
         self.saved: Saved | None = None
         self.events: Events | None = None
         self.epochs = 0  # scored and on record
@@ -89,6 +96,8 @@ class Session:
             protocol=dataset.protocol,
             seed=options.seed,
             bfloat16=self.precision == "bfloat16",
+            compiling=options.compiled,
+            processes=self.processes,
         )
 
     @property
@@ -104,18 +113,19 @@ class Session:
         """
         check_same(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
         if state.saved is not None:
-            load_checkpoint(self.run.checkpoint)
+            self.processes.first(lambda: load_checkpoint(self.run.checkpoint).config)
         try:
             self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds)
         except CheckpointError as error:
             where, do = self.run.training_state, way_back(self.run)
             raise CheckpointError(error.what, where=where, got=error.got, do=do) from error
         self.epochs, self.saved = state.epochs, state.saved
-        changes = list(changed(state.surroundings, surroundings(self.device)))
+        changes = list(changed(state.surroundings, self._surroundings()))
         self._changes = state.changes + tuple(f"{change} at step {state.position}" for change in changes)
-        lines = self.run.metrics.read_bytes().splitlines(keepends=True) if self.run.metrics.exists() else []
-        if len(lines) > self.epochs:
-            write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
+        if self.processes.is_first and self.run.metrics.exists():
+            lines = self.run.metrics.read_bytes().splitlines(keepends=True)
+            if len(lines) > self.epochs:
+                write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
         return changes
 
     def train(self, report: Report) -> Saved:
@@ -129,25 +139,32 @@ class Session:
         with held_back() as stop:
 
             def watch(epoch: int, step: int, total: torch.Tensor) -> None:
-                stop.check()
+                meeting = self.processes.alone or self.trainer.position % _MEETING == 0
+                due = meeting and self._meet(stop)
                 report.step(epoch, step, total)
-                if time.monotonic() - self._kept_at > _AT_RISK:
+                if due:
                     self._keep()
 
             try:
                 for epoch in self.trainer.epochs(watch, after=self.epochs):
                     self._finish(epoch, report, stop)
-                    stop.check()
+                    self._meet(stop)
             except Stopped:
-                kind = stop.kind or Interrupted
-                raise kind(self._rescue()) from None
+                kind, said = stop.kind or Interrupted, self._rescue()
+                raise kind(self.processes.first(lambda: said)) from None  # once it is saved, and not before
         if self.saved is None:
             raise diverged(self.epochs, math.nan)
         return self.saved
 
+    def _meet(self, stop: Stop) -> bool:
+        """Stop, all processes after the same step, where one of them was asked to; else whether state is to be kept."""
+        code, due = self.processes.most(stop.code, int(time.monotonic() - self._kept_at > _AT_RISK))
+        stop.join(code)
+        return bool(due)
+
     def _finish(self, epoch: Epoch, report: Report, stop: Stop) -> None:
         """Measure, save if best, log, keep the state."""
-        with stop.at_once():
+        with stop.at_once() if self.processes.alone else nullcontext():
             # As many training images as validation images: a full pass would cost a tenth of the epoch, for the gap.
             train = self._score("train", most=len(self.dataset.validation))
             validation, test = self._score("validation"), self._score("test")
@@ -165,11 +182,15 @@ class Session:
             "validation": validation.to_json(),
             "test": test.to_json(),
             "loss": epoch.loss,
+            "precision": self.precision,
+            **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
+            **self._shared(),
             "learning_rate": rate_at(self.recipe, epoch.number * self.trainer.steps - 1, self.trainer.steps)[0],
             "seconds": round(epoch.seconds, 3),
             "images_per_second": round(epoch.images_per_second, 1),
         }
-        append_line(self.run.metrics, json.dumps(line))
+        if self.processes.is_first:
+            append_line(self.run.metrics, json.dumps(line))
         if self.events is not None:
             self.events.epoch(line, self.trainer.scored, validation)
         self._keep()
@@ -177,7 +198,8 @@ class Session:
 
     def _score(self, split: str, *, most: int | None = None) -> Score:
         """Of the weights at hand, on a split or its first images."""
-        return evaluate(InPyTorch(self.trainer.scored), as_evaluated(self.dataset, split, most=most))
+        pixels = as_evaluated(self.dataset, split, most=most)
+        return evaluate(InPyTorch(self.trainer.scored), pixels, processes=self.processes)
 
     def _rescue(self) -> str:
         """Keep the state, and say in a few words what is where.
@@ -203,7 +225,7 @@ class Session:
         state = State(
             self._arguments | {"precision": self.precision},
             self._settings(),
-            surroundings(self.device),
+            self._surroundings(),
             self._changes,
             self.trainer.position,
             self.trainer.seconds,
@@ -211,7 +233,8 @@ class Session:
             self.saved,
             tensors,
         )
-        save_state(state, self.run)
+        if self.processes.is_first:
+            save_state(state, self.run)
         self._kept_at = time.monotonic()
 
     def _save(self, validation: Score, test: Score) -> Saved:
@@ -223,7 +246,8 @@ class Session:
             examples=self.dataset.test[:EXAMPLES].clone(),
             provenance=self._provenance() | saved.to_json(),
         )
-        write_generation(self.run.checkpoint, checkpoint_bytes(checkpoint), previous=self.run.previous_checkpoint)
+        if self.processes.is_first:
+            write_generation(self.run.checkpoint, checkpoint_bytes(checkpoint), previous=self.run.previous_checkpoint)
         return saved
 
     def _training(self) -> dict[str, Any]:
@@ -234,8 +258,16 @@ class Session:
     def _settings(self) -> dict[str, Any]:
         return settings(self.trainer.model.config, self._data, self._training())
 
+    def _surroundings(self) -> dict[str, Any]:
+        return surroundings(self.device, compiled=self.options.compiled, processes=self.processes.count)
+
+    def _shared(self) -> dict[str, Any]:
+        """What of the surroundings is not as usual."""
+        compiled = {"compiled": True} if self.options.compiled else {}
+        return compiled | ({} if self.processes.alone else {"processes": self.processes.count})
+
     def _provenance(self) -> dict[str, Any]:
-        training = self._training() | {"device": self.device.type}
+        training = self._training() | {"device": self.device.type} | self._shared()
         if self.device.type == "cpu":
             training["threads"] = torch.get_num_threads()  # sums are split among them, and rounded accordingly
         if self._changes:

@@ -26,9 +26,11 @@ def settings(config: VAEConfig, data: Mapping[str, Any], training: Mapping[str, 
     return flat
 
 
-def surroundings(device: torch.device) -> Flat:
-    """Sums are split among threads, and versions differ in how they compute them: results agree within rounding."""
+def surroundings(device: torch.device, *, compiled: bool = False, processes: int = 1) -> Flat:
+    """Sums are split among threads and processes, and versions and compilers differ in how they compute them: results
+    agree within rounding."""
     found = {"device": device.type, "torch": torch.__version__, "python": platform.python_version()}
+    found |= {"compiled": "yes" if compiled else "no", "processes": str(processes)}
     if device.type == "cpu":
         found["threads"] = str(torch.get_num_threads())
     return found | {"vae-export": __version__}

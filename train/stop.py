@@ -25,6 +25,17 @@ class Stop:
         self._at_once = False
         self._before: dict[int, signal._HANDLER] = {}
 
+    @property
+    def code(self) -> int:
+        """The exit code that the signal asks for; 0 before one came."""
+        return 0 if self.kind is None else self.kind.exit_code
+
+    def join(self, code: int) -> None:
+        """Stop with this exit code, where a process beside this one was asked to. 0: none was."""
+        if self.kind is None:
+            self.kind = next((kind for kind in _KINDS.values() if kind.exit_code == code), None)
+        self.check()
+
     def check(self) -> None:
         """Raise `Stopped` if a signal came."""
         if self.kind is not None:

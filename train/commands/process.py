@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from train.options import MAX_DEFAULT_THREADS
 from vae_export.errors import TargetError, UsageError
 from vae_export.extras import require
@@ -39,7 +41,27 @@ def device(name: str, threads: int | None) -> torch.device:
     if not there[name]:
         usable = ", ".join(device for device, usable in there.items() if usable)
         raise TargetError("no such device here", where=f"--device {name}", expected=usable, do="or pass --device auto")
-    return torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    from train.processes import place
+
+    chosen = torch.device(name, place())
+    if place() >= torch.cuda.device_count():
+        expected, got = f"{torch.cuda.device_count()} or fewer processes", place() + 1
+        raise TargetError("more processes than GPUs", expected=expected, got=got, do="pass a smaller --nproc-per-node")
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """End in silence where another process of the training has said why all of them end."""
+    from train.processes import EndedElsewhereError
+
+    try:
+        yield
+    except EndedElsewhereError as ended:
+        raise typer.Exit(ended.code) from ended
 
 
 @contextmanager

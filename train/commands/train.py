@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from train import preset as presets
-from train.commands.options import DataDirOption, DeviceOption, DownloadOption, ImageSizeOption, ThreadsOption
+from train.commands.options import DataDirOption, DeviceOption, DownloadOption, ImageSizeOption
 from train.commands.process import device as chosen_device
-from train.commands.process import memory_errors, prepare
+from train.commands.process import ending_together, memory_errors, prepare
 from train.commands.resume import recorded, same_preset, take_run
 from train.commands.tables import score_table
 from train.options import (
@@ -34,6 +35,9 @@ from vae_export.models.config import Activation, Family
 from vae_export.runs import ARTIFACTS, Run
 
 if TYPE_CHECKING:
+    import torch
+
+    from train.processes import Processes
     from train.session import Session
     from train.state import State
 
@@ -120,9 +124,16 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Of weights, order and noise; not of the splits.")] = 0,
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Of products in training. auto: bfloat16, if there and worth it.")
+        Precision,
+        typer.Option("--precision", help="Of products in training. auto: bfloat16, if measured to be quicker."),
     ] = "auto",
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads. Default: measured, 4 at most.", show_default=False),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the step first: half a minute, then quicker steps.")
+    ] = False,
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
     download: DownloadOption = True,
@@ -180,6 +191,7 @@ def train(
         precision,
         threads,
         preset,
+        compiled,
     )
     prepare()
     if tensorboard:
@@ -190,46 +202,68 @@ def train(
 
         from train import doctor
         from train.claim import check_out, claimed, reclaimed
+        from train.compiling import check_compiler
         from train.data import load
         from train.loop import steps_per_epoch
         from train.pictures import draw_pictures
+        from train.processes import joined
         from train.report import reporting
         from train.session import Session
         from train.state import load_state
+        from train.trial import pace_of
         from vae_export.checkpoint import load_checkpoint
 
-        if not resume:
-            check_out(run, force=force)
         chosen = chosen_device(device, threads)
-        images = load(data)
-        config = options.network.config(images.image_shape)  # before the folder is touched: it may not fit this size
-        recipe = options.recipe_for(len(images.train))
-        steps = steps_per_epoch(len(images.train), recipe.batch_size)
-        arguments = recorded(context.params | {"preset": preset, "device": chosen.type})
-        arguments["threads"] = torch.get_num_threads()
-        with reclaimed(run) if resume else claimed(run, force=force):
-            session = Session(options, run, images, chosen, arguments)
-            console.message(f"{run.folder}: {family} on {len(images.train):,} images of {dataset}, {chosen.type}")
-            for line in doctor.before(config, images):
-                console.message(f"note: {line}")
-            if resume:
-                _go_on(session, load_state(run))
-            was_done = session.is_done
-            with (
-                reporting(
-                    epochs=recipe.epochs, steps=steps, batch_size=recipe.batch_size, protocol=data_protocol
-                ) as report,
-                _events(tensorboard and not was_done, session),
-            ):
-                saved = session.train(report)
-            if not (was_done and run.pictures.exists()):
-                draw_pictures(load_checkpoint(run.checkpoint).model(), images, run)
+        with ending_together(), joined(chosen) as processes:
+            say: Callable[[str], None] = console.message if processes.is_first else lambda _: None
+            if not resume:
+                processes.first(lambda: check_out(run, force=force))
+            images = processes.each(lambda: load(data))
+            config = options.network.config(images.image_shape)  # before the folder is touched: it may not fit
+            recipe = options.recipe_for(len(images.train))
+            steps = steps_per_epoch(len(images.train), recipe.batch_size)
+            processes.part(recipe.batch_size)
+            if compiled:
+                check_compiler(chosen)
+            pace = processes.gathered(pace_of(options, config, images, chosen, processes))[0]
+            torch.set_num_threads(pace.way.threads)
+            options = replace(options, precision=pace.way.precision, threads=pace.way.threads)
+            arguments = recorded(context.params | {"preset": preset, "device": chosen.type})
+            arguments["threads"] = pace.way.threads
+            with processes.led(reclaimed(run) if resume else claimed(run, force=force)):
+                session = Session(options, run, images, chosen, arguments, processes)
+                say(f"{run.folder}: {family} on {len(images.train):,} images of {dataset}, {_where(chosen, processes)}")
+                say(pace.line(recipe.batch_size // processes.count))
+                for line in doctor.before(config, images):
+                    say(f"note: {line}")
+                if resume:
+                    _go_on(session, processes.first(lambda: load_state(run)), say)
+                was_done = session.is_done
+                with (
+                    reporting(
+                        epochs=recipe.epochs,
+                        steps=steps,
+                        batch_size=recipe.batch_size,
+                        protocol=data_protocol,
+                        silent=not processes.is_first,
+                    ) as report,
+                    _events(tensorboard and not was_done and processes.is_first, session),
+                ):
+                    saved = session.train(report)
+                if processes.is_first and not (was_done and run.pictures.exists()):
+                    draw_pictures(load_checkpoint(run.checkpoint).model(), images, run)
+    if not processes.is_first:
+        return
     if json:
         console.result_json({"run": str(run.folder), "checkpoint": str(run.checkpoint), **saved.to_json()})
         return
     scores, title = {"validation": saved.validation, "test": saved.test}, f"{run.folder}, epoch {saved.epoch}"
     console.result(score_table(scores, title, data_protocol, config.likelihood))
     console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")
+
+
+def _where(device: torch.device, processes: Processes) -> str:
+    return device.type if processes.alone else f"{device.type}, {processes.count} processes"
 
 
 @contextmanager
@@ -245,16 +279,16 @@ def _events(wanted: bool, session: Session) -> Iterator[None]:
         yield
 
 
-def _go_on(session: Session, state: State) -> None:
+def _go_on(session: Session, state: State, say: Callable[[str], None]) -> None:
     """Bring the session where it was, and say so."""
     changes, steps = session.resume(state), session.trainer.steps
     if session.is_done:
-        console.message(f"finished: all {session.epochs} epochs are done; nothing to resume")
+        say(f"finished: all {session.epochs} epochs are done; nothing to resume")
         return
     done = state.position - session.epochs * steps
-    console.message(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
+    say(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
     for change in changes:
-        console.message(f"note: {change}: from here on as before within rounding, not bit by bit")
+        say(f"note: {change}: from here on as before within rounding, not bit by bit")
 
 
 def _name(dataset: str, preset: str | None, family: str) -> str:

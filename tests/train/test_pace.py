@@ -1,0 +1,81 @@
+"""Threads and precision are chosen by what was measured, and a tie goes to the more modest way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Outcome
+from tests.train.conftest import TINY
+from train import pace, trial
+from train.pace import Pace, Way, quickest, ways
+from vae_export.checkpoint import load_checkpoint
+from vae_export.runs import Run
+
+ONE, TWO = Way(1, "float32"), Way(2, "float32")
+HALF = Way(1, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({ONE: 0.004, TWO: 0.002, HALF: 0.001}, HALF),
+        ({ONE: 0.002, TWO: 0.012, HALF: 0.012}, ONE),
+        ({ONE: 0.0100, TWO: 0.0097, HALF: 0.0096}, ONE),
+    ],
+    ids=["pays", "does not pay", "hardly pays"],
+)
+def test_the_quickest_way_is_taken_if_it_is_worth_it(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[Way, float], expected: Way
+) -> None:
+    now = 0.0
+
+    def step(way: Way) -> None:
+        nonlocal now
+        now += seconds[way]
+
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now)
+    found = quickest(list(seconds), step)
+    assert found.way == expected
+    assert found.seconds == pytest.approx(seconds)
+
+
+def test_measuring_ends_soon_and_leaves_the_threads_as_they_were() -> None:
+    before, started = torch.get_num_threads(), time.perf_counter()
+    assert quickest([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).way == ONE
+    assert torch.get_num_threads() == before
+    assert time.perf_counter() - started < 10
+
+
+def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace.torch, "get_num_threads", lambda: 4)
+    assert ways(3, "bfloat16", bfloat16=False) == [Way(3, "bfloat16")]
+    assert ways(None, "float32", bfloat16=True) == [Way(1, "float32"), Way(4, "float32")]
+    assert ways(2, None, bfloat16=True) == [Way(2, "float32"), Way(2, "bfloat16")]
+    assert ways(2, None, bfloat16=False) == [Way(2, "float32")]
+
+
+def test_the_choice_is_printed_and_on_record(
+    invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
+    monkeypatch.setattr(trial, "multiplies_bfloat16", lambda _: True)
+
+    def scripted(candidates: list[Way], step: Callable[[Way], object]) -> Pace:
+        for way in candidates:
+            step(way)  # real steps
+        return Pace(candidates[-1], dict.fromkeys(candidates, 0.5))
+
+    monkeypatch.setattr(trial, "quickest", scripted)
+    run = Run(tmp_path / "run")
+    done = invoke("train", *TINY, "--epochs", 1, "--out", run.folder)
+    assert done.code == 0, done.err
+    said = "computing with 1 thread bfloat16; tried, images/s: 1 thread float32 128, 1 thread bfloat16 128"
+    assert said in done.err
+    training = load_checkpoint(run.checkpoint).provenance["training"]
+    assert (training["precision"], training["threads"]) == ("bfloat16", 1)
+    assert '"precision": "bfloat16", "threads": 1' in run.metrics.read_text()

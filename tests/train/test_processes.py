@@ -1,0 +1,145 @@
+"""Processes that share a training: the loss curve of one, one writer, and one end for all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.train.conftest import ROOT, TINY
+from train.draws import Draws
+from train.processes import EndedElsewhereError, Processes, joined
+from train.protocol import draw
+from train.state import load_state
+from vae_export.checkpoint import load_checkpoint
+from vae_export.errors import MachineError, UsageError
+from vae_export.runs import Run
+
+#: What depends on the whole batch (free bits), on the images' place in it (dynamic), and on more than the last step.
+USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--data-protocol", "dynamic")
+USUAL = (*USUAL, "--free-bits", "0.3", "--weight-average", "0.9")
+STEPS = 22
+
+#: `cli.py train` without pictures, in which a process may come to harm at a step of the second epoch.
+SCRIPT = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from train import pictures
+from train.commands import train
+from train.processes import place
+from train.report import Report
+from vae_export.cli.app import main
+from vae_export.errors import DataError
+
+def step(report, epoch, step, total, real=Report.step):
+    real(report, epoch, step, total)
+    if (epoch, step, str(place())) == (2, 5, os.environ.get("HARM_RANK")):
+        if os.environ["HARM"] == "error":
+            raise DataError("harm was done", where="step 5")
+        os.kill(os.getpid(), int(os.environ["HARM"]))
+
+Report.step = step
+pictures.draw_pictures = lambda *_: None
+main(train)
+"""
+
+
+def launch(folder: Path, processes: int, *options: object, harm: object = None, rank: int = 1) -> tuple[int, str]:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), str(script), "train", *map(str, options)]
+    changes = {} if harm is None else {"HARM": str(harm), "HARM_RANK": str(rank)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | changes
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    return done.returncode, done.stderr
+
+
+def curve(run: Run) -> list[float]:
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    key = "negative_elbo_nats_per_image"
+    return [line[name] if name == "loss" else line[name][key] for line in lines for name in ("loss", "train", "test")]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished training of two processes. Not to be written to."""
+    folder = tmp_path_factory.mktemp("pair")
+    code, said = launch(folder, 2, *USUAL, "--out", folder / "run")
+    assert code == 0, said
+    assert said.count("epoch 2/2") == 1, "only the first one speaks"
+    return Run(folder / "run")
+
+
+def test_two_processes_follow_the_loss_curve_of_one(pair: Run, tmp_path: Path) -> None:
+    alone = Run(tmp_path / "run")
+    code, said = launch(tmp_path, 1, *USUAL, "--out", alone.folder)
+    assert code == 0, said
+    assert len(curve(pair)) == 6
+    assert curve(pair) == pytest.approx(curve(alone), rel=1e-5)
+    assert load_checkpoint(pair.checkpoint).provenance["training"]["processes"] == 2
+
+
+def test_a_signal_to_one_ends_all_and_they_go_on_to_the_same_bytes(pair: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm=15)
+    assert code != 0
+    assert said.count("vae-export: terminated: after 32 steps") == 1, said  # where they next ask each other
+    assert said.count("exitcode  : 143") == 2, said
+    assert load_state(run).position == 32
+    code, said = launch(tmp_path, 2, "--resume", "--out", run.folder)
+    assert code == 0, said
+    assert "resumed after epoch 1 and 10 of 22 steps" in said
+    assert run.checkpoint.read_bytes() == pair.checkpoint.read_bytes()
+    assert curve(run) == curve(pair)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) -> None:
+    run = Run(tmp_path / "run")
+    code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm="error", rank=rank)
+    assert code != 0
+    assert said.count("vae-export: error:") == said.count("vae-export: error: harm was done: step 5") == 1, said
+    assert "exitcode  : 3" in said
+    assert load_state(run).epochs == 1
+    load_checkpoint(run.checkpoint)
+    assert not list(run.folder.rglob(".partial-*"))
+    # Where there is a run already, neither writes.
+    if rank == 0:
+        before = run.checkpoint.read_bytes()
+        code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder)
+        assert said.count("vae-export: error: output exists") == 1, said
+        assert run.checkpoint.read_bytes() == before
+
+
+def test_parts_cover_a_batch_without_overlap_and_draw_what_the_whole_draws() -> None:
+    pixels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
+    draws = Draws(3, torch.device("cpu"))
+    whole = draw(pixels, draws.of_step(5))
+    parts = [draw(pixels, draws.of_step(5), part=Processes(rank, 3).part(12)) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
+    with pytest.raises(UsageError, match="batch size cannot be shared"):
+        Processes(0, 5).part(12)
+
+
+def test_a_sum_that_another_number_of_processes_kept_is_shared_equally() -> None:
+    assert Processes(1, 2).own(torch.tensor([3.0, 5.0])) == 5
+    assert Processes(1, 3).own(torch.tensor([3.0, 5.0])) == 4
+    assert Processes().own(torch.tensor(7.0)) == 7
+
+
+def test_processes_that_cannot_be_joined_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(MachineError, match=r"processes cannot be joined; got .*torchrun"), joined(torch.device("cpu")):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(MachineError, match="bad WORLD_SIZE"), joined(torch.device("cpu")):
+        pass
+    assert EndedElsewhereError(3).code == 3
