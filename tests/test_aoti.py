@@ -67,7 +67,7 @@ def test_the_same_bytes_again(compiled: tuple[Artifact, Certificate], mlp: Expor
     artifact, _ = compiled
     entry, format = artifact.entry("decoder", "aoti"), FORMATS["aoti"]
     data = format.write(mlp.source.graph("decoder"), options_of(mlp)["decoder"])
-    assert FileEntry.of(entry.name, "decoder", "aoti", data, format.machine(data)) == entry
+    assert FileEntry.of(entry.name, "decoder", "aoti", data, machine=format.machine(data)) == entry
 
 
 def test_a_machine_that_lacks_instructions_refuses_it(

@@ -43,7 +43,7 @@ def test_a_good_export_passes_on_every_target(exported: Callable[[str], Exported
     export = exported(name)
     certificate = verify(export.artifact, export.source, trust=name == "foreign")
     assert certificate.passed
-    assert set(certificate.files) == {entry.name for entry in export.artifact.manifest.files}
+    assert set(certificate.files) == {stored.name for stored in export.artifact.manifest.stored}
     batches = {row.batch for row in certificate.rows}
     assert 1 in batches
     assert max(batches) >= 64

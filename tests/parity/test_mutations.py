@@ -28,7 +28,7 @@ def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) 
     assert certificate.passed
     assert certificate.findings == ()
     assert certificate.divergences == {}
-    assert set(certificate.files) == {entry.name for entry in chosen.artifact.manifest.files}
+    assert set(certificate.files) == {stored.name for stored in chosen.artifact.manifest.stored}
     assert {row.part for row in certificate.rows} == {"encoder", "decoder", "autoencoder", "metric"}
 
 

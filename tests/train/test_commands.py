@@ -281,7 +281,7 @@ def test_colour_goes_from_pictures_to_verified_files_that_score_the_same(
     assert done.code == 0, done.err
     manifest = json.loads((Run(run).export / "manifest.json").read_text())
     decoders = [file for file in manifest["files"] if file["part"] == "decoder"]
-    assert len(decoders) == 3
+    assert {file["format"] for file in decoders} >= {"onnx", "torchscript", "pt2"}
     assert all([output["name"] for output in file["outputs"]] == ["image", *second] for file in decoders)
     assert manifest["provenance"]["training"]["data"]["protocol"] == "grey"
     done = invoke("verify", "--run", run, "--quick", "--json")

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vae_export.companions import Accompanied
 from vae_export.contract import BATCH, Array, PartSpec, TensorSpec
 from vae_export.errors import ModelError, TargetError
@@ -95,6 +93,7 @@ class OpenVino:
         if provider not in (devices := self.providers()):
             require(self.extra, "openvino")
             raise TargetError("device is not there", where=f"openvino/{provider}", expected=" | ".join(devices))
+        import numpy as np
         import openvino
 
         model = _read(data, spec.part)
