@@ -14,6 +14,7 @@ from tests.parity.conftest import examples
 from vae_export.contract import TensorSpec
 from vae_export.errors import UsageError
 from vae_export.parity.measure import FACTOR, Measure, Scale, Tolerance, figures, measure
+from vae_export.precision import FULL, PRECISIONS, PrecisionName
 
 LATENT = TensorSpec("mean", (4,))
 IMAGE = TensorSpec("image", (1, 2, 2), 0.0, 1.0)
@@ -98,6 +99,12 @@ def test_a_band_is_a_few_times_the_largest_of_error_sensitivity_and_ulp(
     assert scale.band() == FACTOR * max(error, sensitivity, ulp) == FACTOR * scale.rounding
     assert scale.band(tf32=True) >= scale.band()
     assert scale.band(tf32=True) == FACTOR * max(scale.rounding, sensitivity * 2**13)
+
+
+@pytest.mark.parametrize("precision", [name for name in PRECISIONS if name != FULL])
+def test_tf32_does_not_widen_the_band_of_numbers_that_are_no_finer(precision: PrecisionName) -> None:
+    scale = Scale(1e-3, 2e-3, 1.0, precision=precision)
+    assert scale.band(tf32=True) == scale.band()
 
 
 @examples

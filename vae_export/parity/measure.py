@@ -14,7 +14,7 @@ import numpy as np
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.grey import GreyLevels, compare
-from vae_export.parity.grid import REACHES, UNIT_ROUNDOFF, ulp
+from vae_export.parity.grid import REACHES, ROUNDOFF, ulp
 from vae_export.precision import FULL, PrecisionName
 
 #: How many units in its last place a number at the bound of its range may be beyond it.
@@ -65,7 +65,8 @@ class Scale:
         """The largest error that a file may have."""
         if self.tolerance is not None:
             return self.tolerance.atol + self.tolerance.rtol * self.magnitude
-        coarser = self.sensitivity * TF32_ROUNDOFF / UNIT_ROUNDOFF if tf32 else 0.0
+        # Integers are coarser than TF32 already.
+        coarser = self.sensitivity * TF32_ROUNDOFF / ROUNDOFF.get(self.precision, TF32_ROUNDOFF) if tf32 else 0.0
         return REACHES[self.precision] * max(self.rounding, coarser)
 
 
