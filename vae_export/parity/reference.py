@@ -66,11 +66,13 @@ def references(
         name: {batch: evaluate(graph, _first(inputs, batch)) for batch in batches} for name, inputs in cases.items()
     }
     lossy = eager  # what PyTorch loses in the file's own precision
-    if own is not None:
+    if own is not None and precision != FULL:
         lossy = {name: {batch: own(_first(inputs, batch)) for batch in batches} for name, inputs in cases.items()}
     for name in cases:
-        for outputs in (exact[name], *eager[name].values(), *lossy[name].values()):
+        for outputs in (exact[name], *eager[name].values()):
             _refuse_not_finite(graph, name, outputs)
+        for outputs in lossy[name].values():
+            _refuse_not_finite(graph, name, outputs, precision)
         for outputs in (exact[name], *eager[name].values()):
             _refuse_out_of_range(graph, name, outputs)
     moves = _moves(oracle, cases, exact, precision)
@@ -112,12 +114,14 @@ def _moves(
     return moves
 
 
-def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
+def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], precision: PrecisionName = FULL) -> None:
     """With Inf or NaN from PyTorch itself there is nothing to hold a file against."""
     for name, array in outputs.items():
         if not np.isfinite(array).all():
             where = f"{graph.spec.part}, '{name}', probe {probe}"
-            raise ModelError("module gives numbers that are not finite", where=where)
+            within = "" if precision == FULL else f" in {precision}"
+            do = None if precision == FULL else "choose a --precision with a wider range"
+            raise ModelError(f"module gives numbers that are not finite{within}", where=where, do=do)
 
 
 def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
