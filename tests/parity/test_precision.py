@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.parity.subject import Subject, refused, tampered, verified
-from vae_export import export, load, verify
+from vae_export import Contract, Source, export, load, verify
 from vae_export.contract import Part
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import FORMATS, Setting, WriteOptions
@@ -142,6 +142,32 @@ def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path)
 def test_nats_cannot_be_kept_to_where_they_cannot_be_measured(mlp: Subject, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="not measured nats"):
         export(mlp.source, tmp_path / "export", parts=["decoder"], budget=Budget(max_nats=10))
+
+
+class Grows(nn.Module):
+    """Finite in float32; 1e5 is beyond float16."""
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        grown = (latent * 0 + 1) * 1e5
+        return torch.cat([grown, grown], 1).reshape(-1, 1, 2, 2)
+
+
+def test_a_network_that_overflows_in_half_precision_is_told_so(tmp_path: Path) -> None:
+    source = Source(Contract((1, 2, 2), (2,), (0.0, 2e5)), decoder=Grows())
+    with pytest.raises(ModelError, match=r"not finite in fp16: decoder, 'image'.*choose a --precision"):
+        export(source, tmp_path / "export", precisions=["fp16"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_that_is_repeated_does_not_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+    """One image says nothing of the spread, however often the metric takes it; noise says nothing of images."""
+    assert mlp.source.images is not None
+    one = replace(mlp.source, images=mlp.source.images[:1])
+    with pytest.raises(ParityError, match="inf nats, 10 allowed"):
+        export(one, tmp_path / "export", budget=Budget(max_nats=10))
+    with pytest.raises(ParityError, match="not measured nats"):
+        export(replace(mlp.source, images=None), tmp_path / "export", budget=Budget(max_nats=10))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
