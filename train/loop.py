@@ -191,8 +191,8 @@ class Trainer:
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], *, position: int, seconds: float) -> None:
-        """Be as the trainer was whose `tensors`, `position` and `seconds` these are.
+    def restore(self, tensors: Mapping[str, Tensor], *, position: int, seconds: float, processes: int = 1) -> None:
+        """Be as the trainer was whose `tensors`, `position` and `seconds` these are, of so many processes.
 
         Raises `CheckpointError` for names, shapes or dtypes that are not this trainer's.
         """
@@ -205,7 +205,7 @@ class Trainer:
             self.optimizer.state[parameter] = moments
             places |= {f"adam.{key}.{name}": tensor for key, tensor in moments.items()}
         places["loss"] = self._total
-        if "loss" in tensors:
+        if "loss" in tensors and tensors["loss"].numel() == processes:  # one a process; else it is refused below
             tensors = {**tensors, "loss": self._processes.own(tensors["loss"])}
         problems = [f"missing {name}" for name in places.keys() - tensors.keys()]
         problems += [f"unknown {name}" for name in tensors.keys() - places.keys()]

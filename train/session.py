@@ -1,9 +1,9 @@
 """A training in its run folder: the best checkpoint, the metrics, the state to go on from, and what happens on Ctrl-C.
 
 The best checkpoint is chosen by the validation images, epoch by epoch; the test images are measured and never decide.
-The checkpoint before it stays at `Run.previous_checkpoint`. Equal options, data, threads and versions give equal bytes
-on a CPU, whether or not the training was stopped and resumed in between: nothing about the time or the machine is in a
-checkpoint.
+The checkpoint before it stays at `Run.previous_checkpoint`. Equal options, data, versions, threads and precision (which
+are measured, unless they are options) give equal bytes on a CPU, whether or not the training was stopped and resumed in
+between: nothing about the time or the machine is in a checkpoint.
 
 An epoch's end is written in one order: checkpoint, line of metrics, state. Whatever is said to have been done is on the
 disk by then; what a kill leaves undone is done again, to the same bytes.
@@ -115,7 +115,8 @@ class Session:
         if state.saved is not None:
             self.processes.first(lambda: load_checkpoint(self.run.checkpoint).config)
         try:
-            self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds)
+            count = int(state.surroundings.get("processes", 1))
+            self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds, processes=count)
         except CheckpointError as error:
             where, do = self.run.training_state, way_back(self.run)
             raise CheckpointError(error.what, where=where, got=error.got, do=do) from error

@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
 
-#: A real training that takes a second: the digits, a small network, one thread.
-TINY = ("--dataset", "digits", "--hidden-size", "16", "--latent-size", "3", "--threads", "1")
+#: A real training that takes a second: the digits, a small network, one thread. Precision is not left to be
+#: measured: two trainings are to be the same.
+TINY = ("--dataset", "digits", "--hidden-size", "16", "--latent-size", "3", "--threads", "1", "--precision", "float32")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Pixels = npt.NDArray[np.uint8]

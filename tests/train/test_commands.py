@@ -51,7 +51,7 @@ def test_a_training_leaves_a_whole_run(trained: Path) -> None:
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert set(lines[0]) == {
         *("epoch", "protocol", "likelihood", "train", "validation", "test", "loss", "learning_rate"),
-        *("seconds", "images_per_second"),
+        *("seconds", "images_per_second", "threads", "precision"),
     }
 
 

@@ -72,7 +72,7 @@ def test_the_choice_is_printed_and_on_record(
 
     monkeypatch.setattr(trial, "quickest", scripted)
     run = Run(tmp_path / "run")
-    done = invoke("train", *TINY, "--epochs", 1, "--out", run.folder)
+    done = invoke("train", *TINY, "--precision", "auto", "--epochs", 1, "--out", run.folder)
     assert done.code == 0, done.err
     said = "computing with 1 thread bfloat16; tried, images/s: 1 thread float32 128, 1 thread bfloat16 128"
     assert said in done.err

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train import loop
 from train.data import Dataset
 from train.loop import Trainer
+from train.objective import Terms
 from train.options import PROTOCOLS, ObjectiveOptions, Protocol
 from train.protocol import as_evaluated, binarised, draw, prepared
 from train.recipes import RECIPES, Recipe
@@ -59,13 +59,13 @@ def test_a_level_is_the_probability_of_a_one(level: int) -> None:
 def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[torch.Tensor]:
     """The images that two epochs of one batch train on, brought to the order of their sums."""
     images: list[torch.Tensor] = []
-    real = loop.loss
+    real = Terms.forward
 
-    def watched(model: VAE, image: torch.Tensor, *rest: torch.Tensor, **weights: float) -> torch.Tensor:
+    def watched(terms: Terms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         images.append(image.clone())
-        return real(model, image, *rest, **weights)
+        return real(terms, image, noise)
 
-    monkeypatch.setattr(loop, "loss", watched)
+    monkeypatch.setattr(Terms, "forward", watched)
     torch.manual_seed(3)
     model = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4))
     recipe = Recipe(**(vars(RECIPES["mlp"]) | {"epochs": 2, "batch_size": 40}))
@@ -74,7 +74,7 @@ def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> 
     )
     torch.manual_seed(4)
     assert len(list(trainer.epochs(lambda *_: None))) == 2
-    monkeypatch.setattr(loop, "loss", real)
+    monkeypatch.setattr(Terms, "forward", real)
     return [image[image.flatten(1).sum(1).argsort()] for image in images]
 
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from train import loop, session
 from train.claim import check_out, claimed
 from train.data import Dataset, load
 from train.evaluate import evaluate
+from train.objective import Terms
 from train.options import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
+from train.processes import Processes
 from train.protocol import as_evaluated, prepared
 from train.recipes import RecipeOptions
 from train.report import Report, reporting
@@ -26,7 +29,7 @@ from train.state import Saved, load_state
 from vae_export.checkpoint import load_checkpoint
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
 from vae_export.likelihood import LIKELIHOODS, LikelihoodName
-from vae_export.models import FAMILIES, VAE
+from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 from vae_export.runs import Run
 
@@ -90,8 +93,8 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
 ) -> None:
     real, calls = evaluate, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
 
-    def scripted(model: InPyTorch, pixels: torch.Tensor) -> object:
-        score = real(model, pixels)
+    def scripted(model: InPyTorch, pixels: torch.Tensor, **how: Processes) -> object:
+        score = real(model, pixels, **how)
         return type(score)(**{**vars(score), "negative_elbo": float(next(calls))})
 
     monkeypatch.setattr(session, "evaluate", scripted)
@@ -144,13 +147,13 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, 
 
 
 def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, betas = loop.loss, []
+    real, betas = loop.weighed, []
 
-    def watched(model: VAE, image: torch.Tensor, noise: torch.Tensor, *, beta: float, free_bits: float) -> torch.Tensor:
+    def watched(misfit: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
         betas.append(beta)
-        return real(model, image, noise, beta=beta, free_bits=free_bits)
+        return real(misfit, units, beta=beta, **others)
 
-    monkeypatch.setattr(loop, "loss", watched)
+    monkeypatch.setattr(loop, "weighed", watched)
     do(digits, run, kl_warmup=2.0, beta=3.0)  # four steps an epoch
     assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
@@ -214,11 +217,11 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
 ) -> None:
     real, calls = evaluate, []
 
-    def stop_once(model: InPyTorch, pixels: torch.Tensor) -> object:
+    def stop_once(model: InPyTorch, pixels: torch.Tensor, **how: Processes) -> object:
         calls.append(len(pixels))
         if len(calls) == 5:  # the validation images, after the second epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return real(model, pixels)
+        return real(model, pixels, **how)
 
     monkeypatch.setattr(session, "evaluate", stop_once)
     with pytest.raises(Interrupted, match="after 8 steps"):
@@ -228,16 +231,16 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, steps = loop.loss, []
+    real, steps = loop.weighed, []
 
-    def twice(*arguments: torch.Tensor, **weights: float) -> torch.Tensor:
+    def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
         steps.append(len(steps))
         if len(steps) == 6:  # within the second epoch
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
-        return real(*arguments, **weights)  # type: ignore[arg-type]
+        return real(*terms, **weights)
 
-    monkeypatch.setattr(loop, "loss", twice)
+    monkeypatch.setattr(loop, "weighed", twice)
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt
@@ -248,15 +251,15 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_keeps_the_last_good_checkpoint(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
-    real, steps = loop.loss, iter(range(100))
+    real, steps = Terms.forward, iter(range(100))
 
-    def poisoned(model: torch.nn.Module, *arguments: torch.Tensor, **weights: float) -> torch.Tensor:
+    def poisoned(terms: Terms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(steps) == 6:  # in the second epoch
-            for parameter in model.parameters():
+            for parameter in terms.parameters():
                 torch.nn.init.constant_(parameter, torch.nan)
-        return real(model, *arguments, **weights)  # type: ignore[arg-type]
+        return real(terms, image, noise)
 
-    monkeypatch.setattr(loop, "loss", poisoned)
+    monkeypatch.setattr(Terms, "forward", poisoned)
     with pytest.raises(InputError, match=r"^training diverged: epoch 2; .*--learning-rate"):
         do(digits, run, family=family)
     assert load_checkpoint(run.checkpoint).provenance["epoch"] == 1
