@@ -115,7 +115,7 @@ def test_a_worker_and_a_driver_that_are_killed_change_nothing(bundle: Path, loca
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert done < ROWS // SHARD, "it was killed too late"
-    assert "worker died" in err
+    # The driver may go before Ray has told it of the worker.
     assert "Ray's driver died (SIGSEGV)" in err
     assert json.loads(out)["engine"] == "ray"
     assert [path.name for path in home.iterdir()] == ["out"]

@@ -65,8 +65,8 @@ class Worker:
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
         """Give an order and wait for its answer; raises `SideError` where there is none."""
-        assert self._process.stdin is not None  # noqa: S101 -- for the type checker: both are pipes
-        assert self._process.stdout is not None  # noqa: S101
+        if self._process.stdin is None or self._process.stdout is None:
+            raise self._ended()  # never: both are pipes
         try:
             self._process.stdin.write(json.dumps({"do": do, **order}).encode() + b"\n")
             self._process.stdin.flush()
