@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.commands import run_python
+from tests.conftest import Exported
 from vae_export.interrupts import postponed
 
 
@@ -21,19 +22,12 @@ def _handlers() -> Iterator[None]:
 
 
 def test_the_block_is_finished_first() -> None:
-    """In a process of its own: a signal is everybody's, and engines that other tests loaded have handlers too."""
-    code = """
-import os, signal
-from vae_export.interrupts import postponed
-try:
-    with postponed():
+    done = []
+    with pytest.raises(KeyboardInterrupt), postponed():
         os.kill(os.getpid(), signal.SIGINT)
-        print("finished")
-except KeyboardInterrupt:
-    print("then stopped", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
-"""
-    result = run_python(code)
-    assert (result.returncode, result.stdout) == (0, "finished\nthen stopped True\n"), result.stderr
+        done.append("finished")
+    assert done == ["finished"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_without_a_signal_nothing_happens() -> None:
@@ -79,3 +73,23 @@ with postponed():
 """
     result = run_python(code)
     assert (result.returncode, result.stdout) == (130, "")
+
+
+def test_a_signal_after_openvino_has_come_and_gone_is_only_a_signal(mlp: Exported) -> None:
+    """With Python's own signal stack, that of `faulthandler`, in place, as in a test runner or a debugger."""
+    code = """
+import faulthandler, os, signal, sys
+faulthandler.enable()
+from vae_export.artifact import open_artifact
+from vae_export.formats import FORMATS, Setting
+artifact = open_artifact(sys.argv[1])
+entry = artifact.entry("decoder", "openvino")
+data, spec = artifact.read(entry), artifact.manifest.contract.spec("decoder")
+runners = [FORMATS["openvino"].open(data, spec, "CPU", Setting()) for _ in range(2)]
+while runners:
+    del runners[0]
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    result = run_python(code, mlp.folder)
+    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr

@@ -7,6 +7,7 @@ whether it listened: https://docs.openvino.ai/2026/openvino-workflow/running-inf
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ class OpenVino:
     def write(self, graph: Graph, options: WriteOptions) -> Accompanied:
         import openvino
 
-        model = openvino.Core().read_model(Onnx().write(graph, options))
+        model = _core().read_model(Onnx().write(graph, options))
         # Nodes that the reader adds are numbered through the process; numbered by their place, equal graphs give
         # equal bytes.
         for place, node in enumerate(model.get_ordered_ops()):
@@ -80,9 +81,7 @@ class OpenVino:
     def providers(self) -> tuple[str, ...]:
         if missing(self.extra, "openvino") is not None:
             return ()
-        import openvino
-
-        devices = openvino.Core().available_devices
+        devices = _core().available_devices
         return tuple(sorted(devices, key=lambda device: (device != "CPU", device)))
 
     def settings(self, provider: str) -> tuple[Setting, ...]:
@@ -101,7 +100,7 @@ class OpenVino:
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if provider == "CPU":
             options |= {"INFERENCE_NUM_THREADS": setting.threads, "NUM_STREAMS": 1}
-        compiled = openvino.Core().compile_model(model, provider, options)
+        compiled = _core().compile_model(model, provider, options)
         if (used := compiled.get_property("INFERENCE_PRECISION_HINT")) != openvino.Type.f32:
             raise TargetError("device does not compute in float32", where=f"openvino/{provider}", got=used)
 
@@ -118,12 +117,22 @@ class OpenVino:
         return Runner(bind)
 
 
-def _read(data: bytes, where: str) -> openvino.Model:
+@functools.cache
+def _core() -> openvino.Core:
+    """The one of this process, never given back.
+
+    Its CPU plug-in gives the thread that makes it a signal stack, and unmaps that stack when it goes. Where two have
+    lived, the second leaves the first one's, unmapped, and the next Ctrl-C is a segmentation fault.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _read(data: bytes, where: str) -> openvino.Model:
     if not isinstance(data, Accompanied):
         raise ModelError("OpenVINO model without its weights", where=where, expected=f"a {_WEIGHTS} file beside it")
-    return openvino.Core().read_model(bytes(data), data.beside[_WEIGHTS])
+    return _core().read_model(bytes(data), data.beside[_WEIGHTS])
 
 
 def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
