@@ -159,8 +159,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
         if first != rank:
             raise EndedElsewhereError(int(store.get(_ENDED).split()[1])) from error
         if code == MachineError.exit_code and not isinstance(error, MachineError):
-            do = "look for it in the output, then go on with --resume"
-            raise MachineError("a process of this training is gone", got=error, do=do) from error
+            got, do = str(error).partition(". ")[0], "look for it in the output, then go on with --resume"
+            raise MachineError("a process of this training is gone", got=got, do=do) from error
         raise
     dist.destroy_process_group()
 

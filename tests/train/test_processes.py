@@ -99,6 +99,18 @@ def test_a_signal_to_one_ends_all_and_they_go_on_to_the_same_bytes(pair: Run, tm
     assert curve(run) == curve(pair)
 
 
+def test_the_first_one_killed_is_one_line_and_loses_no_checkpoint(pair: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm=9, rank=0)
+    assert code != 0
+    assert said.count("vae-export: error:") == said.count("a process of this training is gone") == 1, said
+    assert (load_state(run).epochs, load_state(run).position) == (1, STEPS)
+    load_checkpoint(run.checkpoint)
+    code, said = launch(tmp_path, 2, "--resume", "--out", run.folder)
+    assert code == 0, said
+    assert run.checkpoint.read_bytes() == pair.checkpoint.read_bytes()
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) -> None:
     run = Run(tmp_path / "run")
