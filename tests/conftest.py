@@ -20,8 +20,9 @@ from hypothesis import settings
 from tests import samples
 from vae_export import Artifact, Checkpoint, Source, open_artifact
 from vae_export.errors import StorageError
-from vae_export.files import locked, staged_folder
+from vae_export.files import locked
 from vae_export.models import FAMILIES
+from vae_export.staging import staged_folder
 
 # The same examples each time, and no clock: these machines are shared.
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50, database=None)

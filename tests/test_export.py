@@ -20,11 +20,12 @@ from tests.conftest import Exported
 from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import MachineError, OutputExistsError, ParityError, TargetError, UsageError
-from vae_export.files import PARTIAL, sha256
+from vae_export.files import sha256
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
 from vae_export.graphs import Graph
 from vae_export.precision import PrecisionName
+from vae_export.storage import PARTIAL
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,9 @@ from hypothesis import strategies as st
 
 from tests.commands import ROOT, run_python
 from vae_export.errors import OutputExistsError, StorageError, UsageError
-from vae_export.files import (
-    PARTIAL,
-    check_free,
-    check_room,
-    check_writable,
-    locked,
-    sha256,
-    staged_file,
-    staged_folder,
-    storage_errors,
-    sweep,
-    write_atomic,
-)
+from vae_export.files import locked, sha256, write_atomic
+from vae_export.staging import check_free, staged_file, staged_folder, sweep
+from vae_export.storage import PARTIAL, check_room, check_writable, storage_errors
 
 
 def names(folder: Path) -> list[str]:
@@ -217,7 +207,7 @@ class TestStagedFolder:
         code = """if True:
             import os, signal, sys
             from pathlib import Path
-            from vae_export.files import staged_folder
+            from vae_export.staging import staged_folder
             final, rename = Path(sys.argv[1]), os.rename
             def rename_and_die(old, new):
                 rename(old, new)
@@ -238,7 +228,7 @@ class TestStagedFolder:
         code = """if True:
             import sys, time
             from pathlib import Path
-            from vae_export.files import staged_folder
+            from vae_export.staging import staged_folder
             with staged_folder(Path(sys.argv[1]), force=False) as staging:
                 (staging / "half").write_text("done")
                 print(staging, flush=True)
@@ -361,7 +351,7 @@ class TestStagedFile:
         code = """if True:
             import sys, time
             from pathlib import Path
-            from vae_export.files import staged_file
+            from vae_export.staging import staged_file
             with staged_file(Path(sys.argv[1]), force=False) as file:
                 print("ready", flush=True)
                 time.sleep(600)
@@ -400,7 +390,7 @@ class TestStagedFile:
         code = """if True:
             import sys
             from pathlib import Path
-            from vae_export.files import staged_file
+            from vae_export.staging import staged_file
             for index in range(60):
                 with staged_file(Path(sys.argv[1]) / f"{sys.argv[2]}-{index}", force=True) as file:
                     file.write(b"x")

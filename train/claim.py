@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vae_export.errors import OutputExistsError, UsageError
-from vae_export.files import check_writable, locked, storage_errors, sweep
+from vae_export.files import locked
 from vae_export.runs import Run
+from vae_export.staging import sweep
+from vae_export.storage import check_writable, storage_errors
 
 
 def check_out(run: Run, *, force: bool) -> None:

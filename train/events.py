@@ -23,9 +23,9 @@ from train.pictures import grids
 from train.pictures.grids import Grid
 from train.pictures.sheet import draw
 from train.scored import InPyTorch
-from vae_export.files import storage_errors
 from vae_export.models import VAE
 from vae_export.runs import Run
+from vae_export.storage import storage_errors
 
 #: About so many times in a training there are pictures: their cost and size do not grow with its length.
 _PICTURES = 20

@@ -25,7 +25,8 @@ from torch import Tensor
 from train.torchvision_import import torchvision_datasets
 from vae_export.cli.console import message
 from vae_export.errors import DataError
-from vae_export.files import PARTIAL, storage_errors, write_atomic
+from vae_export.files import write_atomic
+from vae_export.storage import PARTIAL, storage_errors
 
 #: Names of our data sets in `torchvision.datasets`; each also names the folder its files lie in.
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}

@@ -15,7 +15,7 @@ from vae_export.checkpoint import Checkpoint
 from vae_export.companions import contents
 from vae_export.contract import PARTS, Part, PartSpec
 from vae_export.errors import MachineError, UsageError
-from vae_export.files import check_free, staged_folder, write_atomic
+from vae_export.files import write_atomic
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.golden import GoldenPart
 from vae_export.graphs import Source
@@ -24,6 +24,7 @@ from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
 from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
+from vae_export.staging import check_free, staged_folder
 from vae_export.stopwatch import Stopwatch
 
 

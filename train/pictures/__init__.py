@@ -10,9 +10,10 @@ from train.pictures import grids
 from train.pictures.charts import curves, units
 from train.pictures.sheet import png
 from train.scored import InPyTorch
-from vae_export.files import staged_folder, write_atomic
+from vae_export.files import write_atomic
 from vae_export.models import VAE
 from vae_export.runs import Run
+from vae_export.staging import staged_folder
 
 
 def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:

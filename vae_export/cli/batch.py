@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vae_export.cli import console
 from vae_export.cli.options import chosen_run
 from vae_export.errors import UsageError
-from vae_export.files import check_free
+from vae_export.staging import check_free
 
 if TYPE_CHECKING:
     from vae_export.artifact import Package

@@ -17,8 +17,10 @@ from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_ru
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
-from vae_export.files import check_free, check_writable, write_atomic
+from vae_export.files import write_atomic
 from vae_export.precision import FULL
+from vae_export.staging import check_free
+from vae_export.storage import check_writable
 
 if TYPE_CHECKING:
     from vae_export.bench.timings import Figure, Timings

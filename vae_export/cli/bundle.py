@@ -10,7 +10,8 @@ import typer
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.errors import InputError, UsageError
-from vae_export.files import check_free, write_atomic
+from vae_export.files import write_atomic
+from vae_export.staging import check_free
 
 
 def bundle(

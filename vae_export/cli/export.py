@@ -23,10 +23,10 @@ from vae_export.cli.options import (
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
-from vae_export.files import check_free
 from vae_export.formats import FORMATS, OPSET
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
+from vae_export.staging import check_free
 
 ALL = "all"
 

@@ -22,8 +22,9 @@ from vae_export.cli.options import (
 from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import ParityError, UsageError
 from vae_export.extras import require
-from vae_export.files import check_free, write_atomic
+from vae_export.files import write_atomic
 from vae_export.runs import Run
+from vae_export.staging import check_free
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact

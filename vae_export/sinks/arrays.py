@@ -15,8 +15,9 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from vae_export.contract import Array
-from vae_export.files import PARTIAL, check_room, staged_file
 from vae_export.sinks.base import Outputs
+from vae_export.staging import staged_file
+from vae_export.storage import PARTIAL, check_room
 
 #: The oldest that a ZIP file can state: equal arrays give equal bytes.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)

@@ -13,8 +13,10 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import UsageError
 from vae_export.extras import require
-from vae_export.files import check_free, staged_folder, storage_errors, write_atomic
+from vae_export.files import write_atomic
 from vae_export.sinks.base import check_replaceable
+from vae_export.staging import check_free, staged_folder
+from vae_export.storage import storage_errors
 
 #: By the number of channels, what PNG calls such pixels.
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

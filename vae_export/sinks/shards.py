@@ -16,9 +16,10 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import StorageError
 from vae_export.extras import require
-from vae_export.files import check_room, staged_file, staged_folder, sweep
 from vae_export.sinks.arrays import bytes_of, write_header, write_numbers
 from vae_export.sinks.base import Outputs, check_replaceable
+from vae_export.staging import staged_file, staged_folder, sweep
+from vae_export.storage import check_room
 
 ShardFormat = Literal["npy", "parquet"]
 SHARD_FORMATS: tuple[ShardFormat, ...] = ("npy", "parquet")
