@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
@@ -330,6 +331,18 @@ def test_a_picture_is_encoded_however_it_comes(page: Page, model: Model, way: st
     encoded(page, model)
 
 
+def test_a_picture_that_cannot_be_read_is_named_in_sight_until_another_is_tried(browser: Browser, address: str) -> None:
+    with quiet_page(browser, viewport={"width": 390, "height": 844}) as page:
+        page.goto(address)
+        wait_ready(page)
+        page.set_input_files("#file", {"name": "torn.png", "mimeType": "image/png", "buffer": b"no picture"})
+        eventually(lambda: page.is_visible("#failure"))
+        assert "torn.png is no picture" in page.inner_text("#failure")
+        assert page.evaluate("document.getElementById('failure').getBoundingClientRect().top >= 0")
+        page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": png(picture(1))})
+        eventually(lambda: not page.is_visible("#failure"))
+
+
 def test_the_way_from_one_image_to_another_is_the_runtimes(page: Page, model: Model) -> None:
     for end, seed in (("a", 1), ("b", 9)):
         page.evaluate(DROP, [f"#image-{end}", "x.png", "image/png", b64encode(png(picture(seed))).decode()])
@@ -377,8 +390,11 @@ def tampered(bundle: Path) -> bytes:
 def refused(page: Page) -> None:
     page.wait_for_selector("body[data-state=failed]")
     assert "file was altered: decoder.onnx" in page.inner_text("[role=alert]")
-    for selector in ("main", "#check"):
+    said = page.inner_text("[role=alert]")
+    assert len(set(re.findall(r"[0-9a-f]{64}", said))) == 2, said
+    for selector in ("main", "#check", "#checked"):
         assert not page.is_visible(selector)
+    assert (page.inner_text("#name"), page.inner_text("#facts"), page.title()) == ("Explorer", "", "Explorer")
     assert page.evaluate("Array.from(document.querySelectorAll('canvas')).every((canvas) => canvas.width === 0)")
 
 

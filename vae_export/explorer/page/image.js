@@ -40,7 +40,9 @@ export function readCanvas(canvas, { image_shape: [channels, height, width], ima
 
 /** An image file on a canvas of its own: the middle of the picture, as large as it fits, in high quality. */
 export async function readFile(file, { image_shape: [, height, width] }) {
-  const picture = await createImageBitmap(file);
+  const picture = await createImageBitmap(file).catch(() => {
+    throw new Error(`${file.name || "What was pasted"} is no picture that this browser can read.`);
+  });
   const scale = Math.min(picture.width / width, picture.height / height);
   const [across, down] = [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
   const left = Math.floor((picture.width - across) / 2);

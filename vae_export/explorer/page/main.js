@@ -8,7 +8,7 @@ import { showNow } from "./now.js";
 import { showPad } from "./pad.js";
 import { showSamples } from "./samples.js";
 import { showSliders } from "./sliders.js";
-import { showFailure, showSelfTest, showSpeed, showWorking } from "./status.js";
+import { hideFailure, showFailure, showSelfTest, showSpeed, showWorking } from "./status.js";
 import { showWay } from "./way.js";
 import { measureEffects } from "./effects.js";
 import { sample } from "./noise.js";
@@ -31,7 +31,7 @@ let shown = null;
 
 async function openBundle(bytes) {
   document.body.dataset.state = "loading";
-  find("failure").hidden = true;
+  hideFailure();
   showWorking("Checking the bundle …");
   const model = await Model.open(bytes, backend.value, settings.engine);
   data = bytes;
@@ -81,12 +81,14 @@ function describeBundle({ contract, card, identity, size, canEncode }) {
   find("identity").title = identity;
 }
 
-/** No picture of a bundle that was refused stays on the page. */
+/** Nothing of a bundle that was refused, or of the one before it, stays on the page. */
 function fail(error) {
   views.abort();
   shown?.model.close();
   shown = null;
   for (const canvas of document.querySelectorAll("canvas")) canvas.width = canvas.height = 0;
+  find("name").textContent = document.title = "Explorer";
+  for (const id of ["facts", "card", "identity"]) find(id).textContent = "";
   document.body.dataset.state = "failed";
   showFailure("This bundle is not shown", error.message);
 }
@@ -130,6 +132,11 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file && isBundle(file)) openFile(file);
 });
-window.addEventListener("unhandledrejection", ({ reason }) => showFailure("Something went wrong", reason?.message ?? String(reason)));
+// What went wrong before is said until something else is tried.
+for (const event of ["change", "drop", "paste"]) document.addEventListener(event, hideFailure, { capture: true });
+window.addEventListener("unhandledrejection", (event) => {
+  event.preventDefault(); // it is said here, not in the console
+  showFailure("Something went wrong", event.reason?.message ?? String(event.reason));
+});
 
 start().catch(fail);

@@ -33,6 +33,11 @@ export function showFailure(title, text) {
   find("failure-title").textContent = title;
   find("failure-text").textContent = text;
   find("failure").hidden = false;
+  find("failure").scrollIntoView({ block: "nearest" });
+}
+
+export function hideFailure() {
+  find("failure").hidden = true;
 }
 
 function set(state, verdict, figures) {
