@@ -59,7 +59,11 @@ def open_bundle(path: str | Path) -> Bundle:
         ParityError: the certificate in it did not pass.
     """
     path = Path(path)
-    data = _bytes(path)
+    return read_bundle(_bytes(path), path)
+
+
+def read_bundle(data: bytes, path: Path) -> Bundle:
+    """`open_bundle` of bytes that are, or are to be, the file at `path`."""
     files = read_archive(data, path)
     if SUMS not in files or next(iter(files)) != SUMS:
         raise IntegrityError(

@@ -57,12 +57,13 @@ def bundle(
     else:
         chosen = chosen_run(run)
         folder, home = chosen.export, chosen.folder
-    title = name or home.absolute().name
+    title = _title(name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
 
     from vae_export.artifact import open_artifact
-    from vae_export.bundle import open_bundle, pack
+    from vae_export.bundle import pack
+    from vae_export.bundle.opened import read_bundle
     from vae_export.bundle.pack import NO_LICENCE
     from vae_export.record import read_record
 
@@ -77,14 +78,23 @@ def bundle(
         notes="" if notes is None else _read(notes).decode("utf-8", "replace"),
         licence=NO_LICENCE if licence is None else _read(licence).decode("utf-8", "replace"),
     )
+    packed = read_bundle(data, target)  # what is written is what any reader will accept
     write_atomic(target, data)
-    packed = open_bundle(target)  # what was written is what any reader will accept
     if json:
         files = {name: len(data) for name, data in packed.files.items()}
         console.result_json({"bundle": str(target), "bytes": len(data), "identity": packed.identity, "files": files})
         return
     console.result(f"{len(packed.files)} files, {len(data):,} bytes, identity {packed.identity[:16]}…")
     console.result(f"bundled to {target}")
+
+
+def _title(name: str, *, of_file: bool) -> str:
+    """The title of the card, and of the file where no other name was given."""
+    if not name.isprintable():  # nor is half of a surrogate pair, which no file can hold
+        raise UsageError("bad name", where="--name", expected="printable text", got=ascii(name))
+    if of_file and Path(name).name != name:
+        raise UsageError("not a name for a file", where="--name", got=name, do="say where the file goes with --out")
+    return name
 
 
 def _read(path: Path) -> bytes:
