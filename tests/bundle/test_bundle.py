@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.conftest import PACKED, Exported
 from vae_export import Source, export, load, open_artifact
 from vae_export.bundle import open_bundle, pack
 from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.bundle.card import model_card
 from vae_export.errors import InputError, IntegrityError, ModelError, ParityError, UsageError
 from vae_export.likelihood import Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
@@ -166,6 +168,18 @@ def test_the_card_says_what_a_person_asks(path: Path) -> None:
     ):
         assert text in card
     assert "comparisons" in card
+    assert "Fewer bits" not in card
+
+
+def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported) -> None:
+    known = record(mlp)
+    cost = {"target": "onnx+int8/CPU", "worst_levels": 12, "mean_levels": 0.28, "nats": 0.02, "nats_low": -0.018}
+    document = {**known.document, "drift": [{**cost, "nats_high": 0.059}]}
+    card = model_card("x", mlp.artifact.manifest, Record(known.data, document))
+    assert "| `onnx+int8/CPU` | 12 | 0.28 | +0.020 (-0.018 to +0.059) |" in card
+    rows = [line for line in card.splitlines() if line.startswith("| scores of real images |")]
+    assert rows, card
+    assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
 
 
 def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ BAD_INPUT = [
     ("export --checkpoint {run}/export/encoder.pt2 --out {none}", 3, "checkpoint cannot be read"),
     ("bundle --run {run} --name a/b", 2, "not a name for a file: --name; got a/b; say where the file goes with --out"),
     ("bundle --run {run} --name a\x07b --out {none}", 2, "bad name: --name; expected printable text, got 'a\\x07b'"),
+    ("bundle --run {run} --licence {run}/export/encoder.onnx --out {none}", 3, "not a text: {run}/export/encoder.onnx"),
     ("bench --run {run} --batch 0", 2, "bad batch; expected 1 to 1,048,576, got 0"),
     ("bench --run {run} --batch nan", 2, "Invalid value for '--batch'"),
     ("bench --run {run} --threads 0", 2, "bad threads; expected 1 to"),

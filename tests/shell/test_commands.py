@@ -173,6 +173,7 @@ BAD = [
     ("sample --out {latents}/below", 6, "{latents}/below"),
     ("decode {home}/none.npy", 3, "cannot be read: {home}/none.npy"),
     ("decode {latents} --out {latents} --force", 2, "the input would be overwritten"),
+    ("decode {home}/inside/0.npy --out {home}/inside --force", 2, "overwritten: {home}/inside/0.npy; got --out"),
     ("decode {home}/mine", 3, "nothing to read: {home}/mine"),
     ("decode {home}/nan.npy --out {home}/new", 3, "not finite: {home}/nan.npy, row 4"),
     ("decode {home}/nan.npy --out {home}/new.npy", 3, "not finite"),
@@ -202,6 +203,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     bad = np.zeros((7, 4), np.float32)
     bad[4, 1] = np.nan
     np.save(home / "nan.npy", bad)
+    (home / "inside").mkdir()
+    np.save(home / "inside" / "0.npy", np.zeros((1, 4), np.float32))
     np.save(home / "huge.npy", np.full((3, 4), 3e38, np.float32))
     before = tree(tmp_path)
     outcome = invoke(*(word.format(home=home, latents=latents) for word in typed.split()), "--bundle", bundle)

@@ -94,8 +94,8 @@ def execute(
     options.check()
     place, home = options.home()
     out = options.out if options.out is not None else home / default
-    if reads is not None and out.resolve() == reads.resolve():
-        raise UsageError("the input would be overwritten", where=out, do="choose another --out")
+    if reads is not None and reads.resolve().is_relative_to(out.resolve()):  # it, or the folder that it lies in
+        raise UsageError("the input would be overwritten", where=reads, got=f"--out {out}", do="choose another --out")
     kind = _kind(job, out, options)
     check_free(out, force=options.force)
 

@@ -75,8 +75,8 @@ def bundle(
         formats=format,
         parts=part,
         page=_read(artifact.certificate.with_suffix(".html")) if page else None,
-        notes="" if notes is None else _read(notes).decode("utf-8", "replace"),
-        licence=NO_LICENCE if licence is None else _read(licence).decode("utf-8", "replace"),
+        notes="" if notes is None else _text(notes),
+        licence=NO_LICENCE if licence is None else _text(licence),
     )
     packed = read_bundle(data, target)  # what is written is what any reader will accept
     write_atomic(target, data)
@@ -102,3 +102,12 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError("file cannot be read", where=path, got=error.strerror) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "not a text", where=path, expected="UTF-8", got=f"byte {error.start}: {error.reason}"
+        ) from error

@@ -43,7 +43,11 @@ def inspect(
     facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
     console.result(facts)
     table = Table("file", "bytes", "what", box=None, pad_edge=False)
-    parts = {stored.name: f"{entry.part}, {entry.format}" for entry in opened.manifest.files for stored in entry.stored}
+    parts = {
+        stored.name: f"{entry.part}, {entry.format}, {entry.precision}"
+        for entry in opened.manifest.files
+        for stored in entry.stored
+    }
     golden = {
         array.name: f"golden {kind}, {' x '.join(map(str, array.shape))}"
         + (f", within {array.band:.2g}" if array.band else "")
