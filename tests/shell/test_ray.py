@@ -250,6 +250,13 @@ def test_more_actors_than_cores_are_refused(bundle: Path, tmp_path: Path) -> Non
     assert "cluster is too small; expected 5000 cores" in done.stderr.splitlines()[-1]
 
 
+def test_more_actors_than_gpus_are_refused_rather_than_waited_for(bundle: Path, tmp_path: Path) -> None:
+    gpu = ("--engine", "ray", "--actors", os.cpu_count(), "--provider", "CUDAExecutionProvider")
+    done = run_cli(*sample(bundle, tmp_path / "out", *gpu), cwd=tmp_path)
+    assert done.returncode == 6
+    assert f"cluster is too small; expected {os.cpu_count()} GPUs, got " in done.stderr.splitlines()[-1]
+
+
 def test_the_engine_is_not_imported_by_others(bundle: Path) -> None:
     code = f"import vae_export.engines, sys; print('ray' in sys.modules, {str(bundle)!r})"
     assert run_python(code).stdout.startswith("False")

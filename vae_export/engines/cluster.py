@@ -50,9 +50,10 @@ def connect(address: str | None) -> Any:
     return ray
 
 
-def cores(ray: Any) -> int:
-    """Of all machines of the cluster that are alive."""
-    return int(ray.cluster_resources().get("CPU", 0))
+def resources(ray: Any) -> dict[str, int]:
+    """How many of "CPU" (cores) and "GPU" all machines have that are alive."""
+    have = ray.cluster_resources()
+    return {kind: int(have.get(kind, 0)) for kind in ("CPU", "GPU")}
 
 
 def _start(ray: Any, address: str | None) -> None:

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import Empty, Queue
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 from vae_export.contract import Array
-from vae_export.engines.cluster import connect, cores
+from vae_export.engines.cluster import connect, resources
 from vae_export.engines.parcel import Parcel
 from vae_export.engines.task import Piece, Task
 from vae_export.engines.worker import Tries, Worker
@@ -59,6 +59,11 @@ class Order:
         """Of each actor: that many cores are set aside for it."""
         return self.parcel.settings.threads or 1
 
+    @property
+    def gpus(self) -> int:
+        """Of each actor."""
+        return 0 if self.parcel.settings.provider == CPU else 1
+
 
 @dataclass(frozen=True)
 class Done:
@@ -91,9 +96,10 @@ def compute(order: Order, send: Callable[[Message], None]) -> None:
     """Send what becomes of each piece: `Done` of all, in order, or a last `Failed` or `Lost`."""
     try:
         ray = connect(order.address)
-        have = cores(ray)
-        require(1 if order.fewer else order.actors, order.threads, have)
-        actors = min(order.actors, have // order.threads)
+        least = 1 if order.fewer else order.actors
+        require(least, order.threads, resources(ray)["CPU"])
+        require(least, order.gpus, resources(ray)["GPU"], "GPUs")
+        actors = min(order.actors, _room(ray, order))
         for outputs in _in_order(_rows(ray, order, actors), order.pieces):
             send(Done(outputs))
     except VaeExportError as error:
@@ -102,16 +108,22 @@ def compute(order: Order, send: Callable[[Message], None]) -> None:
         send(Lost())
 
 
-def require(actors: int, threads: int, have: int) -> None:
-    """Refuse more actors than there are cores for: Ray would wait for those that do not fit, for ever."""
-    if actors * threads > have:
-        expected, do = f"{actors * threads} cores", "choose fewer --actors or --threads"
-        raise TargetError("cluster is too small", expected=expected, got=have, do=do)
+def require(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
+    """Refuse more actors than there is room for: Ray would wait for those that do not fit, for ever."""
+    if actors * each > have:
+        do = "choose fewer --actors" + (" or --threads" if what == "cores" else ", or --provider CPUExecutionProvider")
+        raise TargetError("cluster is too small", expected=f"{actors * each} {what}", got=have, do=do)
+
+
+def _room(ray: Any, order: Order) -> int:
+    """How many actors the machines that are alive have room for."""
+    have = resources(ray)
+    of_cores = have["CPU"] // order.threads
+    return min(of_cores, have["GPU"] // order.gpus) if order.gpus else of_cores
 
 
 def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
     """What the workers return. Raises `_MachineLostError` when the cluster has no room for all actors any more."""
-    threads = order.threads
     parcel_and_task = ray.put((order.parcel, order.task))
     tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
     dataset = ray.data.from_items(
@@ -122,8 +134,8 @@ def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
         fn_constructor_args=([parcel_and_task], tries),  # in a list: the worker fetches it, once
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=threads,
-        num_gpus=0 if order.parcel.settings.provider == CPU else 1,
+        num_cpus=order.threads,
+        num_gpus=order.gpus,
     )
     # In a thread: while Ray waits for a machine that does not come back, it would never return from there.
     blocks: Queue[dict[str, Array] | Exception | None] = Queue(maxsize=1)
@@ -132,13 +144,13 @@ def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
         try:
             block = blocks.get(timeout=_LOOK)
         except Empty:
-            if cores(ray) < actors * threads:
+            if _room(ray, order) < actors:
                 raise _MachineLostError from None
             continue
         if block is None:
             return
         if isinstance(block, Exception):
-            if cores(ray) < actors * threads:
+            if _room(ray, order) < actors:
                 raise _MachineLostError from block
             do = "see Ray's logs; a smaller --batch-size may help"
             raise MachineError("Ray gave up", got=str(block).strip().splitlines()[0], do=do) from block

@@ -80,7 +80,7 @@ class Task:
         except ModelError as error:  # it knows the place in this piece only
             places = f"{self.source.place(piece.start)} to {piece.stop - 1}"
             where = f"{error.where}, counted from {places}"
-            raise ModelError(error.what, where=where, expected=error.expected, got=error.got) from error
+            raise ModelError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from error
         if self.levels:
             low, high = model.contract.image_range
             images = ("image", "reconstruction")
