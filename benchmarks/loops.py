@@ -1,0 +1,220 @@
+"""The loops that `training.py` compares: each trains one network, on the same images, and says how fast.
+
+All train the network of `--preset mnist` with Adam, on every image once a pass. What differs is what is compared:
+
+    ours      `train.loop.Trainer`, in float32, or with products in bfloat16
+    loader    what tutorials show: torchvision's MNIST, `ToTensor`, a DataLoader, BCE on probabilities, `loss.item()`
+    memory    the same loop, on float images in memory
+    pythae    pythae's `BaseTrainer.train_step`, with the same layers as its encoder and decoder
+    limit     no training: the matrix products of forward and backward alone, into memory that is there
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from train.loop import Trainer
+from train.objective import to_unit
+from train.options import ObjectiveOptions
+from train.recipes import RECIPES
+from train.torchvision_import import torchvision_datasets
+from train.weights import initialise
+from vae_export.models import VAE, VAEConfig, reparameterize
+
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Attributes:
+    threads: of PyTorch.
+    workers: processes of a DataLoader; 0 for none.
+    """
+
+    threads: int
+    workers: int = 0
+
+    def __str__(self) -> str:
+        workers = f", {self.workers} workers" if self.workers else ""
+        return f"{self.threads} thread{'s' * (self.threads > 1)}{workers}"
+
+
+#: Train on all images once, with so many workers.
+Pass = Callable[[int], object]
+
+
+def ours(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pass:
+    recipe = replace(RECIPES["mlp"], epochs=100_000, batch_size=batch_size, learning_rate=LEARNING_RATE)
+    epochs = Trainer(model, pixels, recipe, ObjectiveOptions(), bfloat16=bfloat16).epochs(lambda *_: None)
+    return lambda _: next(epochs)
+
+
+def loader(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
+    optimizer, loaders = _adam(model), {workers: mnist_loader(pixels, batch_size, workers) for workers in (0, 2)}
+
+    def train(workers: int) -> None:
+        for image, _ in loaders[workers]:
+            post_step(model, optimizer, image)
+
+    return train
+
+
+def memory(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
+    optimizer, images = _adam(model), to_unit(pixels)
+
+    def train(_: int) -> None:
+        for batch in torch.randperm(len(images)).split(batch_size):
+            if len(batch) == batch_size:
+                post_step(model, optimizer, images[batch])
+
+    return train
+
+
+def mnist_loader(pixels: Tensor, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]] | Any:
+    """A DataLoader over pixels uint8 (N, 1, 28, 28): `MNIST.__getitem__` makes a PIL image of each, `ToTensor` floats."""
+    kind = torchvision_datasets().MNIST
+    from torchvision.transforms import ToTensor
+
+    mnist = kind.__new__(kind)  # the class itself, with our split of its files
+    mnist.data, mnist.targets = pixels[:, 0], torch.zeros(len(pixels), dtype=torch.long)
+    mnist.transform, mnist.target_transform = ToTensor(), None
+    return torch.utils.data.DataLoader(
+        mnist, batch_size, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+
+
+def post_step(model: VAE, optimizer: torch.optim.Optimizer, image: Tensor) -> float:
+    """One step as blog posts write it, on images (N, 1, 28, 28); the loss of the batch, in nats."""
+    optimizer.zero_grad()
+    mean, logvar = model.encoder(image)
+    decoded = model.decoder.image(reparameterize(mean, logvar, torch.randn_like(mean)))
+    misfit = F.binary_cross_entropy(decoded, image, reduction="sum")
+    loss = misfit - 0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
+    value = loss.item()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return value
+
+
+def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
+    """`BaseTrainer.train_step`; without what `train` does between epochs, as on the other sides."""
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE as TheirVAE
+    from pythae.models import VAEConfig as TheirConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    class Encoder(BaseEncoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.encoder
+
+        def forward(self, image: Tensor) -> Any:
+            mean, logvar = self.inner(image)
+            return ModelOutput(embedding=mean, log_covariance=logvar)
+
+    class Decoder(BaseDecoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.decoder
+
+        def forward(self, latent: Tensor) -> Any:
+            return ModelOutput(reconstruction=self.inner.image(latent))
+
+    config = TheirConfig(input_dim=(1, 28, 28), latent_dim=model.config.latent_size, reconstruction_loss="bce")
+    whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader keeps a smaller last batch
+    data = BaseDataset(to_unit(whole), torch.zeros(len(whole)))
+    trainers = {}
+    for workers in (0, 2):
+        theirs = TheirVAE(config, encoder=Encoder(), decoder=Decoder())
+        asked = BaseTrainerConfig(
+            output_dir=mkdtemp(),
+            per_device_train_batch_size=batch_size,
+            learning_rate=LEARNING_RATE,
+            optimizer_cls="Adam",
+            train_dataloader_num_workers=workers,
+        )
+        trainers[workers] = BaseTrainer(theirs, train_dataset=data, training_config=asked)
+        trainers[workers].prepare_training()
+    numbers = itertools.count(1)
+    return lambda workers: trainers[workers].train_step(next(numbers))
+
+
+def limit(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pass:
+    """The products of a step, as often as there are batches: for each layer its output, its weight's gradient and, but
+    for the first, its input's."""
+    kind = torch.bfloat16 if bfloat16 else torch.float32
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    for number, layer in enumerate(module for module in model.modules() if isinstance(module, nn.Linear)):
+        weight = layer.weight.detach().to(kind)
+        given = torch.rand(batch_size, layer.in_features).to(kind)
+        gradient = torch.rand(batch_size, layer.out_features).to(kind)
+        products += [(given, weight.t(), torch.empty_like(gradient)), (gradient.t(), given, torch.empty_like(weight))]
+        if number:
+            products.append((gradient, weight, torch.empty_like(given)))
+
+    def multiply(_: int) -> None:
+        for _step in range(len(pixels) // batch_size):
+            for left, right, out in products:
+                torch.mm(left, right, out=out)
+
+    return multiply
+
+
+#: By the names that `training.py` asks for.
+LOOPS: dict[str, Callable[[VAE, Tensor, int], Pass]] = {
+    "ours float32": lambda *given: ours(*given, bfloat16=False),
+    "ours bfloat16": lambda *given: ours(*given, bfloat16=True),
+    "loader": loader,
+    "memory": memory,
+    "pythae": pythae,
+    "limit float32": lambda *given: limit(*given, bfloat16=False),
+    "limit bfloat16": lambda *given: limit(*given, bfloat16=True),
+}
+#: Sides whose DataLoader may have workers.
+LOADERS = ("loader", "pythae")
+
+
+def serve(name: str, pixels: Tensor, batch_sizes: list[int]) -> None:
+    """Choose the best settings for each batch size and print them; then answer each line, a batch size, with images/s."""
+    threads = sorted({1, torch.get_num_threads()})
+    settings = [Setting(count, workers) for workers in ((0, 2) if name in LOADERS else (0,)) for count in threads]
+    loops, chosen = {}, {}
+    for size in batch_sizes:
+        torch.manual_seed(0)
+        model = VAE(VAEConfig())
+        initialise(model, pixels)
+        loops[size] = LOOPS[name](model.train(), pixels, size)
+        for setting in settings:
+            _speed(loops[size], setting, len(pixels) // size * size)  # the first pass allocates, and starts workers
+        tried = {
+            setting: max(_speed(loops[size], setting, len(pixels) // size * size) for _ in range(2))
+            for setting in settings
+        }
+        chosen[size] = max(settings, key=lambda setting: tried[setting])
+        print(chosen[size], flush=True)
+    for line in sys.stdin:
+        size = int(line)
+        print(_speed(loops[size], chosen[size], len(pixels) // size * size), flush=True)
+
+
+def _speed(train: Pass, setting: Setting, images: int) -> float:
+    torch.set_num_threads(setting.threads)
+    started = time.perf_counter()
+    train(setting.workers)
+    return images / (time.perf_counter() - started)
+
+
+def _adam(model: VAE) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), LEARNING_RATE)

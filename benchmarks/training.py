@@ -1,0 +1,185 @@
+"""How fast training goes: our loop beside what tutorials show, pythae's trainer, and the processor's own limit.
+
+    python benchmarks/training.py [--data-dir data] [--images 12800] [--rounds 7] [--batch-sizes 128 512]
+                                  [--pythae-python PATH] [--sides ours loader memory pythae limit]
+
+Every side trains the network of `--preset mnist` with Adam on the same images, in a process of its own, each at the
+threads and the DataLoader's workers that were quickest in a measurement before; `loops.py` says what each one does.
+Sides take turns, so that a busy moment slows all of them; ratios are of one round, and the median of the rounds counts.
+pythae runs in an interpreter that has it beside torch (`pip install pythae==0.1.2` in a virtual environment of its
+own), and is left out, which is said, where there is none. Prints Markdown.
+
+Exits 1 if a figure that is asked for is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/commands/process.py
+
+import torch
+
+from train.data import load
+from train.options import DataOptions, DatasetName
+
+OURS = ("ours float32", "ours bfloat16")
+LIMITS = ("limit float32", "limit bfloat16")
+SIDES = {"ours": OURS, "loader": ("loader",), "memory": ("memory",), "pythae": ("pythae",), "limit": LIMITS}
+WORDS = {
+    "loader": "`DataLoader`, `ToTensor`",
+    "memory": "the same loop on float images in memory",
+    "pythae": "pythae's trainer",
+    "limit float32": "matrix products alone, float32",
+    "limit bfloat16": "matrix products alone, bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The quicker one of `ours`, or the one of the same precision, is at least `times` as quick as `side`.
+
+    Attributes:
+        batch_size: at which this is asked; None for the largest.
+    """
+
+    ours: tuple[str, ...]
+    side: str
+    times: float
+
+
+ASKED = (
+    Asked(OURS, "loader", 5.0),
+    Asked(OURS, "pythae", 5.0),
+    Asked(OURS, "memory", 2.0),
+    Asked(OURS[:1], LIMITS[0], 0.65),
+    Asked(OURS[1:], LIMITS[1], 0.4),
+)
+
+
+class Side:
+    """One loop in its own process."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str], batch_sizes: Sequence[int]) -> None:
+        self.name, self._process = name, process
+        self.settings = {size: self._line() for size in batch_sizes}
+        self.speeds: dict[int, list[float]] = {size: [] for size in batch_sizes}
+
+    def train(self, batch_size: int) -> None:
+        """All images once."""
+        if self._process.stdin is None:
+            raise RuntimeError(f"{self.name} was started without a pipe")
+        self._process.stdin.write(f"{batch_size}\n")
+        self._process.stdin.flush()
+        self.speeds[batch_size].append(float(self._line()))
+
+    def _line(self) -> str:
+        line = "" if self._process.stdout is None else self._process.stdout.readline().strip()
+        if not line:
+            raise SystemExit(f"side {self.name} ended with exit code {self._process.wait()}")
+        return line
+
+
+@contextmanager
+def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
+    python = options.pythae_python if name == "pythae" else Path(sys.executable)
+    command = [str(python), __file__, "--serve", name, "--dataset", options.dataset, "--images", str(options.images)]
+    command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
+    command += ["--batch-sizes", *map(str, options.batch_sizes)]
+    # What pythae says on its way goes nowhere; what goes wrong in it does not.
+    quiet = subprocess.DEVNULL if name == "pythae" else None
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True)
+    with process:
+        yield Side(name, process, options.batch_sizes)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Be the side with that name."""
+    from loops import serve as answer
+
+    pixels = load(DataOptions(options.dataset, options.data_dir)).train
+    answer(options.serve, pixels[: options.images], options.batch_sizes)
+
+
+def table(sides: dict[str, Side], size: int) -> list[str]:
+    """Markdown of one batch size."""
+    lines = [
+        f"| batch {size} | at | images/s, median | lowest to highest | ours in float32 | ours in bfloat16 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, side in sides.items():
+        speeds = side.speeds[size]
+        ratios = ["" if name in OURS else f"{ratio(sides[own], side, size):.2f} x" for own in OURS if own in sides]
+        figures = [f"{statistics.median(speeds):,.0f}", f"{min(speeds):,.0f} to {max(speeds):,.0f}"]
+        lines.append(f"| {' | '.join([WORDS.get(name, name), side.settings[size], *figures, *ratios])} |")
+    return lines
+
+
+def ratio(ours: Side, other: Side, size: int) -> float:
+    """Of images per second, the median over rounds."""
+    pairs = zip(ours.speeds[size], other.speeds[size], strict=True)
+    return statistics.median(own / theirs for own, theirs in pairs)
+
+
+def judged(sides: dict[str, Side], sizes: Sequence[int]) -> Iterator[tuple[str, bool]]:
+    """What is asked, as a line, and whether it is met. Of loops it is asked at each batch size, of the limit at the
+    largest: a step of few images has more to do beside its products."""
+    for asked in ASKED:
+        if asked.side not in sides or asked.ours[0] not in sides:
+            continue
+        for size in [max(sizes)] if asked.side in LIMITS else sizes:
+            found = max(ratio(sides[own], sides[asked.side], size) for own in asked.ours)
+            what = f"{WORDS[asked.side]}, batch {size}: {found:.2f} times, asked {asked.times:g}"
+            yield f"{what}: {'met' if found >= asked.times else 'missed'}", found >= asked.times
+
+
+def machine() -> str:
+    found = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    can = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if found.get(name)]
+    return f"torch {torch.__version__}, {os.cpu_count()} cores, {', '.join(can) or 'no vector instructions known'}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--images", type=int, default=12_800)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--pythae-python", type=Path, help="an interpreter that can import pythae")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options)
+        return 0
+    left_out = "pythae" in options.sides and options.pythae_python is None
+    names = [name for side in options.sides if side != "pythae" or not left_out for name in SIDES[side]]
+    with ExitStack() as stack:
+        sides = {name: stack.enter_context(started(name, options)) for name in names}
+        for number in range(options.rounds):
+            for size in options.batch_sizes:
+                for side in sides.values():
+                    side.train(size)
+            print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+    print(f"{machine()}; {options.images:,} images a round, {options.rounds} rounds")
+    for size in options.batch_sizes:
+        print("", *table(sides, size), sep="\n")
+    verdicts = list(judged(sides, options.batch_sizes))
+    print("", *(f"- {line}" for line, _ in verdicts), sep="\n")
+    if left_out:
+        print("- pythae's trainer is left out: no --pythae-python was given")
+    return 0 if all(met for _, met in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
