@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from tempfile import mkdtemp
 from typing import Any
@@ -43,6 +43,15 @@ class Setting:
 
     threads: int
     workers: int = 0
+
+    def line(self) -> str:
+        """For another process; `parse` is the inverse."""
+        return f"{self.threads} {self.workers}"
+
+    @classmethod
+    def parse(cls, line: str) -> Setting:
+        threads, workers = map(int, line.split())
+        return cls(threads, workers)
 
     def __str__(self) -> str:
         workers = f", {self.workers} workers" if self.workers else ""
@@ -73,15 +82,15 @@ def memory(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
     optimizer, images = _adam(model), to_unit(pixels)
 
     def train(_: int) -> None:
-        for batch in torch.randperm(len(images)).split(batch_size):
+        for batch in torch.split(torch.randperm(len(images)), batch_size):
             if len(batch) == batch_size:
                 post_step(model, optimizer, images[batch])
 
     return train
 
 
-def mnist_loader(pixels: Tensor, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]] | Any:
-    """A DataLoader over pixels uint8 (N, 1, 28, 28): `MNIST.__getitem__` makes a PIL image of each, `ToTensor` floats."""
+def mnist_loader(pixels: Tensor, batch_size: int, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """A DataLoader over pixels uint8 (N, 1, 28, 28): `MNIST.__getitem__` makes each a PIL image, `ToTensor` floats."""
     kind = torchvision_datasets().MNIST
     from torchvision.transforms import ToTensor
 
@@ -108,9 +117,8 @@ def post_step(model: VAE, optimizer: torch.optim.Optimizer, image: Tensor) -> fl
 
 def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
     """`BaseTrainer.train_step`; without what `train` does between epochs, as on the other sides."""
+    from pythae import models as theirs
     from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE as TheirVAE
-    from pythae.models import VAEConfig as TheirConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
@@ -132,12 +140,12 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
         def forward(self, latent: Tensor) -> Any:
             return ModelOutput(reconstruction=self.inner.image(latent))
 
-    config = TheirConfig(input_dim=(1, 28, 28), latent_dim=model.config.latent_size, reconstruction_loss="bce")
+    config = theirs.VAEConfig(input_dim=(1, 28, 28), latent_dim=model.config.latent_size, reconstruction_loss="bce")
     whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader keeps a smaller last batch
     data = BaseDataset(to_unit(whole), torch.zeros(len(whole)))
     trainers = {}
     for workers in (0, 2):
-        theirs = TheirVAE(config, encoder=Encoder(), decoder=Decoder())
+        network = theirs.VAE(config, encoder=Encoder(), decoder=Decoder())
         asked = BaseTrainerConfig(
             output_dir=mkdtemp(),
             per_device_train_batch_size=batch_size,
@@ -145,7 +153,7 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
             optimizer_cls="Adam",
             train_dataloader_num_workers=workers,
         )
-        trainers[workers] = BaseTrainer(theirs, train_dataset=data, training_config=asked)
+        trainers[workers] = BaseTrainer(network, train_dataset=data, training_config=asked)
         trainers[workers].prepare_training()
     numbers = itertools.count(1)
     return lambda workers: trainers[workers].train_step(next(numbers))
@@ -187,7 +195,7 @@ LOADERS = ("loader", "pythae")
 
 
 def serve(name: str, pixels: Tensor, batch_sizes: list[int]) -> None:
-    """Choose the best settings for each batch size and print them; then answer each line, a batch size, with images/s."""
+    """Choose and print the best setting of each batch size; then answer each line, a batch size, with images/s."""
     threads = sorted({1, torch.get_num_threads()})
     settings = [Setting(count, workers) for workers in ((0, 2) if name in LOADERS else (0,)) for count in threads]
     loops, chosen = {}, {}
@@ -203,7 +211,7 @@ def serve(name: str, pixels: Tensor, batch_sizes: list[int]) -> None:
             for setting in settings
         }
         chosen[size] = max(settings, key=lambda setting: tried[setting])
-        print(chosen[size], flush=True)
+        print(chosen[size].line(), flush=True)
     for line in sys.stdin:
         size = int(line)
         print(_speed(loops[size], chosen[size], len(pixels) // size * size), flush=True)

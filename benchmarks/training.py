@@ -28,9 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/commands/process.py
 
 import torch
+from loops import Setting
+from loops import serve as answer
 
 from train.data import load
-from train.options import DataOptions, DatasetName
+from train.options import DataOptions
 
 OURS = ("ours float32", "ours bfloat16")
 LIMITS = ("limit float32", "limit bfloat16")
@@ -46,11 +48,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """The quicker one of `ours`, or the one of the same precision, is at least `times` as quick as `side`.
-
-    Attributes:
-        batch_size: at which this is asked; None for the largest.
-    """
+    """The quicker one of `ours`, or the one of the same precision, is at least `times` as quick as `side`."""
 
     ours: tuple[str, ...]
     side: str
@@ -71,7 +69,7 @@ class Side:
 
     def __init__(self, name: str, process: subprocess.Popen[str], batch_sizes: Sequence[int]) -> None:
         self.name, self._process = name, process
-        self.settings = {size: self._line() for size in batch_sizes}
+        self.settings = {size: Setting.parse(self._line()) for size in batch_sizes}
         self.speeds: dict[int, list[float]] = {size: [] for size in batch_sizes}
 
     def train(self, batch_size: int) -> None:
@@ -104,8 +102,6 @@ def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
 
 def serve(options: argparse.Namespace) -> None:
     """Be the side with that name."""
-    from loops import serve as answer
-
     pixels = load(DataOptions(options.dataset, options.data_dir)).train
     answer(options.serve, pixels[: options.images], options.batch_sizes)
 
@@ -120,7 +116,7 @@ def table(sides: dict[str, Side], size: int) -> list[str]:
         speeds = side.speeds[size]
         ratios = ["" if name in OURS else f"{ratio(sides[own], side, size):.2f} x" for own in OURS if own in sides]
         figures = [f"{statistics.median(speeds):,.0f}", f"{min(speeds):,.0f} to {max(speeds):,.0f}"]
-        lines.append(f"| {' | '.join([WORDS.get(name, name), side.settings[size], *figures, *ratios])} |")
+        lines.append(f"| {' | '.join([WORDS.get(name, name), str(side.settings[size]), *figures, *ratios])} |")
     return lines
 
 

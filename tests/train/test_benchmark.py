@@ -1,0 +1,69 @@
+"""The loops that `benchmarks/training.py` compares are what it says of them, and the benchmark runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.objective import loss, to_unit
+from vae_export.models import VAE, VAEConfig
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from loops import LOOPS, Setting, limit, post_step  # noqa: E402 - benchmarks/ is no package
+
+PIXELS = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", [name for name in LOOPS if name.startswith(("ours", "loader", "memory"))])
+def test_every_loop_trains_the_network_that_it_is_given(name: str) -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig(hidden_size=8))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    LOOPS[name](model, PIXELS, 16)(0)
+    assert all((old != new).any() for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_the_post_minimises_what_we_do() -> None:
+    torch.manual_seed(0)
+    model, image = VAE(VAEConfig(hidden_size=8)), to_unit(PIXELS)
+    noise = torch.randn(len(image), 20, generator=torch.Generator().manual_seed(1))
+    ours = loss(model, image, noise).item() * len(image)  # the post sums over images
+    torch.manual_seed(1)
+    assert post_step(model, torch.optim.SGD(model.parameters(), lr=0.0), image) == pytest.approx(ours, rel=1e-6)
+
+
+def test_the_limit_has_the_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied: list[tuple[int, ...]] = []
+    real = torch.mm
+
+    def counted(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        multiplied.append((left.shape[0], left.shape[1], right.shape[1]))
+        return real(left, right, out=out)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    model = VAE(VAEConfig(hidden_size=8))
+    limit(model, PIXELS[:16], 16, bfloat16=False)(0)
+    weights = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    # Forward, the weights' gradients, the inputs' gradients: of all layers, but that nobody needs an image's gradient.
+    wanted = 16 * (3 * sum(weight.numel() for weight in weights) - weights[0].numel())
+    assert sum(a * b * c for a, b, c in multiplied) == wanted
+
+
+def test_a_setting_is_read_as_it_was_written() -> None:
+    assert Setting.parse(Setting(2, 4).line()) == Setting(2, 4)
+
+
+def test_the_benchmark_prints_a_table_and_says_what_is_met() -> None:
+    command = [sys.executable, str(BENCHMARKS / "training.py"), "--dataset", "digits", "--images", "64"]
+    command += ["--rounds", "2", "--batch-sizes", "32", "--sides", "ours", "memory", "pythae"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode in (0, 1), ended.stderr  # so few images say nothing of speed
+    assert "| batch 32 |" in ended.stdout
+    assert ("missed" in ended.stdout) == (ended.returncode == 1)
+    assert "pythae's trainer is left out" in ended.stdout
