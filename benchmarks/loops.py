@@ -191,15 +191,20 @@ LOOPS: dict[str, Callable[[VAE, Tensor, int], Pass]] = {
     "limit bfloat16": lambda *given: limit(*given, bfloat16=True),
 }
 #: Passes in which a setting shows how quick it is.
-_TRIES = 3
+_TRIES = 2
 #: Sides whose DataLoader may have workers.
 LOADERS = ("loader", "pythae")
 
 
-def serve(name: str, pixels: Tensor, batch_sizes: list[int]) -> None:
-    """Choose and print the best setting of each batch size; then answer each line, a batch size, with images/s."""
-    threads = sorted({1, torch.get_num_threads()})
-    settings = [Setting(count, workers) for workers in ((0, 2) if name in LOADERS else (0,)) for count in threads]
+def serve(name: str, pixels: Tensor, batch_sizes: list[int], *, busy: bool) -> None:
+    """Choose and print the best setting of each batch size; then answer each line, a batch size, with images/s.
+
+    `busy`: other processes use the cores too; one thread, whose own CPU time is what counts.
+    """
+    threads = [1] if busy else sorted({1, torch.get_num_threads()})
+    workers = (0, 2) if name in LOADERS and not busy else (0,)
+    settings = [Setting(count, some) for some in workers for count in threads]
+    clock = time.process_time if busy else time.perf_counter
     loops, chosen = {}, {}
     for size in batch_sizes:
         torch.manual_seed(0)
@@ -209,20 +214,20 @@ def serve(name: str, pixels: Tensor, batch_sizes: list[int]) -> None:
         tried: dict[Setting, list[float]] = {setting: [] for setting in settings}
         for _ in range(1 + _TRIES):  # in turns, so that a busy moment hits all of them
             for setting, speeds in tried.items():
-                speeds.append(_speed(loops[size], setting, len(pixels) // size * size))
+                speeds.append(_speed(loops[size], setting, len(pixels) // size * size, clock))
         # Of the first pass, which allocates and starts workers, nothing is kept.
         chosen[size] = max(settings, key=lambda setting: max(tried[setting][1:]))
         print(chosen[size].line(), flush=True)
     for line in sys.stdin:
         size = int(line)
-        print(_speed(loops[size], chosen[size], len(pixels) // size * size), flush=True)
+        print(_speed(loops[size], chosen[size], len(pixels) // size * size, clock), flush=True)
 
 
-def _speed(train: Pass, setting: Setting, images: int) -> float:
+def _speed(train: Pass, setting: Setting, images: int, clock: Callable[[], float]) -> float:
     torch.set_num_threads(setting.threads)
-    started = time.perf_counter()
+    started = clock()
     train(setting.workers)
-    return images / (time.perf_counter() - started)
+    return images / (clock() - started)
 
 
 def _adam(model: VAE) -> torch.optim.Optimizer:

@@ -121,7 +121,9 @@ def quickest_setting(options: argparse.Namespace) -> tuple[int, int]:
     """Threads and workers of the post's loop, as `training.py` chooses them."""
     from training import started
 
-    asked = argparse.Namespace(dataset="mnist", data_dir=options.data_dir, images=6_400, batch_sizes=[BATCH_SIZE])
+    asked = argparse.Namespace(
+        dataset="mnist", data_dir=options.data_dir, images=6_400, batch_sizes=[BATCH_SIZE], busy=False
+    )
     with started("loader", asked) as side:
         chosen = side.settings[BATCH_SIZE]
     return chosen.threads, chosen.workers

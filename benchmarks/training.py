@@ -1,12 +1,13 @@
 """How fast training goes: our loop beside what tutorials show, pythae's trainer, and the processor's own limit.
 
     python benchmarks/training.py [--data-dir data] [--images 12800] [--rounds 7] [--batch-sizes 128 512]
-                                  [--pythae-python PATH] [--sides ours loader memory pythae limit]
+                                  [--pythae-python PATH] [--sides ours loader memory pythae limit] [--busy]
 
 Every side trains the network of `--preset mnist` with Adam on the same images, in a process of its own, each at the
 threads and the DataLoader's workers that were quickest in a measurement before; `loops.py` says what each one does.
 Sides take turns, so that a busy moment slows all of them; ratios are of one round, and the median of the rounds counts.
-Where another process keeps a core busy, two threads wait for each other, and no figure means anything: see the load.
+Where another process keeps a core busy, two threads wait for each other, and figures mean nothing: see the load. With
+`--busy` every side has one thread and no workers, and images are counted per second of its CPU time.
 pythae runs in an interpreter that has it beside torch (`pip install pythae==0.1.2` in a virtual environment of its
 own), and is left out, which is said, where there is none. Prints Markdown.
 
@@ -79,6 +80,7 @@ def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
     command = [str(python), __file__, "--serve", name, "--dataset", options.dataset, "--images", str(options.images)]
     command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     command += ["--batch-sizes", *map(str, options.batch_sizes)]
+    command += ["--busy"] if options.busy else []
     # What pythae says on its way goes nowhere; what goes wrong in it does not.
     quiet = subprocess.DEVNULL if name == "pythae" else None
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True)
@@ -89,7 +91,7 @@ def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
 def serve(options: argparse.Namespace) -> None:
     """Be the side with that name."""
     pixels = load(DataOptions(options.dataset, options.data_dir)).train
-    answer(options.serve, pixels[: options.images], options.batch_sizes)
+    answer(options.serve, pixels[: options.images], options.batch_sizes, busy=options.busy)
 
 
 def table(sides: dict[str, Side], size: int) -> list[str]:
@@ -157,12 +159,13 @@ def main() -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--pythae-python", type=Path, help="an interpreter that can import pythae")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--busy", action="store_true", help="one thread, CPU time: where others use the cores too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options)
         return 0
-    busy = os.getloadavg()[0]
+    load_before = os.getloadavg()[0]
     left_out = "pythae" in options.sides and options.pythae_python is None
     names = [name for side in options.sides if side != "pythae" or not left_out for name in SIDES[side]]
     with ExitStack() as stack:
@@ -172,7 +175,8 @@ def main() -> int:
                 for side in sides.values():
                     side.train(size)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-    print(f"{machine()}; {options.images:,} images a round, {options.rounds} rounds; load before {busy:.1f}")
+    clock = "CPU time of one thread" if options.busy else f"load {load_before:.1f} before it began"
+    print(f"{machine()}; {clock}; {options.images:,} images a round, {options.rounds} rounds")
     for size in options.batch_sizes:
         print("", *table(sides, size), sep="\n")
     verdicts = list(judged(sides, options.batch_sizes))
