@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -144,17 +144,18 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
     whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader keeps a smaller last batch
     data = BaseDataset(to_unit(whole), torch.zeros(len(whole)))
     trainers = {}
-    for workers in (0, 2):
-        network = theirs.VAE(config, encoder=Encoder(), decoder=Decoder())
-        asked = BaseTrainerConfig(
-            output_dir=mkdtemp(),
-            per_device_train_batch_size=batch_size,
-            learning_rate=LEARNING_RATE,
-            optimizer_cls="Adam",
-            train_dataloader_num_workers=workers,
-        )
-        trainers[workers] = BaseTrainer(network, train_dataset=data, training_config=asked)
-        trainers[workers].prepare_training()
+    with TemporaryDirectory() as folder:  # it makes one when it begins; a step writes nothing there
+        for workers in (0, 2):
+            asked = BaseTrainerConfig(
+                output_dir=folder,
+                per_device_train_batch_size=batch_size,
+                learning_rate=LEARNING_RATE,
+                optimizer_cls="Adam",
+                train_dataloader_num_workers=workers,
+            )
+            network = theirs.VAE(config, encoder=Encoder(), decoder=Decoder())
+            trainers[workers] = BaseTrainer(network, train_dataset=data, training_config=asked)
+            trainers[workers].prepare_training()
     numbers = itertools.count(1)
     return lambda workers: trainers[workers].train_step(next(numbers))
 

@@ -24,6 +24,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/commands/process.py
@@ -45,8 +47,6 @@ WORDS = {
     "limit float32": "matrix products alone, float32",
     "limit bfloat16": "matrix products alone, bfloat16",
 }
-
-
 #: Times as quick as another side that ours is to be.
 ASKED = {"loader": 5.0, "pythae": 5.0, "memory": 2.0, LIMITS[0]: 0.65, LIMITS[1]: 0.4}
 
@@ -54,8 +54,10 @@ ASKED = {"loader": 5.0, "pythae": 5.0, "memory": 2.0, LIMITS[0]: 0.65, LIMITS[1]
 class Side:
     """One loop in its own process."""
 
-    def __init__(self, name: str, process: subprocess.Popen[str], batch_sizes: Sequence[int]) -> None:
-        self.name, self._process = name, process
+    def __init__(
+        self, name: str, process: subprocess.Popen[str], complaints: IO[str], batch_sizes: Sequence[int]
+    ) -> None:
+        self.name, self._process, self._complaints = name, process, complaints
         self.settings = {size: Setting.parse(self._line()) for size in batch_sizes}
         self.speeds: dict[int, list[float]] = {size: [] for size in batch_sizes}
 
@@ -70,7 +72,9 @@ class Side:
     def _line(self) -> str:
         line = "" if self._process.stdout is None else self._process.stdout.readline().strip()
         if not line:
-            raise SystemExit(f"side {self.name} ended with exit code {self._process.wait()}")
+            code = self._process.wait()
+            self._complaints.seek(0)
+            raise SystemExit(f"side {self.name} ended with exit code {code}: {self._complaints.read().strip()}")
         return line
 
 
@@ -81,11 +85,14 @@ def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
     command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     command += ["--batch-sizes", *map(str, options.batch_sizes)]
     command += ["--busy"] if options.busy else []
-    # What pythae says on its way goes nowhere; what goes wrong in it does not.
-    quiet = subprocess.DEVNULL if name == "pythae" else None
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=quiet, text=True)
-    with process:
-        yield Side(name, process, options.batch_sizes)
+    # pythae shows its progress; nobody needs to see it, but for what it says when it ends too soon.
+    with (
+        TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
+        ) as process,
+    ):
+        yield Side(name, process, complaints, options.batch_sizes)
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,12 @@ def test_the_benchmark_prints_a_table_and_says_what_is_met() -> None:
     assert "| batch 32 |" in ended.stdout
     assert ("missed" in ended.stdout) == (ended.returncode == 1)
     assert "pythae's trainer is left out" in ended.stdout
+
+
+@pytest.mark.skipif(find_spec("pythae") is not None, reason="pythae is installed here")
+def test_a_side_that_cannot_run_says_why() -> None:
+    command = [sys.executable, str(BENCHMARKS / "training.py"), "--dataset", "digits", "--images", "64"]
+    command += ["--rounds", "1", "--batch-sizes", "32", "--sides", "pythae", "--pythae-python", sys.executable]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "No module named 'pythae'" in ended.stderr
