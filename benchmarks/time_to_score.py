@@ -147,20 +147,20 @@ def main() -> int:
     print(
         f"| training | seconds to {options.nats:g} nats | seconds until its end | nats at its end |\n|---|---|---|---|"
     )
-    met, own = True, None
+    met, own, verdicts = True, None, []
     if "preset" in options.sides:
         runs = [preset(options) for _ in range(options.repeats)]
         own = median(float("inf") if run.seconds is None else run.seconds for run in runs)
         for run in runs:
             show("`--preset mnist`", run)
             met &= run.whole <= SECONDS and run.score <= NATS
+        verdicts.append(f"the preset, {SECONDS:g} s and {NATS:g} nats at most: {'met' if met else 'missed'}")
     if options.setting is None and options.sides != ["preset"]:
         options.setting = quickest_setting(options)
     for side in (side for side in options.sides if side != "preset"):
-        found = []
+        words, found = "" if side == "post" else ", no dropout", []
         for rate in options.rates:
             found.append(post(options, rate, dropout=side == "post"))
-            words = "" if side == "post" else ", no dropout"
             threads, workers = options.setting
             show(
                 f"the post's loop, linear heads{words}, rate {rate:g}, {threads} threads, {workers} workers", found[-1]
@@ -168,13 +168,11 @@ def main() -> int:
         if own is not None:
             # One that never got there took longer than its cap.
             best = min(run.whole if run.seconds is None else run.seconds for run in found)
-            met &= best >= TIMES * own
             at_least = "at least " if all(run.seconds is None for run in found) else ""
             verdict = "met" if best >= TIMES * own else "missed"
-            print(
-                f"\n{side}: {at_least}{best / own:.1f} times the preset's time, asked {TIMES:g}: {verdict}\n",
-                flush=True,
-            )
+            met &= best >= TIMES * own
+            verdicts.append(f"{side}: {at_least}{best / own:.1f} times the preset's time, asked {TIMES:g}: {verdict}")
+    print("", *(f"- {line}" for line in verdicts), sep="\n")
     return 0 if met else 1
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.conftest import write_mnist
 from train.objective import loss, to_unit
 from vae_export.models import VAE, VAEConfig
 
@@ -77,3 +78,14 @@ def test_a_side_that_cannot_run_says_why() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "No module named 'pythae'" in ended.stderr
+
+
+def test_the_time_to_a_score_is_that_of_both_sides_and_judged(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    command = [sys.executable, str(BENCHMARKS / "time_to_score.py"), "--data-dir", str(tmp_path), "--setting", "1", "0"]
+    command += ["--nats", "1e6", "--sides", "preset", "post", "--rates", "1e-3"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1, ended.stderr  # plain grey images end above 100 nats
+    assert ended.stdout.count("not reached") == 0
+    assert "the preset, 60 s and 100 nats at most: missed" in ended.stdout
+    assert ended.stdout.count("times the preset's time, asked 5: ") == 1
