@@ -31,7 +31,7 @@ INTEGERS: list[PrecisionName] = ["int8", "int8-static", "int4-weights"]
 
 def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
     graphs = {part: subject.source.graph(part) for part in subject.source.parts}
-    inputs = calibration(subject.source, graphs, graphs[part].spec) if precision in CALIBRATED else None
+    inputs = calibration(subject.source, graphs)[part] if precision in CALIBRATED else None
     return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs))
 
 

@@ -21,6 +21,7 @@ from vae_export.parity.divergence import Divergence
 from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.evidence import Evidence
 from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.parity.probes import withheld
 from vae_export.record import FORMAT
 
 
@@ -153,10 +154,17 @@ class Certificate:
         return tuple(line for drift in self.drifts for line in drift.excesses(self.budget))
 
     @property
+    def withheld(self) -> dict[str, tuple[str, ...]]:
+        """The probes that files were not given, by the precision that cannot hold them."""
+        precisions = dict.fromkeys(row.scale.precision for row in self.rows)
+        return {precision: probes for precision in precisions if (probes := withheld(precision))}
+
+    @property
     def gaps(self) -> tuple[str, ...]:
         """A line for each thing that was left out: it is neither passed nor failed, and a reader must know."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
+        lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
         return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 
     def require(self) -> None:
@@ -193,6 +201,7 @@ class Certificate:
             "nats_not_compared": self.nats,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
+            "probes_withheld": {name: list(names) for name, names in self.withheld.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
             "divergences": {name: _figures(asdict(item)) for name, item in self.divergences.items()},

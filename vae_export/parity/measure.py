@@ -6,6 +6,7 @@ broadcast (1, 784) against (64, 784) without a word. docs/parity.md has the reas
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -107,6 +108,12 @@ def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: f
         return measured
     grey = compare(output, exact, low=spec.low, high=spec.high, band=band)
     return replace(measured, grey=grey, outside=int((excess(output, spec) > 0).sum()))
+
+
+def distance(one: Array, other: Array) -> float:
+    """The largest difference; infinite where there is a NaN among them, for no file can be held against that."""
+    largest = float(np.abs(one - other).max())
+    return math.inf if math.isnan(largest) else largest
 
 
 def excess(output: Array, spec: TensorSpec) -> Array:

@@ -22,7 +22,7 @@ from vae_export.likelihood import Likelihood
 from vae_export.parity.certificate import Row
 from vae_export.parity.grid import REACHES, ulp
 from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Measure, Scale, Tolerance, failure, figures
+from vae_export.parity.measure import Measure, Scale, Tolerance, distance, failure, figures
 from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
 from vae_export.precision import FULL, PrecisionName
 
@@ -78,9 +78,8 @@ class MetricParity:
             moved = [self._moved(turn, precision) for turn in range(TURNS)]
             self._scales[precision] = {
                 name: Scale(
-                    eager_error=float(np.abs(lossy[name] - exact).max()),
-                    sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved)
-                    / REACHES[precision],
+                    eager_error=distance(lossy[name], exact),
+                    sensitivity=max(distance(outputs[name], exact) for outputs in moved) / REACHES[precision],
                     magnitude=float(np.abs(exact).max()),
                     tolerance=self._tolerance,
                     precision=precision,

@@ -9,7 +9,7 @@ from vae_export.graphs import Graph, Source
 from vae_export.parity.lowered import Evaluate, lowered
 from vae_export.parity.measure import Tolerance
 from vae_export.parity.oracle import Oracle
-from vae_export.parity.probes import calibration, make_probes, within
+from vae_export.parity.probes import Calibrated, calibration, make_probes, within
 from vae_export.parity.reference import BATCHES, FEW_BATCHES, Reference, references
 from vae_export.precision import CALIBRATED, PrecisionName
 
@@ -21,15 +21,22 @@ class Prepared:
 
     Attributes:
         source, graphs: what was exported.
+        calibrated: inputs of each part that files were calibrated with; None makes them once a file needs them.
         tolerance: the user's band in place of the measured one.
         batches: the sizes that every probe is run at.
         oracles: float64, by part.
     """
 
     def __init__(
-        self, source: Source, graphs: Mapping[Part, Graph], tolerance: Tolerance | None, *, thorough: bool
+        self,
+        source: Source,
+        graphs: Mapping[Part, Graph],
+        tolerance: Tolerance | None,
+        calibrated: Calibrated | None,
+        *,
+        thorough: bool,
     ) -> None:
-        self.source, self.graphs, self.tolerance = source, graphs, tolerance
+        self.source, self.graphs, self.tolerance, self.calibrated = source, graphs, tolerance, calibrated
         self.batches = BATCHES if thorough else FEW_BATCHES
         self.oracles = {part: Oracle(graph) for part, graph in graphs.items()}
         self._probes = make_probes(source, graphs, max(self.batches))
@@ -53,9 +60,10 @@ class Prepared:
     def pytorch(self, part: Part, precision: PrecisionName) -> Evaluate:
         """A part in PyTorch, with the numbers of a precision."""
         if (part, precision) not in self._own:
-            graph = self.graphs[part]
-            inputs = calibration(self.source, self.graphs, graph.spec) if precision in CALIBRATED else None
-            self._own[part, precision] = lowered(graph, precision, inputs)
+            if precision in CALIBRATED and self.calibrated is None:
+                self.calibrated = calibration(self.source, self.graphs)
+            inputs = None if self.calibrated is None else self.calibrated[part]
+            self._own[part, precision] = lowered(self.graphs[part], precision, inputs)
         return self._own[part, precision]
 
     def images(self, probe: str) -> Array | None:

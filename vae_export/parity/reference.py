@@ -12,7 +12,7 @@ from vae_export.errors import ModelError
 from vae_export.graphs import Graph
 from vae_export.parity.grid import REACHES
 from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Scale, Tolerance, excess
+from vae_export.parity.measure import Scale, Tolerance, distance, excess
 from vae_export.parity.oracle import TURNS, Oracle, evaluate
 from vae_export.parity.probes import Probe
 from vae_export.precision import FULL, PrecisionName
@@ -79,7 +79,7 @@ def references(
     scales = {
         name: {
             output: Scale(
-                eager_error=max(_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                eager_error=max(distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
                 sensitivity=moves[name][output] / REACHES[precision],
                 magnitude=float(np.abs(truth).max()),
                 tolerance=tolerance,
@@ -102,7 +102,7 @@ def _moves(
     exact: Mapping[str, Mapping[str, Array]],
     precision: PrecisionName,
 ) -> dict[str, dict[str, float]]:
-    """How far each output of each probe moves with the weights and inputs, at most.
+    """How far each output of each probe moves with the weights and inputs, at most; infinitely far to no number.
 
     Turn by turn and not probe by probe: each turn has weights of its own.
     """
@@ -110,7 +110,7 @@ def _moves(
     for turn in range(TURNS):
         for name, inputs in cases.items():
             for output, moved in oracle.perturbed(inputs, turn, precision).items():
-                moves[name][output] = max(moves[name][output], _distance(moved, exact[name][output]))
+                moves[name][output] = max(moves[name][output], distance(moved, exact[name][output]))
     return moves
 
 
@@ -140,7 +140,3 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
     return {name: array[:batch] for name, array in arrays.items()}
-
-
-def _distance(one: Array, other: Array) -> float:
-    return float(np.abs(one - other).max())

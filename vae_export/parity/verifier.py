@@ -26,6 +26,7 @@ from vae_export.parity.oracle import evaluate
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.prepared import Prepared
+from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
 from vae_export.parity.targets import Target, choose
 from vae_export.precision import FULL
@@ -46,6 +47,7 @@ def verify(
     budget: Budget | None = None,
     thorough: bool = True,
     trust: bool = False,
+    calibrated: Calibrated | None = None,
     report: Report = lambda _line: None,
 ) -> Certificate:
     """Compare every file of an artifact with the modules it was exported from.
@@ -59,6 +61,7 @@ def verify(
         thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the extreme
             levels on one thread.
         trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
+        calibrated: what files of a calibrated precision were calibrated with; None makes it anew, the same each time.
         report: called with a line when a file is about to be verified.
 
     Returns:
@@ -77,7 +80,7 @@ def verify(
     check_origin(artifact, source, trust=trust)
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
-        prepared = Prepared(source, graphs, tolerance, thorough=thorough)
+        prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, thorough=thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
         for entry in artifact.manifest.files:
