@@ -112,7 +112,7 @@ def test_a_coarser_file_is_not_passed_off_as_a_finer_one(
         refused(passed_off(mlp, tmp_path / "export", data, stated))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp16", *INTEGERS])
 def test_a_layer_of_another_scale_is_found(mlp: Subject, tmp_path: Path, precision: PrecisionName) -> None:
     """The scale of one layer's weights, twice what it should be: in whatever form the precision keeps it."""
     model = onnx.load_from_string(written(mlp, "decoder", precision))

@@ -43,17 +43,33 @@ class Row:
         return self.scale.band(tf32=self.setting.tf32)
 
     @property
+    def mean_band(self) -> float:
+        return self.scale.mean_band(tf32=self.setting.tf32)
+
+    @property
     def ratio(self) -> float | None:
         """The error in units of PyTorch's own rounding."""
         return None if self.measure.error is None else self.measure.error / self.scale.rounding
 
     @property
+    def mean_ratio(self) -> float | None:
+        """The mean error in units of PyTorch's own."""
+        return None if self.measure.mean_error is None else self.measure.mean_error / self.scale.mean_rounding
+
+    @property
+    def share(self) -> float:
+        """The worst or the mean error in units of its band: 1 is the limit; infinite where there is none."""
+        pairs = ((self.measure.error, self.band), (self.measure.mean_error, self.mean_band))
+        return math.inf if self.measure.fault is not None else max(_share(*pair) for pair in pairs)
+
+    @property
     def passed(self) -> bool:
-        """Fails closed: whatever is not a finite number within the band has not passed."""
-        error, grey = self.measure.error, self.measure.grey
+        """Fails closed: whatever is not a finite number within its band has not passed."""
+        measure, grey = self.measure, self.measure.grey
         # A band is infinite where PyTorch itself overflows: nothing is within that.
-        within = self.measure.fault is None and error is not None and error <= self.band < math.inf
-        return within and not self.measure.outside and (grey is None or grey.unexplained == 0)
+        pairs = ((measure.error, self.band), (measure.mean_error, self.mean_band))
+        within = all(error is not None and error <= band < math.inf for error, band in pairs)
+        return measure.fault is None and within and not self.measure.outside and (grey is None or grey.unexplained == 0)
 
     @property
     def reason(self) -> str:
@@ -61,6 +77,8 @@ class Row:
         if self.measure.fault is not None or self.measure.error is None:
             return self.measure.fault or "not evaluated"
         text = f"error {self.measure.error:.3g} against float64, {self.band:.3g} allowed"
+        if self.measure.error <= self.band and self.measure.mean_error is not None:
+            text += f"; mean error {self.measure.mean_error:.3g}, {self.mean_band:.3g} allowed"
         if self.measure.outside:
             text += f"; {self.measure.outside} pixels outside the contract's range"
         grey = self.measure.grey
@@ -73,6 +91,9 @@ class Row:
             "rounding": self.scale.rounding,
             "ratio": self.ratio,
             "band": self.band,
+            "mean_rounding": self.scale.mean_rounding,
+            "mean_ratio": self.mean_ratio,
+            "mean_band": self.mean_band,
         }
         return {
             "part": self.part,
@@ -173,7 +194,7 @@ class Certificate:
             return
         if self.failures:
             # Faults first, then the largest excess over the band.
-            worst = max(self.failures, key=lambda row: math.inf if row.ratio is None else row.ratio)
+            worst = max(self.failures, key=lambda row: row.share)
             raise ParityError(
                 f"{len(self.failures)} of {len(self.rows)} comparisons failed",
                 where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
@@ -214,6 +235,15 @@ class Certificate:
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())
+
+
+def _share(error: float | None, band: float) -> float:
+    """The error in units of the band; infinite unless both are numbers."""
+    if error is None or not math.isfinite(error) or not math.isfinite(band):
+        return math.inf
+    if band > 0:
+        return error / band
+    return 0.0 if error == 0 else math.inf
 
 
 def _figures(values: Mapping[str, Any]) -> dict[str, Any]:

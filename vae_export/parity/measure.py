@@ -15,7 +15,7 @@ import numpy as np
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.grey import GreyLevels, compare
-from vae_export.parity.grid import REACHES, ROUNDOFF, ulp
+from vae_export.parity.grid import MEAN_REACHES, REACHES, ROUNDOFF, ulp
 from vae_export.precision import FULL, PrecisionName
 
 #: How many units in its last place a number at the bound of its range may be beyond it.
@@ -49,6 +49,9 @@ class Scale:
         magnitude: the largest absolute value of the output.
         tolerance: the user's band, if there is one.
         precision: of the file.
+        eager_mean, mean_sensitivity: as the first two, of the mean error of the numbers of one batch; where nothing is
+            said of them they are as large, for no mean is above the largest.
+        span: how far apart two values of the output can be: the contract's range.
     """
 
     eager_error: float
@@ -56,19 +59,41 @@ class Scale:
     magnitude: float
     tolerance: Tolerance | None = None
     precision: PrecisionName = FULL
+    eager_mean: float | None = None
+    mean_sensitivity: float | None = None
+    span: float = math.inf
 
     @property
     def rounding(self) -> float:
         """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
-        return max(self.eager_error, self.sensitivity, ulp(self.magnitude, self.precision))
+        return self._rounding(self.eager_error, self.sensitivity)
+
+    @property
+    def mean_rounding(self) -> float:
+        """The same of the mean error of a batch."""
+        return self._rounding(
+            self.eager_error if self.eager_mean is None else self.eager_mean,
+            self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity,
+        )
 
     def band(self, *, tf32: bool = False) -> float:
         """The largest error that a file may have."""
+        return self._band(REACHES[self.precision], self.rounding, self.sensitivity, tf32)
+
+    def mean_band(self, *, tf32: bool = False) -> float:
+        """The largest mean error that the numbers of a batch may have."""
+        sensitivity = self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity
+        return self._band(MEAN_REACHES[self.precision], self.mean_rounding, sensitivity, tf32)
+
+    def _rounding(self, eager: float, sensitivity: float) -> float:
+        return max(eager, sensitivity, ulp(self.magnitude, self.precision))
+
+    def _band(self, reach: float, rounding: float, sensitivity: float, tf32: bool) -> float:
         if self.tolerance is not None:
             return self.tolerance.atol + self.tolerance.rtol * self.magnitude
         # Integers are coarser than TF32 already.
-        coarser = self.sensitivity * TF32_ROUNDOFF / ROUNDOFF.get(self.precision, TF32_ROUNDOFF) if tf32 else 0.0
-        return REACHES[self.precision] * max(self.rounding, coarser)
+        coarser = sensitivity * TF32_ROUNDOFF / ROUNDOFF.get(self.precision, TF32_ROUNDOFF) if tf32 else 0.0
+        return reach * max(rounding, coarser)
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,7 @@ class Measure:
     grey: what an application sees after rounding an image to 8 bits; None for what is no image.
     outside: how many numbers leave the contract's range by more than rounding; None for what has no range.
     fault: what is wrong with the array itself, in which case the figures are absent.
+    mean_error: mean distance to the float64 output.
     """
 
     max_abs: float | None = None
@@ -91,6 +117,7 @@ class Measure:
     grey: GreyLevels | None = None
     outside: int | None = None
     fault: str | None = None
+    mean_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,6 +143,12 @@ def distance(one: Array, other: Array) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
+def mean_distance(one: Array, other: Array) -> float:
+    """The mean difference; infinite where there is a NaN among them."""
+    mean = float(np.abs(one - other).mean())
+    return math.inf if math.isnan(mean) else mean
+
+
 def excess(output: Array, spec: TensorSpec) -> Array:
     """How far each number is beyond the contract's range, less what rounding may add to a number at its bound.
 
@@ -137,11 +170,13 @@ def figures(output: Array, eager: Array, exact: Array, magnitude: float) -> Meas
     """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe."""
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
-    error = float(np.abs(output - exact).max())
+    distances = np.abs(output - exact)
+    error = float(distances.max())
     return Measure(
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         worst_index=tuple(int(i) for i in worst),
         error=error,
         ulps=error / float(np.spacing(np.float32(magnitude))),
+        mean_error=float(distances.mean()),
     )

@@ -22,7 +22,8 @@ from vae_export.likelihood import Likelihood
 from vae_export.parity.certificate import Row
 from vae_export.parity.grid import REACHES, ulp
 from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Measure, Scale, Tolerance, distance, failure, figures
+from vae_export.parity.measure import Measure, Scale, Tolerance, distance, failure, figures, mean_distance
+from vae_export.parity.moves import Moves
 from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
 from vae_export.precision import FULL, PrecisionName
 
@@ -75,14 +76,19 @@ class MetricParity:
                     lambda image: own["encoder"]({"image": image}), lambda latent: own["decoder"]({"latent": latent})
                 )
             )
-            moved = [self._moved(turn, precision) for turn in range(TURNS)]
+            moves = {name: Moves() for name in NAMES}
+            for turn in range(TURNS):
+                for name, moved in self._moved(turn, precision).items():
+                    moves[name].add(np.abs(moved - self._exact[name]), turn, [len(moved)])
             self._scales[precision] = {
                 name: Scale(
                     eager_error=distance(lossy[name], exact),
-                    sensitivity=max(distance(outputs[name], exact) for outputs in moved) / REACHES[precision],
+                    sensitivity=moves[name].worst / REACHES[precision],
                     magnitude=float(np.abs(exact).max()),
                     tolerance=self._tolerance,
                     precision=precision,
+                    eager_mean=mean_distance(lossy[name], exact),
+                    mean_sensitivity=moves[name].mean / REACHES[precision],
                 )
                 for name, exact in self._exact.items()
             }

@@ -21,6 +21,7 @@ from vae_export.parity.divergence import Divergence, first_divergence
 from vae_export.parity.drift import Budget
 from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
+from vae_export.parity.looseness import loose_bands
 from vae_export.parity.measure import Measure, Tolerance, failure, measure
 from vae_export.parity.oracle import evaluate
 from vae_export.parity.origin import check_origin
@@ -143,11 +144,12 @@ class _Verification:
         """All that was found out, once every file was looked at."""
         costs, prepared = self._costs, self._prepared
         costs.measure()
+        rows = (*self._rows, *costs.rows)
         return Certificate(
             files=self._hashes,
             planned=self._planned + costs.planned,
-            rows=(*self._rows, *costs.rows),
-            findings=(*self._findings, *costs.findings),
+            rows=rows,
+            findings=(*self._findings, *costs.findings, *loose_bands(rows)),
             determinism=tuple(self._determinism),
             divergences=self._divergences,
             unusable=self._unusable,
