@@ -119,8 +119,18 @@ class TestPrecision:
             "export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int4-weights", *budget
         )
         assert outcome.code == 5
-        assert outcome.err.splitlines()[-1].startswith("vae-export: error: budget is missed; got onnx+int4-weights/")
+        assert outcome.err.splitlines()[-1].startswith(
+            "vae-export: error: budget is missed; got decoder on onnx+int4-weights/"
+        )
         assert not (tmp_path / "out").exists()
+
+    def test_a_high_cost_without_a_budget_is_a_warning_on_stderr(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path
+    ) -> None:
+        outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int4-weights")
+        assert outcome.code == 0
+        assert re.search(r"^warning: costly: decoder on onnx\+int4-weights/.*, above 0\.1", outcome.err, re.MULTILINE)
+        assert "costly" in (tmp_path / "out" / "certificate.json").read_text("utf-8")
 
     def test_too_few_images_to_calibrate_with_are_exit_3_before_anything_is_written(
         self, invoke: Invoke, run_folder: Path, tmp_path: Path

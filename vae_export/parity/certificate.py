@@ -185,6 +185,10 @@ class Certificate:
         """A line for each thing that was left out: it is neither passed nor failed, and a reader must know."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
+        if self.budget is not None:
+            held = {drift.target for drift in self.drifts if drift.part == "decoder"}
+            alone = dict.fromkeys(row.target for row in self.rows if row.part == "encoder" and row.target not in held)
+            lines += [f"encoder on {target}: no decoder to hold it against the budget with" for target in alone]
         lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
         return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from vae_export.graphs import Graph, Source
 from vae_export.manifest import FileEntry
 from vae_export.parity.answers import answer, same_bits
 from vae_export.parity.certificate import Certificate, Determinism, Row
-from vae_export.parity.costs import Costs
+from vae_export.parity.costs import Costs, Report
 from vae_export.parity.divergence import Divergence, first_divergence
 from vae_export.parity.drift import Budget
 from vae_export.parity.environment import environment
@@ -34,7 +34,6 @@ from vae_export.precision import FULL
 from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
 
-Report = Callable[[str], None]
 #: The probe and batch that determinism and placement are looked at with.
 _USUAL = ("data", 64)
 
@@ -63,7 +62,7 @@ def verify(
             levels on one thread.
         trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
         calibrated: what files of a calibrated precision were calibrated with; None makes it anew, the same each time.
-        report: called with a line when a file is about to be verified.
+        report: called with a line when a file is about to be verified, and when it costs much.
 
     Returns:
         A certificate, passed or not; writing it and acting on it is the caller's.
@@ -82,7 +81,7 @@ def verify(
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
-        verification = _Verification(artifact, prepared, budget, thorough=thorough)
+        verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
         for entry in artifact.manifest.files:
             of_file = [target for target in chosen if target.runs(entry)]
@@ -95,9 +94,11 @@ def verify(
 class _Verification:
     """What is found out, file by file."""
 
-    def __init__(self, artifact: Artifact, prepared: Prepared, budget: Budget | None, *, thorough: bool) -> None:
+    def __init__(
+        self, artifact: Artifact, prepared: Prepared, budget: Budget | None, report: Report, *, thorough: bool
+    ) -> None:
         self._artifact, self._prepared, self._budget, self._thorough = artifact, prepared, budget, thorough
-        self._costs = Costs(prepared, budget)
+        self._costs = Costs(prepared, budget, report)
         self._evidence: dict[str, Evidence] = {}
         self._divergences: dict[str, Divergence] = {}
         self._unusable: dict[str, str] = {}
