@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ from vae_export.record import FORMAT
 
 @dataclass(frozen=True)
 class Row:
-    """One output of one part, run on one target with one setting and one probe at one batch size."""
+    """One output of one part, run on one target with one setting and one probe at one batch size.
+
+    Verdicts are kept: the page asks each of thousands of rows a dozen times.
+    """
 
     part: str
     target: str
@@ -38,11 +42,11 @@ class Row:
     measure: Measure
     scale: Scale
 
-    @property
+    @cached_property
     def band(self) -> float:
         return self.scale.band(tf32=self.setting.tf32)
 
-    @property
+    @cached_property
     def mean_band(self) -> float:
         return self.scale.mean_band(tf32=self.setting.tf32)
 
@@ -56,13 +60,13 @@ class Row:
         """The mean error in units of PyTorch's own."""
         return None if self.measure.mean_error is None else self.measure.mean_error / self.scale.mean_rounding
 
-    @property
+    @cached_property
     def share(self) -> float:
         """The worst or the mean error in units of its band: 1 is the limit; infinite where there is none."""
         pairs = ((self.measure.error, self.band), (self.measure.mean_error, self.mean_band))
         return math.inf if self.measure.fault is not None else max(_share(*pair) for pair in pairs)
 
-    @property
+    @cached_property
     def passed(self) -> bool:
         """Fails closed: whatever is not a finite number within its band has not passed."""
         measure, grey = self.measure, self.measure.grey

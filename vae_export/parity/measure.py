@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,12 +64,12 @@ class Scale:
     mean_sensitivity: float | None = None
     span: float = math.inf
 
-    @property
+    @cached_property
     def rounding(self) -> float:
         """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
         return self._rounding(self.eager_error, self.sensitivity)
 
-    @property
+    @cached_property
     def mean_rounding(self) -> float:
         """The same of the mean error of a batch."""
         return self._rounding(
