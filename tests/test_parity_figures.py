@@ -32,7 +32,9 @@ positive = st.floats(0, 1e30)
     st.builds(Scale, eager_error=positive, sensitivity=positive, magnitude=positive),
 )
 def test_only_a_finite_error_within_the_band_passes(error: float | None, fault: str | None, scale: Scale) -> None:
-    row = Row("decoder", ONNX, Setting(), "prior", 1, "image", Measure(error=error, fault=fault), scale)
+    row = Row(
+        "decoder", ONNX, Setting(), "prior", 1, "image", Measure(error=error, fault=fault, mean_error=error), scale
+    )
     good = fault is None and error is not None and math.isfinite(error) and error <= scale.band()
     assert row.passed == good
     assert Certificate({}, 1, (row,)).passed == good

@@ -47,7 +47,7 @@ def row(
 ) -> Row:
     error = ratio * UNIT
     grey = GreyLevels(3, 0, 1) if output == "image" else None
-    measure = Measure(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey)
+    measure = Measure(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey, mean_error=error / 8)
     whole = Row(part, target, Setting(1, "all"), "prior", 3, output, measure, Scale(UNIT, UNIT / 2, 0.5))
     return replace(whole, **changes)  # type: ignore[arg-type]
 

@@ -17,7 +17,6 @@ from vae_export.contract import PARTS, Part, PartSpec
 from vae_export.errors import MachineError, UsageError
 from vae_export.files import write_atomic
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
-from vae_export.golden import GoldenPart
 from vae_export.graphs import Source
 from vae_export.interrupts import postponed
 from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
@@ -74,6 +73,8 @@ def export(
         graphs = {part: source.graph(part) for part in source.parts}
         for part in chosen:
             _ = graphs[part].program  # shared by all formats and precisions of float32
+        # Before anything is written: what is too little or no number to calibrate with is known by now.
+        calibrated = calibration(source, graphs) if any(kind[1] in CALIBRATED for kind in kinds) else None
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for part in chosen:
@@ -82,7 +83,7 @@ def export(
             for format, precision in kinds:
                 name = f"{part}{infix(precision)}{FORMATS[format].suffix}"
                 report(f"writing {name}")
-                inputs = calibration(source, graphs, spec) if precision in CALIBRATED else None
+                inputs = None if calibrated is None else calibrated[part]
                 options = replace(plain, precision=precision, calibration=inputs)
                 with postponed(), watch.lap(format):
                     data = FORMATS[format].write(graphs[part], options)
@@ -91,7 +92,9 @@ def export(
                 machine = FORMATS[format].machine(data)
                 entries.append(FileEntry.of(name, part, format, data, precision, machine))
         with watch.lap("golden vectors"):
-            golden = _golden(source, chosen, staging, [precision for _, precision in kinds])
+            golden, arrays = golden_vectors(source, chosen, [precision for _, precision in kinds], calibrated)
+            for name, data in arrays.items():
+                write_atomic(staging / name, data)
         manifest = Manifest(
             source.contract,
             tuple(entries),
@@ -103,7 +106,9 @@ def export(
         write_atomic(staging / NAME, manifest.text)
         staged = Artifact(staging, manifest)
         with watch.lap("verification"):
-            certificate = verify(staged, source, thorough=False, trust=True, budget=budget, report=report)
+            certificate = verify(
+                staged, source, thorough=False, trust=True, budget=budget, calibrated=calibrated, report=report
+            )
         certificate.require()
         with watch.lap("certificate"):
             certificate.write(staged.certificate)
@@ -148,16 +153,6 @@ def _check_out(out: Path, *, force: bool) -> None:
     # `--force` replaces an export: it must not take away a folder of something else.
     if out.exists() and not (out / NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError("not an export folder", where=out, expected=f"a folder with {NAME}", do="choose another --out")
-
-
-def _golden(
-    source: Source, parts: Sequence[Part], staging: Path, precisions: Sequence[PrecisionName]
-) -> tuple[GoldenPart, ...]:
-    """Inputs with the outputs that they must give: what an application tests itself with."""
-    golden, arrays = golden_vectors(source, parts, precisions)
-    for name, data in arrays.items():
-        write_atomic(staging / name, data)
-    return golden
 
 
 def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests import samples
 from tests.cli.lines import Invoke
 from tests.commands import run_cli
+from vae_export import save_checkpoint
 from vae_export.cli import console
 
 
@@ -102,3 +106,51 @@ class TestDoctor:
         assert outcome.code == 0
         assert "…" not in outcome.out
         assert "onnx/CPUExecutionProvider" in outcome.out
+
+
+class TestPrecision:
+    """Files of fewer bits on the command line: what is not good enough is not published."""
+
+    @pytest.mark.parametrize("budget", [("--max-grey-levels", 0), ("--max-nats", 0)])
+    def test_a_missed_budget_is_exit_5_and_publishes_nothing(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path, budget: tuple[object, ...]
+    ) -> None:
+        outcome = invoke(
+            "export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int4-weights", *budget
+        )
+        assert outcome.code == 5
+        assert outcome.err.splitlines()[-1].startswith(
+            "vae-export: error: budget is missed; got decoder on onnx+int4-weights/"
+        )
+        assert not (tmp_path / "out").exists()
+
+    def test_a_high_cost_without_a_budget_is_a_warning_on_stderr(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path
+    ) -> None:
+        outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int4-weights")
+        assert outcome.code == 0
+        assert re.search(r"^warning: costly: decoder on onnx\+int4-weights/.*, above 0\.1", outcome.err, re.MULTILINE)
+        assert "costly" in (tmp_path / "out" / "certificate.json").read_text("utf-8")
+
+    def test_too_few_images_to_calibrate_with_are_exit_3_before_anything_is_written(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path
+    ) -> None:
+        outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int8-static")
+        assert outcome.code == 3
+        [line] = outcome.err.splitlines()
+        assert line.startswith("vae-export: error: too few images to calibrate with; expected 16 at least, got 8; ")
+        assert not (tmp_path / "out").exists()
+
+    def test_inputs_to_calibrate_with_that_are_not_finite_are_exit_3(self, invoke: Invoke, tmp_path: Path) -> None:
+        """Latents that are sums of 3e38 are beyond float32."""
+        base = samples.checkpoint(examples=16)
+        weights = samples.replaced(
+            base, encoder__mean__weight=torch.full_like(base.weights["encoder.mean.weight"], 3e38)
+        )
+        path = tmp_path / "checkpoint.safetensors"
+        save_checkpoint(replace(base, weights=weights), path)
+        outcome = invoke("export", "--checkpoint", path, "--out", tmp_path / "out", "--precision", "int8-static")
+        assert outcome.code == 3
+        [line] = outcome.err.splitlines()
+        assert line == "vae-export: error: inputs to calibrate with are not finite: encoder, 'image'"
+        assert not (tmp_path / "out").exists()

@@ -25,7 +25,7 @@ from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.measure import Measure, Scale, Tolerance
 from vae_export.record import FORMAT
 
-GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0)
+GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
 ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))
 DRIFT = Drift("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
 PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
@@ -33,6 +33,12 @@ PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
 
 def with_error(error: float | None) -> Row:
     return replace(ROW, measure=replace(GOOD, error=error))
+
+
+def with_mean_error(error: float | None) -> Row:
+    """Of a row whose mean may be off by less than its worst number."""
+    scale = replace(ROW.scale, eager_mean=1e-8, mean_sensitivity=1e-8, magnitude=0.01)
+    return replace(ROW, measure=replace(GOOD, mean_error=error), scale=scale)
 
 
 def test_one_row_within_its_band_passes() -> None:
@@ -48,6 +54,9 @@ FAILING = {
     "beyond the band": replace(PASSED, rows=(with_error(ROW.band * 1.01),)),
     "NaN": replace(PASSED, rows=(with_error(math.nan),)),
     "infinite": replace(PASSED, rows=(with_error(math.inf),)),
+    "a mean error beyond its band": replace(PASSED, rows=(with_mean_error(ROW.mean_band * 1.01),)),
+    "a mean error that is NaN": replace(PASSED, rows=(with_mean_error(math.nan),)),
+    "no mean error": replace(PASSED, rows=(with_mean_error(None),)),
     "no figure": replace(PASSED, rows=(with_error(None),)),
     "a fault": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, fault="wrong shape")),)),
     "a grey level": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, grey=GreyLevels(1, 1, 1))),)),

@@ -64,13 +64,13 @@ def test_the_worst_index_is_where_the_error_is(row: int, unit: int, size: float)
     result = of_latent(value)
     assert result.worst_index == (row, unit)
     assert result.max_abs == result.error == pytest.approx(size, rel=1e-4)
-    assert result.mean_abs == pytest.approx(size / 12, rel=1e-4)
+    assert result.mean_abs == result.mean_error == pytest.approx(size / 12, rel=1e-4)
     assert result.ulps == pytest.approx(size * 2**23, rel=1e-4)
     assert result.grey is None
 
 
 def test_what_is_equal_has_no_error() -> None:
-    assert of_latent(EAGER.copy()) == Measure(0.0, 0.0, (0, 0), 0.0, 0.0)
+    assert of_latent(EAGER.copy()) == Measure(0.0, 0.0, (0, 0), 0.0, 0.0, mean_error=0.0)
 
 
 def test_an_image_has_grey_levels() -> None:

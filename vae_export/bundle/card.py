@@ -109,13 +109,13 @@ def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
     yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
     yield "those bits cost, on real images, against float32:"
     yield ""
-    yield "| target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
-    yield "|---|---|---|---|"
+    yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
+    yield "|---|---|---|---|---|"
     for row in drift:
         nats = "—"
         if row.get("nats") is not None:
             nats = f"{row['nats']:+.3f} ({row['nats_low']:+.3f} to {row['nats_high']:+.3f})"
-        yield f"| `{row['target']}` | {row['worst_levels']} | {row['mean_levels']:.2g} | {nats} |"
+        yield f"| {row['part']} | `{row['target']}` | {row['worst_levels']} | {row['mean_levels']:.2g} | {nats} |"
 
 
 def _files(manifest: Manifest) -> Iterator[str]:

@@ -30,13 +30,23 @@ def show_drift(certificate: Certificate) -> None:
     if not certificate.drifts:
         return
     table = Table(
-        "target", "worst pixel", "mean pixel", "PSNR", "−ELBO, 95 %", "Fréchet", "of samples", box=None, pad_edge=False
+        "part",
+        "target",
+        "worst pixel",
+        "mean pixel",
+        "PSNR",
+        "−ELBO, 95 %",
+        "Fréchet",
+        "of samples",
+        box=None,
+        pad_edge=False,
     )
     for drift in certificate.drifts:
         interval = (
             None if drift.nats is None else f"{drift.nats:+.3f} ({drift.nats_low:+.3f} to {drift.nats_high:+.3f})"
         )
         table.add_row(
+            drift.part,
             drift.target,
             _or_dash(drift.worst_levels, "{} levels"),
             _or_dash(drift.mean_levels, "{:.3f}"),

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vae_export.errors import InputError
+from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS
 from vae_export.record import FORMAT
 
-#: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this. Within it lies what
-#: another version of an engine changes by summing in another order; it is a quarter of what a row is allowed.
-SLACK = 2.0
-#: What a row is known by.
+#: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this share of its band.
+#: Within it lies what another version of an engine changes by summing in another order.
+SLACK = 0.25
+#: What a row is known by, and a drift.
 _KEY = ("part", "target", "setting", "probe", "batch", "output")
+_DRIFT_KEY = ("part", "target")
+#: Figures of a row that are compared: each with its unit and its band.
+_ERRORS = {"ratio": ("rounding", "band"), "mean_ratio": ("mean_rounding", "mean_band")}
+#: Figures of a drift that are compared, with the least change that is worth a word: the same share of what is costly.
+#: The worst pixel is a whole number of levels, and rounding alone may flip one.
+_COSTS = {"worst_levels": 1.0, "mean_levels": SLACK * COSTLY_LEVELS, "nats_high": SLACK * COSTLY_NATS}
+_WORDS = {
+    "ratio": "times PyTorch's rounding",
+    "mean_ratio": "times PyTorch's mean rounding",
+    "worst_levels": "grey levels at the worst pixel",
+    "mean_levels": "grey levels a pixel on average",
+    "nats_high": "nats an image, at most",
+}
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -31,37 +45,69 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise InputError("baseline of another version", where=path, expected=FORMAT, got=found)
     if data.get("verdict") != "pass":
         raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
-    rows = data.get("rows")
+    rows, drifts = data.get("rows"), data.get("drift")
     if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
         raise InputError("baseline has no rows that can be compared", where=path, expected=expected)
+    if not isinstance(drifts, list) or not all(_is_drift(drift) for drift in drifts):
+        raise InputError("baseline has costs that cannot be compared", where=path, expected=expected)
     return dict(data)
 
 
 def regressions(baseline: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each way in which `now` is worse than `baseline`: rows gone, rows failing, errors grown."""
-    before, after = _ratios(baseline), _ratios(now)
-    failed = {_key(row) for row in now["rows"] if not row["passed"]}
-    gone = [key for key in before if key not in after]
-    lines = [f"{', '.join(gone[0])} and {len(gone) - 1} other rows: verified then, and not now"] if gone else []
+    """One line for each way in which `now` is worse than `baseline`: rows gone, rows failing, errors or costs grown."""
+    return [*_worse_rows(baseline["rows"], now["rows"]), *_worse_drifts(baseline["drift"], now["drift"])]
+
+
+def _worse_rows(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
+    before, after = _by(baseline, _KEY), _by(now, _KEY)
+    if gone := [key for key in before if key not in after]:
+        yield f"{', '.join(gone[0])} and {len(gone) - 1} other rows: verified then, and not now"
     for key, old in before.items():
         new = after.get(key, old)
-        if key in failed:
-            lines.append(f"{', '.join(key)}: failed, at {new:.3g} times PyTorch's rounding; was {old:.3g}")
-        elif new > old + SLACK:
-            lines.append(f"{', '.join(key)}: {new:.3g} times PyTorch's rounding; was {old:.3g}")
-    return lines
+        if not new["passed"]:
+            yield f"{', '.join(key)}: failed, at {_number(new['ratio']):.3g} {_WORDS['ratio']}; was {old['ratio']:.3g}"
+            continue
+        for figure, (unit, band) in _ERRORS.items():
+            slack = SLACK * old[band] / old[unit]
+            if not _number(new[figure]) <= old[figure] + slack:
+                yield f"{', '.join(key)}: {_number(new[figure]):.3g} {_WORDS[figure]}; was {old[figure]:.3g}"
+
+
+def _worse_drifts(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What files cost: worse by a quarter, and by more than is worth a word. A figure that is gone is worse."""
+    before, after = _by(baseline, _DRIFT_KEY), _by(now, _DRIFT_KEY)
+    for key, old in before.items():
+        new = after.get(key, {})
+        for figure, least in _COSTS.items():
+            if old[figure] is None:
+                continue
+            slack = max(least, SLACK * abs(old[figure]))
+            if not _number(new.get(figure)) <= old[figure] + slack:
+                yield f"{', '.join(key)}: {_number(new.get(figure)):.3g} {_WORDS[figure]}; was {old[figure]:.3g}"
 
 
 def _is_row(row: object) -> bool:
-    if not isinstance(row, dict) or not {*_KEY, "ratio", "passed"} <= row.keys():
+    figures = [name for figure, others in _ERRORS.items() for name in (figure, *others)]
+    if not isinstance(row, dict) or not {*_KEY, *figures, "passed"} <= row.keys():
         return False
-    return isinstance(row["ratio"], int | float) and math.isfinite(row["ratio"])
+    units = [row[unit] for unit, _ in _ERRORS.values()]
+    return all(_is_finite(row[name]) for name in figures) and all(unit > 0 for unit in units)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in _KEY)
+def _is_drift(drift: object) -> bool:
+    if not isinstance(drift, dict) or not {*_DRIFT_KEY, *_COSTS} <= drift.keys():
+        return False
+    return all(drift[name] is None or _is_finite(drift[name]) for name in _COSTS)
 
 
-def _ratios(certificate: Mapping[str, Any]) -> dict[tuple[str, ...], float]:
-    """The error of each row in units of PyTorch's rounding; infinite where there is none."""
-    return {_key(row): math.inf if row["ratio"] is None else row["ratio"] for row in certificate["rows"]}
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _by(items: list[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+    return {tuple(str(item[name]) for name in names): item for item in items}
+
+
+def _number(figure: float | None) -> float:
+    """What is no number is worse than any."""
+    return math.inf if figure is None else figure

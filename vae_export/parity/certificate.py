@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from vae_export.parity.divergence import Divergence
 from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.evidence import Evidence
 from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.parity.probes import withheld
 from vae_export.record import FORMAT
 
 
 @dataclass(frozen=True)
 class Row:
-    """One output of one part, run on one target with one setting and one probe at one batch size."""
+    """One output of one part, run on one target with one setting and one probe at one batch size.
+
+    Verdicts are kept: the page asks each of thousands of rows a dozen times.
+    """
 
     part: str
     target: str
@@ -37,9 +42,13 @@ class Row:
     measure: Measure
     scale: Scale
 
-    @property
+    @cached_property
     def band(self) -> float:
         return self.scale.band(tf32=self.setting.tf32)
+
+    @cached_property
+    def mean_band(self) -> float:
+        return self.scale.mean_band(tf32=self.setting.tf32)
 
     @property
     def ratio(self) -> float | None:
@@ -47,12 +56,24 @@ class Row:
         return None if self.measure.error is None else self.measure.error / self.scale.rounding
 
     @property
+    def mean_ratio(self) -> float | None:
+        """The mean error in units of PyTorch's own."""
+        return None if self.measure.mean_error is None else self.measure.mean_error / self.scale.mean_rounding
+
+    @cached_property
+    def share(self) -> float:
+        """The worst or the mean error in units of its band: 1 is the limit; infinite where there is none."""
+        pairs = ((self.measure.error, self.band), (self.measure.mean_error, self.mean_band))
+        return math.inf if self.measure.fault is not None else max(_share(*pair) for pair in pairs)
+
+    @cached_property
     def passed(self) -> bool:
-        """Fails closed: whatever is not a finite number within the band has not passed."""
-        error, grey = self.measure.error, self.measure.grey
+        """Fails closed: whatever is not a finite number within its band has not passed."""
+        measure, grey = self.measure, self.measure.grey
         # A band is infinite where PyTorch itself overflows: nothing is within that.
-        within = self.measure.fault is None and error is not None and error <= self.band < math.inf
-        return within and not self.measure.outside and (grey is None or grey.unexplained == 0)
+        pairs = ((measure.error, self.band), (measure.mean_error, self.mean_band))
+        within = all(error is not None and error <= band < math.inf for error, band in pairs)
+        return measure.fault is None and within and not self.measure.outside and (grey is None or grey.unexplained == 0)
 
     @property
     def reason(self) -> str:
@@ -60,6 +81,8 @@ class Row:
         if self.measure.fault is not None or self.measure.error is None:
             return self.measure.fault or "not evaluated"
         text = f"error {self.measure.error:.3g} against float64, {self.band:.3g} allowed"
+        if self.measure.error <= self.band and self.measure.mean_error is not None:
+            text += f"; mean error {self.measure.mean_error:.3g}, {self.mean_band:.3g} allowed"
         if self.measure.outside:
             text += f"; {self.measure.outside} pixels outside the contract's range"
         grey = self.measure.grey
@@ -72,6 +95,9 @@ class Row:
             "rounding": self.scale.rounding,
             "ratio": self.ratio,
             "band": self.band,
+            "mean_rounding": self.scale.mean_rounding,
+            "mean_ratio": self.mean_ratio,
+            "mean_band": self.mean_band,
         }
         return {
             "part": self.part,
@@ -153,10 +179,21 @@ class Certificate:
         return tuple(line for drift in self.drifts for line in drift.excesses(self.budget))
 
     @property
+    def withheld(self) -> dict[str, tuple[str, ...]]:
+        """The probes that files were not given, by the precision that cannot hold them."""
+        precisions = dict.fromkeys(row.scale.precision for row in self.rows)
+        return {precision: probes for precision in precisions if (probes := withheld(precision))}
+
+    @property
     def gaps(self) -> tuple[str, ...]:
         """A line for each thing that was left out: it is neither passed nor failed, and a reader must know."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
+        if self.budget is not None:
+            held = {drift.target for drift in self.drifts if drift.part == "decoder"}
+            alone = dict.fromkeys(row.target for row in self.rows if row.part == "encoder" and row.target not in held)
+            lines += [f"encoder on {target}: no decoder to hold it against the budget with" for target in alone]
+        lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
         return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 
     def require(self) -> None:
@@ -165,7 +202,7 @@ class Certificate:
             return
         if self.failures:
             # Faults first, then the largest excess over the band.
-            worst = max(self.failures, key=lambda row: math.inf if row.ratio is None else row.ratio)
+            worst = max(self.failures, key=lambda row: row.share)
             raise ParityError(
                 f"{len(self.failures)} of {len(self.rows)} comparisons failed",
                 where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
@@ -193,6 +230,7 @@ class Certificate:
             "nats_not_compared": self.nats,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
+            "probes_withheld": {name: list(names) for name, names in self.withheld.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
             "divergences": {name: _figures(asdict(item)) for name, item in self.divergences.items()},
@@ -205,6 +243,15 @@ class Certificate:
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())
+
+
+def _share(error: float | None, band: float) -> float:
+    """The error in units of the band; infinite unless both are numbers."""
+    if error is None or not math.isfinite(error) or not math.isfinite(band):
+        return math.inf
+    if band > 0:
+        return error / band
+    return 0.0 if error == 0 else math.inf
 
 
 def _figures(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_export.contract import Array, TensorSpec
+from vae_export.contract import Array, Part, TensorSpec
 from vae_export.errors import UsageError
 from vae_export.formats.base import Runner
 from vae_export.grey import levels
@@ -23,6 +23,9 @@ from vae_export.parity.reference import Reference
 
 #: Latents that are sampled for the Fréchet distance, twice.
 SAMPLES = 1024
+#: What is said aloud, whether or not there is a budget. Papers compare VAEs by tenths of a nat: a file that costs more
+#: has another network's score. Eight bits, and so a screen, show a mean error of one level and none that is smaller.
+COSTLY_NATS, COSTLY_LEVELS = 0.1, 1.0
 #: Standard errors on either side of a mean that hold it with 95 %.
 _NORMAL_95 = 1.96
 
@@ -51,6 +54,7 @@ class Drift:
 
     Attributes:
         target: which files, and where they ran.
+        part: decoder, whose nats are with the encoder of the same target, or autoencoder.
         worst_levels, mean_levels: of a pixel, after rounding to 8 bits.
         psnr: peak signal-to-noise ratio of the images, in decibels; infinite where they are equal.
         nats: mean difference of the -ELBO, file less PyTorch, with the same images and noise.
@@ -69,6 +73,18 @@ class Drift:
     nats_high: float | None = None
     frechet: float | None = None
     frechet_of_samples: float | None = None
+    part: Part = "decoder"
+
+    @property
+    def costly(self) -> str | None:
+        """What of it costs more than most would take without a word; None where nothing does. NaN does."""
+        figures = ((self.nats, COSTLY_NATS, "nats an image"), (self.mean_levels, COSTLY_LEVELS, "grey levels a pixel"))
+        said = [
+            f"{figure:.3g} {unit} on average, above {most:g}"
+            for figure, most, unit in figures
+            if figure is not None and not figure <= most
+        ]
+        return "; ".join(said) or None
 
     def excesses(self, budget: Budget) -> list[str]:
         """A line for each way in which the budget is missed; a figure that is not there has missed it."""
@@ -79,20 +95,20 @@ class Drift:
         ):
             if most is not None and not (figure is not None and figure <= most):
                 got = "not measured" if figure is None else f"{figure:.4g}"
-                lines.append(f"{self.target}: {got} {unit}, {most:g} allowed")
+                lines.append(f"{self.part} on {self.target}: {got} {unit}, {most:g} allowed")
         return lines
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def pixels(decoder: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dict[str, Any]:
-    """The figures of a decoder's images: `worst_levels`, `mean_levels`, `psnr`."""
+def pixels(runner: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dict[str, Any]:
+    """The figures of the images that a decoder or an autoencoder gives: `worst_levels`, `mean_levels`, `psnr`."""
     largest = max(case.batch for case in cases)
     ordinary = [case for case in cases if case.probe in ORDINARY and case.batch == largest]
     differences, squares = [], []
     for case in ordinary:
-        decoded, exact = decoder(case.inputs)[image.name], case.exact[image.name]
+        decoded, exact = runner(case.inputs)[image.name], case.exact[image.name]
         level, expected = (levels(array, image.low, image.high) for array in (decoded, exact))
         differences.append(np.abs(level - expected))
         squares.append((np.asarray(decoded, np.float64) - exact) ** 2)

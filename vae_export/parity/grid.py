@@ -28,6 +28,17 @@ REACHES: dict[PrecisionName, float] = {
     "int8-static": 4.0,
     "int4-weights": 2.0,
 }
+#: The same of the mean error of many numbers. It depends on luck far less than the worst one: integers that are rounded
+#: are off by a quarter of a step on average, and integers that are cut off by a half. Of floats the order of summation
+#: decides, for the mean as for the worst.
+MEAN_REACHES: dict[PrecisionName, float] = {
+    "fp32": 8.0,
+    "fp16": 8.0,
+    "bf16": 8.0,
+    "int8": 2.0,
+    "int8-static": 2.0,
+    "int4-weights": 2.0,
+}
 #: Largest level of a weight. They are symmetric around zero, so that zero is exact.
 _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
 #: Levels of an activation: 8 bits from its lowest value to its highest, zero among them.

@@ -38,14 +38,15 @@ def lowered(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Ar
     if precision not in INTEGER:
         graph = graph.at(precision)
     module = copy.deepcopy(graph.module)
+    if precision == "int8-static":
+        if calibration is None:
+            raise ModelError("no inputs to calibrate with", where=f"{graph.spec.part}, {precision}")
+        # With weights that are still float32: so a quantiser sees them too.
+        _clip(_spans(graph, module, precision, calibration))
     for layer in layers(module, precision):
         layer.weight.copy_(_to_levels(layer.weight, steps(layer.weight, precision)))
         if precision == "int8":
             layer.register_forward_pre_hook(lambda _, arguments: (_in_span(arguments[0], *span(arguments[0])),))
-    if precision == "int8-static":
-        if calibration is None:
-            raise ModelError("no inputs to calibrate with", where=f"{graph.spec.part}, {precision}")
-        _clip(_spans(graph, module, precision, calibration))
     return lambda inputs: run(graph, module, inputs, torch.float32)
 
 

@@ -6,7 +6,9 @@ broadcast (1, 784) against (64, 784) without a word. docs/parity.md has the reas
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.grey import GreyLevels, compare
-from vae_export.parity.grid import REACHES, ROUNDOFF, ulp
+from vae_export.parity.grid import MEAN_REACHES, REACHES, ROUNDOFF, ulp
 from vae_export.precision import FULL, PrecisionName
 
 #: How many units in its last place a number at the bound of its range may be beyond it.
@@ -48,6 +50,9 @@ class Scale:
         magnitude: the largest absolute value of the output.
         tolerance: the user's band, if there is one.
         precision: of the file.
+        eager_mean, mean_sensitivity: as the first two, of the mean error of the numbers of one batch; where nothing is
+            said of them they are as large, for no mean is above the largest.
+        span: how far apart two values of the output can be: the contract's range.
     """
 
     eager_error: float
@@ -55,19 +60,41 @@ class Scale:
     magnitude: float
     tolerance: Tolerance | None = None
     precision: PrecisionName = FULL
+    eager_mean: float | None = None
+    mean_sensitivity: float | None = None
+    span: float = math.inf
 
-    @property
+    @cached_property
     def rounding(self) -> float:
         """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
-        return max(self.eager_error, self.sensitivity, ulp(self.magnitude, self.precision))
+        return self._rounding(self.eager_error, self.sensitivity)
+
+    @cached_property
+    def mean_rounding(self) -> float:
+        """The same of the mean error of a batch."""
+        return self._rounding(
+            self.eager_error if self.eager_mean is None else self.eager_mean,
+            self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity,
+        )
 
     def band(self, *, tf32: bool = False) -> float:
         """The largest error that a file may have."""
+        return self._band(REACHES[self.precision], self.rounding, self.sensitivity, tf32)
+
+    def mean_band(self, *, tf32: bool = False) -> float:
+        """The largest mean error that the numbers of a batch may have."""
+        sensitivity = self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity
+        return self._band(MEAN_REACHES[self.precision], self.mean_rounding, sensitivity, tf32)
+
+    def _rounding(self, eager: float, sensitivity: float) -> float:
+        return max(eager, sensitivity, ulp(self.magnitude, self.precision))
+
+    def _band(self, reach: float, rounding: float, sensitivity: float, tf32: bool) -> float:
         if self.tolerance is not None:
             return self.tolerance.atol + self.tolerance.rtol * self.magnitude
         # Integers are coarser than TF32 already.
-        coarser = self.sensitivity * TF32_ROUNDOFF / ROUNDOFF.get(self.precision, TF32_ROUNDOFF) if tf32 else 0.0
-        return REACHES[self.precision] * max(self.rounding, coarser)
+        coarser = sensitivity * TF32_ROUNDOFF / ROUNDOFF.get(self.precision, TF32_ROUNDOFF) if tf32 else 0.0
+        return reach * max(rounding, coarser)
 
 
 @dataclass(frozen=True)
@@ -80,6 +107,7 @@ class Measure:
     grey: what an application sees after rounding an image to 8 bits; None for what is no image.
     outside: how many numbers leave the contract's range by more than rounding; None for what has no range.
     fault: what is wrong with the array itself, in which case the figures are absent.
+    mean_error: mean distance to the float64 output.
     """
 
     max_abs: float | None = None
@@ -90,6 +118,7 @@ class Measure:
     grey: GreyLevels | None = None
     outside: int | None = None
     fault: str | None = None
+    mean_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +136,18 @@ def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: f
         return measured
     grey = compare(output, exact, low=spec.low, high=spec.high, band=band)
     return replace(measured, grey=grey, outside=int((excess(output, spec) > 0).sum()))
+
+
+def distance(one: Array, other: Array) -> float:
+    """The largest difference; infinite where there is a NaN among them, for no file can be held against that."""
+    largest = float(np.abs(one - other).max())
+    return math.inf if math.isnan(largest) else largest
+
+
+def mean_distance(one: Array, other: Array) -> float:
+    """The mean difference; infinite where there is a NaN among them."""
+    mean = float(np.abs(one - other).mean())
+    return math.inf if math.isnan(mean) else mean
 
 
 def excess(output: Array, spec: TensorSpec) -> Array:
@@ -130,11 +171,13 @@ def figures(output: Array, eager: Array, exact: Array, magnitude: float) -> Meas
     """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe."""
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
-    error = float(np.abs(output - exact).max())
+    distances = np.abs(output - exact)
+    error = float(distances.max())
     return Measure(
         max_abs=float(difference.max()),
         mean_abs=float(difference.mean()),
         worst_index=tuple(int(i) for i in worst),
         error=error,
         ulps=error / float(np.spacing(np.float32(magnitude))),
+        mean_error=float(distances.mean()),
     )

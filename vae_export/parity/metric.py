@@ -22,7 +22,8 @@ from vae_export.likelihood import Likelihood
 from vae_export.parity.certificate import Row
 from vae_export.parity.grid import REACHES, ulp
 from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Measure, Scale, Tolerance, failure, figures
+from vae_export.parity.measure import Measure, Scale, Tolerance, distance, failure, figures, mean_distance
+from vae_export.parity.moves import Moves
 from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
 from vae_export.precision import FULL, PrecisionName
 
@@ -75,15 +76,19 @@ class MetricParity:
                     lambda image: own["encoder"]({"image": image}), lambda latent: own["decoder"]({"latent": latent})
                 )
             )
-            moved = [self._moved(turn, precision) for turn in range(TURNS)]
+            moves = {name: Moves() for name in NAMES}
+            for turn in range(TURNS):
+                for name, moved in self._moved(turn, precision).items():
+                    moves[name].add(np.abs(moved - self._exact[name]), turn, [len(moved)])
             self._scales[precision] = {
                 name: Scale(
-                    eager_error=float(np.abs(lossy[name] - exact).max()),
-                    sensitivity=max(float(np.abs(outputs[name] - exact).max()) for outputs in moved)
-                    / REACHES[precision],
+                    eager_error=distance(lossy[name], exact),
+                    sensitivity=moves[name].worst / REACHES[precision],
                     magnitude=float(np.abs(exact).max()),
                     tolerance=self._tolerance,
                     precision=precision,
+                    eager_mean=mean_distance(lossy[name], exact),
+                    mean_sensitivity=moves[name].mean / REACHES[precision],
                 )
                 for name, exact in self._exact.items()
             }
@@ -120,10 +125,20 @@ class MetricParity:
         """Nats per image by name, float64 (M,), through two files."""
         return self._through(lambda image: encoder({"image": image}), lambda latent: decoder({"latent": latent}))
 
-    def difference(self, encoder: Runner, decoder: Runner) -> Array:
-        """Of the -ELBO of each image, float64 (M,): through two files less through PyTorch's float64."""
-        found: Array = self.through(encoder, decoder)[NAMES[0]] - self._exact[NAMES[0]]
-        return found
+    def through_one(self, autoencoder: Runner) -> dict[str, Array]:
+        """The same through one file, which takes the noise as an input."""
+        count, latent = len(self._images), self._contract.latent_shape
+        inputs = {"image": np.concatenate([self._images] * SAMPLES), "noise": self._noise.reshape(-1, *latent)}
+        outputs = autoencoder(inputs)
+        # In the order of the contract: reconstruction, mean, logvar, latent, and the likelihood's second output.
+        decoded, mean, logvar, _, *rest = outputs.values()
+        images = [output.reshape(SAMPLES, *self._images.shape) for output in (decoded, *rest)]
+        return nats(self._contract, self._images, mean[:count], logvar[:count], self._noise, *images)
+
+    def difference(self, found: Mapping[str, Array]) -> Array:
+        """Of the -ELBO of each image, float64 (M,): through files less through PyTorch's float64."""
+        apart: Array = found[NAMES[0]] - self._exact[NAMES[0]]
+        return apart
 
     def _through(self, encode: Stage, decode: Stage) -> dict[str, Array]:
         """Nats per image by name, float64 (M,)."""

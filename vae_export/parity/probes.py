@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -36,6 +37,10 @@ _HEADROOM = 8
 #: Rows of each ordinary probe that calibrate, and images without which they would say little.
 CALIBRATION_ROWS, FEWEST_IMAGES = 64, 16
 _SEED = 1312_6114  # the paper's arXiv number; any fixed seed does
+
+
+#: Inputs of each part by name.
+Calibrated: TypeAlias = Mapping[Part, Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Probe:
         return inputs
 
 
+# Quiet: what is not finite is refused by name, by whoever takes it.
+@np.errstate(over="ignore", invalid="ignore")
 def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tuple[Probe, ...]:
     """Every probe with `count` inputs; the same each time for the same source and graphs."""
     rng = np.random.default_rng(_SEED)
@@ -110,36 +117,46 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
 ORDINARY = ("prior", "posterior", "data", "interpolation")
 
 
-def within(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
-    """The probes that numbers of a precision can hold: `largest` is made for float32's range.
+def withheld(precision: PrecisionName) -> tuple[str, ...]:
+    """The probes that numbers of a precision cannot hold: `largest` is made for float32's range.
 
     bf16 has the same; float16 ends at 65,504, and integers at the range that they were scaled for. What was calibrated
-    clips whatever calibration did not see.
+    clips whatever calibration did not see, and how far off that is no rounding says.
     """
-    beyond = set() if precision in ("fp32", "bf16") else {"largest"}
     if precision in CALIBRATED:
-        beyond |= {"six-sigma"}
-    return tuple(probe for probe in probes if probe.name not in beyond)
+        return "six-sigma", "largest"
+    return () if precision in ("fp32", "bf16") else ("largest",)
 
 
-def calibration(source: Source, graphs: Mapping[Part, Graph], spec: PartSpec) -> dict[str, Array]:
-    """Inputs of a part by name, as an application would have them: all ordinary probes, one behind the other.
+def within(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
+    """The probes that numbers of a precision can hold."""
+    return tuple(probe for probe in probes if probe.name not in withheld(precision))
 
-    Raises `ModelError` where there are too few images to say what images are like.
+
+def calibration(source: Source, graphs: Mapping[Part, Graph]) -> dict[Part, dict[str, Array]]:
+    """Inputs by name, for each part, as an application would have them: all ordinary probes, one behind the other.
+
+    Raises `ModelError` where there are too few images to say what images are like, or numbers that are not finite.
     """
     images = 0 if source.images is None else len(source.images)
     if "encoder" in graphs and images < FEWEST_IMAGES:
         raise ModelError(
             "too few images to calibrate with",
-            where=spec.part,
             expected=f"{FEWEST_IMAGES} at least",
             got=images,
             do="give the source real images, or take int8, which needs none",
         )
-    probes = make_probes(source, graphs, CALIBRATION_ROWS)
-    found = [probe.inputs(spec, CALIBRATION_ROWS) for probe in probes if probe.name in ORDINARY]
-    given = [inputs for inputs in found if inputs is not None]
-    return {tensor.name: np.concatenate([inputs[tensor.name] for inputs in given]) for tensor in spec.inputs}
+    ordinary = [probe for probe in make_probes(source, graphs, CALIBRATION_ROWS) if probe.name in ORDINARY]
+    calibrated: dict[Part, dict[str, Array]] = {}
+    for part, graph in graphs.items():
+        found = [probe.inputs(graph.spec, CALIBRATION_ROWS) for probe in ordinary]
+        given = [inputs for inputs in found if inputs is not None]
+        names = [tensor.name for tensor in graph.spec.inputs]
+        calibrated[part] = {name: np.concatenate([inputs[name] for inputs in given]) for name in names}
+        for name, array in calibrated[part].items():
+            if not np.isfinite(array).all():
+                raise ModelError("inputs to calibrate with are not finite", where=f"{part}, '{name}'")
+    return calibrated
 
 
 def _images(source: Source, count: int, rng: np.random.Generator) -> Array:

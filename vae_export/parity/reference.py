@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,8 @@ from vae_export.errors import ModelError
 from vae_export.graphs import Graph
 from vae_export.parity.grid import REACHES
 from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Scale, Tolerance, excess
+from vae_export.parity.measure import Scale, Tolerance, distance, excess, mean_distance
+from vae_export.parity.moves import Moves
 from vae_export.parity.oracle import TURNS, Oracle, evaluate
 from vae_export.parity.probes import Probe
 from vae_export.precision import FULL, PrecisionName
@@ -75,15 +77,19 @@ def references(
             _refuse_not_finite(graph, name, outputs, precision)
         for outputs in (exact[name], *eager[name].values()):
             _refuse_out_of_range(graph, name, outputs)
-    moves = _moves(oracle, cases, exact, precision)
+    moves = _moves(oracle, cases, exact, precision, batches)
+    spans = {tensor.name: tensor.high - tensor.low if tensor.is_bounded else math.inf for tensor in graph.spec.outputs}
     scales = {
         name: {
             output: Scale(
-                eager_error=max(_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
-                sensitivity=moves[name][output] / REACHES[precision],
+                eager_error=max(distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                sensitivity=moves[name][output].worst / REACHES[precision],
                 magnitude=float(np.abs(truth).max()),
                 tolerance=tolerance,
                 precision=precision,
+                eager_mean=max(mean_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                mean_sensitivity=moves[name][output].mean / REACHES[precision],
+                span=spans[output],
             )
             for output, truth in outputs.items()
         }
@@ -101,16 +107,17 @@ def _moves(
     cases: Mapping[str, Mapping[str, Array]],
     exact: Mapping[str, Mapping[str, Array]],
     precision: PrecisionName,
-) -> dict[str, dict[str, float]]:
-    """How far each output of each probe moves with the weights and inputs, at most.
+    batches: Sequence[int],
+) -> dict[str, dict[str, Moves]]:
+    """How far each output of each probe moves with the weights and inputs.
 
     Turn by turn and not probe by probe: each turn has weights of its own.
     """
-    moves = {name: dict.fromkeys(outputs, 0.0) for name, outputs in exact.items()}
+    moves = {name: {output: Moves() for output in outputs} for name, outputs in exact.items()}
     for turn in range(TURNS):
         for name, inputs in cases.items():
             for output, moved in oracle.perturbed(inputs, turn, precision).items():
-                moves[name][output] = max(moves[name][output], _distance(moved, exact[name][output]))
+                moves[name][output].add(np.abs(moved - exact[name][output]), turn, batches)
     return moves
 
 
@@ -140,7 +147,3 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
     return {name: array[:batch] for name, array in arrays.items()}
-
-
-def _distance(one: Array, other: Array) -> float:
-    return float(np.abs(one - other).max())

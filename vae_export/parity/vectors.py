@@ -6,19 +6,22 @@ shown in its own process what `verify` shows in ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vae_export.contract import Array, Part
+from vae_export.errors import ModelError
 from vae_export.files import sha256
 from vae_export.golden import DTYPE, FEWEST_ROWS, FOLDER, MOST_ROWS, GoldenArray, GoldenPart
 from vae_export.graphs import Graph, Source
 from vae_export.grey import LEVELS, levels
 from vae_export.noise import sample
 from vae_export.parity.lowered import lowered
+from vae_export.parity.measure import Scale
 from vae_export.parity.oracle import Oracle, evaluate
-from vae_export.parity.probes import FAR, Probe, calibration
+from vae_export.parity.probes import FAR, Calibrated, Probe, calibration
 from vae_export.parity.reference import references
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 
@@ -28,10 +31,21 @@ _LATENT_SEED, _NOISE_SEED = 0, 1
 
 
 def golden_vectors(
-    source: Source, parts: Sequence[Part], precisions: Sequence[PrecisionName] = (FULL,)
+    source: Source,
+    parts: Sequence[Part],
+    precisions: Sequence[PrecisionName] = (FULL,),
+    calibrated: Calibrated | None = None,
 ) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
-    """The golden vectors of these parts, with a band for each precision, and the files that hold them by name."""
+    """The golden vectors of these parts, with a band for each precision, and the files that hold them by name.
+
+    Args:
+        calibrated: what files of a calibrated precision were calibrated with; None makes it anew.
+
+    Raises `ModelError` where rounding is so large that no band is a number.
+    """
     graphs = {part: source.graph(part) for part in source.parts}
+    if calibrated is None and CALIBRATED & set(precisions):
+        calibrated = calibration(source, graphs)
     probe = _probe(source, graphs)
     files: dict[str, bytes] = {}
 
@@ -51,22 +65,31 @@ def golden_vectors(
         bands: dict[str, dict[str, float]] = {name: {} for name in reference.exact}
         for precision in dict.fromkeys(precisions):
             if precision != FULL:
-                inputs = calibration(source, graphs, graphs[part].spec) if precision in CALIBRATED else None
-                own = lowered(graphs[part], precision, inputs)
+                own = lowered(graphs[part], precision, None if calibrated is None else calibrated[part])
                 lossy = references(graphs[part], oracle, [probe], None, (1, rows), precision, own)[-1]
                 for name, scale in lossy.scales.items():
-                    bands[name][precision] = scale.band()
+                    bands[name][precision] = _band(scale, part, name)
         golden.append(
             GoldenPart(
                 part,
                 tuple(stored(name, name, array) for name, array in reference.inputs.items()),
                 tuple(
-                    stored(name, f"{part}.{name}", array, reference.scales[name].band(), bands[name])
+                    stored(name, f"{part}.{name}", array, _band(reference.scales[name], part, name), bands[name])
                     for name, array in reference.exact.items()
                 ),
             )
         )
     return tuple(golden), files
+
+
+def _band(scale: Scale, part: Part, output: str) -> float:
+    """The largest error that is allowed: a reader refuses what is not finite and above zero, and so does the writer."""
+    band = scale.band()
+    if not 0 < band < math.inf:
+        raise ModelError(
+            "golden vectors have no band", where=f"{part}, '{output}', {scale.precision}", expected="finite", got=band
+        )
+    return band
 
 
 def _probe(source: Source, graphs: Mapping[Part, Graph]) -> Probe:

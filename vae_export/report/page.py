@@ -16,7 +16,7 @@ from vae_export.parity.evidence import Evidence
 from vae_export.parity.measure import FACTOR
 from vae_export.report import charts, pictures, words
 from vae_export.report.seal import seal
-from vae_export.report.summary import Summary, share
+from vae_export.report.summary import Summary
 
 if TYPE_CHECKING:
     from vae_export.report.charts import Histogram
@@ -85,7 +85,6 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         factor=FACTOR,
         level=(contract.image_range[1] - contract.image_range[0]) / LEVELS,
         charts=charts,
-        share=share,
         words=words,
     )
 

@@ -13,18 +13,8 @@ from vae_export.parity.metric import METRIC
 from vae_export.precision import FULL
 
 
-def share(row: Row) -> float:
-    """The error in units of its band: 1 is the limit; infinite for a row without a figure or a finite band."""
-    error, band = row.measure.error, row.band
-    if row.measure.fault is not None or error is None or not math.isfinite(error) or not math.isfinite(band):
-        return math.inf
-    if band > 0:
-        return error / band
-    return 0.0 if error == 0 else math.inf
-
-
 def _severity(row: Row) -> tuple[bool, float]:
-    return not row.passed, share(row)
+    return not row.passed, row.share
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Group:
 
     @property
     def shares(self) -> list[float]:
-        return [share(row) for row in self.rows]
+        return [row.share for row in self.rows]
 
     @property
     def differing(self) -> int:

@@ -1,0 +1,68 @@
+"""The mean error of a row: what the worst number of few bits hides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.parity.subject import Subject
+from tests.parity.test_precision import passed_off, written
+from vae_export.formats import Setting
+from vae_export.parity import Certificate, Row
+from vae_export.parity.looseness import loose_bands
+from vae_export.parity.measure import Measure, Scale
+from vae_export.parity.moves import Moves
+from vae_export.parity.probes import ORDINARY
+from vae_export.precision import PrecisionName
+
+
+@pytest.mark.parametrize(("precision", "shift"), [("int8", 0.05), ("int4-weights", 0.3)])
+def test_a_shift_of_every_pixel_within_the_band_of_the_worst_is_found(
+    mlp: Subject, tmp_path: Path, precision: PrecisionName, shift: float
+) -> None:
+    """A bias that is off: no pixel is further away than few bits may be, but none is nearer either."""
+    model = onnx.load_from_string(written(mlp, "decoder", precision))
+    [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "decoder.body.4.bias"]
+    array = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array(array + np.float32(shift), bias.name))
+    certificate = passed_off(mlp, tmp_path / "export", model.SerializeToString(), precision)
+    assert isinstance(certificate, Certificate)
+    rows = [row for row in certificate.failures if row.probe in ORDINARY]
+    assert rows
+    for row in rows:
+        assert row.measure.error is not None
+        assert row.measure.mean_error is not None
+        assert row.measure.error <= row.band
+        assert row.measure.mean_error > row.mean_band
+        assert f"mean error {row.measure.mean_error:.3g}, {row.mean_band:.3g} allowed" in row.reason
+
+
+def test_a_band_wider_than_the_range_is_named_and_not_passed_over() -> None:
+    scale = Scale(0.5, 0.4, 1.0, precision="int4-weights", eager_mean=0.02, mean_sensitivity=0.01, span=1.0)
+    measure = Measure(error=0.9, mean_error=0.01)
+    row = Row("decoder", "onnx+int4-weights/CPUExecutionProvider", Setting(), "prior", 1, "image", measure, scale)
+    assert list(loose_bands([row])) == []  # as wide as the range: an image that is all wrong still misses it
+    wide = replace(row, scale=replace(scale, eager_error=0.6))
+    [found] = loose_bands([row, wide, replace(wide, probe="data"), replace(wide, probe="data", batch=2)])
+    assert (found.rule, found.severity) == ("loose-band", "warning")
+    assert found.where == "decoder on onnx+int4-weights/CPUExecutionProvider, 'image'"
+    said = "errors up to 1.2 pass in a range of 1, so that only the mean error can fail, beyond 0.04"
+    assert found.detail == f"probes prior, data: {said}"
+    [found] = loose_bands([replace(wide, scale=replace(wide.scale, eager_mean=0.6))])
+    assert found.line().endswith("so that no figure of it can fail")
+    assert list(loose_bands([replace(wide, scale=replace(wide.scale, span=np.inf))])) == []  # a latent has no range
+
+
+def test_a_mean_counts_the_farther_of_there_and_back() -> None:
+    moves = Moves()
+    moves.add(np.array([[1.0, 0.0], [0.0, 0.0]]), 0, (1, 2))
+    moves.add(np.array([[0.0, 3.0], [0.0, 0.0]]), 1, (1, 2))
+    assert (moves.worst, moves.mean) == (3.0, 2.0)  # of the first row alone; of both it is 1
+    moves.add(np.array([[0.0, 0.0], [np.nan, 0.0]]), 2, (1,))
+    moves.add(np.array([[0.0, 0.0], [0.0, 0.0]]), 3, (1,))
+    assert (moves.worst, moves.mean) == (np.inf, 2.0)
