@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vae_export.artifact import Package
-from vae_export.contract import Array
+from vae_export.contract import Array, float_part
 from vae_export.errors import ModelError, ParityError
-from vae_export.golden import Judgement, judge
+from vae_export.golden import Judgement, judge, judge_pixels
 from vae_export.precision import FULL, PrecisionName
 
 Run = Callable[..., dict[str, Array]]
@@ -56,11 +56,17 @@ def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> Se
     if not manifest.golden:
         raise ModelError("export has no golden vectors", do="export again")
     judgements = []
-    for golden in manifest.golden:
-        kind = golden.part, "onnx", precision
-        if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
+    for entry in manifest.files:
+        if (entry.format, entry.precision) != ("onnx", precision):
             continue
-        outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
+        golden = next(golden for golden in manifest.golden if golden.part == float_part(entry.part))
+        outputs = run(entry.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
+        if entry.part != golden.part:
+            [image, *_] = golden.outputs
+            exact = image.array(package.read(image))
+            got = outputs["pixels"]
+            judgements.append(judge_pixels(manifest.contract, entry.part, got, image, exact, precision))
+            continue
         for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
             exact = expected.array(package.read(expected))
             judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact, precision))
