@@ -67,12 +67,15 @@ def export(
     source = Source.of(source)
     chosen = _chosen(source, formats, parts, pixels)
     kinds = _kinds(formats, precisions)
+    if pixels and set(precisions) != {FULL}:
+        got, do = ", ".join(precisions), "export other precisions to a folder of their own"
+        raise UsageError("pixels are of float32 alone", expected=FULL, got=got, do=do)
     for format in formats:
         FORMATS[format].check(WriteOptions(opset=opset))
     _check_out(out, force=force)
     watch = Stopwatch()
     with watch.lap("capture"):
-        graphs = {part: source.graph(part) for part in (*source.parts, *chosen)}
+        graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *chosen))}
         for part in chosen:
             _ = graphs[part].program  # shared by all formats and precisions of float32
         # Before anything is written: what is too little or no number to calibrate with is known by now.

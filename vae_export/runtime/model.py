@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from vae_export import noise
 from vae_export.artifact import Package, open_artifact
 from vae_export.bundle import open_bundle
-from vae_export.contract import PIXELS, Array, Contract, Part, TensorSpec
+from vae_export.contract import PIXELS, Array, Contract, Part, Pixels, TensorSpec
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.manifest import Manifest
 from vae_export.pixels import to_bytes
@@ -74,16 +73,16 @@ class Model:
         """latent (N, Z), prior N(0, I) → image (N, C, H, W) in the contract's range, [0, 1] for ours."""
         return self.run("decoder", latent=latent)["image"]
 
-    def pixels(self, latent: Float32, layout: Literal["hwc", "chw"] = "hwc") -> Bytes:
-        """latent (N, Z) → the image of each as a screen takes it: uint8 (N, H, W, C), or (N, C, H, W) for "chw".
+    def pixels(self, latent: Float32, layout: Pixels = "uint8-hwc") -> Bytes:
+        """latent (N, Z) → the bytes of an image for a screen: (N, H, W, C), or (N, C, H, W) for "uint8-chw".
 
-        By the decoder that was exported with `--pixels`, where there is one of this layout; else rounded here. Either way
-        a byte is that of the bundle's specification, section 4; the two can differ where the exact value lies on the
-        boundary between two levels, and are both right there.
+        By the decoder that was exported with `--pixels`, where there is one of this layout; else rounded here. Either
+        way a byte is that of the bundle's specification, section 4; the two can differ where the exact value lies on
+        the boundary between two levels, and are both right there.
         """
-        part = PIXELS.get(f"uint8-{layout}")  # type: ignore[call-overload]
-        if part is None:
-            raise UsageError("unknown layout", expected="hwc | chw", got=layout)
+        if layout not in PIXELS:
+            raise UsageError("unknown pixels", expected=" | ".join(PIXELS), got=layout)
+        part = PIXELS[layout]
         if self._has(part):
             return self.run(part, latent=latent)["pixels"]
         rows, step = self._check("decoder", {"latent": latent}), self.rows_at_a_time("decoder")
