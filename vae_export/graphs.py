@@ -75,7 +75,7 @@ class Source:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that these modules can make; beside a decoder, those of `PIXELS` too."""
+        """The parts of `PARTS` that these modules can make. With a decoder, `graph` makes those of `PIXELS` too."""
         parts: list[Part] = []
         if self.encoder is not None:
             parts.append("encoder")
