@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vae_export.contract import LEVELS, Array, Contract, Part
+from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.graphs import Graph
 from vae_export.parity.grid import REACHES
