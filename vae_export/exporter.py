@@ -48,7 +48,8 @@ def export(
             what is no export folder with it.
         formats: names in `vae_export.formats.FORMATS`.
         parts: None takes all that the source can make.
-        pixels: layouts of bytes; for each, one decoder more, which gives them in place of a float32 image.
+        pixels: layouts of bytes; for each, one decoder more, which gives them in place of a float32 image. In float32
+            files alone.
         precisions: of the files; each format must have one of them, and is written in all that it has.
         budget: what of pixels and nats they may cost.
         opset: of the ONNX files.
