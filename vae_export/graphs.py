@@ -1,4 +1,4 @@
-"""The modules that are exported: eval mode, probabilities out, noise as an input, never a draw inside.
+"""What is exported: the modules of `part_modules` in eval mode, captured once, never a draw inside.
 
 From here on nothing knows a model family. A `Source` is an encoder, a decoder and a contract, whoever built them; a
 `Graph` is one part of it, ready to be written by any format.
