@@ -19,8 +19,17 @@ if TYPE_CHECKING:
 
 #: Any numpy array. A name only: the command line reads the parts below without importing numpy.
 Array: TypeAlias = "npt.NDArray[Any]"
-Part = Literal["encoder", "decoder", "autoencoder"]
+Part = Literal["encoder", "decoder", "autoencoder", "decoder-uint8-hwc", "decoder-uint8-chw"]
+#: What every VAE has, and what is exported where nothing else is said.
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "autoencoder")
+#: Bytes in place of a float32 image: the layout of one image, channels last as a canvas takes them, or first.
+Pixels = Literal["uint8-hwc", "uint8-chw"]
+#: The decoder that gives such bytes, by what is typed after --pixels.
+PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": "decoder-uint8-chw"}
+#: All that a file can be.
+EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
+#: The highest of the levels that a byte has for a pixel; the lowest is 0.
+LEVELS = 255
 
 #: The name of the dynamic first axis, in every graph and every shape of a manifest.
 BATCH = "N"
@@ -28,12 +37,13 @@ BATCH = "N"
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named input or output: float32, shape (N, *item), N dynamic, 1 and up."""
+    """One named input or output: shape (N, *item), N dynamic, 1 and up; float32, or the uint8 of bytes for a screen."""
 
     name: str
     item: tuple[int, ...]
     low: float = -math.inf
     high: float = math.inf
+    dtype: Literal["float32", "uint8"] = "float32"
 
     @property
     def shape(self) -> tuple[int | str, ...]:
@@ -47,26 +57,27 @@ class TensorSpec:
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "dtype": "float32",
+            "dtype": self.dtype,
             "shape": list(self.shape),
             "range": [self.low, self.high] if self.is_bounded else None,
         }
 
     def check(self, value: object, *, batch: int | None = None) -> None:
-        """Raise `ModelError` unless `value` is a finite float32 array of this shape (and of this batch size), N ≥ 1."""
+        """Raise `ModelError` unless `value` is a finite array of this dtype, shape and batch size, N ≥ 1."""
         import numpy as np
 
         where = f"tensor '{self.name}'"
         if not isinstance(value, np.ndarray):
             raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)
-        if value.dtype != np.dtype("=f4"):
-            raise ModelError("wrong dtype", where=where, expected="float32", got=value.dtype)
+        if value.dtype != np.dtype(self.dtype):  # of the machine's own byte order
+            raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
         expected = (batch if batch is not None else BATCH, *self.item)
         if value.ndim != len(expected) or value.shape[1:] != self.item or batch not in (None, value.shape[0]):
             raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
         if value.shape[0] == 0:
             raise ModelError("empty batch", where=where, expected=f"{BATCH} of 1 and up", got=value.shape)
-        if not np.isfinite(value).all():
+        # A byte is always finite, and to ask numpy takes as long as to make it.
+        if self.dtype == "float32" and not np.isfinite(value).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
 
@@ -84,6 +95,11 @@ class PartSpec:
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
         }
+
+
+def float_part(part: Part) -> Part:
+    """The part that computes the same without rounding it to bytes: what a file is held against, and tested with."""
+    return "decoder" if part in PIXELS.values() else part
 
 
 @dataclass(frozen=True)
@@ -133,7 +149,12 @@ class Contract:
                 reconstruction = TensorSpec("reconstruction", self.image_shape, *self.image_range)
                 outputs = (reconstruction, mean, logvar, latent, *self._spread("reconstruction"))
                 return PartSpec(part, (image, noise), outputs)
-        raise ModelError("unknown part", expected=" | ".join(PARTS), got=part)
+            case "decoder-uint8-hwc":
+                channels, *sizes = self.image_shape
+                return PartSpec(part, (latent,), (TensorSpec("pixels", (*sizes, channels), 0, LEVELS, "uint8"),))
+            case "decoder-uint8-chw":
+                return PartSpec(part, (latent,), (TensorSpec("pixels", self.image_shape, 0, LEVELS, "uint8"),))
+        raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
 
     def _spread(self, image: str) -> tuple[TensorSpec, ...]:
         """What the likelihood needs beside the image, one number a pixel: `image_logvar`, for example."""

@@ -13,7 +13,7 @@ from vae_export import __version__
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.companions import contents
-from vae_export.contract import PARTS, Part, PartSpec
+from vae_export.contract import EVERY_PART, PIXELS, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, UsageError
 from vae_export.files import write_atomic
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
@@ -33,6 +33,7 @@ def export(
     *,
     formats: Sequence[str] = ("onnx",),
     parts: Sequence[Part] | None = None,
+    pixels: Sequence[Pixels] = (),
     precisions: Sequence[PrecisionName] = (FULL,),
     budget: Budget | None = None,
     opset: int = OPSET,
@@ -47,6 +48,8 @@ def export(
             what is no export folder with it.
         formats: names in `vae_export.formats.FORMATS`.
         parts: None takes all that the source can make.
+        pixels: layouts of bytes; for each, one decoder more, which gives them in place of a float32 image. In float32
+            files alone.
         precisions: of the files; each format must have one of them, and is written in all that it has.
         budget: what of pixels and nats they may cost.
         opset: of the ONNX files.
@@ -56,21 +59,24 @@ def export(
         The published artifact, and the certificate that lies in it.
 
     Raises:
-        UsageError: an unknown format, part, precision or opset, or an `out` that exists.
+        UsageError: an unknown format, part, layout, precision or opset, or an `out` that exists.
         ModelError: modules that do not keep the contract, or draw random numbers; too few images to calibrate with.
         MachineError: a format that cannot be written here; a full disk.
         ParityError: a file does not compute what PyTorch computes, or misses its budget. Nothing is left behind.
     """
     out = Path(out)
     source = Source.of(source)
-    chosen = _chosen(source, formats, parts)
+    chosen = _chosen(source, formats, parts, pixels)
     kinds = _kinds(formats, precisions)
+    if pixels and set(precisions) != {FULL}:
+        got, do = ", ".join(precisions), "export other precisions to a folder of their own"
+        raise UsageError("pixels are of float32 alone", expected=FULL, got=got, do=do)
     for format in formats:
         FORMATS[format].check(WriteOptions(opset=opset))
     _check_out(out, force=force)
     watch = Stopwatch()
     with watch.lap("capture"):
-        graphs = {part: source.graph(part) for part in source.parts}
+        graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *chosen))}
         for part in chosen:
             _ = graphs[part].program  # shared by all formats and precisions of float32
         # Before anything is written: what is too little or no number to calibrate with is known by now.
@@ -92,7 +98,8 @@ def export(
                 machine = FORMATS[format].machine(data)
                 entries.append(FileEntry.of(name, part, format, data, precision, machine))
         with watch.lap("golden vectors"):
-            golden, arrays = golden_vectors(source, chosen, [precision for _, precision in kinds], calibrated)
+            tested = list(dict.fromkeys(map(float_part, chosen)))
+            golden, arrays = golden_vectors(source, tested, [precision for _, precision in kinds], calibrated)
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
@@ -117,7 +124,9 @@ def export(
     return Artifact(out, manifest), certificate
 
 
-def _chosen(source: Source, formats: Sequence[str], parts: Sequence[Part] | None) -> tuple[Part, ...]:
+def _chosen(
+    source: Source, formats: Sequence[str], parts: Sequence[Part] | None, pixels: Sequence[Pixels]
+) -> tuple[Part, ...]:
     if unknown := [format for format in formats if format not in FORMATS]:
         raise UsageError("unknown format", expected=" | ".join(FORMATS), got=unknown[0])
     if not formats or len(set(formats)) != len(formats):
@@ -125,12 +134,17 @@ def _chosen(source: Source, formats: Sequence[str], parts: Sequence[Part] | None
     for format in formats:
         if (reason := FORMATS[format].unavailable()) is not None:
             raise MachineError(f"format {format} cannot be written here", got=reason)
+    if unknown := [layout for layout in pixels if layout not in PIXELS]:
+        raise UsageError("unknown pixels", expected=" | ".join(PIXELS), got=unknown[0])
+    if pixels and "decoder" not in source.parts:
+        raise UsageError("pixels are a decoder's", expected="a source with a decoder", got=" | ".join(source.parts))
     wanted = source.parts if parts is None else parts
     if not wanted:
         raise UsageError("no part was asked for", expected=" | ".join(source.parts))
     if bad := [part for part in wanted if part not in source.parts]:
         raise UsageError("part cannot be made", where=bad[0], expected=" | ".join(source.parts))
-    return tuple(part for part in PARTS if part in wanted)
+    wanted = (*wanted, *(PIXELS[layout] for layout in pixels))
+    return tuple(part for part in EVERY_PART if part in wanted)
 
 
 def _kinds(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tuple[tuple[str, PrecisionName], ...]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vae_export.contract import Array, Part, TensorSpec
+from vae_export.contract import LEVELS, Array, Contract, Part, TensorSpec
 from vae_export.grey import GreyLevels, compare
+from vae_export.pixels import in_levels, missed, unrounded
 from vae_export.precision import FULL, PrecisionName
 
 FOLDER = "golden"
@@ -128,6 +129,21 @@ class Judgement:
     def __str__(self) -> str:
         pixels = f", {self.grey.differing} pixels differ, {self.grey.unexplained} unexplained" if self.grey else ""
         return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{pixels}"
+
+
+def judge_pixels(
+    contract: Contract,
+    part: Part,
+    got: Array,
+    expected: GoldenArray,
+    exact: Array,
+    precision: PrecisionName = FULL,
+) -> Judgement:
+    """Hold the bytes of a part of `PIXELS` against the decoder's golden image `exact` (N, C, H, W); in grey levels."""
+    band = in_levels(expected.allowed(precision), contract)
+    wanted = unrounded(exact, contract, part)
+    grey = compare(got, wanted, low=0, high=LEVELS, band=band)
+    return Judgement(part, "pixels", float(missed(got, wanted).max()), band, grey)
 
 
 def judge(

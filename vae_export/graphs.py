@@ -1,4 +1,4 @@
-"""The modules that are exported: eval mode, probabilities out, noise as an input, never a draw inside.
+"""What is exported: the modules of `part_modules` in eval mode, captured once, never a draw inside.
 
 From here on nothing knows a model family. A `Source` is an encoder, a decoder and a contract, whoever built them; a
 `Graph` is one part of it, ready to be written by any format.
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vae_export.checkpoint import Checkpoint
-from vae_export.contract import BATCH, Array, Contract, Part, PartSpec
+from vae_export.contract import BATCH, PIXELS, Array, Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
-from vae_export.models import reparameterize
+from vae_export.part_modules import AutoencoderGraph, DecoderGraph, EncoderGraph, PixelsGraph
 from vae_export.precision import FULL, PrecisionName
 
 #: Graphs are captured with this batch: some versions bake a batch of 1 into the graph (pytorch#157621).
@@ -75,7 +75,7 @@ class Source:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts that these modules can make."""
+        """The parts of `PARTS` that these modules can make. With a decoder, `graph` makes those of `PIXELS` too."""
         parts: list[Part] = []
         if self.encoder is not None:
             parts.append("encoder")
@@ -87,62 +87,21 @@ class Source:
 
     def graph(self, part: Part) -> Graph:
         """The graph of `part`; raises `ModelError` if the modules do not keep the contract."""
-        if part not in self.parts:
+        if float_part(part) not in self.parts:
             raise ModelError("part cannot be made", where=part, expected=" | ".join(self.parts))
         modules = [module for module in (self.encoder, self.decoder) if module is not None]
         if part == "encoder":
             module: nn.Module = EncoderGraph(modules[0])
         elif part == "decoder":
             module = DecoderGraph(modules[-1])
+        elif part in PIXELS.values():
+            module = PixelsGraph(modules[-1], self.contract.image_range, part)
         else:
             module = AutoencoderGraph(*modules)
         # A copy: the caller's modules keep their mode and device.
         graph = Graph(self.contract.spec(part), copy.deepcopy(module).cpu().float().eval().requires_grad_(False))
         graph.check()
         return graph
-
-
-class EncoderGraph(nn.Module):
-    """image (N, C, H, W) → mean, logvar, each (N, *latent)."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors in the order of the contract."""
-        mean, logvar = self.encoder(image)
-        return mean, logvar
-
-
-class DecoderGraph(nn.Module):
-    """latent (N, *latent) → image (N, C, H, W), and what else the likelihood has."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, latent: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Tensors in the order of the contract."""
-        outputs: Tensor | tuple[Tensor, ...] = self.decoder(latent)
-        return outputs
-
-
-class AutoencoderGraph(nn.Module):
-    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent, and what else p(x|z) has."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the order of the contract."""
-        mean, logvar = self.encoder(image)
-        latent = reparameterize(mean, logvar, noise)
-        decoded = self.decoder(latent)
-        reconstruction, *rest = decoded if isinstance(decoded, tuple) else (decoded,)
-        return reconstruction, mean, logvar, latent, *rest
 
 
 class _Cast(nn.Module):
@@ -224,11 +183,11 @@ class Graph:
                     "not a tensor", where=f"{self.spec.part}, output '{tensor.name}'", got=type(output).__name__
                 )
             expected = (_EXAMPLE_BATCH, *tensor.item)
-            if tuple(output.shape) != expected or output.dtype != torch.float32:
+            if tuple(output.shape) != expected or output.dtype != getattr(torch, tensor.dtype):
                 raise ModelError(
                     "output does not keep the contract",
                     where=f"{self.spec.part}, output '{tensor.name}'",
-                    expected=f"float32 {expected}",
+                    expected=f"{tensor.dtype} {expected}",
                     got=f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}",
                 )
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vae_export.contract import Array
-
-LEVELS = 255
+from vae_export.contract import LEVELS, Array
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class GreyLevels:
 
 def levels(image: Array, low: float, high: float) -> Array:
     """The 8-bit level of each pixel of an image in [low, high], rounded half up, as an application would: int16."""
-    return np.floor(np.clip(_scaled(image, low, high), 0, LEVELS) + 0.5).astype(np.int16)
+    return np.floor(np.clip(scaled(image, low, high), 0, LEVELS) + 0.5).astype(np.int16)
 
 
 def compare(image: Array, exact: Array, *, low: float, high: float, band: float) -> GreyLevels:
@@ -43,5 +41,6 @@ def compare(image: Array, exact: Array, *, low: float, high: float, band: float)
     return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
 
 
-def _scaled(image: Array, low: float, high: float) -> Array:
+def scaled(image: Array, low: float, high: float) -> Array:
+    """An image in [low, high] with its levels not yet rounded: float64 in [0, 255]."""
     return (np.asarray(image, np.float64) - low) / (high - low) * LEVELS

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vae_export.companions import companion_name, contents
-from vae_export.contract import PARTS, Contract, Part
+from vae_export.contract import EVERY_PART, Contract, Part, float_part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.files import sha256
 from vae_export.names import check_distinct, check_name
@@ -159,7 +159,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         return manifest
     except VaeExportError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
@@ -179,7 +179,7 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
     for companion in beside:
         if companion.name != companion_name(entry.name, companion.suffix):
             raise IntegrityError("file beside another has a name of its own", where=companion.name, got=entry.name)
-    if entry.part not in PARTS:
+    if entry.part not in EVERY_PART:
         raise ValueError(f"part of a file is {entry.part!r}")
     if entry.precision not in PRECISIONS:
         raise ModelError("unknown precision", where=entry.name, expected=" | ".join(PRECISIONS), got=entry.precision)
@@ -196,7 +196,7 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
     from vae_export.golden import FOLDER, GoldenPart  # with numpy, which the command line does without until here
 
     parts = tuple(GoldenPart.from_json(item) for item in document["golden"])
-    if sorted(part.part for part in parts) != sorted({entry.part for entry in files}):
+    if sorted(part.part for part in parts) != sorted({float_part(entry.part) for entry in files}):
         raise IntegrityError("golden vectors are not those of the files", got=[part.part for part in parts])
     for part in parts:
         spec = contract.spec(part.part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from vae_export.contract import PARTS, Part
+from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import UsageError
 
 BATCHES = (1, 8, 64, 512, 4096)
@@ -41,8 +41,8 @@ class Plan:
                 raise UsageError(f"bad {name}", expected=f"1 to {highest:,}", got=bad[0] if values else "none")
             if len(set(values)) != len(values):
                 raise UsageError(f"{name} is there twice", got=list(values))
-        if not self.parts or any(part not in PARTS for part in self.parts):
-            raise UsageError("unknown part", expected=" | ".join(PARTS), got=list(self.parts))
+        if not self.parts or any(part not in EVERY_PART for part in self.parts):
+            raise UsageError("unknown part", expected=" | ".join(EVERY_PART), got=list(self.parts))
 
     @classmethod
     def quick(cls) -> Plan:

@@ -10,6 +10,7 @@ from vae_export.bundle.archive import write_archive
 from vae_export.bundle.card import model_card
 from vae_export.bundle.contents import CARD, LICENCE, PAGE, SUMS, entries
 from vae_export.companions import contents
+from vae_export.contract import float_part
 from vae_export.errors import ModelError, UsageError
 from vae_export.files import sha256
 from vae_export.manifest import NAME, Manifest
@@ -75,5 +76,5 @@ def _chosen(manifest: Manifest, formats: Sequence[str] | None, parts: Sequence[s
         for entry in manifest.files
         if (formats is None or entry.format in formats) and (parts is None or entry.part in parts)
     )
-    kept = {entry.part for entry in files}
+    kept = {float_part(entry.part) for entry in files}
     return replace(manifest, files=files, golden=tuple(part for part in manifest.golden if part.part in kept))

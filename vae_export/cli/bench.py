@@ -14,7 +14,7 @@ from vae_export.bench.plan import BATCHES, THREADS, Plan
 from vae_export.bench.timings import NAME
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
-from vae_export.contract import PARTS, Part
+from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
 from vae_export.files import write_atomic
@@ -32,7 +32,7 @@ def bench(
     part: Annotated[
         list[str] | None,
         typer.Option(
-            "--part", metavar="|".join([*PARTS, ALL]), help="What to measure. Repeatable.", show_default="decoder"
+            "--part", metavar="|".join([*EVERY_PART, ALL]), help="What to measure. Repeatable.", show_default="decoder"
         ),
     ] = None,
     target: Annotated[
@@ -96,7 +96,7 @@ def bench(
     artifact = open_artifact(chosen.export)
     if part is not None and ALL in part:
         have = {entry.part for entry in artifact.manifest.files}
-        plan = replace(plan, parts=tuple(name for name in PARTS if name in have))
+        plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
     record = read_record(artifact.certificate)
     check_writable(place.parent)
     timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=console.message)
@@ -111,9 +111,9 @@ def bench(
 
 def _parts(names: list[str]) -> tuple[Part, ...]:
     for name in names:
-        if name not in (*PARTS, ALL):
-            raise UsageError("unknown part", expected=" | ".join([*PARTS, ALL]), got=name)
-    return PARTS if ALL in names else tuple(part for part in PARTS if part in names)
+        if name not in (*EVERY_PART, ALL):
+            raise UsageError("unknown part", expected=" | ".join([*EVERY_PART, ALL]), got=name)
+    return EVERY_PART if ALL in names else tuple(part for part in EVERY_PART if part in names)
 
 
 def _show(timings: Timings) -> None:

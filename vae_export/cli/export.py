@@ -20,7 +20,7 @@ from vae_export.cli.options import (
     budget_of,
     chosen_run,
 )
-from vae_export.contract import PARTS, Part
+from vae_export.contract import PARTS, PIXELS, Part, Pixels
 from vae_export.errors import UsageError
 from vae_export.extras import require
 from vae_export.formats import FORMATS, OPSET
@@ -44,6 +44,15 @@ def export(
     part: Annotated[
         list[str] | None,
         typer.Option("--part", metavar="|".join([*PARTS, ALL]), help="What to export. Repeatable.", show_default=ALL),
+    ] = None,
+    pixels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pixels",
+            metavar="|".join(PIXELS),
+            help="One decoder more, which gives bytes for a screen. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     precision: Annotated[
         list[str] | None,
@@ -76,6 +85,7 @@ def export(
     precisions = _precisions(precision or [FULL])
     formats = _formats(format or ["onnx"], precisions)
     parts = _parts(part or [ALL])
+    layouts = _pixels(pixels or [])
     if checkpoint is not None and run is not None:
         raise UsageError("--run and --checkpoint exclude each other", do="name one of them")
     chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
@@ -93,6 +103,7 @@ def export(
         folder,
         formats=formats,
         parts=parts,
+        pixels=layouts,
         precisions=precisions,
         budget=budget,
         opset=opset,
@@ -153,8 +164,14 @@ def _parts(names: list[str]) -> tuple[Part, ...] | None:
     return None if ALL in names else tuple(part for part in PARTS if part in names)
 
 
-def _refuse_unknown(what: str, names: list[str], known: Iterable[str]) -> None:
-    choices = [*known, ALL]
+def _pixels(names: list[str]) -> tuple[Pixels, ...]:
+    """The layouts of bytes that were asked for."""
+    _refuse_unknown("pixels", names, PIXELS, every=())
+    return tuple(layout for layout in PIXELS if layout in names)
+
+
+def _refuse_unknown(what: str, names: list[str], known: Iterable[str], every: Iterable[str] = (ALL,)) -> None:
+    choices = [*known, *every]
     for name in names:
         if name not in choices:
             raise UsageError(f"unknown {what}", expected=" | ".join(choices), got=name)

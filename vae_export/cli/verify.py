@@ -19,7 +19,7 @@ from vae_export.cli.options import (
     budget_of,
     chosen_run,
 )
-from vae_export.contract import PARTS, Contract, Part
+from vae_export.contract import EVERY_PART, Contract, Part
 from vae_export.errors import ParityError, UsageError
 from vae_export.extras import require
 from vae_export.files import write_atomic
@@ -46,7 +46,7 @@ def verify(
         typer.Option("--file", help="One model file without a manifest, in place of an export.", show_default=False),
     ] = None,
     part: Annotated[
-        str | None, typer.Option("--part", metavar="|".join(PARTS), help="What --file is.", show_default=False)
+        str | None, typer.Option("--part", metavar="|".join(EVERY_PART), help="What --file is.", show_default=False)
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -94,8 +94,8 @@ def verify(
     be read, 4 where it is not the one that was exported, 5 where it does not compute what PyTorch computes or is worse
     than --baseline, 6 where a --target cannot run.
     """
-    if file is not None and (export is not None or part not in PARTS):
-        raise UsageError("--file needs --part, and no --export", expected=" | ".join(PARTS), got=part)
+    if file is not None and (export is not None or part not in EVERY_PART):
+        raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=part)
     if file is None and part is not None:
         raise UsageError("--part goes with --file", got=part, do="an export is verified whole")
     if out is not None:
@@ -166,7 +166,7 @@ def _compare(
 
     if file is not None:
         loaded = load_checkpoint(checkpoint)
-        name: Part = next(known for known in PARTS if known == part)
+        name: Part = next(known for known in EVERY_PART if known == part)
         artifact = _of_file(file, name, loaded.config.contract, quick=quick, trust=trust)
     else:
         artifact = open_artifact(export or checkpoint.parent)

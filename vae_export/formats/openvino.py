@@ -151,4 +151,4 @@ def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
 
 
 def _signature(tensor: TensorSpec) -> tuple[str, str, list[int | str]]:
-    return tensor.name, "f32", list(tensor.shape)
+    return tensor.name, {"float32": "f32", "uint8": "u8"}[tensor.dtype], list(tensor.shape)

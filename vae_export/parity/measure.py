@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from vae_export.contract import Array, TensorSpec
+from vae_export.contract import LEVELS, Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.grey import GreyLevels, compare
 from vae_export.parity.grid import MEAN_REACHES, REACHES, ROUNDOFF, ulp
+from vae_export.pixels import missed
 from vae_export.precision import FULL, PrecisionName
 
 #: How many units in its last place a number at the bound of its range may be beyond it.
@@ -64,6 +65,19 @@ class Scale:
     mean_sensitivity: float | None = None
     span: float = math.inf
 
+    def in_levels(self, levels: float) -> Scale:
+        """The same of the bytes of an image, where one of its units is so many grey levels."""
+        return replace(
+            self,
+            eager_error=self.eager_error * levels,
+            sensitivity=self.sensitivity * levels,
+            magnitude=float(LEVELS),  # what is rounded is computed at up to that
+            tolerance=self.tolerance and replace(self.tolerance, atol=self.tolerance.atol * levels),
+            eager_mean=None if self.eager_mean is None else self.eager_mean * levels,
+            mean_sensitivity=None if self.mean_sensitivity is None else self.mean_sensitivity * levels,
+            span=float(LEVELS),
+        )
+
     @cached_property
     def rounding(self) -> float:
         """What PyTorch itself is off by, or would be with less luck; at least one ULP."""
@@ -102,7 +116,7 @@ class Measure:
     """Attributes:
     max_abs, mean_abs: difference to PyTorch's float32 output.
     worst_index: where it is largest, batch first.
-    error: largest distance to the float64 output.
+    error: largest distance to the float64 output; of bytes, to what rounds to them.
     ulps: that distance in units in the last place of a float32 as large as the output's largest value.
     grey: what an application sees after rounding an image to 8 bits; None for what is no image.
     outside: how many numbers leave the contract's range by more than rounding; None for what has no range.
@@ -131,7 +145,7 @@ def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: f
     except ModelError as error:
         return Measure(fault=error.line())
     output = np.asarray(value, np.float64)
-    measured = figures(output, eager, exact, magnitude)
+    measured = figures(output, eager, exact, magnitude, in_bytes=spec.dtype == "uint8")
     if not spec.is_bounded:
         return measured
     grey = compare(output, exact, low=spec.low, high=spec.high, band=band)
@@ -167,11 +181,14 @@ def failure(error: Exception) -> str:
     return " ".join(f"cannot run: {type(error).__name__}: {error}".split())[:_FAULT_LENGTH]
 
 
-def figures(output: Array, eager: Array, exact: Array, magnitude: float) -> Measure:
-    """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe."""
+def figures(output: Array, eager: Array, exact: Array, magnitude: float, *, in_bytes: bool = False) -> Measure:
+    """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe.
+
+    Of bytes the error is how far the truth is from rounding to them (see `missed`).
+    """
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
-    distances = np.abs(output - exact)
+    distances = missed(output, exact) if in_bytes else np.abs(output - exact)
     error = float(distances.max())
     return Measure(
         max_abs=float(difference.max()),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vae_export.contract import Array
+from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.graphs import Graph
 from vae_export.parity.grid import REACHES
@@ -17,6 +17,7 @@ from vae_export.parity.measure import Scale, Tolerance, distance, excess, mean_d
 from vae_export.parity.moves import Moves
 from vae_export.parity.oracle import TURNS, Oracle, evaluate
 from vae_export.parity.probes import Probe
+from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import FULL, PrecisionName
 
 #: One alone (a baked batch shows), two and three and seven (odd rests of vector registers), a round one, and one just
@@ -42,6 +43,14 @@ class Reference:
     eager: Mapping[str, Array]
     exact: Mapping[str, Array]
     scales: Mapping[str, Scale]
+
+
+def of_pixels(case: Reference, contract: Contract, part: Part) -> Reference:
+    """The decoder's case as one of a part that gives bytes: everything in grey levels, and only the truth unrounded."""
+    scale = case.scales["image"].in_levels(in_levels(1.0, contract))
+    eager = to_bytes(case.eager["image"], contract, part)
+    exact = unrounded(case.exact["image"], contract, part)
+    return replace(case, eager={"pixels": eager}, exact={"pixels": exact}, scales={"pixels": scale})
 
 
 def references(

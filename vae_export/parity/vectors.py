@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vae_export.contract import Array, Part
+from vae_export.contract import LEVELS, Array, Part
 from vae_export.errors import ModelError
 from vae_export.files import sha256
 from vae_export.golden import DTYPE, FEWEST_ROWS, FOLDER, MOST_ROWS, GoldenArray, GoldenPart
 from vae_export.graphs import Graph, Source
-from vae_export.grey import LEVELS, levels
+from vae_export.grey import levels
 from vae_export.noise import sample
 from vae_export.parity.lowered import lowered
 from vae_export.parity.measure import Scale

@@ -8,7 +8,7 @@ import numpy as np
 
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
-from vae_export.contract import Part
+from vae_export.contract import Part, float_part
 from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
@@ -78,7 +78,8 @@ def verify(
     kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.files})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
-    graphs = {part: source.graph(part) for part in source.parts}
+    of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
+    graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *of_files))}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)

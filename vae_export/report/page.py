@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from vae_export.contract import Contract
-from vae_export.grey import LEVELS
+from vae_export.contract import LEVELS, Contract
 from vae_export.manifest import Manifest
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.evidence import Evidence

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from vae_export.contract import PARTS, Contract
+from vae_export.contract import EVERY_PART, Contract
 from vae_export.parity.certificate import Certificate, Row
 from vae_export.parity.metric import METRIC
 from vae_export.precision import FULL
@@ -135,7 +135,7 @@ class Summary:
         )
 
     def _item(self, part: str, output: str) -> int:
-        for known in PARTS:
+        for known in EVERY_PART:
             if known == part:
                 sizes = {tensor.name: math.prod(tensor.item) for tensor in self.contract.spec(known).outputs}
                 return sizes.get(output, 1)

@@ -12,14 +12,16 @@ import numpy.typing as npt
 from vae_export import noise
 from vae_export.artifact import Package, open_artifact
 from vae_export.bundle import open_bundle
-from vae_export.contract import Array, Contract, Part, TensorSpec
+from vae_export.contract import PIXELS, Array, Contract, Part, Pixels, TensorSpec
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.manifest import Manifest
+from vae_export.pixels import to_bytes
 from vae_export.precision import FULL, PrecisionName
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import CPU, Session
 
 Float32 = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 
 #: How far a pixel may lie outside its range, in units of it: what float32 arithmetic leaves behind.
 ROUNDING = 1e-6
@@ -70,6 +72,22 @@ class Model:
     def decode(self, latent: Float32) -> Float32:
         """latent (N, Z), prior N(0, I) → image (N, C, H, W) in the contract's range, [0, 1] for ours."""
         return self.run("decoder", latent=latent)["image"]
+
+    def pixels(self, latent: Float32, layout: Pixels = "uint8-hwc") -> Bytes:
+        """latent (N, Z) → the bytes of an image for a screen: (N, H, W, C), or (N, C, H, W) for "uint8-chw".
+
+        By the decoder that was exported with `--pixels`, where there is one of this layout; else rounded here. Either
+        way a byte is that of the bundle's specification, section 4; the two can differ where the exact value lies on
+        the boundary between two levels, and are both right there.
+        """
+        if layout not in PIXELS:
+            raise UsageError("unknown pixels", expected=" | ".join(PIXELS), got=layout)
+        part = PIXELS[layout]
+        if self._has(part):
+            return self.run(part, latent=latent)["pixels"]
+        rows, step = self._check("decoder", {"latent": latent}), self.rows_at_a_time("decoder")
+        pieces = (self.decode(latent[start : start + step]) for start in range(0, rows, step))
+        return np.concatenate([to_bytes(piece, self.contract, part) for piece in pieces])
 
     def encode(self, image: Float32) -> tuple[Float32, Float32]:
         """image (N, C, H, W) in the contract's range → mean (N, Z), logvar (N, Z)."""
@@ -128,7 +146,7 @@ class Model:
             return session.run(inputs)
         spec = self.contract.spec(part)
         try:
-            outputs = {tensor.name: np.empty((rows, *tensor.item), np.float32) for tensor in spec.outputs}
+            outputs = {tensor.name: np.empty((rows, *tensor.item), tensor.dtype) for tensor in spec.outputs}
         except MemoryError as error:
             raise OutOfMemoryError(f"{rows:,} rows of {part}") from error
         for start in range(0, rows, step):
@@ -157,6 +175,10 @@ class Model:
         spec = self.contract.spec(part)
         row = sum(4 * int(np.prod(tensor.item)) for tensor in (*spec.inputs, *spec.outputs))
         return max(1, min(_MOST_ROWS, _MOST_BYTES // row))
+
+    def _has(self, part: Part) -> bool:
+        kind = part, "onnx", self._precision
+        return any((entry.part, entry.format, entry.precision) == kind for entry in self.manifest.files)
 
     def _session(self, part: Part) -> Session:
         with self._opening:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vae_export.artifact import Package
-from vae_export.contract import Array
+from vae_export.contract import PIXELS, Array
 from vae_export.errors import ModelError, ParityError
-from vae_export.golden import Judgement, judge
+from vae_export.golden import Judgement, judge, judge_pixels
 from vae_export.precision import FULL, PrecisionName
 
 Run = Callable[..., dict[str, Array]]
@@ -64,4 +64,16 @@ def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> Se
         for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
             exact = expected.array(package.read(expected))
             judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact, precision))
-    return SelfTest(tuple(judgements))
+    return SelfTest((*judgements, *_of_pixels(package, run, precision)))
+
+
+def _of_pixels(package: Package, run: Run, precision: PrecisionName) -> Iterator[Judgement]:
+    """The decoders that give bytes: they have the decoder's golden vectors, and no others."""
+    manifest = package.manifest
+    for entry in manifest.files:
+        if entry.part in PIXELS.values() and (entry.format, entry.precision) == ("onnx", precision):
+            [golden] = (golden for golden in manifest.golden if golden.part == "decoder")
+            [latent], image = golden.inputs, golden.outputs[0]
+            pixels = run(entry.part, latent=latent.array(package.read(latent)))["pixels"]
+            exact = image.array(package.read(image))
+            yield judge_pixels(manifest.contract, entry.part, pixels, image, exact, precision)

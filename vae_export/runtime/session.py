@@ -28,6 +28,8 @@ OPTIMISATIONS = {
 }
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
 LOG_FATAL = 4
+#: What ONNX Runtime calls the contract's dtypes.
+_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 
 class Session:
@@ -87,7 +89,7 @@ class Session:
             binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(inputs[tensor.name], where))
         rows = len(inputs[self._spec.inputs[0].name])
         outputs = {
-            tensor.name: ort.OrtValue.ortvalue_from_shape_and_type((rows, *tensor.item), np.float32, where)
+            tensor.name: ort.OrtValue.ortvalue_from_shape_and_type((rows, *tensor.item), np.dtype(tensor.dtype), where)
             for tensor in self._spec.outputs
         }
         for name, value in outputs.items():
@@ -102,7 +104,7 @@ class Session:
             ("inputs", self._spec.inputs, self._session.get_inputs()),
             ("outputs", self._spec.outputs, self._session.get_outputs()),
         ):
-            wanted = [(tensor.name, "tensor(float)", list(tensor.shape)) for tensor in expected]
+            wanted = [(tensor.name, _TYPES[tensor.dtype], list(tensor.shape)) for tensor in expected]
             found = [(value.name, value.type, value.shape) for value in got]
             if wanted != found:
                 raise ModelError(

@@ -1,0 +1,123 @@
+"""What a decoder that gives bytes saves a host: the fused file against decoding and rounding with numpy.
+
+    python benchmarks/pixels.py
+    python benchmarks/pixels.py artifacts/mnist-mlp --rounds 50
+
+Exports the decoder of a run, or of a freshly initialised `mlp`, with `--pixels uint8-hwc`. Both sides end with the
+bytes of a canvas, (N, H, W, C) uint8: ONNX Runtime on one thread, and, where its file gives float32, the shortest
+rounding that numpy has. The sides take turns; ratios are taken pair by pair, the median stands before the quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vae_export import open_artifact
+from vae_export.checkpoint import Checkpoint, save_checkpoint
+from vae_export.contract import LEVELS, PIXELS, Array
+from vae_export.models import VAE, VAEConfig
+from vae_export.runtime.session import Session
+
+ROOT = Path(__file__).parent.parent
+BATCHES = (1, 64, 4096)
+FUSED = PIXELS["uint8-hwc"]
+#: Of one measurement: calls of less are repeated until they have taken so long.
+SECONDS = 0.02
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", nargs="?", type=Path, help="run folder; default: a freshly initialised mlp")
+    parser.add_argument("--rounds", type=int, default=30)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        checkpoint = given.run / "checkpoint.safetensors" if given.run else _initialised(folder)
+        _export(checkpoint, folder / "export")
+        artifact = open_artifact(folder / "export")
+        contract = artifact.manifest.contract
+        floats, fused = (
+            Session(artifact.read(artifact.entry(part)), contract.spec(part), threads=1) for part in ("decoder", FUSED)
+        )
+    print(f"{'batch':>6}{'decode':>12}{'and round':>12}{'fused':>12}{'saved':>12}   times as fast")
+    for batch in BATCHES:
+        latent = np.random.default_rng(0).standard_normal((batch, *contract.latent_shape)).astype(np.float32)
+        sides = (
+            lambda latent=latent: floats.run({"latent": latent})["image"],
+            lambda latent=latent: rounded(floats.run({"latent": latent})["image"], *contract.image_range),
+            lambda latent=latent: fused.run({"latent": latent})["pixels"],
+        )
+        _check(sides[1](), sides[2]())
+        print(_line(batch, *_measured(sides, given.rounds)))
+
+
+def rounded(image: Array, low: float, high: float) -> Array:
+    """image (N, C, H, W) float32 → (N, H, W, C) uint8, in place: nothing is allocated but the bytes."""
+    scaled = image - np.float32(low) if low else image
+    scaled *= np.float32(LEVELS / (high - low))
+    scaled += np.float32(0.5)
+    np.clip(scaled, 0, LEVELS, out=scaled)
+    return np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), 1, -1))
+
+
+def _measured(sides: tuple[Callable[[], Array], ...], rounds: int) -> list[list[float]]:
+    """Seconds of a call, of each side in each round."""
+    calls = []
+    for side in sides:  # the first call of a batch size sets up memory
+        side()
+        started = time.perf_counter()
+        side()
+        calls.append(max(1, round(SECONDS / (time.perf_counter() - started))))
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(rounds):  # in turn, so that a drift of the machine hits every side alike
+        for side, times, found in zip(sides, calls, seconds, strict=True):
+            started = time.perf_counter()
+            for _ in range(times):
+                side()
+            found.append((time.perf_counter() - started) / times)
+    return seconds
+
+
+def _line(batch: int, decode: list[float], both: list[float], fused: list[float]) -> str:
+    ratios = [one / other for one, other in zip(both, fused, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    saved = statistics.median(one - other for one, other in zip(both, fused, strict=True))
+    shown = (statistics.median(decode), statistics.median(both), statistics.median(fused), saved)
+    figures = "".join(f"{seconds * 1e6:9,.1f} µs" for seconds in shown)
+    return f"{batch:6}{figures}   {middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _check(one: Array, other: Array) -> None:
+    """Both sides must have done the same, but for pixels on the boundary of two levels."""
+    difference = np.abs(one.astype(int) - other)
+    if one.shape != other.shape or difference.max() > 1 or (difference > 0).mean() > 1e-3:
+        sys.exit("the sides give different bytes")
+
+
+def _export(checkpoint: Path, out: Path) -> None:
+    options = ["--part", "decoder", "--pixels", "uint8-hwc", "--out", out]
+    command = [sys.executable, ROOT / "cli.py", "export", "--checkpoint", checkpoint, *options]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+
+
+def _initialised(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = VAEConfig("mlp")
+    path = folder / "checkpoint.safetensors"
+    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
+    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
+    return path
+
+
+if __name__ == "__main__":
+    main()

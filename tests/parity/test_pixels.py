@@ -1,0 +1,280 @@
+"""Decoders that give bytes: the rounding of an application within the graph, and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests import samples
+from tests.parity.conftest import examples
+from tests.parity.subject import refused
+from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
+from vae_export.bundle import open_bundle, pack
+from vae_export.contract import LEVELS, PIXELS, Array, Part, Pixels
+from vae_export.errors import ModelError, UsageError
+from vae_export.files import sha256
+from vae_export.formats import FORMATS, Setting
+from vae_export.golden import judge_pixels
+from vae_export.grey import compare, levels
+from vae_export.likelihood import Likelihood
+from vae_export.manifest import NAME
+from vae_export.part_modules import PixelsGraph
+from vae_export.pixels import missed, to_bytes, unrounded
+from vae_export.precision import PrecisionName
+from vae_export.record import read_record
+from vae_export.runtime.self_test import self_test
+
+LAYOUTS: tuple[Pixels, ...] = ("uint8-hwc", "uint8-chw")
+HWC, CHW = PIXELS["uint8-hwc"], PIXELS["uint8-chw"]
+CPU = "CPUExecutionProvider"
+RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 1.5)])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate, Source]:
+    """A colour decoder in [-1, 1], as high as it is wide, with both layouts in every format that takes no compiler."""
+    source = samples.foreign_source()
+    out = tmp_path_factory.mktemp("pixels") / "export"
+    artifact, certificate = export(source, out, formats=samples.QUICK, parts=["decoder"], pixels=LAYOUTS)
+    return artifact, certificate, source
+
+
+def graph(contract: Contract, part: Part, decoder: nn.Module | None = None) -> Callable[[Array], Array]:
+    module = PixelsGraph(decoder or nn.Identity(), contract.image_range, part)
+    return lambda image: module(torch.from_numpy(image)).numpy()
+
+
+@examples
+@given(st.lists(st.floats(-0.5, 1.5, width=32), min_size=6, max_size=6), RANGES, st.sampled_from(LAYOUTS))
+def test_the_graph_rounds_as_an_application_does(
+    values: list[float], bounds: tuple[float, float], layout: Pixels
+) -> None:
+    contract = Contract((1, 2, 3), (1,), bounds)
+    low, high = bounds
+    image = (low + np.array(values, np.float32).reshape(1, 1, 2, 3) * np.float32(high - low)).astype(np.float32)
+    got = graph(contract, PIXELS[layout])(image)
+    assert (got.dtype, got.shape) == (np.uint8, (1, *contract.spec(PIXELS[layout]).outputs[0].item))
+    exact = np.clip(unrounded(image, contract, PIXELS[layout]), 0, LEVELS)
+    assert compare(got, exact, low=0, high=LEVELS, band=1e-4).unexplained == 0
+    assert missed(got, exact).max() <= 1e-4
+    assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), levels(exact, 0, LEVELS))
+
+
+def test_the_graph_gives_the_bytes_that_the_specification_shows() -> None:
+    """Below the range 0 and above it 255: a decoder that leaves it is refused, and a graph never wraps round."""
+    text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text("utf-8")
+    (pixels, expected) = re.search(r"^\| pixel, range \[0, 1\] \|(.*)\|\n.*\n\| byte \|(.*)\|$", text, re.M).groups()  # type: ignore[union-attr]
+    image = np.array([float(pixel) for pixel in pixels.split("|")], np.float32).reshape(1, 1, 1, -1)
+    got = graph(Contract((1, 1, image.size), (1,)), CHW)(image)
+    assert got.ravel().tolist() == [int(byte) for byte in expected.split("|")]
+
+
+@examples
+@given(st.floats(0, LEVELS), st.integers(0, LEVELS))
+def test_a_byte_misses_by_what_the_truth_is_away_from_rounding_to_it(exact: float, byte: int) -> None:
+    truth, got = np.array([exact]), np.array([byte], np.uint8)
+    distance = float(missed(got, truth)[0])
+    right = int(levels(truth, 0, LEVELS)[0])
+    assert missed(np.array([right], np.uint8), truth)[0] == 0
+    if byte != right:
+        assert abs(exact + np.sign(byte - exact) * distance - byte) == pytest.approx(0.5)
+
+
+def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certificate, Source]) -> None:
+    artifact, certificate, source = made
+    assert certificate.passed
+    assert len(artifact.manifest.files) == 3 * len(samples.QUICK)
+    rows = [row for row in certificate.rows if row.part in (HWC, CHW)]
+    assert {row.target for row in rows} == {row.target for row in certificate.rows}
+    assert {row.probe for row in rows} == {row.probe for row in certificate.rows}
+    assert all(row.measure.grey is not None and row.measure.grey.worst <= 1 for row in rows)
+    latent = np.random.default_rng(1).standard_normal((3, 4, 4, 4)).astype(np.float32)
+    decoder = source.graph("decoder").module.double()
+    with torch.no_grad():
+        exact = decoder(torch.from_numpy(latent).double()).numpy()
+    for layout in LAYOUTS:
+        for format in samples.QUICK:
+            entry, spec = artifact.entry(PIXELS[layout], format), source.contract.spec(PIXELS[layout])
+            runner = FORMATS[format].open(artifact.read(entry), spec, FORMATS[format].providers()[0], Setting())
+            got = runner({"latent": latent})["pixels"]
+            assert missed(got, unrounded(exact, source.contract, PIXELS[layout])).max() < 1e-2
+            assert got.flags.c_contiguous, "a host copies it as it is"
+
+
+def test_the_manifest_says_what_comes_out(made: tuple[Artifact, Certificate, Source]) -> None:
+    documents = {entry["name"]: entry for entry in made[0].manifest.to_json()["files"]}
+    for layout, shape in (("uint8-hwc", ["N", 32, 32, 3]), ("uint8-chw", ["N", 3, 32, 32])):
+        entry = documents[f"decoder-{layout}.onnx"]
+        assert entry["inputs"] == documents["decoder.onnx"]["inputs"]
+        assert entry["outputs"] == [{"name": "pixels", "dtype": "uint8", "shape": shape, "range": [0, 255]}]
+
+
+def constant(model: onnx.ModelProto, operator: str, value: float) -> None:
+    """The number that an operator takes beside the image becomes another."""
+    node = next(node for node in reversed(model.graph.node) if node.op_type == operator)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), "another"))
+    node.input[1] = "another"
+
+
+def permuted(model: onnx.ModelProto, axes: list[int]) -> None:
+    """The output's axes in another order."""
+    node = next(node for node in model.graph.node if "pixels" in node.output)
+    node.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Transpose", ["before"], ["pixels"], perm=axes))
+
+
+def channels_swapped(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if "pixels" in node.output)
+    node.output[0] = "before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 1, 0]), "order"))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["before", "order"], ["pixels"], axis=3))
+
+
+def logits(model: onnx.ModelProto) -> None:
+    """The end of the decoder is left out: far beyond the range, so that only the clamp is left."""
+    node = next(node for node in model.graph.node if node.op_type == "Tanh")
+    node.op_type = "Identity"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        pytest.param(lambda model: constant(model, "Add", 127.5), None, id="cut off, not rounded"),
+        pytest.param(lambda model: constant(model, "Add", 128.5), None, id="rounded up"),
+        pytest.param(lambda model: constant(model, "Mul", 128.0), None, id="256 levels in place of 255"),
+        pytest.param(lambda model: constant(model, "Mul", -127.5), None, id="a negative"),
+        pytest.param(lambda model: constant(model, "Add", 0.5), None, id="[-1, 1] taken for [0, 1]"),
+        pytest.param(channels_swapped, None, id="BGR"),
+        pytest.param(lambda model: permuted(model, [0, 2, 1, 3]), None, id="rows and columns exchanged"),
+        pytest.param(lambda model: permuted(model, [0, 3, 2, 1]), "opened", id="channels first, said to be last"),
+        pytest.param(logits, None, id="the decoder without its end"),
+    ],
+)
+def test_a_fault_in_the_bytes_is_found(
+    made: tuple[Artifact, Certificate, Source], tmp_path: Path, change: Callable[[onnx.ModelProto], None], fault: object
+) -> None:
+    artifact, _, source = made
+    entry = artifact.entry(HWC)
+    model = onnx.load_from_string(artifact.read(entry))
+    change(model)
+    for dim, size in zip(model.graph.output[0].type.tensor_type.shape.dim[1:], (32, 32, 3), strict=True):
+        dim.dim_value = size
+    data = model.SerializeToString()
+    (tmp_path / entry.name).write_bytes(data)
+    file = replace(entry, size=len(data), sha256=sha256(data))
+    (tmp_path / NAME).write_bytes(replace(artifact.manifest, files=(file,), golden=()).text)
+    if fault is not None:  # ONNX Runtime knows the shape to be another
+        with pytest.raises(ModelError, match="ONNX file cannot be opened|outputs are not those"):
+            verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
+        return
+    certificate = verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
+    refused(certificate)
+    assert all(row.output == "pixels" for row in certificate.failures)
+    assert all(row.measure.grey is not None and row.measure.grey.unexplained > 0 for row in certificate.failures)
+
+
+def test_what_else_the_likelihood_says_is_left_out(tmp_path: Path) -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(2, 24), nn.Unflatten(1, (2, 3, 4)))
+
+        def forward(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, logvar = self.body(latent).split(1, dim=1)
+            return torch.sigmoid(mean), logvar
+
+    source = Source(Contract((1, 3, 4), (2,), likelihood=Likelihood("gaussian")), decoder=Spread())
+    artifact, certificate = export(source, tmp_path / "export", pixels=["uint8-hwc"])
+    assert certificate.passed
+    assert [tensor.name for tensor in source.contract.spec("decoder").outputs] == ["image", "image_logvar"]
+    assert load(artifact.folder).pixels(np.zeros((2, 2), np.float32)).shape == (2, 3, 4, 1)
+
+
+def test_an_application_gets_the_same_bytes_from_either_decoder(
+    made: tuple[Artifact, Certificate, Source], tmp_path: Path
+) -> None:
+    artifact, _, source = made
+    record = read_record(artifact.certificate)
+    bundles = {}
+    for name, parts in (("both", None), ("bytes", [HWC]), ("floats", ["decoder"])):
+        path = tmp_path / f"{name}.zip"
+        path.write_bytes(pack(artifact, record, name=name, formats=["onnx"], parts=parts))
+        bundles[name] = load(path, batch_size=3)
+    assert [entry.part for entry in open_bundle(tmp_path / "bytes.zip").manifest.files] == [HWC]
+    latent = bundles["floats"].prior(8, 5)
+    image = bundles["floats"].decode(latent)
+    for model in bundles.values():
+        model.self_test().require()
+        got = model.pixels(latent)
+        assert (got.dtype, got.shape, got.flags.c_contiguous) == (np.uint8, (8, 32, 32, 3), True)
+        assert missed(got, unrounded(image, source.contract, HWC)).max() < 1e-2
+    assert np.array_equal(bundles["both"].pixels(latent, "uint8-chw"), to_bytes(image, source.contract, CHW))
+    for name in ("both", "floats"):
+        with pytest.raises(ModelError, match=r"not finite"):
+            bundles[name].pixels(np.full_like(latent, np.nan))
+    with pytest.raises(UsageError, match=r"unknown pixels; expected uint8-hwc \| uint8-chw, got hwc"):
+        bundles["both"].pixels(latent, "hwc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [lambda pixels: pixels ^ 1, lambda pixels: pixels[..., ::-1]])
+def test_the_self_test_finds_wrong_bytes(made: tuple[Artifact, Certificate, Source], wrong: object) -> None:
+    artifact = made[0]
+    model = load(artifact.folder)
+    assert [item.part for item in model.self_test().judgements] == ["decoder", HWC, CHW]
+
+    def run(part: Part, **inputs: Array) -> dict[str, Array]:
+        outputs = model.run(part, **inputs)
+        return {"pixels": wrong(outputs["pixels"])} if part == HWC else outputs  # type: ignore[operator]
+
+    result = self_test(artifact, run)
+    assert [item.part for item in result.judgements if not item.passed] == [HWC]
+    with pytest.raises(Exception, match=f"self-test failed: {HWC}, 'pixels'.* pixels of another grey level"):
+        result.require()
+
+
+def test_a_byte_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not(
+    made: tuple[Artifact, Certificate, Source],
+) -> None:
+    artifact, _, source = made
+    [part] = artifact.manifest.golden
+    [image] = part.outputs
+    exact = image.array(artifact.read(image)).copy()
+    exact[0, 0, 0, 0] = 100.5 / 127.5 - 1  # between 100 and 101
+    right = to_bytes(exact, source.contract, HWC)
+    for byte, unexplained in ((99, 1), (100, 0), (101, 0), (102, 1)):
+        right[0, 0, 0, 0] = byte
+        found = judge_pixels(source.contract, HWC, right, image, exact)
+        assert found.grey is not None
+        assert (found.grey.unexplained, found.passed) == (unexplained, not unexplained)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "precisions", "message"),
+    [
+        (["uint8"], ["fp32"], r"unknown pixels; expected uint8-hwc \| uint8-chw, got uint8"),
+        (["uint8-hwc"], ["int8"], r"pixels are of float32 alone; expected fp32, got int8"),
+        (["uint8-hwc"], ["fp32", "fp16"], r"pixels are of float32 alone; expected fp32, got fp32, fp16"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, pixels: list[Pixels], precisions: list[PrecisionName], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(samples.foreign_source(), tmp_path / "export", pixels=pixels, precisions=precisions)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_need_a_decoder(tmp_path: Path) -> None:
+    source = replace(samples.foreign_source(), decoder=None)
+    with pytest.raises(UsageError, match="pixels are a decoder's"):
+        export(source, tmp_path / "export", pixels=["uint8-hwc"])
