@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vae_export.artifact import Package
-from vae_export.contract import Array
+from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.golden import Judgement, judge
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import PrecisionName
 
 Run = Callable[..., dict[str, Array]]
 
@@ -50,13 +50,17 @@ class SelfTest:
         )
 
 
-def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> SelfTest:
-    """Run the golden inputs of every part that has an ONNX file; raises `ModelError` for an export without any."""
+def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionName]) -> SelfTest:
+    """Run the golden inputs of every part that has an ONNX file, in the precision that it runs in.
+
+    Raises `ModelError` for an export without golden vectors.
+    """
     manifest = package.manifest
     if not manifest.golden:
         raise ModelError("export has no golden vectors", do="export again")
     judgements = []
     for golden in manifest.golden:
+        precision = precisions[golden.part]
         kind = golden.part, "onnx", precision
         if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
             continue
