@@ -14,14 +14,15 @@ from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
 from vae_export.files import check_writable
+from vae_export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
-    from vae_export.tune import Tuning
+    from vae_export.tune.tuning import Tuning
 
 
 def tune(
-    part: Annotated[str, typer.Option("--part", metavar="|".join(PARTS), help="What to tune.")] = "decoder",
-    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = 1,
+    part: Annotated[str, typer.Option("--part", metavar="|".join(PARTS), help="What to tune.")] = TunePlan().part,
+    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = TunePlan().batch,
     max_grey_levels: Annotated[
         float | None,
         typer.Option(
@@ -32,8 +33,10 @@ def tune(
         float | None,
         typer.Option("--max-nats", help="Leave out files whose -ELBO may be worse by more.", show_default=False),
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", help="How often what is left at the end is measured.")] = 12,
-    seconds: Annotated[float, typer.Option("--seconds", help="For a candidate in a round.")] = 0.02,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="How often what is left at the end is measured.")
+    ] = TunePlan().rounds,
+    seconds: Annotated[float, typer.Option("--seconds", help="For a candidate in a round.")] = TunePlan().seconds,
     run: RunOption = None,
     export: Annotated[
         Path | None, typer.Option("--export", help="Export folder, in place of a run.", show_default=False)
@@ -47,8 +50,6 @@ def tune(
     and `vae_export.load` runs as it says. Exits 5 for files without a certificate that passed, and where no file is
     within the budget.
     """
-    from vae_export.tune.plan import TunePlan
-
     plan = TunePlan(_part(part), batch, rounds, seconds)
     if run is not None and export is not None:
         raise UsageError("--run and --export exclude each other", do="name one of them")
@@ -58,7 +59,7 @@ def tune(
     from vae_export.artifact import open_artifact
     from vae_export.parity import Budget
     from vae_export.record import read_record
-    from vae_export.tune import tune as search
+    from vae_export.tune.tuning import tune as search
 
     artifact = open_artifact(folder)
     record = read_record(artifact.certificate)
