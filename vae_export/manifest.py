@@ -168,7 +168,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         return manifest
     except VaeExportError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 

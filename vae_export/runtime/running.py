@@ -48,7 +48,7 @@ def running(
         why = f"recommended for batches of {advice.batch:,}, measured on a machine like this one"
         threads = advice.threads or None
         return Running(entry.precision, advice.provider, threads, advice.optimisation, advice.switches, why)
-    usual = Running(_precision(manifest, precision), provider or CPU, threads)
+    usual = Running(_precision(manifest, precision), CPU if provider is None else provider, threads)
     if advice is None:
         return usual
     reason = f"{' and '.join(given)} given by the caller" if given else obstacle

@@ -9,7 +9,7 @@ from vae_export.artifact import Package
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.golden import Judgement, judge
-from vae_export.precision import PrecisionName
+from vae_export.precision import FULL, PrecisionName
 
 Run = Callable[..., dict[str, Array]]
 
@@ -50,8 +50,8 @@ class SelfTest:
         )
 
 
-def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionName]) -> SelfTest:
-    """Run the golden inputs of every part that has an ONNX file, in the precision that it runs in.
+def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionName] | None = None) -> SelfTest:
+    """Run the golden inputs of every part that has an ONNX file in its precision, which is float32 if none is given.
 
     Raises `ModelError` for an export without golden vectors.
     """
@@ -60,7 +60,7 @@ def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionNam
         raise ModelError("export has no golden vectors", do="export again")
     judgements = []
     for golden in manifest.golden:
-        precision = precisions[golden.part]
+        precision = (precisions or {}).get(golden.part, FULL)
         kind = golden.part, "onnx", precision
         if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
             continue
