@@ -13,7 +13,7 @@ from vae_export.cli.options import JsonOption, RunOption, budget_of, chosen_run
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.extras import require
-from vae_export.files import check_writable
+from vae_export.storage import check_writable
 from vae_export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
