@@ -172,6 +172,19 @@ def test_a_tie_goes_to_the_more_exact_and_a_lead_beyond_noise_does_not(small: Sm
     assert search({usual: [1.0] * 4, exact: [1.01] * 4, eight: [1.5] * 4}, usual).winner()[0] == usual
 
 
+def test_an_engine_that_the_runtime_does_not_run_never_wins_and_its_lead_is_said(small: Small) -> None:
+    field = candidates(small.artifact.manifest, small.record, "decoder")
+    usual = next(item for item in field if item.is_followed)
+    other = next(item for item in field if not item.is_followed)
+    found = search({usual: [1.0] * 4, other: [0.5] * 4}, usual)
+    winner, why = found.winner()
+    assert winner == usual
+    assert why[1] == f"outside the runtime {other} is quicker: the winner takes 2.00 times its time (2.00 to 2.00)"
+    assert found.tried[1].outcome == "not for the runtime: 0.50× the winner's time"
+    _, why = search({usual: [1.0] * 4, other: [0.9, 1.2, 1.1, 0.9]}, usual).winner()
+    assert f"{other} is the quickest, and not quicker beyond noise" in why[1]
+
+
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"rounds": 0}, {"seconds": 0.0}, {"seconds": float("nan")}])
 def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="^bad "):
