@@ -122,9 +122,11 @@ class OpenVino:
         try:
             compiled = _core().compile_model(model, provider, options)
         except RuntimeError as error:
-            raise TargetError(f"device has no way to compute in {wanted}", where=where, got=error) from error
+            what = f"device has no way to compute in {wanted}"
+            raise TargetError(what, where=where, got=error, do="name another --precision") from error
         if (used := _used(compiled)) != {wanted}:
-            raise TargetError(f"device does not compute in {wanted}", where=where, expected=wanted, got=sorted(used))
+            what, do = f"device does not compute in {wanted}", "name another --precision"
+            raise TargetError(what, where=where, expected=wanted, got=" and ".join(sorted(used)), do=do)
 
         @contextlib.contextmanager
         def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
