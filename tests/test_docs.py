@@ -58,7 +58,7 @@ def after_commands(newcomer: Path) -> Path:
     typed = commands(ROOT / "README.md", "python cli.py")
     assert [line[2] for line in typed] == [
         *("train", "export", "verify", "evaluate", "runs", "bundle", "inspect"),
-        *("sample", "encode", "decode", "reconstruct", "decode", "export", "export"),
+        *("sample", "encode", "decode", "reconstruct", "decode", "export", "export", "tune"),
     ]
     for _, script, *arguments in typed:
         command = [sys.executable, str(ROOT / script), *arguments]

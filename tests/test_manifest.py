@@ -106,6 +106,7 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
         (MANIFEST.text.replace(b'"decoder.onnx"', b'"."'), "file name is not allowed"),
         (MANIFEST.text.replace(b'"decoder.onnx"', b'["x"]'), "manifest cannot be read"),
         (MANIFEST.text.replace(b'"onnx"', b'["onnx"]'), "manifest cannot be read"),
+        (json.dumps(MANIFEST.to_json() | {"files": [None]}).encode(), "manifest cannot be read"),
         (MANIFEST.text.replace(b"encoder.openvino.bin", b"../secret.bin"), "file name is not allowed"),
         (MANIFEST.text.replace(b"encoder.openvino.bin", b"encoder.openvino.xml"), "two files have one name"),
         (MANIFEST.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"), "a name of its own: decoder"),

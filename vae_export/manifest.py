@@ -21,6 +21,7 @@ from vae_export.strict_json import MANIFEST_LIMIT, parse_json
 
 if TYPE_CHECKING:
     from vae_export.golden import GoldenPart
+    from vae_export.recommended import Recommendation
 
 FORMAT = "vae-export/1"
 NAME = "manifest.json"
@@ -89,6 +90,7 @@ class Manifest:
     versions: Mapping[str, str]
     provenance: Mapping[str, Any]
     golden: tuple[GoldenPart, ...] = ()
+    recommended: tuple[Recommendation, ...] = ()
 
     @property
     def stored(self) -> tuple[FileEntry | Companion, ...]:
@@ -103,8 +105,14 @@ class Manifest:
         have = ", ".join(entry.name for entry in self.files)
         raise ModelError("export has no such file", where=f"{part}, {format}, {precision}", expected=have)
 
+    def recommendation(self, part: Part) -> Recommendation | None:
+        """How a part runs best on the machine that it was tuned on; None where it was not."""
+        return next((item for item in self.recommended if item.part == part), None)
+
     def to_json(self) -> dict[str, Any]:
-        return {
+        """What was never tuned has no "recommended"."""
+        advice = {"recommended": [item.to_json() for item in self.recommended]} if self.recommended else {}
+        return advice | {
             "format": FORMAT,
             "precision": "float32",
             "contract": self.contract.to_json(),
@@ -154,6 +162,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             dict(document["versions"]),
             dict(document["provenance"]),
             golden,
+            _recommended(document, files),
         )
         check_distinct(stored.name for stored in manifest.stored)
         return manifest
@@ -187,6 +196,14 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
     return entry
+
+
+def _recommended(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> tuple[Recommendation, ...]:
+    if "recommended" not in document:
+        return ()
+    from vae_export.recommended import parse
+
+    return parse(document["recommended"], files)
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:

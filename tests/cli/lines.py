@@ -8,5 +8,5 @@ from collections.abc import Callable
 from tests.conftest import Outcome
 
 Invoke = Callable[..., Outcome]
-COMMANDS = ("train", "evaluate", "export", "verify", "sample", "decode", "encode", "reconstruct", "doctor")
+COMMANDS = ("train", "evaluate", "export", "verify", "tune", "sample", "decode", "encode", "reconstruct", "doctor")
 ONE_LINE = re.compile(r"vae-export: error: .+\n")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.cli.lines import Invoke
+from vae_export.bench import rounds
+from vae_export.bench.sides import EAGER, LIMITS
+from vae_export.bench.worker import Worker
 
 
 def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
@@ -25,3 +33,31 @@ def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_pat
     assert any(
         line.startswith("quickest float32 file for decoder, batch 2: onnx/CPUExecutionProvider") for line in lines
     )
+
+
+class Dying(Worker):
+    """The ONNX side's process is killed when it is first asked for a time."""
+
+    def ask(self, do: str, **order: Any) -> dict[str, Any]:
+        if do == "time" and self._subject.side.startswith("onnx/"):
+            os.kill(self.pid, signal.SIGSEGV)
+        return super().ask(do, **order)
+
+
+def test_a_target_that_crashes_half_way_is_an_error_only_if_it_was_asked_for(
+    invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "Worker", Dying)
+    monkeypatch.setattr(rounds, "sides", lambda *_: [*LIMITS, EAGER, "onnx/CPUExecutionProvider"])
+    out = tmp_path / "fast.json"
+    given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
+    assert invoke(*given).code == 0
+    outcome = invoke(*given, "--force", "--target", "onnx/CPUExecutionProvider")
+    assert outcome.code == 6
+    assert outcome.err.splitlines()[-1] == (
+        "vae-export: error: could not be measured to the end: decoder, onnx/CPUExecutionProvider; "
+        "got batch 2: its process died of SIGSEGV"
+    )
+    document = json.loads(out.read_text())
+    assert {figure["side"] for figure in document["figures"]} == {EAGER}
+    assert list(document["unusable"]) == ["decoder, onnx/CPUExecutionProvider"]

@@ -43,7 +43,8 @@ class Opening:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Opening:
-        return cls(data["file"], data["format"], data["provider"], Setting(**data["setting"]))
+        setting = Setting(**(data["setting"] | {"switches": tuple(data["setting"]["switches"])}))
+        return cls(data["file"], data["format"], data["provider"], setting)
 
 
 @dataclass(frozen=True)

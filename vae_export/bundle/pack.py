@@ -77,4 +77,10 @@ def _chosen(manifest: Manifest, formats: Sequence[str] | None, parts: Sequence[s
         if (formats is None or entry.format in formats) and (parts is None or entry.part in parts)
     )
     kept = {float_part(entry.part) for entry in files}
-    return replace(manifest, files=files, golden=tuple(part for part in manifest.golden if part.part in kept))
+    names = {entry.name for entry in files}
+    return replace(
+        manifest,
+        files=files,
+        golden=tuple(part for part in manifest.golden if part.part in kept),
+        recommended=tuple(item for item in manifest.recommended if item.file in names),
+    )

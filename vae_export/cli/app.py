@@ -26,6 +26,7 @@ from vae_export.cli.export import export
 from vae_export.cli.inspect import inspect
 from vae_export.cli.reconstruct import reconstruct
 from vae_export.cli.sample import sample
+from vae_export.cli.tune import tune
 from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
 
@@ -84,7 +85,7 @@ def build(*commands: Command) -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_options)
     ours: tuple[Command, ...] = (
-        *(export, verify, bench, bundle, inspect, explore),
+        *(export, verify, bench, tune, bundle, inspect, explore),
         *(sample, decode, encode, reconstruct, doctor),
     )
     for command in (*commands, *ours):

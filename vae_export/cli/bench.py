@@ -15,7 +15,7 @@ from vae_export.bench.timings import NAME
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.contract import EVERY_PART, Part
-from vae_export.errors import UsageError
+from vae_export.errors import TargetError, UsageError
 from vae_export.extras import require
 from vae_export.files import write_atomic
 from vae_export.precision import FULL
@@ -70,7 +70,7 @@ def bench(
     Latency, throughput, memory and load time by part, target, batch size and threads, beside PyTorch and the machine's
     own limit. Every side runs in a process of its own, and all of them in turn, round after round: one that crashes is
     a line, and a busy machine is busy for all. Exits 5 for files without a certificate that passed, 6 where a --target
-    cannot run.
+    cannot run; one that crashes half-way leaves the figures of the others.
     """
     usual = Plan.quick() if quick else Plan()
     plan = replace(
@@ -104,9 +104,12 @@ def bench(
     write_atomic(place.with_suffix(".html"), timings_page(timings, record).encode())
     if json:
         console.result_json(timings.to_json())
-        return
-    _show(timings)
-    console.result(f"timings: {place}, as a page {place.with_suffix('.html').name}")
+    else:
+        _show(timings)
+        console.result(f"timings: {place}, as a page {place.with_suffix('.html').name}")
+    for name, reason in timings.unusable.items():
+        if name.partition(", ")[2] in (target or ()):  # the others are measured, and written; but this was asked for
+            raise TargetError("could not be measured to the end", where=name, got=reason)
 
 
 def _parts(names: list[str]) -> tuple[Part, ...]:

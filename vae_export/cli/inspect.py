@@ -22,6 +22,7 @@ def inspect(
 ) -> None:
     """Show what is in a bundle, after every byte of it was checked."""
     from vae_export.bundle import open_bundle
+    from vae_export.runtime.running import running
 
     opened = open_bundle(file)
     if json:
@@ -40,6 +41,9 @@ def inspect(
     facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
     facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
     facts.add_row("verified", f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64")
+    for advice in opened.manifest.recommended:
+        facts.add_row("recommended", f"{advice.file}, {advice.words}, for {advice.part} in batches of {advice.batch:,}")
+        facts.add_row("here", f"{advice.part}: {running(opened.manifest, advice.part, None, None, None)}")
     facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
     console.result(facts)
     table = Table("file", "bytes", "what", box=None, pad_edge=False)

@@ -74,11 +74,13 @@ class Setting:
         threads: within an operator.
         optimisation: of the engine, as the engine calls it; empty where it has no such choice.
         tf32: let an NVIDIA GPU round the factors of products to 10 bits; a computation of its own, never the default.
+        switches: what else of the engine's defaults is departed from, by name; it changes time and no result.
     """
 
     threads: int = 1
     optimisation: str = ""
     tf32: bool = False
+    switches: tuple[str, ...] = ()
 
     @property
     def is_extreme(self) -> bool:

@@ -174,6 +174,7 @@ class Onnx:
                 threads=setting.threads,
                 optimisation=setting.optimisation or None,
                 tf32=setting.tf32,
+                switches=setting.switches,
             )
         )
 

@@ -1,7 +1,8 @@
 """OpenVINO's IR: a graph (`.xml`) and its weights (`.bin`), for Intel's CPUs, GPUs and NPUs.
 
-Its CPU plug-in computes in bfloat16 on processors that have AMX unless it is told not to; here it is told, and asked
-whether it listened: https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
+Its CPU plug-in computes in bfloat16 on processors that have AMX unless it is told not to. Here a file says what it is
+computed in, the plug-in is told, and then asked whether it listened, layer by layer:
+https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +32,19 @@ if TYPE_CHECKING:
 _WEIGHTS = ".bin"
 #: OpenVINO's operators that take numbers from a generator.
 _DRAWS = ("RandomUniform", "Multinomial")
+#: Where a file says its precision, and what OpenVINO calls that.
+_STATED = ["vae_export", "precision"]
+_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+#: Layers of a compiled model that decide in which precision it computes: they have the weights.
+_WEIGHTED = ("FullyConnected", "MatMul", "Convolution", "Deconvolution")
 
 
 class OpenVino:
-    """IR version 11, translated from our ONNX file by OpenVINO's own reader, weights float32."""
+    """IR version 11, translated from our ONNX file by OpenVINO's own reader.
+
+    In fp16 and bf16 the weights are rounded in the file, and the layers compute in that precision or not at all.
+    Processors without AMX may take longer for that than for float32.
+    """
 
     name = "openvino"
     suffix = ".openvino.xml"
@@ -44,7 +55,7 @@ class OpenVino:
     danger = "is checked by nobody before OpenVINO parses it"
     may_crash = True
     is_slow = False
-    precisions: tuple[PrecisionName, ...] = (FULL,)
+    precisions: tuple[PrecisionName, ...] = tuple(_TYPES)
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "openvino") or missing("export", "torch", "onnx", "onnxscript")
@@ -57,7 +68,10 @@ class OpenVino:
     def write(self, graph: Graph, options: WriteOptions) -> Accompanied:
         import openvino
 
-        model = _core().read_model(Onnx().write(graph, options))
+        model = _core().read_model(Onnx().write(graph, replace(options, precision=FULL)))
+        if options.precision != FULL:
+            _round_weights(model, options.precision)
+            model.set_rt_info(options.precision, _STATED)
         # Nodes that the reader adds are numbered through the process; numbered by their place, equal graphs give
         # equal bytes.
         for place, node in enumerate(model.get_ordered_ops()):
@@ -68,10 +82,13 @@ class OpenVino:
             openvino.save_model(model, path, compress_to_fp16=False)
             return Accompanied(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
-        """Operators that draw, and traces of this machine in the graph."""
+    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+        """Operators that draw, traces of this machine in the graph, and another precision than the manifest's."""
         yield from machine_traces(data, name)
-        for node in _read(data, name).get_ops():
+        model = _read(data, name)
+        if (stated := _stated(model)) != precision:
+            yield Finding("wrong-precision", "error", name, f"{stated}, where the manifest says {precision}")
+        for node in model.get_ops():
             if (operator := node.get_type_name()) in _DRAWS:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
@@ -97,12 +114,19 @@ class OpenVino:
 
         model = _read(data, spec.part)
         _check_signature(model, spec)
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        wanted = _type(model, spec.part)
+        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
         if provider == "CPU":
             options |= {"INFERENCE_NUM_THREADS": setting.threads, "NUM_STREAMS": 1}
-        compiled = _core().compile_model(model, provider, options)
-        if (used := compiled.get_property("INFERENCE_PRECISION_HINT")) != openvino.Type.f32:
-            raise TargetError("device does not compute in float32", where=f"openvino/{provider}", got=used)
+        where = f"openvino/{provider}, {spec.part}"
+        try:
+            compiled = _core().compile_model(model, provider, options)
+        except RuntimeError as error:
+            what = f"device has no way to compute in {wanted}"
+            raise TargetError(what, where=where, got=error, do="name another --precision") from error
+        if (used := _used(compiled)) != {wanted}:
+            what, do = f"device does not compute in {wanted}", "name another --precision"
+            raise TargetError(what, where=where, expected=wanted, got=" and ".join(sorted(used)), do=do)
 
         @contextlib.contextmanager
         def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
@@ -133,6 +157,47 @@ def _read(data: bytes, where: str) -> openvino.Model:
     if not isinstance(data, Accompanied):
         raise ModelError("OpenVINO model without its weights", where=where, expected=f"a {_WEIGHTS} file beside it")
     return _core().read_model(bytes(data), data.beside[_WEIGHTS])
+
+
+def _round_weights(model: openvino.Model, precision: PrecisionName) -> None:
+    """Store weights, the float32 constants of two axes and more, in `precision`, and widen them where they are read."""
+    import openvino
+    import torch
+    from openvino import opset15
+
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    kind = getattr(openvino.Type, _TYPES[precision])
+    for node in model.get_ordered_ops():
+        is_constant = node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32
+        if not is_constant or node.data.ndim < 2:
+            continue
+        bits = torch.tensor(node.data).to(dtype).view(torch.uint16).numpy()  # numpy has no bfloat16
+        tensor = openvino.Tensor(bits, openvino.Shape(bits.shape), kind)
+        widened = opset15.convert(openvino.op.Constant(tensor, shared_memory=False), "f32")
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(widened.output(0))
+
+
+def _stated(model: openvino.Model) -> str:
+    """The precision that a file says it has; one that says nothing is float32."""
+    return str(model.get_rt_info(_STATED).value) if model.has_rt_info(_STATED) else FULL
+
+
+def _type(model: openvino.Model, where: str) -> str:
+    """What OpenVINO calls the precision of a file; raises `ModelError` for one that is none of ours."""
+    found = _stated(model)
+    for precision, name in _TYPES.items():
+        if precision == found:
+            return name
+    raise ModelError("unknown precision", where=where, expected=" | ".join(_TYPES), got=found)
+
+
+def _used(compiled: openvino.CompiledModel) -> set[str]:
+    """In what a compiled model computes: what its device says of it, and of each layer with weights."""
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    layers = {note["runtimePrecision"].value for note in notes if note["layerType"].value in _WEIGHTED}
+    return {hint, *layers}
 
 
 def _check_signature(model: openvino.Model, spec: PartSpec) -> None:

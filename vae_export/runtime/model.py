@@ -12,13 +12,14 @@ import numpy.typing as npt
 from vae_export import noise
 from vae_export.artifact import Package, open_artifact
 from vae_export.bundle import open_bundle
-from vae_export.contract import PIXELS, Array, Contract, Part, Pixels, TensorSpec
+from vae_export.contract import PARTS, PIXELS, Array, Contract, Part, Pixels, TensorSpec, float_part
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.manifest import Manifest
 from vae_export.pixels import to_bytes
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import PrecisionName
+from vae_export.runtime.running import Running, running
 from vae_export.runtime.self_test import SelfTest, self_test
-from vae_export.runtime.session import CPU, Session
+from vae_export.runtime.session import Session
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -44,7 +45,7 @@ class Model:
         package: Package,
         *,
         precision: PrecisionName | None = None,
-        provider: str = CPU,
+        provider: str | None = None,
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
@@ -52,9 +53,7 @@ class Model:
             if value is not None and (type(value) is not int or value < 1):
                 raise UsageError(f"bad {name}", expected="an integer from 1 up", got=value)
         self._package = package
-        self._precision = _precision(package.manifest, precision)
-        self._provider = provider
-        self._threads = threads
+        self._running = {part: running(package.manifest, part, precision, provider, threads) for part in PARTS}
         self._batch_size = batch_size
         self._sessions: dict[Part, Session] = {}
         self._opening = threading.Lock()
@@ -135,7 +134,12 @@ class Model:
 
     def self_test(self) -> SelfTest:
         """Run the golden vectors through every ONNX file: does this machine compute the right pixels?"""
-        return self_test(self._package, self.run, self._precision)
+        precisions = {part: running.precision for part, running in self._running.items()}
+        return self_test(self._package, self.run, precisions)
+
+    def running(self, part: Part) -> Running:
+        """The settings that a part runs with, and why these; a decoder of bytes runs as the decoder does."""
+        return self._running[float_part(part)]
 
     def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
         """One part as it is: its inputs by name → its outputs by name."""
@@ -177,15 +181,22 @@ class Model:
         return max(1, min(_MOST_ROWS, _MOST_BYTES // row))
 
     def _has(self, part: Part) -> bool:
-        kind = part, "onnx", self._precision
+        kind = part, "onnx", self.running(part).precision
         return any((entry.part, entry.format, entry.precision) == kind for entry in self.manifest.files)
 
     def _session(self, part: Part) -> Session:
         with self._opening:
             if part not in self._sessions:
-                data = self._package.read(self.manifest.entry(part, precision=self._precision))
-                spec = self.contract.spec(part)
-                self._sessions[part] = Session(data, spec, provider=self._provider, threads=self._threads)
+                how = self.running(part)
+                data = self._package.read(self.manifest.entry(part, precision=how.precision))
+                self._sessions[part] = Session(
+                    data,
+                    self.contract.spec(part),
+                    provider=how.provider,
+                    threads=how.threads,
+                    optimisation=how.optimisation,
+                    switches=how.switches,
+                )
             return self._sessions[part]
 
 
@@ -203,32 +214,24 @@ def _check_range(tensor: TensorSpec, value: Array) -> None:
         raise ModelError("out of range", where=where, expected=expected, got=value[index], do=do)
 
 
-def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
-    """The precision of the ONNX files to run: float32 where there are such files, the only one where not."""
-    have = dict.fromkeys(entry.precision for entry in manifest.files if entry.format == "onnx")
-    if asked is not None and asked not in have:
-        raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
-    if asked is None and have and FULL not in have and len(have) > 1:
-        raise UsageError("which precision?", expected=" | ".join(have), do="name one: precision=…")
-    if asked is not None:
-        return asked
-    return FULL if FULL in have or not have else next(iter(have))
-
-
 def load(
     path: str | Path,
     *,
     precision: PrecisionName | None = None,
-    provider: str = CPU,
+    provider: str | None = None,
     threads: int | None = None,
     batch_size: int | None = None,
 ) -> Model:
     """Open a bundle or an export folder for running.
 
+    Where it was tuned on a machine like this one (`vae-export tune`), and none of precision, provider and threads is
+    given, it runs as was recommended; `Model.running` says so, or why not.
+
     Args:
         path: a bundle such as mnist.zip, or the folder of `export`, with its manifest.json.
         precision: of the files, such as "int8"; None takes float32, or what there is.
-        provider: an ONNX Runtime provider; used, or refused with `TargetError`, never replaced in silence.
+        provider: an ONNX Runtime provider; used, or refused with `TargetError`, never replaced in silence. None takes
+            the CPU.
         threads: within an operator; None lets ONNX Runtime choose.
         batch_size: rows that go through a network at a time; None chooses by their size.
 

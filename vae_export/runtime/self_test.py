@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vae_export.artifact import Package
-from vae_export.contract import PIXELS, Array
+from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.golden import Judgement, judge, judge_pixels
 from vae_export.precision import FULL, PrecisionName
@@ -50,13 +50,17 @@ class SelfTest:
         )
 
 
-def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> SelfTest:
-    """Run the golden inputs of every part that has an ONNX file; raises `ModelError` for an export without any."""
+def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionName] | None = None) -> SelfTest:
+    """Run the golden inputs of every part that has an ONNX file in its precision, which is float32 if none is given.
+
+    Raises `ModelError` for an export without golden vectors.
+    """
     manifest = package.manifest
     if not manifest.golden:
         raise ModelError("export has no golden vectors", do="export again")
     judgements = []
     for golden in manifest.golden:
+        precision = (precisions or {}).get(golden.part, FULL)
         kind = golden.part, "onnx", precision
         if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
             continue
@@ -64,7 +68,7 @@ def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> Se
         for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
             exact = expected.array(package.read(expected))
             judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact, precision))
-    return SelfTest((*judgements, *_of_pixels(package, run, precision)))
+    return SelfTest((*judgements, *_of_pixels(package, run, (precisions or {}).get("decoder", FULL))))
 
 
 def _of_pixels(package: Package, run: Run, precision: PrecisionName) -> Iterator[Judgement]:

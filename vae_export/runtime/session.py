@@ -6,7 +6,7 @@ latent with a NaN image, each without an error. Here each is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +26,14 @@ OPTIMISATIONS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+#: What departs from ONNX Runtime's defaults and changes no result: `vae_export.recommended.SWITCHES` by name.
+#: https://onnxruntime.ai/docs/performance/tune-performance/threading.html
+SWITCHES: dict[str, Callable[[ort.SessionOptions], None]] = {
+    "no-spinning": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
+    "parallel": lambda options: setattr(options, "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+    "no-arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
+    "no-pattern": lambda options: setattr(options, "enable_mem_pattern", False),
+}
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
 LOG_FATAL = 4
 #: What ONNX Runtime calls the contract's dtypes.
@@ -42,6 +50,7 @@ class Session:
         threads: within an operator; None lets ONNX Runtime choose.
         optimisation: one of `OPTIMISATIONS`; None is ONNX Runtime's default, the last of them.
         tf32: let an NVIDIA GPU round the factors of products to 10 bits. Off here, on by default in ONNX Runtime.
+        switches: some of `SWITCHES`.
 
     Raises:
         ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
@@ -57,8 +66,17 @@ class Session:
         threads: int | None = None,
         optimisation: str | None = None,
         tf32: bool = False,
+        switches: Sequence[str] = (),
     ) -> None:
-        self._session = _open(data, provider, threads=threads, optimisation=optimisation, tf32=tf32, where=spec.part)
+        self._session = _open(
+            data,
+            provider,
+            threads=threads,
+            optimisation=optimisation,
+            tf32=tf32,
+            switches=switches,
+            where=spec.part,
+        )
         self._spec = spec
         self._check_signature()
 
@@ -137,6 +155,7 @@ def _open(
     threads: int | None = None,
     optimisation: str | None = None,
     tf32: bool = False,
+    switches: Sequence[str] = (),
     where: str = "probe",
 ) -> ort.InferenceSession:
     available = available_providers()
@@ -149,6 +168,8 @@ def _open(
         options.intra_op_num_threads = threads
     if optimisation is not None:
         options.graph_optimization_level = OPTIMISATIONS[optimisation]
+    for switch in switches:
+        SWITCHES[switch](options)
     try:
         session = ort.InferenceSession(
             data, options, providers=[(provider, _provider_options(provider, tf32=tf32))], enable_fallback=0

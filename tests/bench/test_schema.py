@@ -1,0 +1,37 @@
+"""The schema in the docs is that of timings.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+from vae_export.bench.timings import FORMAT, Timings
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "timings-1.schema.json").read_text("utf-8"))
+
+
+def complaints(document: Any) -> list[str]:
+    return [error.json_path for error in Draft202012Validator(SCHEMA).iter_errors(document)]
+
+
+def test_it_takes_what_bench_writes(timings: Timings) -> None:
+    assert complaints(json.loads(timings.text)) == []
+    gpu = replace(timings.figures[0], reached=None)
+    other = replace(timings, figures=(gpu,), unusable={"decoder, pt2/cpu": "its process died of SIGSEGV"})
+    assert complaints(json.loads(other.text)) == []
+
+
+def test_it_names_every_key_and_refuses_others(timings: Timings) -> None:
+    document = json.loads(timings.text)
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["title"] == SCHEMA["properties"]["format"]["const"] == FORMAT
+    assert set(SCHEMA["properties"]) == set(document) == set(SCHEMA["required"])
+    for name in ("sides", "limits", "figures"):
+        item = SCHEMA["properties"][name]["items"]
+        assert set(item["properties"]) == set(document[name][0]) == set(item["required"])
+    for wrong in ({"more": 1}, {"figures": [document["figures"][0] | {"calls": 0}]}, {"machine": {}}, {"plan": None}):
+        assert complaints(document | wrong)

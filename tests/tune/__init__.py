@@ -1,0 +1,1 @@
+"""Tests of `vae_export.tune` and of the runtime that follows it."""

@@ -1,0 +1,66 @@
+"""One small export in two precisions, which the tests of this folder share."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import samples
+from tests.conftest import locked_waiting
+from vae_export import Artifact, export, open_artifact
+from vae_export.bench.machine import identity
+from vae_export.recommended import Recommendation
+from vae_export.record import Record, read_record
+from vae_export.tune.plan import TunePlan
+
+#: Short enough for a test; what wins is chance.
+PLAN = TunePlan(batch=2, rounds=1, seconds=0.001)
+
+
+@dataclass(frozen=True)
+class Small:
+    """Attributes:
+    artifact: encoder and decoder as `onnx` and `ort`, in float32 and 8 bits. Not to be changed: copy it.
+    record: its certificate.
+    """
+
+    artifact: Artifact
+    record: Record
+
+    def copied(self, target: Path) -> Artifact:
+        shutil.copytree(self.artifact.folder, target)
+        return open_artifact(target)
+
+
+@pytest.fixture(scope="session")
+def small(shared: Path) -> Small:
+    folder = shared / "export-of-two-precisions"
+    with locked_waiting(shared / "lock-of-two-precisions"):
+        if not folder.exists():
+            formats, precisions = ("onnx", "ort"), ("fp32", "int8")
+            export(samples.checkpoint(), folder, formats=formats, parts=("encoder", "decoder"), precisions=precisions)
+    artifact = open_artifact(folder)
+    return Small(artifact, read_record(artifact.certificate))
+
+
+@pytest.fixture
+def advice(small: Small) -> Recommendation:
+    """Eight bits and whatever departs from the defaults, as if they had won on this machine."""
+    entry = small.artifact.manifest.entry("decoder", precision="int8")
+    return Recommendation(
+        part="decoder",
+        file=entry.name,
+        sha256=entry.sha256,
+        provider="CPUExecutionProvider",
+        threads=1,
+        optimisation="basic",
+        switches=("no-spinning", "no-arena"),
+        batch=2,
+        p50_seconds=1e-5,
+        speedup=1.5,
+        budget={"max_grey_levels": None, "max_nats": None},
+        machine=identity(),
+    )

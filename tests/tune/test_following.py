@@ -1,0 +1,200 @@
+"""The runtime runs as was recommended, unless its caller or its machine says otherwise; and it says which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.cli.lines import ONE_LINE, Invoke
+from tests.tune.conftest import Small
+from vae_export import load, open_artifact
+from vae_export.bench import machine
+from vae_export.errors import IntegrityError, TargetError
+from vae_export.manifest import NAME, parse_manifest
+from vae_export.recommended import LEVELS, SWITCHES, Recommendation
+from vae_export.runtime import running, session
+from vae_export.tune.tuning import publish
+
+Advised = Callable[..., Path]
+
+
+@pytest.fixture
+def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
+    """`advised(threads=2)`: the export with `advice` in its manifest, some of it replaced by whatever one likes."""
+
+    def make(**changes: Any) -> Path:
+        folder = tmp_path / "export"
+        publish(small.copied(folder), advice)
+        document = json.loads((folder / NAME).read_text())
+        document["recommended"][0] |= changes
+        (folder / NAME).write_text(json.dumps(document))
+        return folder
+
+    return make
+
+
+def test_the_runtime_runs_what_is_recommended(small: Small, advised: Advised) -> None:
+    model = load(advised())
+    how = model.running("decoder")
+    assert (how.precision, how.threads, how.optimisation) == ("int8", 1, "basic")
+    assert how.switches == ("no-spinning", "no-arena")
+    assert how.why == "recommended for batches of 2, measured on a machine like this one"
+    latent = model.prior(3, 1)
+    eight = load(small.artifact.folder, precision="int8").decode(latent)
+    assert np.array_equal(model.decode(latent), eight)
+    assert not np.array_equal(model.decode(latent), load(small.artifact.folder).decode(latent))
+    assert model.running("encoder").why == "nothing was recommended"
+    assert {judgement.part for judgement in model.self_test().judgements} == {"encoder", "decoder"}
+    model.self_test().require()
+
+
+@pytest.mark.parametrize("given", [{"threads": 2}, {"precision": "fp32"}, {"provider": "CPUExecutionProvider"}])
+def test_what_the_caller_gives_wins(small: Small, advised: Advised, given: dict[str, Any]) -> None:
+    model = load(advised(), **given)
+    how = model.running("decoder")
+    assert (how.precision, how.threads, how.switches) == ("fp32", given.get("threads"), ())
+    assert how.why == f"recommendation not followed: {next(iter(given))} given by the caller"
+    latent = model.prior(3, 1)
+    assert np.array_equal(model.decode(latent), load(small.artifact.folder, **given).decode(latent))
+
+
+def test_another_machine_runs_as_usual_and_says_why(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = advised()
+    here = machine.identity()
+    monkeypatch.setattr(machine, "identity", lambda: here | {"cores": 96})
+    how = load(folder).running("decoder")
+    assert how.precision == "fp32"
+    assert (
+        how.why
+        == f"recommendation not followed: it was measured on another machine: cores {here['cores']}, and here 96"
+    )
+
+
+def test_a_provider_that_is_not_here_is_not_used_and_that_is_said(advised: Advised) -> None:
+    model = load(advised(provider="TensorrtExecutionProvider"))
+    assert model.running("decoder").provider == "CPUExecutionProvider"
+    assert model.running("decoder").why.startswith(
+        "recommendation not followed: provider is not there: TensorrtExecutionProvider"
+    )
+    assert model.sample(1).shape == (1, 1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"file": "decoder.ort"}, "not one that can be run"),
+        ({"file": "encoder.onnx"}, "not one that can be run"),
+        ({"file": "../decoder.onnx"}, "not one that can be run"),
+        ({"sha256": "0" * 64}, "of another file"),
+        ({"part": "both"}, "part does not exist"),
+        ({"threads": -1}, "threads does not exist"),
+        ({"threads": True}, "threads does not exist"),
+        ({"threads": 1 << 40}, "threads does not exist"),
+        ({"provider": "CPU; rm"}, "provider does not exist"),
+        ({"optimisation": "most"}, "optimisation does not exist"),
+        ({"switches": ["fast"]}, "switches does not exist"),
+        ({"switches": ["no-arena", "no-arena"]}, "switches does not exist"),
+        ({"switches": 7}, "manifest cannot be read"),
+        ({"batch": 0}, "batch does not exist"),
+        ({"speedup": "fast"}, "speedup does not exist"),
+        ({"p50_seconds": None}, "p50_seconds does not exist"),
+        ({"machine": "mine"}, "machine does not exist"),
+        ({"budget": []}, "budget does not exist"),
+    ],
+)
+def test_a_recommendation_of_what_is_not_there_is_refused(advised: Advised, changes: dict[str, Any], said: str) -> None:
+    folder = advised(**changes)
+    with pytest.raises(IntegrityError, match=said) as refused:
+        load(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
+    document = json.loads((advised() / NAME).read_text())
+    (one,) = document["recommended"]
+    assert parse_manifest(json.dumps(document | {"recommended": [one | {"later": 1}]}).encode(), "m").recommended
+    for wrong in ([one, one], [{}], {}, None, [[]], [one | {"switches": [["no-arena"]]}]):
+        with pytest.raises(IntegrityError):
+            parse_manifest(json.dumps(document | {"recommended": wrong}).encode(), "m")
+    del one["sha256"]
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        parse_manifest(json.dumps(document | {"recommended": [one]}).encode(), "m")
+
+
+def test_names_of_options_are_those_that_a_session_knows(small: Small) -> None:
+    assert tuple(session.SWITCHES) == SWITCHES
+    assert tuple(session.OPTIMISATIONS) == LEVELS
+    data = small.artifact.read(small.artifact.entry("decoder"))
+    spec = small.artifact.manifest.contract.spec("decoder")
+    latent = np.ones((3, *spec.inputs[0].item), np.float32)
+    usual = session.Session(data, spec).run({"latent": latent})["image"]
+    for switch in SWITCHES:
+        opened = session.Session(data, spec, threads=2, switches=(switch,))
+        assert np.array_equal(opened.run({"latent": latent})["image"], usual)
+
+
+def test_a_switch_reaches_the_engine() -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    for switch in session.SWITCHES.values():
+        switch(options)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert not options.enable_cpu_mem_arena
+    assert not options.enable_mem_pattern
+
+
+def test_a_provider_that_does_not_work_is_an_obstacle(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_provider: str) -> None:
+        raise TargetError("provider is not usable", got="no device")
+
+    monkeypatch.setattr(running, "try_provider", broken)
+    assert "provider is not usable; got no device" in load(advised()).running("decoder").why
+
+
+def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
+    run = tmp_path / "run"
+    small.copied(run / "export")
+    quick = ("tune", "--run", run, "--batch", 1, "--rounds", 1, "--seconds", 0.001)
+    outcome = invoke(*quick)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0] == "decoder, batch 1: median, times as fast as the runtime's defaults"
+    assert any(line.startswith("ort/CPUExecutionProvider, 1 thread") for line in lines)
+    (winner,) = open_artifact(run / "export").manifest.recommended
+    assert lines[-1] == f"recommended for decoder: {winner.file}, {winner.words}, in {run / 'export'}"
+    assert " won: " in outcome.out
+
+    outcome = invoke("bundle", "--run", run, "--format", "onnx", "--out", tmp_path / "tuned.zip")
+    assert outcome.code == 0, outcome.err
+    model = load(tmp_path / "tuned.zip")
+    assert model.manifest.recommended == (winner,)
+    assert model.running("decoder").why.startswith("recommended for batches of 1, ")
+    model.self_test().require()
+    shown = invoke("inspect", tmp_path / "tuned.zip").out
+    assert f"{winner.file}, {winner.words}, for decoder in batches of 1" in " ".join(shown.split())
+    assert "recommended for batches of 1, measured on a machine like this one" in " ".join(shown.split())
+
+    before = (run / "export" / NAME).read_bytes()
+    refused = invoke(*quick, "--max-nats", 0)
+    assert refused.code == 5
+    assert ONE_LINE.fullmatch(refused.err.splitlines(keepends=True)[-1])
+    assert (run / "export" / NAME).read_bytes() == before
+    (run / "export" / "certificate.json").unlink()
+    assert invoke(*quick).code == 3
+
+
+def test_a_bundle_without_the_recommended_file_recommends_nothing(
+    small: Small, advised: Advised, tmp_path: Path
+) -> None:
+    from vae_export.bundle import pack
+
+    data = pack(open_artifact(advised()), small.record, name="small", parts=["encoder"])
+    (tmp_path / "encoder.zip").write_bytes(data)
+    assert load(tmp_path / "encoder.zip").manifest.recommended == ()

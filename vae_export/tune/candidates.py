@@ -1,0 +1,120 @@
+"""What can be tried: a certified file, where it runs, and how it is opened; and what the certificate says it costs.
+
+No file is run here, and no figure is measured: pixels and nats are those that were proved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vae_export.contract import Part
+from vae_export.errors import UsageError
+from vae_export.formats.base import Setting
+from vae_export.manifest import FileEntry, Manifest
+from vae_export.parity import Drift
+from vae_export.parity.probes import ORDINARY
+from vae_export.parity.targets import Target, choose
+from vae_export.precision import PRECISIONS
+from vae_export.recommended import LEVELS, RUNTIME_FORMAT, SWITCHES, words
+from vae_export.record import Record
+from vae_export.runtime.session import CPU
+
+#: Rows of a certificate that are of encoder and decoder together.
+_METRIC = "metric"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Attributes:
+    entry: the file.
+    target: its format, with a provider.
+    setting: how it is opened; 0 threads let ONNX Runtime choose, as it does by default.
+    cost: of the file on this target: worst grey level of the decoder's images, nats of encoder and decoder together.
+    """
+
+    entry: FileEntry
+    target: Target
+    setting: Setting
+    cost: Drift
+
+    def __str__(self) -> str:
+        how = self.setting
+        if not self.is_followed:
+            return f"{self.target}, {how}"
+        return words(str(self.target), how.threads, how.optimisation, how.switches)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the runtime can run it, so that it can be recommended."""
+        return self.target.format == RUNTIME_FORMAT
+
+    @property
+    def plainness(self) -> tuple[float, int, int, int]:
+        """Of two that are as quick the lower one is better: fewer levels, more bits, fewer settings, fewer threads."""
+        how = self.setting
+        departures = bool(how.threads) + (how.optimisation != LEVELS[-1]) + len(how.switches)
+        levels = float("inf") if self.cost.worst_levels is None else self.cost.worst_levels
+        return levels, PRECISIONS.index(self.target.precision), departures, how.threads
+
+    def variants(self, levels: Sequence[str]) -> Iterator[Candidate]:
+        """The same with one of its session's options changed; `levels` are those that the file was verified at."""
+        for level in levels:
+            if level != self.setting.optimisation:
+                yield replace(self, setting=replace(self.setting, optimisation=level))
+        for switch in SWITCHES:
+            if switch != "no-spinning" or self.setting.threads != 1:  # one thread has nobody to spin
+                yield replace(self, setting=replace(self.setting, switches=(switch,)))
+
+
+def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate]:
+    """Every file of a part on every provider that it was verified on, with each number of threads.
+
+    Raises `UsageError` for a part that was not exported.
+    """
+    entries = [entry for entry in manifest.files if entry.part == part]
+    if not entries:
+        have = dict.fromkeys(entry.part for entry in manifest.files)
+        raise UsageError("export has no such part", where=part, expected=" | ".join(have))
+    kinds = {(entry.format, entry.precision): entry for entry in entries}
+    cores = os.cpu_count() or 1
+    counts = sorted({1, min(2, cores), cores})
+    found = []
+    for target in choose(list(kinds), None):
+        if target.tf32 or not levels(record, part, target):
+            continue
+        plain = target.settings(thorough=False)[0]
+        # On a GPU it is the device that computes; ONNX Runtime's own choice is what its users have without a word.
+        of_target = counts if not target.is_gpu else [plain.threads]
+        if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
+            of_target = [0, *of_target]
+        entry, price = kinds[target.format, target.precision], cost(record, target)
+        found += [Candidate(entry, target, replace(plain, threads=count), price) for count in of_target]
+    return found
+
+
+def levels(record: Record, part: Part, target: Target) -> list[str]:
+    """The optimisation levels that a part was verified at on a target. An engine without any has ""."""
+    settings = [
+        row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
+    ]
+    stated = {setting.split(",")[0] for setting in settings}
+    return [level for level in LEVELS if level in stated] or ([""] if settings else [])
+
+
+def cost(record: Record, target: Target) -> Drift:
+    """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say."""
+    for drift in record.document["drift"]:
+        if drift["target"] == str(target):
+            return Drift(**drift)
+    rows = [row for row in record.document["rows"] if row["target"] == str(target)]
+    pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row)]
+    # The image that is worst off: the mean, which a budget is about, is no more.
+    nats = [row["error"] for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
+    return Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None))
+
+
+def _is_ordinary_image(row: Mapping[str, Any]) -> bool:
+    return row["part"] == "decoder" and row["grey"] is not None and row["probe"] in ORDINARY
