@@ -248,9 +248,9 @@ def test_samples_of_a_seed_are_the_same_wherever_they_are_drawn(model: Model) ->
     assert not np.array_equal(model.sample(5, 8), images)
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.0, "1", True])
+@pytest.mark.parametrize("n", [0, -1, 1.0, "1", True, 2**62])
 def test_a_bad_number_of_samples_is_refused(model: Model, n: object) -> None:
-    with pytest.raises(UsageError, match="bad number of samples; expected an integer from 1 up"):
+    with pytest.raises(UsageError, match="bad number of samples; expected an integer from 1 "):
         model.sample(n)  # type: ignore[arg-type]
 
 
@@ -283,7 +283,7 @@ def test_the_last_piece_is_checked_before_the_first_is_computed(mlp: Exported, m
 @pytest.mark.parametrize("option", ["threads", "batch_size"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
 def test_a_bad_option_is_refused(mlp: Exported, option: str, value: object) -> None:
-    with pytest.raises(UsageError, match=f"bad {option}; expected an integer from 1 up"):
+    with pytest.raises(UsageError, match=f"bad {option}; expected an integer from 1 "):
         load(mlp.folder, **{option: value})  # type: ignore[arg-type]
 
 
@@ -312,13 +312,52 @@ def test_interpolation_goes_from_one_reconstruction_to_the_other(model: Model) -
     assert np.abs(path[2] - model.decode(mean.mean(0, keepdims=True))[0]).max() < 1e-5
 
 
-@pytest.mark.parametrize("steps", [1, 0, 2.0])
+@pytest.mark.parametrize("steps", [1, 0, 2.0, 2**63])
 def test_interpolation_needs_two_ends(model: Model, steps: object) -> None:
     image = model.sample(1)[0]
-    with pytest.raises(UsageError, match="bad number of steps; expected an integer from 2 up"):
+    with pytest.raises(UsageError, match="bad number of steps; expected an integer from 2 "):
         model.interpolate(image, image, steps)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"wrong shape: image 'b'; expected \(1, 28, 28\), got \(1, 1, 28, 28\)"):
         model.interpolate(image, image[None], 3)
+    with pytest.raises(ModelError, match=r"wrong dtype: image 'b'; expected float32, got uint8"):
+        model.interpolate(image, image.astype(np.uint8), 3)
+
+
+def test_numpys_integers_are_integers(mlp: Exported) -> None:
+    model = load(mlp.folder, threads=np.int64(1), batch_size=np.uint8(3))  # type: ignore[arg-type]
+    images = model.sample(np.int32(4), np.uint64(2**64 - 1), start=np.int64(1))  # type: ignore[arg-type]
+    assert np.array_equal(images, model.sample(4, 2**64 - 1, start=1))
+    with pytest.raises(UsageError, match="bad number of rows; expected an integer from 0 up, got 1.5"):
+        model.prior(1, start=1.5)  # type: ignore[arg-type]
+
+
+def test_more_threads_than_there_are_anywhere_are_refused(mlp: Exported) -> None:
+    """ONNX Runtime would start them."""
+    with pytest.raises(UsageError, match="bad threads; expected an integer from 1 to 1,024, got 20000"):
+        load(mlp.folder, threads=20_000)
+
+
+def test_a_name_that_no_file_has_is_no_export() -> None:
+    with pytest.raises(ModelError, match=r"no export here: a{60}…; expected .*, got File name too long; run"):
+        load("a" * 5000)
+
+
+def test_what_an_engine_has_no_room_for_is_said(mlp: Exported) -> None:
+    """A network's inner results have no room in a process that was let grow to its own size and a little more."""
+    code = """
+import resource, sys, vae_export
+model = vae_export.load(sys.argv[1], threads=1, batch_size=400_000)
+latent = model.prior(400_000)
+model.decode(latent[:1])
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (300 << 20), size + (300 << 20)))
+try:
+    model.decode(latent)
+except vae_export.VaeExportError as error:
+    print(type(error).__name__, error, sep=": ")
+"""
+    result = run_python(code, mlp.folder)
+    assert result.stdout.startswith("OutOfMemoryError: out of memory; got 400,000 rows of decoder"), result.stderr
 
 
 def test_many_threads_share_one_model(mlp: Exported) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vae_export.errors import UsageError
+from vae_export.integers import integer
 
 Words = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
@@ -61,9 +62,8 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
     Raises:
         UsageError: a seed or a number of rows that is out of range.
     """
-    check_seed(seed)
-    if start < 0 or any(size < 0 for size in shape):
-        raise UsageError("bad number of rows", expected="0 and up", got=(start, *shape))
+    seed = check_seed(seed)
+    start, *shape = (integer("number of rows", size, 0) for size in (start, *shape))
     row = math.prod(shape[1:])
     first, count = start * row, math.prod(shape)
     if first + count > 1 << 66:  # two words of the counter
@@ -75,10 +75,9 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
     return numbers.reshape(shape)
 
 
-def check_seed(seed: int) -> None:
-    """Raise `UsageError` unless `seed` is an integer from 0 to 2^64 - 1."""
-    if type(seed) is not int or not 0 <= seed < 1 << 64:
-        raise UsageError("bad seed", expected="an integer from 0 to 2^64 - 1", got=seed)
+def check_seed(seed: int) -> int:
+    """`seed`, an integer from 0 to 2^64 - 1; raises `UsageError` for any other."""
+    return integer("seed", seed, 0, (1 << 64) - 1, words="0 to 2^64 - 1")
 
 
 def words(first: int, count: int, seed: int) -> Words:

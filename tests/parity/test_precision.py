@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.parity.subject import Subject, refused, tampered, verified
-from vae_export import Contract, Source, export, load, verify
+from vae_export import Contract, Source, export, load, open_artifact, verify
 from vae_export.contract import Part
+from vae_export.engines import Parcel, Settings
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.parity import Budget, calibration
@@ -199,6 +200,10 @@ def test_the_runtime_takes_a_precision_that_is_there(mlp: Subject, tmp_path: Pat
     assert np.array_equal(load(folder).sample(2, 0), load(folder, precision="int8").sample(2, 0))  # the only one
     with pytest.raises(UsageError, match="no ONNX file has this precision; expected int8, got fp16"):
         load(folder, precision="fp16")
+    # And so do machines that get nothing but the files that they need.
+    parcel = Parcel.of(open_artifact(folder), ("decoder",), Settings())
+    assert list(parcel.files) == ["decoder.int8.onnx"]
+    assert np.array_equal(parcel.open().sample(2, 0), load(folder).sample(2, 0))
 
 
 @given(

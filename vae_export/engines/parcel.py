@@ -45,7 +45,8 @@ class Parcel:
     @classmethod
     def of(cls, package: Package, parts: Iterable[Part], settings: Settings) -> Parcel:
         """Raises `ModelError` for a part that was not exported, `IntegrityError` for an altered file."""
-        entries = [package.manifest.entry(part) for part in parts]
+        model = settings.model(package)
+        entries = [package.manifest.entry(part, precision=model.running(part).precision) for part in parts]
         return cls(package.manifest, {entry.name: package.read(entry) for entry in entries}, settings)
 
     def read(self, file: Hashed) -> bytes:

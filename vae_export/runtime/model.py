@@ -14,6 +14,7 @@ from vae_export.artifact import Package, open_artifact
 from vae_export.bundle import open_bundle
 from vae_export.contract import PARTS, PIXELS, Array, Contract, Part, Pixels, TensorSpec, float_part
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
+from vae_export.integers import integer
 from vae_export.manifest import Manifest
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
@@ -30,6 +31,8 @@ ROUNDING = 1e-6
 #: Rows that go through a network at a time, and bytes of its inputs and outputs: enough to keep every core busy, and
 #: few enough that what lies between the layers fits into memory.
 _MOST_ROWS, _MOST_BYTES = 1024, 64 << 20
+#: More than any memory holds and any processor has: numpy and ONNX Runtime answer larger ones badly, or not at all.
+_MOST_IMAGES, _MOST_THREADS = 1 << 40, 1024
 
 
 class Model:
@@ -49,12 +52,10 @@ class Model:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        for name, value in (("threads", threads), ("batch_size", batch_size)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise UsageError(f"bad {name}", expected="an integer from 1 up", got=value)
+        threads = None if threads is None else integer("threads", threads, 1, _MOST_THREADS)
+        self._batch_size = None if batch_size is None else integer("batch_size", batch_size, 1)
         self._package = package
         self._running = {part: running(package.manifest, part, precision, provider, threads) for part in PARTS}
-        self._batch_size = batch_size
         self._sessions: dict[Part, Session] = {}
         self._opening = threading.Lock()
 
@@ -106,8 +107,7 @@ class Model:
             seed: 0 to 2^64 - 1.
             start: how many latents of the same seed come before the first one: pieces can be drawn alone.
         """
-        if type(n) is not int or n < 1:
-            raise UsageError("bad number of samples", expected="an integer from 1 up", got=n)
+        n = integer("number of samples", n, 1, _MOST_IMAGES)
         try:
             return noise.sample((n, *self.contract.latent_shape), seed, start=start)
         except MemoryError as error:
@@ -122,15 +122,18 @@ class Model:
 
         The first and the last are the reconstructions of `a` and `b`; steps is 2 and up.
         """
-        if type(steps) is not int or steps < 2:
-            raise UsageError("bad number of steps", expected="an integer from 2 up", got=steps)
+        steps = integer("number of steps", steps, 2, _MOST_IMAGES)
         for name, image in (("a", a), ("b", b)):
-            if getattr(image, "shape", None) != self.contract.image_shape:
-                got = getattr(image, "shape", type(image).__name__)
-                raise ModelError("wrong shape", where=f"image '{name}'", expected=self.contract.image_shape, got=got)
+            for what, expected in (("shape", self.contract.image_shape), ("dtype", np.dtype(np.float32))):
+                if (got := getattr(image, what, type(image).__name__)) != expected:
+                    raise ModelError(f"wrong {what}", where=f"image '{name}'", expected=expected, got=got)
         (first, last), _ = self.encode(np.stack([a, b]))
-        along = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1,) * first.ndim)
-        return self.decode((first + along * (last - first)).astype(np.float32, copy=False))
+        try:
+            along = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1,) * first.ndim)
+            latent = (first + along * (last - first)).astype(np.float32, copy=False)
+        except MemoryError as error:
+            raise OutOfMemoryError(f"{steps:,} steps") from error
+        return self.decode(latent)
 
     def self_test(self) -> SelfTest:
         """Run the golden vectors through every ONNX file: does this machine compute the right pixels?"""
@@ -243,7 +246,12 @@ def load(
 
 def open_package(path: str | Path) -> Package:
     """A bundle or an export folder, by what lies there; raises as `load` does."""
-    if not Path(path).exists():
-        expected = "a bundle, or the folder of an export"
-        raise ModelError("no export here", where=path, expected=expected, do="run: vae-export export")
+    expected, do = "a bundle, or the folder of an export", "run: vae-export export"
+    try:
+        there = Path(path).exists()
+    except OSError as error:  # a name too long, a folder that nobody may enter
+        where = f"{str(path)[:60]}…" if len(str(path)) > 60 else path
+        raise ModelError("no export here", where=where, expected=expected, got=error.strerror, do=do) from error
+    if not there:
+        raise ModelError("no export here", where=path, expected=expected, do=do)
     return open_artifact(path) if Path(path).is_dir() else open_bundle(path)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vae_export.contract import Array, PartSpec
-from vae_export.errors import ModelError, TargetError
+from vae_export.errors import ModelError, OutOfMemoryError, TargetError
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -90,11 +90,20 @@ class Session:
             tensor.check(inputs[tensor.name], batch=batch)
             batch = len(inputs[tensor.name])
         outputs = [tensor.name for tensor in self._spec.outputs]
-        results = dict(zip(outputs, self._session.run(outputs, dict(inputs)), strict=True))
+        results = dict(zip(outputs, self._compute(outputs, dict(inputs)), strict=True))
         for tensor in self._spec.outputs:
             # Finite latents of 1e30 overflow inside: an error is better than an image of NaNs.
             tensor.check(results[tensor.name], batch=batch)
         return results
+
+    def _compute(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+        try:
+            arrays: list[Array] = self._session.run(outputs, inputs)
+        except Exception as error:  # ONNX Runtime's exceptions have no class in common
+            if "alloc" in str(error):
+                raise OutOfMemoryError(f"{len(next(iter(inputs.values()))):,} rows of {self._spec.part}") from error
+            raise ModelError("engine failed", where=self._spec.part, got=str(error)) from error
+        return arrays
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
         """Inputs and outputs put in place once, on the provider's own device: (compute, what then fetches the outputs).
