@@ -75,7 +75,7 @@ def verify(
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.files})
+    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
@@ -84,7 +84,7 @@ def verify(
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
-        for entry in artifact.manifest.files:
+        for entry in artifact.manifest.known:
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
                 report(f"verifying {entry.name}")
@@ -236,7 +236,7 @@ def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
     """What must be tried in a child before it is opened here."""
     return [
         Scene(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
-        for entry in artifact.manifest.files
+        for entry in artifact.manifest.known
         for target in targets
         if target.runs(entry) and FORMATS[entry.format].may_crash
     ]
