@@ -74,9 +74,9 @@ def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate
 
     Raises `UsageError` for a part that was not exported.
     """
-    entries = [entry for entry in manifest.files if entry.part == part]
+    entries = [entry for entry in manifest.known if entry.part == part]
     if not entries:
-        have = dict.fromkeys(entry.part for entry in manifest.files)
+        have = dict.fromkeys(entry.part for entry in manifest.known)
         raise UsageError("export has no such part", where=part, expected=" | ".join(have))
     kinds = {(entry.format, entry.precision): entry for entry in entries}
     cores = os.cpu_count() or 1
@@ -90,7 +90,7 @@ def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate
         of_target = counts if not target.is_gpu else [plain.threads]
         if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
             of_target = [0, *of_target]
-        entry, price = kinds[target.format, target.precision], cost(record, target)
+        entry, price = kinds[target.format, target.precision], cost(record, part, target)
         found += [Candidate(entry, target, replace(plain, threads=count), price) for count in of_target]
     return found
 
@@ -104,10 +104,14 @@ def levels(record: Record, part: Part, target: Target) -> list[str]:
     return [level for level in LEVELS if level in stated] or ([""] if settings else [])
 
 
-def cost(record: Record, target: Target) -> Drift:
-    """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say."""
+def cost(record: Record, part: Part, target: Target) -> Drift:
+    """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say.
+
+    Encoder and decoder have one drift in common: the nats are of both.
+    """
+    whole = "autoencoder" if part == "autoencoder" else "decoder"
     for drift in record.document["drift"]:
-        if drift["target"] == str(target):
+        if (drift["part"], drift["target"]) == (whole, str(target)):
             return Drift(**drift)
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row)]
