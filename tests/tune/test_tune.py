@@ -184,7 +184,9 @@ def test_an_engine_that_the_runtime_does_not_run_never_wins_and_its_lead_is_said
     assert why[1] == f"outside the runtime {other} is quicker: the winner takes 2.00 times its time (2.00 to 2.00)"
     assert found.tried[1].outcome == "not for the runtime: 0.50× the winner's time"
     _, why = search({usual: [1.0] * 4, other: [0.9, 1.2, 1.1, 0.9]}, usual).winner()
-    assert f"{other} is the quickest, and not quicker beyond noise" in why[1]
+    assert f"outside the runtime {other} is as quick within noise: " in why[1]
+    _, why = search({usual: [1.0] * 4, other: [2.0] * 4}, usual).winner()
+    assert f"outside the runtime {other} is slower: the winner takes 0.50 times its time" in why[1]
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"rounds": 0}, {"seconds": 0.0}, {"seconds": float("nan")}])

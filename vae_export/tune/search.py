@@ -155,7 +155,8 @@ class Search:
             return []
         other = self._quickest(followed=False)
         ratio = self.contest.ratio(winner, other)
-        verdict = "is quicker" if ratio.low > 1 else "is the quickest, and not quicker beyond noise"
+        beyond = "is slower" if ratio.high < 1 else "is as quick within noise"
+        verdict = "is quicker" if ratio.low > 1 else beyond
         return [
             f"outside the runtime {other} {verdict}: the winner takes {ratio.median:.2f} times its time "
             f"({ratio.low:.2f} to {ratio.high:.2f})"
