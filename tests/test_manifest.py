@@ -16,6 +16,7 @@ from vae_export.companions import Accompanied
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.manifest import NAME, FileEntry, Manifest, read_manifest
+from vae_export.precision import PRECISIONS, infix
 
 MANIFEST = Manifest(
     Contract((1, 28, 28), (4,)),
@@ -115,6 +116,50 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
 def test_hostile_manifests_are_refused(tmp_path: Path, data: bytes, said: str) -> None:
     assert data != MANIFEST.text
     (tmp_path / NAME).write_bytes(data)
+    with pytest.raises(VaeExportError, match=said):
+        read_manifest(tmp_path)
+
+
+def test_a_file_in_a_precision_of_tomorrow_is_checked_and_never_run(tmp_path: Path) -> None:
+    later = MANIFEST.text.replace(b'"precision": "fp32"', b'"precision": "fp2"', 1)
+    (tmp_path / NAME).write_bytes(later)
+    manifest = read_manifest(tmp_path)
+    (unknown,) = set(manifest.files) - set(manifest.known)
+    assert (unknown.name, unknown.precision) == ("decoder.onnx", "fp2")
+    assert unknown in manifest.stored
+    for find in (manifest.entry, manifest.finest):
+        with pytest.raises(ModelError, match="no such file: decoder, onnx"):
+            find("decoder")
+    assert manifest.text == later  # a bundle of it says the same
+
+
+def test_the_finest_file_of_a_part_is_the_first_of_the_specification() -> None:
+    files = [
+        FileEntry.of(f"decoder{infix(precision)}.onnx", "decoder", "onnx", b"", precision) for precision in PRECISIONS
+    ]
+    for first, precision in enumerate(PRECISIONS):
+        manifest = replace(MANIFEST, files=tuple(reversed(files[first:])))
+        assert manifest.finest("decoder").precision == precision
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("precision",), "float16", "of another precision: .*expected float32, got float16"),
+        (("contract", "prior"), "uniform", "prior is 'uniform', not 'standard normal'"),
+        (("golden", 0, "inputs", 0, "shape", 0), 1, "has 1 rows, not 2 to 16"),
+        (("golden", 0, "outputs", 0, "shape", 0), 17, "has 17 rows, not 2 to 16"),
+        (("golden", 0, "outputs", 0, "shape"), [], "shape of a golden array"),
+    ],
+)
+def test_what_the_specification_fixes_is_held(
+    mlp: Exported, tmp_path: Path, place: tuple[Any, ...], value: object, said: str
+) -> None:
+    document = inner = json.loads(mlp.artifact.manifest.text)
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / NAME).write_text(json.dumps(document))
     with pytest.raises(VaeExportError, match=said):
         read_manifest(tmp_path)
 

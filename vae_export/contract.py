@@ -24,6 +24,8 @@ PARTS: tuple[Part, ...] = ("encoder", "decoder", "autoencoder")
 
 #: The name of the dynamic first axis, in every graph and every shape of a manifest.
 BATCH = "N"
+#: What latents are drawn from: N(0, I).
+PRIOR = "standard normal"
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Contract:
             "image_shape": list(self.image_shape),
             "image_range": list(self.image_range),
             "latent_shape": list(self.latent_shape),
-            "prior": "standard normal",
+            "prior": PRIOR,
             "likelihood": None if self.likelihood is None else self.likelihood.to_json(),
         }
 
@@ -154,6 +156,8 @@ class Contract:
     def from_json(cls, data: Mapping[str, Any]) -> Contract:
         """The inverse of `to_json`; raises `ModelError` for anything else."""
         try:
+            if data["prior"] != PRIOR:
+                raise ValueError(f"prior is {data['prior']!r}, not {PRIOR!r}")
             low, high = data["image_range"]
             stated = data.get("likelihood")  # manifests of the first versions have none
             likelihood = None if stated is None else Likelihood.from_json(stated)

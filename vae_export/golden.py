@@ -71,8 +71,10 @@ class GoldenArray:
         band: float | None = item["band"] if output else None
         if not all(isinstance(text, str) for text in (tensor, name, digest)):
             raise TypeError("tensor, file and sha256 of a golden array are texts")
-        if not all(type(size) is int and size > 0 for size in shape):
+        if not shape or not all(type(size) is int and size > 0 for size in shape):
             raise ValueError(f"shape of a golden array is {shape}")
+        if not FEWEST_ROWS <= shape[0] <= MOST_ROWS:
+            raise ValueError(f"a golden array has {shape[0]} rows, not {FEWEST_ROWS} to {MOST_ROWS}")
         bands = dict(item.get("bands", {})) if output else {}
         for value in (band, *bands.values()) if output else ():
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:

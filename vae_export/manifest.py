@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = "vae-export/1"
 NAME = "manifest.json"
+#: Of all inputs and outputs.
+DTYPE = "float32"
 #: The opset of files that nobody said it of.
 NOT_STATED = 0
 
@@ -43,7 +45,10 @@ class Companion:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One exported file. In most formats nothing must lie beside it, and it runs on any machine: `machine` is empty."""
+    """One exported file. In most formats nothing must lie beside it, and it runs on any machine: `machine` is empty.
+
+    A file that a newer version wrote may have a precision that is none of `PRECISIONS`: see `Manifest.known`.
+    """
 
     name: str
     part: Part
@@ -95,18 +100,28 @@ class Manifest:
         """Every model file, each followed by what lies beside it."""
         return tuple(stored for entry in self.files for stored in entry.stored)
 
+    @property
+    def known(self) -> tuple[FileEntry, ...]:
+        """The files that may be run. Of one in a precision that is not known, the hash is checked, and no more."""
+        return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
+
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
         """The file of a part in a format and a precision; raises `ModelError` where there is none."""
-        for entry in self.files:
+        for entry in self.known:
             if (entry.part, entry.format, entry.precision) == (part, format, precision):
                 return entry
-        have = ", ".join(entry.name for entry in self.files)
+        have = ", ".join(entry.name for entry in self.known)
         raise ModelError("export has no such file", where=f"{part}, {format}, {precision}", expected=have)
+
+    def finest(self, part: Part, format: str = "onnx") -> FileEntry:
+        """The file of a part in a format that comes first in `PRECISIONS`; raises `ModelError` where there is none."""
+        have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, format)}
+        return self.entry(part, format, next((precision for precision in PRECISIONS if precision in have), FULL))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "precision": "float32",
+            "precision": DTYPE,
             "contract": self.contract.to_json(),
             "files": [entry.to_json() | self.contract.spec(entry.part).to_json() for entry in self.files],
             "golden": [part.to_json() for part in self.golden],
@@ -141,6 +156,9 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
         raise ModelError("export of another version", where=where, expected=FORMAT, got=str(found)[:80])
+    if document.get("precision") != DTYPE:
+        got = str(document.get("precision"))[:80]
+        raise ModelError("inputs and outputs of another precision", where=where, expected=DTYPE, got=got)
     try:
         contract = Contract.from_json(document["contract"])
         files = tuple(_entry(item, contract) for item in document["files"])
@@ -159,7 +177,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         return manifest
     except VaeExportError:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
@@ -181,8 +199,6 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
             raise IntegrityError("file beside another has a name of its own", where=companion.name, got=entry.name)
     if entry.part not in PARTS:
         raise ValueError(f"part of a file is {entry.part!r}")
-    if entry.precision not in PRECISIONS:
-        raise ModelError("unknown precision", where=entry.name, expected=" | ".join(PRECISIONS), got=entry.precision)
     spec = contract.spec(entry.part).to_json()
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)

@@ -81,7 +81,7 @@ def bench(
 
 def sides(artifact: Artifact, part: Part, asked: Sequence[str] | None) -> list[str]:
     """The names of the sides to measure, the limit's first, then eager's; raises `UsageError` for one there is not."""
-    kinds = [(entry.format, entry.precision) for entry in artifact.manifest.files if entry.part == part]
+    kinds = [(entry.format, entry.precision) for entry in artifact.manifest.known if entry.part == part]
     if not kinds:
         have = sorted({entry.part for entry in artifact.manifest.files})
         raise UsageError("export has no such part", where=part, expected=" | ".join(have))
@@ -227,7 +227,7 @@ class _Table:
     def _target(self, name: str) -> Target | None:
         if name in (*OWN, *LIMITS):
             return None
-        return parse(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.files])
+        return parse(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.known])
 
     def _entry(self, name: str) -> FileEntry | None:
         target = self._target(name)

@@ -76,14 +76,14 @@ def verify(
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
-    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.files})
+    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
     graphs = {part: source.graph(part) for part in source.parts}
     with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
         verification = _Verification(artifact, source, graphs, tolerance, budget, thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
-        for entry in artifact.manifest.files:
+        for entry in artifact.manifest.known:
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
                 report(f"verifying {entry.name}")
@@ -329,7 +329,7 @@ def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
     """What must be tried in a child before it is opened here."""
     return [
         Scene(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
-        for entry in artifact.manifest.files
+        for entry in artifact.manifest.known
         for target in targets
         if target.runs(entry) and FORMATS[entry.format].may_crash
     ]

@@ -183,7 +183,7 @@ def _check_range(tensor: TensorSpec, value: Array) -> None:
 
 def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
     """The precision of the ONNX files to run: float32 where there are such files, the only one where not."""
-    have = dict.fromkeys(entry.precision for entry in manifest.files if entry.format == "onnx")
+    have = dict.fromkeys(entry.precision for entry in manifest.known if entry.format == "onnx")
     if asked is not None and asked not in have:
         raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
     if asked is None and have and FULL not in have and len(have) > 1:

@@ -58,7 +58,7 @@ def self_test(package: Package, run: Run, precision: PrecisionName = FULL) -> Se
     judgements = []
     for golden in manifest.golden:
         kind = golden.part, "onnx", precision
-        if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.files):
+        if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.known):
             continue
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
         for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
