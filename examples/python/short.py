@@ -7,4 +7,6 @@ import vae_export
 model = vae_export.load(*sys.argv[1:2] or ["artifacts/reference/mnist.zip"])
 images = model.sample(16, seed=0)  # (16, 1, 28, 28) float32 in [0, 1]
 print(images.shape, images.dtype)
-print(model.self_test())
+test = model.self_test()
+print(test)
+test.require()  # raises, and so exits 1, where an output is not what it should be
