@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from vae_export import Artifact, Checkpoint, Source, open_artifact
 from vae_export.errors import StorageError
 from vae_export.files import locked
 from vae_export.models import FAMILIES
+from vae_export.precision import FULL
 from vae_export.staging import staged_folder
 
 # The same examples each time, and no clock: these machines are shared.
@@ -103,6 +104,27 @@ def mlp(exported: Callable[[str], Exported]) -> Exported:
 @pytest.fixture(scope="session")
 def foreign(exported: Callable[[str], Exported]) -> Exported:
     return exported("foreign")
+
+
+@pytest.fixture(scope="session")
+def lowered(shared: Path) -> Artifact:
+    """The small `mlp` as ONNX in int8, and then as ONNX and TorchScript in float32, which so is not first."""
+    from vae_export import export
+
+    folder = shared / "export-lowered"
+    with locked_waiting(shared / "lock-lowered"):
+        if not folder.exists():
+            export(samples.checkpoint(), folder, formats=["onnx", "torchscript"], precisions=["fp32", "int8"])
+    artifact = open_artifact(folder)
+    files = sorted(artifact.manifest.files, key=lambda entry: entry.precision == FULL)
+    return replace(artifact, manifest=replace(artifact.manifest, files=tuple(files)))
+
+
+@pytest.fixture(scope="session")
+def eight_bits(lowered: Artifact) -> Artifact:
+    """Its int8 files alone."""
+    files = tuple(entry for entry in lowered.manifest.files if entry.precision == "int8")
+    return replace(lowered, manifest=replace(lowered.manifest, files=files))
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,13 @@ struct Tensor {
 };
 using Tensors = std::map<std::string, Tensor>;
 
+/// What this reader knows; what a newer bundle has besides is left alone.
+inline const std::vector<std::string> known_parts = {"encoder", "decoder", "autoencoder"};
+/// In the order of the specification: of a part's files, the first one is taken.
+inline const std::vector<std::string> precisions = {"fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"};
+
+inline std::string precision_of(const nlohmann::json& file) { return file.value("precision", precisions.front()); }
+
 /// Lower-case hexadecimal digits.
 inline std::string sha256(std::string_view data) {
   unsigned char digest[32];
@@ -57,10 +64,17 @@ class Bundle {
 
   const nlohmann::json& manifest() const { return manifest_; }
 
-  /// What the manifest says of a part's model file.
+  /// What the manifest says of a part's model file, of that in float32 if there is one; null where there is none.
+  const nlohmann::json* find(const std::string& part, const std::string& format) const {
+    for (const auto& precision : precisions)
+      for (const auto& entry : manifest_.at("files"))
+        if (entry.at("part") == part && entry.at("format") == format && precision_of(entry) == precision) return &entry;
+    return nullptr;
+  }
+
+  /// `find`, where there must be one.
   const nlohmann::json& entry(const std::string& part, const std::string& format) const {
-    for (const auto& entry : manifest_.at("files"))
-      if (entry.at("part") == part && entry.at("format") == format) return entry;
+    if (const auto* found = find(part, format)) return *found;
     throw std::runtime_error("bundle has no " + part + " as " + format);
   }
 

@@ -26,7 +26,7 @@ namespace vae {
 /// compute.
 template <class Engine>
 int host(int argc, char** argv, const std::string& format,
-         const std::vector<std::string>& parts = {"encoder", "decoder", "autoencoder"}) {
+         const std::vector<std::string>& parts = known_parts) {
   const auto started = std::chrono::steady_clock::now();
   if (argc < 3) {
     std::cerr << "usage: " << argv[0] << " BUNDLE PICTURE [SEED]\n";

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -59,6 +59,14 @@ def host(folder: Path) -> Callable[[str], Host]:
     return get
 
 
+def consistent(files: Mapping[str, bytes], manifest: object) -> bytes:
+    """The bytes of a bundle of these files, with another manifest, in which all hashes agree."""
+    held = {name: data for name, data in files.items() if name != "SHA256SUMS"}
+    held["manifest.json"] = json.dumps(manifest).encode()
+    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in held.items())
+    return write_archive({"SHA256SUMS": sums.encode(), **held})
+
+
 @pytest.fixture(scope="session")
 def altered(folder: Path) -> Path:
     """The bundle with one bit of the decoder flipped: as ONNX and as TorchScript, in the middle of each."""
@@ -81,10 +89,7 @@ def wrong(folder: Path) -> Path:
     image[5000] += 2 / 255
     files[output["file"]] = image.tobytes()
     output["sha256"] = sha256(files[output["file"]])
-    files["manifest.json"] = json.dumps(manifest).encode()
-    del files["SHA256SUMS"]
-    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
-    write_atomic(folder / "wrong.zip", write_archive({"SHA256SUMS": sums.encode(), **files}))
+    write_atomic(folder / "wrong.zip", consistent(files, manifest))
     return Path("wrong.zip")
 
 

@@ -74,7 +74,9 @@ def test_an_altered_file_never_reaches_the_engine(
     report = run(host(name), folder, altered, picture=tmp_path / PICTURE)
     assert report.code == 1
     assert report.lines == []
-    assert re.search(r"altered.*decoder\.(onnx|torchscript\.pt)", report.errors)
+    assert re.search(
+        r"altered: decoder\.(onnx|torchscript\.pt); expected SHA-256 [0-9a-f]{64}, got [0-9a-f]{64}$", report.errors
+    )
     assert len(report.errors.splitlines()) == 1
     assert not (tmp_path / PICTURE).exists()
 
@@ -159,15 +161,19 @@ def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str],
     assert lines[-2:] == ["error: no WebGPU here", "FAIL"]
 
 
-def test_three_lines_of_python_do_the_same(folder: Path) -> None:
-    done = run_python((ROOT / "examples/python/short.py").read_text("utf-8"), BUNDLE, cwd=folder)
+def test_a_few_lines_of_python_do_the_same(folder: Path, wrong: Path) -> None:
+    short = (ROOT / "examples/python/short.py").read_text("utf-8")
+    done = run_python(short, BUNDLE, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("(16, 1, 28, 28) float32\nencoder mean: worst error ")
     assert done.stdout.endswith(", 0 unexplained\nself-test passed\n")
     page = (ROOT / "examples/python/README.md").read_text("utf-8")
     (shown,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
-    done = run_python(f"import vae_export\n{shown}", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert shown in short
+    done = run_python(short, wrong, cwd=folder)
+    assert done.returncode != 0
+    assert "self-test FAILED" in done.stdout
+    assert done.stderr.rstrip().endswith("see what the engine does otherwise")
 
 
 def test_every_host_has_its_row_in_the_table_and_its_page() -> None:

@@ -1,0 +1,115 @@
+"""Every host takes the float32 file of a part, or the one there is, and judges it by the band of its precision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import headless
+import numpy as np
+import pytest
+from host import HOSTS, PICTURE, Host, Report, browse, run
+
+from tests.hosts.conftest import consistent
+from vae_export.artifact import Artifact
+from vae_export.bundle import pack
+from vae_export.bundle.archive import read_archive
+from vae_export.files import sha256, write_atomic
+from vae_export.record import read_record
+
+#: OpenCV reads no quantised ONNX files, and TorchScript has no int8.
+FLOATS_ONLY = ("cpp-libtorch", "cpp-opencv")
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]
+EIGHT_BITS = [name for name in NAMES if getattr(name, "values", [name])[0] not in FLOATS_ONLY]
+
+
+def files_of(artifact: Artifact) -> tuple[dict[str, bytes], Any]:
+    """What a bundle of it has, and its manifest."""
+    record = read_record(artifact.certificate)
+    data = pack(artifact, record, name="small", parts=["encoder", "decoder"])
+    files = {name: bytes(content) for name, content in read_archive(data, "small.zip").items()}
+    return files, json.loads(files["manifest.json"])
+
+
+def golden_image(manifest: Any) -> Any:
+    return next(part for part in manifest["golden"] if part["part"] == "decoder")["outputs"][0]
+
+
+def tried(host: Host, folder: Path, data: bytes, place: Path) -> Report:
+    """What the host says of a bundle of these bytes."""
+    bundle = Path(f"{sha256(data)[:16]}.zip")
+    write_atomic(folder / bundle, data)
+    if host.name != "browser":
+        return run(host, folder, bundle, picture=place / PICTURE)
+    with headless.serving(folder) as served:
+        return browse(served, bundle)
+
+
+def bands(manifest: Any, host: Host, choose: Callable[[Any], float]) -> Mapping[tuple[str, str], float]:
+    parts = [part for part in manifest["golden"] if part["part"] in host.parts]
+    return {(part["part"], output["tensor"]): choose(output) for part in parts for output in part["outputs"]}
+
+
+def allowed(report: Report) -> Mapping[tuple[str, str], float]:
+    """What the host allowed each output that it tested."""
+    return {output: pytest.approx(band, rel=0.01) for output, (_, band) in report.judgements.items()}
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_eight_bits_alone_pass_within_their_own_bands(
+    name: str, host: Callable[[str], Host], folder: Path, eight_bits: Artifact, tmp_path: Path
+) -> None:
+    found = host(name)
+    files, manifest = files_of(eight_bits)
+    report = tried(found, folder, consistent(files, manifest), tmp_path)
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert bands(manifest, found, lambda output: output["bands"]["int8"]) == allowed(report)
+    error, _ = report.judgements["decoder", "image"]
+    assert error > golden_image(manifest)["band"]  # float32's would have refused it
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_eight_bits_fail_beyond_their_band_and_where_none_is_stated(
+    name: str, host: Callable[[str], Host], folder: Path, eight_bits: Artifact, tmp_path: Path
+) -> None:
+    found = host(name)
+    files, manifest = files_of(eight_bits)
+    output = golden_image(manifest)
+    wide = output["bands"].pop("int8")
+    report = tried(found, folder, consistent(files, manifest), tmp_path)
+    assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
+    output["bands"]["int8"] = wide
+    image = np.frombuffer(files[output["file"]], "<f4").copy()
+    image[5000] += 2.5 * wide
+    files[output["file"]] = image.tobytes()
+    output["sha256"] = sha256(files[output["file"]])
+    report = tried(found, folder, consistent(files, manifest), tmp_path)
+    assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
+    error, band = report.judgements["decoder", "image"]
+    assert error > 1.4 * band
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_is_taken_wherever_it_stands_and_what_is_not_known_is_left_alone(
+    name: str, host: Callable[[str], Host], folder: Path, lowered: Artifact, tmp_path: Path
+) -> None:
+    found = host(name)
+    files, manifest = files_of(lowered)
+    assert manifest["files"][0]["precision"] == "int8"
+    nonsense = b"what no engine reads"
+    files["new.onnx"] = nonsense
+    decoder = next(file for file in manifest["files"] if file["part"] == "decoder")
+    new = decoder | {"name": "new.onnx", "size": len(nonsense), "sha256": sha256(nonsense)}
+    pixels = {"name": "pixels", "dtype": "uint8", "shape": ["N", 28, 28, 1], "range": [0, 255]}
+    strange = ({"precision": "fp2"}, {"part": "decoder-uint8-hwc", "outputs": [pixels]})
+    formats = ("onnx", "torchscript")
+    manifest["files"][:0] = [new | what | {"format": format} for what in strange for format in formats]
+    bytes_in = {"tensor": "latent", "file": "new.onnx", "shape": [len(nonsense)], "sha256": sha256(nonsense)}
+    bytes_out = bytes_in | {"tensor": "pixels"}
+    manifest["golden"].insert(0, {"part": "decoder-uint8-hwc", "inputs": [bytes_in], "outputs": [bytes_out]})
+    report = tried(found, folder, consistent(files, manifest), tmp_path)
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert report.noise == (14, 14)
+    assert bands(manifest, found, lambda output: output["band"]) == allowed(report)
