@@ -15,6 +15,7 @@ import pytest
 
 from tests.commands import ROOT, command
 from tests.conftest import Exported
+from vae_export.artifact import Artifact
 from vae_export.bundle import pack
 from vae_export.errors import MachineError
 from vae_export.explorer import engine
@@ -36,21 +37,21 @@ def absent(what: str, do: str) -> NoReturn:
     pytest.skip(f"{what} is not installed; {do}")
 
 
-def packed(exported: Exported) -> bytes:
-    return pack(exported.artifact, read_record(exported.artifact.certificate), name="tests", formats=["onnx"])
+def packed(artifact: Artifact) -> bytes:
+    return pack(artifact, read_record(artifact.certificate), name="tests", formats=["onnx"])
 
 
 @pytest.fixture(scope="session")
 def bundle(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "mlp.zip"
-    path.write_bytes(packed(exported("mlp")))
+    path.write_bytes(packed(exported("mlp").artifact))
     return path
 
 
 @pytest.fixture(scope="session")
 def colour(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "colour.zip"
-    path.write_bytes(packed(exported("foreign")))
+    path.write_bytes(packed(exported("foreign").artifact))
     return path
 
 

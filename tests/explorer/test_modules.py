@@ -19,6 +19,7 @@ from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.files import sha256
 from vae_export.golden import GoldenArray, judge
 from vae_export.grey import levels
+from vae_export.precision import PRECISIONS
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
@@ -108,6 +109,21 @@ def test_what_is_not_finite_too_short_or_too_far_fails(node: str, got: str) -> N
     assert run(node, code) is False
 
 
+def test_the_file_of_a_part_is_the_first_of_the_specification_and_has_its_own_band(node: str) -> None:
+    files = [{"part": "decoder", "format": "onnx", "precision": precision} for precision in ("fp2", *PRECISIONS)]
+    code = """
+    const output = { band: 1, bands: { fp16: 2, int8: 3 } };
+    say(given.map((files) => {
+      const file = bundle.onnxFile({ files }, "decoder");
+      return file ? [file.precision ?? null, bundle.allowed(output, file)] : null;
+    }));
+    """
+    stated = {"fp32": 1, "fp16": 2, "int8": 3}
+    cases = [list(reversed([files[0], *files[first:]])) for first in range(1, len(files))]
+    assert run(node, code, cases) == [[precision, stated.get(precision, 0)] for precision in PRECISIONS]
+    assert run(node, code, [[], files[:1], [{"part": "decoder", "format": "onnx"}]]) == [None, None, [None, 1]]
+
+
 def test_a_bundle_is_read_as_python_reads_it(node: str, bundle: Path, colour: Path) -> None:
     for path in (bundle, colour):
         opened = open_bundle(path)
@@ -115,6 +131,7 @@ def test_a_bundle_is_read_as_python_reads_it(node: str, bundle: Path, colour: Pa
         assert said == [opened.identity, opened.card, [[name, len(data)] for name, data in opened.files.items()]]
 
 
+ROWS = re.compile(rb'"shape": \[\s*16,')
 CONTRACT = {"image_shape": [1, 28, 28], "latent_shape": [4], "image_range": [0, 1]}
 READ = """
 const read = async (path) => {
@@ -128,6 +145,7 @@ const b = await read(given[0]);
 def test_a_change_of_any_kind_is_refused_with_the_file_named(node: str, bundle: Path, tmp_path: Path) -> None:
     whole = bundle.read_bytes()
     start = whole.index(bytes(read_archive(whole, bundle)["decoder.onnx"]))
+    longer = ROWS.sub(b'"shape": [17,', bytes(read_archive(whole, bundle)["manifest.json"]))
     kinds = {
         "flipped": (_flip(whole, start + 999), "file was altered: decoder.onnx"),
         "header": (_flip(whole, whole.index(b"manifest.json{") - 20), "manifest.json"),
@@ -141,6 +159,9 @@ def test_a_change_of_any_kind_is_refused_with_the_file_named(node: str, bundle: 
         "forged": (_rewritten(whole, {"decoder.onnx": b"other"}), "hash is not the manifest's: decoder.onnx"),
         "newer": (_manifest(whole, format="vae-export/2"), "another version"),
         "range": (_manifest(whole, contract=CONTRACT | {"image_range": [1, 0]}), "range"),
+        "prior": (_manifest(whole, contract=CONTRACT | {"prior": "uniform"}), "prior is not known"),
+        "numbers": (_manifest(whole, precision="float16"), "expected float32, got float16"),
+        "rows": (_rewritten(whole, {"manifest.json": longer}), "expected 2 to 16, got 17"),
         "golden": (_manifest(whole, golden=[]), "golden"),
         "nonsense": (_manifest(whole, files=[1, None]), "cannot be read"),
         "no json": (_rewritten(whole, {"manifest.json": b'{"a": NaN}'}), "JSON cannot be read: manifest.json"),

@@ -8,6 +8,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import vae_export
-from tests.explorer.conftest import SOFTWARE_GPU, absent, exploring, quiet_page, wait_ready
+from tests.explorer.conftest import SOFTWARE_GPU, absent, exploring, packed, quiet_page, wait_ready
 from vae_export.bundle import open_bundle, pack
 from vae_export.bundle.archive import write_archive
 from vae_export.contract import Array
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from tests.conftest import Exported
+    from vae_export.artifact import Artifact
 
 pytestmark = pytest.mark.slow
 
@@ -316,6 +318,7 @@ def test_a_picture_is_encoded_however_it_comes(page: Page, model: Model, way: st
     data = b64encode(png(image)).decode()
     if way == "opened":
         page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": png(image)})
+        assert page.input_value("#file") == ""  # the same file can be chosen again
     elif way == "dropped":
         page.evaluate(DROP, [".encode", "x.png", "image/png", data])
     else:
@@ -414,6 +417,7 @@ def test_a_bundle_changed_on_its_way_shows_the_error_and_no_picture(
 
 def test_another_bundle_takes_the_place_of_the_first(page: Page, bundle: Path, colour: Path) -> None:
     page.set_input_files("#bundle-file", colour)
+    assert page.input_value("#bundle-file") == ""  # the same file can be chosen again
     eventually(lambda: page.inner_text("#facts").startswith("64 latents (4 × 4 × 4)"))
     wait_ready(page)
     assert len(sliders(page)) == 32
@@ -454,6 +458,24 @@ def test_a_decoder_alone_is_enough(
         assert not page.is_visible("#way")
         page.click("#random")
         eventually(lambda: len(np.unique(shown(page))) > 10)
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_eight_bits_alone_are_judged_by_their_own_band(
+    browser: Browser, eight_bits: Artifact, ort: Path, tmp_path: Path, beyond: bool
+) -> None:
+    path = tmp_path / "int8.zip"
+    if beyond:
+        narrow = replace(eight_bits.manifest.golden[0].outputs[0], bands={"int8": 1e-6})
+        first, *others = eight_bits.manifest.golden
+        golden = (replace(first, outputs=(narrow, *first.outputs[1:])), *others)
+        eight_bits = replace(eight_bits, manifest=replace(eight_bits.manifest, golden=golden))
+    path.write_bytes(packed(eight_bits))
+    with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == ("failed" if beyond else "passed")
+        assert page.inner_text("#facts").endswith("computed in int8")
 
 
 def overflow(page: Page) -> int:
@@ -547,6 +569,27 @@ def test_webgpu_is_tested_again_before_it_is_trusted(
         eventually(lambda: page.inner_text("#verdict") == "Self-test passed.")
         assert page.get_attribute("#check", "data-state") == "passed"
         eventually(lambda: "thread" in page.inner_text("#speed-unit"))
+
+
+def test_a_bundle_that_is_opened_while_an_engine_starts_is_the_one_that_is_shown(
+    launch: Callable[..., Browser], address: str, colour: Path
+) -> None:
+    with closing(launch(*SOFTWARE_GPU)) as browser, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        eventually(lambda: page.is_enabled("#backend"))
+        if page.evaluate("document.querySelector('#backend option:last-child').disabled"):
+            absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
+        page.select_option("#backend", "webgpu")
+        page.set_input_files("#bundle-file", colour)
+        eventually(lambda: page.inner_text("#facts").startswith("64 latents"))
+        wait_ready(page)
+        assert "on WebGPU" in page.inner_text("#verdict")
+        page.click("#zero")
+        eventually(lambda: shown(page).shape == (32, 32, 3))
+        zero = np.zeros((1, 4, 4, 4), np.float32)
+        model = vae_export.load(colour)
+        eventually(lambda: looks_like(shown(page), model.decode(zero)[0], model))
 
 
 def test_the_engine_can_come_from_the_cdn(browser: Browser, bundle: Path, ort: Path) -> None:

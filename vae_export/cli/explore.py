@@ -80,11 +80,11 @@ def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
         path = REFERENCE
     if path is not None:
         opened = open_bundle(path)
-        opened.manifest.entry("decoder")
+        opened.manifest.finest("decoder")
         return path.read_bytes(), path.name
     chosen = chosen_run(run)
     artifact = open_artifact(chosen.export)
-    artifact.manifest.entry("decoder")
+    artifact.manifest.finest("decoder")
     title = chosen.folder.absolute().name
     return pack(artifact, read_record(artifact.certificate), name=title, formats=["onnx"]), title
 

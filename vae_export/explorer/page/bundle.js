@@ -13,6 +13,9 @@ const CERTIFICATE_FORMAT = "vae-export-certificate/1";
 const [LOCAL, CENTRAL, END] = [30, 46, 22]; // bytes of the headers, without their names
 const PART = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?";
 const NAME = new RegExp(`^${PART}(?:/${PART})?$`);
+// In the order of the specification: of a part's files, the first one is taken. Others are not known here.
+const PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"];
+const PRIOR = "standard normal";
 const MANIFEST_LIMIT = 1 << 20;
 
 /**
@@ -54,9 +57,20 @@ async function read(bytes) {
   return { identity: await digest(sums), manifest, certificate, card: text(files.get("MODEL_CARD.md")), files };
 }
 
-/** The model file of a part as ONNX: its entry in the manifest, or undefined where the bundle has none. */
+/**
+ * The model file of a part as ONNX, that in float32 if there is one: its entry in the manifest, or undefined where the
+ * bundle has none.
+ */
 export function onnxFile(manifest, part) {
-  return manifest.files.find((entry) => entry.part === part && entry.format === "onnx");
+  const files = manifest.files.filter((entry) => entry.part === part && entry.format === "onnx");
+  const found = PRECISIONS.map((precision) => files.find((file) => precisionOf(file) === precision));
+  return found.find((file) => file !== undefined);
+}
+
+/** The largest error of a golden output that this file may have; none where nothing is said of its precision. */
+export function allowed(output, file) {
+  const precision = precisionOf(file);
+  return precision === "fp32" ? output.band : (output.bands?.[precision] ?? 0);
 }
 
 /** A golden array of the manifest → Float32Array, row-major. Files are little-endian, as is whatever runs a browser. */
@@ -146,11 +160,18 @@ function readManifest(bytes) {
   if (!Array.isArray(range) || !range.every(Number.isFinite) || !(range[0] < range[1])) {
     refuse("range of pixels cannot be read", "manifest.json, contract");
   }
+  if (contract.prior !== PRIOR) refuse("prior is not known", "manifest.json, contract", PRIOR, String(contract.prior));
+  if (manifest.precision !== "float32") {
+    refuse("inputs and outputs of another precision", "manifest.json", "float32", String(manifest.precision));
+  }
   if (![files, golden].every((list) => Array.isArray(list) && list.length > 0)) {
     refuse("bundle has no model or no golden vectors", "manifest.json");
   }
   for (const part of golden) {
-    for (const item of [...part.inputs, ...part.outputs]) if (!sizes(item.shape)) refuse("shape cannot be read", String(item.file));
+    for (const item of [...part.inputs, ...part.outputs]) {
+      if (!sizes(item.shape)) refuse("shape cannot be read", String(item.file));
+      if (item.shape[0] < 2 || item.shape[0] > 16) refuse("wrong number of rows", String(item.file), "2 to 16", item.shape[0]);
+    }
     for (const item of part.outputs) if (!(Number.isFinite(item.band) && item.band > 0)) refuse("band cannot be read", String(item.file));
   }
   return manifest;
@@ -210,6 +231,7 @@ function json(bytes, name) {
   }
 }
 
+const precisionOf = (file) => file.precision ?? "fp32";
 const text = (bytes) => new TextDecoder().decode(bytes);
 const ascii = (bytes) => String.fromCharCode(...bytes);
 const hex = (number) => number.toString(16).padStart(8, "0");

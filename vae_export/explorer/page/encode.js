@@ -2,7 +2,7 @@
 
 import { Drawing } from "./drawing.js";
 import { Gallery } from "./gallery.js";
-import { paint, readFile } from "./image.js";
+import { paint, readFile, takeFile } from "./image.js";
 import { latest } from "./latest.js";
 
 /** @returns {Drawing | null} what goes into the encoder; null where the bundle has none */
@@ -30,7 +30,7 @@ export function showEncode(shown) {
   on("clear", "click", () => drawing.clear());
   on("invert", "click", () => drawing.invert());
   on("to-latents", "click", () => posterior && latent.replace(posterior));
-  on("file", "change", ({ target }) => target.files[0] && open(target.files[0]));
+  on("file", "change", ({ target }) => takeFile(target, open));
   document.addEventListener("paste", ({ clipboardData }) => {
     const file = picture(clipboardData?.files);
     if (file) open(file);

@@ -38,6 +38,13 @@ export function readCanvas(canvas, { image_shape: [channels, height, width], ima
   return image;
 }
 
+/** Give the file that was chosen to `use`. The input is emptied: a browser says nothing when the same file is chosen again. */
+export function takeFile(input, use) {
+  const [file] = input.files;
+  input.value = "";
+  if (file) use(file);
+}
+
 /** An image file on a canvas of its own: the middle of the picture, as large as it fits, in high quality. */
 export async function readFile(file, { image_shape: [, height, width] }) {
   const picture = await createImageBitmap(file).catch(() => {

@@ -1,8 +1,9 @@
 // The page: opens the bundle, shows whether it computes the right pixels, and gives the model to the views.
 
+import { onnxFile } from "./bundle.js";
 import { Latent } from "./latent.js";
 import { Model } from "./model.js";
-import { describe } from "./image.js";
+import { describe, takeFile } from "./image.js";
 import { showEncode } from "./encode.js";
 import { showNow } from "./now.js";
 import { showPad } from "./pad.js";
@@ -29,6 +30,14 @@ let views = new AbortController(); // ends the listeners of the bundle that was 
  */
 let shown = null;
 
+let last = Promise.resolve();
+
+/** One change of model after the other: an engine that starts slowly must not put an old bundle's model under a new page. */
+function inTurn(change) {
+  last = last.then(change);
+  return last;
+}
+
 async function openBundle(bytes) {
   document.body.dataset.state = "loading";
   hideFailure();
@@ -51,6 +60,7 @@ async function openBundle(bytes) {
 
 /** The same bundle on another engine: the latents and drawings stay, and the self-test is done again. */
 async function changeEngine() {
+  if (!shown || backend.value === shown.model.backend) return;
   backend.disabled = true;
   showWorking(`Checking what ${backend.selectedOptions[0].text} computes …`);
   try {
@@ -70,12 +80,15 @@ async function changeEngine() {
   backend.disabled = false;
 }
 
-function describeBundle({ contract, card, identity, size, canEncode }) {
+function describeBundle({ manifest, contract, card, identity, size, canEncode }) {
   const name = card.split("\n")[0].replace(/^#\s*/, "") || settings.bundle;
   const [low, high] = contract.image_range;
   const shape = contract.latent_shape.length > 1 ? ` (${contract.latent_shape.join(" × ")})` : "";
   find("name").textContent = document.title = name;
-  find("facts").textContent = `${size.toLocaleString("en")} latents${shape} → ${describe(contract)}, pixels in [${low}, ${high}]${canEncode ? "" : " · a decoder alone"}`;
+  const { precision = "fp32" } = onnxFile(manifest, "decoder");
+  const notes = [...(canEncode ? [] : ["a decoder alone"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
+  const facts = `${size.toLocaleString("en")} latents${shape} → ${describe(contract)}, pixels in [${low}, ${high}]`;
+  find("facts").textContent = [facts, ...notes].join(" · ");
   find("card").textContent = card;
   find("identity").textContent = identity.slice(0, 16);
   find("identity").title = identity;
@@ -115,12 +128,12 @@ async function start() {
 
 const isBundle = (file) => /\.zip$/i.test(file.name);
 
-async function openFile(file) {
-  await openBundle(await file.arrayBuffer()).catch(fail);
+function openFile(file) {
+  inTurn(async () => openBundle(await file.arrayBuffer()).catch(fail));
 }
 
-find("bundle-file").addEventListener("change", ({ target }) => target.files[0] && openFile(target.files[0]));
-backend.addEventListener("change", changeEngine);
+find("bundle-file").addEventListener("change", ({ target }) => takeFile(target, openFile));
+backend.addEventListener("change", () => inTurn(changeEngine));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   document.body.classList.add("dropping");
@@ -139,4 +152,4 @@ window.addEventListener("unhandledrejection", (event) => {
   showFailure("Something went wrong", event.reason?.message ?? String(event.reason));
 });
 
-start().catch(fail);
+inTurn(() => start().catch(fail));

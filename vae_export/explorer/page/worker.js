@@ -2,7 +2,7 @@
 //
 // A message {id, method, argument} is answered by {id, result} or {id, error}.
 
-import { goldenArray, onnxFile, openBundle } from "./bundle.js";
+import { allowed, goldenArray, onnxFile, openBundle } from "./bundle.js";
 import { judge } from "./judge.js";
 import { sample } from "./noise.js";
 
@@ -80,10 +80,10 @@ async function test() {
     const rows = golden.inputs[0].shape[0];
     const inputs = Object.fromEntries(golden.inputs.map((item) => [item.tensor, goldenArray(bundle, item)]));
     const { outputs } = await run(golden.part, inputs, rows);
-    const tensors = onnxFile(bundle.manifest, golden.part).outputs;
+    const file = onnxFile(bundle.manifest, golden.part);
     for (const item of golden.outputs) {
-      const { range } = tensors.find((tensor) => tensor.name === item.tensor);
-      const judgement = judge(outputs[item.tensor], goldenArray(bundle, item), item.band, range);
+      const { range } = file.outputs.find((tensor) => tensor.name === item.tensor);
+      const judgement = judge(outputs[item.tensor], goldenArray(bundle, item), allowed(item, file), range);
       judgements.push({ part: golden.part, tensor: item.tensor, ...judgement });
     }
     if (golden.part === "decoder" && rows > 2) noise = sameNoise(inputs.latent, rows);
