@@ -586,6 +586,7 @@ def test_a_bundle_that_is_opened_while_an_engine_starts_is_the_one_that_is_shown
         wait_ready(page)
         assert "on WebGPU" in page.inner_text("#verdict")
         page.click("#zero")
+        eventually(lambda: shown(page).shape == (32, 32, 3))
         zero = np.zeros((1, 4, 4, 4), np.float32)
         model = vae_export.load(colour)
         eventually(lambda: looks_like(shown(page), model.decode(zero)[0], model))
