@@ -111,10 +111,13 @@ def test_only_what_was_asked_for_is_packed(mlp: Exported, tmp_path: Path) -> Non
         model.encode(model.sample(1))
 
 
-@pytest.mark.parametrize(("chosen", "said"), [({"formats": ["tflite"]}, "format"), ({"parts": ["prior"]}, "part")])
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [({"formats": ["tflite"]}, "format"), ({"parts": ["prior"]}, "part"), ({"precisions": ["int8"]}, "precision")],
+)
 def test_what_the_export_does_not_have_is_refused(mlp: Exported, chosen: dict[str, list[str]], said: str) -> None:
     with pytest.raises(UsageError, match=f"export has no such {said}; expected .*; run: vae-export export --{said}"):
-        pack(mlp.artifact, record(mlp), name="x", formats=chosen.get("formats"), parts=chosen.get("parts"))
+        pack(mlp.artifact, record(mlp), name="x", **chosen)  # type: ignore[arg-type]
 
 
 def test_a_certificate_that_did_not_pass_makes_no_bundle(mlp: Exported) -> None:

@@ -54,6 +54,7 @@ BAD_INPUT = [
     ("export --checkpoint {empty} --out {none}", 3, "not a file"),
     ("export --checkpoint {run}/export/encoder.onnx --out {none}", 3, "checkpoint cannot be read"),
     ("export --checkpoint {run}/export/encoder.pt2 --out {none}", 3, "checkpoint cannot be read"),
+    ("bundle --run {run} --precision int8 --out {none}", 2, "export has no such precision; expected fp32, got int8"),
     ("bundle --run {run} --name a/b", 2, "not a name for a file: --name; got a/b; say where the file goes with --out"),
     ("bundle --run {run} --name a\x07b --out {none}", 2, "bad name: --name; expected printable text, got 'a\\x07b'"),
     ("bundle --run {run} --licence {run}/export/encoder.onnx --out {none}", 3, "not a text: {run}/export/encoder.onnx"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vae_export.artifact import CERTIFICATE, Artifact
@@ -28,6 +28,7 @@ def pack(
     name: str,
     formats: Sequence[str] | None = None,
     parts: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
     page: bytes | None = None,
     notes: str = "",
     licence: str = NO_LICENCE,
@@ -38,17 +39,17 @@ def pack(
         artifact: the export; every file is read against its hash.
         record: its certificate: passed, and of these very files.
         name: of the model, the title of its card.
-        formats, parts: which files to take; None takes all.
+        formats, parts, precisions: which files to take; None takes all.
         page: the certificate as a page, if it is to travel along.
         notes: for the model card, in Markdown: what the model is for, what it cannot do.
         licence: the model's licence.
 
     Raises:
-        UsageError: a format or a part that the export does not have.
+        UsageError: a format, part or precision that the export does not have, or not together.
         ParityError, IntegrityError: the certificate did not pass, or is of other files.
         ModelError: an export without golden vectors.
     """
-    manifest = _chosen(artifact.manifest, formats, parts)
+    manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
     record.require(manifest, artifact.certificate)
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
@@ -64,18 +65,17 @@ def pack(
     return write_archive({SUMS: sums.encode(), **ordered})
 
 
-def _chosen(manifest: Manifest, formats: Sequence[str] | None, parts: Sequence[str] | None) -> Manifest:
-    """The manifest with the files of these formats and parts only."""
-    for kind, wanted in (("format", formats), ("part", parts)):
-        have = list(dict.fromkeys(getattr(entry, kind) for entry in manifest.files))
-        if missing := [name for name in wanted or () if name not in have]:
+def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:
+    """The manifest with those files only that are wanted, by format, part and precision."""
+    files = manifest.files
+    for kind, chosen in wanted.items():
+        if chosen is None:
+            continue
+        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # of what the others leave
+        if missing := [name for name in chosen if name not in have]:
             do = f"run: vae-export export --{kind} {missing[0]}"
             raise UsageError(f"export has no such {kind}", expected=" | ".join(have), got=missing[0], do=do)
-    files = tuple(
-        entry
-        for entry in manifest.files
-        if (formats is None or entry.format in formats) and (parts is None or entry.part in parts)
-    )
+        files = tuple(entry for entry in files if getattr(entry, kind) in chosen)
     kept = {float_part(entry.part) for entry in files}
     names = {entry.name for entry in files}
     return replace(

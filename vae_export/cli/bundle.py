@@ -27,6 +27,10 @@ def bundle(
         list[str] | None,
         typer.Option("--part", help="Parts to take. Repeatable. Default: all of the export.", show_default=False),
     ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option("--precision", help="Precisions to take. Repeatable. Default: all.", show_default=False),
+    ] = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Title of the model card. Default: the run's name.", show_default=False)
     ] = None,
@@ -74,6 +78,7 @@ def bundle(
         name=title,
         formats=format,
         parts=part,
+        precisions=precision,
         page=_read(artifact.certificate.with_suffix(".html")) if page else None,
         notes="" if notes is None else _text(notes),
         licence=NO_LICENCE if licence is None else _text(licence),
