@@ -62,7 +62,7 @@ BAD_INPUT = [
     ("bench --run {run} --batch nan", 2, "Invalid value for '--batch'"),
     ("bench --run {run} --threads 0", 2, "bad threads; expected 1 to"),
     ("bench --run {run} --rounds -1", 2, "bad rounds; expected 1 to 10,000, got -1"),
-    ("bench --run {run} --part head", 2, "unknown part; expected encoder | decoder | autoencoder | all"),
+    ("bench --run {run} --part head", 2, "unknown part; expected encoder | decoder | autoencoder | decoder-uint8-hwc"),
     ("bench --run {run} --out {home}/t.json --target onnx", 2, "no file for this target: onnx"),
     ("bench --run {run} --out {none}", 2, "--out is for the JSON"),
     ("bench --run {empty}", 3, "no export here: {empty}/export"),

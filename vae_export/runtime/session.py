@@ -102,7 +102,7 @@ class Session:
         except Exception as error:  # ONNX Runtime's exceptions have no class in common
             if "alloc" in str(error):
                 raise OutOfMemoryError(f"{len(next(iter(inputs.values()))):,} rows of {self._spec.part}") from error
-            raise ModelError("engine failed", where=self._spec.part, got=str(error)) from error
+            raise ModelError("cannot run", where=self._spec.part, got=str(error)) from error
         return arrays
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
