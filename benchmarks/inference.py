@@ -1,7 +1,7 @@
 """How fast the decoder's files are beside PyTorch and the machine's limit, and what an export takes.
 
     python benchmarks/inference.py
-    python benchmarks/inference.py artifacts/mnist-mlp --rounds 12
+    python benchmarks/inference.py artifacts/mnist-mlp --rounds 12 --page timings.html
 
 Exports the decoder of a run, or of a freshly initialised `mlp`, in every format and precision, and measures all of them
 in one run of `vae_export.bench`. Ratios are to PyTorch with the same number of threads, the median over the rounds with
@@ -28,7 +28,7 @@ from vae_export.bench.timings import Figure, Timings
 from vae_export.checkpoint import Checkpoint, save_checkpoint
 from vae_export.models import VAE, VAEConfig
 from vae_export.record import read_record
-from vae_export.report.timings_page import errors
+from vae_export.report.timings_page import errors, timings_page
 
 ROOT = Path(__file__).parent.parent
 LEVEL = 1 / 255
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, help="run folder; default: a freshly initialised mlp")
     parser.add_argument("--rounds", type=int, default=Plan().rounds)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--page", type=Path, help="write tables and plots of every file here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -51,6 +52,8 @@ def main() -> None:
         record = read_record(artifact.certificate)
         plan = Plan(threads=tuple(given.threads), rounds=given.rounds)
         timings = bench(artifact, checkpoint, record, plan, report=lambda line: print(line, file=sys.stderr))
+        if given.page:
+            given.page.write_text(timings_page(timings, record), "utf-8")
         found = errors(record.document, "decoder")
         print(f"{timings.machine['processor']}, load average {timings.machine['load_average']}, {given.rounds} rounds")
         for title, most, precision in (("float32", 1.0, "fp32"), ("within a grey level of float64", LEVEL, None)):
