@@ -9,7 +9,7 @@ from tests.conftest import Exported
 from vae_export.bench.timings import Timings
 from vae_export.record import read_record
 from vae_export.report import timings_page
-from vae_export.report.plots import Axis, trade
+from vae_export.report.plots import COLOURS, Axis, Look, trade
 from vae_export.report.timings_page import errors
 from vae_export.report.words import duration
 
@@ -18,7 +18,9 @@ def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Expo
     page = timings_page(timings, read_record(mlp.artifact.certificate))
     for figure in timings.figures:
         assert duration(figure.p50_seconds) in page
-    assert page.count("<svg") == 3, "latencies with one thread, and what speed costs at two batch sizes"
+    assert page.count('<svg class="chart" viewBox') == 3, (
+        "latencies with one thread, and what speed costs at two batch sizes"
+    )
     assert not re.search(r"<script|src=|href=\"(?!data:,)|url\(", page)
     assert "nan" not in page.lower().split("<body>")[1]
 
@@ -35,6 +37,28 @@ def test_errors_are_those_of_the_certificate(mlp: Exported) -> None:
     found = errors(document, "decoder")
     assert set(found) == {"eager/cpu"} | {row["target"] for row in document["rows"] if row["part"] == "decoder"}
     assert all(0 <= error < 1e-5 for error in found.values())
+
+
+def test_pytorchs_error_is_that_of_float32(mlp: Exported) -> None:
+    document = read_record(mlp.artifact.certificate).document
+    lowered = [{**row, "target": "onnx+int4-weights/CPU", "eager_error": 0.9} for row in document["rows"]]
+    found = errors({"rows": [*document["rows"], *lowered]}, "decoder")
+    assert found["eager/cpu"] == errors(document, "decoder")["eager/cpu"]
+
+
+def test_an_engine_has_a_colour_and_a_precision_a_dash() -> None:
+    sides = ["eager/cpu", "onnx/CPUExecutionProvider", "onnx+int8/CPUExecutionProvider", "openvino+bf16/CPU"]
+    looks = [Look.of(side, sides) for side in sides]
+    assert [look.colour for look in looks] == [0, 1, 1, 2]
+    assert [(look.dash == 0, look.precision) for look in looks] == [
+        (True, ""),
+        (True, ""),
+        (False, "int8"),
+        (False, "bf16"),
+    ]
+    assert looks[1].name == "onnx/CPU"
+    many = [f"engine{number}/cpu" for number in range(COLOURS + 1)]
+    assert Look.of(many[-1], many).colour == 0, "every colour is one that the page has"
 
 
 def test_what_is_beaten_in_all_three_is_not_in_front(timings: Timings) -> None:

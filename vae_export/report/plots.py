@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vae_export.bench.timings import Timings
+from vae_export.precision import PRECISIONS
 from vae_export.report.words import duration, number
 
 WIDTH, HEIGHT = 720, 400
+#: Engines that have a colour of their own; the page has as many.
+COLOURS = 12
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 16, 48
 #: Radius of the largest file's circle; the others' areas are to its.
 _LARGEST, _SMALLEST = 16.0, 4.0
@@ -45,13 +48,42 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One side's latencies: a path, its points with what each says, and the number of its colour."""
+class Look:
+    """How a side is told from the others.
+
+    Attributes:
+    name: of the side, without what ONNX Runtime's providers all end with.
+    colour: the number of its engine's.
+    dash: the number of its precision's; 0, a whole line, is float32.
+    precision: in a word, for files of fewer bits.
+    """
 
     name: str
+    colour: int
+    dash: int
+    precision: str
+
+    @classmethod
+    def of(cls, side: str, sides: Sequence[str]) -> Look:
+        engines = list(dict.fromkeys(_engine(name)[0] for name in sides))
+        engine, precision = _engine(side)
+        dash = PRECISIONS.index(precision) if precision in PRECISIONS else 0
+        return cls(side.replace("ExecutionProvider", ""), engines.index(engine) % COLOURS, dash, precision)
+
+
+def _engine(side: str) -> tuple[str, str]:
+    """ "onnx+int8/CPUExecutionProvider" → "onnx", "int8"."""
+    engine, _, precision = side.partition("/")[0].partition("+")
+    return engine, precision
+
+
+@dataclass(frozen=True)
+class Line:
+    """One side's latencies: a path, and its points with what each says."""
+
+    look: Look
     path: str
     points: tuple[tuple[float, float, str], ...]
-    colour: int
 
 
 @dataclass(frozen=True)
@@ -72,11 +104,10 @@ class Latencies:
 class Point:
     """One file or PyTorch: a circle whose area is the file's size."""
 
-    name: str
+    look: Look
     x: float
     y: float
     radius: float
-    colour: int
     says: str
 
 
@@ -109,7 +140,7 @@ def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -
             for batch in batches
             if (row := rows[name])
         ]
-        return Line(name, _path(points), tuple(points), list(names).index(name))
+        return Line(Look.of(name, names), _path(points), tuple(points))
 
     return Latencies(
         tuple(line(name) for name in names if rows[name]),
@@ -137,11 +168,10 @@ def trade(timings: Timings, part: str, batch: int, names: Sequence[str], errors:
     largest = max([size for size in sizes.values() if size] or [1])
     points = tuple(
         Point(
-            name,
+            Look.of(name, names),
             x.place(quickest[name]),
             y.place(height[name]),
             round(max(_SMALLEST, _LARGEST * math.sqrt((sizes[name] or 0) / largest)), 1),
-            list(names).index(name),
             f"{name}: {duration(quickest[name])}, error {number(errors[name])}",
         )
         for name in shown
