@@ -546,15 +546,19 @@ def test_without_webgpu_the_choice_is_not_offered(page: Page) -> None:
     assert page.input_value("#backend") == "wasm"
 
 
+def open_with_webgpu(page: Page, address: str) -> None:
+    page.goto(address)
+    wait_ready(page)
+    eventually(lambda: page.is_enabled("#backend"))
+    if page.evaluate("document.querySelector('#backend option:last-child').disabled"):
+        absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
+
+
 def test_webgpu_is_tested_again_before_it_is_trusted(
     launch: Callable[..., Browser], address: str, model: Model
 ) -> None:
     with closing(launch(*SOFTWARE_GPU)) as browser, quiet_page(browser) as page:
-        page.goto(address)
-        wait_ready(page)
-        eventually(lambda: page.is_enabled("#backend"))
-        if page.evaluate("document.querySelector('#backend option:last-child').disabled"):
-            absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
+        open_with_webgpu(page, address)
         page.click("#zero")
         page.select_option("#backend", "webgpu")
         eventually(lambda: "on WebGPU" in page.inner_text("#verdict"))
@@ -575,11 +579,7 @@ def test_a_bundle_that_is_opened_while_an_engine_starts_is_the_one_that_is_shown
     launch: Callable[..., Browser], address: str, colour: Path
 ) -> None:
     with closing(launch(*SOFTWARE_GPU)) as browser, quiet_page(browser) as page:
-        page.goto(address)
-        wait_ready(page)
-        eventually(lambda: page.is_enabled("#backend"))
-        if page.evaluate("document.querySelector('#backend option:last-child').disabled"):
-            absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
+        open_with_webgpu(page, address)
         page.select_option("#backend", "webgpu")
         page.set_input_files("#bundle-file", colour)
         eventually(lambda: page.inner_text("#facts").startswith("64 latents"))
