@@ -19,10 +19,9 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import torch
+from untrained import initialised
 
-from vae_export.checkpoint import Checkpoint, save_checkpoint
-from vae_export.models import FAMILIES, VAE, VAEConfig
+from vae_export.models import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 3
@@ -31,7 +30,7 @@ ROUNDS = 3
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoints = {Path(run).name: Path(run) / "checkpoint.safetensors" for run in sys.argv[1:]} or {
-            family: _initialised(VAEConfig(family), Path(scratch)) for family in FAMILIES
+            family: initialised(Path(scratch), family) for family in FAMILIES
         }
         seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
         errors: dict[str, dict[str, float]] = {}
@@ -56,14 +55,6 @@ def _seconds(*arguments: str) -> float:
     started = time.perf_counter()
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments], check=True, capture_output=True)
     return time.perf_counter() - started
-
-
-def _initialised(config: VAEConfig, folder: Path) -> Path:
-    torch.manual_seed(0)
-    path = folder / f"{config.family}.safetensors"
-    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
-    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
-    return path
 
 
 def _errors(certificate: Path) -> dict[str, float]:

@@ -19,14 +19,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
+from untrained import initialised
 
 from vae_export import open_artifact
 from vae_export.bench.plan import BATCHES, Plan
 from vae_export.bench.rounds import bench
 from vae_export.bench.timings import Figure, Timings
-from vae_export.checkpoint import Checkpoint, save_checkpoint
-from vae_export.models import VAE, VAEConfig
 from vae_export.record import read_record
 from vae_export.report.timings_page import errors, timings_page
 
@@ -44,7 +42,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoint = given.run / "checkpoint.safetensors" if given.run else _initialised(folder)
+        checkpoint = given.run / "checkpoint.safetensors" if given.run else initialised(folder)
         _export_seconds(checkpoint, folder)
         _cli("export", "--checkpoint", checkpoint, "--part", "decoder", "--format", "all", "--precision", "all",
              "--out", folder / "export")  # fmt: skip
@@ -108,15 +106,6 @@ def _export_seconds(checkpoint: Path, folder: Path) -> None:
 
 def _cli(*arguments: object) -> None:
     subprocess.run([sys.executable, ROOT / "cli.py", *map(str, arguments)], check=True, capture_output=True)
-
-
-def _initialised(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = VAEConfig("mlp")
-    path = folder / "checkpoint.safetensors"
-    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
-    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
-    return path
 
 
 if __name__ == "__main__":

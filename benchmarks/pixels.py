@@ -20,12 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
+from untrained import initialised
 
 from vae_export import open_artifact
-from vae_export.checkpoint import Checkpoint, save_checkpoint
 from vae_export.contract import LEVELS, PIXELS, Array
-from vae_export.models import VAE, VAEConfig
 from vae_export.runtime.session import Session
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoint = given.run / "checkpoint.safetensors" if given.run else _initialised(folder)
+        checkpoint = given.run / "checkpoint.safetensors" if given.run else initialised(folder)
         _export(checkpoint, folder / "export")
         artifact = open_artifact(folder / "export")
         contract = artifact.manifest.contract
@@ -108,15 +106,6 @@ def _export(checkpoint: Path, out: Path) -> None:
     options = ["--part", "decoder", "--pixels", "uint8-hwc", "--out", out]
     command = [sys.executable, ROOT / "cli.py", "export", "--checkpoint", checkpoint, *options]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
-
-
-def _initialised(folder: Path) -> Path:
-    torch.manual_seed(0)
-    config = VAEConfig("mlp")
-    path = folder / "checkpoint.safetensors"
-    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
-    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
-    return path
 
 
 if __name__ == "__main__":

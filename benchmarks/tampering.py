@@ -1,7 +1,7 @@
 """Tampers with a bundle in thousands of ways: is each refused, in one line, with the right file named?
 
-    python benchmarks/tampering.py artifacts/reference/mnist.zip
-    python benchmarks/tampering.py artifacts/reference/mnist.zip --count 1000
+    python benchmarks/tampering.py
+    python benchmarks/tampering.py my.zip --count 1000
 
 The kinds are those of tests/bundle/tampering.py. Exits 1 if one is accepted, misnamed or ends in a traceback.
 """
@@ -22,10 +22,12 @@ from tests.bundle.tampering import KINDS, Kind
 from vae_export.bundle import open_bundle
 from vae_export.errors import VaeExportError
 
+BUNDLE = Path(__file__).parent.parent / "artifacts" / "reference" / "mnist.zip"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count tampered bundles that are not refused as they should be.")
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE, help="default: the reference bundle")
     parser.add_argument("--count", type=int, default=10_000, help="tampered bundles in all (default: 10,000)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # zipfile warns of the duplicate names that it is made to write

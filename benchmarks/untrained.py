@@ -1,0 +1,21 @@
+"""A checkpoint for measurements that no training has to come before: speed does not depend on what weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vae_export.checkpoint import Checkpoint, save_checkpoint
+from vae_export.models import VAE, VAEConfig
+from vae_export.models.config import Family
+
+
+def initialised(folder: Path, family: Family = "mlp") -> Path:
+    """Write a family's default network, freshly initialised, with 64 images of noise, to `folder`; the file's path."""
+    torch.manual_seed(0)
+    config = VAEConfig(family)
+    path = folder / f"{family}.safetensors"
+    examples = torch.randint(0, 256, (64, *config.image_shape), dtype=torch.uint8)
+    save_checkpoint(Checkpoint(config, VAE(config).state_dict(), examples), path)
+    return path
