@@ -1,4 +1,5 @@
-"""ExecuTorch's programs. Its wheel is not in `dev`; with `pip install 'vae-export[executorch]'` these tests run."""
+"""ExecuTorch's programs. Its wheel belongs to one version of PyTorch and is not in `dev`; `.ci/run` runs these tests in
+an environment that has it, and the first one in an environment that has not."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from vae_export.formats.executorch import MOST
 from vae_export.parity.oracle import evaluate
 
 absent = missing("executorch") is not None
-needed = pytest.mark.skipif(absent, reason="executorch is not installed")
+needed = pytest.mark.skipif(absent, reason="executorch is not installed; .ci/run has an environment with it")
 
 
 @pytest.mark.skipif(not absent, reason="executorch is installed")
