@@ -18,15 +18,17 @@ _PARTIAL_FILE = f"{PARTIAL}file-"
 
 
 @contextlib.contextmanager
-def staged_file(final: Path, *, force: bool) -> Iterator[BinaryIO]:
+def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[BinaryIO]:
     """Yield a file to write beside `final`; on success it becomes `final` by one rename, on failure it is gone.
 
     For what is too large to be made in memory first. An `OSError` in the block is taken for one of this file. What
-    killed processes left of such files beside it is removed.
+    killed processes left of such files beside it is removed. `parents` makes the folder that it lies in; without, one
+    that has been removed stays so, and stops the writer.
     """
     check_free(final, force=force)
     with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        if parents:
+            final.parent.mkdir(parents=True, exist_ok=True)
         for stale in final.parent.glob(f"{_PARTIAL_FILE}*"):
             _remove_unless_held(stale)
         partial, handle = _held_file(final)
@@ -74,7 +76,11 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
             sync_folder(final.parent)
             _remove(retired)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        # Processes elsewhere may still write into it by its name, so it loses that first: nothing new comes then.
+        discarded = staging.with_name(f"{staging.name}-discarded")
+        with contextlib.suppress(OSError):  # it was published
+            os.rename(staging, discarded)
+        _remove(discarded)
         os.close(handle)
         if retired.exists() and not final.exists():
             os.rename(retired, final)

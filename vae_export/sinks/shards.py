@@ -46,11 +46,11 @@ class Shards:
             raise StorageError("output folder is not there", where=self.folder, expected="shared storage", do=do)
         files = self.files(index)
         if self.format == "parquet":
-            with staged_file(files[0], force=True) as file:
+            with staged_file(files[0], force=True, parents=False) as file:
                 _write_parquet(file, arrays)
             return
         for path, name in zip(files, self.names, strict=True):
-            with staged_file(path, force=True) as file:
+            with staged_file(path, force=True, parents=False) as file:
                 write_header(file, arrays[name].shape, arrays[name].dtype)
                 write_numbers(file, arrays[name])
 
