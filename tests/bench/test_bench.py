@@ -128,6 +128,17 @@ def test_a_process_that_hangs_or_ends_is_named(program: str, says: str) -> None:
         worker.begin()
 
 
+def test_what_an_engine_unpacks_is_gone_with_its_process() -> None:
+    """AOTInductor's packages: a process that is killed does not remove them itself."""
+    program = "import sys, tempfile; sys.exit(tempfile.mkdtemp())"
+    with Worker(Subject("none", "none", "decoder", EAGER), command=(sys.executable, "-c", program)) as worker:
+        with pytest.raises(SideError) as caught:
+            worker.begin()
+        unpacked = Path(str(caught.value).rpartition("got ")[2])
+        assert unpacked.is_dir()
+    assert not unpacked.exists()
+
+
 def test_what_is_not_certified_is_not_measured(mlp: Exported) -> None:
     assert mlp.checkpoint is not None
     record = read_record(mlp.artifact.certificate)

@@ -35,6 +35,8 @@ class Worker:
         environment = os.environ | {
             # The child finds packages where this process does, and none in the working folder.
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+            # What an engine unpacks to load it stays behind when its process is killed: `close` removes it.
+            "TMPDIR": self._scratch.name,
             # What torch.compile compiled before would make its load time another thing at the second run.
             "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
