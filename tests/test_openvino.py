@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests import samples
-from vae_export import Source, export
-from vae_export.errors import TargetError
+from tests.commands import tree
+from vae_export import Source, export, exporter
+from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, Setting, WriteOptions, openvino
 from vae_export.precision import FULL, PrecisionName
 
@@ -49,6 +50,61 @@ def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest
     monkeypatch.setattr(openvino, "_used", lambda _compiled: {"bf16", "f32"})
     with pytest.raises(TargetError, match=r"does not compute in bf16.*expected bf16, got bf16 and f32; name another"):
         OPENVINO.open(data, graph.spec, "CPU", Setting())
+
+
+@pytest.fixture
+def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor on which one layer of every network has no kernel for bfloat16."""
+    used = openvino._used
+    monkeypatch.setattr(
+        openvino, "_used", lambda compiled: used(compiled) | ({"f32"} if "bf16" in used(compiled) else set())
+    )
+
+
+@pytest.mark.usefixtures("no_bfloat16")
+class TestAPrecisionThatTheMachineDoesNotHave:
+    def test_is_an_error_where_it_was_asked_for(self, tmp_path: Path) -> None:
+        with pytest.raises(TargetError, match="file cannot be verified here: encoder.bf16.openvino.xml"):
+            export(source(), tmp_path / "out", formats=["openvino"], precisions=["fp32", "bf16"])
+        assert tree(tmp_path) == {}
+
+    def test_is_left_out_of_all_with_a_line(self, tmp_path: Path) -> None:
+        said: list[str] = []
+        formats = ["torchscript", "openvino"]
+        artifact, certificate = export(
+            source(), tmp_path / "out", formats=formats, precisions=["fp32", "bf16"], leave_out=True, report=said.append
+        )
+        assert [line for line in said if line.startswith("left out")] == [
+            "left out: openvino in bf16: device does not compute in bf16: openvino/CPU, encoder; "
+            "expected bf16, got bf16 and f32; name another --precision"
+        ]
+        kinds = {(entry.format, entry.precision) for entry in artifact.manifest.files}
+        assert kinds == {("torchscript", "fp32"), ("openvino", "fp32"), ("torchscript", "bf16")}
+        assert not list(artifact.folder.glob("*bf16.openvino*"))
+        assert certificate.passed
+
+    def test_is_an_error_where_nothing_else_is_left(self, tmp_path: Path) -> None:
+        with pytest.raises(MachineError, match="nothing that was asked for can be run here; got bf16"):
+            export(source(), tmp_path / "out", formats=["openvino"], precisions=["bf16"], leave_out=True)
+        assert tree(tmp_path) == {}
+
+
+def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of its own tries it first: this one lives."""
+    said: list[str] = []
+    monkeypatch.setattr(exporter, "rehearse", lambda *_: {("encoder", "CPU"): "a process that died of SIGILL"})
+    artifact, _ = export(
+        source(),
+        tmp_path / "out",
+        formats=["openvino"],
+        precisions=["fp32", "fp16"],
+        leave_out=True,
+        report=said.append,
+    )
+    assert "left out: openvino in fp16: openvino/CPU crashed; got a process that died of SIGILL" in said
+    assert {entry.precision for entry in artifact.manifest.files} == {"fp32"}
 
 
 def test_a_layer_in_float32_is_seen() -> None:

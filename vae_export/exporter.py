@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from vae_export import __version__
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
 from vae_export.companions import contents
-from vae_export.contract import EVERY_PART, PIXELS, Part, PartSpec, Pixels, float_part
-from vae_export.errors import MachineError, UsageError
+from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
+from vae_export.errors import MachineError, TargetError, UsageError
 from vae_export.files import write_atomic
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.graphs import Source
@@ -22,6 +21,7 @@ from vae_export.interrupts import postponed
 from vae_export.manifest import NAME, NOT_STATED, FileEntry, Manifest
 from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
+from vae_export.rehearsal import Scene, rehearse
 from vae_export.report import certificate_page
 from vae_export.staging import check_free, staged_folder
 from vae_export.stopwatch import Stopwatch
@@ -38,6 +38,7 @@ def export(
     budget: Budget | None = None,
     opset: int = OPSET,
     force: bool = False,
+    leave_out: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Artifact, Certificate]:
     """Write the parts of a VAE in the given formats to the folder `out`, and verify them there.
@@ -53,6 +54,8 @@ def export(
         precisions: of the files; each format must have one of them, and is written in all that it has.
         budget: what of pixels and nats they may cost.
         opset: of the ONNX files.
+        leave_out: a lower precision in which this machine cannot run a format's files is left out with a line, instead
+            of an error. A network's layers decide: OpenVINO has bfloat16 for some of them.
         report: called with a line at each step, and at the end with where the time went.
 
     Returns:
@@ -61,7 +64,7 @@ def export(
     Raises:
         UsageError: an unknown format, part, layout, precision or opset, or an `out` that exists.
         ModelError: modules that do not keep the contract, or draw random numbers; too few images to calibrate with.
-        MachineError: a format that cannot be written here; a full disk.
+        MachineError: a format that cannot be written here, or its files not be run; a full disk.
         ParityError: a file does not compute what PyTorch computes, or misses its budget. Nothing is left behind.
     """
     out = Path(out)
@@ -83,30 +86,40 @@ def export(
         calibrated = calibration(source, graphs) if any(kind[1] in CALIBRATED for kind in kinds) else None
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
-        for part in chosen:
-            spec = graphs[part].spec
-            plain = WriteOptions(_metadata(spec, source.provenance), opset)
-            for format, precision in kinds:
-                name = f"{part}{infix(precision)}{FORMATS[format].suffix}"
-                report(f"writing {name}")
-                inputs = None if calibrated is None else calibrated[part]
-                options = replace(plain, precision=precision, calibration=inputs)
+        for format, precision in kinds:
+            files: dict[Part, bytes] = {}
+            for part in chosen:
+                report(f"writing {_name(part, format, precision)}")
+                metadata = _metadata(graphs[part].spec, source.provenance)
+                options = WriteOptions(metadata, opset, precision, None if calibrated is None else calibrated[part])
                 with postponed(), watch.lap(format):
-                    data = FORMATS[format].write(graphs[part], options)
+                    files[part] = FORMATS[format].write(graphs[part], options)
+            if leave_out and precision != FULL:
+                with watch.lap(format):
+                    reason = _not_here(format, files, source.contract)
+                if reason is not None:
+                    report(f"left out: {format} in {precision}: {reason}")
+                    continue
+            for part, data in files.items():
+                name = _name(part, format, precision)
                 for stored, content in contents(name, data).items():
                     write_atomic(staging / stored, content)
-                machine = FORMATS[format].machine(data)
-                entries.append(FileEntry.of(name, part, format, data, precision, machine))
+                entries.append(FileEntry.of(name, part, format, data, precision, FORMATS[format].machine(data)))
+        if not entries:
+            raise MachineError("nothing that was asked for can be run here", got=", ".join(precisions))
+        entries.sort(key=lambda entry: chosen.index(entry.part))
+        written = {entry.format for entry in entries}
         with watch.lap("golden vectors"):
             tested = list(dict.fromkeys(map(float_part, chosen)))
-            golden, arrays = golden_vectors(source, tested, [precision for _, precision in kinds], calibrated)
+            golden, arrays = golden_vectors(source, tested, [entry.precision for entry in entries], calibrated)
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
             source.contract,
             tuple(entries),
-            opset if "onnx" in formats else NOT_STATED,
-            {"vae-export": __version__, "python": platform.python_version()} | versions(formats),
+            opset if "onnx" in written else NOT_STATED,
+            {"vae-export": __version__, "python": platform.python_version()}
+            | versions([format for format in formats if format in written]),
             source.provenance,
             golden=golden,
         )
@@ -160,6 +173,29 @@ def _kinds(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tuple
     return tuple(
         (format, precision) for precision in ordered for format in formats if precision in FORMATS[format].precisions
     )
+
+
+def _name(part: Part, format: str, precision: PrecisionName) -> str:
+    return f"{part}{infix(precision)}{FORMATS[format].suffix}"
+
+
+def _not_here(format: str, files: Mapping[Part, bytes], contract: Contract) -> str | None:
+    """Why nothing on this machine runs these files of a format, or None where something does."""
+    reason = None
+    for provider in FORMATS[format].providers():
+        if FORMATS[format].may_crash:
+            scenes = [Scene(part, part, format, provider, data) for part, data in files.items()]
+            if ends := rehearse(scenes, contract):
+                reason = f"{format}/{provider} crashed; got {next(iter(ends.values()))}"
+                continue
+        try:
+            for part, data in files.items():
+                FORMATS[format].open(data, contract.spec(part), provider, FORMATS[format].settings(provider)[0])
+        except TargetError as error:
+            reason = error.line()
+        else:
+            return None
+    return reason
 
 
 def _check_out(out: Path, *, force: bool) -> None:

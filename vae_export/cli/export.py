@@ -108,6 +108,7 @@ def export(
         budget=budget,
         opset=opset,
         force=force,
+        leave_out=ALL in (*(format or []), *(precision or [])),
         report=console.message,
     )
     if json:
