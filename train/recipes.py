@@ -31,6 +31,7 @@ class Recipe:
     stages: of schedule `stages`.
     epsilon: of Adam.
     average: decay a step of the average of the weights that is scored and kept (Polyak averaging); 0 for none.
+    warmup_ratio: share of the steps in which the rate of one cycle rises.
     """
 
     epochs: int
@@ -41,6 +42,7 @@ class Recipe:
     stages: Stages = ()
     epsilon: float = EPSILON
     average: float = 0.0
+    warmup_ratio: float = 0.3
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +50,7 @@ class Recipe:
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
             "learning_rate_schedule": self.schedule,
+            "warmup_ratio": self.warmup_ratio,
             "stages": [list(stage) for stage in self.stages],
             "optimizer": "Adam",
             "epsilon": self.epsilon,
@@ -78,6 +81,7 @@ class RecipeOptions:
     stages: Stages | None = None
     epsilon: float | None = None
     average: float | None = None
+    warmup_ratio: float | None = None
 
     def __post_init__(self) -> None:
         within("epochs", self.epochs, 1, 100_000)
@@ -95,6 +99,8 @@ class RecipeOptions:
             raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
         if self.average is not None and not 0 <= self.average < 1:
             raise UsageError("bad weight average", expected="from 0, below 1", got=self.average)
+        if self.warmup_ratio is not None and not 0 < self.warmup_ratio < 1:
+            raise UsageError("bad warm-up ratio", expected="above 0, below 1", got=self.warmup_ratio)
 
     def over(self, usual: Recipe) -> Recipe:
         """`usual`, with what was asked for in its place."""
@@ -102,7 +108,10 @@ class RecipeOptions:
         if self.stages is not None:
             asked["schedule"], asked["learning_rate"] = "stages", max(rate for _, rate in self.stages)
             asked["epochs"] = self.epochs or sum(epochs for epochs, _ in self.stages)
-        return replace(usual, **asked)
+        recipe = replace(usual, **asked)
+        if self.warmup_ratio is not None and recipe.schedule != "one-cycle":
+            raise UsageError("nothing warms up", expected="a rate that follows one cycle", got=recipe.schedule)
+        return recipe
 
 
 def usual_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:

@@ -1,9 +1,9 @@
 """The learning rate as a function of the step: nothing to save, nothing to restore.
 
 constant   what it is
-one-cycle  up from 1/25 of the peak for 30 % of the steps, then down to nearly nothing, along cosines, while Adam's
-           first beta goes from 0.95 to 0.85 and back (Smith & Topin, arXiv:1708.07120; the figures are those of
-           torch.optim.lr_scheduler.OneCycleLR)
+one-cycle  up from 1/25 of the peak for a share of the steps, the recipe's `warmup_ratio`, then down to nearly nothing,
+           along cosines, while Adam's first beta goes from 0.95 to 0.85 and back (Smith & Topin, arXiv:1708.07120; the
+           figures are those of torch.optim.lr_scheduler.OneCycleLR)
 stages     so many epochs at each rate
 """
 
@@ -14,7 +14,7 @@ import math
 
 from train.recipes import Recipe
 
-_START, _END, _RISE = 1 / 25, 1 / 25 / 1e4, 0.3
+_START, _END = 1 / 25, 1 / 25 / 1e4
 _BETA_LOW, _BETA_HIGH = 0.85, 0.95
 #: Adam's first beta where nothing cycles.
 _BETA = 0.9
@@ -23,7 +23,7 @@ _BETA = 0.9
 def rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
     """Learning rate and Adam's first beta of a step, counted from 0 over all epochs."""
     if recipe.schedule == "one-cycle":
-        return _one_cycle(recipe.learning_rate, step, recipe.epochs * steps_per_epoch)
+        return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step, recipe.epochs * steps_per_epoch)
     if recipe.schedule == "stages":
         epoch = step // steps_per_epoch
         ends = itertools.accumulate(epochs for epochs, _ in recipe.stages)
@@ -32,9 +32,9 @@ def rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, flo
     return recipe.learning_rate, _BETA
 
 
-def _one_cycle(peak: float, step: int, steps: int) -> tuple[float, float]:
-    turn = _RISE * steps - 1
-    if step <= turn:
+def _one_cycle(peak: float, rise: float, step: int, steps: int) -> tuple[float, float]:
+    turn = rise * steps - 1
+    if step < turn:
         done = step / turn
         return _cosine(_START * peak, peak, done), _cosine(_BETA_HIGH, _BETA_LOW, done)
     done = (step - turn) / (steps - 1 - turn)

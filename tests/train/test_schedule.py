@@ -7,21 +7,38 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.recipes import RECIPES
+from train.recipes import RECIPES, RecipeOptions
 from train.schedule import rate_at
+from vae_export.errors import UsageError
 
 
+@pytest.mark.parametrize("ratio", [0.3, 0.05, 0.97])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (1, 10), (3, 7), (20, 214)])
-def test_one_cycle_is_torchs_own(epochs: int, steps: int) -> None:
-    recipe = replace(RECIPES["mlp"], epochs=epochs)
+def test_one_cycle_is_torchs_own(epochs: int, steps: int, ratio: float) -> None:
+    recipe = replace(RECIPES["mlp"], epochs=epochs, warmup_ratio=ratio)
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], recipe.learning_rate)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=epochs * steps)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=epochs * steps, pct_start=ratio
+    )
     for step in range(epochs * steps):
         group = optimizer.param_groups[0]
         assert rate_at(recipe, step, steps) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
         optimizer.step()
         if step + 1 < epochs * steps:
             theirs.step()
+
+
+def test_a_rise_of_one_step_begins_at_the_peak() -> None:
+    """PyTorch's own divides by zero there."""
+    recipe = replace(RECIPES["mlp"], epochs=1, warmup_ratio=0.1)
+    assert rate_at(recipe, 0, 10)[0] == recipe.learning_rate
+
+
+def test_what_does_not_cycle_has_nothing_to_warm_up() -> None:
+    with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
+        RecipeOptions(warmup_ratio=0.1).over(RECIPES["post"])
+    with pytest.raises(UsageError, match="got stages"):
+        RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).over(RECIPES["mlp"])
 
 
 def test_a_constant_rate_stays() -> None:

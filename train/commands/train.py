@@ -107,6 +107,12 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Default: 3e-3, post 1e-3, residual 2e-3.")
     ] = None,
+    warmup_ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--warmup-ratio", help="Share of the steps in which the rate rises. Default: 0.3.", show_default=False
+        ),
+    ] = None,
     stages: Annotated[
         str | None,
         typer.Option("--stages", help="Epochs and rate of each stage: 1:1e-3,3:7e-4,…", show_default=False),
@@ -184,7 +190,13 @@ def train(
         NetworkOptions(family, latent_size, hidden_size, activation, likelihood, scale),
         ObjectiveOptions(beta, kl_warmup, free_bits),
         RecipeOptions(
-            epochs, batch_size, learning_rate, None if stages is None else parse_stages(stages), epsilon, weight_average
+            epochs,
+            batch_size,
+            learning_rate,
+            None if stages is None else parse_stages(stages),
+            epsilon,
+            weight_average,
+            warmup_ratio,
         ),
         seed,
         device,
