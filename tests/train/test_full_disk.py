@@ -19,7 +19,7 @@ from vae_export.runs import Run
 
 Invoke = Callable[..., Outcome]
 
-USUAL = (*TINY, "--epochs", 3, "--seed", 7)
+USUAL = (*TINY, "--epochs", 3, "--seed", 7, "--weight-average", 0)
 #: Of the disk, in KiB, until the pictures: a state takes 330 here, a checkpoint 160, and each of their writes fails at
 #: one of the sizes.
 SIZES = range(4, 1140, 68)

@@ -258,7 +258,7 @@ def test_without_a_folder_the_run_that_was_trained_last_goes_on(
         (["--beta", 2], ["beta 1.0", "beta 2.0"]),
         (["--data-protocol", "dynamic"], ["protocol grey", "protocol dynamic"]),
         (["--likelihood", "gaussian"], ["'name': 'bernoulli'", "'name': 'gaussian'"]),
-        (["--weight-average", 0.9], ["weight_average 0.0", "weight_average 0.9"]),
+        (["--weight-average", 0.9], ["weight_average 0.99", "weight_average 0.9"]),
         (["--precision", "bfloat16"], ["precision float32", "precision bfloat16"]),
         (["--epochs", 9], ["epochs 4", "epochs 9"]),  # its learning rate follows one cycle over all epochs
         (["--preset", "burda"], ["preset None", "preset burda"]),
