@@ -6,19 +6,16 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.commands import run_python
-from tests.conftest import Outcome
-from tests.train.conftest import TINY, Cli
+from tests.conftest import made_once
+from tests.train.conftest import TINY, Cli, own_copy
 from train.report import Report
 from vae_export.runs import Run
-
-Invoke = Callable[..., Outcome]
 
 #: 22 steps an epoch.
 USUAL = (*TINY, "--epochs", "4", "--seed", "7", "--precision", "float32")
@@ -46,22 +43,26 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-@pytest.fixture(scope="module")
-def reference(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="session")
+def reference(cli: Cli, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The training that nobody stopped. Not to be written to."""
-    run = Run(tmp_path_factory.mktemp("reference") / "run")
-    done = cli("train", *USUAL, "--out", run.folder)
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def make(folder: Path) -> None:
+        done = cli("train", *USUAL, "--out", folder / "run")
+        assert done.returncode == 0, done.stderr
+
+    return Run(own_copy(made_once(shared / "reference", make), tmp_path_factory))
 
 
-@pytest.fixture(scope="module")
-def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def stopped_once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, stopped within the third epoch. Not to be written to."""
-    folder = tmp_path_factory.mktemp("stopped") / "run"
-    done = run_python(STOPPING, "train", *USUAL, "--out", folder)
-    assert done.returncode == 143, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        done = run_python(STOPPING, "train", *USUAL, "--out", folder / "run")
+        assert done.returncode == 143, done.stderr
+
+    return own_copy(made_once(shared / "stopped", make), tmp_path_factory)
 
 
 @pytest.fixture
@@ -72,9 +73,8 @@ def stopped(stopped_once: Path, run: Run) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than these trainings, and have tests of their own."""
-    monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
+def _without_pictures(without_pictures: None) -> None:
+    """None of these trainings draws."""
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, *positions: int, number: int = signal.SIGTERM) -> None:

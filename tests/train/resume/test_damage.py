@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.conftest import one_line
-from tests.train.resume.conftest import Invoke, figures
+from tests.train.conftest import Invoke, one_line
+from tests.train.resume.conftest import figures
 from train import state
 from vae_export.runs import Run
 from vae_export.sealed import read_sealed, seal

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.conftest import one_line
-from tests.train.resume.conftest import STEPS, USUAL, Invoke, figures, stop_at
+from tests.train.conftest import Invoke, one_line
+from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
 from train.state import load_state
 from vae_export import files
 from vae_export.checkpoint import load_checkpoint

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import tree
-from tests.train.conftest import TINY, one_line
-from tests.train.resume.conftest import USUAL, Invoke, stop_at
+from tests.train.conftest import TINY, Invoke, one_line
+from tests.train.resume.conftest import USUAL, stop_at
 from train.report import Report
 from vae_export.runs import Run
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.commands import tree
-from tests.train.conftest import CLI, ROOT, one_line
-from tests.train.resume.conftest import STEPS, USUAL, Invoke, figures, stop_at
+from tests.train.conftest import CLI, ROOT, Invoke, one_line
+from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
 from train.state import load_state
 from vae_export.checkpoint import load_checkpoint
 from vae_export.runs import Run
