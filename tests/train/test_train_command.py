@@ -6,19 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.train.conftest import ROOT, TINY, Cli, one_line, write_mnist
+from tests.train.conftest import ROOT, TINY, Cli, Invoke, one_line, write_mnist
 from tests.train.test_pictures import PICTURES
 from vae_export.runs import Run
-
-#: The command line in this process, see `tests/conftest.py`.
-Invoke = Callable[..., Any]
 
 
 def test_help_does_not_import_torch() -> None:
@@ -91,18 +86,17 @@ def test_an_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> No
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_a_bad_option_is_one_line_and_leaves_nothing(cli: Cli, tmp_path: Path, options: list[str], code: int) -> None:
-    done = cli("train", *options, folder=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    one_line(done.stderr)
-    assert list(tmp_path.iterdir()) == []
+def test_a_bad_option_is_one_line_and_leaves_nothing(invoke: Invoke, options: list[str], code: int) -> None:
+    done = invoke("train", *options)
+    assert done.code == code, done.err
+    assert done.out == ""
+    one_line(done.err)
 
 
-def test_a_diverging_training_is_one_line(cli: Cli, tmp_path: Path) -> None:
-    done = cli("train", *TINY, "--beta", "1e39", "--out", tmp_path / "run")
-    assert done.returncode == 3
-    assert "training diverged: epoch 1" in one_line(done.stderr)
+def test_a_diverging_training_is_one_line(invoke: Invoke, tmp_path: Path) -> None:
+    done = invoke("train", *TINY, "--beta", "1e39", "--out", tmp_path / "run")
+    assert done.code == 3
+    assert "training diverged: epoch 1" in one_line(done.err)
 
 
 def test_kmnist_files_train_through_the_command_line(cli: Cli, tmp_path: Path) -> None:

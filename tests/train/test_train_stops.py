@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import CLI, ROOT, TINY, Cli, is_root, one_line
+from tests.train.conftest import CLI, ROOT, TINY, Invoke, is_root, one_line
 from vae_export.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
@@ -49,19 +49,20 @@ def test_a_stopped_training_names_its_checkpoint_and_that_loads(
     load_checkpoint(Run(tmp_path / "run").checkpoint)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_second_training_in_the_folder_names_the_first_and_a_killed_one_leaves_it_usable(
-    cli: Cli, tmp_path: Path
+    invoke: Invoke, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     with training(run) as process:
-        second = cli("train", *TINY, "--out", run, "--force")
-        assert second.returncode == 6
-        assert f"process {process.pid}" in one_line(second.stderr)
+        second = invoke("train", *TINY, "--out", run, "--force")
+        assert second.code == 6
+        assert f"process {process.pid}" in one_line(second.err)
         process.kill()  # SIGKILL
         process.wait()
     load_checkpoint(Run(run).checkpoint)
-    again = cli("train", *TINY, "--epochs", 1, "--out", run, "--force")
-    assert again.returncode == 0, again.stderr
+    again = invoke("train", *TINY, "--epochs", 1, "--out", run, "--force")
+    assert again.code == 0, again.err
     assert not list(run.rglob(".partial-*"))
 
 
@@ -80,10 +81,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(cli: Cli, small_disk: Path) -> None:
+def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(invoke: Invoke, small_disk: Path) -> None:
     run = Run(small_disk / "run")  # a checkpoint of 1.7 MB, the one before it, and no room for a third
-    done = cli("train", *TINY, "--hidden-size", 220, "--out", run.folder)
-    assert done.returncode == 6, done.stderr
-    assert "disk full" in one_line(done.stderr)
+    done = invoke("train", *TINY, "--hidden-size", 220, "--out", run.folder)
+    assert done.code == 6, done.err
+    assert "disk full" in one_line(done.err)
     load_checkpoint(run.checkpoint)
     assert not list(run.folder.rglob(".partial-*"))
