@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.commands import tree
-from tests.train.conftest import CLI, ROOT, Invoke, one_line
+from tests.train.conftest import ROOT, Invoke, one_line
 from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
 from train.state import load_state
 from vae_export.checkpoint import load_checkpoint
@@ -53,18 +53,35 @@ def test_a_training_stopped_many_times_ends_in_the_same_bytes(
         assert torch.equal(tensor, load_state(run).tensors[name]), name
 
 
+#: A training that waits in its second epoch, for a line: what it is sent meanwhile never comes too late.
+WAITING = """
+import sys
+from train.commands import train
+from train.report import Report
+from vae_export.cli.app import main
+
+def step(report, epoch, step, total, real=Report.step):
+    real(report, epoch, step, total)
+    if (epoch, step) == (2, 8):
+        print("waiting", flush=True)
+        sys.stdin.readline()
+
+Report.step = step
+main(train)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bytes(
     invoke: Invoke, run: Run, reference: Run, number: signal.Signals
 ) -> None:
-    command = [*CLI, "train", *map(str, USUAL), "--out", str(run.folder)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 120
-        while not run.training_state.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", WAITING, "train", *USUAL, "--out", str(run.folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
         process.send_signal(number)
-        said = process.communicate(timeout=120)[1]
+        said = process.communicate("\n", timeout=120)[1]
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert (number == signal.SIGKILL) == ("--resume" not in said)
     load_checkpoint(run.checkpoint)
