@@ -40,12 +40,15 @@ def test_a_seed_gives_the_images_that_python_gives(page: Page, model: Model) -> 
     eventually(lambda: looks_like(shown(page), model.sample(2, seed=0)[1], model))
 
 
-@pytest.mark.parametrize("seed", ["-1", "18446744073709551616", "1.5", "one", ""])
-def test_a_seed_that_is_none_is_refused_with_a_word(page: Page, seed: str) -> None:
+def test_a_seed_that_is_none_is_refused_with_a_word(page: Page) -> None:
     before = pixels(page, "#samples canvas", 3)
-    page.fill("#seed", seed)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#seed-error:not([hidden])")
-    assert "from 0 to 18446744073709551615" in page.inner_text("#seed-error")
-    assert page.get_attribute("#seed", "aria-invalid") == "true"
-    assert np.array_equal(pixels(page, "#samples canvas", 3), before)
+    for seed in ("-1", "18446744073709551616", "1.5", "one", ""):
+        page.fill("#seed", seed)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#seed-error:not([hidden])")
+        assert "from 0 to 18446744073709551615" in page.inner_text("#seed-error"), seed
+        assert page.get_attribute("#seed", "aria-invalid") == "true", seed
+        assert np.array_equal(pixels(page, "#samples canvas", 3), before), seed
+        page.fill("#seed", "0")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#seed-error", state="hidden")
