@@ -95,7 +95,7 @@ def test_an_untrained_network_passes_too(tmp_path: Path) -> None:
 )
 def test_damage_is_found(mlp: Exported, tmp_path: Path, part: Part, damage: Callable[[onnx.ModelProto], None]) -> None:
     artifact = rewritten(mlp, tmp_path / "export", part, damage)
-    certificate = verify(artifact, mlp.source)
+    certificate = verify(artifact, mlp.source, thorough=False)
     assert not certificate.passed
     assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["verdict"] == "fail"
     with pytest.raises(ParityError, match=rf"comparisons failed: ({part}|metric) on {ONNX}, '|dropout") as caught:
