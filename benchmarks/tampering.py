@@ -3,7 +3,7 @@
     python benchmarks/tampering.py
     python benchmarks/tampering.py my.zip --count 1000
 
-The kinds are those of tests/bundle/tampering.py. Exits 1 if one is accepted, misnamed or ends in a traceback.
+The kinds are those of tests/bundle/tampering/. Exits 1 if one is accepted, misnamed or ends in a traceback.
 """
 
 from __future__ import annotations

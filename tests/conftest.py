@@ -68,6 +68,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder, which `make` filled for the first worker that asked. Not to be written to: copy it."""
+    with locked_waiting(folder.with_name(f"lock-{folder.name}")):
+        if not folder.exists():
+            with staged_folder(folder, force=False) as staging:
+                make(staging)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def exported(shared: Path) -> Callable[[str], Exported]:
     """`exported(name)`: the export of a family, or of "foreign", in every format that takes no compiler."""
@@ -78,17 +87,17 @@ def exported(shared: Path) -> Callable[[str], Exported]:
     def get(name: str) -> Exported:
         if name in opened:
             return opened[name]
-        folder = shared / f"export-{name}"
+
+        def make(staging: Path) -> None:
+            if name in FAMILIES:
+                save_checkpoint(samples.checkpoint(name), staging / "checkpoint.safetensors")
+                source: Source | Checkpoint = load_checkpoint(staging / "checkpoint.safetensors")
+            else:
+                source = samples.foreign_source()
+            export(source, staging / "export", formats=samples.QUICK)
+
+        folder = made_once(shared / f"export-{name}", make)
         path = folder / "checkpoint.safetensors"
-        with locked_waiting(shared / f"lock-{name}"):
-            if not folder.exists():
-                with staged_folder(folder, force=False) as staging:
-                    if name in FAMILIES:
-                        save_checkpoint(samples.checkpoint(name), staging / path.name)
-                        source: Source | Checkpoint = load_checkpoint(staging / path.name)
-                    else:
-                        source = samples.foreign_source()
-                    export(source, staging / "export", formats=samples.QUICK)
         source = Source.of(load_checkpoint(path)) if name in FAMILIES else samples.foreign_source()
         opened[name] = Exported(source, open_artifact(folder / "export"), path if name in FAMILIES else None)
         return opened[name]
@@ -111,11 +120,11 @@ def lowered(shared: Path) -> Artifact:
     """The small `mlp` as ONNX in int8, and then as ONNX and TorchScript in float32, which so is not first."""
     from vae_export import export
 
-    folder = shared / "export-lowered"
-    with locked_waiting(shared / "lock-lowered"):
-        if not folder.exists():
-            export(samples.checkpoint(), folder, formats=["onnx", "torchscript"], precisions=["fp32", "int8"])
-    artifact = open_artifact(folder)
+    def make(staging: Path) -> None:
+        formats, precisions = ["onnx", "torchscript"], ["fp32", "int8"]
+        export(samples.checkpoint(), staging / "export", formats=formats, precisions=precisions)
+
+    artifact = open_artifact(made_once(shared / "export-lowered", make) / "export")
     files = sorted(artifact.manifest.files, key=lambda entry: entry.precision == FULL)
     return replace(artifact, manifest=replace(artifact.manifest, files=tuple(files)))
 

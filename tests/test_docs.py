@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tests.conftest import made_once
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "artifacts/README.md")),
@@ -35,10 +37,8 @@ def commands(page: Path, program: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines]
 
 
-@pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's commands can be typed: a small MNIST in the real one's place and form."""
-    folder = tmp_path_factory.mktemp("newcomer")
+def prepare(folder: Path) -> None:
+    """What the README's commands find where they are typed: a small MNIST in the real one's place and form."""
     raw = folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = load_digits()
@@ -49,12 +49,16 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind, array in (("images-idx3", images[part]), ("labels-idx1", labels[part])):
             header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
             (raw / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
-    return folder
 
 
-@pytest.fixture(scope="module")
-def after_commands(newcomer: Path) -> Path:
+@pytest.fixture(scope="session")
+def after_commands(shared: Path) -> Path:
     """The same folder after the README's commands, in their order, each as it stands there."""
+    return made_once(shared / "newcomer", type_commands)
+
+
+def type_commands(newcomer: Path) -> None:
+    prepare(newcomer)
     typed = commands(ROOT / "README.md", "python cli.py")
     assert [line[2] for line in typed] == [
         *("train", "export", "verify", "evaluate", "runs", "bundle", "inspect"),
@@ -65,7 +69,6 @@ def after_commands(newcomer: Path) -> Path:
         done = subprocess.run(command, cwd=newcomer, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         assert done.stdout.strip()
-    return newcomer
 
 
 def test_readme_commands_work_in_their_order(after_commands: Path) -> None:

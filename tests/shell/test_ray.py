@@ -27,13 +27,6 @@ ROWS, SHARD = 100_000, 500
 
 
 @pytest.fixture
-def bundle(packed: bytes, tmp_path: Path) -> Path:
-    path = tmp_path / "small.zip"
-    path.write_bytes(packed)
-    return path
-
-
-@pytest.fixture
 def local(bundle: Path, tmp_path: Path) -> Path:
     """What one process makes of the sample below."""
     assert run_cli(*sample(bundle, tmp_path / "local"), cwd=tmp_path).returncode == 0

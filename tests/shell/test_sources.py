@@ -1,13 +1,8 @@
-"""Rows of files of any origin: converted where the file says how, refused by file and row where it does not."""
+"""Rows of files of any origin, converted where the file says how."""
 
 from __future__ import annotations
 
 import copy
-import io
-import os
-import struct
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
+from tests.shell.rows import COLOUR, IMAGE, LATENT, latents
 from vae_export.contract import Contract, TensorSpec
 from vae_export.errors import DataError, UsageError
-from vae_export.sources import Prior, Source, npz, open_images, open_latents
-from vae_export.sources.base import Chain
-from vae_export.sources.npy import NpyFile
-
-CONTRACT = Contract((1, 6, 5), (4,))
-LATENT = CONTRACT.spec("decoder").inputs[0]
-IMAGE = CONTRACT.spec("encoder").inputs[0]
-COLOUR = Contract((3, 6, 5), (4,), (-1.0, 1.0)).spec("encoder").inputs[0]
-
-
-def latents(rows: int = 23) -> np.ndarray:
-    return np.random.default_rng(rows).standard_normal((rows, 4)).astype(np.float32)
+from vae_export.sources import Prior, open_images, open_latents
 
 
 def write(path: Path, array: np.ndarray) -> Path:
@@ -130,159 +115,10 @@ def test_a_prior_is_the_same_whole_and_in_pieces() -> None:
         Prior(1, -1, (2,))
 
 
-def declared(shape: str, dtype: str = "<f4", *, data: bytes = b"") -> bytes:
-    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
-    header += " " * (-(len(header) + 11) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
-
-
-class Canary:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("unpickled",)
-
-
-def canary() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array([Canary(), None], dtype=object), allow_pickle=True)
-    return stream.getvalue()
-
-
-def zipped(data: bytes, name: str = "latent.npy") -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, data)
-    return stream.getvalue()
-
-
-def saved(array: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
-
-
-def spoilt(row: int, value: float, dtype: type = np.float32) -> np.ndarray:
-    array = latents().astype(dtype)
-    array[row, 2] = value
-    return array
-
-
-def flipped(data: bytes) -> bytes:
-    """One bit of the numbers, in a ZIP file that stores them as they are."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("latent.npy", data)
-    changed = bytearray(stream.getvalue())
-    changed[30 + len("latent.npy") + len(data) - 5] ^= 1
-    return bytes(changed)
-
-
-BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
-    ("a.npy", lambda: b"", r"no readable npy file: \S+a\.npy"),
-    ("a.npy", lambda: b"\x93NUMPY\x01\x00\xff\xffxxx", "no readable npy file"),
-    ("a.npy", lambda: b"\x93NUMPY\x09\x00" + bytes(100), "no readable npy file"),
-    ("a.npy", lambda: declared("(" * 3000), "no readable npy file"),
-    ("a.npy", lambda: declared("(__import__('os').mkdir('run'), 4)"), "no readable npy file"),
-    (
-        "a.npy",
-        lambda: declared("(1000000000000, 4)"),
-        r"damaged: \S+; expected 16,000,000,000,\d+ bytes",
-    ),
-    ("a.npy", lambda: declared("(-1, 4)"), r"wrong shape|no readable npy file"),
-    ("a.npy", lambda: declared("(0, 4)"), "no rows"),
-    ("a.npy", lambda: declared("()", data=bytes(4)), "wrong shape"),
-    ("a.npy", lambda: declared("(2, 4)", data=bytes(31)), "damaged"),
-    ("a.npy", lambda: declared("(2, 4)", data=bytes(33)), "damaged"),
-    ("a.npy", lambda: declared("(2, 4)", "<c8", data=bytes(64)), "wrong dtype"),
-    ("a.npy", lambda: declared("(2, 4)", "<M8[s]", data=bytes(64)), "wrong dtype"),
-    ("a.npy", lambda: saved(np.zeros((2, 4), np.int64)), r"wrong dtype: .*expected float32, got int64"),
-    ("a.npy", lambda: saved(np.zeros((2, 4), np.uint8)), "wrong dtype"),
-    ("a.npy", lambda: saved(np.zeros((2, 4), [("a", "f4")])), "wrong dtype"),
-    ("a.npy", lambda: saved(latents()[:, :3]), r"wrong shape: .*expected 'latent' of \('N', 4\), got \(23, 3\)"),
-    ("a.npy", lambda: saved(latents()[0]), r"wrong shape: .*got \(4,\)"),
-    ("a.npy", lambda: saved(latents()[..., None]), "wrong shape"),
-    ("a.npy", canary, "array of Python objects"),
-    ("a.npy", lambda: saved(spoilt(17, np.nan)), r"not finite: \S+a\.npy, row 17; expected finite numbers, got nan"),
-    ("a.npy", lambda: saved(spoilt(22, -np.inf)), r"not finite: \S+a\.npy, row 22; .*got -inf"),
-    ("a.npy", lambda: saved(spoilt(3, 1e39, np.float64)), r"not finite: \S+a\.npy, row 3"),
-    ("a.npz", lambda: b"PK", "no readable npz file"),
-    ("a.npz", lambda: zipped(saved(latents()))[:-30], "no readable npz file"),
-    ("a.npz", lambda: zipped(canary()), "array of Python objects"),
-    ("a.npz", lambda: zipped(declared("(1000000000000, 4)")), "damaged: .*latent"),
-    ("a.npz", lambda: zipped(saved(spoilt(17, np.nan))), r"not finite: \S+a\.npz, latent\.npy, row 17"),
-    ("a.npz", lambda: zipped(b"x", "readme.txt"), "no such array.*got nothing"),
-    ("a.npz", lambda: flipped(saved(latents())), "Bad CRC-32"),
-    ("a.npz", lambda: zipped(declared("(40000000, 4)") + bytes(640_000_000)), "packed too tightly"),
-    ("a.parquet", lambda: b"PAR1PAR1", "no readable Parquet file"),
-    ("a.txt", lambda: b"1 2 3 4", "no file of this kind is read"),
-    ("a", lambda: b"", "no file of this kind is read"),
-]
-
-
-@pytest.mark.parametrize(("name", "make", "said"), BAD_LATENTS, ids=range(len(BAD_LATENTS)))
-def test_what_cannot_be_taken_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[], bytes], said: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_bytes(make())
-    with pytest.raises(DataError, match=said) as error:
-        source = open_latents(tmp_path / name, LATENT)
-        source.read(0, source.rows)
-    assert "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == [name], "something in the file was run"
-
-
-def test_a_header_that_asks_for_gigabytes_gets_none(tmp_path: Path) -> None:
-    import tracemalloc
-
-    (tmp_path / "a.npy").write_bytes(declared("(1000000000, 4)"))
-    tracemalloc.start()
-    with pytest.raises(DataError, match="damaged"):
-        open_latents(tmp_path / "a.npy", LATENT)
-    assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    tracemalloc.stop()
-
-
-def test_a_member_beyond_the_cap_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.savez(tmp_path / "a.npz", latent=latents())
-    monkeypatch.setattr(npz, "MAX_BYTES", 300)
-    with pytest.raises(DataError, match="too large: .*expected up to 300 bytes"):
-        open_latents(tmp_path / "a.npz", LATENT)
-
-
-@pytest.mark.parametrize(
-    ("column", "said"),
-    [
-        (pa.array([[1.0, 2, 3, 4], [1.0, 2, 3]]), r"wrong row: .*latent, row 1; expected 4 numbers, got 3 numbers"),
-        (pa.array([[1.0, 2, 3, 4], None]), r"wrong row: .*row 1; .*got null"),
-        (pa.array([[1.0, 2, 3, None]]), r"wrong row: .*row 0; .*got a null"),
-        (pa.array([[1.0, 2, 3], [1, 2, 3, 4, 5]]), r"wrong row: .*row 0"),
-        (pa.array([1.0, 2.0]), "wrong type"),
-        (pa.array(["a", "b"]), "wrong type"),
-        (pa.array([[1.0, 2, 3]], pa.list_(pa.float32(), 3)), "wrong shape"),
-        (pa.array([[1.0, 2, 3, float("nan")]]), r"not finite: .*row 0"),
-        (pa.array([], pa.list_(pa.float32(), 4)), "no rows"),
-    ],
-)
-def test_columns_that_are_no_rows_of_numbers_are_refused(tmp_path: Path, column: pa.Array, said: str) -> None:
-    parquet.write_table(pa.table({"latent": column}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=said):
-        source = open_latents(tmp_path / "a.parquet", LATENT)
-        source.read(0, source.rows)
-
-
 def test_flat_lists_are_taken_for_images(tmp_path: Path) -> None:
     array = np.random.default_rng(0).random((5, 1, 6, 5), np.float32)
     parquet.write_table(pa.table({"image": list(array.reshape(5, -1))}), tmp_path / "a.parquet")
     assert np.array_equal(open_images(tmp_path / "a.parquet", IMAGE).read(0, 5), array)
-
-
-@pytest.mark.parametrize(("value", "said"), [(1.5, "out of range"), (-0.1, "out of range"), (np.nan, "not finite")])
-def test_pixels_out_of_range_are_named(tmp_path: Path, value: float, said: str) -> None:
-    array = np.zeros((4, 1, 6, 5), np.float32)
-    array[2, 0, 3, 1] = value
-    np.save(tmp_path / "a.npy", array)
-    with pytest.raises(DataError, match=rf"^{said}: \S+a\.npy, row 2"):
-        open_images(tmp_path / "a.npy", IMAGE).read(0, 4)
 
 
 def test_the_array_that_is_meant_must_be_clear(tmp_path: Path) -> None:
@@ -292,37 +128,3 @@ def test_the_array_that_is_meant_must_be_clear(tmp_path: Path) -> None:
     assert open_latents(tmp_path / "two.npz", LATENT, field="second").rows == 7
     np.savez(tmp_path / "one.npz", anything=latents())
     assert open_latents(tmp_path / "one.npz", LATENT).rows == 23
-
-
-def test_a_folder_of_nothing_or_of_several_kinds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nothing to read"):
-        open_images(tmp_path, IMAGE)
-    with pytest.raises(DataError, match="cannot be read: .*No such file"):
-        open_images(tmp_path / "none", IMAGE)
-    np.save(tmp_path / "latent-0.npy", latents())
-    np.savez(tmp_path / "latent-1.npz", latent=latents())
-    with pytest.raises(DataError, match=r"files of several kinds: .*got \.npy \.npz"):
-        open_latents(tmp_path, LATENT)
-
-
-def test_shards_that_differ_are_refused_by_name(tmp_path: Path) -> None:
-    np.save(tmp_path / "latent-0.npy", latents())
-    np.save(tmp_path / "latent-1.npy", latents().astype(np.float64))
-    with pytest.raises(DataError, match=r"^files differ: \S+latent-1\.npy"):
-        open_latents(tmp_path, LATENT)
-
-
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    for name in ("a.npy", "a.png", "a.npz", "a.parquet"):
-        os.mkfifo(tmp_path / name)
-        with pytest.raises(DataError):
-            open_images(tmp_path / name, IMAGE)
-
-
-def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", latents())
-    source: Source = NpyFile(tmp_path / "a.npy")
-    np.save(tmp_path / "a.npy", latents(9))
-    with pytest.raises(DataError, match="file changed"):
-        source.read(0, 5)
-    assert Chain([NpyFile(tmp_path / "a.npy")]).rows == 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.conftest import Outcome, made_once
+
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
 
@@ -21,6 +24,8 @@ CLI = (sys.executable, str(ROOT / "cli.py"))
 TINY = ("--dataset", "digits", "--hidden-size", "16", "--latent-size", "3", "--threads", "1", "--precision", "float32")
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+#: The command line in this process, see `tests/conftest.py`.
+Invoke = Callable[..., Outcome]
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -36,12 +41,25 @@ def cli() -> Cli:
 
 
 @pytest.fixture(scope="session")
-def trained(cli: Cli, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(cli: Cli, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a finished training. Not to be written to."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    done = cli("train", *TINY, "--epochs", 3, "--seed", 7, "--out", run)
-    assert done.returncode == 0, done.stderr
-    return run
+
+    def make(folder: Path) -> None:
+        done = cli("train", *TINY, "--epochs", 3, "--seed", 7, "--out", folder / "run")
+        assert done.returncode == 0, done.stderr
+
+    return own_copy(made_once(shared / "trained", make), tmp_path_factory)
+
+
+def own_copy(folder: Path, factory: pytest.TempPathFactory) -> Path:
+    """This worker's copy of the run in a folder: a command that reads a run locks it."""
+    return Path(shutil.copytree(folder / "run", factory.mktemp(folder.name) / "run"))
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than a small training, and have tests of their own. Of trainings in this process alone."""
+    monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
 
 
 def write_idx(path: Path, array: Pixels, *, shape: tuple[int, ...] | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import Cli, one_line
+from tests.train.conftest import Cli, Invoke, one_line
 from train import preset as presets
 from train.preset import names, read_preset
 from vae_export.checkpoint import load_checkpoint
@@ -21,14 +21,15 @@ def test_those_that_are_promised_are_there(cli: Cli) -> None:
     assert [line.split()[0] for line in listed.stdout.splitlines()] == names()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("name", names())
 def test_every_preset_trains_through_the_real_command_with_options_overriding_it(
-    cli: Cli, tmp_path: Path, name: str
+    invoke: Invoke, tmp_path: Path, name: str
 ) -> None:
     tiny = ["--dataset", "digits", "--epochs", 1, "--hidden-size", 16, "--threads", 1, "--seed", 7]
-    done = cli("train", "--preset", name, *tiny, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    checkpoint = load_checkpoint(Run(_only(tmp_path)).checkpoint)
+    done = invoke("train", "--preset", name, *tiny, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    checkpoint = load_checkpoint(Run(tmp_path / "run").checkpoint)
     options, training = read_preset(name).options, checkpoint.provenance["training"]
     assert checkpoint.config.family == options["family"]
     assert checkpoint.config.hidden_size == 16
@@ -38,11 +39,6 @@ def test_every_preset_trains_through_the_real_command_with_options_overriding_it
     for option, key in (("batch-size", "batch_size"), ("epsilon", "epsilon"), ("weight-average", "weight_average")):
         if option in options:
             assert training[key] == options[option]
-
-
-def _only(folder: Path) -> Path:
-    (run,) = (folder / "artifacts").iterdir()
-    return run
 
 
 def test_burda_is_the_papers_recipe() -> None:
@@ -75,19 +71,19 @@ def test_a_file_that_is_no_preset_is_refused(
 
 
 def test_a_preset_with_an_option_that_is_none_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
 ) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nwings = 2\n")
     monkeypatch.setattr(presets, "FOLDER", tmp_path)
-    outcome = invoke("train", "--preset", "mine")  # type: ignore[operator]
+    outcome = invoke("train", "--preset", "mine")
     assert outcome.code == 3
     assert "preset names no option of train: mine; got wings" in one_line(outcome.err)
 
 
 def test_a_preset_whose_value_is_of_the_wrong_kind_is_a_usage_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: object
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
 ) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nepochs = 'many'\n")
     monkeypatch.setattr(presets, "FOLDER", tmp_path)
-    outcome = invoke("train", "--preset", "mine")  # type: ignore[operator]
+    outcome = invoke("train", "--preset", "mine")
     assert outcome.code == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import made_once
 from tests.train.conftest import ROOT, TINY
 from train.draws import Draws
 from train.processes import EndedElsewhereError, Processes, joined
@@ -66,14 +67,16 @@ def curve(run: Run) -> list[float]:
     return [line[name] if name == "loss" else line[name][key] for line in lines for name in ("loss", "train", "test")]
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="session")
+def pair(shared: Path) -> Run:
     """A finished training of two processes. Not to be written to."""
-    folder = tmp_path_factory.mktemp("pair")
-    code, said = launch(folder, 2, *USUAL, "--out", folder / "run")
-    assert code == 0, said
-    assert said.count("epoch 2/2") == 1, "only the first one speaks"
-    return Run(folder / "run")
+
+    def make(folder: Path) -> None:
+        code, said = launch(folder, 2, *USUAL, "--out", folder / "run")
+        assert code == 0, said
+        assert said.count("epoch 2/2") == 1, "only the first one speaks"
+
+    return Run(made_once(shared / "pair", make) / "run")
 
 
 def test_two_processes_follow_the_loss_curve_of_one(pair: Run, tmp_path: Path) -> None:

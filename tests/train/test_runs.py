@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import pytest
 import torch
 
 from tests.commands import ROOT, run_python
-from tests.train.conftest import Cli, one_line
+from tests.train.conftest import TINY, Invoke, one_line
 from vae_export import Checkpoint, save_checkpoint
 from vae_export.likelihood import Likelihood
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
-
-Invoke = Callable[..., Any]
 
 
 def write_run(
@@ -205,42 +202,41 @@ def test_no_torch_is_imported_for_a_table(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-def test_what_evaluate_found_is_in_the_table(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_what_evaluate_found_is_in_the_table(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.unlink(missing_ok=True)
-    (before,) = json.loads(cli("runs", tmp_path, "--json").stdout)["tables"]
+    (before,) = json.loads(invoke("runs", tmp_path, "--json").out)["tables"]
     assert before["runs"][0]["importance_weighted"] is None
-    done = cli("evaluate", "--run", run.folder, "--importance-samples", 20, "--threads", 1, "--json")
-    assert done.returncode == 0, done.stderr
-    shown = json.loads(done.stdout)
-    (after,) = json.loads(cli("runs", tmp_path, "--json").stdout)["tables"]
+    done = invoke("evaluate", "--run", run.folder, "--importance-samples", 20, "--threads", 1, "--json")
+    assert done.code == 0, done.err
+    shown = json.loads(done.out)
+    (after,) = json.loads(invoke("runs", tmp_path, "--json").out)["tables"]
     found = after["runs"][0]["importance_weighted"]
     assert found == {"format": "checkpoint", **shown["importance_weighted"]}
     assert after["runs"][0]["test"]["negative_elbo_nats_per_image"] == shown["negative_elbo_nats_per_image"]
     # What was scored somewhere else is not the run's.
     size = run.evaluations.stat().st_size
-    assert cli("evaluate", "--checkpoint", run.checkpoint, "--threads", 1).returncode == 0
+    assert invoke("evaluate", "--checkpoint", run.checkpoint, "--threads", 1).code == 0
     assert run.evaluations.stat().st_size == size
 
 
-def test_a_score_that_cannot_be_kept_is_shown_all_the_same(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_a_score_that_cannot_be_kept_is_shown_all_the_same(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.unlink(missing_ok=True)
     run.evaluations.mkdir()
-    done = cli("evaluate", "--run", run.folder, "--threads", 1)
-    assert done.returncode == 0
-    assert "-ELBO" in done.stdout
-    assert "note: not recorded" in done.stderr.splitlines()[-1]
+    done = invoke("evaluate", "--run", run.folder, "--threads", 1)
+    assert done.code == 0
+    assert "-ELBO" in done.out
+    assert "note: not recorded" in done.err.splitlines()[-1]
 
 
-def test_a_new_training_forgets_the_scores_of_the_old_one(cli: Cli, trained: Path, tmp_path: Path) -> None:
-    from tests.train.conftest import TINY
-
+@pytest.mark.usefixtures("without_pictures")
+def test_a_new_training_forgets_the_scores_of_the_old_one(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.write_text("{}\n")
-    done = cli("train", *TINY, "--epochs", 1, "--out", run.folder, "--force")
-    assert done.returncode == 0, one_line(done.stderr)
+    done = invoke("train", *TINY, "--epochs", 1, "--out", run.folder, "--force")
+    assert done.code == 0, one_line(done.err)
     assert not run.evaluations.exists()

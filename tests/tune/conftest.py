@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import samples
-from tests.conftest import locked_waiting
+from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
 from vae_export.bench.machine import identity
 from vae_export.recommended import Recommendation
@@ -37,12 +37,12 @@ class Small:
 
 @pytest.fixture(scope="session")
 def small(shared: Path) -> Small:
-    folder = shared / "export-of-two-precisions"
-    with locked_waiting(shared / "lock-of-two-precisions"):
-        if not folder.exists():
-            formats, precisions = ("onnx", "ort"), ("fp32", "int8")
-            export(samples.checkpoint(), folder, formats=formats, parts=("encoder", "decoder"), precisions=precisions)
-    artifact = open_artifact(folder)
+
+    def make(folder: Path) -> None:
+        formats, parts, precisions = ("onnx", "ort"), ("encoder", "decoder"), ("fp32", "int8")
+        export(samples.checkpoint(), folder / "export", formats=formats, parts=parts, precisions=precisions)
+
+    artifact = open_artifact(made_once(shared / "export-of-two-precisions", make) / "export")
     return Small(artifact, read_record(artifact.certificate))
 
 

@@ -1,0 +1,111 @@
+"""A bundle of any kind is shown, and one that was changed is not."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import vae_export
+from tests.explorer.conftest import exploring, quiet_page, wait_ready
+from tests.explorer.page.seen import (
+    DROP,
+    encoded,
+    eventually,
+    looks_like,
+    overflow,
+    pixels,
+    shown,
+    sliders,
+)
+from vae_export.bundle import open_bundle, pack
+from vae_export.record import read_record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from tests.conftest import Exported
+
+pytestmark = pytest.mark.slow
+
+
+def tampered(bundle: Path) -> bytes:
+    data = bytearray(bundle.read_bytes())
+    decoder = bytes(open_bundle(bundle).files["decoder.onnx"])
+    data[bytes(data).index(decoder) + len(decoder) // 2] ^= 1
+    return bytes(data)
+
+
+def refused(page: Page) -> None:
+    page.wait_for_selector("body[data-state=failed]")
+    assert "file was altered: decoder.onnx" in page.inner_text("[role=alert]")
+    said = page.inner_text("[role=alert]")
+    assert len(set(re.findall(r"[0-9a-f]{64}", said))) == 2, said
+    for selector in ("main", "#check", "#checked"):
+        assert not page.is_visible(selector)
+    assert (page.inner_text("#name"), page.inner_text("#facts"), page.title()) == ("Explorer", "", "Explorer")
+    assert page.evaluate("Array.from(document.querySelectorAll('canvas')).every((canvas) => canvas.width === 0)")
+
+
+def test_a_bundle_changed_on_its_way_shows_the_error_and_no_picture(
+    browser: Browser, address: str, bundle: Path
+) -> None:
+    with quiet_page(browser) as page:
+        page.route("**/bundle.zip", lambda route: route.fulfill(body=tampered(bundle), content_type="application/zip"))
+        page.goto(address)
+        refused(page)
+        # Another bundle, a whole one this time.
+        page.set_input_files("#bundle-file", bundle)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "passed"
+        assert not page.is_visible("#failure")
+
+
+def test_another_bundle_takes_the_place_of_the_first(page: Page, bundle: Path, colour: Path) -> None:
+    page.set_input_files("#bundle-file", colour)
+    assert page.input_value("#bundle-file") == ""  # the same file can be chosen again
+    eventually(lambda: page.inner_text("#facts").startswith("64 latents (4 × 4 × 4)"))
+    wait_ready(page)
+    assert len(sliders(page)) == 32
+    eventually(lambda: shown(page).shape == (32, 32, 3))
+    data = b64encode(tampered(bundle)).decode()
+    page.evaluate(DROP, ["main", "bad.zip", "application/zip", data])
+    refused(page)
+
+
+def test_colour_feature_maps_and_other_ranges_work(browser: Browser, colour: Path, ort: Path) -> None:
+    model = vae_export.load(colour)
+    with exploring("--bundle", colour, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "passed"
+        assert "64 latents (4 × 4 × 4) → 32 × 32 colour, pixels in [-1, 1]" in page.inner_text("#facts")
+        assert "first 32 of 64 latents" in page.inner_text("#sliders-note")
+        wanted = model.sample(48, seed=0)
+        for index in (0, 47):
+            eventually(lambda index=index: looks_like(pixels(page, "#samples canvas", index), wanted[index], model))  # type: ignore[misc]
+        encoded(page, model)
+        assert page.is_visible("#colour")
+        assert overflow(page) <= 0
+
+
+def test_a_decoder_alone_is_enough(
+    browser: Browser, exported: Callable[[str], Exported], ort: Path, tmp_path: Path
+) -> None:
+    artifact = exported("mlp").artifact
+    path = tmp_path / "decoder.zip"
+    path.write_bytes(pack(artifact, read_record(artifact.certificate), name="d", formats=["onnx"], parts=["decoder"]))
+    with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "passed"
+        assert "a decoder alone" in page.inner_text("#facts")
+        assert not page.is_visible("#drawing")
+        assert not page.is_visible("#way")
+        page.click("#random")
+        eventually(lambda: len(np.unique(shown(page))) > 10)

@@ -1,0 +1,101 @@
+"""The page tests its engine before it shows a picture, and says what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.explorer.conftest import exploring, packed, quiet_page, wait_ready
+from vae_export.bundle import open_bundle
+from vae_export.bundle.archive import write_archive
+from vae_export.files import sha256
+from vae_export.grey import compare
+from vae_export.runtime.model import Model
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from vae_export.artifact import Artifact
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_self_test_passes_and_says_how_well(page: Page, bundle: Path) -> None:
+    assert page.get_attribute("#check", "data-state") == "passed"
+    said = page.inner_text("#check")
+    assert said.startswith("Self-test passed. Worst error ")
+    assert "0 of 12,544 pixels differ" in said
+    assert "noise right to the bit" in said
+    assert page.get_attribute("#check", "aria-live") == "polite"
+    assert float(page.inner_text("#speed")) > 0
+    assert page.evaluate("crossOriginIsolated") is True
+    assert "thread" in page.inner_text("#speed-unit")
+    assert page.inner_text("#identity") == open_bundle(bundle).identity[:16]
+    assert page.inner_text("h1") == "tests"
+
+
+def test_a_self_test_that_fails_is_said_first(browser: Browser, address: str, bundle: Path) -> None:
+    """Somebody's golden image is brighter by half a grey level, and all hashes agree."""
+    files = {name: bytes(data) for name, data in open_bundle(bundle).files.items()}
+    name = "golden/decoder.image.f32"
+    golden = (np.frombuffer(files[name], "<f4") + np.float32(0.5 / 255)).astype("<f4").tobytes()
+    files["manifest.json"] = files["manifest.json"].replace(sha256(files[name]).encode(), sha256(golden).encode())
+    files[name] = golden
+    sums = [f"{sha256(data)}  {other}\n" for other, data in files.items() if other != "SHA256SUMS"]
+    forged = write_archive(files | {"SHA256SUMS": "".join(sums).encode()})
+    with quiet_page(browser) as page:
+        page.route("**/bundle.zip", lambda route: route.fulfill(body=forged, content_type="application/zip"))
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "failed"
+        said = page.inner_text("#check")
+        assert said.startswith("Self-test failed: do not trust these pixels. Worst error 2.0e−3 of ")
+        assert "(decoder, image)" in said
+        assert " 0 unexplained" not in said
+
+
+def test_numbers_are_those_of_the_runtime_within_the_golden_band(page: Page, model: Model) -> None:
+    code = """async ([engine, seed]) => {
+        const { Model } = await import("/model.js");
+        const { sample } = await import("/noise.js");
+        const data = await (await fetch("/bundle.zip")).arrayBuffer();
+        const model = await Model.open(data, "wasm", new URL(engine, location.href).href);
+        const images = await model.decode(sample(7, model.size, BigInt(seed)));
+        model.close();
+        return images.map((image) => Array.from(image));
+    }"""
+    made = np.array(page.evaluate(code, ["/ort/", "12345"]), np.float32).reshape(7, *model.contract.image_shape)
+    wanted = model.sample(7, seed=12345)
+    [band] = [
+        array.band
+        for golden in model.manifest.golden
+        for array in golden.outputs
+        if (golden.part, array.tensor) == ("decoder", "image")
+    ]
+    assert band is not None
+    # Each of the two may be as far as the band from the exact number.
+    assert np.abs(made.astype(np.float64) - wanted).max() <= 2 * band
+    low, high = model.contract.image_range
+    assert compare(made, wanted.astype(np.float64), low=low, high=high, band=2 * band).unexplained == 0
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_eight_bits_alone_are_judged_by_their_own_band(
+    browser: Browser, eight_bits: Artifact, ort: Path, tmp_path: Path, beyond: bool
+) -> None:
+    path = tmp_path / "int8.zip"
+    if beyond:
+        narrow = replace(eight_bits.manifest.golden[0].outputs[0], bands={"int8": 1e-6})
+        first, *others = eight_bits.manifest.golden
+        golden = (replace(first, outputs=(narrow, *first.outputs[1:])), *others)
+        eight_bits = replace(eight_bits, manifest=replace(eight_bits.manifest, golden=golden))
+    path.write_bytes(packed(eight_bits))
+    with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == ("failed" if beyond else "passed")
+        assert page.inner_text("#facts").endswith("computed in int8")

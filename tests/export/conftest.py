@@ -1,0 +1,83 @@
+"""A small source, and a format whose faults the tests choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests import samples
+from vae_export import Source
+from vae_export.contract import Array, PartSpec
+from vae_export.errors import TargetError, UsageError
+from vae_export.findings import Finding
+from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
+from vae_export.graphs import Graph
+from vae_export.precision import PrecisionName
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    """Small and quick: a decoder of 4 by 4 pixels."""
+    return replace(Source.of(samples.checkpoint("mlp", (1, 4, 4))), encoder=None)
+
+
+class Toy:
+    """A format of this test: raw weights, run by the graph's own module, with `wrong` added to every output."""
+
+    name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
+    precisions: tuple[PrecisionName, ...] = ("fp32",)
+    beside = ()
+    packages = ()
+    danger = ""
+    may_crash = is_slow = False
+    wrong = 0.0
+    reason: str | None = None
+    runs_on: tuple[str, ...] = ("here",)
+
+    def unavailable(self) -> str | None:
+        return self.reason
+
+    def check(self, options: WriteOptions) -> None:
+        if options.opset == 99:
+            raise UsageError("no such thing")
+
+    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+        assert set(options.metadata) == {"vae_export.part", "vae_export.contract", "vae_export.provenance"}
+        self.module = graph.module
+        self.data = b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters())
+        return self.data
+
+    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- anywhere
+        return ""
+
+    def providers(self) -> tuple[str, ...]:
+        return self.runs_on
+
+    def lint(self, _data: bytes, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
+        return []
+
+    def settings(self, _provider: str) -> tuple[Setting, ...]:
+        return (Setting(),)
+
+    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        from vae_export.formats.torch_runner import torch_runner
+
+        assert data == self.data
+        if provider == "nowhere":
+            raise TargetError("toy cannot run", where=provider)
+        run = torch_runner(self.module, spec, "cpu", setting)
+
+        def off(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            return {name: array + np.float32(self.wrong) for name, array in run(inputs).items()}
+
+        return Runner(run.bind, off)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
+    toy = Toy()
+    monkeypatch.setitem(FORMATS, "toy", toy)
+    return toy

@@ -1,0 +1,73 @@
+"""What makes no sense is refused before any work, and what is no export is never replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import tree
+from tests.conftest import Exported
+from tests.export.conftest import Toy
+from vae_export import Source, export
+from vae_export.errors import MachineError, OutputExistsError, UsageError
+
+
+def test_a_format_that_cannot_be_written_here_is_refused_with_the_reason(
+    toy: Toy, source: Source, tmp_path: Path
+) -> None:
+    toy.reason = "PyTorch is too old"
+    with pytest.raises(MachineError, match="format toy cannot be written here; got PyTorch is too old"):
+        export(source, tmp_path / "out", formats=["toy"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"formats": ["zip"]}, r"unknown format; expected onnx \| .*, got zip"),
+        ({"formats": []}, "formats must be given, each once"),
+        ({"formats": ["pt2", "pt2"]}, "formats must be given, each once"),
+        ({"parts": ["encoder"]}, "part cannot be made: encoder; expected decoder"),
+        ({"parts": ["head"]}, "part cannot be made: head"),
+        ({"parts": []}, "no part was asked for"),
+        ({"opset": 5}, "opset cannot be written"),
+        ({"out": "."}, "not a name for an output"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(
+    source: Source, tmp_path: Path, arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        export(source, **({"out": tmp_path / "out"} | arguments))  # type: ignore[arg-type]
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("kind", ["file", "folder of something else"])
+def test_what_is_no_export_is_never_replaced(source: Source, tmp_path: Path, kind: str, force: bool) -> None:
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        (out / "thesis.tex").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match="not an export folder" if force else "output exists"):
+        export(source, out, force=force)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.usefixtures("toy")
+def test_options_that_a_format_cannot_take_are_refused_before_any_is_written(source: Source, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(UsageError, match="no such thing"):
+        export(source, tmp_path / "out", formats=["torchscript", "toy"], opset=99, report=said.append)
+    assert said == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_is_refused_before_any_work(source: Source, mlp: Exported) -> None:
+    said: list[str] = []
+    with pytest.raises(OutputExistsError):
+        export(source, mlp.folder, report=said.append)
+    assert said == []

@@ -1,0 +1,85 @@
+"""What an export leaves: files that the manifest and the certificate name, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from tests import samples
+from tests.commands import run_cli, tree
+from tests.conftest import Exported
+from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
+from vae_export.files import sha256
+
+
+def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, mlp: Exported) -> None:
+    old = mlp.copied(tmp_path / "out")
+    assert len(old.manifest.files) == 3 * len(samples.QUICK)
+    export(source, tmp_path / "out", formats=["torchscript"], force=True)
+    assert sorted(tree(tmp_path / "out")) == [
+        "certificate.html",
+        "certificate.json",
+        "decoder.torchscript.pt",
+        "golden",
+        "golden/decoder.image.f32",
+        "golden/latent.f32",
+        "manifest.json",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_one_part_alone_has_the_same_bytes(mlp: Exported, tmp_path: Path) -> None:
+    artifact, _ = export(mlp.source, tmp_path / "out", formats=["pt2", "onnx"], parts=["decoder"])
+    for format in ("onnx", "pt2"):
+        assert artifact.entry("decoder", format) == mlp.artifact.entry("decoder", format)
+
+
+def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
+    manifest = json.loads((mlp.folder / "manifest.json").read_text())
+    assert manifest["format"] == "vae-export/1"
+    golden = {array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])}
+    stored = [stored for entry in manifest["files"] for stored in (entry, *entry.get("beside", ()))]
+    assert {item["name"] for item in stored} | golden == set(tree(mlp.folder)) - {
+        "certificate.html",
+        "certificate.json",
+        "golden",
+        "manifest.json",
+    }
+    for item in stored:
+        data = (mlp.folder / item["name"]).read_bytes()
+        assert (item["size"], item["sha256"]) == (len(data), sha256(data))
+    for entry in manifest["files"]:
+        assert entry["inputs"] == mlp.source.contract.spec(entry["part"]).to_json()["inputs"]
+    assert manifest["provenance"]["checkpoint_sha256"] == sha256(mlp.checkpoint)
+
+
+def test_the_certificate_names_the_bytes_and_passed(mlp: Exported) -> None:
+    certificate = json.loads((mlp.folder / "certificate.json").read_text())
+    assert certificate["verdict"] == "pass"
+    assert certificate["files"] == {stored.name: stored.sha256 for stored in mlp.artifact.manifest.stored}
+    assert {row["target"].split("/")[0] for row in certificate["rows"]} == set(samples.QUICK)
+    assert {row["probe"] for row in certificate["rows"]} >= {"prior", "posterior", "data", "zeros", "six-sigma"}
+    assert all(row["passed"] for row in certificate["rows"])
+
+
+def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
+    from tests.test_formats import traces
+
+    for name in ("manifest.json", "certificate.json"):
+        assert traces((mlp.folder / name).read_bytes()) == []
+
+
+def test_a_checkpoint_from_another_machine_needs_no_run_folder(tmp_path: Path) -> None:
+    path = tmp_path / "some where" / os.fsdecode(b"caf\xe9.safetensors")
+    save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), path)
+    result = run_cli(
+        "export", "--checkpoint", path, "--format", "torchscript", "--part", "decoder", "--json", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["verdict"] == "pass"
+    artifact = open_artifact(document["folder"])
+    assert artifact.folder == path.parent / "export"
+    assert document["manifest"] == artifact.manifest.to_json()
+    assert verify(artifact, load_checkpoint(path)).passed

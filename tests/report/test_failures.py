@@ -1,0 +1,84 @@
+"""What failed, what was left out and what did not run is where a reader looks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.report.written import UNIT, certificate, read, row
+from vae_export.findings import Finding
+from vae_export.parity.divergence import Divergence
+from vae_export.parity.measure import Measure, Scale, Tolerance
+
+
+def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
+    divergence = Divergence("node_linear (Gemm)", "linear", (0, 3), -0.0886168, -0.0786167, 0.01, 3.5e-6)
+    failed = row(ratio=12345.0)
+    page = read(certificate((row(ratio=0.5), failed), divergences={"decoder.onnx": divergence}))
+    assert page.text.startswith("Fail")
+    assert "1 comparison of 2 failed" in page.text
+    for said in ("node_linear (Gemm)", "-0.0886168", "-0.0786167", failed.reason):
+        assert said in page.text
+    assert page.text.index("What failed") < page.text.index(failed.reason) < page.text.index("What was compared")
+
+
+def test_rows_without_figures_are_shown_as_failures() -> None:
+    broken = row(measure=Measure(fault="not finite: tensor 'image' at (0, 1)"), ratio=1)
+    page = read(certificate((broken, row("metric", "iwae_nll", measure=Measure(fault="not finite")))))
+    assert page.text.startswith("Fail")
+    assert "not finite: tensor 'image' at (0, 1)" in page.text
+
+
+@pytest.mark.parametrize("scale", [Scale(np.inf, UNIT, 1.0), Scale(np.nan, UNIT, np.inf), Scale(UNIT, UNIT, 0.0)])
+def test_scales_that_are_no_numbers_break_nothing(scale: Scale) -> None:
+    with np.errstate(all="ignore"):
+        assert "Fail" in read(certificate((row(ratio=1e9, scale=scale),))).text[:6]
+
+
+def test_a_band_of_zero_passes_what_is_exact() -> None:
+    exact = row(ratio=0.0, scale=Scale(UNIT, UNIT, 1.0, Tolerance()))
+    page = read(certificate((exact,)))
+    assert page.text.startswith("Pass")
+    assert "the user’s own tolerance" in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": (), "planned": 0, "evidence": {}}, "Nothing was compared"),
+        ({"planned": 9}, "4 comparisons of 9 planned were not made"),
+        ({"planned": 1}, "4 comparisons more than planned"),
+        ({"findings": (Finding("random-operator", "error", "decoder.onnx", "RandomNormal"),)}, "showed 1 error"),
+    ],
+    ids=["empty", "incomplete", "too many", "finding"],
+)
+def test_it_says_why_there_is_no_pass_although_no_figure_failed(changes: dict[str, Any], said: str) -> None:
+    page = read(certificate(**changes))
+    assert page.text.startswith("Fail")
+    assert said in page.text
+
+
+def test_targets_and_files_that_did_not_run_are_named() -> None:
+    whole = certificate(unusable={"onnx/CUDAExecutionProvider": "provider is not there"})
+    page = read(replace(whole, files={"encoder.onnx": "f" * 64, "other.onnx": "0" * 64}))
+    for said in (
+        "provider is not there",
+        "not verified",
+        "another file was run",
+        "not run here",
+        "not in the manifest",
+    ):
+        assert said in page.text
+
+
+def test_what_was_left_out_is_named_where_a_reader_looks() -> None:
+    assert "Not everything was verified" not in read(certificate()).text
+    gaps = {"not_verified": ("decoder.pt2",), "nats": "no target ran both", "unusable": {"onnx/toaster": "not there"}}
+    page = read(certificate(**gaps))
+    assert page.text.startswith("Pass")
+    assert "Not everything was verified" in page.text[:400]
+    for said in ("decoder.pt2: no target of this verification runs it", "nats: no target ran both", "not there"):
+        assert said in page.text

@@ -1,0 +1,105 @@
+"""The certificate as a page: it says what the certificate says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import Tensor, nn
+
+from tests.report.written import COLOUR, GREY, ONNX, TORCH, UNIT, certificate, evidence, manifest, read, row
+from vae_export import export
+from vae_export.cli.verify import verify
+from vae_export.contract import Contract
+from vae_export.errors import UsageError
+from vae_export.files import write_atomic
+from vae_export.graphs import Source
+from vae_export.manifest import read_manifest
+from vae_export.parity.measure import Scale, Tolerance
+from vae_export.parity.probes import make_probes
+from vae_export.report import certificate_page
+from vae_export.report.words import PROBES
+
+
+def test_it_says_verdict_figures_hashes_and_versions() -> None:
+    page = read(certificate())
+    assert page.text.startswith("Pass")
+    for said in ("5 of 5 planned", "2.62×", "8× is allowed", "six-sigma", "nats", ONNX, TORCH, "onnxruntime 1.99.0"):
+        assert said in page.text
+    for entry in manifest().files:
+        assert entry.sha256 in page.text
+    assert "other bits" in page.text
+    assert PROBES["six-sigma"] in page.text
+
+
+def test_it_is_well_formed_with_an_alternative_for_every_picture_and_a_scope_for_every_heading() -> None:
+    page = read(certificate())
+    assert page.open == []
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 2 + 2 + 2 * 2  # two heat maps, two common rows, two rows for each target
+    assert all(attributes["alt"] for attributes in images)
+    assert all(attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg")
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("contract", [GREY, COLOUR], ids=["grey", "colour"])
+def test_equal_certificates_give_equal_bytes(contract: Contract) -> None:
+    pages = {certificate_page(certificate(evidence={ONNX: evidence(contract)}), manifest(contract)) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_a_manifest_gives_the_same_page_after_it_was_written_and_read(tmp_path: Path) -> None:
+    described = replace(
+        manifest(), provenance={"z": {"b": 1, "a": 0.1}, "c": "d"}, versions={"torch": "1", "onnx": "2"}
+    )
+    write_atomic(tmp_path / "manifest.json", described.text)
+    assert certificate_page(certificate(), described) == certificate_page(certificate(), read_manifest(tmp_path))
+
+
+def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
+    page = read(certificate((row("encoder", "mean"),), evidence={}))
+    assert "img" not in [tag for tag, _ in page.elements]
+    assert "No pictures" in page.text
+    assert page.text.startswith("Pass")
+
+
+def test_the_users_own_band_is_shown_with_its_figures() -> None:
+    own = Tolerance(1e-3, 0.02)
+    page = read(certificate((row(scale=Scale(UNIT, UNIT, 1.0, own)),), tolerance=own))
+    assert page.text.count("the user’s own tolerance, atol 0.001 and rtol 0.02") == 3
+    assert "atol" not in read(certificate()).text
+
+
+def test_every_probe_is_explained() -> None:
+    source = Source(GREY, None, nn.Identity())
+    assert [probe.name for probe in make_probes(source, {}, 2)] == list(PROBES)
+
+
+class _Decoder(nn.Module):
+    """latent (N, 4) → image (N, 1, 12, 12)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 144)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.linear(latent).sigmoid().reshape(-1, 1, 12, 12)
+        return image
+
+
+def test_an_export_holds_the_page_of_its_certificate(tmp_path: Path) -> None:
+    artifact, whole = export(Source(GREY, None, _Decoder()), tmp_path / "export")
+    page = artifact.certificate.with_suffix(".html").read_text("utf-8")
+    assert page == certificate_page(whole, artifact.manifest)
+    assert str(tmp_path) not in page
+
+
+def test_verify_overwrites_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="beside it"):
+        verify(out=tmp_path / "report.html")
+    (tmp_path / "report.html").touch()
+    with pytest.raises(UsageError, match="exists"):
+        verify(out=tmp_path / "report.json")

@@ -1,0 +1,105 @@
+"""Certificates of any kind without a verification, and their page as a reader meets it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+
+from vae_export.contract import Contract, Part
+from vae_export.formats.base import Setting
+from vae_export.grey import GreyLevels
+from vae_export.manifest import FileEntry, Manifest
+from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.evidence import Evidence, EvidenceBuilder
+from vae_export.parity.measure import Measure, Scale
+from vae_export.report import certificate_page
+
+GREY = Contract((1, 12, 12), (4,))
+COLOUR = Contract((3, 16, 16), (4, 2, 2), (-1.0, 1.0))
+ONNX, TORCH = "onnx/CPUExecutionProvider", "torchscript/cpu"
+UNIT = 1e-7
+
+
+def row(
+    part: str = "decoder", output: str = "image", *, ratio: float = 1.5, target: str = ONNX, **changes: object
+) -> Row:
+    error = ratio * UNIT
+    grey = GreyLevels(3, 0, 1) if output == "image" else None
+    measure = Measure(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey, mean_error=error / 8)
+    whole = Row(part, target, Setting(1, "all"), "prior", 3, output, measure, Scale(UNIT, UNIT / 2, 0.5))
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def evidence(contract: Contract = GREY, *, off: float = 1e-7) -> Evidence:
+    rng = np.random.default_rng(0)
+    low, high = contract.image_range
+    exact = rng.uniform(low, high, (20, *contract.image_shape))
+    eager = exact.astype(np.float32)
+    decoded = (eager + off * rng.uniform(-1, 1, exact.shape)).astype(np.float32) if off else eager
+    builder = EvidenceBuilder()
+    builder.add(decoded, eager, exact)
+    builder.show(eager, eager, decoded)
+    built = builder.build()
+    assert built is not None
+    return built
+
+
+def manifest(contract: Contract = GREY, names: tuple[str, ...] = ("encoder.onnx", "decoder.onnx")) -> Manifest:
+    parts: tuple[Part, ...] = ("encoder", "decoder")
+    files = tuple(FileEntry.of(name, part, "onnx", name.encode()) for name, part in zip(names, parts, strict=True))
+    return Manifest(contract, files, 20, {"torch": "2.99.0"}, {"data": {"name": "somebody's", "seed": 7}})
+
+
+def certificate(rows: tuple[Row, ...] | None = None, **changes: object) -> Certificate:
+    if rows is None:
+        rows = (
+            row("encoder", "mean", ratio=0.25),
+            row(),
+            row(ratio=2.625, probe="six-sigma"),
+            row(target=TORCH, ratio=1.0),
+            row("metric", "negative_elbo", probe="data", batch=64),
+        )
+    whole = Certificate(
+        files={entry.name: entry.sha256 for entry in manifest().files},
+        planned=len(rows),
+        rows=rows,
+        determinism=(Determinism("decoder", ONNX, True, False),),
+        environment={"versions": {"torch": "2.99.0", "onnxruntime": "1.99.0"}, "gpu": None, "images": "real"},
+        evidence={ONNX: evidence(), TORCH: evidence(off=0.0)},
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, the text that is read, and which elements were left open."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(page)
+        self.text = " ".join("".join(self.pieces).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.pieces.append(data)
+
+
+def read(whole: Certificate, described: Manifest | None = None) -> Reader:
+    return Reader(certificate_page(whole, described or manifest()))

@@ -1,0 +1,111 @@
+"""What is opened is what the manifest names, on the provider that was asked for, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Exported
+from tests.runtime.conftest import latents
+from vae_export import load
+from vae_export.contract import Contract
+from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError, VaeExportError
+from vae_export.manifest import NAME
+from vae_export.runtime import session
+from vae_export.runtime.session import Session
+
+
+def test_an_altered_file_never_reaches_onnx_runtime(
+    mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / "decoder.onnx"
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    opened: list[bytes] = []
+    real = session.ort.InferenceSession
+
+    def recorded(data: bytes, *arguments: object, **options: object) -> object:
+        opened.append(data)
+        return real(data, *arguments, **options)
+
+    monkeypatch.setattr(session.ort, "InferenceSession", recorded)
+    model = load(artifact.folder)
+    with pytest.raises(IntegrityError, match=r"exported file was altered: .*decoder\.onnx; expected .* with SHA-256"):
+        model.decode(latents(1))
+    assert opened == []
+    model.encode(np.zeros((1, 1, 28, 28), np.float32))
+    assert len(opened) == 1, "the recorder works"
+
+
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
+def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(mlp: Exported, provider: str) -> None:
+    if provider in session.ort.get_available_providers():
+        pytest.skip(f"{provider} is there")
+    with pytest.raises(TargetError, match="provider is not there: .*expected .*CPUExecutionProvider"):
+        load(mlp.folder, provider=provider).decode(latents(1))
+
+
+@pytest.mark.parametrize("change", [{"latent_shape": (5,)}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}])
+def test_a_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
+    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, contract=contract, golden=()).text)
+    model = load(artifact.folder)
+    latent = np.zeros((1, *contract.latent_shape), np.float32)
+    with pytest.raises(ModelError, match="are not those of the contract: decoder; expected"):
+        model.decode(latent)
+
+
+@pytest.mark.parametrize("data", [b"", b"no onnx", b"\x08\x08\x12\x00" * 50])
+def test_bytes_that_are_no_graph_are_refused_in_one_line(mlp: Exported, data: bytes) -> None:
+    with pytest.raises(ModelError) as caught:
+        Session(data, mlp.source.contract.spec("decoder"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    files = tuple(entry for entry in artifact.manifest.files if entry.part != "encoder")
+    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
+    with pytest.raises(ModelError, match=r"export has no such file: encoder, onnx, fp32; expected decoder\.onnx"):
+        load(artifact.folder).encode(np.zeros((1, 1, 28, 28), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "no export here: .*; expected a bundle, or the folder of an export"),
+        ("file", "not a bundle: .*; expected a ZIP file"),
+        ("folder", r"no export here: .*; expected manifest\.json"),
+    ],
+)
+def test_a_place_without_an_export_is_refused(tmp_path: Path, kind: str, said: str) -> None:
+    if kind == "file":
+        (tmp_path / kind).touch()
+    elif kind == "folder":
+        (tmp_path / kind).mkdir()
+    with pytest.raises(VaeExportError, match=said):
+        load(tmp_path / kind)
+
+
+@pytest.mark.parametrize("option", ["threads", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+def test_a_bad_option_is_refused(mlp: Exported, option: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"bad {option}; expected an integer from 1 "):
+        load(mlp.folder, **{option: value})  # type: ignore[arg-type]
+
+
+def test_more_threads_than_there_are_anywhere_are_refused(mlp: Exported) -> None:
+    """ONNX Runtime would start them."""
+    with pytest.raises(UsageError, match="bad threads; expected an integer from 1 to 1,024, got 20000"):
+        load(mlp.folder, threads=20_000)
+
+
+def test_a_name_that_no_file_has_is_no_export() -> None:
+    with pytest.raises(ModelError, match=r"no export here: a{60}…; expected .*, got File name too long; run"):
+        load("a" * 5000)

@@ -1,0 +1,27 @@
+"""A bundle and latents, as a user has them: files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Outcome
+
+Invoke = Callable[..., Outcome]
+
+
+@pytest.fixture
+def bundle(packed: bytes, tmp_path: Path) -> Path:
+    path = tmp_path / "small.zip"
+    path.write_bytes(packed)
+    return path
+
+
+@pytest.fixture
+def latents(tmp_path: Path) -> Path:
+    path = tmp_path / "latents.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((53, 4)).astype(np.float32))
+    return path

@@ -1,0 +1,95 @@
+"""Trainings that were stopped, and the one that nobody stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.commands import run_python
+from tests.conftest import made_once
+from tests.train.conftest import TINY, Cli, own_copy
+from train.report import Report
+from vae_export.runs import Run
+
+#: 22 steps an epoch.
+USUAL = (*TINY, "--epochs", "4", "--seed", "7", "--precision", "float32")
+STEPS = 22
+
+#: A training whose process sends itself SIGTERM after a step, counted over all epochs.
+STOPPING = """
+import os, signal, sys
+from train.commands import train
+from train.report import Report
+from vae_export.cli.app import main
+
+def step(report, epoch, step, total, real=Report.step):
+    real(report, epoch, step, total)
+    if (epoch - 1) * 22 + step == 50:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Report.step = step
+main(train)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def reference(cli: Cli, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The training that nobody stopped. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        done = cli("train", *USUAL, "--out", folder / "run")
+        assert done.returncode == 0, done.stderr
+
+    return Run(own_copy(made_once(shared / "reference", make), tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def stopped_once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, stopped within the third epoch. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        done = run_python(STOPPING, "train", *USUAL, "--out", folder / "run")
+        assert done.returncode == 143, done.stderr
+
+    return own_copy(made_once(shared / "stopped", make), tmp_path_factory)
+
+
+@pytest.fixture
+def stopped(stopped_once: Path, run: Run) -> Run:
+    """A copy of it."""
+    shutil.copytree(stopped_once, run.folder)
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(without_pictures: None) -> None:
+    """None of these trainings draws."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, *positions: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal after those steps, counted over all epochs; the next one is done before it ends."""
+    real = Report.step
+
+    def step(report: Report, epoch: int, step: int, total: torch.Tensor) -> None:
+        real(report, epoch, step, total)
+        if (epoch - 1) * STEPS + step in positions:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Report, "step", step)
+
+
+def figures(run: Run) -> list[object]:
+    """The metrics without what the clock says."""
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]

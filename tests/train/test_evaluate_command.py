@@ -1,0 +1,84 @@
+"""`cli.py evaluate` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import TINY, Cli, Invoke, one_line
+from vae_export.checkpoint import load_checkpoint
+from vae_export.runs import Run
+
+
+def test_evaluate_repeats_the_scores_of_the_training(cli: Cli, trained: Path) -> None:
+    done = cli("evaluate", "--run", trained, "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    score = json.loads(done.stdout)
+    saved = load_checkpoint(Run(trained).checkpoint).provenance["scores"]["test"]
+    assert {key: score[key] for key in saved} == saved
+    assert (score["dataset"], score["split"]) == ("digits", "test")
+
+
+def test_evaluate_can_take_the_first_images_alone(invoke: Invoke, trained: Path) -> None:
+    done = invoke("evaluate", "--run", trained, "--images", 30, "--json", "--threads", 1)
+    assert json.loads(done.out)["images"] == 30
+    assert invoke("evaluate", "--run", trained, "--images", 0).code == 2
+
+
+def test_evaluate_prints_a_table_of_the_split_that_was_asked_for(invoke: Invoke, trained: Path) -> None:
+    done = invoke("evaluate", "--checkpoint", Run(trained).checkpoint, "--split", "validation", "--threads", 1)
+    assert done.code == 0, done.err
+    assert "validation" in done.out
+    assert "active units" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [(["--split", "all"], 2), (["--checkpoint", "nowhere"], 3), (["--run", "nowhere"], 2)]
+)
+def test_evaluate_refuses_what_is_not_there(invoke: Invoke, tmp_path: Path, options: list[str], code: int) -> None:
+    if "--split" in options:
+        options = [*options, "--run", str(tmp_path)]
+    done = invoke("evaluate", *options)
+    assert done.code == code
+    one_line(done.err)
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(("protocol", "heading"), [("grey", "IWAE bound, K = 5"), ("dynamic", "NLL, K = 5")])
+def test_figures_say_their_protocol_and_only_likelihoods_are_called_so(
+    invoke: Invoke, tmp_path: Path, protocol: str, heading: str
+) -> None:
+    run = tmp_path / "run"
+    done = invoke("train", *TINY, "--epochs", 1, "--data-protocol", protocol, "--out", run)
+    assert done.code == 0, done.err
+    assert f"-ELBO, {protocol}" in done.out
+    assert ("no likelihood" in done.out) == (protocol == "grey")
+    assert ("note: grey pixels under a Bernoulli" in done.err) == (protocol == "grey")
+    done = invoke("evaluate", "--run", run, "--importance-samples", 5, "--threads", 1)
+    assert f"-ELBO, {protocol}" in done.out
+    assert heading in done.out
+    assert ("NLL" in done.out, "cross-entropy" in done.out) == (protocol == "dynamic", protocol == "grey")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--importance-samples", "-1"],
+        ["--importance-samples", "many"],
+        ["--format", "pt2"],
+        ["--format", "onnx", "--checkpoint", "x"],
+        ["--export", "x"],
+    ],
+)
+def test_evaluate_refuses_what_makes_no_sense(invoke: Invoke, options: list[str]) -> None:
+    done = invoke("evaluate", *options)
+    assert done.code == 2
+    one_line(done.err)
+
+
+def test_evaluate_through_files_that_are_not_there_says_how_to_make_them(invoke: Invoke, trained: Path) -> None:
+    done = invoke("evaluate", "--run", trained, "--format", "onnx")
+    assert done.code == 3
+    assert "run: vae-export export" in one_line(done.err)

@@ -1,0 +1,90 @@
+"""A training that is stopped, met by another or out of room: one line, and what was there last loads."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import CLI, ROOT, TINY, Invoke, is_root, one_line
+from vae_export.checkpoint import load_checkpoint
+from vae_export.runs import Run
+
+
+@contextlib.contextmanager
+def training(run: Path) -> Iterator[subprocess.Popen[str]]:
+    """An endless training, its first epochs done."""
+    command = [*CLI, "train", *TINY, "--epochs", "100000", "--out", str(run)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        try:
+            metrics, deadline = Run(run).metrics, time.monotonic() + 60
+            while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+                assert process.poll() is None, process.stderr.read() if process.stderr else ""
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "name"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_stopped_training_names_its_checkpoint_and_that_loads(
+    tmp_path: Path, sent: signal.Signals, code: int, name: str
+) -> None:
+    with training(tmp_path / "run") as process:
+        process.send_signal(sent)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == code
+    line = one_line(err)
+    assert line.startswith(f"vae-export: {name}: after ")
+    assert str(Run(tmp_path / "run").checkpoint) in line
+    load_checkpoint(Run(tmp_path / "run").checkpoint)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_second_training_in_the_folder_names_the_first_and_a_killed_one_leaves_it_usable(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with training(run) as process:
+        second = invoke("train", *TINY, "--out", run, "--force")
+        assert second.code == 6
+        assert f"process {process.pid}" in one_line(second.err)
+        process.kill()  # SIGKILL
+        process.wait()
+    load_checkpoint(Run(run).checkpoint)
+    again = invoke("train", *TINY, "--epochs", 1, "--out", run, "--force")
+    assert again.code == 0, again.err
+    assert not list(run.rglob(".partial-*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = is_root() and sys.platform == "linux"
+    if mounted:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    if not mounted:
+        pytest.skip("a small disk can be mounted by root on Linux alone")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(invoke: Invoke, small_disk: Path) -> None:
+    run = Run(small_disk / "run")  # a checkpoint of 1.7 MB, the one before it, and no room for a third
+    done = invoke("train", *TINY, "--hidden-size", 220, "--out", run.folder)
+    assert done.code == 6, done.err
+    assert "disk full" in one_line(done.err)
+    load_checkpoint(run.checkpoint)
+    assert not list(run.folder.rglob(".partial-*"))
