@@ -30,6 +30,16 @@ def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path
         assert said in str(caught.value)
 
 
+def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_path: Path) -> None:
+    import os
+
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / "decoder.onnx"
+    os.truncate(path, 1 << 42)  # sparse: more than any memory, and nothing on the disk
+    with pytest.raises(IntegrityError, match=r"was altered: .*decoder\.onnx; expected .*, got 4398046511104 bytes;"):
+        verify(artifact, mlp.source)
+
+
 @pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])
 def test_what_is_no_plain_file_is_refused(mlp: Exported, tmp_path: Path, damage: str) -> None:
     import os
