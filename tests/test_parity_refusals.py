@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,31 @@ def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
     assert certificate.passed
     assert {row.target for row in certificate.rows} == {"torchscript/cpu"}
     assert all("torchscript" in name for name in certificate.files)
+
+
+def test_a_file_in_an_unknown_precision_is_no_pass_of_the_others(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    text = artifact.manifest.text.decode()
+    (tmp_path / "export" / NAME).write_text(_of_tomorrow(text))
+    later = open_artifact(artifact.folder)
+    with pytest.raises(TargetError, match=r"cannot be verified here: decoder\.onnx; .*got precision fp2"):
+        verify(later, mlp.source)
+    # A source without provenance makes the origin of every file a question.
+    certificate = verify(later, replace(mlp.source, provenance={}), targets=[ONNX], thorough=False)
+    assert certificate.passed
+    assert "decoder.onnx" in certificate.not_verified
+
+
+def _of_tomorrow(manifest: str) -> str:
+    """The same, whose decoder is in a precision and a format that nobody knows yet."""
+    document = json.loads(manifest)
+    files = [item for item in document["files"] if not item["name"].startswith("autoencoder")]
+    kept = [item for item in files if item["format"] == "onnx"]
+    for item in kept:
+        if item["part"] == "decoder":
+            item |= {"precision": "fp2", "format": "tomorrow"}
+    golden = [item for item in document["golden"] if item["part"] != "autoencoder"]
+    return json.dumps(document | {"files": kept, "golden": golden})
 
 
 def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
-from vae_export.manifest import FileEntry
+from vae_export.manifest import FileEntry, Manifest
 from vae_export.parity.answers import answer, same_bits
 from vae_export.parity.certificate import Certificate, Determinism, Row
 from vae_export.parity.costs import Costs, Report
@@ -30,7 +30,7 @@ from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
 from vae_export.parity.targets import Target, choose
-from vae_export.precision import FULL
+from vae_export.precision import FULL, PRECISIONS
 from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
 
@@ -71,10 +71,12 @@ def verify(
         IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
         ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
             source that lacks a part, or gives numbers that are not finite.
-        TargetError: a target that was asked for cannot run here, or nothing here can run a file.
+        TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
+    if targets is None:
+        _refuse_unknown(artifact.manifest)
     kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
@@ -227,6 +229,19 @@ class _Verification:
             return
         if found is not None:
             self._divergences[entry.name] = found
+
+
+def _refuse_unknown(manifest: Manifest) -> None:
+    """Raise `TargetError` for a file that nothing here could run: who asks for all must not be given the others."""
+    for entry in manifest.files:
+        if entry not in manifest.known:
+            raise TargetError(
+                "file cannot be verified here",
+                where=entry.name,
+                expected=" | ".join(PRECISIONS),
+                got=f"precision {entry.precision}",
+                do="verify it with the version that wrote it, or name the others with --target",
+            )
 
 
 def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
