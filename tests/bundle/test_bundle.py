@@ -186,6 +186,19 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
 
 
+def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_path: Path) -> None:
+    """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
+    known = record(mlp)
+    document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
+    loose = Record(json.dumps(document).encode(), document)
+    (tmp_path / "x.zip").write_bytes(pack(mlp.artifact, loose, name="x", formats=["onnx"]))
+    opened = open_bundle(tmp_path / "x.zip")
+    assert "a band of the maker's own (atol 1000.0, rtol 0.0)" in opened.card
+    seen = run_cli("inspect", str(tmp_path / "x.zip"), cwd=tmp_path)
+    assert "within a band of the maker's own: atol 1000.0, rtol 0.0" in " ".join(seen.stdout.split())
+    assert "own" not in model_card("x", mlp.artifact.manifest, known).partition("## Files")[0]
+
+
 def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> None:
     data = pack(mlp.artifact, record(mlp), name="x", page=b"<p>", notes="For *tests*.\n", licence="Mine.\n")
     (tmp_path / "x.zip").write_bytes(data)
