@@ -181,6 +181,9 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     document = {**known.document, "drift": [cost]}
     card = model_card("x", mlp.artifact.manifest, Record(known.data, document))
     assert "| decoder | `onnx+int8/CPU` | 12 | 0.28 | +0.020 (-0.018 to +0.059) |" in card
+    unknown = {**dict.fromkeys(cost), "part": "decoder", "target": "onnx+int8/CPU"}  # the finding `no-drift`
+    card = model_card("x", mlp.artifact.manifest, Record(known.data, {**document, "drift": [unknown]}))
+    assert "| decoder | `onnx+int8/CPU` | — | — | — |" in card
     rows = [line for line in card.splitlines() if line.startswith("| scores of real images |")]
     assert rows, card
     assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
