@@ -35,10 +35,11 @@ def test_one_file_costs_as_many_nats_as_its_two_halves(mlp: Subject, tmp_path: P
     assert whole.nats == pytest.approx(halves.nats, rel=1e-4)
 
 
-def test_an_encoder_without_a_decoder_is_named_where_there_is_a_budget(mlp: Subject, tmp_path: Path) -> None:
+def test_what_has_no_decoder_beside_it_is_named_where_there_is_a_budget(mlp: Subject, tmp_path: Path) -> None:
     parts, budget = ("encoder", "autoencoder"), Budget(max_grey_levels=255)
-    _, certificate = export(mlp.source, tmp_path / "export", parts=parts, budget=budget)
-    assert "encoder on onnx/CPUExecutionProvider: no decoder to hold it against the budget with" in certificate.gaps
+    _, certificate = export(mlp.source, tmp_path / "export", parts=parts, pixels=["uint8-hwc"], budget=budget)
+    for part in ("encoder", "decoder-uint8-hwc"):
+        assert f"{part} on onnx/CPUExecutionProvider: no decoder to hold it against the budget with" in certificate.gaps
 
 
 def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vae_export.contract import PIXELS
 from vae_export.errors import ParityError
 from vae_export.files import write_atomic
 from vae_export.findings import Finding
@@ -121,6 +122,10 @@ class Determinism:
     fresh_session: bool
 
 
+#: The parts that cost nothing by themselves: what they cost is seen of the decoder's image.
+_WITH_DECODER = ("encoder", *PIXELS.values())
+
+
 @dataclass(frozen=True)
 class Certificate:
     """Attributes:
@@ -191,8 +196,12 @@ class Certificate:
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
             held = {drift.target for drift in self.drifts if drift.part == "decoder"}
-            alone = dict.fromkeys(row.target for row in self.rows if row.part == "encoder" and row.target not in held)
-            lines += [f"encoder on {target}: no decoder to hold it against the budget with" for target in alone]
+            alone = dict.fromkeys((row.part, row.target) for row in self.rows if row.part in _WITH_DECODER)
+            lines += [
+                f"{part} on {target}: no decoder to hold it against the budget with"
+                for part, target in alone
+                if target not in held
+            ]
         lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
         return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 
