@@ -25,11 +25,12 @@ from vae_export.formats.base import Setting
 from vae_export.graphs import Source
 from vae_export.grey import GreyLevels
 from vae_export.manifest import FileEntry, Manifest, read_manifest
-from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.divergence import Divergence
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
 from vae_export.parity.measure import Measure, Scale, Tolerance
 from vae_export.parity.probes import make_probes
+from vae_export.parity.row import Row
 from vae_export.report import certificate_page, pictures
 from vae_export.report.charts import STRIP, strip
 from vae_export.report.summary import Summary

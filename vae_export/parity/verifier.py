@@ -15,7 +15,7 @@ from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
 from vae_export.manifest import FileEntry, Manifest
 from vae_export.parity.answers import answer, same_bits
-from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.costs import Costs, Report
 from vae_export.parity.divergence import Divergence, first_divergence
 from vae_export.parity.drift import Budget
@@ -29,6 +29,7 @@ from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
+from vae_export.parity.row import Row
 from vae_export.parity.targets import Target, choose
 from vae_export.precision import FULL, PRECISIONS
 from vae_export.rehearsal import Scene, rehearse
