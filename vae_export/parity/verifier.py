@@ -13,16 +13,16 @@ from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
 from vae_export.graphs import Graph, Source
-from vae_export.manifest import FileEntry, Manifest
+from vae_export.manifest import FileEntry
 from vae_export.parity.answers import answer, same_bits
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.costs import Costs, Report
-from vae_export.parity.divergence import Divergence, first_divergence
+from vae_export.parity.divergence import Divergence, explain
 from vae_export.parity.drift import Budget
 from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
 from vae_export.parity.looseness import loose_bands
-from vae_export.parity.measure import Measure, Tolerance, failure, measure
+from vae_export.parity.measure import Measure, Tolerance, measure
 from vae_export.parity.oracle import evaluate
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
@@ -30,8 +30,8 @@ from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
 from vae_export.parity.row import Row
-from vae_export.parity.targets import Target, choose
-from vae_export.precision import FULL, PRECISIONS
+from vae_export.parity.targets import Target, choose, refuse_unknown
+from vae_export.precision import FULL
 from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
 
@@ -77,7 +77,7 @@ def verify(
     """
     source = Source.of(source)
     if targets is None:
-        _refuse_unknown(artifact.manifest)
+        refuse_unknown(artifact.manifest)
     kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
@@ -212,37 +212,18 @@ class _Verification:
             self._findings += nodes_on_the_cpu(data, entry.name, target.provider, case.inputs)
 
     def _explain(self, entry: FileEntry, data: bytes) -> None:
-        """Where the first failed row of an ONNX file leaves the path."""
-        rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
-        failures = [row for row in rows if not row.passed]
+        """Where an ONNX file that failed leaves the path."""
         # A file of another precision has other nodes than the program, between which nothing is to be compared.
-        if not failures or entry.format != "onnx" or entry.precision != FULL:
+        if entry.format != "onnx" or entry.precision != FULL:
             return
-        # Nodes are judged by their worst number: a row that only its mean fails may not show one.
-        plain = (row for row in failures if row.measure.error is None or row.measure.error > row.band)
-        failed = next(plain, failures[0])
-        cases = self._prepared.cases(entry.part, entry.precision)
-        case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
-        try:
-            found = first_divergence(data, self._prepared.graphs[entry.part], case.inputs)
-        except Exception as error:  # a file too broken to be run node by node; its rows say what is wrong with it
-            self._findings.append(Finding("no-divergence", "warning", entry.name, f"node by node, {failure(error)}"))
-            return
-        if found is not None:
-            self._divergences[entry.name] = found
-
-
-def _refuse_unknown(manifest: Manifest) -> None:
-    """Raise `TargetError` for a file that nothing here could run: who asks for all must not be given the others."""
-    for entry in manifest.files:
-        if entry not in manifest.known:
-            raise TargetError(
-                "file cannot be verified here",
-                where=entry.name,
-                expected=" | ".join(PRECISIONS),
-                got=f"precision {entry.precision}",
-                do="verify it with the version that wrote it, or name the others with --target",
-            )
+        rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
+        if failures := [row for row in rows if not row.passed]:
+            cases = self._prepared.cases(entry.part, entry.precision)
+            found = explain(data, entry.name, self._prepared.graphs[entry.part], failures, cases)
+            if isinstance(found, Divergence):
+                self._divergences[entry.name] = found
+            elif found is not None:
+                self._findings.append(found)
 
 
 def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
