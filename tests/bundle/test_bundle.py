@@ -189,6 +189,13 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
 
 
+def test_a_certificate_that_the_card_cannot_be_made_of_is_one_line(mlp: Exported) -> None:
+    known = record(mlp)
+    wrong = Record(known.data, {**known.document, "drift": ["free"]})
+    with pytest.raises(IntegrityError, match="certificate cannot be read: .*certificate.json; got "):
+        pack(mlp.artifact, wrong, name="x")
+
+
 def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_path: Path) -> None:
     """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
     known = record(mlp)

@@ -87,6 +87,13 @@ def test_an_autoencoder_costs_what_its_own_rows_say() -> None:
     ]
 
 
+def test_a_certificate_whose_costs_are_no_numbers_is_one_line(small: Small) -> None:
+    [drift, *_] = small.record.document["drift"]
+    wrong = Record(b"", {**small.record.document, "drift": [{**drift, "worst_levels": "none"}]})
+    with pytest.raises(IntegrityError, match="certificate cannot be read: .*a cost is 'none'"):
+        tune(small.artifact, wrong, PLAN, Budget())
+
+
 def test_where_nothing_is_within_the_budget_the_manifest_stays(small: Small, tmp_path: Path) -> None:
     artifact = small.copied(tmp_path / "export")
     with pytest.raises(

@@ -113,13 +113,22 @@ def cost(record: Record, part: Part, target: Target) -> Drift:
     whole: Part = "autoencoder" if part == "autoencoder" else "decoder"
     for drift in record.document["drift"]:
         if (drift["part"], drift["target"]) == (whole, str(target)):
-            return Drift(**drift)
+            return _checked(Drift(**drift))
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row, whole)]
     # The image that is worst off: the mean, which a budget is about, is no more.
     metric = [row for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
     nats = [row["error"] for row in metric if whole == "decoder"]
-    return Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole)
+    found = Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole)
+    return _checked(found)
+
+
+def _checked(found: Drift) -> Drift:
+    """Raise `TypeError` unless what a budget is held against are numbers: they come out of a file."""
+    for figure in (found.worst_levels, found.nats_high):
+        if not isinstance(figure, int | float | None):
+            raise TypeError(f"a cost is {figure!r}")
+    return found
 
 
 def _is_ordinary_image(row: Mapping[str, Any], part: Part) -> bool:
