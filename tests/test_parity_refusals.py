@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +41,28 @@ def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Export
     os.truncate(path, 1 << 42)  # sparse: more than any memory, and nothing on the disk
     with pytest.raises(IntegrityError, match=r"was altered: .*decoder\.onnx; expected .*, got 4398046511104 bytes;"):
         verify(artifact, mlp.source)
+
+
+def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
+    mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("vae_export.formats.openvino._core", lambda: importlib.import_module("openvino"))
+    with pytest.raises(TargetError, match=r"cannot be verified here: \w+\.openvino\.xml; got .*pip install") as caught:
+        verify(mlp.artifact, mlp.source, thorough=False)
+    assert caught.value.exit_code == 6
+
+
+def test_what_crashed_an_engine_is_not_even_read_in_this_process(
+    mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "vae_export.parity.verifier.rehearse",
+        lambda scenes, _: {(scene.name, scene.provider): "a process that died of SIGSEGV" for scene in scenes},
+    )
+    monkeypatch.setattr("vae_export.formats.openvino._read", lambda *_: pytest.fail("read"))
+    with pytest.raises(TargetError, match=r"engine crashed: \w+\.openvino\.xml on openvino/CPU; .*SIGSEGV"):
+        verify(mlp.artifact, mlp.source, targets=["openvino/CPU"], thorough=False)
 
 
 @pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])

@@ -119,14 +119,14 @@ class _Verification:
         if entry.part not in self._prepared.graphs:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._prepared.graphs))
         format, spec = FORMATS[entry.format], self._prepared.graphs[entry.part].spec
+        self._refuse_unopenable(entry, targets)
         self._findings += _findings(entry, data, self._artifact.manifest.opset)
         cases = self._prepared.cases(entry.part, entry.precision)
         for target in targets:
             settings = target.settings(thorough=self._thorough)
             try:
                 target.check()
-                if (end := self.crashes.get((entry.name, target.provider))) is not None:
-                    raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
+                self._refuse_crash(entry, target)
                 plain = format.open(data, spec, target.provider, settings[0])
             except TargetError as error:
                 if asked:
@@ -141,9 +141,20 @@ class _Verification:
                 self._rows += self._measured(entry.part, target, setting, runner, cases)
             self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
         if not asked and entry.name not in self._hashes:
-            reasons = "; ".join(self._unusable[str(target)] for target in targets) or format.unavailable()
+            reasons = "; ".join(self._unusable[str(target)] for target in targets)
             raise TargetError("file cannot be verified here", where=entry.name, got=reasons)
         self._explain(entry, data)
+
+    def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
+        """Raise `TargetError` where no engine is here, or each crashed: to read a file's graph takes the engine too."""
+        if not targets:
+            raise TargetError("file cannot be verified here", where=entry.name, got=FORMATS[entry.format].unavailable())
+        if all((entry.name, target.provider) in self.crashes for target in targets):
+            self._refuse_crash(entry, targets[0])
+
+    def _refuse_crash(self, entry: FileEntry, target: Target) -> None:
+        if (end := self.crashes.get((entry.name, target.provider))) is not None:
+            raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
 
     def certificate(self, threads: int) -> Certificate:
         """All that was found out, once every file was looked at."""
