@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
 
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
@@ -12,7 +10,7 @@ from vae_export.contract import Part, float_part
 from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
-from vae_export.graphs import Graph, Source
+from vae_export.graphs import Source
 from vae_export.manifest import FileEntry
 from vae_export.parity.answers import answer, same_bits
 from vae_export.parity.certificate import Certificate, Determinism
@@ -23,7 +21,7 @@ from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
 from vae_export.parity.looseness import loose_bands
 from vae_export.parity.measure import Measure, Tolerance, measure
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.oracle import run_blank
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.prepared import Prepared
@@ -83,7 +81,7 @@ def verify(
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
     graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *of_files))}
-    with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
+    with fastest_threads(lambda: run_blank(graphs.values(), max(BATCHES))) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
@@ -255,10 +253,3 @@ def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:
         raise
     except Exception as error:  # every reader raises its own
         raise ModelError(f"not a readable {entry.format} file", where=entry.name, got=type(error).__name__) from error
-
-
-def _run_blank(graphs: Iterable[Graph]) -> None:
-    """One run of each at the largest batch, for its time."""
-    for graph in graphs:
-        shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
-        evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
