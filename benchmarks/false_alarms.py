@@ -30,12 +30,12 @@ from vae_export import Source, load_checkpoint
 from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
-from vae_export.parity.certificate import Row
 from vae_export.parity.measure import FACTOR, measure
 from vae_export.parity.metric import MetricParity
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reference import BATCHES, references
+from vae_export.parity.row import Row
 from vae_export.parity.targets import Target
 from vae_export.precision import FULL
 from vae_export.runs import Run

@@ -144,6 +144,18 @@ def test_readme_names_every_probe() -> None:
     assert all(any(f"`{probe.name}`" in names for names in table) for probe in probes)
 
 
+def test_parity_page_names_every_finding_and_how_bad_it_is() -> None:
+    made = {
+        rule: severity
+        for path in (ROOT / "vae_export").rglob("*.py")
+        for rule, severity in re.findall(r'Finding\(\s*"([\w-]+)",\s*"(\w+)"', path.read_text("utf-8"))
+    }
+    assert len(made) > 10
+    text = (ROOT / "docs" / "parity.md").read_text("utf-8")
+    table = dict(re.findall(r"^\| `([\w-]+)` \| (error|warning) \|", text, re.MULTILINE))
+    assert made.items() <= table.items()
+
+
 def test_architecture_names_every_room() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     for package in ("vae_export", "train"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,38 @@ def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path
         verify(artifact, mlp.source)
     for said in (str(path), entry.sha256, sha256(bytes(data))):
         assert said in str(caught.value)
+
+
+def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_path: Path) -> None:
+    import os
+
+    artifact = mlp.copied(tmp_path / "export")
+    path = artifact.folder / "decoder.onnx"
+    os.truncate(path, 1 << 42)  # sparse: more than any memory, and nothing on the disk
+    with pytest.raises(IntegrityError, match=r"was altered: .*decoder\.onnx; expected .*, got 4398046511104 bytes;"):
+        verify(artifact, mlp.source)
+
+
+def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
+    mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr("vae_export.formats.openvino._core", lambda: importlib.import_module("openvino"))
+    with pytest.raises(TargetError, match=r"cannot be verified here: \w+\.openvino\.xml; got .*pip install") as caught:
+        verify(mlp.artifact, mlp.source, thorough=False)
+    assert caught.value.exit_code == 6
+
+
+def test_what_crashed_an_engine_is_not_even_read_in_this_process(
+    mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "vae_export.parity.verifier.rehearse",
+        lambda scenes, _: {(scene.name, scene.provider): "a process that died of SIGSEGV" for scene in scenes},
+    )
+    monkeypatch.setattr("vae_export.formats.openvino._read", lambda *_: pytest.fail("read"))
+    with pytest.raises(TargetError, match=r"engine crashed: \w+\.openvino\.xml on openvino/CPU; .*SIGSEGV"):
+        verify(mlp.artifact, mlp.source, targets=["openvino/CPU"], thorough=False)
 
 
 @pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])
@@ -109,6 +144,31 @@ def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
     assert certificate.passed
     assert {row.target for row in certificate.rows} == {"torchscript/cpu"}
     assert all("torchscript" in name for name in certificate.files)
+
+
+def test_a_file_in_an_unknown_precision_is_no_pass_of_the_others(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    text = artifact.manifest.text.decode()
+    (tmp_path / "export" / NAME).write_text(_of_tomorrow(text))
+    later = open_artifact(artifact.folder)
+    with pytest.raises(TargetError, match=r"cannot be verified here: decoder\.onnx; .*got precision fp2"):
+        verify(later, mlp.source)
+    # A source without provenance makes the origin of every file a question.
+    certificate = verify(later, replace(mlp.source, provenance={}), targets=[ONNX], thorough=False)
+    assert certificate.passed
+    assert "decoder.onnx" in certificate.not_verified
+
+
+def _of_tomorrow(manifest: str) -> str:
+    """The same, whose decoder is in a precision and a format that nobody knows yet."""
+    document = json.loads(manifest)
+    files = [item for item in document["files"] if not item["name"].startswith("autoencoder")]
+    kept = [item for item in files if item["format"] == "onnx"]
+    for item in kept:
+        if item["part"] == "decoder":
+            item |= {"precision": "fp2", "format": "tomorrow"}
+    golden = [item for item in document["golden"] if item["part"] != "autoencoder"]
+    return json.dumps(document | {"files": kept, "golden": golden})
 
 
 def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:

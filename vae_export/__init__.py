@@ -12,6 +12,7 @@ Names are imported when they are first used: importing this package costs nothin
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from vae_export.runtime import Model, load
 
 __version__ = "0.1.0"
+
+# Since 1.29 ONNX Runtime's wheels send what they open, with hashes of graph and weights, to Microsoft, and leave an
+# identifier in the home folder. It looks once, while it is loaded, and child processes inherit it: so here, before
+# any of our modules loads it. https://github.com/microsoft/onnxruntime/pull/27379
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Artifact": "artifact",

@@ -65,9 +65,13 @@ class Artifact:
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
             raise IntegrityError("exported file is a link or a device", where=path, expected="a plain file")
         try:
-            data = path.read_bytes()
+            size = path.stat().st_size
+            # Before it is read: what has grown may be larger than memory.
+            data = path.read_bytes() if size <= file.size else None
         except OSError as error:
             raise IntegrityError("exported file cannot be read", where=path, got=error.strerror) from error
+        if data is None:
+            raise _altered(file, path, f"{size} bytes")
         check_hash(file, data, path)
         return data
 
@@ -81,15 +85,19 @@ def accompanied(file: Hashed, read: Callable[[Hashed], bytes]) -> bytes:
 
 def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:
     """Raise `IntegrityError` unless these are the bytes that the manifest names."""
-    if len(data) != file.size or (found := sha256(data)) != file.sha256:
-        found = sha256(data)
-        raise IntegrityError(
-            "exported file was altered",
-            where=where,
-            expected=f"{file.size} bytes with SHA-256 {file.sha256}",
-            got=f"{len(data)} bytes with {found}",
-            do="export again, or fetch it again",
-        )
+    found = sha256(data)
+    if len(data) != file.size or found != file.sha256:
+        raise _altered(file, where, f"{len(data)} bytes with {found}")
+
+
+def _altered(file: Hashed, where: Path | str, got: str) -> IntegrityError:
+    return IntegrityError(
+        "exported file was altered",
+        where=where,
+        expected=f"{file.size} bytes with SHA-256 {file.sha256}",
+        got=got,
+        do="export again, or fetch it again",
+    )
 
 
 def open_artifact(folder: str | Path) -> Artifact:

@@ -104,7 +104,7 @@ class Manifest:
 
     @property
     def known(self) -> tuple[FileEntry, ...]:
-        """The files that may be run. Of one in a precision that is not known, the hash is checked, and no more."""
+        """The files that may be run: those in a precision that this version knows."""
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:

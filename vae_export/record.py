@@ -28,6 +28,15 @@ class Record:
     def passed(self) -> bool:
         return bool(self.document["verdict"] == "pass")
 
+    @property
+    def own_band(self) -> str | None:
+        """The band that somebody gave in place of the measured one, in words; None where nobody did."""
+        tolerance = self.document.get("tolerance")
+        if tolerance is None:
+            return None
+        stated = tolerance.items() if isinstance(tolerance, Mapping) else [("tolerance", tolerance)]
+        return ", ".join(f"{name} {value}" for name, value in stated)
+
     def require(self, manifest: Manifest, where: Path | str) -> None:
         """Raise unless it passed (`ParityError`) and is of the very files of the manifest (`IntegrityError`)."""
         again = "run: vae-export verify"

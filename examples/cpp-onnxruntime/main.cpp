@@ -1,6 +1,8 @@
 // host BUNDLE PICTURE [SEED]: the bundle's ONNX files, computed by ONNX Runtime.
 #include <onnxruntime_cxx_api.h>
 
+#include <cstdlib>
+
 #include "host.hpp"
 
 class Engine {
@@ -46,4 +48,7 @@ class Engine {
   std::vector<std::string> inputs_, outputs_;
 };
 
-int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "onnx"); }
+int main(int argc, char** argv) {
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before it starts: it sends what it opens to Microsoft
+  return vae::host<Engine>(argc, argv, "onnx");
+}

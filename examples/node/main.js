@@ -1,7 +1,9 @@
 // node main.js BUNDLE PICTURE [SEED]: tests the bundle on this machine, then draws 16 new images.
 import { readFileSync, writeFileSync } from "node:fs";
-import * as ort from "onnxruntime-node";
 import { checkNoise, level, line, readBundle, sample, selfTest } from "../browser/bundle.js";
+
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // before it is loaded: it sends what it opens to Microsoft
+const ort = await import("onnxruntime-node");
 
 async function main(path, picture, seed = "0") {
   if (!/^[0-9]+$/.test(seed)) throw new Error(`bad seed: ${seed}; expected 0 to 2^64 - 1`);

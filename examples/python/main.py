@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 
 started = time.perf_counter()
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is loaded: it sends what it opens to Microsoft
 
 import onnxruntime as ort  # noqa: E402 - the clock runs while these are loaded
 from bundle import Array, Bundle, check_noise, levels, sample, self_test  # noqa: E402

@@ -181,9 +181,32 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     document = {**known.document, "drift": [cost]}
     card = model_card("x", mlp.artifact.manifest, Record(known.data, document))
     assert "| decoder | `onnx+int8/CPU` | 12 | 0.28 | +0.020 (-0.018 to +0.059) |" in card
+    unknown = {**dict.fromkeys(cost), "part": "decoder", "target": "onnx+int8/CPU"}  # the finding `no-drift`
+    card = model_card("x", mlp.artifact.manifest, Record(known.data, {**document, "drift": [unknown]}))
+    assert "| decoder | `onnx+int8/CPU` | — | — | — |" in card
     rows = [line for line in card.splitlines() if line.startswith("| scores of real images |")]
     assert rows, card
     assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
+
+
+def test_a_certificate_that_the_card_cannot_be_made_of_is_one_line(mlp: Exported) -> None:
+    known = record(mlp)
+    wrong = Record(known.data, {**known.document, "drift": ["free"]})
+    with pytest.raises(IntegrityError, match="certificate cannot be read: .*certificate.json; got "):
+        pack(mlp.artifact, wrong, name="x")
+
+
+def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_path: Path) -> None:
+    """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
+    known = record(mlp)
+    document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
+    loose = Record(json.dumps(document).encode(), document)
+    (tmp_path / "x.zip").write_bytes(pack(mlp.artifact, loose, name="x", formats=["onnx"]))
+    opened = open_bundle(tmp_path / "x.zip")
+    assert "a band of the maker's own (atol 1000.0, rtol 0.0)" in opened.card
+    seen = run_cli("inspect", str(tmp_path / "x.zip"), cwd=tmp_path)
+    assert "within a band of the maker's own: atol 1000.0, rtol 0.0" in " ".join(seen.stdout.split())
+    assert "own" not in model_card("x", mlp.artifact.manifest, known).partition("## Files")[0]
 
 
 def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ class TestVerify:
         assert "Traceback" not in outcome.err
         assert (run_folder / "export" / "manifest.json").read_bytes() == before
 
+    def test_a_certificate_that_cannot_be_written_is_an_error_before_anything_is_verified(
+        self, invoke: Invoke, run_folder: Path
+    ) -> None:
+        out = run_folder / "checkpoint.safetensors" / "certificate.json"
+        outcome = invoke("verify", "--run", run_folder, "--out", out)
+        assert outcome.code == 6
+        assert re.fullmatch(r"vae-export: error: not a folder: .*\n", outcome.err), "and no line of a file before it"
+
     def test_an_altered_file_ends_in_exit_code_4(self, invoke: Invoke, run_folder: Path) -> None:
         path = run_folder / "export" / "decoder.onnx"
         data = bytearray(path.read_bytes())

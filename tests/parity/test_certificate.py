@@ -19,10 +19,11 @@ from vae_export.errors import ModelError, ParityError
 from vae_export.findings import Finding
 from vae_export.formats import Setting
 from vae_export.grey import GreyLevels
-from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.divergence import Divergence
 from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.parity.row import Row
 from vae_export.record import FORMAT
 
 GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)

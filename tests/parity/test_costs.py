@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.parity.subject import Subject
 from vae_export import export
-from vae_export.errors import ParityError
+from vae_export.contract import Array, TensorSpec
+from vae_export.errors import ModelError, ParityError
+from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Drift
-from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS
+from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS, pixels
+from vae_export.parity.reference import Reference
 
 TARGET = "onnx+int4-weights/CPUExecutionProvider"
 
@@ -35,10 +40,21 @@ def test_one_file_costs_as_many_nats_as_its_two_halves(mlp: Subject, tmp_path: P
     assert whole.nats == pytest.approx(halves.nats, rel=1e-4)
 
 
-def test_an_encoder_without_a_decoder_is_named_where_there_is_a_budget(mlp: Subject, tmp_path: Path) -> None:
+def test_what_has_no_decoder_beside_it_is_named_where_there_is_a_budget(mlp: Subject, tmp_path: Path) -> None:
     parts, budget = ("encoder", "autoencoder"), Budget(max_grey_levels=255)
-    _, certificate = export(mlp.source, tmp_path / "export", parts=parts, budget=budget)
-    assert "encoder on onnx/CPUExecutionProvider: no decoder to hold it against the budget with" in certificate.gaps
+    _, certificate = export(mlp.source, tmp_path / "export", parts=parts, pixels=["uint8-hwc"], budget=budget)
+    for part in ("encoder", "decoder-uint8-hwc"):
+        assert f"{part} on onnx/CPUExecutionProvider: no decoder to hold it against the budget with" in certificate.gaps
+
+
+@pytest.mark.parametrize("images", [np.full((2, 1, 4, 4), np.nan, np.float32), np.zeros((1, 1, 4, 4), np.float32)])
+def test_images_that_do_not_keep_the_contract_cost_no_number(images: Array) -> None:
+    """All black, one image broadcast over two would be as good as exact."""
+    exact = np.zeros((2, 1, 4, 4))
+    case = Reference("data", 2, {}, {"image": exact}, {"image": exact}, {})
+    runner = Runner(lambda _: contextlib.nullcontext(Bound(lambda: images, lambda given: {"image": given})))
+    with pytest.raises(ModelError, match=r"not finite|wrong shape"):
+        pixels(runner, TensorSpec("image", (1, 4, 4), 0, 1), [case])
 
 
 def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path: Path) -> None:

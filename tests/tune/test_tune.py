@@ -16,10 +16,11 @@ from vae_export.bench.worker import Worker
 from vae_export.errors import IntegrityError, ParityError, TargetError, UsageError
 from vae_export.manifest import NAME
 from vae_export.parity import Budget
+from vae_export.parity.targets import Target
 from vae_export.recommended import Recommendation
 from vae_export.record import Record
 from vae_export.tune import contest
-from vae_export.tune.candidates import Candidate, candidates
+from vae_export.tune.candidates import Candidate, candidates, cost
 from vae_export.tune.plan import TunePlan
 from vae_export.tune.search import Search
 from vae_export.tune.tuning import publish, tune
@@ -69,6 +70,28 @@ def test_costs_are_those_of_the_certificate(small: Small) -> None:
         else:
             assert candidate.cost.worst_levels in (0, 1)
             assert candidate.cost.nats_high == worst[str(candidate.target)] > 0
+
+
+def test_an_autoencoder_costs_what_its_own_rows_say() -> None:
+    """Not what the decoder's say, which is another file; and where there is none, it still has a cost."""
+    target = Target("onnx", CPU)
+    row = {"target": str(target), "output": "x", "probe": "data", "error": 1e-6}
+    own = {**row, "part": "autoencoder", "grey": {"worst": 3}}
+    decoder = {**row, "part": "decoder", "grey": {"worst": 1}}
+    nats = {**row, "part": "metric", "output": "negative_elbo", "grey": None}
+    known = Record(b"", {"drift": [], "rows": [own, decoder, nats]})
+    assert (cost(known, "autoencoder", target).worst_levels, cost(known, "autoencoder", target).nats_high) == (3, None)
+    assert (cost(known, "decoder", target).worst_levels, cost(known, "encoder", target).nats_high) == (1, 1e-6)
+    assert cost(Record(b"", {"drift": [], "rows": [own]}), "autoencoder", target).excesses(Budget(2)) == [
+        f"autoencoder on {target}: 3 grey levels, 2 allowed"
+    ]
+
+
+def test_a_certificate_whose_costs_are_no_numbers_is_one_line(small: Small) -> None:
+    [drift, *_] = small.record.document["drift"]
+    wrong = Record(b"", {**small.record.document, "drift": [{**drift, "worst_levels": "none"}]})
+    with pytest.raises(IntegrityError, match="certificate cannot be read: .*a cost is 'none'"):
+        tune(small.artifact, wrong, PLAN, Budget())
 
 
 def test_where_nothing_is_within_the_budget_the_manifest_stays(small: Small, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from vae_export.manifest import Manifest
 from vae_export.record import Record
 
+#: In a table, for a figure that was not measured.
+_MISSING = "—"
 #: The same for every model that this project makes.
 _LIMITS = """\
 The decoder gives an image for any finite latent, also for those that no image was encoded to: far from the origin its
@@ -88,6 +90,8 @@ def _verification(record: Record) -> Iterator[str]:
     environment = document.get("environment", {})
     depth = "every setting" if environment.get("thorough") else "the quick set of settings"
     yield f"Every file was held against the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
+    if record.own_band is not None:
+        yield f"**What was allowed is a band of the maker's own ({record.own_band}), and not what rounding explains.**"
     yield ""
     yield "| part | target | largest error | of what is allowed |"
     yield "|---|---|---|---|"
@@ -97,7 +101,7 @@ def _verification(record: Record) -> Iterator[str]:
     for (part, target), members in groups.items():
         name, unit = ("scores of real images", " nats") if part == "metric" else (part, "")
         share = max((row["error"] / row["band"] for row in members if row.get("band")), default=None)
-        allowed = "—" if share is None else f"{share:.0%}"
+        allowed = _MISSING if share is None else f"{share:.0%}"
         yield f"| {name} | `{target}` | {max(row['error'] for row in members):.2g}{unit} | {allowed} |"
     versions = ", ".join(f"{key} {value}" for key, value in sorted(environment.get("versions", {}).items()))
     yield ""
@@ -107,15 +111,18 @@ def _verification(record: Record) -> Iterator[str]:
 def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
     """What the files of lower precision do to pixels and nats."""
     yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
-    yield "those bits cost, on real images, against float32:"
+    yield "those bits cost, on inputs as an application has them, against the network in float64:"
     yield ""
     yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
     yield "|---|---|---|---|---|"
     for row in drift:
-        nats = "—"
-        if row.get("nats") is not None:
+        # Any of them may be null: "not measured".
+        worst, mean, nats = _MISSING, _MISSING, _MISSING
+        if row.get("worst_levels") is not None and row.get("mean_levels") is not None:
+            worst, mean = str(row["worst_levels"]), f"{row['mean_levels']:.2g}"
+        if all(row.get(name) is not None for name in ("nats", "nats_low", "nats_high")):
             nats = f"{row['nats']:+.3f} ({row['nats_low']:+.3f} to {row['nats_high']:+.3f})"
-        yield f"| {row['part']} | `{row['target']}` | {row['worst_levels']} | {row['mean_levels']:.2g} | {nats} |"
+        yield f"| {row['part']} | `{row['target']}` | {worst} | {mean} | {nats} |"
 
 
 def _files(manifest: Manifest) -> Iterator[str]:

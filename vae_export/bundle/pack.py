@@ -11,7 +11,7 @@ from vae_export.bundle.card import model_card
 from vae_export.bundle.contents import CARD, LICENCE, PAGE, SUMS, entries
 from vae_export.companions import contents
 from vae_export.contract import float_part
-from vae_export.errors import ModelError, UsageError
+from vae_export.errors import IntegrityError, ModelError, UsageError
 from vae_export.files import sha256
 from vae_export.manifest import NAME, Manifest
 from vae_export.record import Record
@@ -58,7 +58,11 @@ def pack(
         files |= contents(entry.name, artifact.read(entry))
     arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     files |= {array.name: artifact.read(array) for array in arrays}
-    files |= {CERTIFICATE: record.data, CARD: model_card(name, manifest, record, notes).encode()}
+    try:
+        card = model_card(name, manifest, record, notes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
+    files |= {CERTIFICATE: record.data, CARD: card.encode()}
     files |= {LICENCE: licence.encode()} | ({} if page is None else {PAGE: page})
     ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
     sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())

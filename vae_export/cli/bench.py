@@ -69,8 +69,8 @@ def bench(
 
     Latency, throughput, memory and load time by part, target, batch size and threads, beside PyTorch and the machine's
     own limit. Every side runs in a process of its own, and all of them in turn, round after round: one that crashes is
-    a line, and a busy machine is busy for all. Exits 5 for files without a certificate that passed, 6 where a --target
-    cannot run; one that crashes half-way leaves the figures of the others.
+    a line, and a busy machine is busy for all. Exits 3 for files without a certificate, 5 where it did not pass, 6
+    where a --target cannot run; one that crashes half-way leaves the figures of the others.
     """
     usual = Plan.quick() if quick else Plan()
     plan = replace(

@@ -40,7 +40,9 @@ def inspect(
     facts.add_row("model", opened.card.splitlines()[0].removeprefix("# "))
     facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
     facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
-    facts.add_row("verified", f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64")
+    verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
+    own_band = opened.certificate.own_band
+    facts.add_row("verified", verdict + (f", within a band of the maker's own: {own_band}" if own_band else ""))
     for advice in opened.manifest.recommended:
         facts.add_row("recommended", f"{advice.file}, {advice.words}, for {advice.part} in batches of {advice.batch:,}")
         facts.add_row("here", f"{advice.part}: {running(opened.manifest, advice.part, None, None, None)}")

@@ -47,8 +47,8 @@ def tune(
 
     Tries format, precision, provider, threads and session options, in interleaved rounds of which the slower half goes.
     What a file costs in pixels and nats is read from its certificate. The winner goes into the manifest as recommended,
-    and `vae_export.load` runs as it says. Exits 5 for files without a certificate that passed, and where no file is
-    within the budget.
+    and `vae_export.load` runs as it says. Exits 3 for files without a certificate, 5 where it did not pass, and where
+    no file is within the budget.
     """
     plan = TunePlan(_part(part), batch, rounds, seconds)
     if run is not None and export is not None:

@@ -25,6 +25,7 @@ from vae_export.extras import require
 from vae_export.files import write_atomic
 from vae_export.runs import Run
 from vae_export.staging import check_free
+from vae_export.storage import check_writable
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact
@@ -171,6 +172,7 @@ def _compare(
     else:
         artifact = open_artifact(export or checkpoint.parent)
         loaded = load_checkpoint(checkpoint)
+    check_writable(place.parent)
     certificate = compare(
         artifact,
         loaded,

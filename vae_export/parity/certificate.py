@@ -7,108 +7,22 @@ docs/parity.md describes the JSON.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vae_export.contract import PIXELS
 from vae_export.errors import ParityError
 from vae_export.files import write_atomic
 from vae_export.findings import Finding
-from vae_export.formats.base import Setting
 from vae_export.parity.divergence import Divergence
 from vae_export.parity.drift import Budget, Drift
 from vae_export.parity.evidence import Evidence
-from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.parity.measure import Tolerance
 from vae_export.parity.probes import withheld
+from vae_export.parity.row import Row, rounded
 from vae_export.record import FORMAT
-
-
-@dataclass(frozen=True)
-class Row:
-    """One output of one part, run on one target with one setting and one probe at one batch size.
-
-    Verdicts are kept: the page asks each of thousands of rows a dozen times.
-    """
-
-    part: str
-    target: str
-    setting: Setting
-    probe: str
-    batch: int
-    output: str
-    measure: Measure
-    scale: Scale
-
-    @cached_property
-    def band(self) -> float:
-        return self.scale.band(tf32=self.setting.tf32)
-
-    @cached_property
-    def mean_band(self) -> float:
-        return self.scale.mean_band(tf32=self.setting.tf32)
-
-    @property
-    def ratio(self) -> float | None:
-        """The error in units of PyTorch's own rounding."""
-        return None if self.measure.error is None else self.measure.error / self.scale.rounding
-
-    @property
-    def mean_ratio(self) -> float | None:
-        """The mean error in units of PyTorch's own."""
-        return None if self.measure.mean_error is None else self.measure.mean_error / self.scale.mean_rounding
-
-    @cached_property
-    def share(self) -> float:
-        """The worst or the mean error in units of its band: 1 is the limit; infinite where there is none."""
-        pairs = ((self.measure.error, self.band), (self.measure.mean_error, self.mean_band))
-        return math.inf if self.measure.fault is not None else max(_share(*pair) for pair in pairs)
-
-    @cached_property
-    def passed(self) -> bool:
-        """Fails closed: whatever is not a finite number within its band has not passed."""
-        measure, grey = self.measure, self.measure.grey
-        # A band is infinite where PyTorch itself overflows: nothing is within that.
-        pairs = ((measure.error, self.band), (measure.mean_error, self.mean_band))
-        within = all(error is not None and error <= band < math.inf for error, band in pairs)
-        return measure.fault is None and within and not self.measure.outside and (grey is None or grey.unexplained == 0)
-
-    @property
-    def reason(self) -> str:
-        """Why it failed, or what it achieved."""
-        if self.measure.fault is not None or self.measure.error is None:
-            return self.measure.fault or "not evaluated"
-        text = f"error {self.measure.error:.3g} against float64, {self.band:.3g} allowed"
-        if self.measure.error <= self.band and self.measure.mean_error is not None:
-            text += f"; mean error {self.measure.mean_error:.3g}, {self.mean_band:.3g} allowed"
-        if self.measure.outside:
-            text += f"; {self.measure.outside} pixels outside the contract's range"
-        grey = self.measure.grey
-        return f"{text}; {grey.unexplained} pixels of another grey level" if grey and grey.unexplained else text
-
-    def to_json(self) -> dict[str, Any]:
-        figures = {
-            **self.measure.to_json(),
-            "eager_error": self.scale.eager_error,
-            "rounding": self.scale.rounding,
-            "ratio": self.ratio,
-            "band": self.band,
-            "mean_rounding": self.scale.mean_rounding,
-            "mean_ratio": self.mean_ratio,
-            "mean_band": self.mean_band,
-        }
-        return {
-            "part": self.part,
-            "target": self.target,
-            "setting": str(self.setting),
-            "probe": self.probe,
-            "batch": self.batch,
-            "output": self.output,
-            **_figures(figures),
-            "passed": self.passed,
-        }
 
 
 @dataclass(frozen=True)
@@ -119,6 +33,10 @@ class Determinism:
     target: str
     same_session: bool
     fresh_session: bool
+
+
+#: The parts that cost nothing by themselves: what they cost is seen of the decoder's image.
+_WITH_DECODER = ("encoder", *PIXELS.values())
 
 
 @dataclass(frozen=True)
@@ -191,8 +109,12 @@ class Certificate:
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
             held = {drift.target for drift in self.drifts if drift.part == "decoder"}
-            alone = dict.fromkeys(row.target for row in self.rows if row.part == "encoder" and row.target not in held)
-            lines += [f"encoder on {target}: no decoder to hold it against the budget with" for target in alone]
+            alone = dict.fromkeys((row.part, row.target) for row in self.rows if row.part in _WITH_DECODER)
+            lines += [
+                f"{part} on {target}: no decoder to hold it against the budget with"
+                for part, target in alone
+                if target not in held
+            ]
         lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
         return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
 
@@ -226,14 +148,14 @@ class Certificate:
             "environment": dict(self.environment),
             "tolerance": None if self.tolerance is None else asdict(self.tolerance),
             "budget": None if self.budget is None else asdict(self.budget),
-            "drift": [_figures(drift.to_json()) for drift in self.drifts],
+            "drift": [rounded(drift.to_json()) for drift in self.drifts],
             "nats_not_compared": self.nats,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
             "probes_withheld": {name: list(names) for name, names in self.withheld.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: _figures(asdict(item)) for name, item in self.divergences.items()},
+            "divergences": {name: rounded(asdict(item)) for name, item in self.divergences.items()},
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -243,24 +165,3 @@ class Certificate:
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         write_atomic(path, f'{head},\n "rows": [\n{rows}\n]\n}}\n'.encode())
-
-
-def _share(error: float | None, band: float) -> float:
-    """The error in units of the band; infinite unless both are numbers."""
-    if error is None or not math.isfinite(error) or not math.isfinite(band):
-        return math.inf
-    if band > 0:
-        return error / band
-    return 0.0 if error == 0 else math.inf
-
-
-def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has them: six digits say all, and keep thousands of rows readable; what is not finite is null.
-
-    Verdicts are of the unrounded figures.
-    """
-    return {name: _figure(value) if isinstance(value, float) else value for name, value in values.items()}
-
-
-def _figure(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -13,11 +13,11 @@ from vae_export.errors import ModelError
 from vae_export.findings import Finding
 from vae_export.formats import Runner
 from vae_export.noise import sample
-from vae_export.parity.certificate import Row
 from vae_export.parity.drift import SAMPLES, Budget, Drift, Samples, nats, pixels
 from vae_export.parity.measure import failure
 from vae_export.parity.metric import NAMES, MetricParity
 from vae_export.parity.prepared import Prepared
+from vae_export.parity.row import Row
 from vae_export.parity.targets import Target
 from vae_export.precision import FULL
 

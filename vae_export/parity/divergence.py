@@ -8,7 +8,7 @@ between those that do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from vae_export.contract import Array
+from vae_export.findings import Finding
 from vae_export.graphs import Graph
 from vae_export.parity.grid import REACHES, UNIT_ROUNDOFF
-from vae_export.parity.measure import Scale
+from vae_export.parity.measure import Scale, failure
 from vae_export.parity.oracle import TURNS, direction
+from vae_export.parity.reference import Reference
+from vae_export.parity.row import Row
 from vae_export.precision import FULL
 
 if TYPE_CHECKING:
@@ -57,6 +60,23 @@ class _Value:
     name: str
     exact: Array
     band: float
+
+
+def explain(
+    data: bytes, name: str, graph: Graph, failures: Sequence[Row], cases: Sequence[Reference]
+) -> Divergence | Finding | None:
+    """Where the first failed row of the ONNX file `name` leaves the path; None where no node does.
+
+    A file too broken to be run node by node is a warning: its rows say what is wrong with it.
+    """
+    # Nodes are judged by their worst number: a row that only its mean fails may not show one.
+    plain = (row for row in failures if row.measure.error is None or row.measure.error > row.band)
+    failed = next(plain, failures[0])
+    case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
+    try:
+        return first_divergence(data, graph, case.inputs)
+    except Exception as error:  # whatever its reader, its engine or the program raises
+        return Finding("no-divergence", "warning", name, f"node by node, {failure(error)}")
 
 
 def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> Divergence | None:

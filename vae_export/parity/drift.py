@@ -103,12 +103,16 @@ class Drift:
 
 
 def pixels(runner: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dict[str, Any]:
-    """The figures of the images that a decoder or an autoencoder gives: `worst_levels`, `mean_levels`, `psnr`."""
+    """The figures of the images that a decoder or an autoencoder gives: `worst_levels`, `mean_levels`, `psnr`.
+
+    Raises `ModelError` for images that do not keep the contract, which have no such figures.
+    """
     largest = max(case.batch for case in cases)
     ordinary = [case for case in cases if case.probe in ORDINARY and case.batch == largest]
     differences, squares = [], []
     for case in ordinary:
         decoded, exact = runner(case.inputs)[image.name], case.exact[image.name]
+        image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast one image over all
         level, expected = (levels(array, image.low, image.high) for array in (decoded, exact))
         differences.append(np.abs(level - expected))
         squares.append((np.asarray(decoded, np.float64) - exact) ** 2)

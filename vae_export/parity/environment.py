@@ -26,7 +26,7 @@ def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, A
             "onnxruntime": onnxruntime.__version__,
             "numpy": np.__version__,
         }
-        | versions({entry.format for entry in artifact.manifest.files}),
+        | versions({entry.format for entry in artifact.manifest.known}),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads_of_the_reference": threads,

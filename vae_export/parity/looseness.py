@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vae_export.findings import Finding
-from vae_export.parity.certificate import Row
+from vae_export.parity.row import Row
 
 
 def loose_bands(rows: Iterable[Row]) -> Iterator[Finding]:

@@ -19,12 +19,12 @@ from vae_export.contract import Array, Contract, Part
 from vae_export.formats.base import Runner, Setting
 from vae_export.graphs import Graph
 from vae_export.likelihood import Likelihood
-from vae_export.parity.certificate import Row
 from vae_export.parity.grid import REACHES, ulp
 from vae_export.parity.lowered import Evaluate
 from vae_export.parity.measure import Measure, Scale, Tolerance, distance, failure, figures, mean_distance
 from vae_export.parity.moves import Moves
 from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
+from vae_export.parity.row import Row
 from vae_export.precision import FULL, PrecisionName
 
 #: Noises for each image.

@@ -7,7 +7,7 @@ this purpose, exact. Its distance to PyTorch's own float32 result says how much 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -25,6 +25,12 @@ TURNS = 8
 def evaluate(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The graph's outputs by name, computed by PyTorch in float32 on the CPU."""
     return run(graph, graph.module, inputs, torch.float32)
+
+
+def run_blank(graphs: Iterable[Graph], batch: int) -> None:
+    """Each graph once in float32 on a batch of zeros, for the time that it takes."""
+    for graph in graphs:
+        evaluate(graph, {tensor.name: np.zeros((batch, *tensor.item), np.float32) for tensor in graph.spec.inputs})
 
 
 class Oracle:

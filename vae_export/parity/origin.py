@@ -34,7 +34,7 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
         )
     if trust or (exported and given):
         return
-    for entry in artifact.manifest.files:
+    for entry in artifact.manifest.known:
         if (danger := FORMATS[entry.format].danger) != "":
             raise ModelError(
                 f"a file in format {entry.format} {danger}, and this one is not known to be ours",

@@ -16,8 +16,8 @@ from typing import TypeAlias
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.formats.base import Setting
-from vae_export.manifest import FileEntry
-from vae_export.precision import FULL, PrecisionName
+from vae_export.manifest import FileEntry, Manifest
+from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runtime.session import CUDA, TENSORRT
 
 _TF32 = "+tf32"
@@ -85,6 +85,19 @@ def parse(name: str, kinds: Iterable[Kind]) -> Target:
         expected = " | ".join(str(Target(*kind[:1], "…", precision=kind[1])) for kind in kinds)
         raise UsageError("no file for this target", where=name, expected=expected, do=do)
     return target
+
+
+def refuse_unknown(manifest: Manifest) -> None:
+    """Raise `TargetError` for a file that nothing here could run: who asks for all must not be given the others."""
+    for entry in manifest.files:
+        if entry not in manifest.known:
+            raise TargetError(
+                "file cannot be verified here",
+                where=entry.name,
+                expected=" | ".join(PRECISIONS),
+                got=f"precision {entry.precision}",
+                do="verify it with the version that wrote it, or name the others with --target",
+            )
 
 
 def choose(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:

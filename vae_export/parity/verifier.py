@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Iterator, Mapping, Sequence
 
 from vae_export.artifact import Artifact
 from vae_export.checkpoint import Checkpoint
@@ -12,24 +10,25 @@ from vae_export.contract import Part, float_part
 from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting
-from vae_export.graphs import Graph, Source
+from vae_export.graphs import Source
 from vae_export.manifest import FileEntry
 from vae_export.parity.answers import answer, same_bits
-from vae_export.parity.certificate import Certificate, Determinism, Row
+from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.costs import Costs, Report
-from vae_export.parity.divergence import Divergence, first_divergence
+from vae_export.parity.divergence import Divergence, explain
 from vae_export.parity.drift import Budget
 from vae_export.parity.environment import environment
 from vae_export.parity.evidence import Evidence, EvidenceBuilder
 from vae_export.parity.looseness import loose_bands
-from vae_export.parity.measure import Measure, Tolerance, failure, measure
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.measure import Measure, Tolerance, measure
+from vae_export.parity.oracle import run_blank
 from vae_export.parity.origin import check_origin
 from vae_export.parity.placement import nodes_on_the_cpu
 from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
-from vae_export.parity.targets import Target, choose
+from vae_export.parity.row import Row
+from vae_export.parity.targets import Target, choose, refuse_unknown
 from vae_export.precision import FULL
 from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
@@ -71,16 +70,18 @@ def verify(
         IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
         ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
             source that lacks a part, or gives numbers that are not finite.
-        TargetError: a target that was asked for cannot run here, or nothing here can run a file.
+        TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
         UsageError: a target that no file of this artifact can have.
     """
     source = Source.of(source)
+    if targets is None:
+        refuse_unknown(artifact.manifest)
     kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
     chosen = choose(kinds, targets)
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
     graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *of_files))}
-    with fastest_threads(lambda: _run_blank(graphs.values())) as threads:
+    with fastest_threads(lambda: run_blank(graphs.values(), max(BATCHES))) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
         verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
@@ -116,14 +117,14 @@ class _Verification:
         if entry.part not in self._prepared.graphs:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._prepared.graphs))
         format, spec = FORMATS[entry.format], self._prepared.graphs[entry.part].spec
+        self._refuse_unopenable(entry, targets)
         self._findings += _findings(entry, data, self._artifact.manifest.opset)
         cases = self._prepared.cases(entry.part, entry.precision)
         for target in targets:
             settings = target.settings(thorough=self._thorough)
             try:
                 target.check()
-                if (end := self.crashes.get((entry.name, target.provider))) is not None:
-                    raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
+                self._refuse_crash(entry, target)
                 plain = format.open(data, spec, target.provider, settings[0])
             except TargetError as error:
                 if asked:
@@ -138,9 +139,20 @@ class _Verification:
                 self._rows += self._measured(entry.part, target, setting, runner, cases)
             self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
         if not asked and entry.name not in self._hashes:
-            reasons = "; ".join(self._unusable[str(target)] for target in targets) or format.unavailable()
+            reasons = "; ".join(self._unusable[str(target)] for target in targets)
             raise TargetError("file cannot be verified here", where=entry.name, got=reasons)
         self._explain(entry, data)
+
+    def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
+        """Raise `TargetError` where no engine is here, or each crashed: to read a file's graph takes the engine too."""
+        if not targets:
+            raise TargetError("file cannot be verified here", where=entry.name, got=FORMATS[entry.format].unavailable())
+        if all((entry.name, target.provider) in self.crashes for target in targets):
+            self._refuse_crash(entry, targets[0])
+
+    def _refuse_crash(self, entry: FileEntry, target: Target) -> None:
+        if (end := self.crashes.get((entry.name, target.provider))) is not None:
+            raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
 
     def certificate(self, threads: int) -> Certificate:
         """All that was found out, once every file was looked at."""
@@ -209,24 +221,18 @@ class _Verification:
             self._findings += nodes_on_the_cpu(data, entry.name, target.provider, case.inputs)
 
     def _explain(self, entry: FileEntry, data: bytes) -> None:
-        """Where the first failed row of an ONNX file leaves the path."""
-        rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
-        failures = [row for row in rows if not row.passed]
+        """Where an ONNX file that failed leaves the path."""
         # A file of another precision has other nodes than the program, between which nothing is to be compared.
-        if not failures or entry.format != "onnx" or entry.precision != FULL:
+        if entry.format != "onnx" or entry.precision != FULL:
             return
-        # Nodes are judged by their worst number: a row that only its mean fails may not show one.
-        plain = (row for row in failures if row.measure.error is None or row.measure.error > row.band)
-        failed = next(plain, failures[0])
-        cases = self._prepared.cases(entry.part, entry.precision)
-        case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
-        try:
-            found = first_divergence(data, self._prepared.graphs[entry.part], case.inputs)
-        except Exception as error:  # a file too broken to be run node by node; its rows say what is wrong with it
-            self._findings.append(Finding("no-divergence", "warning", entry.name, f"node by node, {failure(error)}"))
-            return
-        if found is not None:
-            self._divergences[entry.name] = found
+        rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
+        if failures := [row for row in rows if not row.passed]:
+            cases = self._prepared.cases(entry.part, entry.precision)
+            found = explain(data, entry.name, self._prepared.graphs[entry.part], failures, cases)
+            if isinstance(found, Divergence):
+                self._divergences[entry.name] = found
+            elif found is not None:
+                self._findings.append(found)
 
 
 def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
@@ -247,10 +253,3 @@ def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:
         raise
     except Exception as error:  # every reader raises its own
         raise ModelError(f"not a readable {entry.format} file", where=entry.name, got=type(error).__name__) from error
-
-
-def _run_blank(graphs: Iterable[Graph]) -> None:
-    """One run of each at the largest batch, for its time."""
-    for graph in graphs:
-        shapes = {tensor.name: (max(BATCHES), *tensor.item) for tensor in graph.spec.inputs}
-        evaluate(graph, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vae_export.contract import EVERY_PART, Contract
-from vae_export.parity.certificate import Certificate, Row
+from vae_export.parity.certificate import Certificate
 from vae_export.parity.metric import METRIC
+from vae_export.parity.row import Row
 from vae_export.precision import FULL
 
 

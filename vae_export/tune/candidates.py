@@ -107,18 +107,29 @@ def levels(record: Record, part: Part, target: Target) -> list[str]:
 def cost(record: Record, part: Part, target: Target) -> Drift:
     """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say.
 
-    Encoder and decoder have one drift in common: the nats are of both.
+    Encoder and decoder have one cost in common: the nats are of both. An autoencoder has its own, and in float32 none
+    in nats: its rows are of its outputs alone.
     """
-    whole = "autoencoder" if part == "autoencoder" else "decoder"
+    whole: Part = "autoencoder" if part == "autoencoder" else "decoder"
     for drift in record.document["drift"]:
         if (drift["part"], drift["target"]) == (whole, str(target)):
-            return Drift(**drift)
+            return _checked(Drift(**drift))
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
-    pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row)]
+    pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row, whole)]
     # The image that is worst off: the mean, which a budget is about, is no more.
-    nats = [row["error"] for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
-    return Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None))
+    metric = [row for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
+    nats = [row["error"] for row in metric if whole == "decoder"]
+    found = Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole)
+    return _checked(found)
 
 
-def _is_ordinary_image(row: Mapping[str, Any]) -> bool:
-    return row["part"] == "decoder" and row["grey"] is not None and row["probe"] in ORDINARY
+def _checked(found: Drift) -> Drift:
+    """Raise `TypeError` unless what a budget is held against are numbers: they come out of a file."""
+    for figure in (found.worst_levels, found.nats_high):
+        if not isinstance(figure, int | float | None):
+            raise TypeError(f"a cost is {figure!r}")
+    return found
+
+
+def _is_ordinary_image(row: Mapping[str, Any], part: Part) -> bool:
+    return row["part"] == part and row["grey"] is not None and row["probe"] in ORDINARY
