@@ -29,6 +29,17 @@ def fastest_threads(work: Callable[[], object]) -> Iterator[int]:
         torch.set_num_threads(everything)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the block with one of PyTorch's threads: the same sums in the same order, however many cores there are."""
+    everything = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(everything)
+
+
 def _choose(work: Callable[[], object], everything: int) -> int:
     alone = _seconds(work, 1)
     if alone > _SHORT_SECONDS and _seconds(work, everything) < alone:

@@ -18,6 +18,7 @@ from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
+from vae_export.parity import calibration, golden_vectors
 from vae_export.parity.divergence import first_divergence
 from vae_export.parity.placement import nodes_on_the_cpu, placement
 from vae_export.runtime.session import CPU
@@ -117,6 +118,29 @@ def test_two_faults_are_reported_as_the_first(mlp: Subject) -> None:
     found = first_divergence(data, mlp.source.graph("decoder"), inputs(mlp, "decoder"))
     assert found is not None
     assert found.output == "linear_1"
+
+
+def test_golden_vectors_and_calibration_take_one_thread_whatever_is_set() -> None:
+    """Another number would be another order of summation: bytes that depend on how many cores a machine has."""
+    seen: set[int] = set()
+
+    class Watched(nn.Linear):
+        def forward(self, latent: Tensor) -> Tensor:
+            seen.add(torch.get_num_threads())
+            return super().forward(latent).sigmoid().reshape(-1, 1, 2, 2)
+
+    source = Source(Contract((1, 2, 2), (3,)), decoder=Watched(3, 4))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        graphs = {part: source.graph(part) for part in source.parts}
+        seen.clear()
+        golden_vectors(source, source.parts)
+        calibration(source, graphs)
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_are_set_back() -> None:

@@ -27,6 +27,7 @@ from vae_export.errors import ModelError
 from vae_export.graphs import Graph, Source
 from vae_export.parity.oracle import evaluate
 from vae_export.precision import CALIBRATED, PrecisionName
+from vae_export.threads import one_thread
 
 #: Six standard deviations: one prior draw in 500 million lies further out.
 FAR = 6.0
@@ -133,6 +134,7 @@ def within(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ..
     return tuple(probe for probe in probes if probe.name not in withheld(precision))
 
 
+@one_thread()
 def calibration(source: Source, graphs: Mapping[Part, Graph]) -> dict[Part, dict[str, Array]]:
     """Inputs by name, for each part, as an application would have them: all ordinary probes, one behind the other.
 

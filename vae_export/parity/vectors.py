@@ -24,12 +24,14 @@ from vae_export.parity.oracle import Oracle, evaluate
 from vae_export.parity.probes import FAR, Calibrated, Probe, calibration
 from vae_export.parity.reference import references
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
+from vae_export.threads import one_thread
 
 #: A golden array is no larger than this, down to two rows: sixteen colour images of 512 x 512 would be 50 MB.
 _LARGEST = 1 << 20
 _LATENT_SEED, _NOISE_SEED = 0, 1
 
 
+@one_thread()
 def golden_vectors(
     source: Source,
     parts: Sequence[Part],
