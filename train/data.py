@@ -35,7 +35,12 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
             if not len(self.split(split)):
-                raise DataError("too few images", where=self.name, got=f"no image left for {split}")
+                expected, got, do = (
+                    "one or more for each split",
+                    f"none left for {split}",
+                    "add some: twelve are enough",
+                )
+                raise DataError("too few images", where=self.name, expected=expected, got=got, do=do)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -71,7 +71,9 @@ def importance_weighted(
 
     def scored(start: int) -> Tensor:
         noise = torch.Generator().manual_seed(_NOISE_SEED + start)
-        return _nll(model, to_unit(pixels[start : start + at_once]), samples, rows, noise)
+        return _nll(
+            model, to_unit(pixels[start : start + at_once]), samples, noise, at_once=at_once, block=rows // at_once
+        )
 
     found: list[Tensor] = []
     done = 0
@@ -99,14 +101,14 @@ def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range],
         torch.set_num_threads(before)
 
 
-def _nll(model: Scored, image: Tensor, samples: int, rows: int, noise: torch.Generator) -> Tensor:
-    """Of images (N, C, H, W), N up to `rows`, which are decoded at once → (N,), float64."""
+def _nll(model: Scored, image: Tensor, samples: int, noise: torch.Generator, *, at_once: int, block: int) -> Tensor:
+    """Of images (N, C, H, W), N up to `at_once`, with `block` latents of each decoded at once → (N,), float64."""
     mean, logvar = model.encode(image)
     total = torch.full((len(image),), -math.inf, dtype=torch.float64)
-    block = rows // len(image)
     for start in range(0, samples, block):
         count = min(block, samples - start)
-        draw = torch.randn(count, *mean.shape, generator=noise)
+        # For as many images as there may be: those of a last, smaller part get what they get where others follow.
+        draw = torch.randn(count, at_once, *mean.shape[1:], generator=noise)[:, : len(image)]
         latent = reparameterize(mean, logvar, draw)
         misfit = model.misfit(latent.flatten(0, 1), image.repeat(count, 1, 1, 1)).reshape(count, len(image))
         # log p(z) - log q(z|x): the constants of the two normals cancel.

@@ -103,3 +103,10 @@ def test_verify_overwrites_no_page(tmp_path: Path) -> None:
     (tmp_path / "report.html").touch()
     with pytest.raises(UsageError, match="exists"):
         verify(out=tmp_path / "report.json")
+
+
+def test_scores_of_grey_pixels_are_called_no_likelihood() -> None:
+    """The certificate does not know what the pixels were, so it takes the name that is right for all."""
+    page = read(certificate((row("metric", "iwae_nll"),)))
+    assert "IWAE bound" in page.text
+    assert "NLL" not in page.text

@@ -82,6 +82,12 @@ def _cut(raw: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def test_too_few_images_to_split_are_refused_with_what_to_do() -> None:
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(DataError, match=r"expected one or more for each split, got none left for test; add some"):
+        Dataset("folder", images, images, images[:0])
+
+
 def _claim_fewer(raw: Path) -> None:
     write_idx(raw / TRAIN_IMAGES, np.zeros((240, 28, 28), np.uint8), shape=(239, 28, 28))
 

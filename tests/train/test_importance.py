@@ -120,6 +120,22 @@ def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
     assert not torch.equal(latents[0], latents[2])
 
 
+def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() -> None:
+    class Watched(LinearGaussian):
+        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+            latents.append(latent.reshape(-1, len(image.unique(dim=0)), UNITS))
+            return super().misfit(latent, image)
+
+    samples = 40  # six images at once
+    latents: list[Tensor] = []
+    importance_weighted(Watched(), PIXELS[:8], samples)
+    some, latents = latents, []
+    importance_weighted(Watched(), PIXELS, samples)
+    assert [part.shape[1] for part in some] == [6, 2]
+    assert torch.equal(some[0], latents[0])
+    assert torch.equal(some[1], latents[1][:, :2])
+
+
 def test_what_is_done_is_reported() -> None:
     done: list[int] = []
     importance_weighted(LinearGaussian(), PIXELS, 128, report=done.append)

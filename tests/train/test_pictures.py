@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from train.data import Dataset
 from train.evaluate import Score
-from train.pictures import draw_pictures, grids, sheet
+from train.pictures import charts, draw_pictures, grids, sheet
 from train.pictures.charts import curves, units
 from train.pictures.grids import Grid
 from train.scored import InPyTorch
@@ -160,6 +161,17 @@ def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> Non
 def test_curves_are_the_same_bytes_again(name: LikelihoodName) -> None:
     lines, likelihood = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], Likelihood(name)
     assert curves(lines, likelihood) == curves(lines, likelihood)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(charts, "_png", figures.append)
+    curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
+    for axes in figures[0].axes:
+        low, high = axes.get_xlim()
+        shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert shown == [*range(1, count + 1)]
 
 
 def test_charts_are_drawn_of_one_epoch_and_of_many_units_that_do_nothing() -> None:

@@ -18,7 +18,7 @@ PROBES = {
     "smallest": "The smallest ordinary float32 numbers, which some engines flush to zero.",
     "largest": "The largest latents for which PyTorch’s image is still finite, and the brightest image.",
 }
-METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE NLL"}
+METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE bound"}
 
 MISSING = "—"
 #: One that does not break a line.
