@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import samples
+from tests.absent import absent
 from tests.conftest import Exported
 from vae_export import verify
 from vae_export.errors import TargetError
@@ -32,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     from vae_export.formats.aoti import Aoti
 
     if (reason := Aoti().unavailable()) is not None:
-        pytest.skip(reason)
+        absent("AOTInductor", reason)
 
     def make(statement: str) -> bytes:
         folder = tmp_path_factory.mktemp("library")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.absent import absent
 from tests.commands import ROOT, command
 from tests.conftest import Exported
 from vae_export.artifact import Artifact
@@ -28,13 +28,6 @@ PAGE = ROOT / "vae_export" / "explorer" / "page"
 _FLAGS = ["no-first-run", "disable-quic", "disable-background-networking", "disable-component-update", "disable-sync"]
 #: An adapter for WebGPU that is computed on the CPU.
 SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
-
-
-def absent(what: str, do: str) -> NoReturn:
-    """A program that these tests need is not here: a reason to skip, and in CI a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what} is not installed; {do}")
-    pytest.skip(f"{what} is not installed; {do}")
 
 
 def packed(artifact: Artifact) -> bytes:
@@ -69,7 +62,7 @@ def ort() -> Path:
             return next(iter(engine.from_folder(start=start).files.values())).parent
         except MachineError:
             continue
-    absent("onnxruntime-web", f"run: {engine.INSTALL}")
+    return absent("onnxruntime-web", f"run: {engine.INSTALL}")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from tests.absent import absent
 from tests.conftest import locked_waiting
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import write_archive
@@ -35,12 +35,11 @@ def folder(shared: Path) -> Path:
 
 
 def require(*needs: str, installable: bool = True) -> None:
-    """Skip where something is missing; in CI, which installs it, fail."""
-    if missing := [need for need in needs if not there(need)]:
-        reason = f"not on this machine: {', '.join(missing)}"
-        if installable and os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    """Skip where something is missing; in CI, which installs what can be installed, fail."""
+    if missing := ", ".join(need for need in needs if not there(need)):
+        if installable:
+            absent(missing, "install it")
+        pytest.skip(f"not on this machine: {missing}")
 
 
 @pytest.fixture(scope="session")

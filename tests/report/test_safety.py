@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.absent import absent
 from tests.report.written import Reader, certificate, evidence, manifest, read, row
 from vae_export.findings import Finding
 from vae_export.parity.certificate import Determinism
@@ -59,12 +59,7 @@ def test_hostile_names_are_text() -> None:
 
 @pytest.fixture
 def chromium() -> str:
-    found = shutil.which("chromium")
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chromium is not installed; run: apt-get install chromium")
-        pytest.skip("chromium is not installed")
-    return found
+    return shutil.which("chromium") or absent("chromium", "run: apt-get install chromium")
 
 
 def browse(chromium: str, page: Path, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

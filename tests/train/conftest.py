@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import subprocess
@@ -85,7 +84,3 @@ def one_line(stderr: str) -> str:
     line = stderr.strip().splitlines()[-1]
     assert line.startswith("vae-export: "), stderr
     return line
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

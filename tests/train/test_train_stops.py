@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.train.conftest import CLI, ROOT, TINY, Invoke, is_root, one_line
+from tests.conftest import mounted
+from tests.train.conftest import CLI, ROOT, TINY, Invoke, one_line
 from vae_export.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
@@ -69,16 +69,7 @@ def test_a_second_training_in_the_folder_names_the_first_and_a_killed_one_leaves
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = is_root() and sys.platform == "linux"
-    if mounted:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    if not mounted:
-        pytest.skip("a small disk can be mounted by root on Linux alone")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    yield from mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs")
 
 
 def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(invoke: Invoke, small_disk: Path) -> None:
