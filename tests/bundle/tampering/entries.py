@@ -5,15 +5,7 @@ from __future__ import annotations
 import random
 import zipfile
 
-from tests.bundle.tampering.archives import (
-    Tampered,
-    files_of,
-    picked,
-    renamed_into,
-    summed,
-    with_modes,
-    zipped,
-)
+from tests.bundle.tampering.archives import Tampered, files_of, picked, renamed_into, summed, with_modes, zipped
 from vae_export.bundle.archive import write_archive
 
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 import random
 import struct
 
-from tests.bundle.tampering.archives import (
-    Tampered,
-    file_at,
-    flip,
-    picked,
-)
+from tests.bundle.tampering.archives import Tampered, file_at, flip, picked
 from vae_export.bundle.archive import read_archive, write_archive
 
 

@@ -9,16 +9,7 @@ import numpy as np
 import pytest
 
 from tests.explorer.conftest import quiet_page, wait_ready
-from tests.explorer.page.seen import (
-    DROP,
-    encoded,
-    eventually,
-    looks_like,
-    picture,
-    pixels,
-    png,
-    shown,
-)
+from tests.explorer.page.seen import DROP, encoded, eventually, looks_like, picture, pixels, png, shown
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:

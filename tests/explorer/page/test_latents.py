@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from tests.explorer.conftest import quiet_page, wait_ready
-from tests.explorer.page.seen import (
-    eventually,
-    looks_like,
-    pixels,
-    shown,
-    sliders,
-)
+from tests.explorer.page.seen import eventually, looks_like, pixels, shown, sliders
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.explorer.conftest import quiet_page, wait_ready
-from tests.explorer.page.seen import (
-    overflow,
-)
+from tests.explorer.page.seen import overflow
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

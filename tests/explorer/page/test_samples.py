@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.explorer.page.seen import (
-    eventually,
-    looks_like,
-    pixels,
-    shown,
-)
+from tests.explorer.page.seen import eventually, looks_like, pixels, shown
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
