@@ -157,6 +157,7 @@ class TrainOptions:
             raise UsageError("unknown precision", expected=" | ".join(get_args(Precision)), got=self.precision)
         within("seed", self.seed, 0, 2**62)
         within("threads", self.threads, 1, 1024)
+        self.recipe_for(1)  # before any work: the family's recipe may have no such option
 
     def recipe_for(self, images: int) -> Recipe:
         """How to train on that many images."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from train.options import NetworkOptions, TrainOptions
 from train.recipes import RECIPES, RecipeOptions
 from train.schedule import rate_at
 from vae_export.errors import UsageError
@@ -36,7 +37,7 @@ def test_a_rise_of_one_step_begins_at_the_peak() -> None:
 
 def test_what_does_not_cycle_has_nothing_to_warm_up() -> None:
     with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
-        RecipeOptions(warmup_ratio=0.1).over(RECIPES["post"])
+        TrainOptions(network=NetworkOptions("post"), recipe=RecipeOptions(warmup_ratio=0.1))
     with pytest.raises(UsageError, match="got stages"):
         RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).over(RECIPES["mlp"])
 
