@@ -65,13 +65,11 @@ class Artifact:
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
             raise IntegrityError("exported file is a link or a device", where=path, expected="a plain file")
         try:
-            size = path.stat().st_size
-            # Before it is read: what has grown may be larger than memory.
-            data = path.read_bytes() if size <= file.size else None
+            if (size := path.stat().st_size) > file.size:  # before it is read: it may be larger than memory
+                raise _altered(file, path, f"{size} bytes")
+            data = path.read_bytes()
         except OSError as error:
             raise IntegrityError("exported file cannot be read", where=path, got=error.strerror) from error
-        if data is None:
-            raise _altered(file, path, f"{size} bytes")
         check_hash(file, data, path)
         return data
 
