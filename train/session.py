@@ -45,8 +45,8 @@ from vae_export.runs import Run
 if TYPE_CHECKING:
     from train.events import Events
 
-#: Test images that travel in the checkpoint.
-EXAMPLES = 64
+#: Test images that travel in the checkpoint: as many as say what a file of fewer bits costs in nats.
+EXAMPLES = 256
 #: Seconds of training within an epoch that a kill or a power cut may cost.
 _AT_RISK = 120.0
 #: Steps after which processes ask each other whether to stop.

@@ -160,6 +160,20 @@ def test_a_network_that_overflows_in_half_precision_is_told_so(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_more_images_than_the_rows_take_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+    """Rows compare the nats of 64 images; with no more, the interval of a good file reaches past a budget."""
+    images = np.random.default_rng(0).uniform(0, 1, (256, *mlp.source.contract.image_shape)).astype(np.float32)
+    widths = []
+    for count in (64, 256):
+        source, out = replace(mlp.source, images=images[:count]), tmp_path / str(count)
+        _, certificate = export(source, out, parts=["encoder", "decoder"], precisions=["int8"])
+        [drift] = certificate.drifts
+        assert drift.nats_high is not None
+        assert drift.nats_low is not None
+        widths.append(drift.nats_high - drift.nats_low)
+    assert widths[1] < 0.75 * widths[0]
+
+
 def test_an_image_that_is_repeated_does_not_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
     """One image says nothing of the spread, however often the metric takes it; noise says nothing of images."""
     assert mlp.source.images is not None

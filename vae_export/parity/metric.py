@@ -27,8 +27,8 @@ from vae_export.parity.oracle import TURNS, Oracle, direction, evaluate
 from vae_export.parity.row import Row
 from vae_export.precision import FULL, PrecisionName
 
-#: Noises for each image.
-SAMPLES = 8
+#: Noises for each image, where nothing else is said.
+NOISES = 8
 #: The name that these rows have in place of a part's.
 METRIC = "metric"
 NAMES = ("negative_elbo", "iwae_nll")
@@ -48,10 +48,11 @@ class MetricParity:
         oracles: Mapping[Part, Oracle],
         images: Array,
         tolerance: Tolerance | None,
+        noises: int = NOISES,
     ) -> None:
         self._contract, self._images = contract, images
         rng = np.random.default_rng(_SEED)
-        self._noise = rng.standard_normal((SAMPLES, len(images), *contract.latent_shape), dtype=np.float32)
+        self._noise = rng.standard_normal((noises, len(images), *contract.latent_shape), dtype=np.float32)
         encoder, decoder = graphs["encoder"], graphs["decoder"]
         encoder_oracle, decoder_oracle = oracles["encoder"], oracles["decoder"]
         self._eager = self._through(
@@ -128,11 +129,11 @@ class MetricParity:
     def through_one(self, autoencoder: Runner) -> dict[str, Array]:
         """The same through one file, which takes the noise as an input."""
         count, latent = len(self._images), self._contract.latent_shape
-        inputs = {"image": np.concatenate([self._images] * SAMPLES), "noise": self._noise.reshape(-1, *latent)}
+        inputs = {"image": np.concatenate([self._images] * len(self._noise)), "noise": self._noise.reshape(-1, *latent)}
         outputs = autoencoder(inputs)
         # In the order of the contract: reconstruction, mean, logvar, latent, and the likelihood's second output.
         decoded, mean, logvar, _, *rest = outputs.values()
-        images = [output.reshape(SAMPLES, *self._images.shape) for output in (decoded, *rest)]
+        images = [output.reshape(len(self._noise), *self._images.shape) for output in (decoded, *rest)]
         return nats(self._contract, self._images, mean[:count], logvar[:count], self._noise, *images)
 
     def difference(self, found: Mapping[str, Array]) -> Array:
@@ -147,7 +148,7 @@ class MetricParity:
         latent = mean + self._noise.astype(mean.dtype) * np.exp(logvar / 2)
         flat = latent.reshape(-1, *self._contract.latent_shape)
         outputs = decode(np.ascontiguousarray(flat)).values()  # the image, and the likelihood's second output
-        decoded, *rest = (output.reshape(SAMPLES, *self._images.shape) for output in outputs)
+        decoded, *rest = (output.reshape(len(self._noise), *self._images.shape) for output in outputs)
         return nats(self._contract, self._images, mean, logvar, self._noise, decoded, *rest)
 
 
