@@ -20,11 +20,11 @@ from vae_export.runs import Run
 Invoke = Callable[..., Outcome]
 
 USUAL = (*TINY, "--epochs", 3, "--seed", 7, "--weight-average", 0)
-#: Of the disk, in KiB, until the pictures: a state takes 330 here, a checkpoint 160, and each of their writes fails at
-#: one of the sizes.
-SIZES = range(4, 1140, 68)
+#: How many sizes of the disk are tried between almost nothing and almost enough: so many that they lie closer together
+#: than any checkpoint, state or set of pictures is large, and the write of each fails at one of them.
+STEPS = 20
 AMPLE = 16_000
-#: In which tmpfs gives room.
+#: In which tmpfs gives room. These and all sizes here are in KiB.
 PAGE = 4
 
 
@@ -48,9 +48,11 @@ def test_a_disk_that_is_full_at_any_step_keeps_what_was_written_last(
 ) -> None:
     whole, run = Run(tmp_path / "whole"), Run(disk / "run")
     assert invoke("train", *USUAL, "--out", whole.folder).code == 0
+    enough = room(whole.folder) + PAGE
+    too_small = range(PAGE, enough - 2 * PAGE, enough // STEPS)
     failed: dict[str, int] = {}
     codes = []
-    for size in (*SIZES, room(whole.folder) + PAGE):
+    for size in (*too_small, enough):
         if run.folder.exists():
             shutil.rmtree(run.folder)
         resize(disk, size)
@@ -75,6 +77,6 @@ def test_a_disk_that_is_full_at_any_step_keeps_what_was_written_last(
             assert resumed.code == 0, resumed.err
             assert run.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
         failed[where] = size
-    assert codes == [6] * len(SIZES) + [0]
+    assert codes == [6] * len(too_small) + [0]
     assert {"run/checkpoint.safetensors", "run/state/training.safetensors"} <= failed.keys(), failed
     assert any(where.startswith("run/.partial-") for where in failed), failed  # pictures, in their staging folder
