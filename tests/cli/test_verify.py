@@ -68,22 +68,35 @@ class TestVerify:
             assert "FAIL" in outcome.out
             assert "pass: " not in outcome.out
 
-    def test_quick_does_not_replace_a_thorough_certificate(self, invoke: Invoke, run_folder: Path) -> None:
-        given = ("verify", "--run", run_folder, "--target", "torchscript/cpu")
+    def test_what_says_less_does_not_replace_a_thorough_certificate(self, invoke: Invoke, run_folder: Path) -> None:
+        both = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--target", "pt2/cpu")
+        one = both[:5]
         place = run_folder / "export" / "certificate.json"
-        assert invoke(*given, "--quick").code == 0, "an export's certificate is quick"
-        assert invoke(*given).code == 0
+        assert invoke(*both, "--quick").code == 0, "an export's certificate is quick"
+        assert invoke(*both).code == 0
         thorough = place.read_bytes()
         assert json.loads(thorough)["environment"]["thorough"] is True
-        outcome = invoke(*given, "--quick")
-        assert outcome.code == 2
-        assert ONE_LINE.fullmatch(outcome.err)
-        assert f"certificate there is thorough, and --quick is not: {place}; pass --out" in outcome.err
-        assert place.read_bytes() == thorough
-        assert invoke(*given, "--quick", "--force").code == 0
+        for given, less in [
+            ((*both, "--quick"), "--quick"),
+            (one, "--target without pt2/cpu"),
+            ((*both, "--rtol", "0.1"), "--atol or --rtol in place of the measured band"),
+            ((*one, "--quick"), "--quick; --target without pt2/cpu"),
+        ]:
+            outcome = invoke(*given)
+            assert outcome.code == 2
+            assert ONE_LINE.fullmatch(outcome.err)
+            said = (
+                f"the certificate there is thorough, and would be replaced by one that says less: {place}; got {less};"
+            )
+            assert said in outcome.err
+            assert place.read_bytes() == thorough
+        assert invoke(*one, "--quick", "--force").code == 0
         assert json.loads(place.read_text())["environment"]["thorough"] is False
 
-    @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"environment": {"thorough": 1}}', "[" * 100_000])
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", "{}", "null", '{"environment": {"thorough": 1}, "rows": [], "tolerance": null}', "[" * 100_000],
+    )
     def test_quick_replaces_what_is_no_thorough_certificate(self, invoke: Invoke, run_folder: Path, text: str) -> None:
         (run_folder / "export" / "certificate.json").write_text(text)
         assert invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick").code == 0

@@ -69,11 +69,7 @@ def verify(
     max_nats: MaxNatsOption = None,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick",
-            help="Batches up to 64, one thread, lowest and highest optimisation. "
-            "Replaces no thorough certificate without --force.",
-        ),
+        typer.Option("--quick", help="Batches up to 64, one thread, lowest and highest optimisation."),
     ] = False,
     baseline: Annotated[
         Path | None,
@@ -93,7 +89,8 @@ def verify(
 
     Every part, format, target, batch size and probe; the certificate says each figure. Exits 3 for a file that cannot
     be read, 4 where it is not the one that was exported, 5 where it does not compute what PyTorch computes or is worse
-    than --baseline, 6 where a --target cannot run.
+    than --baseline, 6 where a --target cannot run. A thorough certificate is replaced by one that says less (--quick,
+    fewer --target, --atol) only with --force.
     """
     if file is not None and (export is not None or part not in EVERY_PART):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=part)
@@ -118,8 +115,7 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
-    if quick:
-        _keep_thorough(place, force=force)
+    _keep_what_says_more(place, quick=quick, targets=target, tolerance=tolerance, force=force)
     certificate = _compare(checkpoint, export, file, part, target, tolerance, budget, quick, trust, place)
     worse = [] if before is None else regressions(before, certificate.to_json())
     if json:
@@ -135,16 +131,28 @@ def verify(
         console.result(verdict(certificate))
 
 
-def _keep_thorough(place: Path, *, force: bool) -> None:
-    """Refuse to let a quick look take the place of a thorough verification, passed or failed."""
+def _keep_what_says_more(
+    place: Path, *, quick: bool, targets: list[str] | None, tolerance: Tolerance | None, force: bool
+) -> None:
+    """Refuse to let a look at less take the place of a thorough certificate, passed or failed."""
     try:
         before = json_module.loads(place.read_text("utf-8"))
         thorough = before["environment"]["thorough"] is True
+        missed = {str(row["target"]) for row in before["rows"]} - set(targets or [])
+        less = {
+            "--quick": quick,
+            "--target without " + ", ".join(sorted(missed)): bool(targets and missed),
+            "--atol or --rtol in place of the measured band": tolerance is not None and before["tolerance"] is None,
+        }
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return  # none there, or nothing that anybody could rely on
-    if thorough and not force:
-        do = "pass --out to write elsewhere, or --force to replace it"
-        raise UsageError("certificate there is thorough, and --quick is not", where=place, do=do)
+    if thorough and any(less.values()) and not force:
+        raise UsageError(
+            "the certificate there is thorough, and would be replaced by one that says less",
+            where=place,
+            got="; ".join(reason for reason, holds in less.items() if holds),
+            do="pass --out to write elsewhere, or --force to replace it",
+        )
 
 
 def _compare(
