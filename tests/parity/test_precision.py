@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from vae_export.parity.drift import frechet_distance, nats
 from vae_export.parity.grid import REACHES, half_steps
 from vae_export.parity.lowered import lowered
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
+from vae_export.recommended import LEVELS
 
 KINDS = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions if precision != FULL]
 INTEGERS: list[PrecisionName] = ["int8", "int8-static", "int4-weights"]
@@ -97,6 +99,34 @@ def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     ours, theirs = lowered(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
     assert np.median(np.abs(ours - theirs)) < 1e-6
     assert np.abs(ours - theirs).max() < np.abs(ours - lowered(graph, FULL)({"latent": latent})["image"]).max()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+@pytest.mark.parametrize("family", ["mlp", "conv"])
+def test_weights_of_eight_bits_are_unsigned_for_processors_where_signed_ones_saturate(
+    subject: Callable[..., Subject], family: str, precision: PrecisionName
+) -> None:
+    model = onnx.load_from_string(written(subject(family), "autoencoder", precision))
+    eights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8]
+    assert max(np.prod(tensor.dims) for tensor in eights) > 1000
+    assert not [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, level: str) -> None:
+    """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""
+    graph = mlp.source.graph("decoder")
+    means = copy.deepcopy(graph.module)
+    with torch.no_grad():
+        for parameter in means.parameters():
+            parameter.fill_(1 / parameter.shape[-1] if parameter.dim() > 1 else 0)
+    graph = replace(graph, module=means)
+    data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8"))
+    latent = np.ones((1, *mlp.source.contract.latent_shape), dtype=np.float32)
+    image = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, level))({"latent": latent})[
+        "image"
+    ]
+    np.testing.assert_allclose(image, 1 / (1 + np.exp(-1)), atol=1e-3)
 
 
 @pytest.mark.parametrize(
