@@ -176,7 +176,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         manifest = Manifest(
             contract,
             files,
-            int(document["opset"]),
+            _opset(document, files),
             dict(document["versions"]),
             dict(document["provenance"]),
             golden,
@@ -212,6 +212,14 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
     return entry
+
+
+def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int:
+    """Stated wherever there is an ONNX file: without it nothing would hold that file to its operator set."""
+    opset = document["opset"]
+    if type(opset) is not int or (opset <= NOT_STATED and any(entry.format == "onnx" for entry in files)):
+        raise ValueError(f"opset is {opset!r}")
+    return opset
 
 
 def _recommended(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> tuple[Recommendation, ...]:
