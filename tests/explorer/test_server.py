@@ -155,6 +155,14 @@ def test_a_missing_or_incomplete_package_is_one_line_with_the_command_that_bring
     assert done.returncode == 2
 
 
+def test_a_broken_bundle_is_named_before_a_package_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    done = run_cli("explore", "--bundle", "broken.zip", "--no-open", cwd=tmp_path)
+    assert done.returncode == 4
+    assert done.stderr.count("\n") == 1
+    assert "broken.zip" in done.stderr
+
+
 def test_options_that_exclude_each_other_are_refused(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
     assert invoke("explore", "--bundle", "a.zip", "--run", tmp_path).code == 2
     assert invoke("explore", "--ort", tmp_path, "--cdn").code == 2

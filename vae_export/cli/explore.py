@@ -52,8 +52,8 @@ def explore(
     from vae_export.explorer.engine import from_cdn, from_folder
     from vae_export.explorer.server import Server, routes
 
-    engine = from_cdn() if cdn else from_folder(ort)
     data, name = _bundle(bundle, run)
+    engine = from_cdn() if cdn else from_folder(ort)
     with Server(routes(data, name, engine), port, origin=engine.origin) as server:
         console.result(server.url)
         console.message(f"exploring {name}; Ctrl-C ends it")
