@@ -88,14 +88,18 @@ def importance_weighted(
 
 @contextmanager
 def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range], Iterator[Tensor]]]:
-    """A `map` whose calls are made by so many threads; torch gives none of them others to help."""
-    if workers == 1:
-        yield map
-        return
+    """A `map` whose calls are made by so many threads; torch gives none of them others to help.
+
+    OpenMP counts helpers for each thread that calls it. So every worker says how many it wants: what is set outside
+    reaches its products only after another operator asked for threads, and until then two add up in another order.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        if workers == 1:
+            yield map
+            return
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool.map
     finally:
         torch.set_num_threads(before)
