@@ -121,7 +121,7 @@ def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
         if row.get("worst_levels") is not None and row.get("mean_levels") is not None:
             worst, mean = str(row["worst_levels"]), f"{row['mean_levels']:.2g}"
         if all(row.get(name) is not None for name in ("nats", "nats_low", "nats_high")):
-            nats = f"{row['nats']:+.3f} ({row['nats_low']:+.3f} to {row['nats_high']:+.3f})"
+            nats = f"{row['nats']:+z.3f} ({row['nats_low']:+z.3f} to {row['nats_high']:+z.3f})"
         yield f"| {row['part']} | `{row['target']}` | {worst} | {mean} | {nats} |"
 
 

@@ -32,8 +32,8 @@ def show_drift(certificate: Certificate) -> None:
     table = Table(
         "part",
         "target",
-        "worst pixel",
-        "mean pixel",
+        "worst, levels",
+        "mean, levels",
         "PSNR",
         "−ELBO, 95 %",
         "Fréchet",
@@ -43,12 +43,12 @@ def show_drift(certificate: Certificate) -> None:
     )
     for drift in certificate.drifts:
         interval = (
-            None if drift.nats is None else f"{drift.nats:+.3f} ({drift.nats_low:+.3f} to {drift.nats_high:+.3f})"
+            None if drift.nats is None else f"{drift.nats:+z.3f} ({drift.nats_low:+z.3f} to {drift.nats_high:+z.3f})"
         )
         table.add_row(
             drift.part,
             drift.target,
-            _or_dash(drift.worst_levels, "{} levels"),
+            _or_dash(drift.worst_levels, "{}"),
             _or_dash(drift.mean_levels, "{:.3f}"),
             _or_dash(drift.psnr, "{:.1f} dB"),
             interval or "-",
