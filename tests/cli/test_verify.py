@@ -78,9 +78,9 @@ class TestVerify:
         assert json.loads(thorough)["environment"]["thorough"] is True
         for given, less in [
             ((*both, "--quick"), "--quick"),
-            (one, "--target without pt2/cpu"),
+            (one, "not on pt2/cpu"),
             ((*both, "--rtol", "0.1"), "--atol or --rtol in place of the measured band"),
-            ((*one, "--quick"), "--quick; --target without pt2/cpu"),
+            ((*one, "--quick"), "--quick; not on pt2/cpu"),
         ]:
             outcome = invoke(*given)
             assert outcome.code == 2
@@ -90,6 +90,9 @@ class TestVerify:
             )
             assert said in outcome.err
             assert place.read_bytes() == thorough
+        unknown = invoke(*both, "--target", "onnyx/cpu")
+        assert unknown.code == 2
+        assert "no file for this target: onnyx/cpu" in unknown.err
         assert invoke(*one, "--quick", "--force").code == 0
         assert json.loads(place.read_text())["environment"]["thorough"] is False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module  # `json` is an option here
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ from vae_export.storage import check_writable
 
 if TYPE_CHECKING:
     from vae_export.artifact import Artifact
-    from vae_export.parity import Budget, Certificate, Tolerance
+    from vae_export.checkpoint import Checkpoint
 
 
 def verify(
@@ -90,7 +90,7 @@ def verify(
     Every part, format, target, batch size and probe; the certificate says each figure. Exits 3 for a file that cannot
     be read, 4 where it is not the one that was exported, 5 where it does not compute what PyTorch computes or is worse
     than --baseline, 6 where a --target cannot run. A thorough certificate is replaced by one that says less (--quick,
-    fewer --target, --atol) only with --force.
+    fewer targets, a wider band of your own, no budget where there was one) only with --force.
     """
     if file is not None and (export is not None or part not in EVERY_PART):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=part)
@@ -103,6 +103,9 @@ def verify(
             check_free(path, force=force)
     require("export")
     from vae_export.parity import Tolerance, read_baseline, regressions
+    from vae_export.parity import verify as compare
+    from vae_export.parity.replacing import losses
+    from vae_export.report import certificate_page
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
     budget = budget_of(max_grey_levels, max_nats)
@@ -115,8 +118,26 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
-    _keep_what_says_more(place, quick=quick, targets=target, tolerance=tolerance, force=force)
-    certificate = _compare(checkpoint, export, file, part, target, tolerance, budget, quick, trust, place)
+    artifact, loaded = _opened(checkpoint, export, file, part, quick=quick, trust=trust)
+    if not force:
+        lost = losses(
+            _json(place), artifact.manifest, targets=target, tolerance=tolerance, budget=budget, thorough=not quick
+        )
+        _refuse_losses(place, lost)
+    check_writable(place.parent)
+    certificate = compare(
+        artifact,
+        loaded,
+        targets=target,
+        tolerance=tolerance,
+        budget=budget,
+        thorough=not quick,
+        trust=trust,
+        report=console.message,
+    )
+    # A failed one is written too: it is the evidence.
+    certificate.write(place)
+    write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
     worse = [] if before is None else regressions(before, certificate.to_json())
     if json:
         console.result_json(certificate.to_json() | ({} if before is None else {"regressions": worse}))
@@ -131,69 +152,37 @@ def verify(
         console.result(verdict(certificate))
 
 
-def _keep_what_says_more(
-    place: Path, *, quick: bool, targets: list[str] | None, tolerance: Tolerance | None, force: bool
-) -> None:
-    """Refuse to let a look at less take the place of a thorough certificate, passed or failed."""
+def _opened(
+    checkpoint: Path, export: Path | None, file: Path | None, part: str | None, *, quick: bool, trust: bool
+) -> tuple[Artifact, Checkpoint]:
+    """What is to be verified, and what it is held against."""
+    from vae_export.artifact import open_artifact
+    from vae_export.checkpoint import load_checkpoint
+
+    if file is None:
+        return open_artifact(export or checkpoint.parent), load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint)
+    name: Part = next(known for known in EVERY_PART if known == part)
+    return _of_file(file, name, loaded.config.contract, quick=quick, trust=trust), loaded
+
+
+def _json(place: Path) -> Any:
+    """The certificate that is there, or None where there is none that can be read."""
     try:
-        before = json_module.loads(place.read_text("utf-8"))
-        thorough = before["environment"]["thorough"] is True
-        missed = {str(row["target"]) for row in before["rows"]} - set(targets or [])
-        less = {
-            "--quick": quick,
-            "--target without " + ", ".join(sorted(missed)): bool(targets and missed),
-            "--atol or --rtol in place of the measured band": tolerance is not None and before["tolerance"] is None,
-        }
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return  # none there, or nothing that anybody could rely on
-    if thorough and any(less.values()) and not force:
+        return json_module.loads(place.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _refuse_losses(place: Path, lost: list[str]) -> None:
+    """A look at less does not take the place of a thorough certificate, passed or failed, unasked."""
+    if lost:
         raise UsageError(
             "the certificate there is thorough, and would be replaced by one that says less",
             where=place,
-            got="; ".join(reason for reason, holds in less.items() if holds),
+            got="; ".join(lost),
             do="pass --out to write elsewhere, or --force to replace it",
         )
-
-
-def _compare(
-    checkpoint: Path,
-    export: Path | None,
-    file: Path | None,
-    part: str | None,
-    targets: list[str] | None,
-    tolerance: Tolerance | None,
-    budget: Budget | None,
-    quick: bool,
-    trust: bool,
-    place: Path,
-) -> Certificate:
-    """Verify, and write the certificate to `place`. A failed one is written too: it is the evidence."""
-    from vae_export.artifact import open_artifact
-    from vae_export.checkpoint import load_checkpoint
-    from vae_export.parity import verify as compare
-    from vae_export.report import certificate_page
-
-    if file is not None:
-        loaded = load_checkpoint(checkpoint)
-        name: Part = next(known for known in EVERY_PART if known == part)
-        artifact = _of_file(file, name, loaded.config.contract, quick=quick, trust=trust)
-    else:
-        artifact = open_artifact(export or checkpoint.parent)
-        loaded = load_checkpoint(checkpoint)
-    check_writable(place.parent)
-    certificate = compare(
-        artifact,
-        loaded,
-        targets=targets,
-        tolerance=tolerance,
-        budget=budget,
-        thorough=not quick,
-        trust=trust,
-        report=console.message,
-    )
-    certificate.write(place)
-    write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
-    return certificate
 
 
 def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
