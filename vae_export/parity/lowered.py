@@ -42,7 +42,9 @@ def lowered(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Ar
         if calibration is None:
             raise ModelError("no inputs to calibrate with", where=f"{graph.spec.part}, {precision}")
         # With weights that are still float32: so a quantiser sees them too.
-        _clip(_spans(graph, module, precision, calibration))
+        spans = _spans(graph, module, precision, calibration)
+        _round_biases(spans)
+        _clip(spans)
     for layer in layers(module, precision):
         layer.weight.copy_(_to_levels(layer.weight, steps(layer.weight, precision)))
         if precision == "int8":
@@ -66,6 +68,15 @@ def _spans(
     for handle in handles:
         handle.remove()
     return seen
+
+
+def _round_biases(spans: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> None:
+    """To whole numbers of what the sums of products are counted in: a step of the weights times one of the inputs."""
+    for layer, (low, high) in spans.items():
+        weight, bias = layer.weight, layer.bias
+        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
+            of_channels = steps(weight, "int8-static").flatten(1)[:, 0]
+            bias.copy_(_to_levels(bias, of_channels * (high - low) / ACTIVATION_LEVELS))
 
 
 def _clip(spans: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> None:
