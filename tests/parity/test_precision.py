@@ -112,6 +112,27 @@ def test_weights_of_eight_bits_are_unsigned_for_processors_where_signed_ones_sat
     assert not [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
 
 
+class LooksUp(nn.Module):
+    """A decoder with integers of its own, in 8 signed bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(-2, 2, dtype=torch.int8))
+        self.layer = nn.Linear(4, 16)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        steps = self.table[latent.argmax(1)].float().unsqueeze(1)
+        return torch.sigmoid(self.layer(latent) + steps).view(-1, 1, 4, 4)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_integers_of_the_network_itself_are_left_alone(tmp_path: Path, precision: PrecisionName) -> None:
+    torch.manual_seed(0)
+    source = Source(Contract((1, 4, 4), (4,)), decoder=LooksUp())
+    _, certificate = export(source, tmp_path / "export", precisions=[precision])
+    assert certificate.passed
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, level: str) -> None:
     """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""

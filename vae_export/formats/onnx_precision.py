@@ -11,7 +11,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,22 +155,25 @@ def _through_files(model: onnx.ModelProto, quantise: Callable[[str, str], Any]) 
         onnx.save(prepared, source)
         quantise(str(source), str(target))
         quantised = onnx.load(target)
-    _make_unsigned(quantised)
+    _make_unsigned(quantised, others={tensor.name for tensor in prepared.graph.initializer})
     return quantised
 
 
-def _make_unsigned(model: onnx.ModelProto) -> None:
+def _make_unsigned(model: onnx.ModelProto, others: Set[str]) -> None:
     """Shift signed weights and their zero points by 128, in place: the same numbers, right on every processor.
 
     ONNX Runtime multiplies by signed weights in 16 bits, which saturate on an x86 processor without VNNI, and by
-    unsigned ones exactly. Its quantiser, asked for unsigned weights, gives each channel a zero point of its own, which
-    integer convolutions refuse.
+    unsigned ones exactly. Its quantiser, asked for unsigned weights, gives them other scales than the 1/127 of the
+    largest weight that files are held against.
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#data-type-selection
+
+    Args:
+        others: initializers of before the quantiser. Where these are INT8, they are the network's own.
     """
     from onnx import TensorProto, numpy_helper
 
     for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.INT8:
+        if tensor.data_type == TensorProto.INT8 and tensor.name not in others:
             shifted = numpy_helper.to_array(tensor).view(np.uint8) ^ np.uint8(128)
             tensor.CopyFrom(numpy_helper.from_array(shifted, tensor.name))
 
