@@ -101,6 +101,8 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
         (b" " * (1 << 20) + b"{}", "manifest is too large"),
         (MANIFEST.text.replace(b": 20", b": 1e999"), "manifest cannot be read"),
         (json.dumps(MANIFEST.to_json() | {"opset": 0}).encode(), "manifest cannot be read: .*opset is 0"),
+        (json.dumps(MANIFEST.to_json() | {"opset": -1}).encode(), "manifest cannot be read: .*opset is -1"),
+        (json.dumps(MANIFEST.to_json() | {"opset": True}).encode(), "manifest cannot be read: .*opset is True"),
         (json.dumps(MANIFEST.to_json() | {"opset": "20"}).encode(), "manifest cannot be read: .*opset is '20'"),
         (MANIFEST.text.replace(b"vae-export/1", b"vae-export/2"), "another version: .*expected vae-export/1, got"),
         (MANIFEST.text.replace(b"decoder.onnx", b"../decoder.onnx"), "file name is not allowed"),

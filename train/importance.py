@@ -90,8 +90,9 @@ def importance_weighted(
 def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range], Iterator[Tensor]]]:
     """A `map` whose calls are made by so many threads; torch gives none of them others to help.
 
-    OpenMP counts helpers for each thread that calls it. So every worker says how many it wants: what is set outside
-    reaches its products only after another operator asked for threads, and until then two add up in another order.
+    Every worker says so itself: the number is OpenMP's, which keeps one for each thread. One that was set in the main
+    thread reaches a worker's matrix products only after it ran some other parallel operator, and until then two
+    workers may sum in different orders.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -100,11 +100,13 @@ def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     for _ in range(5):
         assert first == importance_weighted(InPyTorch(model), pixels, 20, workers=4)
     threads = torch.get_num_threads()
-    for other in (1, 3):
-        torch.set_num_threads(other)
-        assert first == importance_weighted(InPyTorch(model), pixels, 20)
-        assert torch.get_num_threads() == other
-    torch.set_num_threads(threads)
+    try:
+        for other in (1, 3):
+            torch.set_num_threads(other)
+            assert first == importance_weighted(InPyTorch(model), pixels, 20)
+            assert torch.get_num_threads() == other
+    finally:
+        torch.set_num_threads(threads)
     assert model.training
     assert torch.equal(before, torch.get_rng_state())
 

@@ -43,7 +43,7 @@ class OpenVino:
     """IR version 11, translated from our ONNX file by OpenVINO's own reader.
 
     In fp16 and bf16 the weights are rounded in the file, and the layers compute in that precision or not at all.
-    Processors without AMX may take longer for that than for float32.
+    Processors without AMX may take longer for that than for float32, and those with AVX2 alone cannot.
     """
 
     name = "openvino"
