@@ -111,7 +111,7 @@ def post_step(model: VAE, optimizer: torch.optim.Optimizer, image: Tensor) -> fl
     misfit = F.binary_cross_entropy(decoded, image, reduction="sum")
     loss = misfit - 0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
     value = loss.item()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return value
 
@@ -124,6 +124,7 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
+    # pythae ships no types, so that its classes are `Any` to a type checker.
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()

@@ -105,7 +105,8 @@ def measure(preset: str, run: Run, options: argparse.Namespace) -> Found:
 def evaluate(run: Run, *options: str) -> dict[str, Any]:
     command = [*CLI, "evaluate", "--json", "--run", str(run.folder), *options]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    return json.loads(said)  # type: ignore[no-any-return]
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 def table(found: list[Found]) -> Table:

@@ -149,7 +149,7 @@ class Trainer:
         with compile_errors() if self._compiling else nullcontext():
             value = self._loss(image, noise[self._part], step)
             self.optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
         self.optimizer.step()
         if self.average is not None:
             self._follow(self.average, step)
@@ -157,7 +157,7 @@ class Trainer:
 
     def _loss(self, image: Tensor, noise: Tensor, step: int) -> Tensor:
         if self._replaying:
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+            torch.compiler.cudagraph_mark_step_begin()
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
                 misfit, units = self._terms(image, noise)

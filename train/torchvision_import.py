@@ -31,11 +31,11 @@ def torchvision_datasets() -> ModuleType:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half-imported; a second import would return them as they are
     for schema in _SCHEMAS:
-        _declarations().define(schema)  # type: ignore[no-untyped-call]
+        _declarations().define(schema)
     return importlib.import_module("torchvision.datasets")
 
 
 @functools.cache
 def _declarations() -> torch.library.Library:
     """Cached, since a schema is forgotten together with the library object that declared it."""
-    return torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    return torch.library.Library("torchvision", "FRAGMENT")

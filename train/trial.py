@@ -30,6 +30,7 @@ def pace_of(
     candidates = ways(threads, precision, bfloat16=recipe.bfloat16 and multiplies_bfloat16(device))
     if len(candidates) == 1:
         return Pace(candidates[0], {})
+    # torch's type hints do not know the argument.
     model = VAE(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     own = recipe.batch_size // processes.count
     trainers = {

@@ -225,7 +225,7 @@ def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.Expo
 
 def _arguments(node: torch.fx.Node) -> dict[str, Any]:
     """What an operator was called with, by the names of its schema; a default that was not given is there too."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    schema = node.target._schema.arguments  # type: ignore[union-attr]  # every target of a captured graph is an operator
     given = {argument.name: argument.default_value for argument in schema}
     given |= dict(zip(given, node.args, strict=False))
     return given | dict(node.kwargs)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 from vae_export.companions import Accompanied
 from vae_export.contract import Contract, Part
@@ -95,12 +95,12 @@ def _main(source: IO[bytes]) -> None:
             parent.flush()
 
 
-def _run(item: dict[str, str], data: bytes, contract: Contract) -> None:
+def _run(item: dict[str, Any], data: bytes, contract: Contract) -> None:
     import numpy as np
 
     from vae_export.formats import FORMATS
 
-    format, spec = FORMATS[item["format"]], contract.spec(item["part"])  # type: ignore[arg-type]
+    format, spec = FORMATS[item["format"]], contract.spec(item["part"])
     setting = format.settings(item["provider"])[0]
     run = format.open(data, spec, item["provider"], setting)
     run({tensor.name: np.full((1, *tensor.item), max(tensor.low, 0.0), np.float32) for tensor in spec.inputs})

@@ -166,7 +166,8 @@ class _Subject:
 
     @property
     def protocol(self) -> Protocol:
-        return self.trained_on.get("protocol", "grey")  # type: ignore[no-any-return]
+        stated: Protocol = self.trained_on.get("protocol", "grey")
+        return stated
 
 
 def _trained(path: Path, device: torch.device) -> _Subject:

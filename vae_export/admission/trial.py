@@ -91,4 +91,4 @@ def _refuse(what: str, where: object = None, expected: object = None, got: objec
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2], sys.argv[3]))  # type: ignore[arg-type]
+    sys.exit(_main(sys.argv[1], sys.argv[2], sys.argv[3]))  # type: ignore[arg-type]  # `gate` wrote it

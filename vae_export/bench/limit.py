@@ -76,11 +76,11 @@ def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
     return int(counter.get_total_flops())
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+class _Recorder(TorchDispatchMode):
     """Notes each product that runs under it, as the ways of doing it again."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # the same
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch's; the rule for its functions misses `super`
         self.products: list[Sequence[Product]] = []
 
     def __torch_dispatch__(

@@ -113,7 +113,7 @@ class Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Without looking up this machine's name, which can take seconds where no network is."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # an address of IPv4 is these two
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that goes away in the middle of an answer is no event."""

@@ -193,7 +193,8 @@ def session_runner(session: Session) -> Runner:
 def _translations_kept() -> Iterator[None]:
     """Let the exporter parse its 500 operator translations once a process: anew at each call they are half its time.
 
-    The hook is private to PyTorch; where it is not there, an export is only slower.
+    The hook is private to PyTorch, and a type checker sees no way to set it; where it is not there, an export is only
+    slower.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry

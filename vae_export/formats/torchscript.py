@@ -65,9 +65,9 @@ class TorchScript:
         # check_trace would run the module twice and compare at a tolerance of its own, and the tracer warns of each
         # Python value it takes from a shape: parity, with several batches, does both better.
         with _deprecation_known(), _fresh_names(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in `__all__`
             try:
-                traced = torch.jit.trace(graph.module, graph.example, check_trace=False)  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(graph.module, graph.example, check_trace=False)
                 frozen = torch.jit.freeze(traced.eval())
             except Exception as error:  # the tracer raises whatever the module's code led it to
                 raise ModelError(
@@ -90,7 +90,7 @@ class TorchScript:
 
         yield from archive_traces(data, name)
         with _deprecation_known():
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu")  # type: ignore[no-untyped-call]
+            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
         for operator in _DRAWS.findall(str(module.inlined_graph)):
             yield Finding("random-operator", "error", name, operator)
 
@@ -102,7 +102,7 @@ class TorchScript:
 
         check_device(provider)
         with _deprecation_known():
-            module = torch.jit.load(io.BytesIO(data), map_location=provider)  # type: ignore[no-untyped-call]
+            module = torch.jit.load(io.BytesIO(data), map_location=provider)
             return torch_runner(module, spec, provider, setting)
 
 
