@@ -19,7 +19,7 @@ def certificate(**others: Any) -> dict[str, Any]:
     return plain | others
 
 
-def lost(subject: Subject, before: object, **given: Any) -> list[str]:
+def lost(subject: Subject, before: dict[str, Any], **given: Any) -> list[str]:
     usual = {"targets": None, "tolerance": None, "budget": None, "thorough": True}
     return losses(before, subject.artifact.manifest, **(usual | given))
 
@@ -56,11 +56,11 @@ def test_what_was_said_of_files_that_are_gone_is_no_loss(mlp: Subject) -> None:
     assert lost(mlp, gone) == []
 
 
-@pytest.mark.parametrize("before", [None, [], "x", {}, certificate(rows=[1]), certificate(budget=7)])
-def test_what_nobody_could_rely_on_may_be_replaced(mlp: Subject, before: object) -> None:
+@pytest.mark.parametrize("before", [{}, {"environment": 1}, certificate(rows=[1]), certificate(budget=7)])
+def test_what_nobody_could_rely_on_may_be_replaced(mlp: Subject, before: dict[str, Any]) -> None:
     assert lost(mlp, before, thorough=False) == []
 
 
 def test_a_target_that_no_file_has_is_refused_whatever_is_there(mlp: Subject) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
-        lost(mlp, None, targets=["onnyx/cpu"])
+        lost(mlp, {}, targets=["onnyx/cpu"])

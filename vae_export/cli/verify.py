@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_module  # `json` is an option here
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +20,10 @@ from vae_export.cli.options import (
     chosen_run,
 )
 from vae_export.contract import EVERY_PART, Contract, Part
-from vae_export.errors import ParityError, UsageError
+from vae_export.errors import ParityError, UsageError, VaeExportError
 from vae_export.extras import require
 from vae_export.files import write_atomic
+from vae_export.record import read_record
 from vae_export.runs import Run
 from vae_export.staging import check_free
 from vae_export.storage import check_writable
@@ -121,7 +122,7 @@ def verify(
     artifact, loaded = _opened(checkpoint, export, file, part, quick=quick, trust=trust)
     if not force:
         lost = losses(
-            _json(place), artifact.manifest, targets=target, tolerance=tolerance, budget=budget, thorough=not quick
+            _there(place), artifact.manifest, targets=target, tolerance=tolerance, budget=budget, thorough=not quick
         )
         _refuse_losses(place, lost)
     check_writable(place.parent)
@@ -166,12 +167,12 @@ def _opened(
     return _of_file(file, name, loaded.config.contract, quick=quick, trust=trust), loaded
 
 
-def _json(place: Path) -> Any:
-    """The certificate that is there, or None where there is none that can be read."""
+def _there(place: Path) -> Mapping[str, Any]:
+    """The document of the certificate that is there; empty where there is none that can be read."""
     try:
-        return json_module.loads(place.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+        return read_record(place).document
+    except VaeExportError:
+        return {}
 
 
 def _refuse_losses(place: Path, lost: list[str]) -> None:

@@ -9,11 +9,11 @@ from vae_export.errors import UsageError
 from vae_export.manifest import Manifest
 from vae_export.parity.drift import Budget
 from vae_export.parity.measure import Tolerance
-from vae_export.parity.targets import Kind, choose, parse
+from vae_export.parity.targets import Kind, choose, kinds_of, parse
 
 
 def losses(
-    before: Any,
+    before: Mapping[str, Any],
     manifest: Manifest,
     *,
     targets: Sequence[str] | None,
@@ -24,15 +24,16 @@ def losses(
     """What would be lost, a phrase each; nothing of a certificate that is quick, or that nobody could rely on.
 
     Args:
-        before: the JSON of the certificate that is there, whatever it holds.
+        before: the document of the certificate that is there, whatever it holds; empty where there is none.
         manifest: of the files to verify. What was said of files that are no longer there is no loss.
         targets, tolerance, budget, thorough: of the verification, as `verify` takes them.
 
     Raises:
+        IntegrityError: the manifest names an unknown format.
         UsageError: a target that no file has.
     """
-    kinds: list[Kind] = [(entry.format, entry.precision) for entry in manifest.known]
-    chosen = choose(list(dict.fromkeys(kinds)), targets)
+    kinds = kinds_of(manifest)
+    chosen = choose(kinds, targets)
     try:
         if before["environment"]["thorough"] is not True:
             return []

@@ -100,6 +100,11 @@ def refuse_unknown(manifest: Manifest) -> None:
             )
 
 
+def kinds_of(manifest: Manifest) -> list[Kind]:
+    """Those of the files that may be run, each once."""
+    return sorted({(entry.format, entry.precision) for entry in manifest.known})
+
+
 def choose(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
     """The targets that were asked for, or all that this machine lists."""
     if unknown := [format for format, _ in kinds if format not in FORMATS]:

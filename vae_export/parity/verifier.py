@@ -28,7 +28,7 @@ from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Reference
 from vae_export.parity.row import Row
-from vae_export.parity.targets import Target, choose, refuse_unknown
+from vae_export.parity.targets import Target, choose, kinds_of, refuse_unknown
 from vae_export.precision import FULL
 from vae_export.rehearsal import Scene, rehearse
 from vae_export.threads import fastest_threads
@@ -76,8 +76,7 @@ def verify(
     source = Source.of(source)
     if targets is None:
         refuse_unknown(artifact.manifest)
-    kinds = sorted({(entry.format, entry.precision) for entry in artifact.manifest.known})
-    chosen = choose(kinds, targets)
+    chosen = choose(kinds_of(artifact.manifest), targets)
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
     graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *of_files))}
