@@ -26,11 +26,13 @@ from vae_export.companions import contents
 from vae_export.contract import Part
 from vae_export.errors import ParityError
 from vae_export.files import sha256
-from vae_export.formats import FORMATS
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.graphs import Graph
 from vae_export.manifest import NAME
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
+from vae_export.parity import calibration
+from vae_export.precision import CALIBRATED, PrecisionName
 
 LATENT, HIDDEN, IMAGE = 6, 32, (1, 16, 16)
 ONNX_CPU = "onnx/CPUExecutionProvider"
@@ -108,6 +110,22 @@ def verified(artifact: Artifact, source: Source, *, thorough: bool = False, **op
     """A verification of every file on the CPU."""
     targets = [f"{entry.format}/{FORMATS[entry.format].providers()[0]}" for entry in artifact.manifest.files]
     return verify(artifact, source, targets=targets, thorough=thorough, **options)  # type: ignore[arg-type]
+
+
+def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
+    """The bytes of an ONNX file in a precision."""
+    graphs = {part: subject.source.graph(part) for part in subject.source.parts}
+    inputs = calibration(subject.source, graphs)[part] if precision in CALIBRATED else None
+    return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs))
+
+
+def passed_off(subject: Subject, folder: Path, data: bytes, precision: PrecisionName) -> Certificate:
+    """A verification of a decoder of whatever bytes, which the manifest calls one of this precision."""
+    artifact = tampered(subject, folder, {("decoder", "onnx"): data})
+    entry = replace(artifact.manifest.files[0], precision=precision)
+    artifact = replace(artifact, manifest=replace(artifact.manifest, files=(entry,)))
+    target = f"onnx+{precision}/CPUExecutionProvider"
+    return verify(artifact, subject.source, targets=[target], thorough=False, trust=True)
 
 
 def refused(certificate: Certificate) -> None:

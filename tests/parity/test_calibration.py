@@ -74,3 +74,12 @@ def test_a_network_on_the_edge_of_no_number_has_no_band(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="golden vectors have no band: decoder, 'image', fp32"):
         export(source, tmp_path / "export")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("images", [None, 15])
+def test_calibration_needs_images(mlp: Subject, tmp_path: Path, images: int | None) -> None:
+    assert mlp.source.images is not None
+    few = replace(mlp.source, images=None if images is None else mlp.source.images[:images])
+    with pytest.raises(ModelError, match="too few images to calibrate with"):
+        export(few, tmp_path / "export", precisions=["int8-static"])
+    assert not list(tmp_path.iterdir())

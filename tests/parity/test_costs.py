@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.parity.subject import Subject
 from vae_export import export
 from vae_export.contract import Array, TensorSpec
-from vae_export.errors import ModelError, ParityError
+from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Drift
-from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS, pixels
+from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats, pixels
 from vae_export.parity.reference import Reference
 
 TARGET = "onnx+int4-weights/CPUExecutionProvider"
@@ -79,3 +82,68 @@ def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path
 )
 def test_what_is_costly_is_said_with_its_limit(figures: dict[str, float], said: str | None) -> None:
     assert Drift(TARGET, **figures).costly == said  # type: ignore[arg-type]
+
+
+def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    with pytest.raises(ParityError, match=r"budget is missed.*onnx\+int4-weights.* grey levels, 1 allowed"):
+        export(mlp.source, out, precisions=["int4-weights"], budget=Budget(max_grey_levels=1))
+    with pytest.raises(ParityError, match=r"budget is missed.* nats, 0 allowed"):
+        export(mlp.source, out, precisions=["int4-weights"], budget=Budget(max_nats=0))
+    assert not list(tmp_path.iterdir())
+    _, certificate = export(mlp.source, out, budget=Budget(max_grey_levels=1, max_nats=0.01))
+    held = [(drift.part, drift.target) for drift in certificate.drifts]
+    assert held == [("decoder", "onnx/CPUExecutionProvider"), ("autoencoder", "onnx/CPUExecutionProvider")]
+
+
+def test_nats_cannot_be_kept_to_where_they_cannot_be_measured(mlp: Subject, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="not measured nats"):
+        export(mlp.source, tmp_path / "export", parts=["decoder"], budget=Budget(max_nats=10))
+
+
+def test_more_images_than_the_rows_take_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+    """Rows compare the nats of 64 images; with no more, the interval of a good file reaches past a budget."""
+    images = np.random.default_rng(0).uniform(0, 1, (256, *mlp.source.contract.image_shape)).astype(np.float32)
+    widths = []
+    for count in (64, 256):
+        source, out = replace(mlp.source, images=images[:count]), tmp_path / str(count)
+        _, certificate = export(source, out, parts=["encoder", "decoder"], precisions=["int8"])
+        [drift] = certificate.drifts
+        assert drift.nats_high is not None
+        assert drift.nats_low is not None
+        widths.append(drift.nats_high - drift.nats_low)
+    assert widths[1] < 0.75 * widths[0]
+
+
+def test_an_image_that_is_repeated_does_not_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+    """One image says nothing of the spread, however often the metric takes it; noise says nothing of images."""
+    assert mlp.source.images is not None
+    one = replace(mlp.source, images=mlp.source.images[:1])
+    with pytest.raises(ParityError, match="inf nats, 10 allowed"):
+        export(one, tmp_path / "export", budget=Budget(max_nats=10))
+    with pytest.raises(ParityError, match="not measured nats"):
+        export(replace(mlp.source, images=None), tmp_path / "export", budget=Budget(max_nats=10))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_budget_is_an_amount(value: float) -> None:
+    with pytest.raises(UsageError, match="bad max-nats"):
+        Budget(max_nats=value)
+
+
+@given(st.floats(-5, 5), st.floats(0.1, 3))
+def test_the_frechet_distance_is_that_of_normal_distributions(shift: float, scale: float) -> None:
+    """Of one set and the same moved and stretched: |shift|² F + (scale - 1)² tr(covariance)."""
+    features = np.random.default_rng(0).standard_normal((200, 4))
+    centred = features - features.mean(0)
+    spread = np.trace(np.cov(centred, rowvar=False))
+    found = frechet_distance(centred, centred * scale + shift)
+    assert found == pytest.approx(4 * shift**2 + (scale - 1) ** 2 * spread, rel=1e-6, abs=1e-9)
+
+
+def test_the_interval_of_nats_is_that_of_a_mean() -> None:
+    found = nats(np.array([1.0, 2.0, 3.0, 4.0]))
+    assert found["nats"] == 2.5
+    assert found["nats_high"] - found["nats"] == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
+    assert nats(np.array([1.0]))["nats_high"] == np.inf  # one image says nothing of its spread

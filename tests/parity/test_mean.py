@@ -10,8 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.parity.subject import Subject
-from tests.parity.test_precision import passed_off, written
+from tests.parity.subject import Subject, passed_off, written
 from vae_export.formats import Setting
 from vae_export.parity import Certificate, Row
 from vae_export.parity.looseness import loose_bands
