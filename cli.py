@@ -7,7 +7,7 @@ from vae_export.cli import begin
 
 if __name__ == "__main__":
     begin()
-    from train.commands import evaluate, runs, train
+    from train.cli import evaluate, runs, train
     from vae_export.cli.app import main
 
     main(train, evaluate, runs)

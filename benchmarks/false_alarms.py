@@ -7,7 +7,7 @@
 An ONNX file is written once for each family and size, and its weights are replaced by those of each new network. That
 this gives the bytes of a new export is checked once a size. A run folder is checked with its own weights and images.
 
-The ratio is the distance to float64 in units of PyTorch's own rounding; `FACTOR` in vae_export/parity/measure.py is the
+The ratio is the distance to float64 in units of PyTorch's own rounding; `FACTOR` in vae_export/parity/compare.py is the
 limit. Exits 1 if any comparison fails.
 """
 
@@ -27,15 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from vae_export import Source, load_checkpoint
+from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
-from vae_export.parity.measure import FACTOR, measure
-from vae_export.parity.metric import MetricParity
+from vae_export.parity.compare import FACTOR, Row, measure
+from vae_export.parity.elbo import MetricParity
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reference import BATCHES, references
-from vae_export.parity.row import Row
 from vae_export.parity.targets import Target
 from vae_export.precision import FULL
 from vae_export.runs import Run
@@ -130,7 +130,7 @@ def _network(config: VAEConfig, seed: int, scale: Callable[[nn.Module], None]) -
 
 
 def _files(source: Source) -> dict[Part, bytes]:
-    return {part: FORMATS["onnx"].write(source.graph(part), WriteOptions()) for part in PARTS}
+    return {part: FORMATS["onnx"].write(capture(source, part), WriteOptions()) for part in PARTS}
 
 
 def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
@@ -149,7 +149,7 @@ def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
 
 def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[Row]:
     """Every comparison of these files on one thread, with the lowest and the highest optimisation."""
-    graphs = {part: source.graph(part) for part in PARTS}
+    graphs = {part: capture(source, part) for part in PARTS}
     oracles = {part: Oracle(graph) for part, graph in graphs.items()}
     probes = make_probes(source, graphs, max(batches))
     cases = {part: references(graphs[part], oracles[part], probes, None, batches) for part in PARTS}

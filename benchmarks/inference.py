@@ -22,10 +22,9 @@ from pathlib import Path
 from untrained import initialised
 
 from vae_export import open_artifact
-from vae_export.bench.plan import BATCHES, Plan
-from vae_export.bench.rounds import bench
-from vae_export.bench.timings import Figure, Timings
-from vae_export.record import read_record
+from vae_export.artifact.certificate import read_record
+from vae_export.bench.benchmark import bench
+from vae_export.bench.results import BATCHES, Figure, Plan, Timings
 from vae_export.report.timings_page import errors, timings_page
 
 ROOT = Path(__file__).parent.parent

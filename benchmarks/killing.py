@@ -29,9 +29,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from train.state import load_state
-from vae_export.checkpoint import load_checkpoint
+from train.resume import load_state
 from vae_export.errors import VaeExportError
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py"), "train"]

@@ -2,7 +2,7 @@
 
 All train the network of `--preset mnist` with Adam, on every image once a pass. What differs is what is compared:
 
-    ours      `train.loop.Trainer`, in float32, or with products in bfloat16
+    ours      `train.trainer.Trainer`, in float32, or with products in bfloat16
     loader    what tutorials show: torchvision's MNIST, `ToTensor`, a DataLoader, BCE on probabilities, `loss.item()`
     memory    the same loop, on float images in memory
     pythae    pythae's `BaseTrainer.train_step`, with the same layers as its encoder and decoder
@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.loop import Trainer
-from train.objective import to_unit
-from train.options import ObjectiveOptions
+from train.config import ObjectiveOptions
+from train.data.mnist import torchvision_datasets
+from train.init import initialise
+from train.loss import to_unit
 from train.recipes import RECIPES
-from train.torchvision_import import torchvision_datasets
-from train.weights import initialise
+from train.trainer import Trainer
 from vae_export.models import VAE, VAEConfig, reparameterize
 
 LEARNING_RATE = 1e-3

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from train.evaluations import read_lines
-from train.preset import read_preset
+from train.presets import read_preset
 from train.recipes import parse_stages
+from train.results import read_lines
 from vae_export.runs import Run
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]

@@ -4,7 +4,7 @@
                                        [--sides preset post post-without-dropout]
 
 Seconds until sampled -ELBO of the 10,000 test images first is that or less, grey pixels, scored after each epoch by
-`train.evaluate` on all sides; imports, reading and scoring are in the time of all sides. The preset is the command as a
+`train.scoring` on all sides; imports, reading and scoring are in the time of all sides. The preset is the command as a
 user types it, which scores validation and training images too, saves its checkpoint and state each epoch, and is left
 to run to its end. The post's loop (`loops.post_step`, a DataLoader, `ToTensor`, batches of 128) scores the test images
 and saves nothing. Its network has linear heads, without which it never gets there; with the post's dropout of 0.2 and
@@ -28,7 +28,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/commands/process.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/cli/process.py
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 BATCH_SIZE = 128
@@ -93,10 +93,9 @@ def train_post(options: argparse.Namespace) -> None:
     import torch
     from loops import mnist_loader, post_step
 
-    from train.data import load
-    from train.evaluate import evaluate
-    from train.options import DataOptions
-    from train.scored import InPyTorch
+    from train.config import DataOptions
+    from train.data.datasets import load
+    from train.scoring import InPyTorch, evaluate
     from vae_export.models import VAE, VAEConfig
 
     threads, workers = options.setting

@@ -28,14 +28,14 @@ from tempfile import TemporaryFile
 from typing import IO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/commands/process.py
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/cli/process.py
 
 import torch
 from loops import Setting
 from loops import serve as answer
 
-from train.data import load
-from train.options import DataOptions
+from train.config import DataOptions
+from train.data.datasets import load
 
 OURS = ("ours float32", "ours bfloat16")
 LIMITS = ("limit float32", "limit bfloat16")

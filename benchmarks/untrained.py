@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from vae_export.checkpoint import Checkpoint, save_checkpoint
 from vae_export.models import VAE, VAEConfig
+from vae_export.models.checkpoint import Checkpoint, save_checkpoint
 from vae_export.models.config import Family
 
 

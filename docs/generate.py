@@ -42,7 +42,7 @@ EXITS = {
 def page() -> str:
     """The whole page."""
     sys.path.insert(0, str(ROOT))
-    from train.commands import evaluate, runs, train
+    from train.cli import evaluate, runs, train
     from vae_export.cli.app import build
     from vae_export.formats import FORMATS
 

@@ -21,10 +21,10 @@ from tests import samples
 from tests.absent import absent
 from vae_export import Artifact, Checkpoint, Source, open_artifact
 from vae_export.errors import StorageError
-from vae_export.files import locked
+from vae_export.io.atomic import locked
+from vae_export.io.staging import staged_folder
 from vae_export.models import FAMILIES
 from vae_export.precision import FULL
-from vae_export.staging import staged_folder
 
 # The same examples each time, and no clock: these machines are shared.
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50, database=None)
@@ -140,8 +140,8 @@ def eight_bits(lowered: Artifact) -> Artifact:
 @pytest.fixture(scope="session")
 def packed(mlp: Exported) -> bytes:
     """A bundle of the small `mlp` export: every part in the formats `PACKED`."""
+    from vae_export.artifact.certificate import read_record
     from vae_export.bundle import pack
-    from vae_export.record import read_record
 
     return pack(mlp.artifact, read_record(mlp.artifact.certificate), name="small", formats=PACKED)
 
@@ -172,7 +172,7 @@ def invoke(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[..., Outcome]]:
     """`invoke("export", "--run", …)`: the command line in this process, from an empty working folder."""
-    from train.commands import evaluate, runs, train
+    from train.cli import evaluate, runs, train
     from vae_export.cli.app import run
 
     before = signal.getsignal(signal.SIGTERM)
@@ -220,7 +220,7 @@ def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked_waiting(folder: Path) -> Iterator[None]:
-    """The lock of `vae_export.files`, waited for: several workers want the same export."""
+    """The lock of `vae_export.io.atomic`, waited for: several workers want the same export."""
     with contextlib.ExitStack() as stack:
         while True:
             try:

@@ -14,9 +14,9 @@ from onnx import numpy_helper
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Artifact, open_artifact
+from vae_export.artifact.manifest import NAME, FileEntry
 from vae_export.contract import Part
-from vae_export.files import write_atomic
-from vae_export.manifest import NAME, FileEntry
+from vae_export.io.atomic import write_atomic
 
 
 def rewritten(export: Exported, folder: Path, part: Part, change: Callable[[onnx.ModelProto], None]) -> Artifact:

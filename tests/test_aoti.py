@@ -13,10 +13,11 @@ from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from tests.test_formats import inputs, options_of, traces
 from vae_export import Artifact, Certificate, export
+from vae_export.artifact.manifest import FileEntry
+from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, Setting
 from vae_export.formats.aoti import check_machine
-from vae_export.manifest import FileEntry
 from vae_export.parity.oracle import evaluate
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     artifact, _ = compiled
-    data, graph = artifact.read(artifact.entry("decoder", "aoti")), mlp.source.graph("decoder")
+    data, graph = artifact.read(artifact.entry("decoder", "aoti")), capture(mlp.source, "decoder")
     run = FORMATS["aoti"].open(data, graph.spec, "cpu", Setting())
     for batch in (1, 2, 5, 64):
         given = inputs(mlp, "decoder", batch)
@@ -66,7 +67,7 @@ def test_no_path_of_this_machine_and_no_source_is_inside(compiled: tuple[Artifac
 def test_the_same_bytes_again(compiled: tuple[Artifact, Certificate], mlp: Exported) -> None:
     artifact, _ = compiled
     entry, format = artifact.entry("decoder", "aoti"), FORMATS["aoti"]
-    data = format.write(mlp.source.graph("decoder"), options_of(mlp)["decoder"])
+    data = format.write(capture(mlp.source, "decoder"), options_of(mlp)["decoder"])
     assert FileEntry.of(entry.name, "decoder", "aoti", data, machine=format.machine(data)) == entry
 
 

@@ -11,9 +11,9 @@ import pytest
 from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from vae_export import verify
-from vae_export.companions import Accompanied, contents
+from vae_export.artifact.certificate import read_record
+from vae_export.artifact.manifest import Accompanied, contents
 from vae_export.errors import IntegrityError, ModelError
-from vae_export.record import read_record
 
 NAME, WEIGHTS = "decoder.openvino.xml", "decoder.openvino.bin"
 

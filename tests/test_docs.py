@@ -131,14 +131,15 @@ def test_readme_names_every_format_and_family() -> None:
 def test_readme_names_every_probe() -> None:
     import torch
 
-    from vae_export.graphs import Source
+    from vae_export.capture import capture
     from vae_export.models import VAE, VAEConfig
     from vae_export.parity.probes import make_probes
+    from vae_export.sources import Source
 
     torch.manual_seed(0)
     model = VAE(VAEConfig(hidden_size=8))
     source = Source(model.config.contract, model.encoder, model.decoder)
-    probes = make_probes(source, {part: source.graph(part) for part in source.parts}, 2)
+    probes = make_probes(source, {part: capture(source, part) for part in source.parts}, 2)
     text = (ROOT / "README.md").read_text("utf-8")
     table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     assert all(any(f"`{probe.name}`" in names for names in table) for probe in probes)

@@ -12,11 +12,12 @@ from tests import samples
 from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from vae_export import Source, export
+from vae_export.capture import capture
 from vae_export.errors import MissingExtraError
-from vae_export.extras import missing
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.formats.executorch import MOST
 from vae_export.parity.oracle import evaluate
+from vae_export.system.extras import missing
 
 absent = missing("executorch") is not None
 needed = pytest.mark.skipif(absent, reason="executorch is not installed; .ci/run has an environment with it")
@@ -47,7 +48,7 @@ def test_it_is_certified(family: str, tmp_path: Path) -> None:
 
 @needed
 def test_a_batch_beyond_its_plan_goes_through_in_pieces_and_memory_is_kept(mlp: Exported) -> None:
-    graph, format = mlp.source.graph("decoder"), FORMATS["executorch"]
+    graph, format = capture(mlp.source, "decoder"), FORMATS["executorch"]
     run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", Setting())
     for batch in (1, MOST, MOST + 1, 3 * MOST - 1):
         given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}

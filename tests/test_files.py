@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from tests.children import kill, names, start
 from vae_export.errors import StorageError
-from vae_export.files import locked, sha256, write_atomic
-from vae_export.staging import sweep
-from vae_export.storage import PARTIAL, check_writable
+from vae_export.io.atomic import PARTIAL, check_writable, locked, sha256, write_atomic
+from vae_export.io.staging import sweep
 
 
 @given(st.binary(max_size=1000))
@@ -43,7 +42,7 @@ class TestWriteAtomic:
         code = """if True:
             import sys
             from pathlib import Path
-            from vae_export.files import write_atomic
+            from vae_export.io.atomic import write_atomic
             path, version = Path(sys.argv[1]), 0
             write_atomic(path, bytes([255]) * 300_000)
             print("ready", flush=True)
@@ -111,7 +110,7 @@ class TestLock:
         code = """if True:
             import sys, time
             from pathlib import Path
-            from vae_export.files import locked
+            from vae_export.io.atomic import locked
             with locked(Path(sys.argv[1])):
                 print("ready", flush=True)
                 time.sleep(60)

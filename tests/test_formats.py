@@ -18,14 +18,15 @@ from tests import samples
 from tests.commands import ROOT, run_python
 from tests.conftest import Exported
 from vae_export import Source
+from vae_export.artifact.manifest import FileEntry
+from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError
-from vae_export.extras import EXTRAS
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.formats.base import Runner
-from vae_export.manifest import FileEntry
 from vae_export.models import FAMILIES
 from vae_export.parity.oracle import evaluate
+from vae_export.system.extras import EXTRAS
 
 SOURCES = [*FAMILIES, "foreign"]
 every_format = pytest.mark.parametrize("format", samples.QUICK)
@@ -56,7 +57,7 @@ def test_outputs_are_those_of_the_contract_at_any_batch(
 ) -> None:
     export = exported(name)
     run, spec = opened(export, part, format), export.source.contract.spec(part)
-    graph = export.source.graph(part)
+    graph = capture(export.source, part)
     for batch in (1, 5, 64):
         given = inputs(export, part, batch)
         outputs, eager = run(given), evaluate(graph, given)
@@ -204,7 +205,7 @@ def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None
     options = options_of(mlp)
     for part in reversed(PARTS):
         entry = mlp.artifact.entry(part, format)
-        again = FORMATS[format].write(mlp.source.graph(part), options[part])
+        again = FORMATS[format].write(capture(mlp.source, part), options[part])
         assert FileEntry.of(entry.name, part, format, again) == entry
 
 
@@ -215,11 +216,12 @@ def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name
         from pathlib import Path
         from tests import samples
         from tests.test_formats import options_of, source_named
+        from vae_export.capture import capture
         from vae_export.formats import FORMATS
-        from vae_export.manifest import FileEntry
+        from vae_export.artifact.manifest import FileEntry
         source = source_named(sys.argv[1])
         for format in reversed(samples.QUICK):
-            data = FORMATS[format].write(source.graph("decoder"), options_of(source)["decoder"])
+            data = FORMATS[format].write(capture(source, "decoder"), options_of(source)["decoder"])
             entry = FileEntry.of("decoder" + FORMATS[format].suffix, "decoder", format, data)
             print(format, *(stored.sha256 for stored in entry.stored))
     """
@@ -264,7 +266,7 @@ def test_a_module_that_draws_is_refused_by_the_operators_name(
     format: str, draw: Callable[[Tensor], Tensor], operator: str
 ) -> None:
     decoder = torch.nn.Sequential(samples.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
-    graph = Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder).graph("decoder")
+    graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
         FORMATS[format].write(graph, WriteOptions())
 
@@ -272,7 +274,7 @@ def test_a_module_that_draws_is_refused_by_the_operators_name(
 @every_format
 def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
     decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
-    graph = Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder).graph("decoder")
+    graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
     run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0], Setting())

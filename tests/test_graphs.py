@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests import samples
 from vae_export import Contract, Source
+from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
@@ -61,7 +62,7 @@ def heads(image: Tensor) -> tuple[Tensor, Tensor]:
 )
 def test_outputs_unlike_the_contract_are_refused_in_one_line(source: Source, said: str) -> None:
     with pytest.raises(ModelError, match=said) as caught:
-        source.graph(source.parts[0])
+        capture(source, source.parts[0])
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
 
@@ -70,7 +71,7 @@ def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
     model = VAE(VAEConfig("post", (1, 2, 2), 3, 4)).train()
     source = Source(CONTRACT, model.encoder, model.decoder)
     for part in source.parts:
-        graph = source.graph(part)
+        graph = capture(source, part)
         assert not any(module.training for module in graph.module.modules())
         assert not any(parameter.requires_grad for parameter in graph.module.parameters())
     assert all(module.training for module in model.modules())
@@ -79,7 +80,7 @@ def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
 
 def test_the_callers_modules_keep_their_dtype() -> None:
     linear = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2))).double()
-    graph = Source(CONTRACT, decoder=linear).graph("decoder")
+    graph = capture(Source(CONTRACT, decoder=linear), "decoder")
     assert {parameter.dtype for parameter in graph.module.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in linear.parameters()} == {torch.float64}
 
@@ -100,7 +101,7 @@ def test_a_module_that_stays_in_training_mode_is_refused_by_name() -> None:
     inner = Stubborn()
     inner.train()
     with pytest.raises(ModelError, match=r"module is in training mode: decoder; got decoder\.0"):
-        Source(CONTRACT, decoder=nn.Sequential(inner)).graph("decoder")
+        capture(Source(CONTRACT, decoder=nn.Sequential(inner)), "decoder")
 
 
 def test_a_module_that_cannot_be_captured_is_refused_in_one_line() -> None:
@@ -108,13 +109,13 @@ def test_a_module_that_cannot_be_captured_is_refused_in_one_line() -> None:
         return image(latent) + 1 if latent.sum() > 0 else image(latent)
 
     with pytest.raises(ModelError, match="module cannot be captured: decoder; got ") as caught:
-        _ = decoder(by_value).graph("decoder").program
+        _ = capture(decoder(by_value), "decoder").program
     assert "\n" not in str(caught.value)
 
 
 def test_a_module_with_a_fixed_batch_is_refused() -> None:
     with pytest.raises(ModelError, match="module cannot be captured: decoder"):
-        _ = decoder(lambda z: z.new_zeros(2, 1, 2, 2) + z.sum(1)[:, None, None, None]).graph("decoder").program
+        _ = capture(decoder(lambda z: z.new_zeros(2, 1, 2, 2) + z.sum(1)[:, None, None, None]), "decoder").program
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_parts_are_those_that_the_modules_make(given: dict[str, nn.Module], part
     assert source.parts == parts
     for part in {"encoder", "decoder", "autoencoder"} - set(parts):
         with pytest.raises(ModelError, match=f"part cannot be made: {part}; expected"):
-            source.graph(part)  # type: ignore[arg-type]
+            capture(source, part)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_source_that_makes_no_sense_is_refused(arguments: dict[str, object], s
 def test_a_module_that_a_format_cannot_express_is_refused_in_one_line() -> None:
     """The ONNX exporter takes attention with four axes only, and says so on a page of its own."""
     attention = samples.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
-    graph = Source(Contract((1, 2, 2), (2, 2)), decoder=attention).graph("decoder")
+    graph = capture(Source(Contract((1, 2, 2), (2, 2)), decoder=attention), "decoder")
     with pytest.raises(
         ModelError, match="module cannot be written as ONNX: decoder; got AssertionError: only 4D"
     ) as caught:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.parity.conftest import examples
-from vae_export.grey import GreyLevels, compare, levels
+from vae_export.pixels import GreyLevels, compare, levels
 
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
 UNIT = st.lists(st.floats(0, 1), min_size=1, max_size=20).map(np.array)

@@ -13,8 +13,8 @@ from tests import samples
 from tests.commands import run_python
 from vae_export import load_checkpoint, save_checkpoint
 from vae_export.errors import CheckpointError
-from vae_export.header import read_header
 from vae_export.models import FAMILIES
+from vae_export.models.checkpoint import read_header
 from vae_export.models.config import Family
 
 
@@ -36,7 +36,7 @@ def test_the_digest_tells_checkpoints_apart(tmp_path: Path) -> None:
 
 def test_reading_it_imports_no_torch(tmp_path: Path) -> None:
     save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
-    code = "import sys; from pathlib import Path; from vae_export.header import read_header\n"
+    code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_header\n"
     code += "print(read_header(Path(sys.argv[1])).parameters, 'torch' in sys.modules)"
     done = run_python(code, tmp_path / "file")
     assert done.stdout.split()[1:] == ["False"], done.stderr

@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands import run_python
 from tests.conftest import Exported
-from vae_export.interrupts import postponed
+from vae_export.system.signals import postponed
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_other_threads_are_left_alone() -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from vae_export.interrupts import postponed
+from vae_export.system.signals import postponed
 with postponed():
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGINT)
@@ -80,7 +80,7 @@ def test_a_signal_after_openvino_has_come_and_gone_is_only_a_signal(mlp: Exporte
     code = """
 import faulthandler, os, signal, sys
 faulthandler.enable()
-from vae_export.artifact import open_artifact
+from vae_export.artifact.folder import open_artifact
 from vae_export.formats import FORMATS, Setting
 artifact = open_artifact(sys.argv[1])
 entry = artifact.entry("decoder", "openvino")

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Exported
-from vae_export.companions import Accompanied
+from vae_export.artifact.manifest import NAME, Accompanied, FileEntry, Manifest, read_manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
-from vae_export.manifest import NAME, FileEntry, Manifest, read_manifest
 from vae_export.precision import PRECISIONS, infix
 
 MANIFEST = Manifest(

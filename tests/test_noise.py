@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.commands import ROOT
 from vae_export.errors import UsageError
-from vae_export.noise import normal, philox, sample, words
+from vae_export.rng import normal, philox, sample, words
 
 SPECIFICATION = Path(ROOT, "docs/bundle-format.md").read_text("utf-8").partition("### Test vectors")[2]
 HEX4, HEX2 = r"`((?:[0-9a-f]{8} ?){4})`", r"`((?:[0-9a-f]{8} ?){2})`"

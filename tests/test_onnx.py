@@ -12,6 +12,7 @@ import pytest
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Source
+from vae_export.capture import capture
 from vae_export.contract import PARTS
 from vae_export.errors import UsageError
 from vae_export.formats import FORMATS, WriteOptions
@@ -27,14 +28,14 @@ def decoder() -> Source:
 
 @pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
 def test_the_opset_that_is_asked_for_is_written(decoder: Source, opset: int) -> None:
-    data = FORMATS["onnx"].write(decoder.graph("decoder"), WriteOptions(opset=opset))
+    data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
     assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
 
 
 @pytest.mark.parametrize("opset", [-1, 0, 13, MIN_OPSET - 1, NEWEST + 1, 10**6])
 def test_an_opset_that_cannot_be_written_is_refused(decoder: Source, opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
-        FORMATS["onnx"].write(decoder.graph("decoder"), WriteOptions(opset=opset))
+        FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -82,9 +83,10 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
 
     code = """if True:
         from tests import samples
+        from vae_export.capture import capture
         from vae_export import Source
         from vae_export.formats import FORMATS, WriteOptions
-        graph = Source.of(samples.checkpoint("post", (1, 4, 4))).graph("autoencoder")
+        graph = capture(Source.of(samples.checkpoint("post", (1, 4, 4))), "autoencoder")
         for format in samples.QUICK:
             FORMATS[format].write(graph, WriteOptions())
     """

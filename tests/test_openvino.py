@@ -11,6 +11,7 @@ import pytest
 from tests import samples
 from tests.commands import tree
 from vae_export import Source, export, exporter
+from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, Setting, WriteOptions, openvino
 from vae_export.precision import FULL, PrecisionName
@@ -31,7 +32,7 @@ def source() -> Source:
 
 @pytest.mark.parametrize("precision", HALVES)
 def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionName) -> None:
-    graph = source().graph("decoder")
+    graph = capture(source(), "decoder")
     latent = np.random.default_rng(0).standard_normal((16, samples.LATENT)).astype(np.float32)
     files = {p: OPENVINO.write(graph, WriteOptions(precision=p)) for p in (FULL, precision)}
     assert files[precision] == OPENVINO.write(graph, WriteOptions(precision=precision))
@@ -66,7 +67,7 @@ def test_what_the_machine_computes_in_is_certified_with_the_band_of_its_precisio
 
 
 def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = source().graph("decoder")
+    graph = capture(source(), "decoder")
     data = OPENVINO.write(graph, WriteOptions(precision="bf16"))
     monkeypatch.setattr(openvino, "_used", lambda _compiled: {"bf16", "f32"})
     with pytest.raises(TargetError, match=r"does not compute in bf16.*expected bf16, got bf16 and f32; name another"):
@@ -132,7 +133,7 @@ def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
 
 def test_a_layer_in_float32_is_seen() -> None:
     """What is read back is what the layers say and the hint; a processor without bfloat16 takes neither."""
-    graph = source().graph("decoder")
+    graph = capture(source(), "decoder")
     data = OPENVINO.write(graph, WriteOptions())
     model = openvino._read(data, "decoder")
     told = openvino._core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
@@ -142,7 +143,7 @@ def test_a_layer_in_float32_is_seen() -> None:
 
 
 def test_a_file_of_one_precision_under_the_name_of_another_is_a_finding() -> None:
-    data = OPENVINO.write(source().graph("decoder"), WriteOptions(precision="bf16"))
+    data = OPENVINO.write(capture(source(), "decoder"), WriteOptions(precision="bf16"))
     rules = [finding.rule for finding in OPENVINO.lint(data, "decoder.openvino.xml", 0, FULL)]
     assert rules == ["wrong-precision"]
     assert list(OPENVINO.lint(data, "decoder.bf16.openvino.xml", 0, "bf16")) == []

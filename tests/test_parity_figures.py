@@ -13,7 +13,7 @@ from vae_export import Certificate
 from vae_export.contract import TensorSpec
 from vae_export.formats import Setting
 from vae_export.parity import Row
-from vae_export.parity.measure import FACTOR, Measure, Scale, measure
+from vae_export.parity.compare import FACTOR, Measure, Scale, measure
 
 ONNX = "onnx/CPUExecutionProvider"
 

@@ -13,9 +13,9 @@ import pytest
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Contract, Source, open_artifact, verify
+from vae_export.artifact.manifest import NAME
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
-from vae_export.files import sha256, write_atomic
-from vae_export.manifest import NAME
+from vae_export.io.atomic import sha256, write_atomic
 
 ONNX = "onnx/CPUExecutionProvider"
 
@@ -134,9 +134,9 @@ def test_a_target_that_is_not_there_is_an_error_and_no_fallback(
 
 
 def available_targets() -> set[str]:
-    from vae_export import machine
+    from vae_export.cli import doctor
 
-    return {target for state in machine.examine().formats for target in state.targets}
+    return {target for state in doctor.examine().formats for target in state.targets}
 
 
 def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from vae_export import Model, load
+from vae_export.artifact.golden import judge
 from vae_export.bundle import Bundle, open_bundle
-from vae_export.golden import judge
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "artifacts" / "reference"

@@ -16,7 +16,7 @@ from tests.absent import absent
 from tests.conftest import Exported
 from vae_export import verify
 from vae_export.errors import TargetError
-from vae_export.rehearsal import Scene, rehearse
+from vae_export.sandbox.crash_check import Scene, rehearse
 
 #: What a compiled package does when it is loaded, by the signal or code that its process then ends with.
 ENDS = {
@@ -84,7 +84,7 @@ def test_nothing_to_try_starts_no_child(mlp: Exported, monkeypatch: pytest.Monke
 def test_a_child_that_never_answers_is_given_up(
     mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vae_export.rehearsal.SECONDS", 8)
+    monkeypatch.setattr("vae_export.sandbox.crash_check.SECONDS", 8)
     bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("pause();"))
     assert rehearse([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
 
@@ -93,7 +93,7 @@ def test_a_crash_is_one_error_of_the_machine_and_this_process_lives(
     mlp: Exported, package: Callable[[str], bytes], tmp_path: Path
 ) -> None:
     from vae_export import open_artifact
-    from vae_export.manifest import NAME, FileEntry
+    from vae_export.artifact.manifest import NAME, FileEntry
 
     data = package("abort();")
     entry = FileEntry.of("decoder.aoti.pt2", "decoder", "aoti", data)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.conftest import Exported
 from tests.samples import FOREIGN_CONTRACT
 from vae_export import load
+from vae_export.artifact.golden import DTYPE, GoldenArray, GoldenPart, judge
 from vae_export.contract import Array, Part, TensorSpec
 from vae_export.errors import ModelError, ParityError
-from vae_export.golden import DTYPE, GoldenArray, GoldenPart, judge
-from vae_export.noise import sample
+from vae_export.rng import sample
 from vae_export.runtime.self_test import SelfTest, self_test
 
 IMAGE = TensorSpec("image", (2, 2), 0.0, 1.0)

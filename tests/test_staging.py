@@ -15,9 +15,9 @@ import pytest
 from tests.children import kill, names, start
 from tests.commands import ROOT, run_python
 from vae_export.errors import OutputExistsError, StorageError, UsageError
-from vae_export.sinks import Shards
-from vae_export.staging import check_free, staged_file, staged_folder, sweep
-from vae_export.storage import PARTIAL
+from vae_export.io.atomic import PARTIAL
+from vae_export.io.staging import check_free, staged_file, staged_folder, sweep
+from vae_export.pipeline.writers import Shards
 
 
 class TestStagedFolder:
@@ -95,7 +95,7 @@ class TestStagedFolder:
         code = """if True:
             import os, signal, sys
             from pathlib import Path
-            from vae_export.staging import staged_folder
+            from vae_export.io.staging import staged_folder
             final, rename = Path(sys.argv[1]), os.rename
             def rename_and_die(old, new):
                 rename(old, new)
@@ -116,7 +116,7 @@ class TestStagedFolder:
         code = """if True:
             import sys, time
             from pathlib import Path
-            from vae_export.staging import staged_folder
+            from vae_export.io.staging import staged_folder
             with staged_folder(Path(sys.argv[1]), force=False) as staging:
                 (staging / "half").write_text("done")
                 print(staging, flush=True)
@@ -230,7 +230,7 @@ class TestStagedFile:
         code = """if True:
             import sys, time
             from pathlib import Path
-            from vae_export.staging import staged_file
+            from vae_export.io.staging import staged_file
             with staged_file(Path(sys.argv[1]), force=False) as file:
                 print("ready", flush=True)
                 time.sleep(600)
@@ -269,7 +269,7 @@ class TestStagedFile:
         code = """if True:
             import sys
             from pathlib import Path
-            from vae_export.staging import staged_file
+            from vae_export.io.staging import staged_file
             for index in range(60):
                 with staged_file(Path(sys.argv[1]) / f"{sys.argv[2]}-{index}", force=True) as file:
                     file.write(b"x")

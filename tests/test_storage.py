@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vae_export.errors import StorageError
-from vae_export.storage import check_room, storage_errors
+from vae_export.io.atomic import check_room, storage_errors
 
 
 @pytest.mark.parametrize("code", ["EIO", "EFBIG", "ELOOP", "ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENAMETOOLONG"])

@@ -21,29 +21,26 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from train.data import Dataset
-from train.evaluate import Score, evaluate
-from train.loop import Epoch, Trainer, diverged, multiplies_bfloat16
-from train.options import TrainOptions
-from train.processes import Processes
-from train.protocol import as_evaluated
-from train.report import Report
-from train.schedule import rate_at
-from train.scored import InPyTorch
-from train.settings import changed, check_same, settings, surroundings
-from train.state import Saved, State, save_state, way_back
-from train.stop import Stop, Stopped, held_back
-from train.weights import initialise
-from train.wording import meaning
-from vae_export import __version__
-from vae_export.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
+from train.config import TrainOptions
+from train.data.datasets import Dataset, as_evaluated
+from train.distributed import Processes
+from train.init import initialise
+from train.progress import Report
+from train.recipes import rate_at
+from train.results import meaning
+from train.resume import Saved, State, changed, check_same, save_state, settings, surroundings, way_back
+from train.scoring import InPyTorch, Score, evaluate
+from train.signals import Stop, Stopped, held_back
+from train.trainer import Epoch, Trainer, diverged, multiplies_bfloat16
+from vae_export._version import __version__
 from vae_export.errors import CheckpointError, Interrupted
-from vae_export.files import append_line, write_atomic, write_generation
+from vae_export.io.atomic import append_line, write_atomic, write_generation
 from vae_export.models import VAE
+from vae_export.models.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
 from vae_export.runs import Run
 
 if TYPE_CHECKING:
-    from train.events import Events
+    from train.tensorboard import Events
 
 #: Test images that travel in the checkpoint: as many as say what a file of fewer bits costs in nats.
 EXAMPLES = 256

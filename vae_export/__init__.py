@@ -15,17 +15,17 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from vae_export._version import __version__
+
 if TYPE_CHECKING:
-    from vae_export.artifact import Artifact, open_artifact
-    from vae_export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+    from vae_export.artifact.folder import Artifact, open_artifact
     from vae_export.contract import Contract
     from vae_export.errors import VaeExportError
     from vae_export.exporter import export
-    from vae_export.graphs import Source
+    from vae_export.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from vae_export.parity import Certificate, verify
     from vae_export.runtime import Model, load
-
-__version__ = "0.1.0"
+    from vae_export.sources import Source
 
 # Since 1.29 ONNX Runtime's wheels send what they open, with hashes of graph and weights, to Microsoft, and leave an
 # identifier in the home folder. It looks once, while it is loaded, and child processes inherit it: so here, before
@@ -33,18 +33,18 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
-    "Artifact": "artifact",
+    "Artifact": "artifact.folder",
     "Certificate": "parity",
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "models.checkpoint",
     "Contract": "contract",
     "Model": "runtime",
-    "Source": "graphs",
+    "Source": "sources",
     "VaeExportError": "errors",
     "export": "exporter",
     "load": "runtime",
-    "load_checkpoint": "checkpoint",
-    "open_artifact": "artifact",
-    "save_checkpoint": "checkpoint",
+    "load_checkpoint": "models.checkpoint",
+    "open_artifact": "artifact.folder",
+    "save_checkpoint": "models.checkpoint",
     "verify": "parity",
 }
 

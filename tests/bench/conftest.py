@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Exported
-from vae_export.bench.plan import Plan
-from vae_export.bench.rounds import bench
-from vae_export.bench.timings import Timings
-from vae_export.record import read_record
+from vae_export.artifact.certificate import read_record
+from vae_export.bench.benchmark import bench
+from vae_export.bench.results import Plan, Timings
 
 TARGETS = ["runtime/CPUExecutionProvider", "onnx/CPUExecutionProvider", "torchscript/cpu"]
 PLAN = Plan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)

@@ -13,13 +13,13 @@ import pytest
 from tests.bench.conftest import PLAN, TARGETS
 from tests.commands import run_python
 from tests.conftest import Exported
-from vae_export.bench import rounds
-from vae_export.bench.plan import Plan
-from vae_export.bench.sides import EAGER, Subject
-from vae_export.bench.timings import Timings, read_timings
-from vae_export.bench.worker import SideError, Worker
+from vae_export.artifact.certificate import Record, read_record
+from vae_export.bench import benchmark
+from vae_export.bench.process import SideError, Worker
+from vae_export.bench.results import Plan, Timings, read_timings
+from vae_export.bench.subjects import EAGER, Subject
+from vae_export.capture import capture
 from vae_export.errors import InputError, IntegrityError, ParityError, TargetError, UsageError
-from vae_export.record import Record, read_record
 
 
 def test_every_side_has_a_figure_for_every_batch(timings: Timings) -> None:
@@ -37,7 +37,7 @@ def test_every_side_has_a_figure_for_every_batch(timings: Timings) -> None:
 
 
 def test_the_limit_counts_what_the_graph_does(timings: Timings, mlp: Exported) -> None:
-    decoder = mlp.source.graph("decoder").module
+    decoder = capture(mlp.source, "decoder").module
     matrices = sum(tensor.numel() for tensor in decoder.parameters() if tensor.ndim == 2)
     for limit in timings.limits:
         assert limit.operations == 2 * limit.batch * matrices
@@ -52,7 +52,7 @@ def test_a_runtime_without_torch_takes_less_memory_and_loads_sooner(timings: Tim
     for name in TARGETS[:2]:
         assert load[name] < load[EAGER]
         assert memory[name] < memory[EAGER]
-    result = run_python("import sys, vae_export.bench.child; sys.exit('torch' in sys.modules)")
+    result = run_python("import sys, vae_export.bench.worker; sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr
 
 
@@ -90,11 +90,11 @@ class Dying(Worker):
 def measured(mlp: Exported, targets: list[str] | None) -> Timings:
     assert mlp.checkpoint is not None
     plan = Plan(batches=(1,), threads=(1,), rounds=1, seconds=0.001)
-    return rounds.bench(mlp.artifact, mlp.checkpoint, read_record(mlp.artifact.certificate), plan, targets=targets)
+    return benchmark.bench(mlp.artifact, mlp.checkpoint, read_record(mlp.artifact.certificate), plan, targets=targets)
 
 
 def test_a_side_that_crashes_is_one_line_and_the_others_go_on(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "Worker", Dying)
     timings = measured(mlp, TARGETS[1:])
     assert timings.unusable == {"decoder, torchscript/cpu": "batch 1: its process died of SIGSEGV"}
     assert [figure.side for figure in timings.figures] == [EAGER, "onnx/CPUExecutionProvider"]
@@ -104,7 +104,7 @@ def test_a_side_that_crashes_is_one_line_and_the_others_go_on(mlp: Exported, mon
 def test_a_target_that_was_asked_for_and_cannot_be_opened_is_an_error(
     mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "Worker", Dying)
     monkeypatch.setattr(Dying, "moment", "open")
     with pytest.raises(TargetError, match=r"decoder, torchscript/cpu; got its process died of SIGSEGV"):
         measured(mlp, TARGETS[1:])
@@ -144,7 +144,7 @@ def test_what_is_not_certified_is_not_measured(mlp: Exported) -> None:
     record = read_record(mlp.artifact.certificate)
     failed = Record(record.data, dict(record.document) | {"verdict": "fail"})
     with pytest.raises(ParityError):
-        rounds.bench(mlp.artifact, mlp.checkpoint, failed, PLAN)
+        benchmark.bench(mlp.artifact, mlp.checkpoint, failed, PLAN)
 
 
 @pytest.mark.parametrize("target", ["eager", "onnx", "openvino2/CPU", "products"])

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_export.bench.plan import Plan
-from vae_export.bench.timings import Spread, percentile
+from vae_export.bench.results import Plan, Spread, percentile
 from vae_export.errors import UsageError
 
 

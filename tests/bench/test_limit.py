@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from tests.conftest import Exported
-from vae_export.bench.limit import _convolution, _matrix_product, operations, products, weights
-from vae_export.bench.sides import make_inputs
+from vae_export.bench.roofline import _convolution, _matrix_product, operations, products, weights
+from vae_export.bench.subjects import make_inputs
+from vae_export.capture import capture
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "foreign"])
 def test_every_family_has_products_and_weights(exported: Callable[[str], Exported], name: str) -> None:
-    graph = exported(name).source.graph("autoencoder")
+    graph = capture(exported(name).source, "autoencoder")
     inputs = make_inputs(graph.spec, 3)
     before = torch.get_num_threads()
     for limit in (products, weights):

@@ -6,12 +6,12 @@ import re
 from dataclasses import replace
 
 from tests.conftest import Exported
-from vae_export.bench.timings import Timings
-from vae_export.record import read_record
+from vae_export.artifact.certificate import read_record
+from vae_export.bench.results import Timings
 from vae_export.report import timings_page
-from vae_export.report.plots import COLOURS, Axis, Look, trade
+from vae_export.report.text import duration
+from vae_export.report.timings_charts import COLOURS, Axis, Look, trade
 from vae_export.report.timings_page import errors
-from vae_export.report.words import duration
 
 
 def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Exported) -> None:

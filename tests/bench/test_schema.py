@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from vae_export.bench.timings import FORMAT, Timings
+from vae_export.bench.results import FORMAT, Timings
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "timings-1.schema.json").read_text("utf-8"))
 

@@ -13,10 +13,10 @@ from safetensors.torch import save
 from tests import samples
 from tests.checkpoint.conftest import SMALL
 from vae_export import Checkpoint, load_checkpoint
-from vae_export.checkpoint import FORMAT
 from vae_export.errors import CheckpointError, InputError
+from vae_export.io.hashed_safetensors import canonical, digest
 from vae_export.models import VAEConfig
-from vae_export.sealed import canonical, digest
+from vae_export.models.checkpoint import FORMAT
 
 
 def written(path: Path, checkpoint: Checkpoint, **changes: Any) -> Path:

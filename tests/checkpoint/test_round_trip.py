@@ -49,7 +49,7 @@ def test_equal_checkpoints_give_equal_bytes_in_any_process(tmp_path: Path, small
 
 
 def test_the_hash_is_that_of_the_file(tmp_path: Path, small_bytes: bytes) -> None:
-    from vae_export.files import sha256
+    from vae_export.io.atomic import sha256
 
     (tmp_path / "file").write_bytes(small_bytes)
     assert load_checkpoint(tmp_path / "file").sha256 == sha256(small_bytes)

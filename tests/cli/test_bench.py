@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.cli.lines import Invoke
-from vae_export.bench import rounds
-from vae_export.bench.sides import EAGER, LIMITS
-from vae_export.bench.worker import Worker
+from vae_export.bench import benchmark
+from vae_export.bench.process import Worker
+from vae_export.bench.subjects import EAGER, LIMITS
 
 
 def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ class Dying(Worker):
 def test_a_target_that_crashes_half_way_is_an_error_only_if_it_was_asked_for(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "Worker", Dying)
-    monkeypatch.setattr(rounds, "sides", lambda *_: [*LIMITS, EAGER, "onnx/CPUExecutionProvider"])
+    monkeypatch.setattr(benchmark, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "sides", lambda *_: [*LIMITS, EAGER, "onnx/CPUExecutionProvider"])
     out = tmp_path / "fast.json"
     given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
     assert invoke(*given).code == 0

@@ -36,7 +36,7 @@ class TestHelp:
         code = f"""if True:
             import sys
             sys.argv = {["cli.py", *name.split(), "--help"]}
-            from train.commands import evaluate, train
+            from train.cli import evaluate, train
             from vae_export.cli.app import run
             code = run(train, evaluate)
             print("modules:", *sys.modules)

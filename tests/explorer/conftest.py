@@ -15,11 +15,11 @@ import pytest
 from tests.absent import absent
 from tests.commands import ROOT, command
 from tests.conftest import Exported
-from vae_export.artifact import Artifact
+from vae_export.artifact.certificate import read_record
+from vae_export.artifact.folder import Artifact
 from vae_export.bundle import pack
 from vae_export.errors import MachineError
-from vae_export.explorer import engine
-from vae_export.record import read_record
+from vae_export.explorer import server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -59,10 +59,10 @@ def ort() -> Path:
     """onnxruntime-web's folder: of the checkout, or of the example that uses it too."""
     for start in (ROOT, ROOT / "examples" / "browser"):
         try:
-            return next(iter(engine.from_folder(start=start).files.values())).parent
+            return next(iter(server.from_folder(start=start).files.values())).parent
         except MachineError:
             continue
-    return absent("onnxruntime-web", f"run: {engine.INSTALL}")
+    return absent("onnxruntime-web", f"run: {server.INSTALL}")
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tests.explorer.conftest import PAGE
-from vae_export import noise
+from vae_export import rng
+from vae_export.artifact.golden import GoldenArray, judge
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.files import sha256
-from vae_export.golden import GoldenArray, judge
-from vae_export.grey import levels
+from vae_export.io.atomic import sha256
+from vae_export.pixels import levels
 from vae_export.precision import PRECISIONS
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
@@ -58,7 +58,7 @@ def test_normal_numbers_have_the_same_bits_as_in_python(node: str) -> None:
     edges = [0, 1, 0x13333333, 0x13333334, 0x7FFFFFFF, 0x80000000, 0xECCCCCCA, 0xECCCCCD0, 0xFFFFFFFE, 0xFFFFFFFF]
     words = np.array([*edges, *range(0, 1 << 32, 86_243)], np.uint32)
     made = run(node, "say(bits(Float32Array.from(given, noise.normal)))", words.tolist())
-    assert made == noise.normal(words).view(np.uint32).tolist()
+    assert made == rng.normal(words).view(np.uint32).tolist()
 
 
 def test_samples_have_the_same_bits_as_in_python(node: str) -> None:
@@ -66,7 +66,7 @@ def test_samples_have_the_same_bits_as_in_python(node: str) -> None:
     code = "say(given.map(([n, size, seed, start]) => bits(noise.sample(n, size, BigInt(seed), start))))"
     made = run(node, code, [(n, size, str(seed), start) for n, size, seed, start in cases])
     for (n, size, seed, start), bits in zip(cases, made, strict=True):
-        assert bits == noise.sample((n, size), seed, start=start).view(np.uint32).reshape(-1).tolist()
+        assert bits == rng.sample((n, size), seed, start=start).view(np.uint32).reshape(-1).tolist()
 
 
 @pytest.mark.parametrize(

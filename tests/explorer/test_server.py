@@ -20,8 +20,7 @@ from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
 from vae_export.bundle import open_bundle
 from vae_export.cli.explore import REFERENCE
-from vae_export.explorer.engine import CDN, FILES, VERSION, Engine, from_cdn, from_folder
-from vae_export.explorer.server import Server, routes
+from vae_export.explorer.server import CDN, FILES, VERSION, Engine, Server, from_cdn, from_folder, routes
 
 
 @pytest.fixture

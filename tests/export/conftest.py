@@ -10,11 +10,11 @@ import pytest
 
 from tests import samples
 from vae_export import Source
+from vae_export.capture import Graph
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError, UsageError
-from vae_export.findings import Finding
 from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
-from vae_export.graphs import Graph
+from vae_export.formats.base import Finding
 from vae_export.precision import PrecisionName
 
 
@@ -63,7 +63,7 @@ class Toy:
         return (Setting(),)
 
     def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
-        from vae_export.formats.torch_runner import torch_runner
+        from vae_export.formats._torch import torch_runner
 
         assert data == self.data
         if provider == "nowhere":

@@ -14,7 +14,7 @@ from tests import samples
 from tests.commands import command, run_cli
 from tests.conftest import Exported
 from vae_export import Source, export
-from vae_export.storage import PARTIAL
+from vae_export.io.atomic import PARTIAL
 
 
 def test_a_full_disk_leaves_nothing(small_disk: Path, mlp: Exported) -> None:

@@ -10,7 +10,7 @@ from tests import samples
 from tests.commands import run_cli, tree
 from tests.conftest import Exported
 from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
-from vae_export.files import sha256
+from vae_export.io.atomic import sha256
 
 
 def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, mlp: Exported) -> None:

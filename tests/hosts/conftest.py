@@ -16,7 +16,7 @@ from tests.absent import absent
 from tests.conftest import locked_waiting
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import write_archive
-from vae_export.files import sha256, write_atomic
+from vae_export.io.atomic import sha256, write_atomic
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

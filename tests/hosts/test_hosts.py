@@ -17,7 +17,7 @@ from PIL import Image
 from tests.commands import run_python
 from vae_export import Model, load
 from vae_export.bundle import open_bundle
-from vae_export.grey import levels
+from vae_export.pixels import levels
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAMS = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.hosts.conftest import require
-from vae_export import noise
+from vae_export import rng
 
 ROOT = Path(__file__).parent.parent.parent
 #: n, size, seed, start: tails and middles, odd sizes, both words of the key, both words of the counter.
@@ -33,11 +33,11 @@ def bits(numbers: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("draw", DRAWS)
 def test_python(draw: tuple[int, int, int, int], example: ModuleType) -> None:
     n, size, seed, start = draw
-    assert bits(example.sample(n, size, seed, start)) == bits(noise.sample((n, size), seed, start=start))
+    assert bits(example.sample(n, size, seed, start)) == bits(rng.sample((n, size), seed, start=start))
 
 
 def test_python_where_the_branches_meet(example: ModuleType) -> None:
-    expected = bits(noise.normal(np.array(WORDS, np.uint32)))
+    expected = bits(rng.normal(np.array(WORDS, np.uint32)))
     assert bits(np.array([example.normal(word) for word in WORDS])) == expected
 
 
@@ -56,8 +56,8 @@ def test_javascript() -> None:
     assert done.returncode == 0, done.stderr
     drawn, normals = json.loads(done.stdout)
     for (n, size, seed, start), got in zip(DRAWS, drawn, strict=True):
-        assert got == bits(noise.sample((n, size), seed, start=start))
-    assert normals == bits(noise.normal(np.array(WORDS, np.uint32)))
+        assert got == bits(rng.sample((n, size), seed, start=start))
+    assert normals == bits(rng.normal(np.array(WORDS, np.uint32)))
 
 
 @pytest.mark.parametrize("seed", ["1.5", "-1", "2 ** 53", "1n << 64n"])
@@ -102,5 +102,5 @@ def test_cpp(options: list[str], tmp_path: Path) -> None:
         return [int(word) for word in done.stdout.split()]
 
     for n, size, seed, start in DRAWS:
-        assert printed(n, size, seed, start) == bits(noise.sample((n, size), seed, start=start))
-    assert printed(*WORDS) == bits(noise.normal(np.array(WORDS, np.uint32)))
+        assert printed(n, size, seed, start) == bits(rng.sample((n, size), seed, start=start))
+    assert printed(*WORDS) == bits(rng.normal(np.array(WORDS, np.uint32)))

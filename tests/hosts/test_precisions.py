@@ -13,11 +13,11 @@ import pytest
 from host import HOSTS, PICTURE, Host, Report, browse, run
 
 from tests.hosts.conftest import consistent
-from vae_export.artifact import Artifact
+from vae_export.artifact.certificate import read_record
+from vae_export.artifact.folder import Artifact
 from vae_export.bundle import pack
 from vae_export.bundle.archive import read_archive
-from vae_export.files import sha256, write_atomic
-from vae_export.record import read_record
+from vae_export.io.atomic import sha256, write_atomic
 
 #: OpenCV reads no quantised ONNX files, and TorchScript has no int8.
 FLOATS_ONLY = ("cpp-libtorch", "cpp-opencv")

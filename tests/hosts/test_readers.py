@@ -12,7 +12,7 @@ import pytest
 
 from tests.hosts.conftest import require
 from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.files import sha256
+from vae_export.io.atomic import sha256
 
 ROOT = Path(__file__).parent.parent.parent
 #: Of each kind of damage below.

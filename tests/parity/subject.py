@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,12 @@ from vae_export import (
     save_checkpoint,
     verify,
 )
-from vae_export.companions import contents
+from vae_export.artifact.manifest import NAME, contents
+from vae_export.capture import Captured
 from vae_export.contract import Part
 from vae_export.errors import ParityError
-from vae_export.files import sha256
 from vae_export.formats import FORMATS, WriteOptions
-from vae_export.graphs import Graph
-from vae_export.manifest import NAME
+from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
 from vae_export.parity import calibration
@@ -39,28 +38,20 @@ ONNX_CPU = "onnx/CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
-class KeptSource(Source):
-    """A source that captures each of its graphs once, so that verifying a hundred files takes seconds."""
-
-    kept: dict[Part, Graph] = field(default_factory=dict)
-
-    def graph(self, part: Part) -> Graph:
-        if part not in self.kept:
-            self.kept[part] = super().graph(part)
-        return self.kept[part]
-
-
-@dataclass(frozen=True)
 class Subject:
     """Attributes:
     checkpoint: on disk.
-    source: of that checkpoint.
+    captured: the source of that checkpoint, captured once: verifying a hundred files takes seconds.
     artifact: every part, passed. Not to be changed: `tampered` makes copies.
     """
 
     checkpoint: Path
-    source: KeptSource
+    captured: Captured
     artifact: Artifact
+
+    @property
+    def source(self) -> Source:
+        return self.captured.source
 
     def data(self, part: Part, format: str = "onnx") -> bytes:
         return self.artifact.read(self.artifact.entry(part, format))
@@ -87,8 +78,7 @@ def exported(checkpoint: Checkpoint, folder: Path, formats: tuple[str, ...] = ("
     save_checkpoint(checkpoint, path)
     source = Source.of(load_checkpoint(path))
     artifact, _ = export(source, folder / "export", formats=formats)
-    kept = KeptSource(source.contract, source.encoder, source.decoder, source.images, source.provenance)
-    return Subject(path, kept, artifact)
+    return Subject(path, Captured(source), artifact)
 
 
 def tampered(
@@ -106,7 +96,9 @@ def tampered(
     return open_artifact(folder)
 
 
-def verified(artifact: Artifact, source: Source, *, thorough: bool = False, **options: object) -> Certificate:
+def verified(
+    artifact: Artifact, source: Source | Captured, *, thorough: bool = False, **options: object
+) -> Certificate:
     """A verification of every file on the CPU."""
     targets = [f"{entry.format}/{FORMATS[entry.format].providers()[0]}" for entry in artifact.manifest.files]
     return verify(artifact, source, targets=targets, thorough=thorough, **options)  # type: ignore[arg-type]
@@ -114,7 +106,7 @@ def verified(artifact: Artifact, source: Source, *, thorough: bool = False, **op
 
 def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
     """The bytes of an ONNX file in a precision."""
-    graphs = {part: subject.source.graph(part) for part in subject.source.parts}
+    graphs = subject.captured.graphs()
     inputs = calibration(subject.source, graphs)[part] if precision in CALIBRATED else None
     return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs))
 
@@ -125,7 +117,7 @@ def passed_off(subject: Subject, folder: Path, data: bytes, precision: Precision
     entry = replace(artifact.manifest.files[0], precision=precision)
     artifact = replace(artifact, manifest=replace(artifact.manifest, files=(entry,)))
     target = f"onnx+{precision}/CPUExecutionProvider"
-    return verify(artifact, subject.source, targets=[target], thorough=False, trust=True)
+    return verify(artifact, subject.captured, targets=[target], thorough=False, trust=True)
 
 
 def refused(certificate: Certificate) -> None:

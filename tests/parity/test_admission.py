@@ -18,8 +18,8 @@ from tests.commands import run_cli, run_python
 from tests.parity import mutations
 from tests.parity.mutations import after, f32, i64, step
 from tests.parity.subject import Subject
-from vae_export.admission import admit, gate
 from vae_export.errors import ModelError
+from vae_export.sandbox import admit, untrusted
 
 BATCH = 257
 Change = Callable[[ModelProto], None]
@@ -156,7 +156,7 @@ def test_what_is_no_plain_file_is_refused_at_once(
         path = Path("/dev/zero")
     elif kind == "too large":
         path.write_bytes(data)
-        monkeypatch.setattr(gate, "MAX_BYTES", len(data) - 1)
+        monkeypatch.setattr(untrusted, "MAX_BYTES", len(data) - 1)
     with pytest.raises(ModelError, match="file too large" if kind == "too large" else "not a plain file"):
         admitted(mlp, path)
 
@@ -190,7 +190,7 @@ def test_parsing_happens_in_the_child(mlp: Subject, tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from vae_export.admission import admit
+        from vae_export.sandbox import admit
         from vae_export.contract import Contract
         from vae_export.errors import ModelError
         try:
@@ -208,11 +208,11 @@ def test_parsing_happens_in_the_child(mlp: Subject, tmp_path: Path) -> None:
 
 def in_place_of_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     """A package that the child finds first."""
-    package = tmp_path / "packages" / "vae_export" / "admission"
+    package = tmp_path / "packages" / "vae_export" / "sandbox"
     package.mkdir(parents=True)
     for folder in (package, package.parent):
         (folder / "__init__.py").touch()
-    (package / "trial.py").write_text(code)
+    (package / "untrusted_child.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path / "packages")
 
 
@@ -239,7 +239,7 @@ def test_a_trial_that_does_not_end_is_stopped(mlp: Subject, tmp_path: Path, monk
     path = stranger(mlp, tmp_path)
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     in_place_of_the_trial(monkeypatch, tmp_path, code)
-    monkeypatch.setattr(gate, "SECONDS", 3)
+    monkeypatch.setattr(untrusted, "SECONDS", 3)
     begun = time.monotonic()
     with pytest.raises(ModelError, match="trial run took too long: .*; expected 3 s at most"):
         admitted(mlp, path)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from vae_export.artifact.certificate import FORMAT
 from vae_export.errors import InputError
-from vae_export.parity.baseline import SLACK, read_baseline, regressions
-from vae_export.record import FORMAT
+from vae_export.parity.certificate_diff import SLACK, read_baseline, regressions
 
 
 def certificate(

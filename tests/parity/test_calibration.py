@@ -12,10 +12,11 @@ from torch import nn
 
 from tests.parity.subject import Subject
 from vae_export import Contract, Source, export
+from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.parity import calibration, probes
-from vae_export.parity.lowered import lowered
+from vae_export.parity.fake_quant import lowered
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.parity.reference import references
@@ -23,7 +24,7 @@ from vae_export.parity.reference import references
 
 def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     """Their ranges are those of the float32 network: with weights rounded first, each level would be another."""
-    graphs = {part: mlp.source.graph(part) for part in mlp.source.parts}
+    graphs = {part: capture(mlp.source, part) for part in mlp.source.parts}
     graph, inputs = graphs["encoder"], calibration(mlp.source, graphs)["encoder"]
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
     runner = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, "all"))
@@ -68,7 +69,7 @@ class Edge(nn.Module):
 
 def test_a_network_on_the_edge_of_no_number_has_no_band(tmp_path: Path) -> None:
     source = Source(Contract((1, 2, 2), (2,)), decoder=Edge())
-    graph = source.graph("decoder")
+    graph = capture(source, "decoder")
     [case] = references(graph, Oracle(graph), make_probes(source, {"decoder": graph}, 1)[:1], None, (1,))
     assert case.scales["image"].band() == np.inf
     with pytest.raises(ModelError, match="golden vectors have no band: decoder, 'image', fp32"):

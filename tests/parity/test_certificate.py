@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from tests.parity.subject import Subject
 from vae_export import Contract, Source, export
+from vae_export.artifact.certificate import FORMAT
 from vae_export.errors import ModelError, ParityError
-from vae_export.findings import Finding
 from vae_export.formats import Setting
-from vae_export.grey import GreyLevels
+from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.divergence import Divergence
-from vae_export.parity.drift import Budget, Drift
-from vae_export.parity.measure import Measure, Scale, Tolerance
-from vae_export.parity.row import Row
-from vae_export.record import FORMAT
+from vae_export.parity.compare import Measure, Row, Scale, Tolerance
+from vae_export.parity.degradation import Budget, Drift
+from vae_export.parity.onnx_debug import Divergence
+from vae_export.pixels import GreyLevels
 
 GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
 ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))

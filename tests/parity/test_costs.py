@@ -18,7 +18,7 @@ from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Drift
-from vae_export.parity.drift import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats, pixels
+from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats, pixels
 from vae_export.parity.reference import Reference
 
 TARGET = "onnx+int4-weights/CPUExecutionProvider"

@@ -15,15 +15,16 @@ from torch import nn
 
 from tests.parity.subject import Subject, written
 from vae_export import Contract, Source, export
+from vae_export.artifact.manifest import LEVELS
+from vae_export.capture import capture
 from vae_export.formats import FORMATS, Setting, WriteOptions
-from vae_export.parity.lowered import lowered
+from vae_export.parity.fake_quant import lowered
 from vae_export.precision import FULL, PrecisionName
-from vae_export.recommended import LEVELS
 
 
 def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     """Two programs that share no line round to the same levels: all but values on the border of two."""
-    graph = mlp.source.graph("decoder")
+    graph = capture(mlp.source, "decoder")
     latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
     runner = FORMATS["onnx"].open(
         written(mlp, "decoder", "int8"), graph.spec, "CPUExecutionProvider", Setting(1, "all")
@@ -68,7 +69,7 @@ def test_integers_of_the_network_itself_are_left_alone(tmp_path: Path, precision
 @pytest.mark.parametrize("level", LEVELS)
 def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, level: str) -> None:
     """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""
-    graph = mlp.source.graph("decoder")
+    graph = capture(mlp.source, "decoder")
     means = copy.deepcopy(graph.module)
     with torch.no_grad():
         for parameter in means.parameters():

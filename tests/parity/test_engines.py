@@ -47,7 +47,7 @@ def through(
     """The decoder as it was written, run by a wrong engine."""
     monkeypatch.setitem(FORMATS, "onnx", Engine(change))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
-    return verified(artifact, mlp.source, thorough=thorough)
+    return verified(artifact, mlp.captured, thorough=thorough)
 
 
 def shifted(outputs: Mapping[str, Any]) -> Outputs:
@@ -148,6 +148,6 @@ def test_a_target_that_is_not_there(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     for provider, error in (("CUDAExecutionProvider", TargetError), ("NoSuchProvider", TargetError)):
         with pytest.raises(error, match=f"provider is not (there|usable): {provider}"):
-            verify(artifact, mlp.source, targets=[f"onnx/{provider}"])
+            verify(artifact, mlp.captured, targets=[f"onnx/{provider}"])
     with pytest.raises(UsageError, match="no file for this target"):
-        verify(artifact, mlp.source, targets=["pt2/cpu"])
+        verify(artifact, mlp.captured, targets=["pt2/cpu"])

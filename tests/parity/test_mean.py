@@ -13,9 +13,8 @@ from onnx import numpy_helper
 from tests.parity.subject import Subject, passed_off, written
 from vae_export.formats import Setting
 from vae_export.parity import Certificate, Row
-from vae_export.parity.looseness import loose_bands
-from vae_export.parity.measure import Measure, Scale
-from vae_export.parity.moves import Moves
+from vae_export.parity.compare import Measure, Scale, loose_bands
+from vae_export.parity.oracle import Moves
 from vae_export.parity.probes import ORDINARY
 from vae_export.precision import PrecisionName
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.parity.conftest import examples
 from vae_export.contract import TensorSpec
 from vae_export.errors import UsageError
-from vae_export.parity.measure import FACTOR, Measure, Scale, Tolerance, figures, measure
+from vae_export.parity.compare import FACTOR, Measure, Scale, Tolerance, figures, measure
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 
 LATENT = TensorSpec("mean", (4,))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.parity.conftest import examples
 from vae_export.contract import Contract
-from vae_export.parity.metric import nats
+from vae_export.parity.elbo import nats
 
 BERNOULLI = Contract((1, 1, 4), (3,))
 GAUSSIAN = Contract((1, 1, 1), (1,), (-8.0, 8.0))

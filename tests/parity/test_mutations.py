@@ -23,7 +23,7 @@ Outputs = dict[str, Any]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) -> None:
     chosen = subject(family)
-    certificate = verified(chosen.artifact, chosen.source)
+    certificate = verified(chosen.artifact, chosen.captured)
     certificate.require()
     assert certificate.passed
     assert certificate.findings == ()
@@ -57,22 +57,22 @@ def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_
     match mutation.caught:
         case Refused(error, text):
             with pytest.raises(error, match=text):
-                verified(artifact, chosen.source)
+                verified(artifact, chosen.captured)
         case Recorded(rule):
-            certificate = verified(artifact, chosen.source)
+            certificate = verified(artifact, chosen.captured)
             assert certificate.passed
             assert [(finding.rule, finding.severity) for finding in certificate.findings] == [(rule, "warning")]
         case Linted(rule):
-            certificate = verified(artifact, chosen.source)
+            certificate = verified(artifact, chosen.captured)
             refused(certificate)
             assert rule in {finding.rule for finding in certificate.errors}
         case Faulty(fault):
-            certificate = verified(artifact, chosen.source)
+            certificate = verified(artifact, chosen.captured)
             refused(certificate)
             assert not certificate.errors
             assert any(fault in (row.measure.fault or "") for row in certificate.failures)
         case Differs(outputs, at):
-            certificate = verified(artifact, chosen.source, thorough=mutation.thorough)
+            certificate = verified(artifact, chosen.captured, thorough=mutation.thorough)
             refused(certificate)
             assert not certificate.errors
             # Where the largest inputs overflow there is nothing to measure: those rows fail as well.
@@ -129,6 +129,6 @@ def test_a_wrong_decoder_shows_in_nats(mlp: Subject, tmp_path: Path) -> None:
         "scaled", mutations.weight("decoder.body.4.weight", lambda w: w * 1.01), mutations.differs("image")
     ).apply(mlp.data("decoder"))
     files = {("encoder", "onnx"): mlp.data("encoder"), ("decoder", "onnx"): data}
-    certificate = verified(tampered(mlp, tmp_path / "e", files), mlp.source)
+    certificate = verified(tampered(mlp, tmp_path / "e", files), mlp.captured)
     failed = {(row.part, row.output) for row in certificate.failures}
     assert failed == {("decoder", "image"), ("metric", "negative_elbo"), ("metric", "iwae_nll")}

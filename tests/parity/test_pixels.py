@@ -19,19 +19,18 @@ from tests import samples
 from tests.parity.conftest import examples
 from tests.parity.subject import refused
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
+from vae_export.artifact.certificate import read_record
+from vae_export.artifact.golden import judge_pixels
+from vae_export.artifact.manifest import NAME
 from vae_export.bundle import open_bundle, pack
+from vae_export.capture import PixelsGraph, capture
 from vae_export.contract import LEVELS, PIXELS, Array, Part, Pixels
 from vae_export.errors import ModelError, UsageError
-from vae_export.files import sha256
 from vae_export.formats import FORMATS, Setting
-from vae_export.golden import judge_pixels
-from vae_export.grey import compare, levels
+from vae_export.io.atomic import sha256
 from vae_export.likelihood import Likelihood
-from vae_export.manifest import NAME
-from vae_export.part_modules import PixelsGraph
-from vae_export.pixels import missed, to_bytes, unrounded
+from vae_export.pixels import compare, levels, missed, to_bytes, unrounded
 from vae_export.precision import PrecisionName
-from vae_export.record import read_record
 from vae_export.runtime.self_test import self_test
 
 LAYOUTS: tuple[Pixels, ...] = ("uint8-hwc", "uint8-chw")
@@ -99,7 +98,7 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
     assert {row.probe for row in rows} == {row.probe for row in certificate.rows}
     assert all(row.measure.grey is not None and row.measure.grey.worst <= 1 for row in rows)
     latent = np.random.default_rng(1).standard_normal((3, 4, 4, 4)).astype(np.float32)
-    decoder = source.graph("decoder").module.double()
+    decoder = capture(source, "decoder").module.double()
     with torch.no_grad():
         exact = decoder(torch.from_numpy(latent).double()).numpy()
     for layout in LAYOUTS:

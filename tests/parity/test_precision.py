@@ -15,10 +15,10 @@ from torch import nn
 
 from tests.parity.subject import Subject, passed_off, refused, tampered, verified, written
 from vae_export import Contract, Source, export, load, open_artifact
-from vae_export.engines import Parcel, Settings
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
-from vae_export.parity.grid import REACHES, half_steps
+from vae_export.parity.tolerance import REACHES, half_steps
+from vae_export.pipeline import Parcel, Settings
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
 
 KINDS = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions if precision != FULL]

@@ -12,6 +12,7 @@ import torch
 
 from tests.parity.subject import Subject, checkpoint, refused, tampered, verified
 from vae_export import Source
+from vae_export.capture import capture
 from vae_export.formats import FORMATS, WriteOptions
 
 PROGRAMS = ("torchscript", "pt2")
@@ -25,7 +26,7 @@ def fresh(mlp: Subject) -> Source:
 
 def written(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
     """The decoder in a format, changed before it was written."""
-    graph = fresh(mlp).graph("decoder")
+    graph = capture(fresh(mlp), "decoder")
     with torch.no_grad():
         change(graph.module)
     return FORMATS[format].write(graph, WriteOptions())
@@ -70,8 +71,8 @@ def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path)
 
 @programs
 def test_a_program_with_dropout_in_training_mode(mlp: Subject, format: str, tmp_path: Path) -> None:
-    decoder = torch.nn.Sequential(mlp.source.graph("decoder").module, torch.nn.Dropout(0.2)).train()
-    example = mlp.source.graph("decoder").example
+    decoder = torch.nn.Sequential(capture(mlp.source, "decoder").module, torch.nn.Dropout(0.2)).train()
+    example = capture(mlp.source, "decoder").example
     buffer = io.BytesIO()
     if format == "pt2":
         torch.export.save(torch.export.export(decoder, example, dynamic_shapes=({0: torch.export.Dim("N")},)), buffer)

@@ -18,11 +18,12 @@ from tests.parity.conftest import examples
 from tests.parity.mutations import Mutation, after, differs, f32, step
 from tests.parity.subject import Subject, tampered, verified
 from vae_export import Contract, Source, export
+from vae_export.capture import capture
 from vae_export.contract import TensorSpec
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity import Tolerance
-from vae_export.parity.measure import FACTOR, excess, measure
+from vae_export.parity.compare import FACTOR, excess, measure
 
 ULP = 2.0**-23
 
@@ -60,7 +61,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
 ) -> None:
     data = Mutation(name, OUTSIDE[name], differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
-    certificate = verified(artifact, mlp.source, tolerance=Tolerance(1e9))
+    certificate = verified(artifact, mlp.captured, tolerance=Tolerance(1e9))
     failed = [row for row in certificate.failures if row.measure.outside]
     assert failed
     assert "outside the contract's range" in failed[0].reason
@@ -70,7 +71,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
 def test_a_file_that_keeps_the_range_passes_a_wide_band(mlp: Subject, tmp_path: Path) -> None:
     data = Mutation("darker", after("image", step("Mul", f32(0.9999))), differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
-    certificate = verified(artifact, mlp.source, tolerance=Tolerance(1e-3))
+    certificate = verified(artifact, mlp.captured, tolerance=Tolerance(1e-3))
     assert certificate.passed
     assert certificate.tolerance == Tolerance(1e-3)
 
@@ -142,7 +143,7 @@ def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
         with torch.no_grad():
             decoder.decoder.linear.weight.copy_(torch.eye(4))  # type: ignore[union-attr]
             decoder.decoder.linear.bias.zero_()  # type: ignore[union-attr]
-        graph, onnx = decoder.graph("decoder"), FORMATS["onnx"]
+        graph, onnx = capture(decoder, "decoder"), FORMATS["onnx"]
         data = onnx.write(graph, WriteOptions())
         for setting in onnx.settings("CPUExecutionProvider"):
             image = onnx.open(data, graph.spec, "CPUExecutionProvider", setting)({"latent": values.reshape(-1, 4)})

@@ -9,7 +9,7 @@ import pytest
 from tests.parity.subject import Subject
 from vae_export.errors import UsageError
 from vae_export.parity import Budget, Tolerance
-from vae_export.parity.replacing import losses
+from vae_export.parity.certificate_diff import losses
 
 ONNX = "onnx/CPUExecutionProvider"
 

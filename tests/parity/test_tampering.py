@@ -14,10 +14,10 @@ import pytest
 from tests import samples
 from tests.parity.subject import Subject, refused, tampered, verified
 from vae_export import open_artifact, verify
+from vae_export.artifact.manifest import NAME, FileEntry, Manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
-from vae_export.files import sha256
-from vae_export.manifest import NAME, FileEntry, Manifest
+from vae_export.io.atomic import sha256
 
 Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
@@ -41,12 +41,12 @@ def test_the_encoder_of_another_family_with_the_same_shapes(mlp: Subject, subjec
 def test_encoder_and_decoder_exchanged(mlp: Subject, tmp_path: Path) -> None:
     files = {("encoder", "onnx"): mlp.data("decoder"), ("decoder", "onnx"): mlp.data("encoder")}
     with pytest.raises(ModelError, match="inputs are not those of the contract: encoder"):
-        verified(tampered(mlp, tmp_path / "e", files), mlp.source)
+        verified(tampered(mlp, tmp_path / "e", files), mlp.captured)
 
 
 def test_an_export_of_another_checkpoint(mlp: Subject, subject: Subjects) -> None:
     with pytest.raises(IntegrityError, match="export is of another checkpoint"):
-        verified(subject("mlp", 1).artifact, mlp.source)
+        verified(subject("mlp", 1).artifact, mlp.captured)
 
 
 @pytest.mark.parametrize("place", np.linspace(0, 1, 24).tolist(), ids=lambda place: f"{place:.0%}")
@@ -68,7 +68,7 @@ def test_a_flipped_bit_with_its_hash_is_one_line_or_a_certificate(mlp: Subject, 
     data[position] ^= 1 << int(rng.integers(8))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): bytes(data)})
     with contextlib.suppress(VaeExportError):  # whose message is one line, always
-        certificate = verified(artifact, mlp.source)
+        certificate = verified(artifact, mlp.captured)
         certificate.write(tmp_path / "certificate.json")
         assert certificate.passed == all(row.passed for row in certificate.rows) & (not certificate.errors)
 
@@ -88,16 +88,16 @@ def test_a_damaged_file_is_one_line(mlp: Subject, format: str, damage: str, tmp_
     data = DAMAGES[damage](mlp.data("decoder", format))
     files = {("decoder", format): data}
     with pytest.raises(IntegrityError, match="altered"):
-        verified(tampered(mlp, tmp_path / "old hash", files, rehash=False), mlp.source)
+        verified(tampered(mlp, tmp_path / "old hash", files, rehash=False), mlp.captured)
     with pytest.raises(ModelError, match=r"not a readable|cannot be opened"):
-        verified(tampered(mlp, tmp_path / "new hash", files), mlp.source)
+        verified(tampered(mlp, tmp_path / "new hash", files), mlp.captured)
 
 
 def test_a_missing_file(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     (artifact.folder / "decoder.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"cannot be read: .*; got No such file"):
-        verified(artifact, mlp.source)
+        verified(artifact, mlp.captured)
 
 
 def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to(mlp.artifact.folder / "decoder.onnx")
     with pytest.raises(IntegrityError, match="is a link"):
-        verified(artifact, mlp.source)
+        verified(artifact, mlp.captured)
 
 
 def with_manifest(mlp: Subject, folder: Path, change: Callable[[Manifest], Manifest]) -> Any:
@@ -150,19 +150,19 @@ def test_a_manifest_that_says_something_else(mlp: Subject, name: str, tmp_path: 
     change, error, text = MANIFESTS[name]
     artifact = with_manifest(mlp, tmp_path / "e", change)
     with pytest.raises(error, match=text):
-        verify(artifact, mlp.source, thorough=False)
+        verify(artifact, mlp.captured, thorough=False)
 
 
 def test_a_manifest_with_another_opset(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, opset=18))
-    certificate = verified(artifact, mlp.source)
+    certificate = verified(artifact, mlp.captured)
     refused(certificate)
     assert [finding.rule for finding in certificate.errors] == ["opset"]
 
 
 def test_a_manifest_without_files_verifies_nothing_and_fails(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=()))
-    certificate = verify(artifact, mlp.source)
+    certificate = verify(artifact, mlp.captured)
     refused(certificate)
     assert certificate.rows == ()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests import samples
+from vae_export.artifact.manifest import FileEntry
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS, Setting
-from vae_export.manifest import FileEntry
 from vae_export.parity.targets import Kind, Target, choose, parse
 from vae_export.runtime.session import CPU, CUDA, TENSORRT
 

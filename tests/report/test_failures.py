@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.report.written import UNIT, certificate, read, row
-from vae_export.findings import Finding
-from vae_export.parity.divergence import Divergence
-from vae_export.parity.measure import Measure, Scale, Tolerance
+from vae_export.formats.base import Finding
+from vae_export.parity.compare import Measure, Scale, Tolerance
+from vae_export.parity.onnx_debug import Divergence
 
 
 def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from tests.report.written import COLOUR, GREY, certificate, evidence, row
-from vae_export.grey import GreyLevels
-from vae_export.parity.measure import Measure
-from vae_export.report import pictures
-from vae_export.report.charts import STRIP, strip
-from vae_export.report.summary import Summary
+from vae_export.parity.compare import Measure
+from vae_export.pixels import GreyLevels
+from vae_export.report import images
+from vae_export.report.certificate_charts import STRIP, strip
+from vae_export.report.certificate_page import Summary
 
 
 def test_the_summary_names_the_worst_row_and_prefers_a_failed_one() -> None:
@@ -38,24 +38,24 @@ def test_a_strip_keeps_what_lies_beyond_the_band_apart() -> None:
 
 def test_the_amplification_is_round_and_stays_below_white() -> None:
     whole = evidence(COLOUR, off=3e-4)
-    shown = pictures.comparison(whole, COLOUR.image_range)
+    shown = images.comparison(whole, COLOUR.image_range)
     assert shown.factor is not None
     assert f"{shown.factor:.0e}"[0] in "125"
     assert shown.largest * shown.factor <= 2 < shown.largest * shown.factor * 2.5
-    assert pictures.comparison(evidence(COLOUR, off=0.0), COLOUR.image_range).factor is None
+    assert images.comparison(evidence(COLOUR, off=0.0), COLOUR.image_range).factor is None
 
 
 def test_a_large_picture_is_made_small_without_losing_its_worst_pixel() -> None:
     error = np.zeros((3, 600, 900))
     error[2, 599, 441] = 0.25
-    heat = pictures.heat_map(error, (0.0, 1.0))
+    heat = images.heat_map(error, (0.0, 1.0))
     assert (heat.largest, heat.channel, heat.row, heat.column) == (0.25, 2, 599, 441)
     assert max(heat.picture.width, heat.picture.height) <= 256
-    assert heat.picture.uri != pictures.heat_map(np.zeros((3, 600, 900)), (0.0, 1.0)).picture.uri
+    assert heat.picture.uri != images.heat_map(np.zeros((3, 600, 900)), (0.0, 1.0)).picture.uri
 
 
 def test_a_pixel_that_is_no_number_does_not_look_equal() -> None:
     whole = evidence()
     broken = replace(whole, decoded=np.full_like(whole.decoded, np.nan))
-    shown = pictures.comparison(broken, GREY.image_range)
+    shown = images.comparison(broken, GREY.image_range)
     assert (shown.largest, shown.factor) == (1.0, 1.0)

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from tests.report.written import COLOUR, GREY, ONNX, TORCH, UNIT, certificate, evidence, manifest, read, row
 from vae_export import export
+from vae_export.artifact.manifest import read_manifest
 from vae_export.cli.verify import verify
 from vae_export.contract import Contract
 from vae_export.errors import UsageError
-from vae_export.files import write_atomic
-from vae_export.graphs import Source
-from vae_export.manifest import read_manifest
-from vae_export.parity.measure import Scale, Tolerance
+from vae_export.io.atomic import write_atomic
+from vae_export.parity.compare import Scale, Tolerance
 from vae_export.parity.probes import make_probes
 from vae_export.report import certificate_page
-from vae_export.report.words import PROBES
+from vae_export.report.text import PROBES
+from vae_export.sources import Source
 
 
 def test_it_says_verdict_figures_hashes_and_versions() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from tests.absent import absent
 from tests.report.written import Reader, certificate, evidence, manifest, read, row
-from vae_export.findings import Finding
+from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Determinism
-from vae_export.parity.divergence import Divergence
-from vae_export.parity.measure import Measure
+from vae_export.parity.compare import Measure
+from vae_export.parity.onnx_debug import Divergence
 from vae_export.report import certificate_page
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7 * 7 }}"

@@ -7,14 +7,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.contract import Contract, Part
 from vae_export.formats.base import Setting
-from vae_export.grey import GreyLevels
-from vae_export.manifest import FileEntry, Manifest
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.evidence import Evidence, EvidenceBuilder
-from vae_export.parity.measure import Measure, Scale
-from vae_export.parity.row import Row
+from vae_export.parity.compare import Measure, Row, Scale
+from vae_export.parity.error_maps import Evidence, EvidenceBuilder
+from vae_export.pixels import GreyLevels
 from vae_export.report import certificate_page
 
 GREY = Contract((1, 12, 12), (4,))

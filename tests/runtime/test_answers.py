@@ -11,6 +11,7 @@ import torch
 from tests.conftest import Exported
 from tests.runtime.conftest import latents
 from vae_export import Model, load
+from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.runtime.session import Session
 
@@ -23,7 +24,7 @@ def test_it_gives_what_pytorch_gives(exported: Callable[[str], Exported], name: 
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((5, *contract.latent_shape), dtype=np.float32)
     image = rng.uniform(*contract.image_range, (5, *contract.image_shape)).astype(np.float32)
-    encoder, decoder = export.source.graph("encoder").module, export.source.graph("decoder").module
+    encoder, decoder = capture(export.source, "encoder").module, capture(export.source, "decoder").module
     with torch.no_grad():
         mean, logvar = encoder(torch.from_numpy(image))
         close = {"rtol": 1e-4, "atol": 1e-5}

@@ -28,7 +28,7 @@ def test_importing_it_brings_no_torch(code: str) -> None:
 
 
 def test_the_test_of_imports_can_fail() -> None:
-    assert imported_by("import vae_export; vae_export.save_checkpoint") & set(HEAVY) == {"torch", "safetensors"}
+    assert "torch" in imported_by("import vae_export; vae_export.verify") & set(HEAVY)
 
 
 def test_it_works_where_nothing_else_can_be_imported(mlp: Exported, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import Exported
 from tests.runtime.conftest import latents
 from vae_export import load
+from vae_export.artifact.manifest import NAME
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError, VaeExportError
-from vae_export.manifest import NAME
 from vae_export.runtime import session
 from vae_export.runtime.session import Session
 

@@ -16,9 +16,9 @@ from pyarrow import parquet
 
 from tests.shell.rows import IMAGE, LATENT, latents
 from vae_export.errors import DataError
-from vae_export.sources import Source, npz, open_images, open_latents
-from vae_export.sources.base import Chain
-from vae_export.sources.npy import NpyFile
+from vae_export.pipeline.readers import Source, arrays, open_images, open_latents
+from vae_export.pipeline.readers.arrays import NpyFile
+from vae_export.pipeline.readers.base import Chain
 
 
 def declared(shape: str, dtype: str = "<f4", *, data: bytes = b"") -> bytes:
@@ -135,7 +135,7 @@ def test_a_header_that_asks_for_gigabytes_gets_none(tmp_path: Path) -> None:
 
 def test_a_member_beyond_the_cap_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", latent=latents())
-    monkeypatch.setattr(npz, "MAX_BYTES", 300)
+    monkeypatch.setattr(arrays, "MAX_BYTES", 300)
     with pytest.raises(DataError, match="too large: .*expected up to 300 bytes"):
         open_latents(tmp_path / "a.npz", LATENT)
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tests.commands import tree
 from tests.shell.conftest import Invoke
 from vae_export import load
-from vae_export.grey import levels
+from vae_export.pixels import levels
 
 
 def pixels(path: Path) -> np.ndarray:

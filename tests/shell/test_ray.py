@@ -166,8 +166,8 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
     code = f"""if True:
         import os
         import numpy as np
-        from vae_export.engines import Parcel, Pieces, Settings, Task
-        from vae_export.engines.ray import RayEngine
+        from vae_export.pipeline import Parcel, Pieces, Settings, Task
+        from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
         class Deadly:
@@ -196,8 +196,8 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
 def test_drivers_that_all_die_are_one_line(bundle: Path) -> None:
     code = f"""if True:
         import os
-        from vae_export.engines import Parcel, Pieces, Settings, Task
-        from vae_export.engines.ray import RayEngine
+        from vae_export.pipeline import Parcel, Pieces, Settings, Task
+        from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
         class Deadly:
@@ -251,5 +251,5 @@ def test_more_actors_than_gpus_are_refused_rather_than_waited_for(bundle: Path, 
 
 
 def test_the_engine_is_not_imported_by_others(bundle: Path) -> None:
-    code = f"import vae_export.engines, sys; print('ray' in sys.modules, {str(bundle)!r})"
+    code = f"import vae_export.pipeline, sys; print('ray' in sys.modules, {str(bundle)!r})"
     assert run_python(code).stdout.startswith("False")

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from tests.shell.rows import COLOUR, IMAGE, LATENT, latents
 from vae_export.contract import Contract, TensorSpec
 from vae_export.errors import DataError, UsageError
-from vae_export.sources import Prior, open_images, open_latents
+from vae_export.pipeline.readers import Prior, open_images, open_latents
 
 
 def write(path: Path, array: np.ndarray) -> Path:

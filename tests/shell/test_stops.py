@@ -20,7 +20,7 @@ from tests.shell.conftest import Invoke
 def test_a_disk_that_fills_is_exit_code_6(
     invoke: Invoke, bundle: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from vae_export.sinks import arrays, shards
+    from vae_export.pipeline.writers import arrays, shards
 
     for module in (arrays, shards):  # somebody else fills it meanwhile
         monkeypatch.setattr(module, "check_room", lambda *_: None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.train.conftest import write_mnist
-from train.objective import loss, to_unit
+from train.loss import loss, to_unit
 from vae_export.models import VAE, VAEConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

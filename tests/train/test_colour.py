@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.train.conftest import TINY, Invoke, one_line
-from vae_export.checkpoint import load_checkpoint
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 

@@ -13,13 +13,12 @@ import torch
 
 from tests.conftest import Outcome
 from tests.train.conftest import CLI, ROOT, TINY, one_line
-from train.compiling import check_compiler
-from train.loop import Trainer
-from train.options import ObjectiveOptions
+from train.config import ObjectiveOptions
+from train.progress import Report
 from train.recipes import Recipe
-from train.report import Report
-from vae_export.checkpoint import load_checkpoint
+from train.trainer import Trainer, check_compiler
 from vae_export.models import VAE, VAEConfig
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--kl-warmup", "1")

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.train.conftest import Cli, one_line, write_idx, write_mnist
-from train.data import Dataset, _split_in_three, load
-from train.options import DataOptions
-from train.torchvision_import import torchvision_datasets
+from train.config import DataOptions
+from train.data.datasets import Dataset, _split_in_three, load
+from train.data.mnist import torchvision_datasets
 from vae_export.errors import DataError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.data import Dataset
-from train.doctor import Watcher, before
-from train.evaluate import Score
-from train.options import Protocol
-from train.protocol import prepared
+from train.config import Protocol
+from train.data.datasets import Dataset, prepared
+from train.progress import Watcher, before
+from train.scoring import Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAEConfig
 from vae_export.models.config import Family

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from train.evaluate import Score
-from train.evaluate import evaluate as evaluate_scored
-from train.scored import InPyTorch
+from train.scoring import InPyTorch, Score
+from train.scoring import evaluate as evaluate_scored
 from vae_export.models import VAE, VAEConfig
 
 PIXELS = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.conftest import TINY, Cli, Invoke, one_line
-from vae_export.checkpoint import load_checkpoint
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.train.conftest import TINY
-from train.data import Dataset
-from train.evaluate import Score
-from train.events import recording
+from train.data.datasets import Dataset
+from train.scoring import Score
+from train.tensorboard import recording
 from vae_export.errors import StorageError
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
@@ -111,7 +111,7 @@ def test_a_record_torn_by_a_kill_costs_no_other(run: Run, digits: Dataset) -> No
 def test_without_the_extra_one_line_says_how_to_get_it(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vae_export import extras
+    from vae_export.system import extras
 
     there = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "tensorboardX" else there(name))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from train import folder as folder_module
-from train.folder import read_folder
+from train.data import image_folder as folder_module
+from train.data.image_folder import read_folder
 from vae_export.errors import DataError
-from vae_export.image_files import read_image
+from vae_export.io.image_files import read_image
 
 RAMP = np.linspace(0, 255, 28 * 28).reshape(28, 28).round().astype(np.uint8)
 

@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import Outcome, mounted
 from tests.train.conftest import TINY, one_line
-from train.state import load_state
-from vae_export.checkpoint import load_checkpoint
+from train.resume import load_state
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 Invoke = Callable[..., Outcome]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import importance
-from train.importance import importance_weighted
-from train.objective import to_unit
-from train.scored import InPyTorch
+from train import iwae
+from train.iwae import importance_weighted
+from train.loss import to_unit
+from train.scoring import InPyTorch
 from vae_export.models import VAE, VAEConfig
 
 SHAPE, UNITS, DEVIATION = (1, 2, 4), 3, 0.3
@@ -66,7 +66,7 @@ def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> No
     """Noise is drawn block by block, so other blocks are other draws; with the true posterior that does not show."""
     model = LinearGaussian()
     for rows in (1, 64, 4096):
-        monkeypatch.setattr(importance, "_ROWS", rows)
+        monkeypatch.setattr(iwae, "_ROWS", rows)
         assert importance_weighted(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
 
 

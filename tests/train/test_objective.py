@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from train.objective import kl, loss, reconstruction, reconstruction_of, to_unit
+from train.loss import kl, loss, reconstruction, reconstruction_of, to_unit
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import FAMILIES, VAE, VAEConfig
 from vae_export.models.config import Family

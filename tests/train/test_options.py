@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.options import DataOptions, NetworkOptions, ObjectiveOptions, TrainOptions
+from train.config import DataOptions, NetworkOptions, ObjectiveOptions, TrainOptions
 from train.recipes import RECIPES, Recipe, RecipeOptions, parse_stages
 from vae_export.errors import UsageError
 from vae_export.models.config import Family

@@ -11,9 +11,9 @@ import torch
 
 from tests.conftest import Outcome
 from tests.train.conftest import TINY
-from train import pace, trial
-from train.pace import Pace, Way, quickest, ways
-from vae_export.checkpoint import load_checkpoint
+from train import autotune
+from train.autotune import Pace, Way, quickest, ways
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 ONE, TWO = Way(1, "float32"), Way(2, "float32")
@@ -38,7 +38,7 @@ def test_the_quickest_way_is_taken_if_it_is_worth_it(
         nonlocal now
         now += seconds[way]
 
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: now)
     found = quickest(list(seconds), step)
     assert found.way == expected
     assert found.seconds == pytest.approx(seconds)
@@ -52,7 +52,7 @@ def test_measuring_ends_soon_and_leaves_the_threads_as_they_were() -> None:
 
 
 def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace.torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(autotune.torch, "get_num_threads", lambda: 4)
     assert ways(3, "bfloat16", bfloat16=False) == [Way(3, "bfloat16")]
     assert ways(None, "float32", bfloat16=True) == [Way(1, "float32"), Way(4, "float32")]
     assert ways(2, None, bfloat16=True) == [Way(2, "float32"), Way(2, "bfloat16")]
@@ -63,14 +63,14 @@ def test_the_choice_is_printed_and_on_record(
     invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
-    monkeypatch.setattr(trial, "multiplies_bfloat16", lambda _: True)
+    monkeypatch.setattr(autotune, "multiplies_bfloat16", lambda _: True)
 
     def scripted(candidates: list[Way], step: Callable[[Way], object]) -> Pace:
         for way in candidates:
             step(way)  # real steps
         return Pace(candidates[-1], dict.fromkeys(candidates, 0.5))
 
-    monkeypatch.setattr(trial, "quickest", scripted)
+    monkeypatch.setattr(autotune, "quickest", scripted)
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY, "--precision", "auto", "--epochs", 1, "--out", run.folder)
     assert done.code == 0, done.err

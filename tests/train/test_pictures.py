@@ -13,12 +13,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train.data import Dataset
-from train.evaluate import Score
+from train.data.datasets import Dataset
 from train.pictures import charts, draw_pictures, grids, sheet
 from train.pictures.charts import curves, units
 from train.pictures.grids import Grid
-from train.scored import InPyTorch
+from train.scoring import InPyTorch, Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run

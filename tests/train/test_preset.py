@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.train.conftest import Cli, Invoke, one_line
-from train import preset as presets
-from train.preset import names, read_preset
-from vae_export.checkpoint import load_checkpoint
+from train import presets as presets
+from train.presets import names, read_preset
 from vae_export.errors import InputError
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 

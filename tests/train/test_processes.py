@@ -13,12 +13,12 @@ import torch
 
 from tests.conftest import made_once
 from tests.train.conftest import ROOT, TINY
-from train.draws import Draws
-from train.processes import EndedElsewhereError, Processes, joined
-from train.protocol import draw
-from train.state import load_state
-from vae_export.checkpoint import load_checkpoint
+from train.data.datasets import draw
+from train.distributed import EndedElsewhereError, Processes, joined
+from train.resume import load_state
+from train.trainer import Draws
 from vae_export.errors import MachineError, UsageError
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 #: What depends on the whole batch (free bits), on the images' place in it (dynamic), and on more than the last step.
@@ -31,9 +31,9 @@ SCRIPT = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from train import pictures
-from train.commands import train
-from train.processes import place
-from train.report import Report
+from train.cli import train
+from train.distributed import place
+from train.progress import Report
 from vae_export.cli.app import main
 from vae_export.errors import DataError
 

@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.data import Dataset
-from train.loop import Trainer
-from train.objective import Terms
-from train.options import PROTOCOLS, ObjectiveOptions, Protocol
-from train.protocol import as_evaluated, binarised, draw, prepared
+from train.config import PROTOCOLS, ObjectiveOptions, Protocol
+from train.data.datasets import Dataset, as_evaluated, binarised, draw, prepared
+from train.loss import Terms
 from train.recipes import RECIPES, Recipe
+from train.trainer import Trainer
 from vae_export.models import VAE, VAEConfig
 
 SPLITS = ("train", "validation", "test")

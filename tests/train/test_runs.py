@@ -54,8 +54,8 @@ def write_run(
 
 
 def record(run: Run, samples: int, nats: float, **changes: Any) -> None:
-    from train.evaluations import record
-    from vae_export.header import read_header
+    from train.results import record
+    from vae_export.models.checkpoint import read_header
 
     evidence = {"nats_per_image": nats, "standard_error": 0.1, "importance_samples": samples, "is_likelihood": True}
     figures = {"format": "checkpoint", "dataset": {"name": "mnist", "sha256": "a" * 64}, "split": "test"}
@@ -196,7 +196,7 @@ def test_checkpoints_from_before_there_were_protocols_are_grey(invoke: Invoke, t
 def test_no_torch_is_imported_for_a_table(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     code = "import sys; sys.argv = ['cli.py', 'runs', sys.argv[1]]; from vae_export.cli.app import run\n"
-    code += "from train.commands import runs, train; assert run(train, runs) == 0\n"
+    code += "from train.cli import runs, train; assert run(train, runs) == 0\n"
     code += "print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
     done = run_python(code, tmp_path, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.options import NetworkOptions, TrainOptions
-from train.recipes import RECIPES, RecipeOptions
-from train.schedule import rate_at
+from train.config import NetworkOptions, TrainOptions
+from train.recipes import RECIPES, RecipeOptions, rate_at
 from vae_export.errors import UsageError
 
 

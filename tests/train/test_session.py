@@ -13,23 +13,20 @@ from typing import Any
 import pytest
 import torch
 
-from train import loop, session
-from train.claim import check_out, claimed
-from train.data import Dataset, load
-from train.evaluate import evaluate
-from train.objective import Terms
-from train.options import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
-from train.processes import Processes
-from train.protocol import as_evaluated, prepared
+from train import session, trainer
+from train.config import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
+from train.data.datasets import Dataset, as_evaluated, load, prepared
+from train.distributed import Processes
+from train.loss import Terms
+from train.progress import Report, reporting
 from train.recipes import RecipeOptions
-from train.report import Report, reporting
-from train.scored import InPyTorch
+from train.resume import Saved, check_out, claimed, load_state
+from train.scoring import InPyTorch, evaluate
 from train.session import Session
-from train.state import Saved, load_state
-from vae_export.checkpoint import load_checkpoint
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
 from vae_export.likelihood import LIKELIHOODS, LikelihoodName
 from vae_export.models import FAMILIES
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.models.config import Family
 from vae_export.runs import Run
 
@@ -147,13 +144,13 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, 
 
 
 def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, betas = loop.weighed, []
+    real, betas = trainer.weighed, []
 
     def watched(misfit: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
         betas.append(beta)
         return real(misfit, units, beta=beta, **others)
 
-    monkeypatch.setattr(loop, "weighed", watched)
+    monkeypatch.setattr(trainer, "weighed", watched)
     do(digits, run, kl_warmup=2.0, beta=3.0)  # four steps an epoch
     assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
@@ -231,7 +228,7 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, steps = loop.weighed, []
+    real, steps = trainer.weighed, []
 
     def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
         steps.append(len(steps))
@@ -240,7 +237,7 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
         return real(*terms, **weights)
 
-    monkeypatch.setattr(loop, "weighed", twice)
+    monkeypatch.setattr(trainer, "weighed", twice)
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import mounted
 from tests.train.conftest import CLI, ROOT, TINY, Invoke, one_line
-from vae_export.checkpoint import load_checkpoint
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 

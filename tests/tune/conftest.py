@@ -11,9 +11,9 @@ import pytest
 from tests import samples
 from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
-from vae_export.bench.machine import identity
-from vae_export.recommended import Recommendation
-from vae_export.record import Record, read_record
+from vae_export.artifact.certificate import Record, read_record
+from vae_export.artifact.manifest import Recommendation
+from vae_export.system.hardware import identity
 from vae_export.tune.plan import TunePlan
 
 #: Short enough for a test; what wins is chance.

@@ -13,12 +13,11 @@ import pytest
 from tests.cli.lines import ONE_LINE, Invoke
 from tests.tune.conftest import Small
 from vae_export import load, open_artifact
-from vae_export.bench import machine
+from vae_export.artifact.manifest import LEVELS, NAME, SWITCHES, Recommendation, parse_manifest
 from vae_export.errors import IntegrityError, TargetError
-from vae_export.manifest import NAME, parse_manifest
-from vae_export.recommended import LEVELS, SWITCHES, Recommendation
-from vae_export.runtime import running, session
-from vae_export.tune.tuning import publish
+from vae_export.runtime import options, session
+from vae_export.system import hardware
+from vae_export.tune.tuner import publish
 
 Advised = Callable[..., Path]
 
@@ -65,8 +64,8 @@ def test_what_the_caller_gives_wins(small: Small, advised: Advised, given: dict[
 
 def test_another_machine_runs_as_usual_and_says_why(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = advised()
-    here = machine.identity()
-    monkeypatch.setattr(machine, "identity", lambda: here | {"cores": 96})
+    here = hardware.identity()
+    monkeypatch.setattr(hardware, "identity", lambda: here | {"cores": 96})
     how = load(folder).running("decoder")
     assert how.precision == "fp32"
     assert (
@@ -154,7 +153,7 @@ def test_a_provider_that_does_not_work_is_an_obstacle(advised: Advised, monkeypa
     def broken(_provider: str) -> None:
         raise TargetError("provider is not usable", got="no device")
 
-    monkeypatch.setattr(running, "try_provider", broken)
+    monkeypatch.setattr(options, "try_provider", broken)
     assert "provider is not usable; got no device" in load(advised()).running("decoder").why
 
 

@@ -12,18 +12,17 @@ import pytest
 
 from tests.tune.conftest import PLAN, Small
 from vae_export import open_artifact
-from vae_export.bench.worker import Worker
+from vae_export.artifact.certificate import Record
+from vae_export.artifact.manifest import NAME, Recommendation
+from vae_export.bench.process import Worker
 from vae_export.errors import IntegrityError, ParityError, TargetError, UsageError
-from vae_export.manifest import NAME
 from vae_export.parity import Budget
 from vae_export.parity.targets import Target
-from vae_export.recommended import Recommendation
-from vae_export.record import Record
-from vae_export.tune import contest
+from vae_export.tune import successive_halving
 from vae_export.tune.candidates import Candidate, candidates, cost
 from vae_export.tune.plan import TunePlan
-from vae_export.tune.search import Search
-from vae_export.tune.tuning import publish, tune
+from vae_export.tune.successive_halving import Search
+from vae_export.tune.tuner import publish, tune
 
 CPU = "CPUExecutionProvider"
 
@@ -124,7 +123,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_over_budget_and_what_crashes_are_rows_and_the_others_go_on(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contest, "Worker", Dying)
+    monkeypatch.setattr(successive_halving, "Worker", Dying)
     artifact = small.copied(tmp_path / "export")
     (drift,) = (item for item in small.record.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
     budget = Budget(max_nats=drift["nats_high"] * 0.99)
@@ -142,7 +141,7 @@ def test_what_is_over_budget_and_what_crashes_are_rows_and_the_others_go_on(
 def test_defaults_that_crash_are_an_error_and_the_manifest_stays(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contest, "Worker", Dying)
+    monkeypatch.setattr(successive_halving, "Worker", Dying)
     monkeypatch.setattr(Dying, "dies", "onnx/")
     artifact = small.copied(tmp_path / "export")
     with pytest.raises(TargetError, match=r"defaults cannot be run here: onnx/.*; got its process died of SIGSEGV"):

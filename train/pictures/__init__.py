@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 
-from train.data import Dataset
-from train.evaluate import evaluate
+from train.data.datasets import Dataset
 from train.pictures import grids
 from train.pictures.charts import curves, units
 from train.pictures.sheet import png
-from train.scored import InPyTorch
-from vae_export.files import write_atomic
+from train.scoring import InPyTorch, evaluate
+from vae_export.io.atomic import write_atomic
+from vae_export.io.staging import staged_folder
 from vae_export.models import VAE
 from vae_export.runs import Run
-from vae_export.staging import staged_folder
 
 
 def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from train.evaluate import ACTIVE_VARIANCE, Score
-from train.wording import meaning, reconstruction_heading
+from train.results import meaning, reconstruction_heading
+from train.scoring import ACTIVE_VARIANCE, Score
 from vae_export.likelihood import Likelihood
 
 if TYPE_CHECKING:

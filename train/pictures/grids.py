@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.evaluate import Score
-from train.objective import to_unit
-from train.scored import InPyTorch
+from train.loss import to_unit
+from train.scoring import InPyTorch, Score
 
 #: Sides of a tile in pixels: smaller images are enlarged by a whole number, larger ones are averaged down.
 _SMALLEST, _LARGEST = 56, 128

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vae_export.errors import IntegrityError, UsageError
-from vae_export.names import check_distinct, check_name
+from vae_export.io.strict import check_distinct, check_name
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")

@@ -3,7 +3,7 @@
 Nothing is imported here but the way in: whoever presses Ctrl-C while the rest is imported sees one line.
 """
 
-from vae_export.cli.beginning import begin
-from vae_export.cli.entry import start
+from vae_export.cli.start import start
+from vae_export.system.signals import begin
 
 __all__ = ["begin", "start"]

@@ -13,22 +13,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from vae_export import __version__
+from vae_export._version import __version__
 from vae_export.cli import console
-from vae_export.cli.beginning import is_beginning
+from vae_export.cli.batch import decode, encode, reconstruct, sample
 from vae_export.cli.bench import bench
 from vae_export.cli.bundle import bundle
-from vae_export.cli.decode import decode
 from vae_export.cli.doctor import doctor
-from vae_export.cli.encode import encode
 from vae_export.cli.explore import explore
 from vae_export.cli.export import export
 from vae_export.cli.inspect import inspect
-from vae_export.cli.reconstruct import reconstruct
-from vae_export.cli.sample import sample
 from vae_export.cli.tune import tune
 from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
+from vae_export.system.signals import is_beginning
 
 Command = Callable[..., None]
 

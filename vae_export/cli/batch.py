@@ -1,4 +1,13 @@
-"""What `sample`, `decode`, `encode` and `reconstruct` share: which model, how it runs, where the outputs go."""
+"""What `sample`, `decode`, `encode` and `reconstruct` share: which model, how it runs, where the outputs go.
+
+`sample`: new images.
+
+`decode`: latents to images.
+
+`encode`: images to latents.
+
+`reconstruct`: images to images.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +17,39 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vae_export.cli import console
-from vae_export.cli.options import chosen_run
+from vae_export.cli.options import (
+    ActorsOption,
+    BatchSizeOption,
+    BundleOption,
+    EngineOption,
+    FieldOption,
+    FitOption,
+    ForceOption,
+    ImageOutOption,
+    JsonOption,
+    LevelsOption,
+    ProviderOption,
+    RayAddressOption,
+    RunOption,
+    ShardRowsOption,
+    ShardsOption,
+    ThreadsOption,
+    chosen_run,
+)
 from vae_export.errors import UsageError
-from vae_export.staging import check_free
+from vae_export.io.staging import check_free
 
 if TYPE_CHECKING:
-    from vae_export.artifact import Package
-    from vae_export.engines import Engine, Job, Settings, Task
+    from vae_export.artifact.folder import Package
+    from vae_export.pipeline import Engine, Job, Settings, Task
+    from vae_export.pipeline.readers import Source
+    from vae_export.pipeline.writers import Shards, Writer
     from vae_export.runtime import Model
-    from vae_export.sinks import Shards, Writer
-    from vae_export.sources import Source
 
 ENGINES = ("local", "ray")
 SHARDS = ("npy", "parquet")
@@ -99,8 +128,8 @@ def execute(
     kind = _kind(job, out, options)
     check_free(out, force=options.force)
 
-    from vae_export.engines import LocalEngine, Settings, Task, cut
-    from vae_export.engines.flow import flow
+    from vae_export.pipeline import LocalEngine, Settings, Task, cut
+    from vae_export.pipeline.run import flow
     from vae_export.runtime import open_package
     from vae_export.runtime.session import CPU
 
@@ -148,25 +177,27 @@ def _kind(job: Job, out: Path, options: Batch) -> str:
 
 
 def _sink(kind: str, out: Path, task: Task, model: Model, options: Batch) -> AbstractContextManager[Writer | Shards]:
-    from vae_export import sinks
+    from vae_export.pipeline import writers
 
     outputs, rows, force = task.outputs(model.contract), task.source.rows, options.force
     names, image = tuple(outputs), model.contract.image_shape
     match kind:
         case "shards":
-            return sinks.shard_folder(out, "npy" if options.shards == "npy" else "parquet", rows, outputs, force=force)
+            return writers.shard_folder(
+                out, "npy" if options.shards == "npy" else "parquet", rows, outputs, force=force
+            )
         case "grid":
-            return sinks.grid(out, rows, image, names, force=force)
+            return writers.grid(out, rows, image, names, force=force)
         case "folder":
-            return sinks.picture_folder(out, names[0], image[0], force=force)
+            return writers.picture_folder(out, names[0], image[0], force=force)
         case "npy":
-            return sinks.npy_file(out, rows, outputs, force=force)
-    return sinks.npz_file(out, rows, outputs, force=force)
+            return writers.npy_file(out, rows, outputs, force=force)
+    return writers.npz_file(out, rows, outputs, force=force)
 
 
 def _ray(task: Task, package: Package, settings: Settings, options: Batch) -> Engine:
-    from vae_export.engines import Parcel
-    from vae_export.engines.ray import RayEngine
+    from vae_export.pipeline import Parcel
+    from vae_export.pipeline.ray.engine import RayEngine
 
     address = options.address or os.environ.get("RAY_ADDRESS") or None
     return RayEngine(Parcel.of(package, task.parts, settings), options.actors, address, console.message)
@@ -189,3 +220,159 @@ def _report(verb: str, total: int) -> Iterator[Callable[[int], None]]:
                 console.message(f"{verb} {done:,} of {total:,}, {speed}")
 
         yield report
+
+
+def sample(
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="0 to 2^64 - 1; the same images on every machine.")] = 0,
+    out: ImageOutOption = None,
+    shards: ShardsOption = None,
+    shard_rows: ShardRowsOption = None,
+    levels: LevelsOption = False,
+    bundle: BundleOption = None,
+    run: RunOption = None,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = None,
+    engine: EngineOption = "local",
+    actors: ActorsOption = 2,
+    ray_address: RayAddressOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Draw new images: latents from N(0, I), decoded.
+
+    A seed gives the same latents in every language (docs/bundle-format.md). Default output: samples.png beside the
+    bundle, or in the run folder.
+    """
+    from vae_export.pipeline.readers import Prior
+
+    options = Batch(
+        bundle, run, provider, threads, batch_size,
+        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
+    )  # fmt: skip
+    execute("decode", options, "samples.png", "sampled", lambda model: Prior(n, seed, model.contract.latent_shape))
+
+
+def decode(
+    latents: Annotated[Path, typer.Argument(help="Latents: .npy, .npz, .parquet, or a folder of shards.")],
+    out: ImageOutOption = None,
+    field: FieldOption = None,
+    shards: ShardsOption = None,
+    shard_rows: ShardRowsOption = None,
+    levels: LevelsOption = False,
+    bundle: BundleOption = None,
+    run: RunOption = None,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = None,
+    engine: EngineOption = "local",
+    actors: ActorsOption = 2,
+    ray_address: RayAddressOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn latents into images.
+
+    Rows are read, computed and written a piece at a time: inputs larger than memory are fine. Of an encoder's outputs,
+    `mean` is decoded. Default output: decoded/ beside the bundle, or in the run folder.
+    """
+    from vae_export.pipeline.readers import open_latents
+
+    options = Batch(
+        bundle, run, provider, threads, batch_size,
+        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
+    )  # fmt: skip
+    execute(
+        "decode",
+        options,
+        "decoded",
+        "decoded",
+        lambda model: open_latents(options.seen(latents), model.contract.spec("decoder").inputs[0], field=field),
+        reads=latents,
+    )
+
+
+def encode(
+    images: Annotated[
+        Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="NAME.npz, or the folder for --shards.", show_default=False)
+    ] = None,
+    field: FieldOption = None,
+    fit: FitOption = False,
+    shards: ShardsOption = None,
+    shard_rows: ShardRowsOption = None,
+    bundle: BundleOption = None,
+    run: RunOption = None,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = None,
+    engine: EngineOption = "local",
+    actors: ActorsOption = 2,
+    ray_address: RayAddressOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Turn images into latents: the mean and the log-variance of each.
+
+    Image files are taken in the order of their paths. Arrays hold float32 in the model's range, or 8-bit levels as
+    uint8. Default output: latents.npz (with --shards: latents/) beside the bundle, or in the run folder.
+    """
+    from vae_export.pipeline.readers import open_images
+
+    options = Batch(
+        bundle, run, provider, threads, batch_size,
+        out, shards, shard_rows, False, engine, actors, ray_address, force, json,
+    )  # fmt: skip
+    execute(
+        "encode",
+        options,
+        "latents.npz" if shards is None else "latents",
+        "encoded",
+        lambda model: open_images(options.seen(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit),
+        reads=images,
+    )
+
+
+def reconstruct(
+    images: Annotated[
+        Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
+    ],
+    out: ImageOutOption = None,
+    field: FieldOption = None,
+    fit: FitOption = False,
+    shards: ShardsOption = None,
+    shard_rows: ShardRowsOption = None,
+    levels: LevelsOption = False,
+    bundle: BundleOption = None,
+    run: RunOption = None,
+    provider: ProviderOption = None,
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = None,
+    engine: EngineOption = "local",
+    actors: ActorsOption = 2,
+    ray_address: RayAddressOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Encode images and decode their means: what the model keeps of them.
+
+    One picture (NAME.png) has each image and its reconstruction beside each other. Default output:
+    reconstructions.png beside the bundle, or in the run folder.
+    """
+    from vae_export.pipeline.readers import open_images
+
+    options = Batch(
+        bundle, run, provider, threads, batch_size,
+        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
+    )  # fmt: skip
+    execute(
+        "reconstruct",
+        options,
+        "reconstructions.png",
+        "reconstructed",
+        lambda model: open_images(options.seen(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit),
+        reads=images,
+    )

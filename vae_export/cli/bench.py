@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vae_export.bench.plan import BATCHES, THREADS, Plan
-from vae_export.bench.timings import NAME
+from vae_export.bench.results import BATCHES, NAME, THREADS, Plan
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import TargetError, UsageError
-from vae_export.extras import require
-from vae_export.files import write_atomic
+from vae_export.io.atomic import check_writable, write_atomic
+from vae_export.io.staging import check_free
 from vae_export.precision import FULL
-from vae_export.staging import check_free
-from vae_export.storage import check_writable
+from vae_export.system.extras import require
 
 if TYPE_CHECKING:
-    from vae_export.bench.timings import Figure, Timings
+    from vae_export.bench.results import Figure, Timings
 
 ALL = "all"
 
@@ -88,9 +86,9 @@ def bench(
         check_free(path, force=force)
     require("export")
 
-    from vae_export.artifact import open_artifact
-    from vae_export.bench.rounds import bench as measure
-    from vae_export.record import read_record
+    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.folder import open_artifact
+    from vae_export.bench.benchmark import bench as measure
     from vae_export.report import timings_page
 
     artifact = open_artifact(chosen.export)
@@ -135,7 +133,7 @@ def _show(timings: Timings) -> None:
 
 
 def _table(timings: Timings, part: str, threads: int) -> Table:
-    from vae_export.report.words import duration, size
+    from vae_export.report.text import duration, size
 
     batches = timings.plan["batches"]
     heads = ("side", *(f"batch {batch}" for batch in batches), "load", "memory", "file")
@@ -153,7 +151,7 @@ def _table(timings: Timings, part: str, threads: int) -> Table:
 
 
 def _limits(timings: Timings, part: str, threads: int) -> list[str]:
-    from vae_export.report.words import duration
+    from vae_export.report.text import duration
 
     limits: Mapping[int, float] = {
         limit.batch: limit.seconds for limit in timings.limits if (limit.part, limit.threads) == (part, threads)
@@ -162,7 +160,7 @@ def _limits(timings: Timings, part: str, threads: int) -> list[str]:
 
 
 def _line(figure: Figure) -> str:
-    from vae_export.report.words import duration, percent
+    from vae_export.report.text import duration, percent
 
     text = (
         f"{figure.side} with {figure.threads} thread{'' if figure.threads == 1 else 's'}, "

@@ -10,8 +10,8 @@ import typer
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.errors import InputError, UsageError
-from vae_export.files import write_atomic
-from vae_export.staging import check_free
+from vae_export.io.atomic import write_atomic
+from vae_export.io.staging import check_free
 
 
 def bundle(
@@ -65,11 +65,11 @@ def bundle(
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
 
-    from vae_export.artifact import open_artifact
+    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.folder import open_artifact
     from vae_export.bundle import pack
-    from vae_export.bundle.opened import read_bundle
-    from vae_export.bundle.pack import NO_LICENCE
-    from vae_export.record import read_record
+    from vae_export.bundle.reader import read_bundle
+    from vae_export.bundle.writer import NO_LICENCE
 
     artifact = open_artifact(folder)
     data = pack(

@@ -49,8 +49,7 @@ def explore(
         if first[1] is not None and second[1] is not None:
             raise UsageError(f"{first[0]} and {second[0]} exclude each other", do="name one of them")
 
-    from vae_export.explorer.engine import from_cdn, from_folder
-    from vae_export.explorer.server import Server, routes
+    from vae_export.explorer.server import Server, from_cdn, from_folder, routes
 
     data, name = _bundle(bundle, run)
     engine = from_cdn() if cdn else from_folder(ort)
@@ -70,9 +69,9 @@ def explore(
 
 def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
     """The bytes of the bundle to show, checked, and its name; a run's are packed in memory."""
-    from vae_export.artifact import open_artifact
+    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.folder import open_artifact
     from vae_export.bundle import open_bundle, pack
-    from vae_export.record import read_record
 
     if path is None and run is None and not any(ARTIFACTS.glob(f"*/{Run(ARTIFACTS).checkpoint.name}")):
         if not REFERENCE.is_file():

@@ -22,11 +22,11 @@ from vae_export.cli.options import (
 )
 from vae_export.contract import PARTS, PIXELS, Part, Pixels
 from vae_export.errors import UsageError
-from vae_export.extras import require
 from vae_export.formats import FORMATS, OPSET
+from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
-from vae_export.staging import check_free
+from vae_export.system.extras import require
 
 ALL = "all"
 
@@ -94,8 +94,8 @@ def export(
     require("export")
 
     budget = budget_of(max_grey_levels, max_nats)
-    from vae_export.checkpoint import load_checkpoint
     from vae_export.exporter import export as export_files
+    from vae_export.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
     artifact, certificate = export_files(

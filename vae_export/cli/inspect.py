@@ -22,7 +22,7 @@ def inspect(
 ) -> None:
     """Show what is in a bundle, after every byte of it was checked."""
     from vae_export.bundle import open_bundle
-    from vae_export.runtime.running import running
+    from vae_export.runtime.options import running
 
     opened = open_bundle(file)
     if json:

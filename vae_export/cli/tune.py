@@ -12,12 +12,12 @@ from vae_export.cli import console
 from vae_export.cli.options import JsonOption, RunOption, budget_of, chosen_run
 from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
-from vae_export.extras import require
-from vae_export.storage import check_writable
+from vae_export.io.atomic import check_writable
+from vae_export.system.extras import require
 from vae_export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
-    from vae_export.tune.tuning import Tuning
+    from vae_export.tune.tuner import Tuning
 
 
 def tune(
@@ -56,10 +56,10 @@ def tune(
     folder = export if export is not None else chosen_run(run).export
     require("export")
 
-    from vae_export.artifact import open_artifact
+    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.folder import open_artifact
     from vae_export.parity import Budget
-    from vae_export.record import read_record
-    from vae_export.tune.tuning import tune as search
+    from vae_export.tune.tuner import tune as search
 
     artifact = open_artifact(folder)
     record = read_record(artifact.certificate)
@@ -81,7 +81,7 @@ def _part(name: str) -> Part:
 
 
 def _show(tuning: Tuning) -> None:
-    from vae_export.report.words import duration
+    from vae_export.report.text import duration
 
     console.result(f"{tuning.plan.part}, batch {tuning.plan.batch}: median, times as fast as the runtime's defaults")
     table = Table("setting", "p50", "times", "grey levels", "nats", "outcome", box=None, pad_edge=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vae_export.artifact.certificate import read_record
 from vae_export.cli import console
 from vae_export.cli.certificate import show, verdict
 from vae_export.cli.options import (
@@ -21,16 +22,14 @@ from vae_export.cli.options import (
 )
 from vae_export.contract import EVERY_PART, Contract, Part
 from vae_export.errors import ParityError, UsageError, VaeExportError
-from vae_export.extras import require
-from vae_export.files import write_atomic
-from vae_export.record import read_record
+from vae_export.io.atomic import check_writable, write_atomic
+from vae_export.io.staging import check_free
 from vae_export.runs import Run
-from vae_export.staging import check_free
-from vae_export.storage import check_writable
+from vae_export.system.extras import require
 
 if TYPE_CHECKING:
-    from vae_export.artifact import Artifact
-    from vae_export.checkpoint import Checkpoint
+    from vae_export.artifact.folder import Artifact
+    from vae_export.models.checkpoint import Checkpoint
 
 
 def verify(
@@ -105,7 +104,7 @@ def verify(
     require("export")
     from vae_export.parity import Tolerance, read_baseline, regressions
     from vae_export.parity import verify as compare
-    from vae_export.parity.replacing import losses
+    from vae_export.parity.certificate_diff import losses
     from vae_export.report import certificate_page
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
@@ -157,8 +156,8 @@ def _opened(
     checkpoint: Path, export: Path | None, file: Path | None, part: str | None, *, quick: bool, trust: bool
 ) -> tuple[Artifact, Checkpoint]:
     """What is to be verified, and what it is held against."""
-    from vae_export.artifact import open_artifact
-    from vae_export.checkpoint import load_checkpoint
+    from vae_export.artifact.folder import open_artifact
+    from vae_export.models.checkpoint import load_checkpoint
 
     if file is None:
         return open_artifact(export or checkpoint.parent), load_checkpoint(checkpoint)
@@ -188,12 +187,11 @@ def _refuse_losses(place: Path, lost: list[str]) -> None:
 
 def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
     """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
-    from vae_export.admission import admit, read_plain
-    from vae_export.artifact import Artifact
-    from vae_export.companions import Accompanied
+    from vae_export.artifact.folder import Artifact
+    from vae_export.artifact.manifest import NOT_STATED, Accompanied, FileEntry, Manifest
     from vae_export.formats import FORMATS
-    from vae_export.manifest import NOT_STATED, FileEntry, Manifest
     from vae_export.parity.reference import BATCHES, FEW_BATCHES
+    from vae_export.sandbox import admit, read_plain
 
     fitting = [format for format in FORMATS.values() if file.name.endswith(format.suffix)]
     if not fitting:

@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.extras import missing
-from vae_export.findings import Finding
-from vae_export.formats.archive import archive_traces, rewritten
-from vae_export.formats.base import Runner, Setting, WriteOptions
-from vae_export.formats.torch_runner import torch_runner, torch_settings
+from vae_export.formats._torch import archive_traces, rewritten, torch_runner, torch_settings
+from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 #: No debug information, which is full of paths, and no instructions but those that the package names (`_MACHINE`):
 #: by default the compiler takes all that this very processor has.

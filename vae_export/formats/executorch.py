@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.extras import missing, require
-from vae_export.findings import Finding, machine_traces
-from vae_export.formats.base import Runner, Setting, WriteOptions
-from vae_export.formats.torch_runner import torch_runner
+from vae_export.formats._torch import torch_runner
+from vae_export.formats.base import Finding, Runner, Setting, WriteOptions, machine_traces
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 #: Few enough for the memory of a phone, enough that calling a program costs nothing beside running it.
 MOST = 64

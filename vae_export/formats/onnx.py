@@ -14,18 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from vae_export.artifact.manifest import NOT_STATED
 from vae_export.contract import BATCH, Array, PartSpec
 from vae_export.errors import ModelError, UsageError
-from vae_export.extras import missing
-from vae_export.findings import Finding
-from vae_export.formats.base import Bound, Runner, Setting, WriteOptions
-from vae_export.manifest import NOT_STATED
+from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     import onnx
 
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
     from vae_export.runtime.session import Session
 
 #: The exporter translates to operator set 18 and later ones; what lies below goes through a converter that gives up
@@ -83,7 +82,7 @@ class Onnx:
             )
         onnx.checker.check_model(model, full_check=True)
         if options.precision != FULL:
-            from vae_export.formats.onnx_precision import converted
+            from vae_export.formats.onnx_quantize import converted
 
             model = converted(model, options.precision, options.calibration)
         data: bytes = model.SerializeToString(deterministic=True)
@@ -144,7 +143,7 @@ class Onnx:
 
     def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:
         from vae_export.formats.onnx_lint import lint
-        from vae_export.formats.onnx_precision import FOREIGN
+        from vae_export.formats.onnx_quantize import FOREIGN
 
         stated = opset != NOT_STATED
         return lint(

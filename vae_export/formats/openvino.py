@@ -15,19 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_export.companions import Accompanied
+from vae_export.artifact.manifest import Accompanied
 from vae_export.contract import BATCH, Array, PartSpec, TensorSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.extras import missing, require
-from vae_export.findings import Finding, machine_traces
-from vae_export.formats.base import Bound, Runner, Setting, WriteOptions
+from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing, require
 
 if TYPE_CHECKING:
     import openvino
 
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 _WEIGHTS = ".bin"
 #: OpenVINO's operators that take numbers from a generator.

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
-from vae_export.extras import missing
-from vae_export.findings import Finding, machine_traces
-from vae_export.formats.base import Runner, Setting, WriteOptions
+from vae_export.formats.base import Finding, Runner, Setting, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 _LEVEL = "basic"
 #: Operators of ONNX that take numbers from a generator.

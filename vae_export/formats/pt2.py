@@ -8,17 +8,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
-from vae_export.extras import missing
-from vae_export.findings import Finding
-from vae_export.formats.archive import archive_traces
-from vae_export.formats.base import Runner, Setting, WriteOptions
-from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
+from vae_export.formats._torch import archive_traces, check_device, torch_devices, torch_runner, torch_settings
+from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     import torch
 
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 
 class Pt2:
@@ -61,7 +59,7 @@ class Pt2:
 
     def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
-        from vae_export.graphs import draws
+        from vae_export.capture import draws
 
         yield from archive_traces(data, name)
         for node in _load(data).graph.nodes:

@@ -16,15 +16,20 @@ from typing import TYPE_CHECKING
 
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
-from vae_export.extras import missing
-from vae_export.findings import Finding
-from vae_export.formats.archive import archive_traces, rewritten
-from vae_export.formats.base import Runner, Setting, WriteOptions
-from vae_export.formats.torch_runner import check_device, torch_devices, torch_runner, torch_settings
+from vae_export.formats._torch import (
+    archive_traces,
+    check_device,
+    rewritten,
+    torch_devices,
+    torch_runner,
+    torch_settings,
+)
+from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
-    from vae_export.graphs import Graph
+    from vae_export.capture import Graph
 
 
 #: Operators that take numbers from a generator. Dropout is one where its last input, `train`, is true; traced in eval

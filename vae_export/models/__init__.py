@@ -1,6 +1,6 @@
 """The VAE families that ship with this project: `mlp` (default), `post`, `conv`, `residual`.
 
-Only this package and `train/` know what these networks look like; everything from `vae_export.graphs` on sees two
+Only this package and `train/` know what these networks look like; everything from `vae_export.capture` on sees two
 modules and a contract. The config is there without torch, so that the command line knows the families at once.
 """
 
@@ -19,6 +19,7 @@ __all__ = ["FAMILIES", "VAE", "VAEConfig", "reparameterize"]
 def __getattr__(name: str) -> Any:
     if name not in ("VAE", "reparameterize"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
     from vae_export.models import vae
 
     return getattr(vae, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vae_export.models import conv, mlp, post, residual
+from vae_export.models import blog, conv, mlp, residual
 from vae_export.models.config import VAEConfig
 
 
@@ -24,7 +24,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        family = {"mlp": mlp, "post": post, "conv": conv, "residual": residual}[config.family]
+        family = {"mlp": mlp, "post": blog, "conv": conv, "residual": residual}[config.family]
         self.config = config
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)

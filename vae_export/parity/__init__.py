@@ -1,12 +1,11 @@
 """Does an exported file compute what PyTorch computes? `verify` runs both and writes down every figure."""
 
-from vae_export.parity.baseline import read_baseline, regressions
 from vae_export.parity.certificate import Certificate
-from vae_export.parity.drift import Budget, Drift
-from vae_export.parity.measure import Tolerance
+from vae_export.parity.certificate_diff import read_baseline, regressions
+from vae_export.parity.compare import Row, Tolerance
+from vae_export.parity.degradation import Budget, Drift
+from vae_export.parity.golden import golden_vectors
 from vae_export.parity.probes import calibration
-from vae_export.parity.row import Row
-from vae_export.parity.vectors import golden_vectors
 from vae_export.parity.verifier import verify
 
 __all__ = [

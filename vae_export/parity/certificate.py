@@ -12,17 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae_export.artifact.certificate import FORMAT
 from vae_export.contract import PIXELS
 from vae_export.errors import ParityError
-from vae_export.files import write_atomic
-from vae_export.findings import Finding
-from vae_export.parity.divergence import Divergence
-from vae_export.parity.drift import Budget, Drift
-from vae_export.parity.evidence import Evidence
-from vae_export.parity.measure import Tolerance
+from vae_export.formats.base import Finding
+from vae_export.io.atomic import write_atomic
+from vae_export.parity.compare import Row, Tolerance, rounded
+from vae_export.parity.degradation import Budget, Drift
+from vae_export.parity.error_maps import Evidence
+from vae_export.parity.onnx_debug import Divergence
 from vae_export.parity.probes import withheld
-from vae_export.parity.row import Row, rounded
-from vae_export.record import FORMAT
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,23 @@
 
 A float64 evaluation of the same graph carries 2^-29 of the rounding of a float32 one, so that what it gives is, for
 this purpose, exact. Its distance to PyTorch's own float32 result says how much rounding this graph has to live with.
+
+How far one output moves when all that is rounded moves: at the worst number, and on average over a batch.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
+from vae_export.capture import Graph
 from vae_export.contract import Array
-from vae_export.graphs import Graph
-from vae_export.parity.grid import REACHES, half_step, half_steps
+from vae_export.parity.tolerance import REACHES, half_step, half_steps
 from vae_export.precision import FULL, PrecisionName
 
 #: How often the graph is evaluated with all that is rounded moved: four directions, each there and back.
@@ -97,3 +100,32 @@ def run(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dtype: tor
         outputs = module(*(torch.from_numpy(inputs[tensor.name].copy()).to(dtype) for tensor in graph.spec.inputs))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
+
+
+class Moves:
+    """Adds up turn after turn; each direction is taken there, and then back.
+
+    Attributes:
+        worst: of any number in any turn; infinite once one of them is NaN, for no file can be held against that.
+        mean: the largest mean of a batch in any direction. A number counts by the farther of there and back: where it
+            is a step, as a saturated sigmoid is, only one of the two leads across.
+    """
+
+    def __init__(self) -> None:
+        self.worst = self.mean = 0.0
+        self._there: Array | None = None
+
+    def add(self, distances: Array, turn: int, batches: Sequence[int]) -> None:
+        """How far each number (N, *item) is from the truth in a turn; a batch is that many of the first rows."""
+        if turn % 2 == 0:
+            self._there = distances
+            return
+        farther = distances if self._there is None else np.maximum(self._there, distances)
+        self._there = None
+        rows = farther.reshape(len(farther), -1).mean(1)
+        self.worst = max(self.worst, _number(farther.max()))
+        self.mean = max(self.mean, *(_number(rows[:batch].mean()) for batch in batches))
+
+
+def _number(value: float) -> float:
+    return math.inf if math.isnan(value) else float(value)

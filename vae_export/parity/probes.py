@@ -22,12 +22,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from vae_export.capture import Graph
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.graphs import Graph, Source
 from vae_export.parity.oracle import evaluate
 from vae_export.precision import CALIBRATED, PrecisionName
-from vae_export.threads import one_thread
+from vae_export.sources import Source
+from vae_export.system.threads import one_thread
 
 #: Six standard deviations: one prior draw in 500 million lies further out.
 FAR = 6.0

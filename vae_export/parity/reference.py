@@ -1,4 +1,7 @@
-"""What PyTorch makes of one probe at one batch size, and how much rounding that leaves room for."""
+"""What PyTorch makes of one probe at one batch size, and how much rounding that leaves room for.
+
+All that files are held against: probes, the truth, and what PyTorch makes of them in each precision.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vae_export.contract import Array, Contract, Part
+from vae_export.capture import Graph
+from vae_export.contract import PARTS, PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
-from vae_export.graphs import Graph
-from vae_export.parity.grid import REACHES
-from vae_export.parity.lowered import Evaluate
-from vae_export.parity.measure import Scale, Tolerance, distance, excess, mean_distance
-from vae_export.parity.moves import Moves
-from vae_export.parity.oracle import TURNS, Oracle, evaluate
-from vae_export.parity.probes import Probe
+from vae_export.parity.compare import Scale, Tolerance, distance, excess, mean_distance
+from vae_export.parity.fake_quant import Evaluate, lowered
+from vae_export.parity.oracle import TURNS, Moves, Oracle, evaluate
+from vae_export.parity.probes import Calibrated, Probe, calibration, make_probes, within
+from vae_export.parity.tolerance import REACHES
 from vae_export.pixels import in_levels, to_bytes, unrounded
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import CALIBRATED, FULL, PrecisionName
+from vae_export.sources import Source
 
 #: One alone (a baked batch shows), two and three and seven (odd rests of vector registers), a round one, and one just
 #: past the blocks that engines tile by.
@@ -156,3 +159,63 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
     return {name: array[:batch] for name, array in arrays.items()}
+
+
+class Prepared:
+    """What is asked of the parts of a source, and what PyTorch answers.
+
+    Everything is computed once, whatever the number of formats and targets, and no earlier than it is asked for.
+
+    Attributes:
+        source, graphs: what was exported.
+        calibrated: inputs of each part that files were calibrated with; None makes them once a file needs them.
+        tolerance: the user's band in place of the measured one.
+        batches: the sizes that every probe is run at.
+        oracles: float64, by part; that of the decoder stands for its pixels too.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        graphs: Mapping[Part, Graph],
+        tolerance: Tolerance | None,
+        calibrated: Calibrated | None,
+        *,
+        thorough: bool,
+    ) -> None:
+        self.source, self.graphs, self.tolerance, self.calibrated = source, graphs, tolerance, calibrated
+        self.batches = BATCHES if thorough else FEW_BATCHES
+        self.oracles = {part: Oracle(graph) for part, graph in graphs.items() if part in PARTS}
+        self._probes = make_probes(source, graphs, max(self.batches))
+        self._references: dict[tuple[Part, PrecisionName], list[Reference]] = {}
+        self._own: dict[tuple[Part, PrecisionName], Evaluate] = {}
+
+    def cases(self, part: Part, precision: PrecisionName) -> list[Reference]:
+        """Every probe at every batch size, for the files of a part in a precision."""
+        if part in PIXELS.values():
+            contract = self.source.contract
+            return [of_pixels(case, contract, part) for case in self.cases("decoder", precision)]
+        if (part, precision) not in self._references:
+            self._references[part, precision] = references(
+                self.graphs[part],
+                self.oracles[part],
+                within(self._probes, precision),
+                self.tolerance,
+                self.batches,
+                precision,
+                self.pytorch(part, precision),
+            )
+        return self._references[part, precision]
+
+    def pytorch(self, part: Part, precision: PrecisionName) -> Evaluate:
+        """A part in PyTorch, with the numbers of a precision."""
+        if (part, precision) not in self._own:
+            if precision in CALIBRATED and self.calibrated is None:
+                self.calibrated = calibration(self.source, self.graphs)
+            inputs = None if self.calibrated is None else self.calibrated[part]
+            self._own[part, precision] = lowered(self.graphs[part], precision, inputs)
+        return self._own[part, precision]
+
+    def images(self, probe: str) -> Array | None:
+        """The images of a probe (M, C, H, W); None where it has none."""
+        return next(known.image for known in self._probes if known.name == probe)

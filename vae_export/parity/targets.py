@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.formats.base import Setting
-from vae_export.manifest import FileEntry, Manifest
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runtime.session import CUDA, TENSORRT
 

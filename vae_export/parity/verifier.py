@@ -1,37 +1,118 @@
-"""Runs every file on every target with every probe, and writes down how far it is from PyTorch and from the truth."""
+"""Whose file is this? Of formats that are dangerous to load, only files that we know to be ours are.
+
+Where and with what a verification ran.
+
+What a file gives when it is run: outputs, or the reason why there are none; and whether two runs gave the same.
+
+Runs every file on every target with every probe, and writes down how far it is from PyTorch and from the truth.
+"""
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from vae_export.artifact import Artifact
-from vae_export.checkpoint import Checkpoint
-from vae_export.contract import Part, float_part
-from vae_export.errors import ModelError, TargetError, VaeExportError
-from vae_export.findings import Finding
-from vae_export.formats import FORMATS, Runner, Setting
-from vae_export.graphs import Source
-from vae_export.manifest import FileEntry
-from vae_export.parity.answers import answer, same_bits
+import numpy as np
+import onnxruntime
+import torch
+
+from vae_export._version import __version__
+from vae_export.artifact.folder import Artifact
+from vae_export.artifact.manifest import FileEntry
+from vae_export.capture import Captured
+from vae_export.contract import Array, Part, PartSpec, float_part
+from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
+from vae_export.formats import FORMATS, Runner, Setting, versions
+from vae_export.formats.base import Finding
+from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.costs import Costs, Report
-from vae_export.parity.divergence import Divergence, explain
-from vae_export.parity.drift import Budget
-from vae_export.parity.environment import environment
-from vae_export.parity.evidence import Evidence, EvidenceBuilder
-from vae_export.parity.looseness import loose_bands
-from vae_export.parity.measure import Measure, Tolerance, measure
+from vae_export.parity.compare import Measure, Row, Tolerance, failure, loose_bands, measure
+from vae_export.parity.degradation import Budget, Costs, Report
+from vae_export.parity.error_maps import Evidence, EvidenceBuilder
+from vae_export.parity.onnx_debug import Divergence, explain, nodes_on_the_cpu
 from vae_export.parity.oracle import run_blank
-from vae_export.parity.origin import check_origin
-from vae_export.parity.placement import nodes_on_the_cpu
-from vae_export.parity.prepared import Prepared
 from vae_export.parity.probes import Calibrated
-from vae_export.parity.reference import BATCHES, Reference
-from vae_export.parity.row import Row
+from vae_export.parity.reference import BATCHES, Prepared, Reference
 from vae_export.parity.targets import Target, choose, kinds_of, refuse_unknown
 from vae_export.precision import FULL
-from vae_export.rehearsal import Scene, rehearse
-from vae_export.threads import fastest_threads
+from vae_export.sandbox.crash_check import Scene, rehearse
+from vae_export.sources import Source
+from vae_export.system.threads import fastest_threads
+
+
+def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
+    """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a dangerous file.
+
+    Ours is what names the very checkpoint that it is compared with. A manifest is no signature: this keeps out mistakes
+    and strangers' files, not a forger.
+    """
+    exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
+    if exported and given and exported != given:
+        raise IntegrityError(
+            "export is of another checkpoint",
+            where=artifact.folder,
+            expected=f"SHA-256 {given}",
+            got=exported,
+            do="export again",
+        )
+    # Applications take shapes and ranges from the manifest: it must not promise others than were verified.
+    if artifact.manifest.contract != source.contract:
+        raise IntegrityError(
+            "export has another contract",
+            where=artifact.folder,
+            expected=source.contract.to_json(),
+            got=artifact.manifest.contract.to_json(),
+            do="export again",
+        )
+    if trust or (exported and given):
+        return
+    for entry in artifact.manifest.known:
+        if (danger := FORMATS[entry.format].danger) != "":
+            raise ModelError(
+                f"a file in format {entry.format} {danger}, and this one is not known to be ours",
+                where=artifact.folder / entry.name,
+                do="pass --trust if you know who made it",
+            )
+
+
+def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:
+    """JSON-able: versions, machine, TF32 switches, what the probes were made from. No host name, no path, no time."""
+    return {
+        "versions": {
+            "vae-export": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": np.__version__,
+        }
+        | versions({entry.format for entry in artifact.manifest.known}),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads_of_the_reference": threads,
+        "nvidia_tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
+        "images": "real" if source.images is not None else "uniform noise, since the source has no images",
+    }
+
+
+def answer(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
+    """The outputs, or why there are none: a file that cannot run a batch has failed that row, and only that."""
+    try:
+        outputs = runner(inputs)
+    except Exception as error:
+        return {}, failure(error)
+    wanted = [tensor.name for tensor in spec.outputs]
+    if list(outputs) != wanted:
+        return {}, f"wrong outputs; expected {wanted}, got {list(outputs)}"
+    return outputs, None
+
+
+def same_bits(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two answers have the same outputs, to the bit."""
+    same = (np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.keys() & other.keys())
+    return one.keys() == other.keys() and all(same)
+
 
 #: The probe and batch that determinism and placement are looked at with.
 _USUAL = ("data", 64)
@@ -39,7 +120,7 @@ _USUAL = ("data", 64)
 
 def verify(
     artifact: Artifact,
-    source: Source | Checkpoint,
+    source: Source | Checkpoint | Captured,
     *,
     targets: Sequence[str] | None = None,
     tolerance: Tolerance | None = None,
@@ -53,7 +134,7 @@ def verify(
 
     Args:
         artifact: from `export` or `open_artifact`; each file's hash is checked before it is run.
-        source: the checkpoint, or the encoder, decoder and contract, that were exported.
+        source: the checkpoint, or the encoder, decoder and contract, that were exported, or its captured graphs.
         targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
         tolerance: the user's band in place of the measured one.
         budget: what of pixels and nats the files may cost.
@@ -73,13 +154,14 @@ def verify(
         TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
         UsageError: a target that no file of this artifact can have.
     """
-    source = Source.of(source)
+    captured = Captured.of(source)
+    source = captured.source
     if targets is None:
         refuse_unknown(artifact.manifest)
     chosen = choose(kinds_of(artifact.manifest), targets)
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
-    graphs = {part: source.graph(part) for part in dict.fromkeys((*source.parts, *of_files))}
+    graphs = captured.graphs(of_files)
     with fastest_threads(lambda: run_blank(graphs.values(), max(BATCHES))) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)

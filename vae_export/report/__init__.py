@@ -1,6 +1,6 @@
 """Records as pages for people: each function returns HTML that needs no other file and no network."""
 
-from vae_export.report.page import certificate_page
+from vae_export.report.certificate_page import certificate_page
 from vae_export.report.timings_page import timings_page
 
 __all__ = ["certificate_page", "timings_page"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vae_export.bench.sides import EAGER
-from vae_export.bench.timings import Timings
-from vae_export.record import Record
-from vae_export.report import plots, words
-from vae_export.report.page import environment
+from vae_export.artifact.certificate import Record
+from vae_export.bench.results import Timings
+from vae_export.bench.subjects import EAGER
+from vae_export.report import text, timings_charts
+from vae_export.report.certificate_page import environment
 
 TEMPLATE = "timings.html.j2"
 
@@ -28,9 +28,9 @@ def timings_page(timings: Timings, record: Record) -> str:
             timings=timings,
             names=list(dict.fromkeys(side.side for side in timings.sides)),
             errors={part: errors(record.document, part) for part in timings.plan["parts"]},
-            machine=list(words.flat(timings.machine)),
-            plots=plots,
-            words=words,
+            machine=list(text.flat(timings.machine)),
+            plots=timings_charts,
+            words=text,
         )
     )
 

@@ -1,22 +1,27 @@
-"""An exported VAE for applications: arrays in, arrays out."""
+"""An exported VAE for applications: arrays in, arrays out.
+
+From a path to a model: a bundle or an export folder, by what lies there.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from vae_export import noise
-from vae_export.artifact import Package
+from vae_export import rng
+from vae_export.artifact.folder import Package, open_artifact
+from vae_export.artifact.manifest import Manifest
+from vae_export.bundle import open_bundle
 from vae_export.contract import PARTS, PIXELS, Array, Contract, Part, Pixels, TensorSpec, float_part
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
-from vae_export.integers import integer
-from vae_export.manifest import Manifest
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
-from vae_export.runtime.running import Running, running
+from vae_export.rng import integer
+from vae_export.runtime.options import Running, running
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 
@@ -107,7 +112,7 @@ class Model:
         """
         n = integer("number of samples", n, 1, _MOST_IMAGES)
         try:
-            return noise.sample((n, *self.contract.latent_shape), seed, start=start)
+            return rng.sample((n, *self.contract.latent_shape), seed, start=start)
         except MemoryError as error:
             raise OutOfMemoryError(f"{n:,} latents") from error
 
@@ -213,3 +218,43 @@ def _check_range(tensor: TensorSpec, value: Array) -> None:
         where, expected = f"tensor '{tensor.name}' at {index}", f"pixels in [{low:g}, {high:g}]"
         do = "scale 8-bit levels by 1/255" if (low, high) == (0, 1) else "scale the pixels"
         raise ModelError("out of range", where=where, expected=expected, got=value[index], do=do)
+
+
+def load(
+    path: str | Path,
+    *,
+    precision: PrecisionName | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+) -> Model:
+    """Open a bundle or an export folder for running.
+
+    Where it was tuned on a machine like this one (`vae-export tune`), and none of precision, provider and threads is
+    given, it runs as was recommended; `Model.running` says so, or why not.
+
+    Args:
+        path: a bundle such as mnist.zip, or the folder of `export`, with its manifest.json.
+        precision: of the files, such as "int8"; None takes float32, or what there is.
+        provider: an ONNX Runtime provider; used, or refused with `TargetError`, never replaced in silence. None takes
+            the CPU.
+        threads: within an operator; None lets ONNX Runtime choose.
+        batch_size: rows that go through a network at a time; None chooses by their size.
+
+    Raises:
+        ModelError, IntegrityError: nothing that can be read lies there, or a file is not the one that was packed.
+    """
+    return Model(open_package(path), precision=precision, provider=provider, threads=threads, batch_size=batch_size)
+
+
+def open_package(path: str | Path) -> Package:
+    """A bundle or an export folder, by what lies there; raises as `load` does."""
+    expected, do = "a bundle, or the folder of an export", "run: vae-export export"
+    try:
+        there = Path(path).exists()
+    except OSError as error:  # a name too long, a folder that nobody may enter
+        where = f"{str(path)[:60]}…" if len(str(path)) > 60 else path
+        raise ModelError("no export here", where=where, expected=expected, got=error.strerror, do=do) from error
+    if not there:
+        raise ModelError("no export here", where=path, expected=expected, do=do)
+    return open_artifact(path) if Path(path).is_dir() else open_bundle(path)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from vae_export.artifact import Package
+from vae_export.artifact.folder import Package
+from vae_export.artifact.golden import Judgement, judge, judge_pixels
 from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
-from vae_export.golden import Judgement, judge, judge_pixels
 from vae_export.precision import FULL, PrecisionName
 
 Run = Callable[..., dict[str, Array]]

@@ -26,7 +26,7 @@ OPTIMISATIONS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-#: What departs from ONNX Runtime's defaults and changes no result: `vae_export.recommended.SWITCHES` by name.
+#: What departs from ONNX Runtime's defaults and changes no result: `vae_export.artifact.manifest.SWITCHES` by name.
 #: https://onnxruntime.ai/docs/performance/tune-performance/threading.html
 SWITCHES: dict[str, Callable[[ort.SessionOptions], None]] = {
     "no-spinning": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),

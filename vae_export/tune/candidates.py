@@ -10,16 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vae_export.artifact.certificate import Record
+from vae_export.artifact.manifest import LEVELS, RUNTIME_FORMAT, SWITCHES, FileEntry, Manifest, words
 from vae_export.contract import Part
 from vae_export.errors import UsageError
 from vae_export.formats.base import Setting
-from vae_export.manifest import FileEntry, Manifest
 from vae_export.parity import Drift
 from vae_export.parity.probes import ORDINARY
 from vae_export.parity.targets import Target, choose
 from vae_export.precision import PRECISIONS
-from vae_export.recommended import LEVELS, RUNTIME_FORMAT, SWITCHES, words
-from vae_export.record import Record
 from vae_export.runtime.session import CPU
 
 #: Rows of a certificate that are of encoder and decoder together.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vae_export.bench.plan import Plan
+from vae_export.bench.results import Plan
 from vae_export.contract import Part
 from vae_export.errors import UsageError
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.files import sha256
+from vae_export.io.atomic import sha256
 
 SUMS, MANIFEST, CERTIFICATE = "SHA256SUMS", "manifest.json", "certificate.json"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vae_export.contract import Array
-from vae_export.grey import levels
+from vae_export.pixels import levels
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:

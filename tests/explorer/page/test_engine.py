@@ -14,7 +14,7 @@ import vae_export
 from tests.absent import absent
 from tests.explorer.conftest import SOFTWARE_GPU, exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import eventually, looks_like, shown, sliders
-from vae_export.explorer.engine import CDN, VERSION
+from vae_export.explorer.server import CDN, VERSION
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:

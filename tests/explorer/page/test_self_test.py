@@ -12,14 +12,14 @@ import pytest
 from tests.explorer.conftest import exploring, packed, quiet_page, wait_ready
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import write_archive
-from vae_export.files import sha256
-from vae_export.grey import compare
+from vae_export.io.atomic import sha256
+from vae_export.pixels import compare
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-    from vae_export.artifact import Artifact
+    from vae_export.artifact.folder import Artifact
 
 pytestmark = pytest.mark.slow
 

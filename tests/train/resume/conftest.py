@@ -14,7 +14,7 @@ import torch
 from tests.commands import run_python
 from tests.conftest import made_once
 from tests.train.conftest import TINY, Cli, own_copy
-from train.report import Report
+from train.progress import Report
 from vae_export.runs import Run
 
 #: 22 steps an epoch.
@@ -24,8 +24,8 @@ STEPS = 22
 #: A training whose process sends itself SIGTERM after a step, counted over all epochs.
 STOPPING = """
 import os, signal, sys
-from train.commands import train
-from train.report import Report
+from train.cli import train
+from train.progress import Report
 from vae_export.cli.app import main
 
 def step(report, epoch, step, total, real=Report.step):

@@ -11,9 +11,9 @@ import torch
 
 from tests.train.conftest import Invoke, one_line
 from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
-from train.state import load_state
-from vae_export import files
-from vae_export.checkpoint import load_checkpoint
+from train.resume import load_state
+from vae_export.io import atomic
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 
@@ -41,7 +41,7 @@ def die(patch: pytest.MonkeyPatch, call: int, run: Run) -> list[str]:
         return wrapped
 
     for name in CALLS:
-        patch.setattr(files.os, name, counted(name))
+        patch.setattr(atomic.os, name, counted(name))
     return made
 
 
@@ -71,7 +71,7 @@ def test_an_end_at_any_step_of_writing_loses_nothing(
 def test_numbers_that_are_not_finite_never_replace_a_good_state(
     invoke: Invoke, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from train.loop import Trainer
+    from train.trainer import Trainer
 
     real = Trainer.tensors
 

@@ -9,7 +9,7 @@ import pytest
 from tests.commands import tree
 from tests.train.conftest import TINY, Invoke, one_line
 from tests.train.resume.conftest import USUAL, stop_at
-from train.report import Report
+from train.progress import Report
 from vae_export.runs import Run
 
 

@@ -16,8 +16,8 @@ import torch
 from tests.commands import tree
 from tests.train.conftest import ROOT, Invoke, one_line
 from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
-from train.state import load_state
-from vae_export.checkpoint import load_checkpoint
+from train.resume import load_state
+from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 
@@ -56,8 +56,8 @@ def test_a_training_stopped_many_times_ends_in_the_same_bytes(
 #: A training that waits in its second epoch, for a line: what it is sent meanwhile never comes too late.
 WAITING = """
 import sys
-from train.commands import train
-from train.report import Report
+from train.cli import train
+from train.progress import Report
 from vae_export.cli.app import main
 
 def step(report, epoch, step, total, real=Report.step):

@@ -1,0 +1,137 @@
+"""What a person should know of a training, in one line each, while it is still time: nothing here changes anything.
+
+What a person sees of a training: a bar on a terminal, a plain line an epoch everywhere. All on stderr.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from train.config import Protocol
+from train.data.datasets import Dataset
+from train.scoring import Score
+from train.trainer import Epoch, diverged
+from vae_export.cli.console import message, progress
+from vae_export.models import VAEConfig
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+#: Epochs after which units that do nothing count as collapsed.
+_PATIENCE = 5
+#: A share of pixels at one of two levels above which an image counts as binary.
+_BINARY = 0.999
+
+
+def before(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
+    """What the options alone foretell."""
+    if config.family == "post":
+        yield "ReLU heads: no posterior mean below 0, no deviation below 1; --family mlp has linear ones"
+    pixels = dataset.train[:1000]
+    binary = ((pixels == 0) | (pixels == 255)).to(torch.float32).mean().item() > _BINARY
+    drawn = dataset.protocol != "grey"
+    if config.likelihood.name == "bernoulli" and not drawn and not binary:
+        yield (
+            "grey pixels under a Bernoulli: figures are cross-entropies and no likelihoods; "
+            "--data-protocol dynamic or --likelihood discretised-logistic have one"
+        )
+    if config.likelihood.name != "bernoulli" and (drawn or binary):
+        why = "a density of them has no bound" if config.likelihood.name == "gaussian" else "it is made for grey levels"
+        yield f"binary pixels under {config.likelihood.name}: {why}; --likelihood bernoulli fits"
+
+
+class Watcher:
+    """Says once that most units have collapsed; some always do where there are more than the images need."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def after(self, epoch: int, score: Score) -> str | None:
+        """The line that `score`, of the validation images after `epoch`, calls for."""
+        units, active = len(score.unit_variances), score.active_units
+        if self._said or epoch < _PATIENCE or 4 * active >= units:
+            return None
+        self._said = True
+        idle = f"{units - active} of {units} latent units do nothing"
+        return f"epoch {epoch}: {idle}: try --kl-warmup 5, --free-bits 0.1 or a smaller --latent-size"
+
+
+#: Seconds between two looks at the loss: each makes an accelerator wait.
+_INTERVAL = 0.25
+
+
+class Report:
+    def __init__(
+        self,
+        bar: Progress,
+        task: TaskID,
+        *,
+        epochs: int,
+        steps: int,
+        batch_size: int,
+        protocol: Protocol,
+        silent: bool = False,
+    ) -> None:
+        self._silent = silent
+        self._bar, self._task, self._protocol = bar, task, protocol
+        self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
+        self._looked = self._started = time.perf_counter()
+        self._watcher = Watcher()
+
+    def step(self, epoch: int, step: int, total: Tensor) -> None:
+        """After a step; `total` is the sum of the epoch's losses. Raises `InputError` when it is not finite."""
+        now = time.perf_counter()
+        if step == 1:
+            self._started = now
+        if now - self._looked < _INTERVAL:
+            return
+        self._looked = now
+        mean = total.item() / step
+        if not math.isfinite(mean):
+            raise diverged(epoch, mean)
+        speed = (step - 1) * self._batch_size / max(now - self._started, 1e-9)
+        self._bar.update(
+            self._task,
+            description=f"epoch {epoch}/{self._epochs}",
+            completed=(epoch - 1) * self._steps + step,
+            note=f"{mean:.1f} nats  {speed:,.0f} images/s",
+        )
+
+    def epoch(self, epoch: Epoch, validation: Score, *, best: bool) -> None:
+        line = (
+            f"epoch {epoch.number:>{len(str(self._epochs))}}/{self._epochs}  "
+            f"validation -ELBO {validation.negative_elbo:.2f} nats/image, {self._protocol} "
+            f"(reconstruction {validation.reconstruction:.2f} + KL {validation.kl:.2f}), "
+            f"{validation.active_units} active units, {epoch.images_per_second:,.0f} images/s"
+            + (", saved" if best else "")
+        )
+        self._say(line)
+        if (note := self._watcher.after(epoch.number, validation)) is not None:
+            self._say(f"note: {note}")
+        self._bar.update(self._task, completed=epoch.number * self._steps)
+
+    def _say(self, line: str) -> None:
+        if self._silent:
+            return
+        if self._bar.disable:
+            message(line)
+        else:  # above the bar, which a plain write would tear
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def reporting(
+    *, epochs: int, steps: int, batch_size: int, protocol: Protocol, silent: bool = False
+) -> Iterator[Report]:
+    """`silent`: for a process that is not the first of those that train together."""
+    with progress() as bar:
+        bar.disable |= silent
+        task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")
+        yield Report(bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol, silent=silent)

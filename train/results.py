@@ -1,0 +1,193 @@
+"""What figures may be called: that depends on what the pixels were and on what the decoder says of them.
+
+`evaluations.jsonl` of a run: a line for each time that it was scored, so that what took long is computed once.
+
+    checkpoint      digest of the checkpoint that was scored, as its own header has it
+    format          what was scored: "checkpoint", or "onnx", the files exported from it
+    dataset         name and SHA-256 of the images
+    …               protocol, likelihood, split and figures, as `cli.py evaluate --json` prints them
+
+A run that is trained further gets another checkpoint; the lines of those before stay, and do not speak of it.
+
+What became of a training, as its run folder tells it: read from small files, without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.config import Protocol
+from vae_export.errors import InputError
+from vae_export.io.atomic import append_line
+from vae_export.likelihood import Likelihood
+from vae_export.models.checkpoint import read_header
+from vae_export.models.config import VAEConfig
+from vae_export.runs import Run
+
+
+def is_likelihood(protocol: Protocol, likelihood: Likelihood) -> bool:
+    """Whether figures are of a probability, or a density, of the pixels that there are."""
+    return not (likelihood.name == "bernoulli" and protocol == "grey")
+
+
+def reconstruction_heading(protocol: Protocol, likelihood: Likelihood) -> str:
+    return "-log p(x|z)" if is_likelihood(protocol, likelihood) else "cross-entropy"
+
+
+def evidence_name(protocol: Protocol, likelihood: Likelihood) -> str:
+    return "NLL" if is_likelihood(protocol, likelihood) else "IWAE bound"
+
+
+def evidence_heading(protocol: Protocol, likelihood: Likelihood, samples: int) -> str:
+    return f"{evidence_name(protocol, likelihood)}, K = {samples:,}"
+
+
+def meaning(protocol: Protocol, likelihood: Likelihood) -> str:
+    """What figures in nats are of, in a few words: below tables, in checkpoints and model cards."""
+    if likelihood.name == "discretised-logistic":
+        return f"probability of 8-bit pixels, {protocol}"
+    if likelihood.name != "bernoulli":
+        return f"density of pixels in [0, 1], {protocol}: may be negative, and is no probability of 8-bit pixels"
+    if protocol == "grey":
+        return "grey pixels under a Bernoulli: no likelihood"
+    if protocol == "dynamic":
+        return "binary pixels, drawn anew each epoch of training, once for scores"
+    return "binary pixels, drawn once with a seed of ours: not Larochelle's"
+
+
+def record(run: Run, figures: Mapping[str, Any]) -> None:
+    """Append one line. Raises `StorageError` where the folder cannot be written."""
+    append_line(run.evaluations, json.dumps(figures, allow_nan=False))  # two that score one run do not mix theirs
+
+
+def recorded(run: Run, digest: str) -> list[dict[str, Any]]:
+    """The lines about one checkpoint, the oldest first. Raises `InputError` for a file that is none of ours."""
+    return [line for line in read_lines(run.evaluations) if line.get("checkpoint") == digest]
+
+
+def read_lines(path: Any) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; none where there is no file. Raises `InputError`."""
+    if not path.exists():
+        return []
+    lines = []
+    try:
+        for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError(f"line {number} is no object")
+            lines.append(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("lines cannot be read", where=path, got=str(error)) from error
+    return lines
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attributes:
+    dataset, dataset_sha256, protocol: what it was trained on.
+    test: scores of the test images, as `Score.to_json` has them.
+    evidence: of the same images, as `Evidence.to_json` has it: of all that is on record the one of most samples.
+    epochs, best_epoch, planned_epochs: trained so far; of which the best, whose checkpoint it is; asked for.
+    seconds: of training alone; None where there are no metrics.
+    training: settings, as they are in the checkpoint's provenance.
+    preset: its name, if one was taken.
+    """
+
+    run: Run
+    config: VAEConfig
+    dataset: str
+    dataset_sha256: str
+    protocol: Protocol
+    test: Mapping[str, Any]
+    evidence: Mapping[str, Any] | None
+    parameters: int
+    epochs: int
+    best_epoch: int
+    planned_epochs: int | None
+    seconds: float | None
+    training: Mapping[str, Any]
+    preset: str | None
+
+    @property
+    def kind(self) -> tuple[str, str, Protocol, Likelihood]:
+        """Outcomes compare if this is the same: the images, what became of them, and what the figures are of."""
+        return self.dataset, self.dataset_sha256, self.protocol, self.config.likelihood
+
+    @property
+    def negative_elbo(self) -> float:
+        return float(self.test["negative_elbo_nats_per_image"])
+
+    @property
+    def is_likelihood(self) -> bool:
+        return is_likelihood(self.protocol, self.config.likelihood)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.folder),
+            "config": self.config.to_json(),
+            "preset": self.preset,
+            "test": dict(self.test),
+            "importance_weighted": None if self.evidence is None else dict(self.evidence),
+            "parameters": self.parameters,
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "planned_epochs": self.planned_epochs,
+            "seconds": self.seconds,
+            "training": dict(self.training),
+        }
+
+
+def read_outcome(run: Run) -> Outcome:
+    """Raises `InputError`: its checkpoint, its metrics or its evaluations cannot be read."""
+    header, metrics = read_header(run.checkpoint), read_lines(run.metrics)
+    provenance = header.provenance
+    try:
+        data, training, test = provenance["data"], provenance["training"], provenance["scores"]["test"]
+        return Outcome(
+            run=run,
+            config=header.config,
+            dataset=str(data["name"]),
+            dataset_sha256=str(data["sha256"]),
+            protocol=data.get("protocol", "grey"),
+            test={key: test[key] + 0 for key in test},  # numbers, or a TypeError
+            evidence=_evidence(recorded(run, header.digest), data["sha256"], test["images"]),
+            parameters=header.parameters,
+            epochs=max((int(line["epoch"]) for line in metrics), default=int(provenance["epoch"])),
+            best_epoch=int(provenance["epoch"]),
+            planned_epochs=training.get("epochs"),
+            seconds=sum(float(line["seconds"]) for line in metrics) if metrics else None,
+            training=training,
+            preset=provenance.get("preset"),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise InputError("run cannot be read", where=run.folder, expected="what train writes", got=what) from error
+
+
+def read_outcomes(root: Path) -> tuple[list[Outcome], list[InputError]]:
+    """Of all runs below `root`, by their names; and why each of the others cannot be read."""
+    outcomes, unreadable = [], []
+    for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        run = Run(folder)
+        if not any(path.exists() for path in (run.checkpoint, run.metrics, run.state)):
+            continue  # something else, such as a bundle beside the runs
+        try:
+            outcomes.append(read_outcome(run))
+        except InputError as error:
+            unreadable.append(error)
+    return outcomes, unreadable
+
+
+def _evidence(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
+    """Of the whole test split of the data that it was trained on."""
+    found = [
+        {"format": line["format"], **line["importance_weighted"]}
+        for line in lines
+        if "importance_weighted" in line
+        and (line["split"], line["images"], line["dataset"]["sha256"]) == ("test", images, images_sha256)
+    ]
+    return max(reversed(found), key=lambda evidence: evidence["importance_samples"], default=None)

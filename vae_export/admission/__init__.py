@@ -1,8 +1,0 @@
-"""ONNX files that nobody vouches for: what they must pass before this process opens them.
-
-`gate.py` caps their size and starts a child process; `trial.py` is that child, and `content.py` what it refuses.
-"""
-
-from vae_export.admission.gate import MAX_BYTES, admit, read_plain
-
-__all__ = ["MAX_BYTES", "admit", "read_plain"]

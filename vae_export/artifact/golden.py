@@ -1,0 +1,159 @@
+"""Golden vectors: inputs, and the outputs that they must give, so that each application can test itself.
+
+docs/bundle-format.md, section 5, is the specification. They lie beside the model files as raw little-endian float32.
+`vae_export.parity.golden` makes them; this room is what a reader needs, without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vae_export.contract import LEVELS, Array, Contract, Part, TensorSpec
+from vae_export.pixels import GreyLevels, compare, in_levels, missed, unrounded
+from vae_export.precision import FULL, PrecisionName
+
+FOLDER = "golden"
+#: Rows in a golden array: enough for what a decoder can do, few enough to travel with it.
+MOST_ROWS, FEWEST_ROWS = 16, 2
+DTYPE = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class GoldenArray:
+    """One array in a file of its own.
+
+    Attributes:
+        tensor: which input or output of the part.
+        name: of the file, below the export folder.
+        shape: with the batch first.
+        sha256: of the file.
+        band: for an output, the largest absolute error that is allowed; None for an input.
+        bands: the same of files that are not float32, by their precision.
+    """
+
+    tensor: str
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+    band: float | None = None
+    bands: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return math.prod(self.shape) * DTYPE.itemsize
+
+    def array(self, data: bytes) -> npt.NDArray[np.float32]:
+        """The file's bytes as an array of the machine's own byte order; read-only."""
+        values: npt.NDArray[np.float32] = np.frombuffer(data, DTYPE).reshape(self.shape).astype("=f4", copy=False)
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        entry = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape), "sha256": self.sha256}
+        if self.band is None:
+            return entry
+        return entry | {"band": self.band} | ({"bands": dict(self.bands)} if self.bands else {})
+
+    def allowed(self, precision: str) -> float:
+        """The largest absolute error of a file of this precision; 0 where nothing is said of it."""
+        return (self.band or 0.0) if precision == FULL else self.bands.get(precision, 0.0)
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any], *, output: bool) -> GoldenArray:
+        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        tensor, name, shape, digest = item["tensor"], item["file"], tuple(item["shape"]), item["sha256"]
+        band: float | None = item["band"] if output else None
+        if not all(isinstance(text, str) for text in (tensor, name, digest)):
+            raise TypeError("tensor, file and sha256 of a golden array are texts")
+        if not shape or not all(type(size) is int and size > 0 for size in shape):
+            raise ValueError(f"shape of a golden array is {shape}")
+        if not FEWEST_ROWS <= shape[0] <= MOST_ROWS:
+            raise ValueError(f"a golden array has {shape[0]} rows, not {FEWEST_ROWS} to {MOST_ROWS}")
+        bands = dict(item.get("bands", {})) if output else {}
+        for value in (band, *bands.values()) if output else ():
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ValueError(f"band of a golden array is {value!r}")
+        return cls(tensor, name, shape, digest, band, bands)
+
+
+@dataclass(frozen=True)
+class GoldenPart:
+    """The golden arrays of one part, in the order of its inputs and outputs."""
+
+    part: Part
+    inputs: tuple[GoldenArray, ...]
+    outputs: tuple[GoldenArray, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "part": self.part,
+            "inputs": [array.to_json() for array in self.inputs],
+            "outputs": [array.to_json() for array in self.outputs],
+        }
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> GoldenPart:
+        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        return cls(
+            item["part"],
+            tuple(GoldenArray.from_json(array, output=False) for array in item["inputs"]),
+            tuple(GoldenArray.from_json(array, output=True) for array in item["outputs"]),
+        )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one output of one part compares with its golden array.
+
+    Attributes:
+        error: the largest absolute difference; infinite where a number is not finite.
+        band: the largest that is allowed.
+        grey: pixels of another level; None for what is no image.
+    """
+
+    part: Part
+    output: str
+    error: float
+    band: float
+    grey: GreyLevels | None
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.band and (self.grey is None or self.grey.unexplained == 0)
+
+    def __str__(self) -> str:
+        pixels = f", {self.grey.differing} pixels differ, {self.grey.unexplained} unexplained" if self.grey else ""
+        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{pixels}"
+
+
+def judge_pixels(
+    contract: Contract,
+    part: Part,
+    got: Array,
+    expected: GoldenArray,
+    exact: Array,
+    precision: PrecisionName = FULL,
+) -> Judgement:
+    """Hold the bytes of a part of `PIXELS` against the decoder's golden image `exact` (N, C, H, W); in grey levels."""
+    band = in_levels(expected.allowed(precision), contract)
+    wanted = unrounded(exact, contract, part)
+    grey = compare(got, wanted, low=0, high=LEVELS, band=band)
+    return Judgement(part, "pixels", float(missed(got, wanted).max()), band, grey)
+
+
+def judge(
+    part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
+) -> Judgement:
+    """Hold an output of a file of this precision against its golden array `exact`, of the same shape."""
+    band = expected.allowed(precision)
+    # Two infinities differ by NaN; neither has passed.
+    error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
+    bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
+    grey = compare(got, exact.astype(np.float64), low=spec.low, high=spec.high, band=band) if bounded else None
+    return Judgement(part, spec.name, error, band, grey)

@@ -1,0 +1,140 @@
+"""MODEL_CARD.md: what a bundle holds, how good it is and how that is known, for whoever opens it.
+
+After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vae_export.artifact.certificate import Record
+from vae_export.artifact.manifest import Manifest
+
+#: In a table, for a figure that was not measured.
+_MISSING = "—"
+#: The same for every model that this project makes.
+_LIMITS = """\
+The decoder gives an image for any finite latent, also for those that no image was encoded to: far from the origin its
+images mean nothing. Samples look like the training data at their best; the network knows nothing else. Images that are
+unlike the training data are encoded and reconstructed all the same, and wrongly.
+
+The hashes in this bundle detect corruption. They are no signature, and do not show who made it."""
+
+
+def model_card(name: str, manifest: Manifest, record: Record, notes: str = "") -> str:
+    """Markdown; the same text for the same facts."""
+    drift = record.document.get("drift") or []
+    sections = {
+        "What it is": "\n".join(_what(manifest)),
+        "Training": "\n".join(_training(manifest.provenance)),
+        "Verification": "\n".join(_verification(record)),
+        **({"Fewer bits": "\n".join(_costs(drift))} if drift else {}),
+        "Files": "\n".join(_files(manifest)),
+        "Limits": _LIMITS,
+        **({"Notes": notes.strip()} if notes.strip() else {}),
+    }
+    return f"# {name}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()) + "\n"
+
+
+def _what(manifest: Manifest) -> Iterator[str]:
+    contract = manifest.contract
+    low, high = contract.image_range
+    yield "A variational autoencoder, exported for inference."
+    yield ""
+    yield f"- image: float32 (N, {_sizes(contract.image_shape)}), values in [{low:g}, {high:g}]"
+    yield f"- latent: float32 (N, {_sizes(contract.latent_shape)}), prior N(0, I)"
+    if contract.likelihood is not None:
+        second = contract.likelihood.spread
+        yield f"- likelihood of a pixel: {contract.likelihood}" + (f", with `image_{second}`" if second else "")
+    config = manifest.provenance.get("config")
+    if isinstance(config, Mapping):
+        plain = ((key, value) for key, value in sorted(config.items()) if not isinstance(value, list | dict))
+        facts = ", ".join(f"{key} {value}" for key, value in plain)
+        yield f"- network: {facts}"
+
+
+def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
+    training = provenance.get("training")
+    if not isinstance(training, Mapping) or not isinstance(training.get("data"), Mapping):
+        yield "Not known to the software that made this bundle."
+        return
+    data, settings = training["data"], training.get("training")
+    yield f"- data: {data.get('name')}, protocol `{data.get('protocol')}`" + _counts(data.get("images"))
+    if data.get("note"):
+        yield f"- {data['note']}"
+    if isinstance(settings, Mapping):
+        yield "- settings: " + ", ".join(f"{key} {value}" for key, value in sorted(settings.items()))
+    scores = training.get("scores")
+    for split, figures in scores.items() if isinstance(scores, Mapping) else ():
+        if isinstance(figures, Mapping) and "negative_elbo_nats_per_image" in figures:
+            yield f"- {split}: −ELBO {figures['negative_elbo_nats_per_image']:.2f}{_error(figures)} nats per image"
+
+
+def _counts(images: object) -> str:
+    return (
+        "; images: " + ", ".join(f"{key} {value:,}" for key, value in images.items())
+        if isinstance(images, dict)
+        else ""
+    )
+
+
+def _error(figures: Mapping[str, Any]) -> str:
+    error = figures.get("negative_elbo_standard_error")
+    return f" ± {error:.2f}" if isinstance(error, float) else ""
+
+
+def _verification(record: Record) -> Iterator[str]:
+    document = record.document
+    rows = [row for row in document.get("rows", ()) if isinstance(row, dict)]
+    environment = document.get("environment", {})
+    depth = "every setting" if environment.get("thorough") else "the quick set of settings"
+    yield f"Every file was held against the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
+    if record.own_band is not None:
+        yield f"**What was allowed is a band of the maker's own ({record.own_band}), and not what rounding explains.**"
+    yield ""
+    yield "| part | target | largest error | of what is allowed |"
+    yield "|---|---|---|---|"
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((str(row.get("part")), str(row.get("target"))), []).append(row)
+    for (part, target), members in groups.items():
+        name, unit = ("scores of real images", " nats") if part == "metric" else (part, "")
+        share = max((row["error"] / row["band"] for row in members if row.get("band")), default=None)
+        allowed = _MISSING if share is None else f"{share:.0%}"
+        yield f"| {name} | `{target}` | {max(row['error'] for row in members):.2g}{unit} | {allowed} |"
+    versions = ", ".join(f"{key} {value}" for key, value in sorted(environment.get("versions", {}).items()))
+    yield ""
+    yield f"By {versions}. `certificate.json` has every figure."
+
+
+def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
+    """What the files of lower precision do to pixels and nats."""
+    yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
+    yield "those bits cost, on inputs as an application has them, against the network in float64:"
+    yield ""
+    yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
+    yield "|---|---|---|---|---|"
+    for row in drift:
+        # Any of them may be null: "not measured".
+        worst, mean, nats = _MISSING, _MISSING, _MISSING
+        if row.get("worst_levels") is not None and row.get("mean_levels") is not None:
+            worst, mean = str(row["worst_levels"]), f"{row['mean_levels']:.2g}"
+        if all(row.get(name) is not None for name in ("nats", "nats_low", "nats_high")):
+            nats = f"{row['nats']:+z.3f} ({row['nats_low']:+z.3f} to {row['nats_high']:+z.3f})"
+        yield f"| {row['part']} | `{row['target']}` | {worst} | {mean} | {nats} |"
+
+
+def _files(manifest: Manifest) -> Iterator[str]:
+    yield "| file | part | format | numbers | bytes |"
+    yield "|---|---|---|---|---|"
+    for entry in manifest.files:
+        for stored in entry.stored:
+            yield f"| `{stored.name}` | {entry.part} | {entry.format} | {entry.precision} | {stored.size:,} |"
+    yield ""
+    yield "`golden/` has inputs with the outputs that they must give: test your application with them. What is in a"
+    yield "bundle and how to read it: the page *The bundle format* of vae-export's documentation."
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,89 @@
+"""An export folder, its certificate and words for people → the bytes of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from vae_export.artifact.certificate import Record
+from vae_export.artifact.folder import CERTIFICATE, Artifact
+from vae_export.artifact.manifest import NAME, Manifest, contents
+from vae_export.bundle.archive import write_archive
+from vae_export.bundle.model_card import model_card
+from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS, entries
+from vae_export.contract import float_part
+from vae_export.errors import IntegrityError, ModelError, UsageError
+from vae_export.io.atomic import sha256
+
+NO_LICENCE = """\
+No licence was stated when this bundle was made. Ask whoever gave it to you what you may do with the model.
+"""
+
+
+def pack(
+    artifact: Artifact,
+    record: Record,
+    *,
+    name: str,
+    formats: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    page: bytes | None = None,
+    notes: str = "",
+    licence: str = NO_LICENCE,
+) -> bytes:
+    """The bundle of a certified export; equal contents give equal bytes.
+
+    Args:
+        artifact: the export; every file is read against its hash.
+        record: its certificate: passed, and of these very files.
+        name: of the model, the title of its card.
+        formats, parts, precisions: which files to take; None takes all.
+        page: the certificate as a page, if it is to travel along.
+        notes: for the model card, in Markdown: what the model is for, what it cannot do.
+        licence: the model's licence.
+
+    Raises:
+        UsageError: a format, part or precision that the export does not have, or not together.
+        ParityError, IntegrityError: the certificate did not pass, or is of other files.
+        ModelError: an export without golden vectors.
+    """
+    manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
+    record.require(manifest, artifact.certificate)
+    if not manifest.golden:
+        raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
+    files = {NAME: manifest.text}
+    for entry in manifest.files:
+        files |= contents(entry.name, artifact.read(entry))
+    arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
+    files |= {array.name: artifact.read(array) for array in arrays}
+    try:
+        card = model_card(name, manifest, record, notes)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
+    files |= {CERTIFICATE: record.data, CARD: card.encode()}
+    files |= {LICENCE: licence.encode()} | ({} if page is None else {PAGE: page})
+    ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
+    sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())
+    return write_archive({SUMS: sums.encode(), **ordered})
+
+
+def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:
+    """The manifest with those files only that are wanted, by format, part and precision."""
+    files = manifest.files
+    for kind, chosen in wanted.items():
+        if chosen is None:
+            continue
+        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # of what the others leave
+        if missing := [name for name in chosen if name not in have]:
+            do = f"run: vae-export export --{kind} {missing[0]}"
+            raise UsageError(f"export has no such {kind}", expected=" | ".join(have), got=missing[0], do=do)
+        files = tuple(entry for entry in files if getattr(entry, kind) in chosen)
+    kept = {float_part(entry.part) for entry in files}
+    names = {entry.name for entry in files}
+    return replace(
+        manifest,
+        files=files,
+        golden=tuple(part for part in manifest.golden if part.part in kept),
+        recommended=tuple(item for item in manifest.recommended if item.file in names),
+    )

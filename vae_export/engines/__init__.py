@@ -1,7 +1,0 @@
-"""Where pieces of work are done: in this process, or on the machines of a Ray cluster. One order, one result."""
-
-from vae_export.engines.local import LocalEngine
-from vae_export.engines.parcel import Parcel, Settings
-from vae_export.engines.task import Engine, Job, Piece, Pieces, Task, cut
-
-__all__ = ["Engine", "Job", "LocalEngine", "Parcel", "Piece", "Pieces", "Settings", "Task", "cut"]

@@ -1,0 +1,1 @@
+"""Files: atomic writes, staging, and strict reading of what others wrote."""

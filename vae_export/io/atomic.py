@@ -1,0 +1,170 @@
+"""What disks do to us: one-line errors for the operating system's, questions asked before long work, and syncing.
+
+Files that are whole or absent: atomic writes, hashes, the lock on a run.
+
+Neither torch, safetensors nor onnx calls fsync; a plain write under `kill -9` leaves torn files. So nothing in this
+project writes to a final name itself: it makes the bytes and hands them to `write_atomic`, or fills a file or folder
+of `vae_export.io.staging`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vae_export.errors import StorageError
+
+#: Half-written files and folders carry this in their name; `staging.sweep` removes what a killed process left.
+PARTIAL = ".partial-"
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Turn the operating system's errors about `path` into one-line `StorageError`s."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            room = f"{free_bytes(path):,} bytes free"
+            need = "enough room" if needed is None else f"{needed:,} bytes"
+            raise StorageError("disk full", where=path, expected=need, got=room, do="free some space") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError("path too long", where=f"{str(path)[:60]}…", do="choose a shorter --out") from error
+        what = "not a folder" if error.errno in (errno.EEXIST, errno.ENOTDIR) else "cannot write"
+        raise StorageError(what, where=path, got=error.strerror or error, do="choose another --out") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `StorageError` unless a file can be made in `folder` (made if need be). Ask before long work."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Raise `StorageError` if there are not `needed` bytes free where `path` is to be. Ask before long work."""
+    with storage_errors(path, needed=needed):
+        if free_bytes(path) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def free_bytes(path: Path) -> int:
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def sha256(data: bytes | memoryview | Path) -> str:
+    """SHA-256 of bytes or of a file, as 64 lower-case hexadecimal digits."""
+    if not isinstance(data, Path):
+        return hashlib.sha256(data).hexdigest()
+    with open(data, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that every reader, at any instant, sees the old file or the new one, whole.
+
+    The parent folder is made. Raises `StorageError` if the disk is full or the folder cannot be written.
+    """
+    with storage_errors(path, needed=len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=PARTIAL, suffix=path.suffix, dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o666 & ~umask())  # mkstemp makes 0600; others may read results
+            os.replace(partial, path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
+    """`write_atomic`, and what lay at `path` stays as `previous`: at no instant is there neither.
+
+    Raises `StorageError`; then `path` is as it was.
+    """
+    if path.exists():
+        link = previous.with_name(f"{PARTIAL}{previous.name}")
+        with storage_errors(previous, needed=len(data)):
+            link.unlink(missing_ok=True)
+            try:
+                os.link(path, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, link)
+                sync_file(link)
+            os.replace(link, previous)
+            link.unlink(missing_ok=True)  # a rename between two names of one file does nothing (POSIX)
+            sync_folder(previous.parent)
+    write_atomic(path, data)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, durably and whole: on a full disk the file is as it was. Raises `StorageError`."""
+    data = line.encode() + b"\n"
+    with storage_errors(path, needed=len(data)), open(path, "ab", buffering=0) as file:
+        length = file.tell()
+        try:
+            # One write: no torn line, wherever the process is stopped. A disk that is nearly full takes a part of it.
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(length)
+            raise
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one writer. The kernel frees the lock when the holder dies, so none is ever stale."""
+    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise StorageError(
+                "run is in use",
+                where=folder,
+                got=f"a lock held by process {holder}",
+                do="wait for it or choose another --out",
+            ) from None
+        with storage_errors(folder):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield

@@ -1,0 +1,124 @@
+"""Tensors and a JSON header in one safetensors file, sealed by a SHA-256 over both. No pickle is ever loaded.
+
+The file has one metadata entry, "vae_export": the header as canonical JSON, with a "format" that names what the file is
+and a "sha256" of the header and of every tensor (name, dtype, shape, bytes), so that a flipped bit is seen. Equal
+content gives equal bytes. The header alone is read without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae_export.errors import CheckpointError, IntegrityError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: The name of the metadata's one entry.
+ENTRY = "vae_export"
+#: Headers of ours have some thousand bytes; a file that claims more than this is not read.
+_LIMIT = 16 << 20
+
+
+def seal(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of a file; `header` is JSON-able and has a "format", tensors are on the CPU."""
+    from safetensors.torch import save
+
+    dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    sealed = dict(header) | {"sha256": digest(header, dense)}
+    # One entry only: safetensors writes several in the order of a hash map, which differs from run to run.
+    return save(dense, metadata={ENTRY: canonical(sealed)})
+
+
+def read_sealed(
+    path: Path, what: str, format: str, dtypes: Collection[torch.dtype], *, expected: str, do: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], bytes]:
+    """Header, tensors and the bytes of a file that `seal` made.
+
+    Args:
+        what: the file is, for messages.
+        format: it must have; `dtypes`: its tensors may have.
+        expected: what to say should lie there; `do`: about one that cannot be read or was altered.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another format.
+        IntegrityError: the bytes are not those that were written.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        data = _bytes(path)
+        header, tensors = _parse(data, dtypes)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{what} cannot be read", where=path, expected=expected, got=got, do=do) from error
+    if header.get("format") != format:
+        found = header.get("format")
+        raise CheckpointError(f"{what} of another version", where=path, expected=format, got=found, do=do)
+    stated = header.pop("sha256", None)
+    if (actual := digest(header, tensors)) != stated:
+        raise IntegrityError(f"{what} was altered", where=path, expected=f"SHA-256 {stated}", got=actual, do=do)
+    return header, tensors, data
+
+
+def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    import numpy as np
+
+    digest = hashlib.sha256(canonical(header).encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name].numpy())
+        digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _bytes(path: Path) -> bytes:
+    """The whole file at once: what is parsed is what is hashed, even if the file is replaced meanwhile."""
+    if not path.is_file():  # a device or a pipe would never end
+        raise OSError("no such file" if not path.exists() else "not a file")
+    return path.read_bytes()
+
+
+def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors.torch import load
+
+    tensors = load(data)
+    length = int.from_bytes(data[:8], "little")  # `load` has held it against the file
+    text = json.loads(data[8 : 8 + length])["__metadata__"][ENTRY]
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ValueError("no vae_export header")
+    if canonical(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
+        raise ValueError("header is not as it was written")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in dtypes:
+            raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
+    return header, tensors
+
+
+def read_tensor_table(path: Path) -> dict[str, Any]:
+    """The JSON object that a safetensors file begins with, after its length as a little-endian 64-bit number."""
+    if not path.is_file():  # a device or a pipe would never end
+        raise OSError("no such file" if not path.exists() else "not a file")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LIMIT):
+            raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+        document = json.loads(file.read(length))
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")
+    ends = [tensor["data_offsets"][1] for name, tensor in document.items() if name != "__metadata__"]
+    if size != (whole := 8 + length + max(ends, default=0)):
+        raise ValueError(f"{size:,} bytes of {whole:,}")
+    return document

@@ -1,0 +1,170 @@
+"""Outputs too large or too many for one write: filled under another name, and published by one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from vae_export.errors import OutputExistsError, UsageError
+from vae_export.io.atomic import PARTIAL, storage_errors, sync_file, sync_folder, umask
+
+#: Those half-written files that are held while they live, as staging folders are.
+_PARTIAL_FILE = f"{PARTIAL}file-"
+
+
+@contextlib.contextmanager
+def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file to write beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+
+    For what is too large to be made in memory first. An `OSError` in the block is taken for one of this file. What
+    killed processes left of such files beside it is removed. `parents` makes the folder that it lies in; without, one
+    that has been removed stays so, and stops the writer.
+    """
+    check_free(final, force=force)
+    with storage_errors(final):
+        if parents:
+            final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in final.parent.glob(f"{_PARTIAL_FILE}*"):
+            _remove_unless_held(stale)
+        partial, handle = _held_file(final)
+        try:
+            with open(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fchmod(handle, 0o666 & ~umask())
+                os.fsync(handle)
+                if final.exists() and not force:  # somebody else made it while we worked
+                    raise OutputExistsError(final)
+                os.replace(partial, final)  # before it is closed: a file that nobody holds may be swept
+            sync_folder(final.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+
+    With `force`, an existing `final` is moved aside first and removed last: a process killed between the two renames
+    leaves the old folder under its partial name, and the next call puts it back. What a killed process left half-filled
+    beside `final` is removed.
+    """
+    check_free(final, force=force)
+    retired = _retired(final)
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        for stale in _partial(final.parent):
+            _remove_unless_held(stale)
+        staging, handle = _held_folder(final.parent)
+    try:
+        yield staging
+        with storage_errors(final):
+            os.chmod(staging, 0o777 & ~umask())
+            for file in staging.rglob("*"):
+                sync_folder(file) if file.is_dir() else sync_file(file)
+            if final.exists():
+                if not force:  # somebody else made it while we worked
+                    raise OutputExistsError(final)
+                _remove(retired)
+                os.rename(final, retired)
+            os.rename(staging, final)
+            sync_folder(final.parent)
+            _remove(retired)
+    finally:
+        # Processes elsewhere may still write into it by its name, so it loses that first: nothing new comes then.
+        discarded = staging.with_name(f"{staging.name}-discarded")
+        with contextlib.suppress(OSError):  # it was published
+            os.rename(staging, discarded)
+        _remove(discarded)
+        os.close(handle)
+        if retired.exists() and not final.exists():
+            os.rename(retired, final)
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists. Called before any long work, so that a refusal costs nothing."""
+    retired = _retired(path)
+    with storage_errors(path):
+        if retired.exists() and not path.exists():
+            os.rename(retired, path)
+        if path.exists() and not force:
+            raise OutputExistsError(path)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`. Call it with the folder's lock held."""
+    for stale in _partial(folder):
+        if stale.is_dir() and not stale.is_symlink():
+            _remove_unless_held(stale)  # an export writes into a run without its lock
+        else:
+            stale.unlink(missing_ok=True)
+
+
+def _partial(folder: Path) -> Iterator[Path]:
+    """What is half-written in `folder`, less complete older outputs: `check_free` decides about those."""
+    return (path for path in folder.glob(f"{PARTIAL}*") if not path.name.startswith(f"{PARTIAL}old-"))
+
+
+def _held_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder, and the handle that holds it: while that is open, and its process lives, nobody sweeps it away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # swept between its making and its lock, as below
+            continue
+        _hold(handle)
+        if folder.exists():
+            return folder, handle
+        os.close(handle)
+
+
+def _held_file(final: Path) -> tuple[Path, int]:
+    """A new file beside `final`, and the handle that holds it in the same way."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL_FILE, suffix=final.suffix, dir=final.parent)
+        _hold(handle)
+        if os.path.exists(name):  # not swept between its making and its lock
+            return Path(name), handle
+        os.close(handle)
+
+
+def _hold(handle: int) -> None:
+    """Lock an open file or folder until it is closed, or its process dies."""
+    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+
+    with contextlib.suppress(OSError):  # a file system without locks, on which nothing is swept either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _remove_unless_held(stale: Path) -> None:
+    """Remove a half-filled folder, or a half-written large file, whose process is dead; leave one that is held."""
+    import fcntl
+
+    kind = 0 if stale.name.startswith(_PARTIAL_FILE) else os.O_DIRECTORY
+    with contextlib.suppress(OSError):  # held, or of another kind, or gone meanwhile, or without locks
+        handle = os.open(stale, os.O_RDONLY | os.O_NOFOLLOW | kind)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(stale)
+        finally:
+            os.close(handle)
+
+
+def _retired(path: Path) -> Path:
+    """Where an output that is being replaced waits until the new one is in place."""
+    if path.name in ("", ".."):  # `.`, `/` and `..` cannot be moved aside
+        raise UsageError("not a name for an output", where=path, do="choose another --out")
+    return path.with_name(f"{PARTIAL}old-{path.name}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,165 @@
+"""A checkpoint: weights, config, a few example images and where it all came from, in one safetensors file.
+
+The file's header has one metadata entry, "vae_export", a JSON object:
+
+    format      "vae-export-checkpoint/1"
+    config      VAEConfig
+    provenance  what made it: data set, data protocol, seed, epoch, scores, versions
+    sha256      of config, provenance and every tensor (name, dtype, shape, bytes), so that a flipped bit is seen
+
+and its tensors are the model's `state_dict` under "model." plus "examples", uint8 (M, C, H, W): held-out images, so
+that the checkpoint alone is enough to probe a model with real data. No pickle is ever loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae_export.errors import CheckpointError, InputError
+from vae_export.io.atomic import sha256, write_atomic
+from vae_export.io.hashed_safetensors import ENTRY, read_sealed, read_tensor_table, seal
+from vae_export.models.config import VAEConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vae_export.models.vae import VAE
+
+FORMAT = "vae-export-checkpoint/1"
+#: Names in the file: before each weight's own, and of the example images.
+PREFIX, EXAMPLES = "model.", "examples"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Attributes:
+    config, provenance: as in `Checkpoint`.
+    parameters: numbers in its weights.
+    digest: SHA-256 of its contents, which is what tells one checkpoint from another.
+    """
+
+    config: VAEConfig
+    provenance: Mapping[str, Any]
+    parameters: int
+    digest: str
+
+
+def read_header(path: Path) -> Header:
+    """Raises `CheckpointError` for a file that is no checkpoint of ours, or not whole."""
+    try:
+        tensors = read_tensor_table(path)
+        document = json.loads(tensors.pop("__metadata__")[ENTRY])
+        if document["format"] != FORMAT:
+            raise CheckpointError("checkpoint of another version", where=path, expected=FORMAT, got=document["format"])
+        if not isinstance(document["provenance"], dict) or not isinstance(document["sha256"], str):
+            raise ValueError("no provenance or no SHA-256")
+        weights = (math.prod(tensor["shape"]) for name, tensor in tensors.items() if name.startswith(PREFIX))
+        return Header(VAEConfig.from_json(document["config"]), document["provenance"], sum(weights), document["sha256"])
+    except CheckpointError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RecursionError, InputError) as error:
+        named = isinstance(error, (LookupError, TypeError))  # their text alone is one word
+        got = f"{type(error).__name__}: {error}" if named else str(error)
+        raise CheckpointError("checkpoint cannot be read", where=path, got=got) from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Attributes:
+    config: the network.
+    weights: its state_dict, float32, on the CPU.
+    examples: held-out images, uint8 (M, C, H, W), M may be 0.
+    provenance: JSON-able; what made this checkpoint.
+    sha256: of the file it was read from; empty for one that was never written.
+    """
+
+    config: VAEConfig
+    weights: Mapping[str, Tensor]
+    examples: Tensor
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def model(self) -> VAE:
+        """The network with these weights, in eval mode, on the CPU."""
+        from vae_export.models.vae import VAE
+
+        model = VAE(self.config)
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write atomically; equal checkpoints give equal bytes. Raises `CheckpointError`, `StorageError`."""
+    write_atomic(path, checkpoint_bytes(checkpoint))
+
+
+def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
+    """What `save_checkpoint` writes."""
+    tensors = {PREFIX + name: tensor for name, tensor in checkpoint.weights.items()} | {EXAMPLES: checkpoint.examples}
+    header = {"format": FORMAT, "config": checkpoint.config.to_json(), "provenance": dict(checkpoint.provenance)}
+    return seal(header, tensors)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint written by `save_checkpoint`.
+
+    Raises:
+        CheckpointError: no such file, not safetensors, another version, keys or shapes that do not fit, weights that
+            are not finite float32.
+        IntegrityError: the bytes are not those that were written.
+    """
+    import torch
+
+    path = Path(path)
+    previous = path.parent / "state" / f"previous-{path.name}"
+    do = f"the one before it is {previous}" if previous.exists() else None
+    expected = "a checkpoint of python cli.py train"
+    header, tensors, data = read_sealed(
+        path, "checkpoint", FORMAT, (torch.float32, torch.uint8), expected=expected, do=do
+    )
+    config, provenance, examples = header.get("config"), header.get("provenance"), tensors.pop(EXAMPLES, None)
+    if not (isinstance(config, dict) and isinstance(provenance, dict) and examples is not None):
+        raise CheckpointError("checkpoint is incomplete", where=path, expected=f"config, provenance, {EXAMPLES}")
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    return Checkpoint(VAEConfig.from_json(config), weights, examples, provenance, sha256(data))
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Compare names, shapes and dtypes with the network, built without memory, so that no header can claim much."""
+    import torch
+
+    from vae_export.models.vae import VAE
+
+    try:
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in VAE(checkpoint.config).state_dict().items()}
+    except (RuntimeError, TypeError) as error:  # sizes beyond what PyTorch can count
+        raise CheckpointError("config cannot be built", got=f"{type(error).__name__}: {error}") from error
+    got = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+    problems = [f"missing {name}" for name in expected.keys() - got.keys()]
+    problems += [f"unknown {name}" for name in got.keys() - expected.keys()]
+    for name in expected.keys() & got.keys():
+        tensor = checkpoint.weights[name]
+        if got[name] != expected[name]:
+            problems.append(f"{name} has shape {got[name]}, not {expected[name]}")
+        elif tensor.dtype != torch.float32 or tensor.layout != torch.strided:
+            problems.append(f"{name} is {tensor.dtype} {tensor.layout}, not dense float32")
+        elif not torch.isfinite(tensor).all():
+            problems.append(f"{name} holds numbers that are not finite")
+    if problems:
+        raise CheckpointError(
+            "weights do not fit", where=f"family {checkpoint.config.family}", got=", ".join(sorted(problems))
+        )
+    shape, dtype = tuple(checkpoint.examples.shape[1:]), checkpoint.examples.dtype
+    if shape != checkpoint.config.image_shape or dtype != torch.uint8:
+        raise CheckpointError(
+            "examples do not fit", expected=f"uint8 (M, {checkpoint.config.image_shape})", got=f"{dtype} {shape}"
+        )

@@ -1,0 +1,123 @@
+"""The page's charts as geometry: numbers and paths in the units of an SVG, which the template draws."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vae_export.contract import Array
+from vae_export.parity.error_maps import EDGES, Evidence
+from vae_export.report.text import percent
+
+#: A strip is this wide up to the band, and has some room for what lies beyond it.
+STRIP = 120
+_BEYOND = 14
+#: Size and margins of a histogram.
+WIDTH, HEIGHT = 480, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 44
+#: What the word "largest" needs.
+_NAME = 60
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One tick of a strip, for all rows that fall on it."""
+
+    x: float
+    opacity: float
+    beyond: bool
+
+
+def strip(shares: Sequence[float]) -> list[Mark]:
+    """Every row of a group as a tick between no error (0) and its band (`STRIP`)."""
+    places = Counter(round(value * STRIP) if value <= 1 else STRIP + _BEYOND // 2 for value in shares)
+    most = max(places.values(), default=1)
+    return [
+        Mark(x, round(0.35 + 0.65 * math.log1p(count) / math.log1p(most), 2), x > STRIP)
+        for x, count in sorted(places.items())
+    ]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Attributes:
+    eager, exported: outlines, closed to the axis.
+    eager_exact, exported_exact: the portion that is equal to float64 or closer than the axis begins.
+    decades: (x, exponent) of the grid.
+    portions: (y, text) of the grid.
+    largest: x of the file's largest error.
+    before: whether there is no room for its name on the right, for the line of the grey level.
+    grey: x of half a grey level; None where it lies outside.
+    left, right, top, bottom: of the plot.
+    """
+
+    eager: str
+    exported: str
+    eager_exact: float
+    exported_exact: float
+    decades: tuple[tuple[float, int], ...]
+    portions: tuple[tuple[float, str], ...]
+    largest: float | None
+    before: bool
+    grey: float | None
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+def histogram(evidence: Evidence, image_range: tuple[float, float]) -> Histogram:
+    """How often each distance to float64 occurs, PyTorch's and the file's on one scale."""
+    low, high = image_range
+    eager, exported = (_portions(counts) for counts in (evidence.eager, evidence.exported))
+    peak = max(float(eager[1:].max()), float(exported[1:].max()), 1e-9)
+    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
+
+    def x(exponent: float) -> float:
+        first, last = float(EDGES[0]), float(EDGES[-1])
+        return round(_LEFT + (right - _LEFT) * (exponent - first) / (last - first), 1)
+
+    def place(value: float) -> float | None:
+        return x(math.log10(value)) if 10 ** float(EDGES[0]) < value < 10 ** float(EDGES[-1]) else None
+
+    def outline(portions: Array) -> str:
+        steps = [f"M{x(EDGES[1])} {bottom}"]
+        for index, portion in enumerate(portions[1:], 1):
+            steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(EDGES[index + 1])}")
+        return "".join([*steps, f"V{bottom}Z"])
+
+    largest, grey = place(float(evidence.pixel_error.max())), place((high - low) / 255 / 2)
+    return Histogram(
+        eager=outline(eager),
+        exported=outline(exported),
+        eager_exact=float(eager[0]),
+        exported_exact=float(exported[0]),
+        decades=tuple((x(exponent), exponent) for exponent in range(int(EDGES[0]), int(EDGES[-1]) + 1, 2)),
+        portions=tuple((round(bottom - (bottom - _TOP) * value / peak, 1), percent(value)) for value in _ticks(peak)),
+        largest=largest,
+        before=largest is not None and (largest > right - _NAME or (grey is not None and 0 < grey - largest < _NAME)),
+        grey=grey,
+        left=_LEFT,
+        right=right,
+        top=_TOP,
+        bottom=bottom,
+    )
+
+
+def _portions(counts: Array) -> Array:
+    """Of all pixels: first what is exact or below the first edge, which nobody can see apart, then each bin."""
+    merged = np.asarray(counts[:-1], np.float64)
+    merged[0] += counts[-1]
+    return merged / max(1.0, float(merged.sum()))
+
+
+def _ticks(peak: float) -> list[float]:
+    """Two to five round portions up to the peak."""
+    rough = peak / 4
+    scale = 10.0 ** math.floor(math.log10(rough))
+    step = next(step * scale for step in (1, 2, 5, 10) if step * scale >= rough)
+    return [step * index for index in range(1, int(peak / step) + 1)]

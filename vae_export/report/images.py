@@ -1,0 +1,140 @@
+"""Pictures as inline PNG: where a decoder's errors lie, and images beside what the file makes of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vae_export.contract import Array
+from vae_export.parity.error_maps import Evidence
+
+#: From none to the largest error: dark to light, also for those who see no colours.
+COLOURS = ((10, 8, 28), (58, 15, 97), (125, 31, 108), (190, 55, 82), (237, 105, 37), (251, 175, 60), (252, 253, 191))
+#: A picture is made smaller until no side is longer than this.
+_LARGEST_MAP, _LARGEST_IMAGE = 256, 96
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Attributes:
+    uri: the PNG as `data:`.
+    width, height: in its pixels.
+    block: each of its pixels stands for block × block of the original.
+    """
+
+    uri: str
+    width: int
+    height: int
+    block: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Attributes:
+    picture: one pixel for each of the image.
+    largest: the error of the lightest colour.
+    channel, row, column: where it is.
+    """
+
+    picture: Picture
+    largest: float
+    channel: int
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Attributes:
+    decoded: what the file made.
+    difference: its distance to PyTorch's, amplified.
+    factor: by which; None where no pixel differs.
+    largest: difference.
+    """
+
+    decoded: Picture
+    difference: Picture
+    factor: float | None
+    largest: float
+
+
+def heat_map(pixel_error: Array, image_range: tuple[float, float]) -> HeatMap:
+    """The largest error of each pixel (C, H, W) over its channels, in `COLOURS`."""
+    error = _finite(pixel_error, image_range)
+    channel, row, column = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+    largest = float(error.max())
+    # A block shows its largest error: none is averaged away.
+    block, small = _reduced(error.max(0, keepdims=True), _LARGEST_MAP, np.max)
+    stops = np.linspace(0, 1, len(COLOURS))
+    level = small[0] / largest if largest > 0 else small[0]
+    coloured = np.stack([np.interp(level, stops, [colour[i] for colour in COLOURS]) for i in range(3)], axis=-1)
+    return HeatMap(_png(coloured, block), largest, channel, row, column)
+
+
+def image_row(images: Array, image_range: tuple[float, float]) -> Picture:
+    """Images (M, C, H, W) in a row."""
+    low, high = image_range
+    return _row(np.nan_to_num((np.asarray(images, np.float64) - low) / (high - low)), np.mean)
+
+
+def comparison(evidence: Evidence, image_range: tuple[float, float]) -> Comparison:
+    """The file's images, and how far each pixel is from PyTorch's, amplified by a round number."""
+    low, high = image_range
+    difference = _finite(np.abs(np.asarray(evidence.decoded, np.float64) - evidence.pytorch), image_range)
+    largest = float(difference.max())
+    factor = _round_down((high - low) / largest) if largest > 0 else None
+    shown = _row(difference * (factor or 0.0) / (high - low), np.max)
+    return Comparison(image_row(evidence.decoded, image_range), shown, factor, largest)
+
+
+def _finite(distance: Array, image_range: tuple[float, float]) -> Array:
+    """A distance that is no number counts as one from darkest to brightest: it must not look like none."""
+    return np.where(np.isfinite(distance), distance, image_range[1] - image_range[0])
+
+
+def _round_down(value: float) -> float:
+    """The largest of 1, 2, 5 · 10^k that is no larger."""
+    scale = 10.0 ** math.floor(math.log10(value))
+    return max(step * scale for step in (1, 2, 5) if step == 1 or step * scale <= value)
+
+
+def _row(images: Array, pool: Callable[..., Array]) -> Picture:
+    """Images (M, C, H, W), black at 0 and white at 1, side by side with a clear gap."""
+    if images.shape[1] != 3:  # neither grey nor colour has a name for its channels: their mean, or their largest
+        images = pool(images, axis=1, keepdims=True)
+    small = [_reduced(image, _LARGEST_IMAGE, pool) for image in images]
+    block = small[0][0]
+    tiles = []
+    for _, image in small:
+        _, height, width = image.shape
+        level = np.broadcast_to(np.clip(image, 0, 1) * 255, (3, height, width))
+        tiles += [
+            np.concatenate([level, np.full((1, height, width), 255.0)]),
+            np.zeros((4, height, max(1, width // 14))),
+        ]
+    return _png(np.concatenate(tiles[:-1], axis=2).transpose(1, 2, 0), block)
+
+
+def _reduced(image: Array, largest: int, pool: Callable[..., Array]) -> tuple[int, Array]:
+    """(C, H, W) with each block of pixels pooled into one, so that no side is longer than `largest`."""
+    channels, height, width = image.shape
+    block = math.ceil(max(height, width) / largest)
+    if block == 1:
+        return 1, image
+    padded = np.pad(image, ((0, 0), (0, -height % block), (0, -width % block)), mode="edge")
+    blocks = padded.reshape(channels, padded.shape[1] // block, block, padded.shape[2] // block, block)
+    return block, pool(blocks, axis=(2, 4))
+
+
+def _png(levels: Array, block: int) -> Picture:
+    """(H, W, 3 or 4) in [0, 255]."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(np.rint(levels).astype(np.uint8))).save(stream, "PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return Picture(uri, levels.shape[1], levels.shape[0], block)

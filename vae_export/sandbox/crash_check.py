@@ -1,0 +1,115 @@
+"""Files of engines that may take their whole process down: each is opened and run once in a child before it is here.
+
+Machine code of another processor, a library that aborts, a file that its engine does not check: Python cannot catch
+any of them. So one child process takes all such files in turn, runs each with a batch of one, and says before and after
+each where it is. If it dies in one, that one is known, and another child goes on behind it. An exception is no crash:
+whoever opens the file here meets it again, and says what it is.
+
+    python -m vae_export.sandbox.crash_check < a line of JSON, then the contents of all files
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from vae_export.artifact.manifest import Accompanied
+from vae_export.contract import Contract, Part
+
+#: Of one child. Most of an ordinary one's second or two are imports.
+SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One file on one provider."""
+
+    name: str
+    part: Part
+    format: str
+    provider: str
+    data: bytes
+
+
+def rehearse(scenes: Sequence[Scene], contract: Contract) -> dict[tuple[str, str], str]:
+    """What became of the child that ran a file, by file name and provider; those that ended well are not in it."""
+    ends: dict[tuple[str, str], str] = {}
+    done = 0
+    while done < len(scenes):
+        finished, end = _child(scenes[done:], contract)
+        done += finished
+        if end is not None and done < len(scenes):
+            ends[scenes[done].name, scenes[done].provider] = end
+            done += 1
+    return ends
+
+
+def _child(scenes: Sequence[Scene], contract: Contract) -> tuple[int, str | None]:
+    """How many scenes a child came through, and how it ended before the last of them, if it did."""
+    # The child finds packages where this process does, and none in the working folder.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    command = [sys.executable, "-P", "-m", "vae_export.sandbox.crash_check"]
+    try:
+        child = subprocess.run(
+            command, input=_packed(scenes, contract), capture_output=True, env=environment, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        return len((error.stdout or b"").splitlines()), f"no answer within {SECONDS} s"
+    finished = len(child.stdout.splitlines())
+    if finished == len(scenes):
+        return finished, None
+    if child.returncode < 0:
+        return finished, f"a process that died of {signal.Signals(-child.returncode).name}"
+    return finished, f"a process that ended with exit code {child.returncode}"
+
+
+def _packed(scenes: Iterable[Scene], contract: Contract) -> bytes:
+    items: list[dict[str, object]] = []
+    blobs: list[bytes] = []
+    for scene in scenes:
+        files = {"": scene.data} | (dict(scene.data.beside) if isinstance(scene.data, Accompanied) else {})
+        sizes = {suffix: len(data) for suffix, data in files.items()}
+        items.append({"part": scene.part, "format": scene.format, "provider": scene.provider, "sizes": sizes})
+        blobs += files.values()
+    return b"\n".join([json.dumps({"contract": contract.to_json(), "scenes": items}).encode(), b"".join(blobs)])
+
+
+def _main(source: IO[bytes]) -> None:
+    # Engines write to stdout as they like; what is said to the parent goes by a handle of its own.
+    with os.fdopen(os.dup(1), "w") as parent:
+        os.dup2(2, 1)
+        head = json.loads(source.readline())
+        contract = Contract.from_json(head["contract"])
+        for item in head["scenes"]:
+            first, *rest = ((suffix, source.read(size)) for suffix, size in item["sizes"].items())
+            with contextlib.suppress(Exception):  # no crash: see above
+                _run(item, Accompanied(first[1], dict(rest)) if rest else first[1], contract)
+            parent.write("came through\n")
+            parent.flush()
+
+
+def _run(item: dict[str, Any], data: bytes, contract: Contract) -> None:
+    import numpy as np
+
+    from vae_export.formats import FORMATS
+
+    format, spec = FORMATS[item["format"]], contract.spec(item["part"])
+    setting = format.settings(item["provider"])[0]
+    run = format.open(data, spec, item["provider"], setting)
+    run({tensor.name: np.full((1, *tensor.item), max(tensor.low, 0.0), np.float32) for tensor in spec.inputs})
+
+
+if __name__ == "__main__":
+    # A core file would be as large as all that the engine had in memory.
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _main(sys.stdin.buffer)

@@ -1,0 +1,1 @@
+"""The machine: optional packages, hardware, threads, signals, child processes."""

@@ -1,0 +1,68 @@
+"""What was measured on: the figures of two machines do not compare."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vae_export._version import __version__
+
+#: What engines choose their kernels by, as Linux names it.
+_FEATURES = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
+    *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+_PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "numpy")
+
+
+def machine() -> dict[str, Any]:
+    """JSON-able: processor, cores, memory, how busy it was, versions of what can run. No host name, no path."""
+    try:
+        busy: float | None = round(os.getloadavg()[0], 2)
+    except OSError:
+        busy = None
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load_average": busy,
+        "versions": {"vae-export": __version__, "python": platform.python_version()} | _versions(),
+    }
+
+
+def identity() -> dict[str, Any]:
+    """JSON-able: what must be alike for what is quickest here to be quickest there.
+
+    Clouds call different processors by one name, so that the instruction sets that kernels are chosen by belong to it.
+    """
+    return {
+        "processor": _processor(),
+        "features": sorted({*_FEATURES} & {*_line("flags").split(), *_line("Features").split()}),  # Intel's, Arm's
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    return _line("model name") or platform.processor() or "not stated"
+
+
+def _line(name: str) -> str:
+    """What Linux says of the first processor under a name; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8", "replace").splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM at a moment when what runs can bear them.
+
+PyTorch's exporter calls back and forth between Python and C++, and imports as it goes: an exception that comes in
+between can end the process with a segmentation fault, and then nothing is put in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import NoReturn
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM wait for the end of the block; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # signals never come to other threads
+        yield
+        return
+    waiting: list[int] = []
+
+    def wait(signum: int, _frame: FrameType | None) -> None:
+        if waiting:
+            os._exit(128 + signum)
+        waiting.append(signum)
+
+    # What is ignored, or handled outside of Python, stays as it is.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for signum in waiting:
+            signal.raise_signal(signum)
+
+
+def begin() -> None:
+    """Let Ctrl-C end this process with one line, until `vae_export.cli.app.run` takes over.
+
+    Nothing has been begun that would have to be put in order; and an exception in the midst of imports, which some
+    packages turn into errors of their own, would show as a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        signal.signal(signal.SIGINT, _leave)
+
+
+def is_beginning() -> bool:
+    """Whether Ctrl-C still is what `begin` made of it."""
+    return signal.getsignal(signal.SIGINT) is _leave
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    os.write(2, b"vae-export: interrupted\n")
+    os._exit(128 + signal.SIGINT)
