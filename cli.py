@@ -3,10 +3,10 @@
 python cli.py train && python cli.py export --format onnx && python cli.py verify
 """
 
-from vae_export.cli import begin
+from vae_export.cli import exit_on_interrupt
 
 if __name__ == "__main__":
-    begin()
+    exit_on_interrupt()
     from train.cli import evaluate, runs, train
     from vae_export.cli.app import main
 

@@ -32,7 +32,7 @@ from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
 from vae_export.parity.compare import FACTOR, Row, measure
-from vae_export.parity.elbo import MetricParity
+from vae_export.parity.elbo import ElboParity
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reference import BATCHES, references
@@ -156,7 +156,7 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
     images = next(probe.image for probe in probes if probe.name == "data")
     if images is None:
         raise SystemExit("no images to probe with")
-    metric = MetricParity(source.contract, graphs, oracles, images[:64], None)
+    metric = ElboParity(source.contract, graphs, oracles, images[:64], None)
     scales = metric.scales(FULL, {})
     for setting in TARGET.settings(thorough=False):
         runners = {part: FORMATS["onnx"].open(files[part], graphs[part].spec, CPU, setting) for part in PARTS}

@@ -22,7 +22,7 @@ from pathlib import Path
 from untrained import initialised
 
 from vae_export import open_artifact
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
 from vae_export.bench.results import BATCHES, Figure, Plan, Timings
 from vae_export.report.timings_page import errors, timings_page
@@ -46,7 +46,7 @@ def main() -> None:
         _cli("export", "--checkpoint", checkpoint, "--part", "decoder", "--format", "all", "--precision", "all",
              "--out", folder / "export")  # fmt: skip
         artifact = open_artifact(folder / "export")
-        record = read_record(artifact.certificate)
+        record = read_certificate(artifact.certificate)
         plan = Plan(threads=tuple(given.threads), rounds=given.rounds)
         timings = bench(artifact, checkpoint, record, plan, report=lambda line: print(line, file=sys.stderr))
         if given.page:

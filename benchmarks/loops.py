@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from train.config import ObjectiveOptions
 from train.data.mnist import torchvision_datasets
 from train.init import initialise
-from train.loss import to_unit
+from train.loss import to_unit_range
 from train.recipes import RECIPES
 from train.trainer import Trainer
 from vae_export.models import VAE, VAEConfig, reparameterize
@@ -80,7 +80,7 @@ def loader(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
 
 
 def memory(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
-    optimizer, images = _adam(model), to_unit(pixels)
+    optimizer, images = _adam(model), to_unit_range(pixels)
 
     def train(_: int) -> None:
         for batch in torch.split(torch.randperm(len(images)), batch_size):
@@ -144,7 +144,7 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
 
     config = theirs.VAEConfig(input_dim=(1, 28, 28), latent_dim=model.config.latent_size, reconstruction_loss="bce")
     whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader keeps a smaller last batch
-    data = BaseDataset(to_unit(whole), torch.zeros(len(whole)))
+    data = BaseDataset(to_unit_range(whole), torch.zeros(len(whole)))
     trainers = {}
     with TemporaryDirectory() as folder:  # it makes one when it begins; a step writes nothing there
         for workers in (0, 2):

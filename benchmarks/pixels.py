@@ -23,7 +23,7 @@ import numpy as np
 from untrained import initialised
 
 from vae_export import open_artifact
-from vae_export.contract import LEVELS, PIXELS, Array
+from vae_export.contract import MAX_LEVEL, PIXELS, Array
 from vae_export.runtime.session import Session
 
 ROOT = Path(__file__).parent.parent
@@ -62,9 +62,9 @@ def main() -> None:
 def rounded(image: Array, low: float, high: float) -> Array:
     """image (N, C, H, W) float32 → (N, H, W, C) uint8, in place: nothing is allocated but the bytes."""
     scaled = image - np.float32(low) if low else image
-    scaled *= np.float32(LEVELS / (high - low))
+    scaled *= np.float32(MAX_LEVEL / (high - low))
     scaled += np.float32(0.5)
-    np.clip(scaled, 0, LEVELS, out=scaled)
+    np.clip(scaled, 0, MAX_LEVEL, out=scaled)
     return np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), 1, -1))
 
 

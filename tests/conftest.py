@@ -140,10 +140,10 @@ def eight_bits(lowered: Artifact) -> Artifact:
 @pytest.fixture(scope="session")
 def packed(mlp: Exported) -> bytes:
     """A bundle of the small `mlp` export: every part in the formats `PACKED`."""
-    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.certificate import read_certificate
     from vae_export.bundle import pack
 
-    return pack(mlp.artifact, read_record(mlp.artifact.certificate), name="small", formats=PACKED)
+    return pack(mlp.artifact, read_certificate(mlp.artifact.certificate), name="small", formats=PACKED)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Artifact, open_artifact
-from vae_export.artifact.manifest import NAME, FileEntry
+from vae_export.artifact.manifest import MANIFEST, FileEntry
 from vae_export.contract import Part
 from vae_export.io.atomic import write_atomic
 
@@ -29,7 +29,7 @@ def rewritten(export: Exported, folder: Path, part: Part, change: Callable[[onnx
     assert data != before, "the change changed something"
     manifest = replace(export.artifact.manifest, files=(FileEntry.of(old.name, part, "onnx", data),), golden=())
     write_atomic(folder / old.name, data)
-    write_atomic(folder / NAME, manifest.text)
+    write_atomic(folder / MANIFEST, manifest.text)
     return open_artifact(folder)
 
 

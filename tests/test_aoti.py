@@ -18,7 +18,7 @@ from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, Setting
 from vae_export.formats.aoti import check_machine
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.oracle import evaluate_graph
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
     run = FORMATS["aoti"].open(data, graph.spec, "cpu", Setting())
     for batch in (1, 2, 5, 64):
         given = inputs(mlp, "decoder", batch)
-        np.testing.assert_allclose(run(given)["image"], evaluate(graph, given)["image"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-6)
     del run
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from vae_export import verify
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.manifest import Accompanied, contents
 from vae_export.errors import IntegrityError, ModelError
 
@@ -27,7 +27,7 @@ def test_bytes_alone_are_one_file_and_accompanied_ones_several() -> None:
 def test_the_manifest_and_the_certificate_name_both(mlp: Exported) -> None:
     entry = mlp.artifact.entry("decoder", "openvino")
     assert [stored.name for stored in entry.stored] == [NAME, WEIGHTS]
-    files = read_record(mlp.artifact.certificate).document["files"]
+    files = read_certificate(mlp.artifact.certificate).document["files"]
     assert {stored.name: stored.sha256 for stored in entry.stored}.items() <= files.items()
 
 
@@ -60,7 +60,7 @@ def test_weights_that_are_not_there_are_named(mlp: Exported, tmp_path: Path, cha
 
 
 def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
-    record = read_record(mlp.artifact.certificate)
+    record = read_certificate(mlp.artifact.certificate)
     record.require(mlp.artifact.manifest, "here")
     record.document["files"][WEIGHTS] = "0" * 64
     with pytest.raises(IntegrityError, match=rf"certificate is of another file: here, {WEIGHTS}"):

@@ -16,7 +16,7 @@ from vae_export.capture import capture
 from vae_export.errors import MissingExtraError
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.formats.executorch import MOST
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.oracle import evaluate_graph
 from vae_export.system.extras import missing
 
 absent = missing("executorch") is not None
@@ -52,4 +52,4 @@ def test_a_batch_beyond_its_plan_goes_through_in_pieces_and_memory_is_kept(mlp: 
     run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", Setting())
     for batch in (1, MOST, MOST + 1, 3 * MOST - 1):
         given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}
-        np.testing.assert_allclose(run(given)["image"], evaluate(graph, given)["image"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-5)

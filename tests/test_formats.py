@@ -25,7 +25,7 @@ from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.formats.base import Runner
 from vae_export.models import FAMILIES
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.oracle import evaluate_graph
 from vae_export.system.extras import EXTRAS
 
 SOURCES = [*FAMILIES, "foreign"]
@@ -60,7 +60,7 @@ def test_outputs_are_those_of_the_contract_at_any_batch(
     graph = capture(export.source, part)
     for batch in (1, 5, 64):
         given = inputs(export, part, batch)
-        outputs, eager = run(given), evaluate(graph, given)
+        outputs, eager = run(given), evaluate_graph(graph, given)
         assert list(outputs) == [tensor.name for tensor in spec.outputs]
         for tensor in spec.outputs:
             tensor.check(outputs[tensor.name], batch=batch)
@@ -278,7 +278,7 @@ def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
     data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
     run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0], Setting())
-    np.testing.assert_allclose(run(latent)["image"], evaluate(graph, latent)["image"], rtol=1e-5)
+    np.testing.assert_allclose(run(latent)["image"], evaluate_graph(graph, latent)["image"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)

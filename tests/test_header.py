@@ -14,7 +14,7 @@ from tests.commands import run_python
 from vae_export import load_checkpoint, save_checkpoint
 from vae_export.errors import CheckpointError
 from vae_export.models import FAMILIES
-from vae_export.models.checkpoint import read_header
+from vae_export.models.checkpoint import read_checkpoint_header
 from vae_export.models.config import Family
 
 
@@ -22,7 +22,7 @@ from vae_export.models.config import Family
 def test_it_says_what_the_checkpoint_says(family: Family, tmp_path: Path) -> None:
     path = tmp_path / "file"
     save_checkpoint(samples.checkpoint(family), path)
-    header, whole = read_header(path), load_checkpoint(path)
+    header, whole = read_checkpoint_header(path), load_checkpoint(path)
     assert (header.config, header.provenance) == (whole.config, whole.provenance)
     assert header.parameters == sum(parameter.numel() for parameter in whole.model().parameters())
 
@@ -30,14 +30,14 @@ def test_it_says_what_the_checkpoint_says(family: Family, tmp_path: Path) -> Non
 def test_the_digest_tells_checkpoints_apart(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         save_checkpoint(samples.checkpoint("mlp", (1, 4, 4), seed=seed), tmp_path / name)
-    one, again, other = (read_header(tmp_path / name).digest for name in ("one", "again", "other"))
+    one, again, other = (read_checkpoint_header(tmp_path / name).digest for name in ("one", "again", "other"))
     assert one == again != other
 
 
 def test_reading_it_imports_no_torch(tmp_path: Path) -> None:
     save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
-    code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_header\n"
-    code += "print(read_header(Path(sys.argv[1])).parameters, 'torch' in sys.modules)"
+    code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_checkpoint_header\n"
+    code += "print(read_checkpoint_header(Path(sys.argv[1])).parameters, 'torch' in sys.modules)"
     done = run_python(code, tmp_path / "file")
     assert done.stdout.split()[1:] == ["False"], done.stderr
 
@@ -54,7 +54,7 @@ def test_a_torn_file_is_refused(whole: tuple[Path, bytes], fraction: float) -> N
     path, data = whole
     path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(CheckpointError):
-        read_header(path)
+        read_checkpoint_header(path)
 
 
 @given(junk=st.binary(max_size=64))
@@ -62,7 +62,7 @@ def test_bytes_of_something_else_are_refused(whole: tuple[Path, bytes], junk: by
     path, _ = whole
     path.write_bytes(junk)
     with pytest.raises(CheckpointError):
-        read_header(path)
+        read_checkpoint_header(path)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_header_of_something_else_is_refused(tmp_path: Path, document: object)
     text = json.dumps(document).encode()
     (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(CheckpointError):
-        read_header(tmp_path / "file")
+        read_checkpoint_header(tmp_path / "file")
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none", Path("/dev/zero")):
         with pytest.raises(CheckpointError):
-            read_header(path)
+            read_checkpoint_header(path)

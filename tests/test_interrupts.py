@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands import run_python
 from tests.conftest import Exported
-from vae_export.system.signals import postponed
+from vae_export.system.signals import deferred_signals
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _handlers() -> Iterator[None]:
 
 def test_the_block_is_finished_first() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), postponed():
+    with pytest.raises(KeyboardInterrupt), deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)
         done.append("finished")
     assert done == ["finished"]
@@ -31,20 +31,20 @@ def test_the_block_is_finished_first() -> None:
 
 
 def test_without_a_signal_nothing_happens() -> None:
-    with postponed():
+    with deferred_signals():
         assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with postponed():
+    with deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_an_error_in_the_block_is_not_lost_to_the_handlers() -> None:
-    with pytest.raises(ValueError, match="of the block"), postponed():
+    with pytest.raises(ValueError, match="of the block"), deferred_signals():
         raise ValueError("of the block")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -53,7 +53,7 @@ def test_other_threads_are_left_alone() -> None:
     inside = []
 
     def work() -> None:
-        with postponed():
+        with deferred_signals():
             inside.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
@@ -65,8 +65,8 @@ def test_other_threads_are_left_alone() -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
-from vae_export.system.signals import postponed
-with postponed():
+from vae_export.system.signals import deferred_signals
+with deferred_signals():
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGINT)
     print("still here")

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Exported
-from vae_export.artifact.manifest import NAME, Accompanied, FileEntry, Manifest, read_manifest
+from vae_export.artifact.manifest import MANIFEST, Accompanied, FileEntry, Manifest, read_manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.precision import PRECISIONS, infix
 
-MANIFEST = Manifest(
+EXAMPLE = Manifest(
     Contract((1, 28, 28), (4,)),
     (
         FileEntry.of("decoder.onnx", "decoder", "onnx", b"data"),
@@ -42,14 +42,14 @@ values = st.recursive(
 
 
 def test_comes_back_as_it_was(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(MANIFEST.text)
-    assert read_manifest(tmp_path) == MANIFEST
+    (tmp_path / MANIFEST).write_bytes(EXAMPLE.text)
+    assert read_manifest(tmp_path) == EXAMPLE
 
 
 def test_a_real_one_comes_back_as_it_was(mlp: Exported, tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(mlp.artifact.manifest.text)
+    (tmp_path / MANIFEST).write_bytes(mlp.artifact.manifest.text)
     assert read_manifest(tmp_path) == mlp.artifact.manifest
-    assert (tmp_path / NAME).read_bytes() == (mlp.folder / NAME).read_bytes()
+    assert (tmp_path / MANIFEST).read_bytes() == (mlp.folder / MANIFEST).read_bytes()
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -58,11 +58,11 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place, *(below for key, inner in items for below in places(inner, (*place, key)))]
 
 
-@given(st.sampled_from(places(MANIFEST.to_json())), values)
+@given(st.sampled_from(places(EXAMPLE.to_json())), values)
 def test_any_value_in_any_place_is_read_or_refused_and_never_a_crash(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], value: object
 ) -> None:
-    document: Any = json.loads(MANIFEST.text)
+    document: Any = json.loads(EXAMPLE.text)
     if place:
         inner = document
         for key in place[:-1]:
@@ -71,7 +71,7 @@ def test_any_value_in_any_place_is_read_or_refused_and_never_a_crash(
     else:
         document = value
     folder = tmp_path_factory.getbasetemp()
-    (folder / NAME).write_text(json.dumps(document))
+    (folder / MANIFEST).write_text(json.dumps(document))
     refused = None
     try:
         manifest = read_manifest(folder)
@@ -87,7 +87,7 @@ def test_any_value_in_any_place_is_read_or_refused_and_never_a_crash(
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.getbasetemp()
-    (folder / NAME).write_bytes(data)
+    (folder / MANIFEST).write_bytes(data)
     with pytest.raises((ModelError, IntegrityError)):
         read_manifest(folder)
 
@@ -98,35 +98,35 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
         (b"[" * 100_000, "manifest cannot be read"),
         (b"9" * 10_000, "manifest cannot be read"),
         (b" " * (1 << 20) + b"{}", "manifest is too large"),
-        (MANIFEST.text.replace(b": 20", b": 1e999"), "manifest cannot be read"),
-        (json.dumps(MANIFEST.to_json() | {"opset": 0}).encode(), "manifest cannot be read: .*opset is 0"),
-        (json.dumps(MANIFEST.to_json() | {"opset": -1}).encode(), "manifest cannot be read: .*opset is -1"),
-        (json.dumps(MANIFEST.to_json() | {"opset": True}).encode(), "manifest cannot be read: .*opset is True"),
-        (json.dumps(MANIFEST.to_json() | {"opset": "20"}).encode(), "manifest cannot be read: .*opset is '20'"),
-        (MANIFEST.text.replace(b"vae-export/1", b"vae-export/2"), "another version: .*expected vae-export/1, got"),
-        (MANIFEST.text.replace(b"decoder.onnx", b"../decoder.onnx"), "file name is not allowed"),
-        (MANIFEST.text.replace(b"decoder.onnx", b"/etc/passwd"), "file name is not allowed"),
-        (MANIFEST.text.replace(b'"decoder.onnx"', b'"a\\u0000b"'), "file name is not allowed"),
-        (MANIFEST.text.replace(b'"decoder.onnx"', b'"."'), "file name is not allowed"),
-        (MANIFEST.text.replace(b'"decoder.onnx"', b'["x"]'), "manifest cannot be read"),
-        (MANIFEST.text.replace(b'"onnx"', b'["onnx"]'), "manifest cannot be read"),
-        (json.dumps(MANIFEST.to_json() | {"files": [None]}).encode(), "manifest cannot be read"),
-        (MANIFEST.text.replace(b"encoder.openvino.bin", b"../secret.bin"), "file name is not allowed"),
-        (MANIFEST.text.replace(b"encoder.openvino.bin", b"encoder.openvino.xml"), "two files have one name"),
-        (MANIFEST.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"), "a name of its own: decoder"),
-        (MANIFEST.text.replace(b'"encoder.openvino.bin"', b"7"), "manifest cannot be read"),
+        (EXAMPLE.text.replace(b": 20", b": 1e999"), "manifest cannot be read"),
+        (json.dumps(EXAMPLE.to_json() | {"opset": 0}).encode(), "manifest cannot be read: .*opset is 0"),
+        (json.dumps(EXAMPLE.to_json() | {"opset": -1}).encode(), "manifest cannot be read: .*opset is -1"),
+        (json.dumps(EXAMPLE.to_json() | {"opset": True}).encode(), "manifest cannot be read: .*opset is True"),
+        (json.dumps(EXAMPLE.to_json() | {"opset": "20"}).encode(), "manifest cannot be read: .*opset is '20'"),
+        (EXAMPLE.text.replace(b"vae-export/1", b"vae-export/2"), "another version: .*expected vae-export/1, got"),
+        (EXAMPLE.text.replace(b"decoder.onnx", b"../decoder.onnx"), "file name is not allowed"),
+        (EXAMPLE.text.replace(b"decoder.onnx", b"/etc/passwd"), "file name is not allowed"),
+        (EXAMPLE.text.replace(b'"decoder.onnx"', b'"a\\u0000b"'), "file name is not allowed"),
+        (EXAMPLE.text.replace(b'"decoder.onnx"', b'"."'), "file name is not allowed"),
+        (EXAMPLE.text.replace(b'"decoder.onnx"', b'["x"]'), "manifest cannot be read"),
+        (EXAMPLE.text.replace(b'"onnx"', b'["onnx"]'), "manifest cannot be read"),
+        (json.dumps(EXAMPLE.to_json() | {"files": [None]}).encode(), "manifest cannot be read"),
+        (EXAMPLE.text.replace(b"encoder.openvino.bin", b"../secret.bin"), "file name is not allowed"),
+        (EXAMPLE.text.replace(b"encoder.openvino.bin", b"encoder.openvino.xml"), "two files have one name"),
+        (EXAMPLE.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"), "a name of its own: decoder"),
+        (EXAMPLE.text.replace(b'"encoder.openvino.bin"', b"7"), "manifest cannot be read"),
     ],
 )
 def test_hostile_manifests_are_refused(tmp_path: Path, data: bytes, said: str) -> None:
-    assert data != MANIFEST.text
-    (tmp_path / NAME).write_bytes(data)
+    assert data != EXAMPLE.text
+    (tmp_path / MANIFEST).write_bytes(data)
     with pytest.raises(VaeExportError, match=said):
         read_manifest(tmp_path)
 
 
 def test_a_file_in_a_precision_of_tomorrow_is_checked_and_never_run(tmp_path: Path) -> None:
-    later = MANIFEST.text.replace(b'"precision": "fp32"', b'"precision": "fp2"', 1)
-    (tmp_path / NAME).write_bytes(later)
+    later = EXAMPLE.text.replace(b'"precision": "fp32"', b'"precision": "fp2"', 1)
+    (tmp_path / MANIFEST).write_bytes(later)
     manifest = read_manifest(tmp_path)
     (unknown,) = set(manifest.files) - set(manifest.known)
     assert (unknown.name, unknown.precision) == ("decoder.onnx", "fp2")
@@ -142,7 +142,7 @@ def test_the_finest_file_of_a_part_is_the_first_of_the_specification() -> None:
         FileEntry.of(f"decoder{infix(precision)}.onnx", "decoder", "onnx", b"", precision) for precision in PRECISIONS
     ]
     for first, precision in enumerate(PRECISIONS):
-        manifest = replace(MANIFEST, files=tuple(reversed(files[first:])))
+        manifest = replace(EXAMPLE, files=tuple(reversed(files[first:])))
         assert manifest.finest("decoder").precision == precision
 
 
@@ -163,11 +163,11 @@ def test_what_the_specification_fixes_is_held(
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    (tmp_path / NAME).write_text(json.dumps(document))
+    (tmp_path / MANIFEST).write_text(json.dumps(document))
     with pytest.raises(VaeExportError, match=said):
         read_manifest(tmp_path)
 
 
 def test_numbers_that_are_no_json_are_never_written() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        _ = replace(MANIFEST, provenance={"loss": float("nan")}).text
+        _ = replace(EXAMPLE, provenance={"loss": float("nan")}).text

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.commands import ROOT
 from vae_export.errors import UsageError
-from vae_export.rng import normal, philox, sample, words
+from vae_export.rng import normal, philox, philox_words, sample
 
 SPECIFICATION = Path(ROOT, "docs/bundle-format.md").read_text("utf-8").partition("### Test vectors")[2]
 HEX4, HEX2 = r"`((?:[0-9a-f]{8} ?){4})`", r"`((?:[0-9a-f]{8} ?){2})`"
@@ -68,7 +68,7 @@ def test_rows_are_the_same_wherever_they_are_drawn(seed: int, start: int, skippe
 
 
 def test_the_last_row_that_the_counter_reaches_is_there() -> None:
-    last = words(2**66 - 3, 3, 7)
+    last = philox_words(2**66 - 3, 3, 7)
     counter = np.array([[2**32 - 1], [2**32 - 1], [0], [0]], np.uint64)
     assert last.tolist() == philox(counter, (7, 0)).ravel()[1:].tolist()
     with pytest.raises(UsageError, match="too many rows"):

@@ -118,7 +118,7 @@ def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
 ) -> None:
     """A process of its own tries it first: this one lives."""
     said: list[str] = []
-    monkeypatch.setattr(exporter, "rehearse", lambda *_: {("encoder", "CPU"): "a process that died of SIGILL"})
+    monkeypatch.setattr(exporter, "crash_check", lambda *_: {("encoder", "CPU"): "a process that died of SIGILL"})
     artifact, _ = export(
         source(),
         tmp_path / "out",

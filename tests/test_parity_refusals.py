@@ -13,7 +13,7 @@ import pytest
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Contract, Source, open_artifact, verify
-from vae_export.artifact.manifest import NAME
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
 from vae_export.io.atomic import sha256, write_atomic
 
@@ -57,7 +57,7 @@ def test_what_crashed_an_engine_is_not_even_read_in_this_process(
     mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "vae_export.parity.verifier.rehearse",
+        "vae_export.parity.verifier.crash_check",
         lambda scenes, _: {(scene.name, scene.provider): "a process that died of SIGSEGV" for scene in scenes},
     )
     monkeypatch.setattr("vae_export.formats.openvino._read", lambda *_: pytest.fail("read"))
@@ -95,7 +95,7 @@ def test_a_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Pa
     """Hosts believe the manifest: where it says other ranges than the truth, they scale their images wrongly."""
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
-    write_atomic(artifact.folder / NAME, replace(artifact.manifest, contract=contract, golden=()).text)
+    write_atomic(artifact.folder / MANIFEST, replace(artifact.manifest, contract=contract, golden=()).text)
     with pytest.raises(IntegrityError, match="export has another contract"):
         verify(open_artifact(artifact.folder), mlp.source)
 
@@ -149,7 +149,7 @@ def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
 def test_a_file_in_an_unknown_precision_is_no_pass_of_the_others(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     text = artifact.manifest.text.decode()
-    (tmp_path / "export" / NAME).write_text(_of_tomorrow(text))
+    (tmp_path / "export" / MANIFEST).write_text(_of_tomorrow(text))
     later = open_artifact(artifact.folder)
     with pytest.raises(TargetError, match=r"cannot be verified here: decoder\.onnx; .*got precision fp2"):
         verify(later, mlp.source)
@@ -172,7 +172,7 @@ def _of_tomorrow(manifest: str) -> str:
 
 
 def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:
-    write_atomic(tmp_path / NAME, replace(mlp.artifact.manifest, files=(), golden=()).text)
+    write_atomic(tmp_path / MANIFEST, replace(mlp.artifact.manifest, files=(), golden=()).text)
     certificate = verify(open_artifact(tmp_path), mlp.source)
     assert not certificate.passed
 

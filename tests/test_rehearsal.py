@@ -16,7 +16,7 @@ from tests.absent import absent
 from tests.conftest import Exported
 from vae_export import verify
 from vae_export.errors import TargetError
-from vae_export.sandbox.crash_check import Scene, rehearse
+from vae_export.sandbox.crash_check import Trial, crash_check
 
 #: What a compiled package does when it is loaded, by the signal or code that its process then ends with.
 ENDS = {
@@ -49,23 +49,23 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     return make
 
 
-def scene(mlp: Exported, format: str, provider: str) -> Scene:
+def scene(mlp: Exported, format: str, provider: str) -> Trial:
     entry = mlp.artifact.entry("decoder", format)
-    return Scene(entry.name, "decoder", format, provider, mlp.artifact.read(entry))
+    return Trial(entry.name, "decoder", format, provider, mlp.artifact.read(entry))
 
 
 @pytest.mark.parametrize("statement", ENDS)
 def test_the_end_of_a_crash_is_told(mlp: Exported, package: Callable[[str], bytes], statement: str) -> None:
-    bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package(statement))
-    ends = rehearse([bad], mlp.source.contract)
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package(statement))
+    ends = crash_check([bad], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu")}
     assert re.fullmatch(ENDS[statement], ends["decoder.aoti.pt2", "cpu"])
 
 
 def test_files_before_and_behind_a_crash_are_tried(mlp: Exported, package: Callable[[str], bytes]) -> None:
     good = scene(mlp, "openvino", "CPU")
-    bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("abort();"))
-    ends = rehearse([good, bad, replace(good, name="behind"), replace(bad, name="again")], mlp.source.contract)
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("abort();"))
+    ends = crash_check([good, bad, replace(good, name="behind"), replace(bad, name="again")], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu"), ("again", "cpu")}
     assert set(ends.values()) == {"a process that died of SIGABRT"}
 
@@ -73,34 +73,34 @@ def test_files_before_and_behind_a_crash_are_tried(mlp: Exported, package: Calla
 def test_an_exception_is_no_crash(mlp: Exported) -> None:
     """Whoever opens the file meets it again."""
     bad = replace(scene(mlp, "openvino", "CPU"), data=b"no model")
-    assert rehearse([bad, scene(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
+    assert crash_check([bad, scene(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
 
 
 def test_nothing_to_try_starts_no_child(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a child"))
-    assert rehearse([], mlp.source.contract) == {}
+    assert crash_check([], mlp.source.contract) == {}
 
 
 def test_a_child_that_never_answers_is_given_up(
     mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vae_export.sandbox.crash_check.SECONDS", 8)
-    bad = Scene("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("pause();"))
-    assert rehearse([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("pause();"))
+    assert crash_check([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
 
 
 def test_a_crash_is_one_error_of_the_machine_and_this_process_lives(
     mlp: Exported, package: Callable[[str], bytes], tmp_path: Path
 ) -> None:
     from vae_export import open_artifact
-    from vae_export.artifact.manifest import NAME, FileEntry
+    from vae_export.artifact.manifest import MANIFEST, FileEntry
 
     data = package("abort();")
     entry = FileEntry.of("decoder.aoti.pt2", "decoder", "aoti", data)
     manifest = replace(mlp.artifact.manifest, files=(entry, *mlp.artifact.manifest.files), golden=())
     shutil.copytree(mlp.folder, tmp_path / "export")
     (tmp_path / "export" / entry.name).write_bytes(data)
-    (tmp_path / "export" / NAME).write_bytes(manifest.text)
+    (tmp_path / "export" / MANIFEST).write_bytes(manifest.text)
     artifact = open_artifact(tmp_path / "export")
     said = r"engine crashed: decoder.aoti.pt2 on aoti/cpu; expected outputs, got a process that died of SIGABRT"
     for targets in (None, ["aoti/cpu"]):

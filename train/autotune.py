@@ -32,7 +32,7 @@ _GAIN = 1.1
 
 
 @dataclass(frozen=True)
-class Way:
+class StepConfig:
     """Attributes:
     threads: of the CPU.
     precision: of products.
@@ -46,14 +46,14 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Measurement:
     """Attributes:
     way: which was chosen.
     seconds: that a step took in each way that was tried; empty where there was no choice.
     """
 
-    way: Way
-    seconds: Mapping[Way, float]
+    way: StepConfig
+    seconds: Mapping[StepConfig, float]
 
     def line(self, batch_size: int) -> str:
         """For a person."""
@@ -61,7 +61,7 @@ class Pace:
         return f"computing with {self.way}" + (f"; tried, images/s: {', '.join(tried)}" if self.seconds else "")
 
 
-def ways(threads: int | None, precision: Precision | None, *, bfloat16: bool) -> list[Way]:
+def step_configs(threads: int | None, precision: Precision | None, *, bfloat16: bool) -> list[StepConfig]:
     """Those to choose from, the most modest first.
 
     Args:
@@ -71,16 +71,16 @@ def ways(threads: int | None, precision: Precision | None, *, bfloat16: bool) ->
     counts = sorted({1, torch.get_num_threads()}) if threads is None else [threads]
     usual: list[Precision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
     tried = usual if precision is None else [precision]
-    return [Way(count, kind) for kind in tried for count in counts]
+    return [StepConfig(count, kind) for kind in tried for count in counts]
 
 
-def quickest(candidates: Sequence[Way], step: Callable[[Way], object]) -> Pace:
+def fastest_config(candidates: Sequence[StepConfig], step: Callable[[StepConfig], object]) -> Measurement:
     """Time `step` in each way, in turns, so that a busy moment slows all of them; the median counts.
 
     PyTorch's number of threads is left as it was.
     """
     before = torch.get_num_threads()
-    times: dict[Way, list[float]] = {way: [] for way in candidates}
+    times: dict[StepConfig, list[float]] = {way: [] for way in candidates}
     for way in candidates:
         _seconds(way, step)  # the first step allocates and plans
     started = time.perf_counter()
@@ -95,10 +95,10 @@ def quickest(candidates: Sequence[Way], step: Callable[[Way], object]) -> Pace:
         if seconds[way] * _GAIN < seconds[chosen]:
             chosen = way
     torch.set_num_threads(before)
-    return Pace(chosen, seconds)
+    return Measurement(chosen, seconds)
 
 
-def _seconds(way: Way, step: Callable[[Way], object]) -> float:
+def _seconds(way: StepConfig, step: Callable[[StepConfig], object]) -> float:
     torch.set_num_threads(way.threads)
     started = time.perf_counter()
     step(way)
@@ -109,9 +109,9 @@ def _seconds(way: Way, step: Callable[[Way], object]) -> float:
 _STEPS = {"cpu": 1, "cuda": 20, "mps": 5}
 
 
-def pace_of(
+def autotune(
     options: TrainOptions, config: VAEConfig, dataset: Dataset, device: torch.device, processes: Processes
-) -> Pace:
+) -> Measurement:
     """Measure what `options` leave open, with this process's part of a batch. Compiled steps are chosen by plain ones.
 
     Processes that share a machine measure at the same time, as they will train.
@@ -119,9 +119,9 @@ def pace_of(
     recipe = options.recipe_for(len(dataset.train))
     precision: Precision | None = None if options.precision == "auto" else options.precision
     threads = options.threads if device.type == "cpu" else torch.get_num_threads()
-    candidates = ways(threads, precision, bfloat16=recipe.bfloat16 and multiplies_bfloat16(device))
+    candidates = step_configs(threads, precision, bfloat16=recipe.bfloat16 and multiplies_bfloat16(device))
     if len(candidates) == 1:
-        return Pace(candidates[0], {})
+        return Measurement(candidates[0], {})
     # torch's type hints do not know the argument.
     model = VAE(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     own = recipe.batch_size // processes.count
@@ -137,7 +137,7 @@ def pace_of(
         for kind in {way.precision for way in candidates}
     }
 
-    def step(way: Way) -> None:
+    def step(way: StepConfig) -> None:
         trainers[way.precision].rehearse(_STEPS[device.type])
 
-    return quickest(candidates, step)
+    return fastest_config(candidates, step)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from train.recipes import Recipe, RecipeOptions, usual_recipe, within
+from train.recipes import Recipe, RecipeOptions, stage_of, usual_recipe
 from vae_export.errors import ModelError, UsageError
 from vae_export.likelihood import SCALE, Likelihood, LikelihoodName
 from vae_export.models.config import Activation, Family, VAEConfig
@@ -58,7 +58,7 @@ class DataOptions:
                 raise UsageError(
                     "no folder", where="--dataset folder", do="say where the images are: --data-dir FOLDER"
                 )
-            within("image size", self.image_size, 1, 512)
+            stage_of("image size", self.image_size, 1, 512)
         elif self.image_size is not None:
             raise UsageError("--image-size is for --dataset folder", got=f"--dataset {self.name}")
 
@@ -79,8 +79,8 @@ class NetworkOptions:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        within("latent size", self.latent_size, 1, 4096)
-        within("hidden size", self.hidden_size, 1, 16384)
+        stage_of("latent size", self.latent_size, 1, 4096)
+        stage_of("hidden size", self.hidden_size, 1, 16384)
         if self.scale is not None and self.likelihood != "gaussian-fixed":
             raise UsageError("--scale is for --likelihood gaussian-fixed", got=f"--likelihood {self.likelihood}")
         self.config((1, IMAGE_SIZE, IMAGE_SIZE))
@@ -155,8 +155,8 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise UsageError("unknown precision", expected=" | ".join(get_args(Precision)), got=self.precision)
-        within("seed", self.seed, 0, 2**62)
-        within("threads", self.threads, 1, 1024)
+        stage_of("seed", self.seed, 0, 2**62)
+        stage_of("threads", self.threads, 1, 1024)
         self.recipe_for(1)  # before any work: the family's recipe may have no such option
 
     def recipe_for(self, images: int) -> Recipe:

@@ -112,7 +112,7 @@ class Processes:
         """`work` in every process, first in the first one of each machine, which fetches what is to be fetched."""
         if self.alone:
             return work()
-        early = [work()] if place() == 0 else []
+        early = [work()] if local_device() == 0 else []
         dist.barrier()
         return early[0] if early else work()
 
@@ -124,7 +124,7 @@ class Processes:
             yield
 
 
-def place() -> int:
+def local_device() -> int:
     """Of this process on its machine, from 0: the number of the GPU that it takes. Raises `MachineError`."""
     return _number("LOCAL_RANK", 0)
 

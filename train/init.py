@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from train.loss import to_unit
+from train.loss import to_unit_range
 from vae_export.models import VAE
 from vae_export.models.residual import Residual
 
@@ -42,7 +42,7 @@ def initialise(model: VAE, pixels: Tensor) -> None:
         if isinstance(block, Residual):  # begins as the identity
             nn.init.zeros_(block.last.weight)
             nn.init.zeros_(_bias(block.last))
-    mean = to_unit(pixels[:10_000]).mean(0)
+    mean = to_unit_range(pixels[:10_000]).mean(0)
     if isinstance(last, nn.ConvTranspose2d):
         mean = mean.mean((1, 2))  # one bias a channel
     # What a second output says of a pixel begins in the middle of its range.

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.loss import to_unit
+from train.loss import to_unit_range
 from train.scoring import Scored
 from vae_export.models import reparameterize
 
@@ -34,7 +34,7 @@ _NOISE_SEED = 1509_00519
 
 
 @dataclass(frozen=True)
-class Evidence:
+class NllEstimate:
     """Attributes:
     nll: mean over images, in nats.
     standard_error: of that mean, over images.
@@ -49,14 +49,14 @@ class Evidence:
         return {"nats_per_image": self.nll, "standard_error": self.standard_error, "importance_samples": self.samples}
 
 
-def importance_weighted(
+def importance_weighted_nll(
     model: Scored,
     pixels: Tensor,
     samples: int,
     *,
     workers: int = 1,
     report: Callable[[int], None] = lambda _images: None,
-) -> Evidence:
+) -> NllEstimate:
     """NLL_K of pixels uint8 (N, C, H, W), K = `samples` ≥ 1.
 
     The noise is the same for every model, and depends on an image's place alone: figures of the first images are parts
@@ -72,7 +72,12 @@ def importance_weighted(
     def scored(start: int) -> Tensor:
         noise = torch.Generator().manual_seed(_NOISE_SEED + start)
         return _nll(
-            model, to_unit(pixels[start : start + at_once]), samples, noise, at_once=at_once, block=rows // at_once
+            model,
+            to_unit_range(pixels[start : start + at_once]),
+            samples,
+            noise,
+            at_once=at_once,
+            block=rows // at_once,
         )
 
     found: list[Tensor] = []
@@ -83,7 +88,7 @@ def importance_weighted(
             done += len(part)
             report(done)
     nll = torch.cat(found)
-    return Evidence(nll.mean().item(), nll.std(correction=0).item() / math.sqrt(len(nll)), samples)
+    return NllEstimate(nll.mean().item(), nll.std(correction=0).item() / math.sqrt(len(nll)), samples)
 
 
 @contextmanager

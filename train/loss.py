@@ -88,7 +88,7 @@ class Terms(nn.Module):
         return misfit / len(image), kl(mean, logvar).mean(0)
 
 
-def weighed(
+def weighted(
     misfit: Tensor,
     units: Tensor,
     *,
@@ -109,9 +109,9 @@ def weighed(
 def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
     """The mean over images (N, C, H, W), given noise (N, Z), as a scalar."""
     misfit, units = Terms(model)(image, noise)
-    return weighed(misfit, units, beta=beta, free_bits=free_bits)
+    return weighted(misfit, units, beta=beta, free_bits=free_bits)
 
 
-def to_unit(pixels: Tensor) -> Tensor:
+def to_unit_range(pixels: Tensor) -> Tensor:
     """Grey levels uint8 → float32 in [0, 1]."""
     return pixels.to(torch.float32).div_(255)

@@ -30,7 +30,7 @@ _PATIENCE = 5
 _BINARY = 0.999
 
 
-def before(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
+def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
     """What the options alone foretell."""
     if config.family == "post":
         yield "ReLU heads: no posterior mean below 0, no deviation below 1; --family mlp has linear ones"
@@ -67,7 +67,7 @@ class Watcher:
 _INTERVAL = 0.25
 
 
-class Report:
+class TrainingProgress:
     def __init__(
         self,
         bar: Progress,
@@ -127,11 +127,13 @@ class Report:
 
 
 @contextmanager
-def reporting(
+def show_progress(
     *, epochs: int, steps: int, batch_size: int, protocol: Protocol, silent: bool = False
-) -> Iterator[Report]:
+) -> Iterator[TrainingProgress]:
     """`silent`: for a process that is not the first of those that train together."""
     with progress() as bar:
         bar.disable |= silent
         task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")
-        yield Report(bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol, silent=silent)
+        yield TrainingProgress(
+            bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol, silent=silent
+        )

@@ -97,8 +97,8 @@ class RecipeOptions:
     warmup_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        within("epochs", self.epochs, 1, 100_000)
-        within("batch size", self.batch_size, 1, 65_536)
+        stage_of("epochs", self.epochs, 1, 100_000)
+        stage_of("batch size", self.batch_size, 1, 65_536)
         rates = [self.learning_rate, *(rate for _, rate in self.stages or ())]
         for rate in rates:
             if rate is not None and not 0 < rate <= 1:
@@ -107,7 +107,7 @@ class RecipeOptions:
             if not self.stages or self.learning_rate is not None:
                 raise UsageError("stages have rates of their own", do="pass --stages or --learning-rate")
             for epochs, _ in self.stages:
-                within("epochs of a stage", epochs, 1, 100_000)
+                stage_of("epochs of a stage", epochs, 1, 100_000)
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
             raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
         if self.average is not None and not 0 <= self.average < 1:
@@ -146,7 +146,7 @@ def parse_stages(text: str) -> Stages:
         raise UsageError("stages cannot be read", expected="EPOCHS:RATE,EPOCHS:RATE,…", got=text) from error
 
 
-def within(name: str, value: int | None, low: int, high: int) -> None:
+def stage_of(name: str, value: int | None, low: int, high: int) -> None:
     """Raise `UsageError` for a number outside [low, high]."""
     if value is not None and not low <= value <= high:
         raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)

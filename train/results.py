@@ -24,7 +24,7 @@ from train.config import Protocol
 from vae_export.errors import InputError
 from vae_export.io.atomic import append_line
 from vae_export.likelihood import Likelihood
-from vae_export.models.checkpoint import read_header
+from vae_export.models.checkpoint import read_checkpoint_header
 from vae_export.models.config import VAEConfig
 from vae_export.runs import Run
 
@@ -38,12 +38,12 @@ def reconstruction_heading(protocol: Protocol, likelihood: Likelihood) -> str:
     return "-log p(x|z)" if is_likelihood(protocol, likelihood) else "cross-entropy"
 
 
-def evidence_name(protocol: Protocol, likelihood: Likelihood) -> str:
+def nll_name(protocol: Protocol, likelihood: Likelihood) -> str:
     return "NLL" if is_likelihood(protocol, likelihood) else "IWAE bound"
 
 
-def evidence_heading(protocol: Protocol, likelihood: Likelihood, samples: int) -> str:
-    return f"{evidence_name(protocol, likelihood)}, K = {samples:,}"
+def nll_heading(protocol: Protocol, likelihood: Likelihood, samples: int) -> str:
+    return f"{nll_name(protocol, likelihood)}, K = {samples:,}"
 
 
 def meaning(protocol: Protocol, likelihood: Likelihood) -> str:
@@ -143,7 +143,7 @@ class Outcome:
 
 def read_outcome(run: Run) -> Outcome:
     """Raises `InputError`: its checkpoint, its metrics or its evaluations cannot be read."""
-    header, metrics = read_header(run.checkpoint), read_lines(run.metrics)
+    header, metrics = read_checkpoint_header(run.checkpoint), read_lines(run.metrics)
     provenance = header.provenance
     try:
         data, training, test = provenance["data"], provenance["training"], provenance["scores"]["test"]

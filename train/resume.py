@@ -40,7 +40,7 @@ from train.scoring import Score
 from vae_export._version import __version__
 from vae_export.errors import CheckpointError, DataError, OutputExistsError, UsageError
 from vae_export.io.atomic import check_writable, locked, storage_errors, write_generation
-from vae_export.io.hashed_safetensors import read_sealed, seal
+from vae_export.io.hashed_safetensors import hashed_bytes, read_hashed
 from vae_export.io.staging import sweep
 from vae_export.models import VAEConfig
 from vae_export.runs import Run
@@ -65,7 +65,7 @@ def surroundings(device: torch.device, *, compiled: bool = False, processes: int
     return found | {"vae-export": __version__}
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, where: object, epochs: int) -> None:
+def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], *, where: object, epochs: int) -> None:
     """Refuse to go on with other settings, after so many epochs.
 
     The number of epochs may change where the learning rate does not depend on it: nothing that was done would have been
@@ -93,7 +93,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], *, where: obje
     )
 
 
-def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+def changed_surroundings(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """What of the surroundings is another, a few words each."""
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
@@ -104,7 +104,7 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-FORMAT = "vae-export-state/1"
+STATE_FORMAT = "vae-export-state/1"
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class State:
 def save_state(state: State, run: Run) -> None:
     """Write atomically; the state before it stays beside it. Raises `StorageError`; then nothing has changed."""
     header = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "tensors"}
-    header |= {"format": FORMAT, "saved": None if state.saved is None else asdict(state.saved)}
-    write_generation(run.training_state, seal(header, state.tensors), previous=run.previous_training_state)
+    header |= {"format": STATE_FORMAT, "saved": None if state.saved is None else asdict(state.saved)}
+    write_generation(run.training_state, hashed_bytes(header, state.tensors), previous=run.previous_training_state)
 
 
 def load_state(run: Run) -> State:
@@ -163,8 +163,8 @@ def load_state(run: Run) -> State:
     if not path.exists() and not previous.exists():
         expected = f"{path.name}, which a training leaves from its first epoch on"
         raise UsageError("nothing to resume", where=run.state, expected=expected, do="train without --resume")
-    expected, do = "a state of python cli.py train", way_back(run)
-    header, tensors, _ = read_sealed(path, "training state", FORMAT, (torch.float32,), expected=expected, do=do)
+    expected, do = "a state of python cli.py train", recovery_hint(run)
+    header, tensors, _ = read_hashed(path, "training state", STATE_FORMAT, (torch.float32,), expected=expected, do=do)
     try:
         saved = header["saved"]
         if saved is not None:
@@ -184,7 +184,7 @@ def load_state(run: Run) -> State:
         raise CheckpointError("training state is incomplete", where=path, got=repr(error), do=do) from error
 
 
-def way_back(run: Run) -> str | None:
+def recovery_hint(run: Run) -> str | None:
     """How to go on from the state before the last one."""
     if not run.previous_training_state.exists():
         return None
@@ -221,7 +221,7 @@ def check_out(run: Run, *, force: bool) -> None:
 
 
 @contextmanager
-def claimed(run: Run, *, force: bool) -> Iterator[None]:
+def new_run(run: Run, *, force: bool) -> Iterator[None]:
     """Hold the run folder, cleared of an earlier training.
 
     Its checkpoint stays as the previous one, until the new training has two of its own. Its export goes: it must
@@ -244,7 +244,7 @@ def claimed(run: Run, *, force: bool) -> Iterator[None]:
 
 
 @contextmanager
-def reclaimed(run: Run) -> Iterator[None]:
+def resumed_run(run: Run) -> Iterator[None]:
     """Hold the folder of a run that is to go on, with all that is in it."""
     if not run.folder.is_dir():
         raise UsageError("nothing to resume", where=run.folder, expected="a run", do="train without --resume")

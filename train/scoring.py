@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from train.distributed import Processes
-from train.loss import kl, reconstruction, reconstruction_of, to_unit
+from train.loss import kl, reconstruction, reconstruction_of, to_unit_range
 from vae_export.likelihood import Likelihood
 from vae_export.models import VAE, reparameterize
 from vae_export.runtime import Model
@@ -149,11 +149,11 @@ def evaluate(model: Scored, pixels: Tensor, *, processes: Processes | None = Non
     """
     processes = processes or Processes()
     images = torch.split(pixels, _BATCH)
-    posteriors = processes.shared(len(images), lambda batch: model.encode(to_unit(images[batch])))
+    posteriors = processes.shared(len(images), lambda batch: model.encode(to_unit_range(images[batch])))
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = [torch.randn(mean.shape, generator=generator) for mean, _ in posteriors]
     latents = [reparameterize(*posterior, own) for posterior, own in zip(posteriors, noise, strict=True)]
-    misfits = processes.shared(len(images), lambda batch: model.misfit(latents[batch], to_unit(images[batch])))
+    misfits = processes.shared(len(images), lambda batch: model.misfit(latents[batch], to_unit_range(images[batch])))
     misfit, mean, logvar = (torch.cat([*parts]) for parts in (misfits, *zip(*posteriors, strict=True)))
     misfit, mean, units = misfit.double(), mean.double(), kl(mean, logvar).double()
     bound = misfit + units.sum(1)

@@ -25,12 +25,21 @@ from train.config import TrainOptions
 from train.data.datasets import Dataset, as_evaluated
 from train.distributed import Processes
 from train.init import initialise
-from train.progress import Report
+from train.progress import TrainingProgress
 from train.recipes import rate_at
 from train.results import meaning
-from train.resume import Saved, State, changed, check_same, save_state, settings, surroundings, way_back
+from train.resume import (
+    Saved,
+    State,
+    changed_surroundings,
+    check_same_training,
+    recovery_hint,
+    save_state,
+    settings,
+    surroundings,
+)
 from train.scoring import InPyTorch, Score, evaluate
-from train.signals import Stop, Stopped, held_back
+from train.signals import Stop, Stopped, deferred_stop
 from train.trainer import Epoch, Trainer, diverged, multiplies_bfloat16
 from vae_export._version import __version__
 from vae_export.errors import CheckpointError, Interrupted
@@ -43,14 +52,14 @@ if TYPE_CHECKING:
     from train.tensorboard import Events
 
 #: Test images that travel in the checkpoint: as many as say what a file of fewer bits costs in nats.
-EXAMPLES = 256
+EXAMPLE_IMAGES = 256
 #: Seconds of training within an epoch that a kill or a power cut may cost.
 _AT_RISK = 120.0
 #: Steps after which processes ask each other whether to stop.
 _MEETING = 8
 
 
-class Session:
+class TrainingSession:
     """One training. Make it inside `claimed`, call `train` once; or inside `reclaimed`, and call `resume` first.
 
     Args:
@@ -108,17 +117,17 @@ class Session:
             UsageError, DataError: with these options or images it would be another training.
             CheckpointError, IntegrityError: the state does not fit, or the checkpoint that it speaks of is damaged.
         """
-        check_same(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
+        check_same_training(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
         if state.saved is not None:
             self.processes.first(lambda: load_checkpoint(self.run.checkpoint).config)
         try:
             count = int(state.surroundings.get("processes", 1))
             self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds, processes=count)
         except CheckpointError as error:
-            where, do = self.run.training_state, way_back(self.run)
+            where, do = self.run.training_state, recovery_hint(self.run)
             raise CheckpointError(error.what, where=where, got=error.got, do=do) from error
         self.epochs, self.saved = state.epochs, state.saved
-        changes = list(changed(state.surroundings, self._surroundings()))
+        changes = list(changed_surroundings(state.surroundings, self._surroundings()))
         self._changes = state.changes + tuple(f"{change} at step {state.position}" for change in changes)
         if self.processes.is_first and self.run.metrics.exists():
             lines = self.run.metrics.read_bytes().splitlines(keepends=True)
@@ -126,7 +135,7 @@ class Session:
                 write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
         return changes
 
-    def train(self, report: Report) -> Saved:
+    def train(self, report: TrainingProgress) -> Saved:
         """Train to the end and return what was saved.
 
         Raises:
@@ -134,7 +143,7 @@ class Session:
             Interrupted, Terminated: on Ctrl-C or SIGTERM, after the step at hand was done and the state saved.
             StorageError: disk full, for example. The last checkpoint and the last state stay.
         """
-        with held_back() as stop:
+        with deferred_stop() as stop:
 
             def watch(epoch: int, step: int, total: torch.Tensor) -> None:
                 meeting = self.processes.alone or self.trainer.position % _MEETING == 0
@@ -160,7 +169,7 @@ class Session:
         stop.join(code)
         return bool(due)
 
-    def _finish(self, epoch: Epoch, report: Report, stop: Stop) -> None:
+    def _finish(self, epoch: Epoch, report: TrainingProgress, stop: Stop) -> None:
         """Measure, save if best, log, keep the state."""
         with stop.at_once() if self.processes.alone else nullcontext():
             # As many training images as validation images: a full pass would cost a tenth of the epoch, for the gap.
@@ -241,7 +250,7 @@ class Session:
         checkpoint = Checkpoint(
             config=model.config,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
-            examples=self.dataset.test[:EXAMPLES].clone(),
+            examples=self.dataset.test[:EXAMPLE_IMAGES].clone(),
             provenance=self._provenance() | saved.to_json(),
         )
         if self.processes.is_first:

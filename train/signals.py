@@ -63,7 +63,7 @@ class Stop:
 
 
 @contextmanager
-def held_back() -> Iterator[Stop]:
+def deferred_stop() -> Iterator[Stop]:
     """Until the block ends. Only the main thread hears signals; what is ignored stays ignored."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

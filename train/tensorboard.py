@@ -33,7 +33,7 @@ _SCALARS = ("loss", "learning_rate", "images_per_second")
 
 
 class Events:
-    """Made by `recording`."""
+    """Made by `event_writer`."""
 
     def __init__(self, writer: EventsWriter, run: Run, dataset: Dataset, epochs: int) -> None:
         self._writer, self._run, self._dataset, self._epochs = writer, run, dataset, epochs
@@ -64,7 +64,7 @@ class Events:
 
 
 @contextmanager
-def recording(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[Events]:
+def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[Events]:
     """Events of the epochs after the `done` ones, in a new file in `run.events`. Raises `StorageError`."""
     with storage_errors(run.events):
         run.events.mkdir(exist_ok=True)

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from train.config import ObjectiveOptions, Protocol
-from train.data.datasets import draw
+from train.data.datasets import draw_binary
 from train.distributed import Processes
-from train.loss import Terms, to_unit, weighed
+from train.loss import Terms, to_unit_range, weighted
 from train.recipes import Recipe, rate_at
 from vae_export.errors import CheckpointError, DataError, InputError, MachineError
 from vae_export.models import VAE
@@ -65,7 +65,7 @@ def compile_errors() -> Iterator[None]:
         raise MachineError("cannot compile", where="--compile", got=": ".join(lines[:2])[:300], do=do) from error
 
 
-class Draws:
+class StepRng:
     """For one training with this seed, on this device."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -155,7 +155,7 @@ class Trainer:
         if not self._processes.alone:
             self._terms = DistributedDataParallel(self._terms)
         self._replaying = compiling and self._device.type == "cuda"
-        self._draws = Draws(seed, self._device)
+        self._draws = StepRng(seed, self._device)
         self._has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
         self._total = torch.zeros((), device=self._device)  # of the present epoch's losses
         self.position, self.seconds = 0, 0.0
@@ -205,9 +205,9 @@ class Trainer:
             self._draws.seed_dropout(step, self._processes.rank)
         # Not `pixels[batch]`, which takes fifteen times as long on a CPU.
         if self._protocol == "dynamic":
-            image = draw(self._pixels.index_select(0, batch), generator, part=self._part)
+            image = draw_binary(self._pixels.index_select(0, batch), generator, part=self._part)
         else:
-            image = to_unit(self._pixels.index_select(0, batch[self._part]))
+            image = to_unit_range(self._pixels.index_select(0, batch[self._part]))
         noise = torch.randn(len(batch), self.model.config.latent_size, generator=generator, device=self._device)
         with compile_errors() if self._compiling else nullcontext():
             value = self._loss(image, noise[self._part], step)
@@ -231,7 +231,7 @@ class Trainer:
             raise diverged(step // self.steps + 1, math.nan) from error
         objective, mean = self._objective, self._processes.mean
         beta = objective.weight(step / self.steps)
-        return weighed(misfit, units, beta=beta, free_bits=objective.free_bits, over_batch=mean)
+        return weighted(misfit, units, beta=beta, free_bits=objective.free_bits, over_batch=mean)
 
     def rehearse(self, steps: int) -> None:
         """Take steps to see how long they take, of which nothing is kept on record."""

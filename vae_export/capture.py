@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_export.contract import BATCH, LEVELS, PIXELS, Part, PartSpec, float_part
+from vae_export.contract import BATCH, MAX_LEVEL, PIXELS, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models import reparameterize
 from vae_export.models.checkpoint import Checkpoint
@@ -77,7 +77,7 @@ class PixelsGraph(nn.Module):
         super().__init__()
         self.decoder = decoder
         low, high = image_range
-        self.scale = LEVELS / (high - low)
+        self.scale = MAX_LEVEL / (high - low)
         self.shift = 0.5 - low * self.scale
         self.channels_last = part == PIXELS["uint8-hwc"]
 
@@ -85,7 +85,7 @@ class PixelsGraph(nn.Module):
         """(N, H, W, C) or (N, C, H, W), row-major: a host copies it to its canvas as it is."""
         decoded: Tensor | tuple[Tensor, ...] = self.decoder(latent)
         image = decoded[0] if isinstance(decoded, tuple) else decoded
-        pixels = (image * self.scale + self.shift).clamp(0, LEVELS).to(torch.uint8)
+        pixels = (image * self.scale + self.shift).clamp(0, MAX_LEVEL).to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).contiguous() if self.channels_last else pixels
 
 
@@ -229,7 +229,7 @@ class Graph:
 
     def _refuse_draws(self, program: torch.export.ExportedProgram) -> None:
         """Randomness is an input: a graph that draws gives other values at each run, and cannot be verified."""
-        drawing = [str(node.target) for node in program.graph.nodes if draws(node)]
+        drawing = [str(node.target) for node in program.graph.nodes if is_stochastic(node)]
         if drawing:
             raise ModelError(
                 "graph draws random numbers",
@@ -239,7 +239,7 @@ class Graph:
             )
 
 
-def draws(node: torch.fx.Node) -> bool:
+def is_stochastic(node: torch.fx.Node) -> bool:
     """Does this operator take numbers from a random generator? Dropout in eval mode and attention without it do not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False

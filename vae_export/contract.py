@@ -29,7 +29,7 @@ PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": 
 #: All that a file can be.
 EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
 #: The highest of the levels that a byte has for a pixel; the lowest is 0.
-LEVELS = 255
+MAX_LEVEL = 255
 
 #: The name of the dynamic first axis, in every graph and every shape of a manifest.
 BATCH = "N"
@@ -153,9 +153,9 @@ class Contract:
                 return PartSpec(part, (image, noise), outputs)
             case "decoder-uint8-hwc":
                 channels, *sizes = self.image_shape
-                return PartSpec(part, (latent,), (TensorSpec("pixels", (*sizes, channels), 0, LEVELS, "uint8"),))
+                return PartSpec(part, (latent,), (TensorSpec("pixels", (*sizes, channels), 0, MAX_LEVEL, "uint8"),))
             case "decoder-uint8-chw":
-                return PartSpec(part, (latent,), (TensorSpec("pixels", self.image_shape, 0, LEVELS, "uint8"),))
+                return PartSpec(part, (latent,), (TensorSpec("pixels", self.image_shape, 0, MAX_LEVEL, "uint8"),))
         raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
 
     def _spread(self, image: str) -> tuple[TensorSpec, ...]:

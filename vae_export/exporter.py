@@ -15,7 +15,7 @@ from typing import Any
 
 from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import NAME, NOT_STATED, FileEntry, Manifest, contents
+from vae_export.artifact.manifest import MANIFEST, NOT_STATED, FileEntry, Manifest, contents
 from vae_export.capture import Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError
@@ -26,9 +26,9 @@ from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
-from vae_export.sandbox.crash_check import Scene, rehearse
+from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
-from vae_export.system.signals import postponed
+from vae_export.system.signals import deferred_signals
 
 
 class Stopwatch:
@@ -118,7 +118,7 @@ def export(
                 report(f"writing {_name(part, format, precision)}")
                 metadata = _metadata(graphs[part].spec, source.provenance)
                 options = WriteOptions(metadata, opset, precision, None if calibrated is None else calibrated[part])
-                with postponed(), watch.lap(format):
+                with deferred_signals(), watch.lap(format):
                     files[part] = FORMATS[format].write(graphs[part], options)
             if leave_out and precision != FULL:
                 with watch.lap(format):
@@ -149,7 +149,7 @@ def export(
             source.provenance,
             golden=golden,
         )
-        write_atomic(staging / NAME, manifest.text)
+        write_atomic(staging / MANIFEST, manifest.text)
         staged = Artifact(staging, manifest)
         with watch.lap("verification"):
             certificate = verify(
@@ -210,8 +210,8 @@ def _not_here(format: str, files: Mapping[Part, bytes], contract: Contract) -> s
     reason = None
     for provider in FORMATS[format].providers():
         if FORMATS[format].may_crash:
-            scenes = [Scene(part, part, format, provider, data) for part, data in files.items()]
-            if ends := rehearse(scenes, contract):
+            scenes = [Trial(part, part, format, provider, data) for part, data in files.items()]
+            if ends := crash_check(scenes, contract):
                 reason = f"{format}/{provider} crashed; got {next(iter(ends.values()))}"
                 continue
         try:
@@ -227,8 +227,10 @@ def _not_here(format: str, files: Mapping[Part, bytes], contract: Contract) -> s
 def _check_out(out: Path, *, force: bool) -> None:
     check_free(out, force=force)
     # `--force` replaces an export: it must not take away a folder of something else.
-    if out.exists() and not (out / NAME).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UsageError("not an export folder", where=out, expected=f"a folder with {NAME}", do="choose another --out")
+    if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(
+            "not an export folder", where=out, expected=f"a folder with {MANIFEST}", do="choose another --out"
+        )
 
 
 def _metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:

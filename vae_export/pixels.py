@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vae_export.contract import LEVELS, PIXELS, Array, Contract, Part
+from vae_export.contract import MAX_LEVEL, PIXELS, Array, Contract, Part
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,29 +35,29 @@ class GreyLevels:
     worst: int
 
 
-def levels(image: Array, low: float, high: float) -> Array:
+def to_levels(image: Array, low: float, high: float) -> Array:
     """The 8-bit level of each pixel of an image in [low, high], rounded half up, as an application would: int16."""
-    return np.floor(np.clip(scaled(image, low, high), 0, LEVELS) + 0.5).astype(np.int16)
+    return np.floor(np.clip(scaled(image, low, high), 0, MAX_LEVEL) + 0.5).astype(np.int16)
 
 
-def compare(image: Array, exact: Array, *, low: float, high: float, band: float) -> GreyLevels:
+def compare_levels(image: Array, exact: Array, *, low: float, high: float, band: float) -> GreyLevels:
     """Hold an image against the float64 one, both in [low, high] and of one shape; `band` is in the image's unit."""
-    level, expected = levels(image, low, high), levels(exact, low, high)
+    level, expected = to_levels(image, low, high), to_levels(exact, low, high)
     difference = np.abs(level - expected)
     # A level is explained where the exact value, moved by no more than the band, has it too.
-    lowest, highest = levels(exact - band, low, high), levels(exact + band, low, high)
+    lowest, highest = to_levels(exact - band, low, high), to_levels(exact + band, low, high)
     unexplained = (level < lowest) | (level > highest)
     return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
 
 
 def scaled(image: Array, low: float, high: float) -> Array:
     """An image in [low, high] with its levels not yet rounded: float64 in [0, 255]."""
-    return (np.asarray(image, np.float64) - low) / (high - low) * LEVELS
+    return (np.asarray(image, np.float64) - low) / (high - low) * MAX_LEVEL
 
 
 def to_bytes(image: Array, contract: Contract, part: Part) -> npt.NDArray[np.uint8]:
     """image (N, C, H, W) in the contract's range → uint8, row-major in the layout of `part`."""
-    return np.ascontiguousarray(arranged(levels(image, *contract.image_range), part), np.uint8)
+    return np.ascontiguousarray(arranged(to_levels(image, *contract.image_range), part), np.uint8)
 
 
 def unrounded(image: Array, contract: Contract, part: Part) -> Array:
@@ -68,10 +68,10 @@ def unrounded(image: Array, contract: Contract, part: Part) -> Array:
 def in_levels(distance: float, contract: Contract) -> float:
     """A distance between pixels, in grey levels."""
     low, high = contract.image_range
-    return distance / (high - low) * LEVELS
+    return distance / (high - low) * MAX_LEVEL
 
 
-def missed(pixels: Array, exact: Array) -> Array:
+def rounding_miss(pixels: Array, exact: Array) -> Array:
     """How far each exact pixel, in [0, 255], is from the nearest number that rounds to the byte in its place.
 
     0 where it does so itself. This is what of a byte can be held against a band: the half of a level that it is off its

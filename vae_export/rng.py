@@ -21,7 +21,9 @@ import numpy.typing as npt
 from vae_export.errors import UsageError
 
 
-def integer(what: str, value: SupportsIndex, least: int, most: int | None = None, *, words: str | None = None) -> int:
+def check_integer(
+    what: str, value: SupportsIndex, least: int, most: int | None = None, *, words: str | None = None
+) -> int:
     """`value` as Python's integer.
 
     Args:
@@ -87,7 +89,7 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
         UsageError: a seed or a number of rows that is out of range.
     """
     seed = check_seed(seed)
-    start, *shape = (integer("number of rows", size, 0) for size in (start, *shape))
+    start, *shape = (check_integer("number of rows", size, 0) for size in (start, *shape))
     row = math.prod(shape[1:])
     first, count = start * row, math.prod(shape)
     if first + count > 1 << 66:  # two words of the counter
@@ -95,16 +97,16 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
     numbers = np.empty(count, np.float32)
     for begin in range(0, count, _CHUNK):
         end = min(begin + _CHUNK, count)
-        numbers[begin:end] = normal(words(first + begin, end - begin, seed))
+        numbers[begin:end] = normal(philox_words(first + begin, end - begin, seed))
     return numbers.reshape(shape)
 
 
 def check_seed(seed: int) -> int:
     """`seed`, an integer from 0 to 2^64 - 1; raises `UsageError` for any other."""
-    return integer("seed", seed, 0, (1 << 64) - 1, words="0 to 2^64 - 1")
+    return check_integer("seed", seed, 0, (1 << 64) - 1, words="0 to 2^64 - 1")
 
 
-def words(first: int, count: int, seed: int) -> Words:
+def philox_words(first: int, count: int, seed: int) -> Words:
     """`count` words of the sequence that belongs to `seed`, from index `first` on: uint32 (count,)."""
     block, skipped = divmod(first, 4)
     blocks = (skipped + count + 3) // 4

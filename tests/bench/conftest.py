@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Exported
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
 from vae_export.bench.results import Plan, Timings
 
@@ -16,5 +16,5 @@ PLAN = Plan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)
 @pytest.fixture(scope="session")
 def timings(mlp: Exported) -> Timings:
     assert mlp.checkpoint is not None
-    record = read_record(mlp.artifact.certificate)
+    record = read_certificate(mlp.artifact.certificate)
     return bench(mlp.artifact, mlp.checkpoint, record, PLAN, targets=TARGETS)

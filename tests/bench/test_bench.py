@@ -13,9 +13,9 @@ import pytest
 from tests.bench.conftest import PLAN, TARGETS
 from tests.commands import run_python
 from tests.conftest import Exported
-from vae_export.artifact.certificate import Record, read_record
+from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.bench import benchmark
-from vae_export.bench.process import SideError, Worker
+from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import Plan, Timings, read_timings
 from vae_export.bench.subjects import EAGER, Subject
 from vae_export.capture import capture
@@ -76,7 +76,7 @@ def test_the_best_is_a_file_and_the_quickest(timings: Timings) -> None:
         assert best.p50_seconds == min(figure.p50_seconds for figure in files)
 
 
-class Dying(Worker):
+class Dying(SubjectProcess):
     """The TorchScript side's process is killed when it is first asked for `moment`."""
 
     moment = "time"
@@ -90,11 +90,13 @@ class Dying(Worker):
 def measured(mlp: Exported, targets: list[str] | None) -> Timings:
     assert mlp.checkpoint is not None
     plan = Plan(batches=(1,), threads=(1,), rounds=1, seconds=0.001)
-    return benchmark.bench(mlp.artifact, mlp.checkpoint, read_record(mlp.artifact.certificate), plan, targets=targets)
+    return benchmark.bench(
+        mlp.artifact, mlp.checkpoint, read_certificate(mlp.artifact.certificate), plan, targets=targets
+    )
 
 
 def test_a_side_that_crashes_is_one_line_and_the_others_go_on(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
     timings = measured(mlp, TARGETS[1:])
     assert timings.unusable == {"decoder, torchscript/cpu": "batch 1: its process died of SIGSEGV"}
     assert [figure.side for figure in timings.figures] == [EAGER, "onnx/CPUExecutionProvider"]
@@ -104,7 +106,7 @@ def test_a_side_that_crashes_is_one_line_and_the_others_go_on(mlp: Exported, mon
 def test_a_target_that_was_asked_for_and_cannot_be_opened_is_an_error(
     mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
     monkeypatch.setattr(Dying, "moment", "open")
     with pytest.raises(TargetError, match=r"decoder, torchscript/cpu; got its process died of SIGSEGV"):
         measured(mlp, TARGETS[1:])
@@ -122,8 +124,8 @@ def test_a_process_that_hangs_or_ends_is_named(program: str, says: str) -> None:
     subject = Subject("none", "none", "decoder", EAGER)
     limit = 0.3 if "sleep" in program else 60
     with (
-        pytest.raises(SideError, match=says),
-        Worker(subject, seconds=limit, command=(sys.executable, "-c", program)) as worker,
+        pytest.raises(SubjectError, match=says),
+        SubjectProcess(subject, seconds=limit, command=(sys.executable, "-c", program)) as worker,
     ):
         worker.begin()
 
@@ -131,8 +133,8 @@ def test_a_process_that_hangs_or_ends_is_named(program: str, says: str) -> None:
 def test_what_an_engine_unpacks_is_gone_with_its_process() -> None:
     """AOTInductor's packages: a process that is killed does not remove them itself."""
     program = "import sys, tempfile; sys.exit(tempfile.mkdtemp())"
-    with Worker(Subject("none", "none", "decoder", EAGER), command=(sys.executable, "-c", program)) as worker:
-        with pytest.raises(SideError) as caught:
+    with SubjectProcess(Subject("none", "none", "decoder", EAGER), command=(sys.executable, "-c", program)) as worker:
+        with pytest.raises(SubjectError) as caught:
             worker.begin()
         unpacked = Path(str(caught.value).rpartition("got ")[2])
         assert unpacked.is_dir()
@@ -141,8 +143,8 @@ def test_what_an_engine_unpacks_is_gone_with_its_process() -> None:
 
 def test_what_is_not_certified_is_not_measured(mlp: Exported) -> None:
     assert mlp.checkpoint is not None
-    record = read_record(mlp.artifact.certificate)
-    failed = Record(record.data, dict(record.document) | {"verdict": "fail"})
+    record = read_certificate(mlp.artifact.certificate)
+    failed = StoredCertificate(record.data, dict(record.document) | {"verdict": "fail"})
     with pytest.raises(ParityError):
         benchmark.bench(mlp.artifact, mlp.checkpoint, failed, PLAN)
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from tests.conftest import Exported
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.results import Timings
 from vae_export.report import timings_page
 from vae_export.report.text import duration
@@ -15,7 +15,7 @@ from vae_export.report.timings_page import errors
 
 
 def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Exported) -> None:
-    page = timings_page(timings, read_record(mlp.artifact.certificate))
+    page = timings_page(timings, read_certificate(mlp.artifact.certificate))
     for figure in timings.figures:
         assert duration(figure.p50_seconds) in page
     assert page.count('<svg class="chart" viewBox') == 3, (
@@ -27,20 +27,20 @@ def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Expo
 
 def test_names_and_reasons_are_escaped(timings: Timings, mlp: Exported) -> None:
     odd = replace(timings, unusable={"decoder, <b>": "<script>alert(1)</script>"})
-    page = timings_page(odd, read_record(mlp.artifact.certificate))
+    page = timings_page(odd, read_certificate(mlp.artifact.certificate))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_errors_are_those_of_the_certificate(mlp: Exported) -> None:
-    document = read_record(mlp.artifact.certificate).document
+    document = read_certificate(mlp.artifact.certificate).document
     found = errors(document, "decoder")
     assert set(found) == {"eager/cpu"} | {row["target"] for row in document["rows"] if row["part"] == "decoder"}
     assert all(0 <= error < 1e-5 for error in found.values())
 
 
 def test_pytorchs_error_is_that_of_float32(mlp: Exported) -> None:
-    document = read_record(mlp.artifact.certificate).document
+    document = read_certificate(mlp.artifact.certificate).document
     lowered = [{**row, "target": "onnx+int4-weights/CPU", "eager_error": 0.9} for row in document["rows"]]
     found = errors({"rows": [*document["rows"], *lowered]}, "decoder")
     assert found["eager/cpu"] == errors(document, "decoder")["eager/cpu"]

@@ -20,7 +20,7 @@ import torch
 from tests.commands import ROOT, run_cli
 from tests.conftest import PACKED, Exported
 from vae_export import Source, export, load, open_artifact
-from vae_export.artifact.certificate import Record, parse_record, read_record
+from vae_export.artifact.certificate import StoredCertificate, parse_certificate, read_certificate
 from vae_export.bundle import open_bundle, pack
 from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.bundle.model_card import model_card
@@ -36,8 +36,8 @@ def path(packed: bytes, tmp_path: Path) -> Path:
     return file
 
 
-def record(mlp: Exported) -> Record:
-    return read_record(mlp.artifact.certificate)
+def record(mlp: Exported) -> StoredCertificate:
+    return read_certificate(mlp.artifact.certificate)
 
 
 def test_equal_contents_are_equal_bytes(mlp: Exported, packed: bytes) -> None:
@@ -122,7 +122,7 @@ def test_what_the_export_does_not_have_is_refused(mlp: Exported, chosen: dict[st
 
 def test_a_certificate_that_did_not_pass_makes_no_bundle(mlp: Exported) -> None:
     document = json.loads(record(mlp).data) | {"verdict": "fail"}
-    failed = parse_record(json.dumps(document).encode(), "here")
+    failed = parse_certificate(json.dumps(document).encode(), "here")
     with pytest.raises(ParityError, match="certificate did not pass"):
         pack(mlp.artifact, failed, name="x")
 
@@ -130,12 +130,12 @@ def test_a_certificate_that_did_not_pass_makes_no_bundle(mlp: Exported) -> None:
 def test_a_certificate_of_other_files_makes_no_bundle(mlp: Exported) -> None:
     document = json.loads(record(mlp).data)
     document["files"]["decoder.onnx"] = "0" * 64
-    other = parse_record(json.dumps(document).encode(), "here")
+    other = parse_certificate(json.dumps(document).encode(), "here")
     with pytest.raises(IntegrityError, match=r"certificate is of another file: .*decoder\.onnx"):
         pack(mlp.artifact, other, name="x")
     del document["files"]["decoder.onnx"]
     with pytest.raises(IntegrityError, match="no such file in it"):
-        pack(mlp.artifact, parse_record(json.dumps(document).encode(), "here"), name="x")
+        pack(mlp.artifact, parse_certificate(json.dumps(document).encode(), "here"), name="x")
 
 
 def test_an_export_without_golden_vectors_makes_no_bundle(mlp: Exported) -> None:
@@ -179,10 +179,10 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     pixels = {"part": "decoder", "target": "onnx+int8/CPU", "worst_levels": 12, "mean_levels": 0.28}
     cost = {**pixels, "nats": 0.02, "nats_low": -0.018, "nats_high": 0.059}
     document = {**known.document, "drift": [cost]}
-    card = model_card("x", mlp.artifact.manifest, Record(known.data, document))
+    card = model_card("x", mlp.artifact.manifest, StoredCertificate(known.data, document))
     assert "| decoder | `onnx+int8/CPU` | 12 | 0.28 | +0.020 (-0.018 to +0.059) |" in card
     unknown = {**dict.fromkeys(cost), "part": "decoder", "target": "onnx+int8/CPU"}  # the finding `no-drift`
-    card = model_card("x", mlp.artifact.manifest, Record(known.data, {**document, "drift": [unknown]}))
+    card = model_card("x", mlp.artifact.manifest, StoredCertificate(known.data, {**document, "drift": [unknown]}))
     assert "| decoder | `onnx+int8/CPU` | — | — | — |" in card
     rows = [line for line in card.splitlines() if line.startswith("| scores of real images |")]
     assert rows, card
@@ -191,7 +191,7 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
 
 def test_a_certificate_that_the_card_cannot_be_made_of_is_one_line(mlp: Exported) -> None:
     known = record(mlp)
-    wrong = Record(known.data, {**known.document, "drift": ["free"]})
+    wrong = StoredCertificate(known.data, {**known.document, "drift": ["free"]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*certificate.json; got "):
         pack(mlp.artifact, wrong, name="x")
 
@@ -200,7 +200,7 @@ def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_pa
     """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
     known = record(mlp)
     document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
-    loose = Record(json.dumps(document).encode(), document)
+    loose = StoredCertificate(json.dumps(document).encode(), document)
     (tmp_path / "x.zip").write_bytes(pack(mlp.artifact, loose, name="x", formats=["onnx"]))
     opened = open_bundle(tmp_path / "x.zip")
     assert "a band of the maker's own (atol 1000.0, rtol 0.0)" in opened.card
@@ -261,7 +261,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no certificate: .*certificate\.json; got No such file .*; run: vae-export"):
-        read_record(tmp_path / "certificate.json")
+        read_certificate(tmp_path / "certificate.json")
 
 
 def test_opening_a_bundle_brings_in_no_heavy_import(path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_decoder_with_a_second_output_travels_and_tests_itself(likelihood: Lik
     torch.manual_seed(0)
     network = VAE(config)
     artifact, _ = export(Source(config.contract, network.encoder, network.decoder), tmp_path / "export")
-    (tmp_path / "colour.zip").write_bytes(pack(artifact, read_record(artifact.certificate), name="colour"))
+    (tmp_path / "colour.zip").write_bytes(pack(artifact, read_certificate(artifact.certificate), name="colour"))
     model = load(tmp_path / "colour.zip")
     model.self_test().require()
     second = artifact.manifest.contract.spec("decoder").outputs[1].name

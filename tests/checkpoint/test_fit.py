@@ -14,7 +14,7 @@ from tests import samples
 from tests.checkpoint.conftest import SMALL
 from vae_export import Checkpoint, load_checkpoint
 from vae_export.errors import CheckpointError, InputError
-from vae_export.io.hashed_safetensors import canonical, digest
+from vae_export.io.hashed_safetensors import canonical_json, content_digest
 from vae_export.models import VAEConfig
 from vae_export.models.checkpoint import FORMAT
 
@@ -26,8 +26,8 @@ def written(path: Path, checkpoint: Checkpoint, **changes: Any) -> Path:
     tensors = {name: tensor for name, tensor in (tensors | changes.pop("tensors", {})).items() if tensor is not None}
     header: dict[str, Any] = {"format": FORMAT, "config": checkpoint.config.to_json(), "provenance": {}} | changes
     header = {key: value for key, value in header.items() if value is not None}
-    header["sha256"] = digest(header, {name: t for name, t in tensors.items() if t.dtype != torch.bfloat16})
-    path.write_bytes(save(tensors, metadata={"vae_export": canonical(header)}))
+    header["sha256"] = content_digest(header, {name: t for name, t in tensors.items() if t.dtype != torch.bfloat16})
+    path.write_bytes(save(tensors, metadata={"vae_export": canonical_json(header)}))
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.lines import Invoke
 from vae_export.bench import benchmark
-from vae_export.bench.process import Worker
+from vae_export.bench.process import SubjectProcess
 from vae_export.bench.subjects import EAGER, LIMITS
 
 
@@ -35,7 +35,7 @@ def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_pat
     )
 
 
-class Dying(Worker):
+class Dying(SubjectProcess):
     """The ONNX side's process is killed when it is first asked for a time."""
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Dying(Worker):
 def test_a_target_that_crashes_half_way_is_an_error_only_if_it_was_asked_for(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "Worker", Dying)
+    monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
     monkeypatch.setattr(benchmark, "sides", lambda *_: [*LIMITS, EAGER, "onnx/CPUExecutionProvider"])
     out = tmp_path / "fast.json"
     given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)

@@ -15,7 +15,7 @@ import pytest
 from tests.absent import absent
 from tests.commands import ROOT, command
 from tests.conftest import Exported
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
 from vae_export.bundle import pack
 from vae_export.errors import MachineError
@@ -31,7 +31,7 @@ SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "-
 
 
 def packed(artifact: Artifact) -> bytes:
-    return pack(artifact, read_record(artifact.certificate), name="tests", formats=["onnx"])
+    return pack(artifact, read_certificate(artifact.certificate), name="tests", formats=["onnx"])
 
 
 @pytest.fixture(scope="session")

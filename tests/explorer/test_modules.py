@@ -18,7 +18,7 @@ from vae_export.artifact.golden import GoldenArray, judge
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 from vae_export.precision import PRECISIONS
 
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
@@ -81,7 +81,7 @@ def test_levels_are_those_of_python(node: str) -> None:
     low, high = -1.0, 1.0
     pixels = np.concatenate([np.linspace(low - 0.1, high + 0.1, 4001), low + (np.arange(256) + 0.5) / 255 * 2])
     made = run(node, f"say(given.map((pixel) => judge.level(pixel, {low}, {high})))", pixels.tolist())
-    assert made == levels(pixels, low, high).tolist()
+    assert made == to_levels(pixels, low, high).tolist()
 
 
 def test_an_output_is_judged_as_python_judges_it(node: str) -> None:

@@ -20,7 +20,7 @@ from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
 from vae_export.bundle import open_bundle
 from vae_export.cli.explore import REFERENCE
-from vae_export.explorer.server import CDN, FILES, VERSION, Engine, Server, from_cdn, from_folder, routes
+from vae_export.explorer.server import CDN, FILES, VERSION, Server, WebRuntime, from_cdn, from_folder, routes
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_what_is_not_http_leaves_it_running(server: Server) -> None:
 
 def test_the_cdn_is_allowed_only_where_it_was_asked_for() -> None:
     engine = from_cdn()
-    assert engine == Engine(CDN)
+    assert engine == WebRuntime(CDN)
     assert f"@{VERSION}/" in engine.url
     with Server(routes(b"", "x", engine), 0, origin=engine.origin) as server:
         policy = server.headers["Content-Security-Policy"]

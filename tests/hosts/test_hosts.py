@@ -17,7 +17,7 @@ from PIL import Image
 from tests.commands import run_python
 from vae_export import Model, load
 from vae_export.bundle import open_bundle
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAMS = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]
@@ -50,7 +50,7 @@ def check_report(report: Report, host: Host) -> None:
 def check_picture(grid: np.ndarray, model: Model) -> None:
     """The 16 images of the seed, 4 in a row; a value on the boundary of two grey levels may fall on either side."""
     images = model.sample(16, SEED)[:, 0].reshape(4, 4, 28, 28).transpose(0, 2, 1, 3).reshape(112, 112)
-    lowest, highest = (levels(images + step, 0, 1) for step in (-1e-5, 1e-5))
+    lowest, highest = (to_levels(images + step, 0, 1) for step in (-1e-5, 1e-5))
     assert grid.shape == (112, 112)
     assert ((grid >= lowest) & (grid <= highest)).all()
     assert grid.max() > 200

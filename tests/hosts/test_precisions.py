@@ -13,7 +13,7 @@ import pytest
 from host import HOSTS, PICTURE, Host, Report, browse, run
 
 from tests.hosts.conftest import consistent
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
 from vae_export.bundle import pack
 from vae_export.bundle.archive import read_archive
@@ -27,7 +27,7 @@ EIGHT_BITS = [name for name in NAMES if getattr(name, "values", [name])[0] not i
 
 def files_of(artifact: Artifact) -> tuple[dict[str, bytes], Any]:
     """What a bundle of it has, and its manifest."""
-    record = read_record(artifact.certificate)
+    record = read_certificate(artifact.certificate)
     data = pack(artifact, record, name="small", parts=["encoder", "decoder"])
     files = {name: bytes(content) for name, content in read_archive(data, "small.zip").items()}
     return files, json.loads(files["manifest.json"])

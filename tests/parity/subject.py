@@ -22,7 +22,7 @@ from vae_export import (
     save_checkpoint,
     verify,
 )
-from vae_export.artifact.manifest import NAME, contents
+from vae_export.artifact.manifest import MANIFEST, contents
 from vae_export.capture import Captured
 from vae_export.contract import Part
 from vae_export.errors import ParityError
@@ -92,7 +92,7 @@ def tampered(
         for stored, content in contents(entry.name, subject.data(part, format)).items():
             (folder / stored).write_bytes(data if stored == entry.name else content)
         entries.append(replace(entry, size=len(data), sha256=sha256(data)) if rehash else entry)
-    (folder / NAME).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=()).text)
+    (folder / MANIFEST).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=()).text)
     return open_artifact(folder)
 
 

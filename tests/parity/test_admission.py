@@ -19,7 +19,7 @@ from tests.parity import mutations
 from tests.parity.mutations import after, f32, i64, step
 from tests.parity.subject import Subject
 from vae_export.errors import ModelError
-from vae_export.sandbox import admit, untrusted
+from vae_export.sandbox import read_untrusted, untrusted
 
 BATCH = 257
 Change = Callable[[ModelProto], None]
@@ -36,7 +36,7 @@ def stranger(mlp: Subject, folder: Path, *changes: Change) -> Path:
 
 
 def admitted(mlp: Subject, path: Path, batch: int = BATCH) -> bytes:
-    return admit(path, mlp.source.contract, "decoder", batch)
+    return read_untrusted(path, mlp.source.contract, "decoder", batch)
 
 
 def test_a_right_file_is_admitted_as_it_is(mlp: Subject, tmp_path: Path) -> None:
@@ -190,11 +190,11 @@ def test_parsing_happens_in_the_child(mlp: Subject, tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from vae_export.sandbox import admit
+        from vae_export.sandbox import read_untrusted
         from vae_export.contract import Contract
         from vae_export.errors import ModelError
         try:
-            admit(Path(sys.argv[1]), Contract((1, 16, 16), (6,)), "decoder", 257)
+            read_untrusted(Path(sys.argv[1]), Contract((1, 16, 16), (6,)), "decoder", 257)
         except ModelError as error:
             print(error)
         print({"onnx", "onnxruntime", "torch"} & set(sys.modules))

@@ -16,7 +16,7 @@ from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.parity import calibration, probes
-from vae_export.parity.fake_quant import lowered
+from vae_export.parity.fake_quant import fake_quantize
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.parity.reference import references
@@ -28,7 +28,11 @@ def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     graph, inputs = graphs["encoder"], calibration(mlp.source, graphs)["encoder"]
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
     runner = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, "all"))
-    ours, theirs, exact = lowered(graph, "int8-static", inputs)(inputs), runner(inputs), Oracle(graph).exact(inputs)
+    ours, theirs, exact = (
+        fake_quantize(graph, "int8-static", inputs)(inputs),
+        runner(inputs),
+        Oracle(graph).exact(inputs),
+    )
     for name in exact:
         assert np.abs(ours[name] - theirs[name]).mean() < np.abs(ours[name] - exact[name]).mean() / 20
 

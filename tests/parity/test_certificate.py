@@ -21,13 +21,13 @@ from vae_export.formats import Setting
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import Measure, Row, Scale, Tolerance
-from vae_export.parity.degradation import Budget, Drift
+from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.onnx_debug import Divergence
 from vae_export.pixels import GreyLevels
 
 GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
 ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))
-DRIFT = Drift("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
+DRIFT = Degradation("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
 PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
 
 

@@ -17,7 +17,7 @@ from vae_export import export
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
-from vae_export.parity import Budget, Drift
+from vae_export.parity import Budget, Degradation
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats, pixels
 from vae_export.parity.reference import Reference
 
@@ -81,7 +81,7 @@ def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path
     ],
 )
 def test_what_is_costly_is_said_with_its_limit(figures: dict[str, float], said: str | None) -> None:
-    assert Drift(TARGET, **figures).costly == said  # type: ignore[arg-type]
+    assert Degradation(TARGET, **figures).costly == said  # type: ignore[arg-type]
 
 
 def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from torch import nn
 
 from tests.parity.subject import Subject, written
 from vae_export import Contract, Source, export
-from vae_export.artifact.manifest import LEVELS
+from vae_export.artifact.manifest import OPTIMISATION_LEVELS
 from vae_export.capture import capture
 from vae_export.formats import FORMATS, Setting, WriteOptions
-from vae_export.parity.fake_quant import lowered
+from vae_export.parity.fake_quant import fake_quantize
 from vae_export.precision import FULL, PrecisionName
 
 
@@ -29,9 +29,9 @@ def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     runner = FORMATS["onnx"].open(
         written(mlp, "decoder", "int8"), graph.spec, "CPUExecutionProvider", Setting(1, "all")
     )
-    ours, theirs = lowered(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
+    ours, theirs = fake_quantize(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
     assert np.median(np.abs(ours - theirs)) < 1e-6
-    assert np.abs(ours - theirs).max() < np.abs(ours - lowered(graph, FULL)({"latent": latent})["image"]).max()
+    assert np.abs(ours - theirs).max() < np.abs(ours - fake_quantize(graph, FULL)({"latent": latent})["image"]).max()
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])
@@ -66,7 +66,7 @@ def test_integers_of_the_network_itself_are_left_alone(tmp_path: Path, precision
     assert certificate.passed
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", OPTIMISATION_LEVELS)
 def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, level: str) -> None:
     """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""
     graph = capture(mlp.source, "decoder")

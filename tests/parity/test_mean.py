@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from tests.parity.subject import Subject, passed_off, written
 from vae_export.formats import Setting
 from vae_export.parity import Certificate, Row
-from vae_export.parity.compare import Measure, Scale, loose_bands
-from vae_export.parity.oracle import Moves
+from vae_export.parity.compare import Measure, Scale, loose_tolerances
+from vae_export.parity.oracle import Sensitivity
 from vae_export.parity.probes import ORDINARY
 from vae_export.precision import PrecisionName
 
@@ -44,20 +44,22 @@ def test_a_band_wider_than_the_range_is_named_and_not_passed_over() -> None:
     scale = Scale(0.5, 0.4, 1.0, precision="int4-weights", eager_mean=0.02, mean_sensitivity=0.01, span=1.0)
     measure = Measure(error=0.9, mean_error=0.01)
     row = Row("decoder", "onnx+int4-weights/CPUExecutionProvider", Setting(), "prior", 1, "image", measure, scale)
-    assert list(loose_bands([row])) == []  # as wide as the range: an image that is all wrong still misses it
+    assert list(loose_tolerances([row])) == []  # as wide as the range: an image that is all wrong still misses it
     wide = replace(row, scale=replace(scale, eager_error=0.6))
-    [found] = loose_bands([row, wide, replace(wide, probe="data"), replace(wide, probe="data", batch=2)])
+    [found] = loose_tolerances([row, wide, replace(wide, probe="data"), replace(wide, probe="data", batch=2)])
     assert (found.rule, found.severity) == ("loose-band", "warning")
     assert found.where == "decoder on onnx+int4-weights/CPUExecutionProvider, 'image'"
     said = "errors up to 1.2 pass in a range of 1, so that only the mean error can fail, beyond 0.04"
     assert found.detail == f"probes prior, data: {said}"
-    [found] = loose_bands([replace(wide, scale=replace(wide.scale, eager_mean=0.6))])
+    [found] = loose_tolerances([replace(wide, scale=replace(wide.scale, eager_mean=0.6))])
     assert found.line().endswith("so that no figure of it can fail")
-    assert list(loose_bands([replace(wide, scale=replace(wide.scale, span=np.inf))])) == []  # a latent has no range
+    assert (
+        list(loose_tolerances([replace(wide, scale=replace(wide.scale, span=np.inf))])) == []
+    )  # a latent has no range
 
 
 def test_a_mean_counts_the_farther_of_there_and_back() -> None:
-    moves = Moves()
+    moves = Sensitivity()
     moves.add(np.array([[1.0, 0.0], [0.0, 0.0]]), 0, (1, 2))
     moves.add(np.array([[0.0, 3.0], [0.0, 0.0]]), 1, (1, 2))
     assert (moves.worst, moves.mean) == (3.0, 2.0)  # of the first row alone; of both it is 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.parity.conftest import examples
 from vae_export.contract import Contract
-from vae_export.parity.elbo import nats
+from vae_export.parity.elbo import nats_per_image
 
 BERNOULLI = Contract((1, 1, 4), (3,))
 GAUSSIAN = Contract((1, 1, 1), (1,), (-8.0, 8.0))
@@ -27,7 +27,7 @@ def test_with_the_true_posterior_every_sample_gives_the_evidence(seed: int, coun
     mean, logvar = x.reshape(5, 1) / 2, np.full((5, 1), -math.log(2))
     noise = rng.standard_normal((count, 5, 1))
     decoded = (mean + noise * np.exp(logvar / 2)).reshape(count, 5, 1, 1, 1)
-    found = nats(GAUSSIAN, x, mean, logvar, noise, decoded)
+    found = nats_per_image(GAUSSIAN, x, mean, logvar, noise, decoded)
     evidence = x.reshape(5) ** 2 / 4 + math.log(4 * math.pi) / 2
     np.testing.assert_allclose(found["iwae_nll"], evidence, rtol=1e-9, atol=1e-9)
 
@@ -45,14 +45,14 @@ def test_one_sample_against_densities_written_out() -> None:
     likelihood = (flat * np.log(pixels) + (1 - flat) * np.log(1 - pixels)).sum(-1)
     weight = likelihood + log_normal(z, np.zeros(3), np.zeros(3)) - log_normal(z, mean, logvar)
     kl = 0.5 * (mean**2 + np.exp(logvar) - logvar - 1).sum(-1)
-    found = nats(BERNOULLI, x, mean, logvar, noise, decoded)
+    found = nats_per_image(BERNOULLI, x, mean, logvar, noise, decoded)
     np.testing.assert_allclose(found["iwae_nll"], -weight, rtol=1e-12)
     np.testing.assert_allclose(found["negative_elbo"], kl - likelihood, rtol=1e-12)
 
 
 def test_a_posterior_that_is_the_prior_costs_nothing() -> None:
     x, noise = np.full((2, 1, 1, 4), 0.25), np.random.default_rng(0).standard_normal((8, 2, 3))
-    found = nats(BERNOULLI, x, np.zeros((2, 3)), np.zeros((2, 3)), noise, np.full((8, 2, 1, 1, 4), 0.5))
+    found = nats_per_image(BERNOULLI, x, np.zeros((2, 3)), np.zeros((2, 3)), noise, np.full((8, 2, 1, 1, 4), 0.5))
     for values in found.values():
         np.testing.assert_allclose(values, 4 * math.log(2), rtol=1e-12)
 
@@ -65,18 +65,18 @@ def test_importance_weighting_never_gives_more_nats_than_the_elbo(seed: int) -> 
     signs = rng.choice([-1.0, 1.0], (1, 5, 3))
     x, decoded = rng.uniform(0, 1, (5, 1, 1, 4)), rng.uniform(0, 1, (2, 5, 1, 1, 4))
     mean, logvar = rng.normal(0, 2, (5, 3)), rng.normal(0, 2, (5, 3))
-    found = nats(BERNOULLI, x, mean, logvar, np.concatenate([signs, -signs]), decoded)
+    found = nats_per_image(BERNOULLI, x, mean, logvar, np.concatenate([signs, -signs]), decoded)
     assert (found["iwae_nll"] <= found["negative_elbo"] + 1e-9).all()
 
 
 def test_a_pixel_that_cannot_be_is_finite() -> None:
     x, zeros = np.zeros((1, 1, 1, 4)), np.zeros((1, 3))
-    found = nats(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.ones((1, 1, 1, 1, 4)))
+    found = nats_per_image(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.ones((1, 1, 1, 1, 4)))
     assert found["negative_elbo"][0] == pytest.approx(4 * 24 * math.log(2))
 
 
 def test_nan_stays_nan() -> None:
     """So that the row can say so."""
     x, zeros = np.zeros((1, 1, 1, 4)), np.zeros((1, 3))
-    found = nats(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.full((1, 1, 1, 1, 4), np.nan))
+    found = nats_per_image(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.full((1, 1, 1, 1, 4), np.nan))
     assert np.isnan(found["negative_elbo"]).all()

@@ -19,17 +19,17 @@ from tests import samples
 from tests.parity.conftest import examples
 from tests.parity.subject import refused
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.golden import judge_pixels
-from vae_export.artifact.manifest import NAME
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundle import open_bundle, pack
 from vae_export.capture import PixelsGraph, capture
-from vae_export.contract import LEVELS, PIXELS, Array, Part, Pixels
+from vae_export.contract import MAX_LEVEL, PIXELS, Array, Part, Pixels
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS, Setting
 from vae_export.io.atomic import sha256
 from vae_export.likelihood import Likelihood
-from vae_export.pixels import compare, levels, missed, to_bytes, unrounded
+from vae_export.pixels import compare_levels, rounding_miss, to_bytes, to_levels, unrounded
 from vae_export.precision import PrecisionName
 from vae_export.runtime.self_test import self_test
 
@@ -63,10 +63,10 @@ def test_the_graph_rounds_as_an_application_does(
     image = (low + np.array(values, np.float32).reshape(1, 1, 2, 3) * np.float32(high - low)).astype(np.float32)
     got = graph(contract, PIXELS[layout])(image)
     assert (got.dtype, got.shape) == (np.uint8, (1, *contract.spec(PIXELS[layout]).outputs[0].item))
-    exact = np.clip(unrounded(image, contract, PIXELS[layout]), 0, LEVELS)
-    assert compare(got, exact, low=0, high=LEVELS, band=1e-4).unexplained == 0
-    assert missed(got, exact).max() <= 1e-4
-    assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), levels(exact, 0, LEVELS))
+    exact = np.clip(unrounded(image, contract, PIXELS[layout]), 0, MAX_LEVEL)
+    assert compare_levels(got, exact, low=0, high=MAX_LEVEL, band=1e-4).unexplained == 0
+    assert rounding_miss(got, exact).max() <= 1e-4
+    assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), to_levels(exact, 0, MAX_LEVEL))
 
 
 def test_the_graph_gives_the_bytes_that_the_specification_shows() -> None:
@@ -79,12 +79,12 @@ def test_the_graph_gives_the_bytes_that_the_specification_shows() -> None:
 
 
 @examples
-@given(st.floats(0, LEVELS), st.integers(0, LEVELS))
+@given(st.floats(0, MAX_LEVEL), st.integers(0, MAX_LEVEL))
 def test_a_byte_misses_by_what_the_truth_is_away_from_rounding_to_it(exact: float, byte: int) -> None:
     truth, got = np.array([exact]), np.array([byte], np.uint8)
-    distance = float(missed(got, truth)[0])
-    right = int(levels(truth, 0, LEVELS)[0])
-    assert missed(np.array([right], np.uint8), truth)[0] == 0
+    distance = float(rounding_miss(got, truth)[0])
+    right = int(to_levels(truth, 0, MAX_LEVEL)[0])
+    assert rounding_miss(np.array([right], np.uint8), truth)[0] == 0
     if byte != right:
         assert abs(exact + np.sign(byte - exact) * distance - byte) == pytest.approx(0.5)
 
@@ -106,7 +106,7 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
             entry, spec = artifact.entry(PIXELS[layout], format), source.contract.spec(PIXELS[layout])
             runner = FORMATS[format].open(artifact.read(entry), spec, FORMATS[format].providers()[0], Setting())
             got = runner({"latent": latent})["pixels"]
-            assert missed(got, unrounded(exact, source.contract, PIXELS[layout])).max() < 1e-2
+            assert rounding_miss(got, unrounded(exact, source.contract, PIXELS[layout])).max() < 1e-2
             assert got.flags.c_contiguous, "a host copies it as it is"
 
 
@@ -171,7 +171,7 @@ def test_a_fault_in_the_bytes_is_found(
     data = model.SerializeToString()
     (tmp_path / entry.name).write_bytes(data)
     file = replace(entry, size=len(data), sha256=sha256(data))
-    (tmp_path / NAME).write_bytes(replace(artifact.manifest, files=(file,), golden=()).text)
+    (tmp_path / MANIFEST).write_bytes(replace(artifact.manifest, files=(file,), golden=()).text)
     if fault is not None:  # ONNX Runtime knows the shape to be another
         with pytest.raises(ModelError, match="ONNX file cannot be opened|outputs are not those"):
             verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
@@ -203,7 +203,7 @@ def test_an_application_gets_the_same_bytes_from_either_decoder(
     made: tuple[Artifact, Certificate, Source], tmp_path: Path
 ) -> None:
     artifact, _, source = made
-    record = read_record(artifact.certificate)
+    record = read_certificate(artifact.certificate)
     bundles = {}
     for name, parts in (("both", None), ("bytes", [HWC]), ("floats", ["decoder"])):
         path = tmp_path / f"{name}.zip"
@@ -216,7 +216,7 @@ def test_an_application_gets_the_same_bytes_from_either_decoder(
         model.self_test().require()
         got = model.pixels(latent)
         assert (got.dtype, got.shape, got.flags.c_contiguous) == (np.uint8, (8, 32, 32, 3), True)
-        assert missed(got, unrounded(image, source.contract, HWC)).max() < 1e-2
+        assert rounding_miss(got, unrounded(image, source.contract, HWC)).max() < 1e-2
     assert np.array_equal(bundles["both"].pixels(latent, "uint8-chw"), to_bytes(image, source.contract, CHW))
     for name in ("both", "floats"):
         with pytest.raises(ModelError, match=r"not finite"):

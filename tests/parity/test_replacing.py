@@ -9,7 +9,7 @@ import pytest
 from tests.parity.subject import Subject
 from vae_export.errors import UsageError
 from vae_export.parity import Budget, Tolerance
-from vae_export.parity.certificate_diff import losses
+from vae_export.parity.certificate_diff import weaker_points
 
 ONNX = "onnx/CPUExecutionProvider"
 
@@ -21,7 +21,7 @@ def certificate(**others: Any) -> dict[str, Any]:
 
 def lost(subject: Subject, before: dict[str, Any], **given: Any) -> list[str]:
     usual = {"targets": None, "tolerance": None, "budget": None, "thorough": True}
-    return losses(before, subject.artifact.manifest, **(usual | given))
+    return weaker_points(before, subject.artifact.manifest, **(usual | given))
 
 
 def test_nothing_is_lost_where_as_much_is_said(mlp: Subject) -> None:

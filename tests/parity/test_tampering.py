@@ -14,7 +14,7 @@ import pytest
 from tests import samples
 from tests.parity.subject import Subject, refused, tampered, verified
 from vae_export import open_artifact, verify
-from vae_export.artifact.manifest import NAME, FileEntry, Manifest
+from vae_export.artifact.manifest import MANIFEST, FileEntry, Manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
@@ -111,7 +111,7 @@ def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
 
 def with_manifest(mlp: Subject, folder: Path, change: Callable[[Manifest], Manifest]) -> Any:
     artifact = tampered(mlp, folder, {("decoder", "onnx"): mlp.data("decoder")})
-    (folder / NAME).write_bytes(change(artifact.manifest).text)
+    (folder / MANIFEST).write_bytes(change(artifact.manifest).text)
     return open_artifact(folder)
 
 

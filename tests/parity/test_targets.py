@@ -8,7 +8,7 @@ from tests import samples
 from vae_export.artifact.manifest import FileEntry
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS, Setting
-from vae_export.parity.targets import Kind, Target, choose, parse
+from vae_export.parity.targets import Kind, Target, choose_targets, parse_target
 from vae_export.runtime.session import CPU, CUDA, TENSORRT
 
 #: Every format in every precision that it has.
@@ -27,7 +27,7 @@ KINDS: list[Kind] = [(name, precision) for name, format in FORMATS.items() for p
     ],
 )
 def test_a_name_is_read_and_written_alike(name: str) -> None:
-    assert str(parse(name, KINDS)) == name
+    assert str(parse_target(name, KINDS)) == name
 
 
 @pytest.mark.parametrize(
@@ -48,28 +48,32 @@ def test_a_name_is_read_and_written_alike(name: str) -> None:
 )
 def test_a_name_that_makes_no_sense_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
-        parse(name, KINDS)
+        parse_target(name, KINDS)
 
 
 def test_a_target_of_a_format_that_was_not_exported_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no file for this target: pt2/cpu; expected onnx"):
-        choose([("onnx", "fp32")], ["pt2/cpu"])
+        choose_targets([("onnx", "fp32")], ["pt2/cpu"])
 
 
 def test_what_is_asked_for_is_taken_once_and_in_order() -> None:
     asked = ["pt2/cpu", f"onnx/{CPU}", "pt2/cpu"]
-    assert list(map(str, choose([("onnx", "fp32"), ("pt2", "fp32")], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
+    assert list(map(str, choose_targets([("onnx", "fp32"), ("pt2", "fp32")], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
 
 
 def test_nothing_asked_is_everything_that_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA))
-    assert list(map(str, choose([("onnx", "fp32")], None))) == [f"onnx/{CPU}", f"onnx/{CUDA}", f"onnx/{CUDA}+tf32"]
-    assert choose([], None) == []
+    assert list(map(str, choose_targets([("onnx", "fp32")], None))) == [
+        f"onnx/{CPU}",
+        f"onnx/{CUDA}",
+        f"onnx/{CUDA}+tf32",
+    ]
+    assert choose_targets([], None) == []
 
 
 def test_a_format_of_another_version_is_refused() -> None:
     with pytest.raises(IntegrityError, match="unknown format"):
-        choose([("onnx", "fp32"), ("tflite", "fp32")], None)
+        choose_targets([("onnx", "fp32"), ("tflite", "fp32")], None)
 
 
 def test_a_target_runs_the_files_of_its_format_and_precision_alone() -> None:

@@ -12,7 +12,7 @@ from vae_export.contract import Contract, Part
 from vae_export.formats.base import Setting
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import Measure, Row, Scale
-from vae_export.parity.error_maps import Evidence, EvidenceBuilder
+from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.pixels import GreyLevels
 from vae_export.report import certificate_page
 
@@ -32,13 +32,13 @@ def row(
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
-def evidence(contract: Contract = GREY, *, off: float = 1e-7) -> Evidence:
+def evidence(contract: Contract = GREY, *, off: float = 1e-7) -> ErrorMap:
     rng = np.random.default_rng(0)
     low, high = contract.image_range
     exact = rng.uniform(low, high, (20, *contract.image_shape))
     eager = exact.astype(np.float32)
     decoded = (eager + off * rng.uniform(-1, 1, exact.shape)).astype(np.float32) if off else eager
-    builder = EvidenceBuilder()
+    builder = ErrorMapBuilder()
     builder.add(decoded, eager, exact)
     builder.show(eager, eager, decoded)
     built = builder.build()

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Exported
 from tests.runtime.conftest import latents
 from vae_export import load
-from vae_export.artifact.manifest import NAME
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError, VaeExportError
 from vae_export.runtime import session
@@ -54,7 +54,7 @@ def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(mlp: Exported,
 def test_a_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
-    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, contract=contract, golden=()).text)
+    (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, contract=contract, golden=()).text)
     model = load(artifact.folder)
     latent = np.zeros((1, *contract.latent_shape), np.float32)
     with pytest.raises(ModelError, match="are not those of the contract: decoder; expected"):
@@ -71,7 +71,7 @@ def test_bytes_that_are_no_graph_are_refused_in_one_line(mlp: Exported, data: by
 def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     files = tuple(entry for entry in artifact.manifest.files if entry.part != "encoder")
-    (artifact.folder / NAME).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
+    (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
     with pytest.raises(ModelError, match=r"export has no such file: encoder, onnx, fp32; expected decoder\.onnx"):
         load(artifact.folder).encode(np.zeros((1, 1, 28, 28), np.float32))
 

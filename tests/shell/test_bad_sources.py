@@ -16,8 +16,8 @@ from pyarrow import parquet
 
 from tests.shell.rows import IMAGE, LATENT, latents
 from vae_export.errors import DataError
-from vae_export.pipeline.readers import Source, arrays, open_images, open_latents
-from vae_export.pipeline.readers.arrays import NpyFile
+from vae_export.pipeline.readers import Reader, arrays, open_images, open_latents
+from vae_export.pipeline.readers.arrays import NpyReader
 from vae_export.pipeline.readers.base import Chain
 
 
@@ -197,8 +197,8 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", latents())
-    source: Source = NpyFile(tmp_path / "a.npy")
+    source: Reader = NpyReader(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", latents(9))
     with pytest.raises(DataError, match="file changed"):
         source.read(0, 5)
-    assert Chain([NpyFile(tmp_path / "a.npy")]).rows == 9
+    assert Chain([NpyReader(tmp_path / "a.npy")]).rows == 9

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from tests.commands import tree
 from tests.shell.conftest import Invoke
 from vae_export import load
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -29,7 +29,7 @@ def test_sample_draws_what_the_library_draws(invoke: Invoke, bundle: Path, tmp_p
     names = [f"{index:06}.png" for index in range(9)]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for index, name in enumerate(names):
-        assert np.array_equal(pixels(tmp_path / "a" / name), levels(exact[index, 0], 0, 1))
+        assert np.array_equal(pixels(tmp_path / "a" / name), to_levels(exact[index, 0], 0, 1))
 
 
 def test_a_grid_has_every_image_in_its_place(invoke: Invoke, bundle: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_grid_has_every_image_in_its_place(invoke: Invoke, bundle: Path) -> No
     assert picture.shape == (3 * 30 - 2, 3 * 30 - 2)
     for index, image in enumerate(load(bundle).sample(7, 0)):
         top, left = 30 * (index // 3), 30 * (index % 3)
-        assert np.array_equal(picture[top : top + 28, left : left + 28], levels(image[0], 0, 1))
+        assert np.array_equal(picture[top : top + 28, left : left + 28], to_levels(image[0], 0, 1))
     assert (picture[60:, 30:] == 255).all()
 
 
@@ -50,7 +50,7 @@ def test_a_reconstruction_stands_beside_its_image(invoke: Invoke, bundle: Path, 
     again = load(bundle).reconstruct((images[:, None] / 255).astype(np.float32))
     assert picture.shape == (58, 118)
     assert np.array_equal(picture[:28, 60:88], images[1])
-    assert np.array_equal(picture[:28, 90:118], levels(again[1, 0], 0, 1))
+    assert np.array_equal(picture[:28, 90:118], to_levels(again[1, 0], 0, 1))
     assert np.array_equal(picture[30:58, :28], images[2])
 
 
@@ -96,7 +96,7 @@ def test_pieces_make_the_whole(invoke: Invoke, bundle: Path, latents: Path, tmp_
     assert [len(shard) for shard in shards] == [10, 10, 10, 10, 10, 3]
     assert shards[0].dtype == np.uint8
     exact = load(bundle, batch_size=4, threads=1).decode(np.load(latents))
-    assert np.abs(np.concatenate(shards).astype(int) - levels(exact, 0, 1)).max() <= 1
+    assert np.abs(np.concatenate(shards).astype(int) - to_levels(exact, 0, 1)).max() <= 1
 
 
 def test_a_run_is_taken_as_well_as_a_bundle(invoke: Invoke, run_folder: Path, latents: Path) -> None:

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from tests.shell.rows import COLOUR, IMAGE, LATENT, latents
 from vae_export.contract import Contract, TensorSpec
 from vae_export.errors import DataError, UsageError
-from vae_export.pipeline.readers import Prior, open_images, open_latents
+from vae_export.pipeline.readers import PriorReader, open_images, open_latents
 
 
 def write(path: Path, array: np.ndarray) -> Path:
@@ -108,11 +108,11 @@ def test_what_does_not_fit_is_made_to_fit_only_when_asked(tmp_path: Path) -> Non
 
 
 def test_a_prior_is_the_same_whole_and_in_pieces() -> None:
-    prior = Prior(100, 2**64 - 1, (2, 3))
+    prior = PriorReader(100, 2**64 - 1, (2, 3))
     whole = prior.read(0, 100)
     assert np.array_equal(np.concatenate([prior.read(0, 33), prior.read(33, 34), prior.read(34, 100)]), whole)
     with pytest.raises(UsageError, match="bad seed"):
-        Prior(1, -1, (2,))
+        PriorReader(1, -1, (2,))
 
 
 def test_flat_lists_are_taken_for_images(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.train.conftest import write_mnist
-from train.loss import loss, to_unit
+from train.loss import loss, to_unit_range
 from vae_export.models import VAE, VAEConfig
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -33,7 +33,7 @@ def test_every_loop_trains_the_network_that_it_is_given(name: str) -> None:
 
 def test_the_post_minimises_what_we_do() -> None:
     torch.manual_seed(0)
-    model, image = VAE(VAEConfig(hidden_size=8)), to_unit(PIXELS)
+    model, image = VAE(VAEConfig(hidden_size=8)), to_unit_range(PIXELS)
     noise = torch.randn(len(image), 20, generator=torch.Generator().manual_seed(1))
     ours = loss(model, image, noise).item() * len(image)  # the post sums over images
     torch.manual_seed(1)

@@ -14,7 +14,7 @@ import torch
 from tests.conftest import Outcome
 from tests.train.conftest import CLI, ROOT, TINY, one_line
 from train.config import ObjectiveOptions
-from train.progress import Report
+from train.progress import TrainingProgress
 from train.recipes import Recipe
 from train.trainer import Trainer, check_compiler
 from vae_export.models import VAE, VAEConfig
@@ -33,15 +33,15 @@ def test_a_compiled_training_goes_on_to_the_same_bytes_and_scores_as_a_plain_one
     plain, whole, stopped = (Run(tmp_path / name) for name in ("plain", "whole", "stopped"))
     for run, options in ((plain, []), (whole, ["--compile"])):
         assert invoke("train", *USUAL, *options, "--out", run.folder).code == 0
-    real = Report.step
+    real = TrainingProgress.step
 
-    def step(report: Report, epoch: int, step: int, total: torch.Tensor) -> None:
+    def step(report: TrainingProgress, epoch: int, step: int, total: torch.Tensor) -> None:
         real(report, epoch, step, total)
         if (epoch, step) == (1, 9):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "step", step)
+        patch.setattr(TrainingProgress, "step", step)
         assert invoke("train", *USUAL, "--compile", "--out", stopped.folder).code == 143
     torch._dynamo.reset()  # as in another process
     assert invoke("train", "--resume", "--out", stopped.folder).code == 0

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from train.config import Protocol
-from train.data.datasets import Dataset, prepared
-from train.progress import Watcher, before
+from train.data.datasets import Dataset, apply_protocol
+from train.progress import Watcher, notes_before_training
 from train.scoring import Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAEConfig
@@ -17,8 +17,8 @@ GREY = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.G
 
 
 def said(likelihood: LikelihoodName, protocol: Protocol, pixels: torch.Tensor = GREY, family: Family = "mlp") -> str:
-    dataset = prepared(Dataset("noise", pixels, pixels, pixels), protocol)
-    return "\n".join(before(VAEConfig(family, (1, 8, 8), likelihood=Likelihood(likelihood)), dataset))
+    dataset = apply_protocol(Dataset("noise", pixels, pixels, pixels), protocol)
+    return "\n".join(notes_before_training(VAEConfig(family, (1, 8, 8), likelihood=Likelihood(likelihood)), dataset))
 
 
 @pytest.mark.parametrize("protocol", ["grey", "dynamic", "static"])

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.train.conftest import TINY
 from train.data.datasets import Dataset
 from train.scoring import Score
-from train.tensorboard import recording
+from train.tensorboard import event_writer
 from vae_export.errors import StorageError
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
@@ -41,7 +41,7 @@ def read(run: Run) -> EventAccumulator:
 def write(run: Run, dataset: Dataset, *, done: int, until: int, epochs: int = 6, loss: float = 1.0) -> None:
     """The events of the epochs after `done` up to `until`, where the process ends."""
     model, scores = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4)), dict.fromkeys(("train", "validation", "test"), SCORE)
-    with recording(run, dataset, done=done, epochs=epochs) as events:
+    with event_writer(run, dataset, done=done, epochs=epochs) as events:
         for epoch in range(done + 1, until + 1):
             line = {split: score.to_json() for split, score in scores.items()}
             rest = {"epoch": epoch, "loss": loss + epoch, "learning_rate": 1e-3, "images_per_second": 9.0}

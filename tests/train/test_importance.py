@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from train import iwae
-from train.iwae import importance_weighted
-from train.loss import to_unit
+from train.iwae import importance_weighted_nll
+from train.loss import to_unit_range
 from train.scoring import InPyTorch
 from vae_export.models import VAE, VAEConfig
 
@@ -43,20 +43,20 @@ class LinearGaussian:
         """-log p(x) in nats, the mean over `PIXELS`."""
         covariance = self.weight @ self.weight.T + DEVIATION**2 * torch.eye(8)
         density = torch.distributions.MultivariateNormal(torch.zeros(8), covariance)
-        return -density.log_prob(to_unit(PIXELS).flatten(1)).mean().item()
+        return -density.log_prob(to_unit_range(PIXELS).flatten(1)).mean().item()
 
 
 @pytest.mark.parametrize("samples", [1, 7, 5000])
 def test_with_the_true_posterior_every_sample_is_exact(samples: int) -> None:
     model = LinearGaussian()
-    found = importance_weighted(model, PIXELS, samples)
+    found = importance_weighted_nll(model, PIXELS, samples)
     assert found.nll == pytest.approx(model.exact(), abs=2e-5)
     assert found.samples == samples
 
 
 def test_with_another_posterior_the_bound_falls_towards_the_truth() -> None:
     model = LinearGaussian(moved=0.3, widened=1.3)
-    few, some, many = (importance_weighted(model, PIXELS, samples).nll for samples in (1, 20, 5000))
+    few, some, many = (importance_weighted_nll(model, PIXELS, samples).nll for samples in (1, 20, 5000))
     assert few > some + 0.05
     assert some > many
     assert many == pytest.approx(model.exact(), abs=0.01)
@@ -67,7 +67,7 @@ def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> No
     model = LinearGaussian()
     for rows in (1, 64, 4096):
         monkeypatch.setattr(iwae, "_ROWS", rows)
-        assert importance_weighted(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
+        assert importance_weighted_nll(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
 
 
 def test_no_block_is_larger_than_it_may_be() -> None:
@@ -79,14 +79,14 @@ def test_no_block_is_larger_than_it_may_be() -> None:
             return super().misfit(latent, image)
 
     for samples in (1, 3, 5000):
-        importance_weighted(Watched(), PIXELS, samples)
+        importance_weighted_nll(Watched(), PIXELS, samples)
     assert max(sizes) <= 256
     assert sum(sizes) == len(PIXELS) * (1 + 3 + 5000)
 
 
 def test_the_standard_error_is_over_images() -> None:
-    once = importance_weighted(LinearGaussian(), PIXELS, 1)
-    four_times = importance_weighted(LinearGaussian(), PIXELS.repeat(4, 1, 1, 1), 1)
+    once = importance_weighted_nll(LinearGaussian(), PIXELS, 1)
+    four_times = importance_weighted_nll(LinearGaussian(), PIXELS.repeat(4, 1, 1, 1), 1)
     assert once.standard_error / four_times.standard_error == pytest.approx(2, rel=1e-3)
 
 
@@ -94,16 +94,16 @@ def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("post", (1, 8, 8), 3, 16)).train()
     pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
-    first = importance_weighted(InPyTorch(model), pixels, 20)
-    assert first == importance_weighted(InPyTorch(model), pixels, 20)
+    first = importance_weighted_nll(InPyTorch(model), pixels, 20)
+    assert first == importance_weighted_nll(InPyTorch(model), pixels, 20)
     # A thread that is done must not bring dropout back under one that is not; nor do others add in another order.
     for _ in range(5):
-        assert first == importance_weighted(InPyTorch(model), pixels, 20, workers=4)
+        assert first == importance_weighted_nll(InPyTorch(model), pixels, 20, workers=4)
     threads = torch.get_num_threads()
     try:
         for other in (1, 3):
             torch.set_num_threads(other)
-            assert first == importance_weighted(InPyTorch(model), pixels, 20)
+            assert first == importance_weighted_nll(InPyTorch(model), pixels, 20)
             assert torch.get_num_threads() == other
     finally:
         torch.set_num_threads(threads)
@@ -120,9 +120,9 @@ def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
             return super().misfit(latent, image)
 
     latents: list[Tensor] = []
-    importance_weighted(Watched(), PIXELS[:4], 300)
+    importance_weighted_nll(Watched(), PIXELS[:4], 300)
     first, latents = latents, []
-    importance_weighted(Watched(), PIXELS, 300)
+    importance_weighted_nll(Watched(), PIXELS, 300)
     assert len(first) == 8
     assert all(torch.equal(one, other) for one, other in zip(first, latents, strict=False))
     assert not torch.equal(latents[0], latents[2])
@@ -136,9 +136,9 @@ def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() ->
 
     samples = 40  # six images at once
     latents: list[Tensor] = []
-    importance_weighted(Watched(), PIXELS[:8], samples)
+    importance_weighted_nll(Watched(), PIXELS[:8], samples)
     some, latents = latents, []
-    importance_weighted(Watched(), PIXELS, samples)
+    importance_weighted_nll(Watched(), PIXELS, samples)
     assert [part.shape[1] for part in some] == [6, 2]
     assert torch.equal(some[0], latents[0])
     assert torch.equal(some[1], latents[1][:, :2])
@@ -146,5 +146,5 @@ def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() ->
 
 def test_what_is_done_is_reported() -> None:
     done: list[int] = []
-    importance_weighted(LinearGaussian(), PIXELS, 128, report=done.append)
+    importance_weighted_nll(LinearGaussian(), PIXELS, 128, report=done.append)
     assert done == list(range(2, 31, 2))

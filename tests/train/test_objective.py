@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from train.loss import kl, loss, reconstruction, reconstruction_of, to_unit
+from train.loss import kl, loss, reconstruction, reconstruction_of, to_unit_range
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import FAMILIES, VAE, VAEConfig
 from vae_export.models.config import Family
@@ -103,7 +103,7 @@ def test_free_bits_are_for_nothing_and_only_up_to_there() -> None:
 @given(st.lists(st.integers(0, 255), min_size=1))
 @settings(max_examples=20, deadline=None)
 def test_grey_levels_go_to_the_unit_interval_and_back(levels: list[int]) -> None:
-    unit = to_unit(torch.tensor(levels, dtype=torch.uint8))
+    unit = to_unit_range(torch.tensor(levels, dtype=torch.uint8))
     assert unit.dtype == torch.float32
     assert unit.min() >= 0
     assert unit.max() <= 1

@@ -12,12 +12,12 @@ import torch
 from tests.conftest import Outcome
 from tests.train.conftest import TINY
 from train import autotune
-from train.autotune import Pace, Way, quickest, ways
+from train.autotune import Measurement, StepConfig, fastest_config, step_configs
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
-ONE, TWO = Way(1, "float32"), Way(2, "float32")
-HALF = Way(1, "bfloat16")
+ONE, TWO = StepConfig(1, "float32"), StepConfig(2, "float32")
+HALF = StepConfig(1, "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -30,33 +30,33 @@ HALF = Way(1, "bfloat16")
     ids=["pays", "does not pay", "hardly pays"],
 )
 def test_the_quickest_way_is_taken_if_it_is_worth_it(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[Way, float], expected: Way
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[StepConfig, float], expected: StepConfig
 ) -> None:
     now = 0.0
 
-    def step(way: Way) -> None:
+    def step(way: StepConfig) -> None:
         nonlocal now
         now += seconds[way]
 
     monkeypatch.setattr(autotune.time, "perf_counter", lambda: now)
-    found = quickest(list(seconds), step)
+    found = fastest_config(list(seconds), step)
     assert found.way == expected
     assert found.seconds == pytest.approx(seconds)
 
 
 def test_measuring_ends_soon_and_leaves_the_threads_as_they_were() -> None:
     before, started = torch.get_num_threads(), time.perf_counter()
-    assert quickest([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).way == ONE
+    assert fastest_config([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).way == ONE
     assert torch.get_num_threads() == before
     assert time.perf_counter() - started < 10
 
 
 def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune.torch, "get_num_threads", lambda: 4)
-    assert ways(3, "bfloat16", bfloat16=False) == [Way(3, "bfloat16")]
-    assert ways(None, "float32", bfloat16=True) == [Way(1, "float32"), Way(4, "float32")]
-    assert ways(2, None, bfloat16=True) == [Way(2, "float32"), Way(2, "bfloat16")]
-    assert ways(2, None, bfloat16=False) == [Way(2, "float32")]
+    assert step_configs(3, "bfloat16", bfloat16=False) == [StepConfig(3, "bfloat16")]
+    assert step_configs(None, "float32", bfloat16=True) == [StepConfig(1, "float32"), StepConfig(4, "float32")]
+    assert step_configs(2, None, bfloat16=True) == [StepConfig(2, "float32"), StepConfig(2, "bfloat16")]
+    assert step_configs(2, None, bfloat16=False) == [StepConfig(2, "float32")]
 
 
 def test_the_choice_is_printed_and_on_record(
@@ -65,12 +65,12 @@ def test_the_choice_is_printed_and_on_record(
     monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
     monkeypatch.setattr(autotune, "multiplies_bfloat16", lambda _: True)
 
-    def scripted(candidates: list[Way], step: Callable[[Way], object]) -> Pace:
+    def scripted(candidates: list[StepConfig], step: Callable[[StepConfig], object]) -> Measurement:
         for way in candidates:
             step(way)  # real steps
-        return Pace(candidates[-1], dict.fromkeys(candidates, 0.5))
+        return Measurement(candidates[-1], dict.fromkeys(candidates, 0.5))
 
-    monkeypatch.setattr(autotune, "quickest", scripted)
+    monkeypatch.setattr(autotune, "fastest_config", scripted)
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY, "--precision", "auto", "--epochs", 1, "--out", run.folder)
     assert done.code == 0, done.err

@@ -13,15 +13,15 @@ import torch
 
 from tests.conftest import made_once
 from tests.train.conftest import ROOT, TINY
-from train.data.datasets import draw
+from train.data.datasets import draw_binary
 from train.distributed import EndedElsewhereError, Processes, joined
 from train.resume import load_state
-from train.trainer import Draws
+from train.trainer import StepRng
 from vae_export.errors import MachineError, UsageError
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
-#: What depends on the whole batch (free bits), on the images' place in it (dynamic), and on more than the last step.
+#: What depends on the whole batch (free bits), on the images' local_device in it (dynamic), and on more than the last step.
 USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--data-protocol", "dynamic")
 USUAL = (*USUAL, "--free-bits", "0.3", "--weight-average", "0.9")
 STEPS = 22
@@ -32,19 +32,19 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from train import pictures
 from train.cli import train
-from train.distributed import place
-from train.progress import Report
+from train.distributed import local_device
+from train.progress import TrainingProgress
 from vae_export.cli.app import main
 from vae_export.errors import DataError
 
-def step(report, epoch, step, total, real=Report.step):
+def step(report, epoch, step, total, real=TrainingProgress.step):
     real(report, epoch, step, total)
-    if (epoch, step, str(place())) == (2, 5, os.environ.get("HARM_RANK")):
+    if (epoch, step, str(local_device())) == (2, 5, os.environ.get("HARM_RANK")):
         if os.environ["HARM"] == "error":
             raise DataError("harm was done", where="step 5")
         os.kill(os.getpid(), int(os.environ["HARM"]))
 
-Report.step = step
+TrainingProgress.step = step
 pictures.draw_pictures = lambda *_: None
 main(train)
 """
@@ -134,9 +134,9 @@ def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) ->
 
 def test_parts_cover_a_batch_without_overlap_and_draw_what_the_whole_draws() -> None:
     pixels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
-    draws = Draws(3, torch.device("cpu"))
-    whole = draw(pixels, draws.of_step(5))
-    parts = [draw(pixels, draws.of_step(5), part=Processes(rank, 3).part(12)) for rank in range(3)]
+    draws = StepRng(3, torch.device("cpu"))
+    whole = draw_binary(pixels, draws.of_step(5))
+    parts = [draw_binary(pixels, draws.of_step(5), part=Processes(rank, 3).part(12)) for rank in range(3)]
     assert torch.equal(torch.cat(parts), whole)
     with pytest.raises(UsageError, match="batch size cannot be shared"):
         Processes(0, 5).part(12)

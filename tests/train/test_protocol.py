@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train.config import PROTOCOLS, ObjectiveOptions, Protocol
-from train.data.datasets import Dataset, as_evaluated, binarised, draw, prepared
+from train.data.datasets import Dataset, apply_protocol, as_evaluated, binarised, draw_binary
 from train.loss import Terms
 from train.recipes import RECIPES, Recipe
 from train.trainer import Trainer
@@ -27,17 +27,17 @@ def is_binary(pixels: torch.Tensor) -> bool:
     ("protocol", "binary"), [("grey", ()), ("dynamic", ("validation", "test")), ("static", SPLITS)]
 )
 def test_what_is_drawn_once_and_what_stays_grey(protocol: Protocol, binary: tuple[str, ...]) -> None:
-    dataset = prepared(DATASET, protocol)
+    dataset = apply_protocol(DATASET, protocol)
     assert dataset.to_json()["protocol"] == protocol
     for split in SPLITS:
         assert is_binary(dataset.split(split)) == (split in binary)
         assert is_binary(as_evaluated(dataset, split)) == (protocol != "grey")
-        assert torch.equal(as_evaluated(dataset, split), as_evaluated(prepared(DATASET, protocol), split))
+        assert torch.equal(as_evaluated(dataset, split), as_evaluated(apply_protocol(DATASET, protocol), split))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_first_images_are_those_of_the_whole_split(protocol: Protocol) -> None:
-    dataset = prepared(DATASET, protocol)
+    dataset = apply_protocol(DATASET, protocol)
     assert torch.equal(as_evaluated(dataset, "train", most=7), as_evaluated(dataset, "train")[:7])
 
 
@@ -50,7 +50,7 @@ def test_splits_are_drawn_apart() -> None:
 @given(st.integers(0, 255))
 def test_a_level_is_the_probability_of_a_one(level: int) -> None:
     pixels = torch.full((20_000,), level, dtype=torch.uint8)
-    ones = draw(pixels, torch.Generator().manual_seed(level)).mean().item()
+    ones = draw_binary(pixels, torch.Generator().manual_seed(level)).mean().item()
     p = level / 255
     assert abs(ones - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5  # none at 0, all at 255
 
@@ -69,7 +69,7 @@ def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> 
     model = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4))
     recipe = Recipe(**(vars(RECIPES["mlp"]) | {"epochs": 2, "batch_size": 40}))
     trainer = Trainer(
-        model, prepared(DATASET, protocol).train, recipe, ObjectiveOptions(), protocol=protocol, seed=seed
+        model, apply_protocol(DATASET, protocol).train, recipe, ObjectiveOptions(), protocol=protocol, seed=seed
     )
     torch.manual_seed(4)
     assert len(list(trainer.epochs(lambda *_: None))) == 2

@@ -15,14 +15,14 @@ import torch
 
 from train import session, trainer
 from train.config import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
-from train.data.datasets import Dataset, as_evaluated, load, prepared
+from train.data.datasets import Dataset, apply_protocol, as_evaluated, load
 from train.distributed import Processes
 from train.loss import Terms
-from train.progress import Report, reporting
+from train.progress import TrainingProgress, show_progress
 from train.recipes import RecipeOptions
-from train.resume import Saved, check_out, claimed, load_state
+from train.resume import Saved, check_out, load_state, new_run
 from train.scoring import InPyTorch, evaluate
-from train.session import Session
+from train.session import TrainingSession
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
 from vae_export.likelihood import LIKELIHOODS, LikelihoodName
 from vae_export.models import FAMILIES
@@ -58,8 +58,8 @@ def options(**changes: object) -> TrainOptions:
 
 
 def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> Saved:
-    with claimed(run, force=force), reporting(epochs=3, steps=4, batch_size=64, protocol=digits.protocol) as report:
-        return Session(options(**changes), run, digits, CPU).train(report)
+    with new_run(run, force=force), show_progress(epochs=3, steps=4, batch_size=64, protocol=digits.protocol) as report:
+        return TrainingSession(options(**changes), run, digits, CPU).train(report)
 
 
 def metrics(run: Run) -> list[dict[str, dict[str, float]]]:
@@ -104,11 +104,11 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_protocol_is_on_record_wherever_figures_are(digits: Dataset, run: Run, protocol: Protocol) -> None:
-    saved = do(prepared(digits, protocol), run, epochs=1)
+    saved = do(apply_protocol(digits, protocol), run, epochs=1)
     provenance = load_checkpoint(run.checkpoint).provenance
     assert (provenance["data"]["protocol"], provenance["likelihood"]) == (protocol, {"name": "bernoulli"})
     assert (metrics(run)[0]["protocol"], metrics(run)[0]["likelihood"]) == (protocol, "bernoulli")
-    test = as_evaluated(prepared(digits, protocol), "test")
+    test = as_evaluated(apply_protocol(digits, protocol), "test")
     again = evaluate(InPyTorch(load_checkpoint(run.checkpoint).model()), test)
     assert again.negative_elbo == pytest.approx(saved.test.negative_elbo, rel=1e-6)
 
@@ -122,8 +122,8 @@ def test_every_likelihood_learns(digits: Dataset, run: Run, name: LikelihoodName
 
 
 def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, run: Run) -> None:
-    with claimed(run, force=False), reporting(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
-        session = Session(options(average=0.5, epochs=1), run, digits, CPU)
+    with new_run(run, force=False), show_progress(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
+        session = TrainingSession(options(average=0.5, epochs=1), run, digits, CPU)
         start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
         step = report.step
 
@@ -144,13 +144,13 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, 
 
 
 def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, betas = trainer.weighed, []
+    real, betas = trainer.weighted, []
 
     def watched(misfit: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
         betas.append(beta)
         return real(misfit, units, beta=beta, **others)
 
-    monkeypatch.setattr(trainer, "weighed", watched)
+    monkeypatch.setattr(trainer, "weighted", watched)
     do(digits, run, kl_warmup=2.0, beta=3.0)  # four steps an epoch
     assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
@@ -200,7 +200,7 @@ def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
 ) -> None:
     before = signal.getsignal(number)
-    monkeypatch.setattr(Report, "step", send(number, at=2))
+    monkeypatch.setattr(TrainingProgress, "step", send(number, at=2))
     with pytest.raises(raised, match=r"after 3 steps, the best checkpoint is .*checkpoint.safetensors.*--resume"):
         do(digits, run)
     assert load_checkpoint(run.checkpoint).provenance["steps"] == 3
@@ -228,7 +228,7 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, steps = trainer.weighed, []
+    real, steps = trainer.weighted, []
 
     def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
         steps.append(len(steps))
@@ -237,7 +237,7 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
         return real(*terms, **weights)
 
-    monkeypatch.setattr(trainer, "weighed", twice)
+    monkeypatch.setattr(trainer, "weighted", twice)
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt
@@ -294,4 +294,4 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_fewer_images_than_a_batch_are_refused(digits: Dataset, run: Run) -> None:
     with pytest.raises(DataError, match="fewer images than a batch"):
-        Session(options(batch_size=257), run, digits, CPU)
+        TrainingSession(options(batch_size=257), run, digits, CPU)

@@ -11,7 +11,7 @@ import pytest
 from tests import samples
 from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
-from vae_export.artifact.certificate import Record, read_record
+from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.artifact.manifest import Recommendation
 from vae_export.system.hardware import identity
 from vae_export.tune.plan import TunePlan
@@ -28,7 +28,7 @@ class Small:
     """
 
     artifact: Artifact
-    record: Record
+    record: StoredCertificate
 
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.artifact.folder, target)
@@ -43,7 +43,7 @@ def small(shared: Path) -> Small:
         export(samples.checkpoint(), folder / "export", formats=formats, parts=parts, precisions=precisions)
 
     artifact = open_artifact(made_once(shared / "export-of-two-precisions", make) / "export")
-    return Small(artifact, read_record(artifact.certificate))
+    return Small(artifact, read_certificate(artifact.certificate))
 
 
 @pytest.fixture

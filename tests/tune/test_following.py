@@ -13,7 +13,7 @@ import pytest
 from tests.cli.lines import ONE_LINE, Invoke
 from tests.tune.conftest import Small
 from vae_export import load, open_artifact
-from vae_export.artifact.manifest import LEVELS, NAME, SWITCHES, Recommendation, parse_manifest
+from vae_export.artifact.manifest import MANIFEST, OPTIMISATION_LEVELS, SWITCHES, Recommendation, parse_manifest
 from vae_export.errors import IntegrityError, TargetError
 from vae_export.runtime import options, session
 from vae_export.system import hardware
@@ -29,9 +29,9 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
     def make(**changes: Any) -> Path:
         folder = tmp_path / "export"
         publish(small.copied(folder), advice)
-        document = json.loads((folder / NAME).read_text())
+        document = json.loads((folder / MANIFEST).read_text())
         document["recommended"][0] |= changes
-        (folder / NAME).write_text(json.dumps(document))
+        (folder / MANIFEST).write_text(json.dumps(document))
         return folder
 
     return make
@@ -114,7 +114,7 @@ def test_a_recommendation_of_what_is_not_there_is_refused(advised: Advised, chan
 
 
 def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
-    document = json.loads((advised() / NAME).read_text())
+    document = json.loads((advised() / MANIFEST).read_text())
     (one,) = document["recommended"]
     assert parse_manifest(json.dumps(document | {"recommended": [one | {"later": 1}]}).encode(), "m").recommended
     for wrong in ([one, one], [{}], {}, None, [[]], [one | {"switches": [["no-arena"]]}]):
@@ -127,7 +127,7 @@ def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
 
 def test_names_of_options_are_those_that_a_session_knows(small: Small) -> None:
     assert tuple(session.SWITCHES) == SWITCHES
-    assert tuple(session.OPTIMISATIONS) == LEVELS
+    assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
     data = small.artifact.read(small.artifact.entry("decoder"))
     spec = small.artifact.manifest.contract.spec("decoder")
     latent = np.ones((3, *spec.inputs[0].item), np.float32)
@@ -180,11 +180,11 @@ def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Pat
     assert f"{winner.file}, {winner.words}, for decoder in batches of 1" in " ".join(shown.split())
     assert "recommended for batches of 1, measured on a machine like this one" in " ".join(shown.split())
 
-    before = (run / "export" / NAME).read_bytes()
+    before = (run / "export" / MANIFEST).read_bytes()
     refused = invoke(*quick, "--max-nats", 0)
     assert refused.code == 5
     assert ONE_LINE.fullmatch(refused.err.splitlines(keepends=True)[-1])
-    assert (run / "export" / NAME).read_bytes() == before
+    assert (run / "export" / MANIFEST).read_bytes() == before
     (run / "export" / "certificate.json").unlink()
     assert invoke(*quick).code == 3
 

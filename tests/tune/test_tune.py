@@ -12,9 +12,9 @@ import pytest
 
 from tests.tune.conftest import PLAN, Small
 from vae_export import open_artifact
-from vae_export.artifact.certificate import Record
-from vae_export.artifact.manifest import NAME, Recommendation
-from vae_export.bench.process import Worker
+from vae_export.artifact.certificate import StoredCertificate
+from vae_export.artifact.manifest import MANIFEST, Recommendation
+from vae_export.bench.process import SubjectProcess
 from vae_export.errors import IntegrityError, ParityError, TargetError, UsageError
 from vae_export.parity import Budget
 from vae_export.parity.targets import Target
@@ -54,7 +54,7 @@ def test_everything_is_tried_one_wins_and_each_has_a_reason(small: Small, tmp_pa
     after = open_artifact(artifact.folder)
     assert after.manifest.recommended == (tuning.recommended,)
     assert replace(after.manifest, recommended=()) == small.artifact.manifest
-    assert after.manifest.text == (after.folder / NAME).read_bytes()
+    assert after.manifest.text == (after.folder / MANIFEST).read_bytes()
     small.record.require(after.manifest, "certificate")
 
 
@@ -78,17 +78,17 @@ def test_an_autoencoder_costs_what_its_own_rows_say() -> None:
     own = {**row, "part": "autoencoder", "grey": {"worst": 3}}
     decoder = {**row, "part": "decoder", "grey": {"worst": 1}}
     nats = {**row, "part": "metric", "output": "negative_elbo", "grey": None}
-    known = Record(b"", {"drift": [], "rows": [own, decoder, nats]})
+    known = StoredCertificate(b"", {"drift": [], "rows": [own, decoder, nats]})
     assert (cost(known, "autoencoder", target).worst_levels, cost(known, "autoencoder", target).nats_high) == (3, None)
     assert (cost(known, "decoder", target).worst_levels, cost(known, "encoder", target).nats_high) == (1, 1e-6)
-    assert cost(Record(b"", {"drift": [], "rows": [own]}), "autoencoder", target).excesses(Budget(2)) == [
+    assert cost(StoredCertificate(b"", {"drift": [], "rows": [own]}), "autoencoder", target).excesses(Budget(2)) == [
         f"autoencoder on {target}: 3 grey levels, 2 allowed"
     ]
 
 
 def test_a_certificate_whose_costs_are_no_numbers_is_one_line(small: Small) -> None:
     [drift, *_] = small.record.document["drift"]
-    wrong = Record(b"", {**small.record.document, "drift": [{**drift, "worst_levels": "none"}]})
+    wrong = StoredCertificate(b"", {**small.record.document, "drift": [{**drift, "worst_levels": "none"}]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*a cost is 'none'"):
         tune(small.artifact, wrong, PLAN, Budget())
 
@@ -99,10 +99,10 @@ def test_where_nothing_is_within_the_budget_the_manifest_stays(small: Small, tmp
         ParityError, match="no certified file that the runtime can run is within the budget; got decoder on onnx/"
     ):
         tune(artifact, small.record, PLAN, Budget(max_nats=0))
-    assert (artifact.folder / NAME).read_bytes() == small.artifact.manifest.text
+    assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
 
 
-class Dying(Worker):
+class Dying(SubjectProcess):
     """The processes of some sides are killed when they are first asked for a time."""
 
     dies = "ort/"
@@ -123,7 +123,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_over_budget_and_what_crashes_are_rows_and_the_others_go_on(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(successive_halving, "Worker", Dying)
+    monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)
     artifact = small.copied(tmp_path / "export")
     (drift,) = (item for item in small.record.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
     budget = Budget(max_nats=drift["nats_high"] * 0.99)
@@ -141,23 +141,23 @@ def test_what_is_over_budget_and_what_crashes_are_rows_and_the_others_go_on(
 def test_defaults_that_crash_are_an_error_and_the_manifest_stays(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(successive_halving, "Worker", Dying)
+    monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)
     monkeypatch.setattr(Dying, "dies", "onnx/")
     artifact = small.copied(tmp_path / "export")
     with pytest.raises(TargetError, match=r"defaults cannot be run here: onnx/.*; got its process died of SIGSEGV"):
         tune(artifact, small.record, PLAN, Budget())
-    assert (artifact.folder / NAME).read_bytes() == small.artifact.manifest.text
+    assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
 
 
 def test_what_is_not_certified_is_not_tried(small: Small, tmp_path: Path) -> None:
-    failed = Record(small.record.data, dict(small.record.document) | {"verdict": "fail"})
+    failed = StoredCertificate(small.record.data, dict(small.record.document) | {"verdict": "fail"})
     with pytest.raises(ParityError, match="did not pass"):
         tune(small.artifact, failed, PLAN, Budget())
     others = dict(small.record.document["files"]) | {"decoder.onnx": "0" * 64}
     with pytest.raises(IntegrityError, match="another file"):
-        tune(small.artifact, Record(b"", dict(small.record.document) | {"files": others}), PLAN, Budget())
+        tune(small.artifact, StoredCertificate(b"", dict(small.record.document) | {"files": others}), PLAN, Budget())
     with pytest.raises(IntegrityError, match="certificate cannot be read"):
-        tune(small.artifact, Record(b"", dict(small.record.document) | {"rows": [{}]}), PLAN, Budget())
+        tune(small.artifact, StoredCertificate(b"", dict(small.record.document) | {"rows": [{}]}), PLAN, Budget())
     artifact = small.copied(tmp_path / "export")
     path = artifact.folder / "decoder.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -167,7 +167,7 @@ def test_what_is_not_certified_is_not_tried(small: Small, tmp_path: Path) -> Non
 
 def test_a_target_that_was_not_verified_is_not_tried(small: Small) -> None:
     rows = [row for row in small.record.document["rows"] if row["target"] != f"ort/{CPU}"]
-    record = Record(b"", dict(small.record.document) | {"rows": rows})
+    record = StoredCertificate(b"", dict(small.record.document) | {"rows": rows})
     formats = {candidate.target.format for candidate in candidates(small.artifact.manifest, record, "decoder")}
     assert formats == {"onnx"}
 

@@ -13,7 +13,7 @@ from train.cli.process import device as chosen_device
 from train.cli.process import memory_errors, prepare
 from train.cli.tables import score_table
 from train.config import DATASETS, DataOptions, DatasetName, Protocol
-from train.recipes import within
+from train.recipes import stage_of
 from train.results import is_likelihood
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption, RunOption, chosen_run
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from train.data.datasets import Dataset
-    from train.iwae import Evidence
+    from train.iwae import NllEstimate
     from train.scoring import Score, Scored
 
 Split = Literal["test", "validation", "train"]
@@ -73,8 +73,8 @@ def evaluate(
     """
     if split not in get_args(Split):
         raise UsageError("unknown split", expected=" | ".join(get_args(Split)), got=split)
-    within("number of images", first, 1, 2**31)
-    within("importance samples", importance_samples, 0, 100_000)
+    stage_of("number of images", first, 1, 2**31)
+    stage_of("importance samples", importance_samples, 0, 100_000)
     if run is not None and (checkpoint is not None or export is not None):
         raise UsageError("--run and --checkpoint or --export together", do="pass one of them")
     if (checkpoint is not None and format == "onnx") or (export is not None and format != "onnx"):
@@ -86,7 +86,7 @@ def evaluate(
         import torch
 
         from train.data.datasets import as_evaluated
-        from train.iwae import importance_weighted
+        from train.iwae import importance_weighted_nll
         from train.scoring import evaluate as score_of
 
         chosen = chosen_device(device, threads)
@@ -103,7 +103,7 @@ def evaluate(
             workers = torch.get_num_threads() if format == "checkpoint" and chosen.type == "cpu" else 1
             with console.progress() as bar:
                 task = bar.add_task(f"K = {importance_samples:,}", total=len(pixels), note="images")
-                evidence = importance_weighted(
+                evidence = importance_weighted_nll(
                     subject.model,
                     pixels,
                     importance_samples,
@@ -129,7 +129,7 @@ def evaluate(
         _record(home, subject, format, figures | {"dataset": {"name": images.name, "sha256": images.sha256}})
 
 
-def _show(subject: _Subject, split: Split, score: Score, evidence: Evidence | None, dataset: str) -> None:
+def _show(subject: _Subject, split: Split, score: Score, evidence: NllEstimate | None, dataset: str) -> None:
     title = f"{subject.path} on {dataset}"
     console.result(score_table({split: score}, title, subject.protocol, subject.likelihood, evidence))
     units = ", ".join(f"{score.unit_kls[unit]:.2f}" for unit in score.units_by_activity())
@@ -140,10 +140,10 @@ def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str
     """Keep the figures with the run, for `cli.py runs`; where that cannot be, a note says so: they were shown."""
     from train.results import record
     from vae_export.io.atomic import sha256
-    from vae_export.models.checkpoint import read_header
+    from vae_export.models.checkpoint import read_checkpoint_header
 
     try:
-        digest = read_header(run.checkpoint).digest
+        digest = read_checkpoint_header(run.checkpoint).digest
         if sha256(run.checkpoint) != subject.sha256:
             raise CheckpointError("the run has another checkpoint than was scored", where=run.checkpoint)
         record(run, {"checkpoint": digest, "format": format, **figures})

@@ -43,11 +43,11 @@ def device(name: str, threads: int | None) -> torch.device:
         raise TargetError("no such device here", where=f"--device {name}", expected=usable, do="or pass --device auto")
     if name != "cuda":
         return torch.device(name)
-    from train.distributed import place
+    from train.distributed import local_device
 
-    chosen = torch.device(name, place())
-    if place() >= torch.cuda.device_count():
-        expected, got = f"{torch.cuda.device_count()} or fewer processes", place() + 1
+    chosen = torch.device(name, local_device())
+    if local_device() >= torch.cuda.device_count():
+        expected, got = f"{torch.cuda.device_count()} or fewer processes", local_device() + 1
         raise TargetError("more processes than GPUs", expected=expected, got=got, do="pass a smaller --nproc-per-node")
     torch.cuda.set_device(chosen)
     return chosen

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.results import evidence_name, meaning
+from train.results import meaning, nll_name
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption
 from vae_export.errors import InputError, UsageError
@@ -94,7 +94,7 @@ def _table(group: Sequence[Outcome]) -> Table:
         caption_justify="left",
     )
     evaluated = any(outcome.evidence is not None for outcome in group)
-    evidence = [evidence_name(protocol, likelihood)] if evaluated else []
+    evidence = [nll_name(protocol, likelihood)] if evaluated else []
     for heading in ("run", "network", "latent", "active", "-ELBO", *evidence, "parameters", "epochs", "time", "on"):
         table.add_column(heading, justify="left" if heading in ("run", "network", "on") else "right")
     for outcome in group:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from train.results import evidence_heading, meaning, reconstruction_heading
+from train.results import meaning, nll_heading, reconstruction_heading
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from train.config import Protocol
-    from train.iwae import Evidence
+    from train.iwae import NllEstimate
     from train.scoring import Score
     from vae_export.likelihood import Likelihood
 
@@ -21,14 +21,14 @@ def score_table(
     title: str,
     protocol: Protocol,
     likelihood: Likelihood,
-    evidence: Evidence | None = None,
+    evidence: NllEstimate | None = None,
 ) -> Table:
     """A line for each split; `evidence` is of the one split that there then is."""
     from rich.table import Table
 
     headings = ["split", "images", f"-ELBO, {protocol}", "± s.e.", reconstruction_heading(protocol, likelihood), "KL"]
     if evidence is not None:
-        headings += [evidence_heading(protocol, likelihood, evidence.samples), "± s.e."]
+        headings += [nll_heading(protocol, likelihood, evidence.samples), "± s.e."]
     table = Table(
         title=title,
         title_justify="left",

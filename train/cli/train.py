@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from train.distributed import Processes
     from train.resume import State
-    from train.session import Session
+    from train.session import TrainingSession
 
 #: Of the command and not of the training.
 _OURS = {"out", "resume", "force", "json"}
@@ -84,7 +84,7 @@ def _newest() -> Path:
     return run
 
 
-def carry_out(
+def run_training(
     options: TrainOptions,
     run: Run,
     arguments: Mapping[str, Any],
@@ -111,13 +111,13 @@ def carry_out(
         import torch
 
         from train import progress
-        from train.autotune import pace_of
+        from train.autotune import autotune
         from train.data.datasets import load
         from train.distributed import joined
         from train.pictures import draw_pictures
-        from train.progress import reporting
-        from train.resume import check_out, claimed, load_state, reclaimed
-        from train.session import Session
+        from train.progress import show_progress
+        from train.resume import check_out, load_state, new_run, resumed_run
+        from train.session import TrainingSession
         from train.trainer import check_compiler, steps_per_epoch
         from vae_export.models.checkpoint import load_checkpoint
 
@@ -133,22 +133,22 @@ def carry_out(
             processes.part(recipe.batch_size)
             if options.compiled:
                 check_compiler(chosen)
-            pace = processes.gathered(pace_of(options, config, images, chosen, processes))[0]
+            pace = processes.gathered(autotune(options, config, images, chosen, processes))[0]
             torch.set_num_threads(pace.way.threads)
             options = replace(options, precision=pace.way.precision, threads=pace.way.threads)
             arguments = dict(arguments) | {"device": chosen.type, "threads": pace.way.threads}
-            with processes.led(reclaimed(run) if resume else claimed(run, force=force)):
-                session = Session(options, run, images, chosen, arguments, processes)
+            with processes.led(resumed_run(run) if resume else new_run(run, force=force)):
+                session = TrainingSession(options, run, images, chosen, arguments, processes)
                 count = f"{len(images.train):,} images of {options.data.name}"
                 say(f"{run.folder}: {config.family} on {count}, {_where(chosen, processes)}")
                 say(pace.line(recipe.batch_size // processes.count))
-                for line in progress.before(config, images):
+                for line in progress.notes_before_training(config, images):
                     say(f"note: {line}")
                 if resume:
                     _go_on(session, processes.first(lambda: load_state(run)), say)
                 was_done = session.is_done
                 with (
-                    reporting(
+                    show_progress(
                         epochs=recipe.epochs,
                         steps=steps,
                         batch_size=recipe.batch_size,
@@ -175,19 +175,19 @@ def _where(device: torch.device, processes: Processes) -> str:
 
 
 @contextmanager
-def _events(wanted: bool, session: Session) -> Iterator[None]:
+def _events(wanted: bool, session: TrainingSession) -> Iterator[None]:
     """Let the session write TensorBoard's event files, if they are wanted."""
     if not wanted:
         yield
         return
-    from train.tensorboard import recording
+    from train.tensorboard import event_writer
 
     done, epochs = session.epochs, session.recipe.epochs
-    with recording(session.run, session.dataset, done=done, epochs=epochs) as session.events:
+    with event_writer(session.run, session.dataset, done=done, epochs=epochs) as session.events:
         yield
 
 
-def _go_on(session: Session, state: State, say: Callable[[str], None]) -> None:
+def _go_on(session: TrainingSession, state: State, say: Callable[[str], None]) -> None:
     """Bring the session where it was, and say so."""
     changes, steps = session.resume(state), session.trainer.steps
     if session.is_done:
@@ -347,7 +347,7 @@ def train(
     prepare()
     run = Run(out if out is not None else ARTIFACTS / _name(dataset, preset, family))
     arguments = recorded(context.params | {"preset": preset})
-    carry_out(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json)
+    run_training(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json)
 
 
 def _name(dataset: str, preset: str | None, family: str) -> str:

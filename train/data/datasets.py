@@ -88,7 +88,7 @@ _BINARISATION_SEEDS = {"train": 1509_00519, "validation": 1509_00520, "test": 15
 _CHUNK = 4096
 
 
-def prepared(dataset: Dataset, protocol: Protocol) -> Dataset:
+def apply_protocol(dataset: Dataset, protocol: Protocol) -> Dataset:
     """The data set that a training holds: what is drawn once is drawn, as uint8 of 0 and 255; the rest stays grey."""
     once = {"grey": (), "dynamic": ("validation", "test"), "static": ("train", "validation", "test")}[protocol]
     drawn: dict[str, Any] = {split: binarised(dataset.split(split), split) for split in once}
@@ -104,10 +104,10 @@ def as_evaluated(dataset: Dataset, split: str, *, most: int | None = None) -> Te
 def binarised(pixels: Tensor, split: str) -> Tensor:
     """Pixels uint8 of a split as they are evaluated: 0 or 255, the same each time."""
     generator = torch.Generator().manual_seed(_BINARISATION_SEEDS[split])
-    return torch.cat([draw(part, generator).mul_(255).to(torch.uint8) for part in torch.split(pixels, _CHUNK)])
+    return torch.cat([draw_binary(part, generator).mul_(255).to(torch.uint8) for part in torch.split(pixels, _CHUNK)])
 
 
-def draw(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None)) -> Tensor:
+def draw_binary(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None)) -> Tensor:
     """Each pixel 1 with probability level / 255, else 0: float32, on the device of pixels uint8 and generator.
 
     Draws for all of pixels, and returns those of `part`.
@@ -118,7 +118,7 @@ def draw(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None
 
 def load(options: DataOptions) -> Dataset:
     """Read, or download, what `options` names, under its protocol. Raises `DataError`, `StorageError`."""
-    return prepared(_grey(options), options.protocol)
+    return apply_protocol(_grey(options), options.protocol)
 
 
 def _grey(options: DataOptions) -> Dataset:

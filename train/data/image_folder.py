@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_export.cli.console import progress
 from vae_export.errors import DataError
-from vae_export.io.image_files import FORMATS, find_images, read_image
+from vae_export.io.image_files import IMAGE_FORMATS, find_images, read_image
 
 #: Of all images together, in memory.
 MAX_BYTES = 8 << 30
@@ -26,7 +26,9 @@ def read_folder(folder: Path, size: int) -> Tensor:
         raise DataError("no such folder", where=folder, do="say where the images are: --data-dir FOLDER")
     files = find_images(folder)
     if not files:
-        raise DataError("no images", where=folder, expected=f"files of {', '.join(FORMATS)}", got="an empty folder")
+        raise DataError(
+            "no images", where=folder, expected=f"files of {', '.join(IMAGE_FORMATS)}", got="an empty folder"
+        )
     if (needed := len(files) * 3 * size * size) > MAX_BYTES:
         got = f"{len(files):,} images of {size} x {size}, {needed:,} bytes"
         do = "choose a smaller --image-size"

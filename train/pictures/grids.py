@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.loss import to_unit
+from train.loss import to_unit_range
 from train.scoring import InPyTorch, Score
 
 #: Sides of a tile in pixels: smaller images are enlarged by a whole number, larger ones are averaged down.
@@ -44,7 +44,7 @@ class Grid:
 
 def reconstructions(model: InPyTorch, pixels: Tensor) -> Grid:
     """Images uint8 (N, C, H, W), right of each its reconstruction from the posterior mean, ten pairs a row."""
-    image = to_unit(pixels)
+    image = to_unit_range(pixels)
     pairs = torch.stack((tiles(image), _decoded(model, model.encode(image)[0])), dim=1).flatten(0, 1)
     note = "left: an image of the test set; right: what the decoder makes of its posterior mean"
     return Grid(pairs, 20, "Reconstructions", note, breaks=range(2, 20, 2))
@@ -83,7 +83,7 @@ def traversal(model: InPyTorch, score: Score, pixels: Tensor) -> Grid:
     """A row a unit: it goes from -3 to 3, the others stay where one image uint8 (C, H, W) has them."""
     values = torch.linspace(-3, 3, 13)
     units = score.units_by_kl()[:_ROWS]
-    latent = model.encode(to_unit(pixels[None]))[0].repeat(len(units), len(values), 1)
+    latent = model.encode(to_unit_range(pixels[None]))[0].repeat(len(units), len(values), 1)
     for row, unit in enumerate(units):
         latent[row, :, unit] = values
     rows = [f"unit {unit}: {score.unit_kls[unit]:.2f} nats" for unit in units]
@@ -100,7 +100,7 @@ def interpolation(model: InPyTorch, pixels: Tensor, steps: int = 11) -> Grid:
     An odd image at the end is left out; one image alone is paired with itself.
     """
     pairs = pixels[: len(pixels) // 2 * 2] if len(pixels) > 1 else pixels.repeat(2, 1, 1, 1)
-    image = to_unit(pairs)
+    image = to_unit_range(pairs)
     mean, ends = model.encode(image)[0], tiles(image)
     first, last = mean[0::2, None], mean[1::2, None]
     along = torch.linspace(0, 1, steps)[:, None]

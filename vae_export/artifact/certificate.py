@@ -15,7 +15,7 @@ FORMAT = "vae-export-certificate/1"
 
 
 @dataclass(frozen=True)
-class Record:
+class StoredCertificate:
     """A certificate that was read: its bytes, and the document in them.
 
     Without one no bundle can be made: `vae_export.bundle.writer` asks for it.
@@ -55,22 +55,22 @@ class Record:
                 )
 
 
-def read_record(path: Path) -> Record:
+def read_certificate(path: Path) -> StoredCertificate:
     """Raises `InputError` where there is none or one of another version, `IntegrityError` for a broken one."""
     try:
         with path.open("rb") as file:
             data = file.read(CERTIFICATE_LIMIT + 1)
     except OSError as error:
         raise InputError("no certificate", where=path, got=error.strerror, do="run: vae-export verify") from error
-    return parse_record(data, path)
+    return parse_certificate(data, path)
 
 
-def parse_record(data: bytes, where: Path | str) -> Record:
-    """The certificate in these bytes; raises as `read_record` does."""
+def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
+    """The certificate in these bytes; raises as `read_certificate` does."""
     document = parse_json(data, "certificate", where, limit=CERTIFICATE_LIMIT)
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
         raise InputError("certificate of another version", where=where, expected=FORMAT, got=str(found)[:80])
     if not isinstance(document.get("files"), dict) or document.get("verdict") not in ("pass", "fail"):
         raise IntegrityError("certificate cannot be read", where=where, expected="a verdict and hashes of files")
-    return Record(data, document)
+    return StoredCertificate(data, document)

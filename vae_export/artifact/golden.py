@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vae_export.contract import LEVELS, Array, Contract, Part, TensorSpec
-from vae_export.pixels import GreyLevels, compare, in_levels, missed, unrounded
+from vae_export.contract import MAX_LEVEL, Array, Contract, Part, TensorSpec
+from vae_export.pixels import GreyLevels, compare_levels, in_levels, rounding_miss, unrounded
 from vae_export.precision import FULL, PrecisionName
 
-FOLDER = "golden"
+GOLDEN_FOLDER = "golden"
 #: Rows in a golden array: enough for what a decoder can do, few enough to travel with it.
 MOST_ROWS, FEWEST_ROWS = 16, 2
 DTYPE = np.dtype("<f4")
@@ -143,8 +143,8 @@ def judge_pixels(
     """Hold the bytes of a part of `PIXELS` against the decoder's golden image `exact` (N, C, H, W); in grey levels."""
     band = in_levels(expected.allowed(precision), contract)
     wanted = unrounded(exact, contract, part)
-    grey = compare(got, wanted, low=0, high=LEVELS, band=band)
-    return Judgement(part, "pixels", float(missed(got, wanted).max()), band, grey)
+    grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, band=band)
+    return Judgement(part, "pixels", float(rounding_miss(got, wanted).max()), band, grey)
 
 
 def judge(
@@ -155,5 +155,5 @@ def judge(
     # Two infinities differ by NaN; neither has passed.
     error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
     bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
-    grey = compare(got, exact.astype(np.float64), low=spec.low, high=spec.high, band=band) if bounded else None
+    grey = compare_levels(got, exact.astype(np.float64), low=spec.low, high=spec.high, band=band) if bounded else None
     return Judgement(part, spec.name, error, band, grey)

@@ -46,10 +46,10 @@ class Accompanied(bytes):
 def contents(name: str, data: bytes) -> dict[str, bytes]:
     """All files that hold `data`, by name: `name` first, then its companions, which differ from it in the suffix."""
     beside = data.beside if isinstance(data, Accompanied) else {}
-    return {name: data} | {companion_name(name, suffix): content for suffix, content in beside.items()}
+    return {name: data} | {sidecar_name(name, suffix): content for suffix, content in beside.items()}
 
 
-def companion_name(name: str, suffix: str) -> str:
+def sidecar_name(name: str, suffix: str) -> str:
     """decoder.openvino.xml, ".bin" → decoder.openvino.bin: where OpenVINO itself looks for it."""
     return str(PurePosixPath(name).with_suffix(suffix))
 
@@ -59,7 +59,7 @@ RUNTIME_FORMAT = "onnx"
 #: What of ONNX Runtime's session options departs from its defaults, by name; `runtime.session` does it.
 SWITCHES = ("no-spinning", "parallel", "no-arena", "no-pattern")
 #: ONNX Runtime's levels of graph optimisation; the last is its default.
-LEVELS = ("disabled", "basic", "extended", "all")
+OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 _MOST_THREADS = 1024
 
 
@@ -70,7 +70,7 @@ class Recommendation:
     file, sha256: the ONNX file, and its bytes: a recommendation is of what was measured.
     provider: of ONNX Runtime.
     threads: within an operator; 0 lets ONNX Runtime choose.
-    optimisation: one of `LEVELS`.
+    optimisation: one of `OPTIMISATION_LEVELS`.
     switches: some of `SWITCHES`.
     batch: rows of the calls that it was the quickest for.
     p50_seconds: of such a call.
@@ -98,17 +98,17 @@ class Recommendation:
     @property
     def words(self) -> str:
         """The settings, for a person."""
-        return words(self.provider, self.threads, self.optimisation, self.switches)
+        return describe_session(self.provider, self.threads, self.optimisation, self.switches)
 
 
-def words(provider: str, threads: int, optimisation: str, switches: Iterable[str]) -> str:
+def describe_session(provider: str, threads: int, optimisation: str, switches: Iterable[str]) -> str:
     """Settings of a session for a person; what is ONNX Runtime's default is not mentioned."""
     count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "default threads"
-    level = [] if optimisation in ("", LEVELS[-1]) else [f"optimisation {optimisation}"]
+    level = [] if optimisation in ("", OPTIMISATION_LEVELS[-1]) else [f"optimisation {optimisation}"]
     return ", ".join([provider, count, *level, *switches])
 
 
-def parse(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
+def parse_recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
     """What a manifest recommends.
 
     Raises `IntegrityError` for what names a file that is not there or has other bytes, and for settings that do not
@@ -132,7 +132,7 @@ def _one(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
     _check("provider", type(found.provider) is str and found.provider.isalnum(), found.provider)
     _check("threads", type(found.threads) is int and 0 <= found.threads <= _MOST_THREADS, found.threads)
     _check("batch", type(found.batch) is int and found.batch >= 1, found.batch)
-    _check("optimisation", found.optimisation in LEVELS, found.optimisation)
+    _check("optimisation", found.optimisation in OPTIMISATION_LEVELS, found.optimisation)
     unknown = set(map(str, found.switches)) - set(SWITCHES)
     _check("switches", not unknown and len(set(found.switches)) == len(found.switches), found.switches)
     for name in ("budget", "machine"):
@@ -158,7 +158,7 @@ def _check(name: str, is_right: bool, got: object) -> None:
 
 
 FORMAT = "vae-export/1"
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 #: Of all inputs and outputs.
 DTYPE = "float32"
 #: The opset of files that nobody said it of.
@@ -166,7 +166,7 @@ NOT_STATED = 0
 
 
 @dataclass(frozen=True)
-class Companion:
+class Sidecar:
     """A file that an exported one needs beside it."""
 
     name: str
@@ -191,7 +191,7 @@ class FileEntry:
     size: int
     sha256: str
     precision: PrecisionName = FULL
-    beside: tuple[Companion, ...] = ()
+    beside: tuple[Sidecar, ...] = ()
     machine: str = ""
 
     @classmethod
@@ -205,11 +205,11 @@ class FileEntry:
         machine: str = "",
     ) -> FileEntry:
         """The entry of a file with these bytes, and of its companions."""
-        _, *beside = (Companion(name, len(data), sha256(data)) for name, data in contents(name, data).items())
+        _, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in contents(name, data).items())
         return cls(name, part, format, len(data), sha256(data), precision, tuple(beside), machine)
 
     @property
-    def stored(self) -> tuple[FileEntry | Companion, ...]:
+    def stored(self) -> tuple[FileEntry | Sidecar, ...]:
         """All that lies on disk for it, itself first."""
         return (self, *self.beside)
 
@@ -232,7 +232,7 @@ class Manifest:
     recommended: tuple[Recommendation, ...] = ()
 
     @property
-    def stored(self) -> tuple[FileEntry | Companion, ...]:
+    def stored(self) -> tuple[FileEntry | Sidecar, ...]:
         """Every model file, each followed by what lies beside it."""
         return tuple(stored for entry in self.files for stored in entry.stored)
 
@@ -280,13 +280,13 @@ class Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises `ModelError` for a folder without a manifest or of another version, `IntegrityError` for a broken one."""
-    path = folder / NAME
+    path = folder / MANIFEST
     try:
         if path.stat().st_size > MANIFEST_LIMIT:
             raise IntegrityError("manifest is too large", where=path, expected=f"{MANIFEST_LIMIT:,} bytes at most")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError("no export here", where=folder, expected=NAME, do="run: vae-export export") from error
+        raise ModelError("no export here", where=folder, expected=MANIFEST, do="run: vae-export export") from error
     except OSError as error:
         raise IntegrityError("manifest cannot be read", where=path, got=error.strerror) from error
     return parse_manifest(data, path)
@@ -326,7 +326,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
 
 def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
     beside = tuple(
-        Companion(**{key: companion[key] for key in Companion.__annotations__}) for companion in item.get("beside", ())
+        Sidecar(**{key: companion[key] for key in Sidecar.__annotations__}) for companion in item.get("beside", ())
     )
     # Manifests of the first versions state no precision.
     stated = {"precision": FULL, "machine": ""} | dict(item) | {"beside": beside}
@@ -338,7 +338,7 @@ def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
         if "/" in check_name(stored.name):
             raise IntegrityError("model file lies in a folder", where=stored.name)
     for companion in beside:
-        if companion.name != companion_name(entry.name, companion.suffix):
+        if companion.name != sidecar_name(entry.name, companion.suffix):
             raise IntegrityError("file beside another has a name of its own", where=companion.name, got=entry.name)
     if entry.part not in EVERY_PART:
         raise ValueError(f"part of a file is {entry.part!r}")
@@ -360,7 +360,7 @@ def _recommended(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> t
     if "recommended" not in document:
         return ()
 
-    return parse(document["recommended"], files)
+    return parse_recommendations(document["recommended"], files)
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:
@@ -368,7 +368,7 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
     if not document.get("golden"):
         return ()
     from vae_export.artifact.golden import (  # with numpy, which the command line does without until here
-        FOLDER,
+        GOLDEN_FOLDER,
         GoldenPart,
     )
 
@@ -385,6 +385,6 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
         if len({array.shape[0] for array in everything}) != 1:
             raise IntegrityError("golden vectors differ in length", where=part.part)
         for array in everything:
-            if not check_name(array.name).startswith(f"{FOLDER}/"):
-                raise IntegrityError("golden vector lies elsewhere", where=array.name, expected=f"{FOLDER}/")
+            if not check_name(array.name).startswith(f"{GOLDEN_FOLDER}/"):
+                raise IntegrityError("golden vector lies elsewhere", where=array.name, expected=f"{GOLDEN_FOLDER}/")
     return parts

@@ -14,27 +14,27 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from vae_export.artifact.certificate import Record
+from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
 from vae_export.artifact.manifest import FileEntry
-from vae_export.bench.process import SideError, Worker
+from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import Figure, Limit, Plan, Side, Spread, Timings, percentile
 from vae_export.bench.subjects import COMPILE, EAGER, LIMITS, OWN, PRODUCTS, RUNTIME, WEIGHTS, Opening, Subject
 from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
-from vae_export.parity.targets import Target, choose, parse
+from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
-from vae_export.system.hardware import machine
+from vae_export.system.hardware import describe_machine
 
 Report = Callable[[str], None]
 #: Nanoseconds of calls, a list a round, by side, batch size and threads.
-Samples = dict[tuple[str, int, int], list[list[int]]]
+CallTimes = dict[tuple[str, int, int], list[list[int]]]
 
 
 def bench(
     artifact: Artifact,
     checkpoint: Path,
-    record: Record,
+    record: StoredCertificate,
     plan: Plan,
     *,
     targets: Sequence[str] | None = None,
@@ -70,7 +70,7 @@ def bench(
     return Timings(
         files={entry.name: entry.sha256 for entry in artifact.manifest.files if entry.name in entries},
         plan=asdict(plan),
-        machine=machine(),
+        machine=describe_machine(),
         sides=tuple(side for sides, _, _ in measured for side in sides),
         limits=tuple(limit for _, limits, _ in measured for limit in limits),
         figures=tuple(figure for _, _, figures in measured for figure in figures),
@@ -86,10 +86,10 @@ def sides(artifact: Artifact, part: Part, asked: Sequence[str] | None) -> list[s
         raise UsageError("export has no such part", where=part, expected=" | ".join(have))
     if asked is None:
         runtime = [RUNTIME] if ("onnx", FULL) in kinds else []
-        return [*LIMITS, EAGER, COMPILE, *runtime, *map(str, choose(kinds, None))]
+        return [*LIMITS, EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
     for name in asked:
         if name not in OWN:
-            parse(name, kinds)
+            parse_target(name, kinds)
     return [*LIMITS, EAGER, *(name for name in dict.fromkeys(asked) if name != EAGER)]
 
 
@@ -108,8 +108,8 @@ class _Table:
     ) -> None:
         self._artifact, self._checkpoint, self._part, self._plan = artifact, checkpoint, part, plan
         self._report, self._unusable, self._asked = report, unusable, asked
-        self._workers: dict[str, Worker] = {}
-        self._samples: Samples = defaultdict(list)
+        self._workers: dict[str, SubjectProcess] = {}
+        self._samples: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
         self._counts: dict[int, dict[str, int]] = {}
         self.sides: list[Side] = []
@@ -119,10 +119,10 @@ class _Table:
         for name in names:
             self._report(f"opening {name} for {self._part}")
             subject = Subject(str(self._artifact.folder), str(self._checkpoint), self._part, name, self._opening(name))
-            worker = stack.enter_context(Worker(subject))
+            worker = stack.enter_context(SubjectProcess(subject))
             try:
                 self._open(name, worker)
-            except SideError as error:
+            except SubjectError as error:
                 worker.close()
                 if name in (*LIMITS, EAGER) or name in self._asked:
                     raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
@@ -130,7 +130,7 @@ class _Table:
             else:
                 self._workers[name] = worker
 
-    def _open(self, name: str, worker: Worker) -> None:
+    def _open(self, name: str, worker: SubjectProcess) -> None:
         worker.begin()
         smallest = min(self._plan.batches)
         loads = [worker.ask("open", threads=t, batch=smallest)["seconds"] for t in self._plan.threads]
@@ -158,7 +158,7 @@ class _Table:
     def _slot(self, name: str, batch: int, threads: int) -> None:
         try:
             answer = self._workers[name].ask("time", threads=threads, batch=batch, seconds=self._plan.seconds)
-        except SideError as error:
+        except SubjectError as error:
             self._workers.pop(name).close()
             if name in (*LIMITS, EAGER):
                 raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
@@ -226,7 +226,7 @@ class _Table:
     def _target(self, name: str) -> Target | None:
         if name in (*OWN, *LIMITS):
             return None
-        return parse(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.known])
+        return parse_target(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.known])
 
     def _entry(self, name: str) -> FileEntry | None:
         target = self._target(name)

@@ -20,11 +20,11 @@ from vae_export.errors import MachineError
 SECONDS = 300.0
 
 
-class SideError(MachineError):
+class SubjectError(MachineError):
     """A side that could not be measured: its engine refused, crashed or hung."""
 
 
-class Worker:
+class SubjectProcess:
     """A child process that has one side open. Use it as a block: it ends with it."""
 
     def __init__(self, subject: Subject, *, seconds: float = SECONDS, command: tuple[str, ...] = ()) -> None:
@@ -49,7 +49,7 @@ class Worker:
             env=environment,
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> SubjectProcess:
         return self
 
     def __exit__(
@@ -66,7 +66,7 @@ class Worker:
         self.ask("begin", **self._subject.to_json())
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for its answer; raises `SideError` where there is none."""
+        """Give an order and wait for its answer; raises `SubjectError` where there is none."""
         if self._process.stdin is None or self._process.stdout is None:
             raise self._ended()  # never: both are pipes
         try:
@@ -77,13 +77,13 @@ class Worker:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(self._seconds):
-                raise SideError(f"no answer within {self._seconds:g} s", where=self._subject.side)
+                raise SubjectError(f"no answer within {self._seconds:g} s", where=self._subject.side)
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise self._ended()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise SideError(answer["error"])
+            raise SubjectError(answer["error"])
         return answer
 
     def close(self) -> None:
@@ -93,11 +93,11 @@ class Worker:
         self._said.close()
         self._scratch.cleanup()
 
-    def _ended(self) -> SideError:
+    def _ended(self) -> SubjectError:
         """How the child ended, and its last word."""
         code = self._process.wait()
         self._said.seek(0)
         lines = self._said.read().decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), None)
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return SideError(f"its process {how}", got=last and last[:300])
+        return SubjectError(f"its process {how}", got=last and last[:300])

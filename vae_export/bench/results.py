@@ -63,7 +63,7 @@ class Plan:
 
 
 FORMAT = "vae-export-timings/1"
-NAME = "timings.json"
+TIMINGS = "timings.json"
 
 
 @dataclass(frozen=True)

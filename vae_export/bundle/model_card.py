@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vae_export.artifact.certificate import Record
+from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.manifest import Manifest
 
 #: In a table, for a figure that was not measured.
@@ -22,7 +22,7 @@ unlike the training data are encoded and reconstructed all the same, and wrongly
 The hashes in this bundle detect corruption. They are no signature, and do not show who made it."""
 
 
-def model_card(name: str, manifest: Manifest, record: Record, notes: str = "") -> str:
+def model_card(name: str, manifest: Manifest, record: StoredCertificate, notes: str = "") -> str:
     """Markdown; the same text for the same facts."""
     drift = record.document.get("drift") or []
     sections = {
@@ -84,7 +84,7 @@ def _error(figures: Mapping[str, Any]) -> str:
     return f" ± {error:.2f}" if isinstance(error, float) else ""
 
 
-def _verification(record: Record) -> Iterator[str]:
+def _verification(record: StoredCertificate) -> Iterator[str]:
     document = record.document
     rows = [row for row in document.get("rows", ()) if isinstance(row, dict)]
     environment = document.get("environment", {})

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_export.artifact.certificate import Record, parse_record
+from vae_export.artifact.certificate import StoredCertificate, parse_certificate
 from vae_export.artifact.folder import CERTIFICATE, Hashed, accompanied, check_hash
-from vae_export.artifact.manifest import NAME, Manifest, parse_manifest
+from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
 from vae_export.bundle.archive import check_crcs, read_archive
 from vae_export.errors import IntegrityError, ModelError
 from vae_export.io.atomic import sha256
@@ -33,7 +33,7 @@ def golden_names(manifest: Manifest) -> list[str]:
 def entries(manifest: Manifest) -> list[str]:
     """The names of all entries but `SUMS`, in order."""
     models = [stored.name for stored in manifest.stored]
-    return [NAME, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
+    return [MANIFEST, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
 
 
 #: A ZIP file without its 64-bit extension is smaller than this.
@@ -52,7 +52,7 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    certificate: Record
+    certificate: StoredCertificate
     files: Mapping[str, memoryview] = field(repr=False)
     identity: str
 
@@ -94,16 +94,16 @@ def read_bundle(data: bytes, path: Path) -> Bundle:
     sums = bytes(files[SUMS])
     _check_sums(sums, {name: data for name, data in files.items() if name != SUMS}, path)
     check_crcs(data, path)
-    if NAME not in files:
-        raise IntegrityError("file is missing", where=f"{path}, {NAME}")
-    manifest = parse_manifest(bytes(files[NAME]), f"{path}, {NAME}")
+    if MANIFEST not in files:
+        raise IntegrityError("file is missing", where=f"{path}, {MANIFEST}")
+    manifest = parse_manifest(bytes(files[MANIFEST]), f"{path}, {MANIFEST}")
     _check_contents(manifest, list(files), path)
     for stored in manifest.stored:
         check_hash(stored, files[stored.name], f"{path}, {stored.name}")
     for part in manifest.golden:
         for array in (*part.inputs, *part.outputs):
             check_hash(array, files[array.name], f"{path}, {array.name}")
-    record = parse_record(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
+    record = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
     record.require(manifest, f"{path}, {CERTIFICATE}")
     return Bundle(path, manifest, record, files, sha256(sums))
 
@@ -156,6 +156,6 @@ def _check_contents(manifest: Manifest, names: list[str], path: Path) -> None:
         if name not in names and name not in OPTIONAL:
             raise IntegrityError("file is missing", where=f"{path}, {name}")
     if not manifest.golden:
-        raise IntegrityError("bundle has no golden vectors", where=f"{path}, {NAME}")
+        raise IntegrityError("bundle has no golden vectors", where=f"{path}, {MANIFEST}")
     if names != [name for name in wanted if name in names]:
         raise IntegrityError("files are out of order", where=path, expected=wanted, got=names)

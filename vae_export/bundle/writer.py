@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vae_export.artifact.certificate import Record
+from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact
-from vae_export.artifact.manifest import NAME, Manifest, contents
+from vae_export.artifact.manifest import MANIFEST, Manifest, contents
 from vae_export.bundle.archive import write_archive
 from vae_export.bundle.model_card import model_card
 from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS, entries
@@ -22,7 +22,7 @@ No licence was stated when this bundle was made. Ask whoever gave it to you what
 
 def pack(
     artifact: Artifact,
-    record: Record,
+    record: StoredCertificate,
     *,
     name: str,
     formats: Sequence[str] | None = None,
@@ -52,7 +52,7 @@ def pack(
     record.require(manifest, artifact.certificate)
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
-    files = {NAME: manifest.text}
+    files = {MANIFEST: manifest.text}
     for entry in manifest.files:
         files |= contents(entry.name, artifact.read(entry))
     arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]

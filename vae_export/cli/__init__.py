@@ -4,6 +4,6 @@ Nothing is imported here but the way in: whoever presses Ctrl-C while the rest i
 """
 
 from vae_export.cli.start import start
-from vae_export.system.signals import begin
+from vae_export.system.signals import exit_on_interrupt
 
-__all__ = ["begin", "start"]
+__all__ = ["exit_on_interrupt", "start"]

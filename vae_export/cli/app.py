@@ -25,7 +25,7 @@ from vae_export.cli.inspect import inspect
 from vae_export.cli.tune import tune
 from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
-from vae_export.system.signals import is_beginning
+from vae_export.system.signals import is_exiting_on_interrupt
 
 Command = Callable[..., None]
 
@@ -63,7 +63,7 @@ def run(*commands: Command) -> int:
     """Run the library's commands and `commands` as the arguments of this process say; the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     _interruptions.clear()
-    if is_beginning():
+    if is_exiting_on_interrupt():
         signal.signal(signal.SIGINT, _interrupt)
     console.open_closed()
     code = _outcome(build(*commands))

@@ -47,7 +47,7 @@ from vae_export.io.staging import check_free
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
     from vae_export.pipeline import Engine, Job, Settings, Task
-    from vae_export.pipeline.readers import Source
+    from vae_export.pipeline.readers import Reader
     from vae_export.pipeline.writers import Shards, Writer
     from vae_export.runtime import Model
 
@@ -108,7 +108,7 @@ class Batch:
 
 
 def execute(
-    job: Job, options: Batch, default: str, verb: str, source: Callable[[Model], Source], reads: Path | None = None
+    job: Job, options: Batch, default: str, verb: str, source: Callable[[Model], Reader], reads: Path | None = None
 ) -> None:
     """Compute, publish, print.
 
@@ -129,7 +129,7 @@ def execute(
     check_free(out, force=options.force)
 
     from vae_export.pipeline import LocalEngine, Settings, Task, cut
-    from vae_export.pipeline.run import flow
+    from vae_export.pipeline.run import run_pipeline
     from vae_export.runtime import open_package
     from vae_export.runtime.session import CPU
 
@@ -143,7 +143,7 @@ def execute(
     engine = LocalEngine(model) if options.engine == "local" else _ray(task, package, settings, options)
     started = time.perf_counter()
     with _report(verb, task.source.rows) as report:
-        flow(engine, task, pieces, _sink(kind, out, task, model, options), report)
+        run_pipeline(engine, task, pieces, _sink(kind, out, task, model, options), report)
     seconds = time.perf_counter() - started
     rows = task.source.rows
     if options.json:
@@ -196,11 +196,11 @@ def _sink(kind: str, out: Path, task: Task, model: Model, options: Batch) -> Abs
 
 
 def _ray(task: Task, package: Package, settings: Settings, options: Batch) -> Engine:
-    from vae_export.pipeline import Parcel
+    from vae_export.pipeline import ModelPayload
     from vae_export.pipeline.ray.engine import RayEngine
 
     address = options.address or os.environ.get("RAY_ADDRESS") or None
-    return RayEngine(Parcel.of(package, task.parts, settings), options.actors, address, console.message)
+    return RayEngine(ModelPayload.of(package, task.parts, settings), options.actors, address, console.message)
 
 
 @contextmanager
@@ -245,13 +245,15 @@ def sample(
     A seed gives the same latents in every language (docs/bundle-format.md). Default output: samples.png beside the
     bundle, or in the run folder.
     """
-    from vae_export.pipeline.readers import Prior
+    from vae_export.pipeline.readers import PriorReader
 
     options = Batch(
         bundle, run, provider, threads, batch_size,
         out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
     )  # fmt: skip
-    execute("decode", options, "samples.png", "sampled", lambda model: Prior(n, seed, model.contract.latent_shape))
+    execute(
+        "decode", options, "samples.png", "sampled", lambda model: PriorReader(n, seed, model.contract.latent_shape)
+    )
 
 
 def decode(

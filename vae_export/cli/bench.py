@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vae_export.bench.results import BATCHES, NAME, THREADS, Plan
+from vae_export.bench.results import BATCHES, THREADS, TIMINGS, Plan
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
 from vae_export.contract import EVERY_PART, Part
@@ -58,7 +58,7 @@ def bench(
     run: RunOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help=f"Where the JSON goes. Default: {NAME} in the export.", show_default=False),
+        typer.Option("--out", help=f"Where the JSON goes. Default: {TIMINGS} in the export.", show_default=False),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -81,12 +81,12 @@ def bench(
     if out is not None and out.suffix != ".json":
         raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
     chosen = chosen_run(run)
-    place = out or chosen.export / NAME
+    place = out or chosen.export / TIMINGS
     for path in (place, place.with_suffix(".html")):
         check_free(path, force=force)
     require("export")
 
-    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.bench.benchmark import bench as measure
     from vae_export.report import timings_page
@@ -95,7 +95,7 @@ def bench(
     if part is not None and ALL in part:
         have = {entry.part for entry in artifact.manifest.files}
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
-    record = read_record(artifact.certificate)
+    record = read_certificate(artifact.certificate)
     check_writable(place.parent)
     timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=console.message)
     timings.write(place)

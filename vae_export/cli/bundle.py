@@ -65,7 +65,7 @@ def bundle(
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
 
-    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.bundle import pack
     from vae_export.bundle.reader import read_bundle
@@ -74,7 +74,7 @@ def bundle(
     artifact = open_artifact(folder)
     data = pack(
         artifact,
-        read_record(artifact.certificate),
+        read_certificate(artifact.certificate),
         name=title,
         formats=format,
         parts=part,

@@ -69,7 +69,7 @@ def explore(
 
 def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
     """The bytes of the bundle to show, checked, and its name; a run's are packed in memory."""
-    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.bundle import open_bundle, pack
 
@@ -85,7 +85,7 @@ def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
     artifact = open_artifact(chosen.export)
     artifact.manifest.finest("decoder")
     title = chosen.folder.absolute().name
-    return pack(artifact, read_record(artifact.certificate), name=title, formats=["onnx"]), title
+    return pack(artifact, read_certificate(artifact.certificate), name=title, formats=["onnx"]), title
 
 
 def _show(url: str) -> None:

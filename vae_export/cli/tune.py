@@ -56,13 +56,13 @@ def tune(
     folder = export if export is not None else chosen_run(run).export
     require("export")
 
-    from vae_export.artifact.certificate import read_record
+    from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.parity import Budget
     from vae_export.tune.tuner import tune as search
 
     artifact = open_artifact(folder)
-    record = read_record(artifact.certificate)
+    record = read_certificate(artifact.certificate)
     check_writable(folder)
     budget = budget_of(max_grey_levels, max_nats) or Budget()
     tuning = search(artifact, record, plan, budget, console.message)

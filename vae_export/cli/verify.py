@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.cli import console
 from vae_export.cli.certificate import show, verdict
 from vae_export.cli.options import (
@@ -104,7 +104,7 @@ def verify(
     require("export")
     from vae_export.parity import Tolerance, read_baseline, regressions
     from vae_export.parity import verify as compare
-    from vae_export.parity.certificate_diff import losses
+    from vae_export.parity.certificate_diff import weaker_points
     from vae_export.report import certificate_page
 
     tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
@@ -120,7 +120,7 @@ def verify(
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
     artifact, loaded = _opened(checkpoint, export, file, part, quick=quick, trust=trust)
     if not force:
-        lost = losses(
+        lost = weaker_points(
             _there(place), artifact.manifest, targets=target, tolerance=tolerance, budget=budget, thorough=not quick
         )
         _refuse_losses(place, lost)
@@ -169,7 +169,7 @@ def _opened(
 def _there(place: Path) -> Mapping[str, Any]:
     """The document of the certificate that is there; empty where there is none that can be read."""
     try:
-        return read_record(place).document
+        return read_certificate(place).document
     except VaeExportError:
         return {}
 
@@ -191,7 +191,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
     from vae_export.artifact.manifest import NOT_STATED, Accompanied, FileEntry, Manifest
     from vae_export.formats import FORMATS
     from vae_export.parity.reference import BATCHES, FEW_BATCHES
-    from vae_export.sandbox import admit, read_plain
+    from vae_export.sandbox import read_plain, read_untrusted
 
     fitting = [format for format in FORMATS.values() if file.name.endswith(format.suffix)]
     if not fitting:
@@ -206,6 +206,6 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         if format.beside:
             data = Accompanied(data, {suffix: read_plain(file.with_suffix(suffix)) for suffix in format.beside})
     else:
-        data = admit(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
+        data = read_untrusted(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
     entry = FileEntry.of(file.name, part, format.name, data)
     return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))

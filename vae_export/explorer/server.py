@@ -38,7 +38,7 @@ FILES = (
 
 
 @dataclass(frozen=True)
-class Engine:
+class WebRuntime:
     """Where the page gets onnxruntime-web from.
 
     Attributes:
@@ -55,12 +55,12 @@ class Engine:
         return "" if self.files else "/".join(self.url.split("/")[:3])
 
 
-def from_cdn() -> Engine:
+def from_cdn() -> WebRuntime:
     """The public server; the page fetches from it, and works with a network only."""
-    return Engine(CDN)
+    return WebRuntime(CDN)
 
 
-def from_folder(folder: Path | None = None, *, start: Path | None = None) -> Engine:
+def from_folder(folder: Path | None = None, *, start: Path | None = None) -> WebRuntime:
     """The package in `folder`, or in the first node_modules from `start` (the working folder) up.
 
     Raises:
@@ -98,12 +98,12 @@ def _missing(dist: Path) -> list[str]:
     return [name for name in FILES if not (dist / name).is_file()]
 
 
-def _engine(dist: Path) -> Engine:
-    return Engine("/ort/", {name: dist / name for name in FILES})
+def _engine(dist: Path) -> WebRuntime:
+    return WebRuntime("/ort/", {name: dist / name for name in FILES})
 
 
 HOST = "127.0.0.1"
-PAGE = Path(__file__).parent / "page"
+PAGE_FOLDER = Path(__file__).parent / "page"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -129,7 +129,7 @@ class Resource:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-def routes(bundle: bytes, name: str, engine: Engine) -> dict[str, Resource]:
+def routes(bundle: bytes, name: str, engine: WebRuntime) -> dict[str, Resource]:
     """Every path that is answered.
 
     Args:
@@ -138,7 +138,7 @@ def routes(bundle: bytes, name: str, engine: Engine) -> dict[str, Resource]:
         engine: where the page gets onnxruntime-web from.
     """
     settings = json.dumps({"bundle": name, "engine": engine.url}).encode()
-    pages = {f"/{path.name}": _resource(path) for path in sorted(PAGE.iterdir())}
+    pages = {f"/{path.name}": _resource(path) for path in sorted(PAGE_FOLDER.iterdir())}
     return {
         "/": pages.pop("/index.html"),
         **pages,

@@ -33,7 +33,7 @@ MIN_OPSET = 18
 #: Written into every file: what opset 20 asks for and older engines still read.
 IR_VERSION = 10
 #: Above this protobuf cannot hold a message.
-MAX_BYTES = 2**31 - 1
+PROTOBUF_LIMIT = 2**31 - 1
 #: What was translated already, by graph and operator set, for as long as the graph lives.
 _TRANSLATED: WeakKeyDictionary[Graph, dict[int, onnx.ModelProto]] = WeakKeyDictionary()
 
@@ -73,18 +73,18 @@ class Onnx:
         model.CopyFrom(self._translated(graph, options.opset))
         for key, value in sorted(options.metadata.items()):
             model.metadata_props.add(key=key, value=value)
-        if model.ByteSize() > MAX_BYTES:
+        if model.ByteSize() > PROTOBUF_LIMIT:
             raise ModelError(
                 "model too large for one ONNX file",
                 where=graph.spec.part,
-                expected=f"{MAX_BYTES:,} bytes at most",
+                expected=f"{PROTOBUF_LIMIT:,} bytes at most",
                 got=f"{model.ByteSize():,}",
             )
         onnx.checker.check_model(model, full_check=True)
         if options.precision != FULL:
-            from vae_export.formats.onnx_quantize import converted
+            from vae_export.formats.onnx_quantize import convert_precision
 
-            model = converted(model, options.precision, options.calibration)
+            model = convert_precision(model, options.precision, options.calibration)
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 

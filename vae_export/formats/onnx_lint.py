@@ -81,7 +81,7 @@ def constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
             yield from (sparse.values, sparse.indices)
 
 
-def elsewhere(tensor: onnx.TensorProto) -> str | None:
+def external_location(tensor: onnx.TensorProto) -> str | None:
     """Where a tensor's numbers lie, if that is another file; None for one that holds them itself."""
     import onnx
 
@@ -184,7 +184,7 @@ def _graph(graph: onnx.GraphProto, name: str, around: _Scope) -> Iterator[Findin
 def _tensor(tensor: onnx.TensorProto, where: str) -> Iterator[Finding]:
     import onnx
 
-    if (location := elsewhere(tensor)) is not None:
+    if (location := external_location(tensor)) is not None:
         yield Finding("sidecar", "error", where, location)
     if tensor.data_type == onnx.TensorProto.DOUBLE:
         yield Finding("float64", "error", where, "its type")

@@ -40,7 +40,7 @@ _FLOAT32_ACTIVATIONS = 1
 _OWN_DOMAINS = ("", "ai.onnx")
 
 
-def converted(
+def convert_precision(
     model: onnx.ModelProto, precision: PrecisionName, calibration: Mapping[str, Array] | None
 ) -> onnx.ModelProto:
     """The model with the numbers of `precision`.

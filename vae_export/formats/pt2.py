@@ -59,11 +59,11 @@ class Pt2:
 
     def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
-        from vae_export.capture import draws
+        from vae_export.capture import is_stochastic
 
         yield from archive_traces(data, name)
         for node in _load(data).graph.nodes:
-            if draws(node):
+            if is_stochastic(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
 
     def settings(self, provider: str) -> tuple[Setting, ...]:

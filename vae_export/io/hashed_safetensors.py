@@ -26,20 +26,20 @@ ENTRY = "vae_export"
 _LIMIT = 16 << 20
 
 
-def seal(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of a file; `header` is JSON-able and has a "format", tensors are on the CPU."""
     from safetensors.torch import save
 
     dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    sealed = dict(header) | {"sha256": digest(header, dense)}
+    sealed = dict(header) | {"sha256": content_digest(header, dense)}
     # One entry only: safetensors writes several in the order of a hash map, which differs from run to run.
-    return save(dense, metadata={ENTRY: canonical(sealed)})
+    return save(dense, metadata={ENTRY: canonical_json(sealed)})
 
 
-def read_sealed(
+def read_hashed(
     path: Path, what: str, format: str, dtypes: Collection[torch.dtype], *, expected: str, do: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], bytes]:
-    """Header, tensors and the bytes of a file that `seal` made.
+    """Header, tensors and the bytes of a file that `hashed_bytes` made.
 
     Args:
         what: the file is, for messages.
@@ -62,15 +62,15 @@ def read_sealed(
         found = header.get("format")
         raise CheckpointError(f"{what} of another version", where=path, expected=format, got=found, do=do)
     stated = header.pop("sha256", None)
-    if (actual := digest(header, tensors)) != stated:
+    if (actual := content_digest(header, tensors)) != stated:
         raise IntegrityError(f"{what} was altered", where=path, expected=f"SHA-256 {stated}", got=actual, do=do)
     return header, tensors, data
 
 
-def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def content_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     import numpy as np
 
-    digest = hashlib.sha256(canonical(header).encode())
+    digest = hashlib.sha256(canonical_json(header).encode())
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name].numpy())
         digest.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
@@ -78,7 +78,7 @@ def digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def canonical(value: object) -> str:
+def canonical_json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -98,7 +98,7 @@ def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any]
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ValueError("no vae_export header")
-    if canonical(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
+    if canonical_json(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
         raise ValueError("header is not as it was written")
     for name, tensor in tensors.items():
         if tensor.dtype not in dtypes:

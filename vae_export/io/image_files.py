@@ -19,9 +19,9 @@ from vae_export.errors import DataError
 MAX_PIXELS = 64_000_000
 
 #: What Pillow may decode. It knows more; some, like EPS, run other programs.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
-Pixels = npt.NDArray[np.uint8]
+ImageArray = npt.NDArray[np.uint8]
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -29,17 +29,17 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
-def read_image(file: Path, size: tuple[int, int] | None = None) -> Pixels:
+def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
     """One image as uint8 (H, W, 3); the three are equal in a grey one. Raises `DataError` that names the file.
 
     Args:
-        file: of one of `FORMATS`.
+        file: of one of `IMAGE_FORMATS`.
         size: (height, width) to bring it to, its middle cut out; None leaves it as it is.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of much that it reads all the same; size is checked here
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=IMAGE_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     expected, got = f"up to {MAX_PIXELS:,} pixels", f"{image.width:,} x {image.height:,}"
                     raise DataError("image too large", where=file, expected=expected, got=got, do="shrink or remove it")
@@ -55,7 +55,9 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> Pixels:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         do = "repair or remove it"
-        raise DataError("no readable image", where=file, expected=" | ".join(FORMATS), got=error, do=do) from error
+        raise DataError(
+            "no readable image", where=file, expected=" | ".join(IMAGE_FORMATS), got=error, do=do
+        ) from error
 
 
 def _rgb(image: Image.Image, *, sixteen_bits: bool) -> Image.Image:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_export.errors import CheckpointError, InputError
 from vae_export.io.atomic import sha256, write_atomic
-from vae_export.io.hashed_safetensors import ENTRY, read_sealed, read_tensor_table, seal
+from vae_export.io.hashed_safetensors import ENTRY, hashed_bytes, read_hashed, read_tensor_table
 from vae_export.models.config import VAEConfig
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PREFIX, EXAMPLES = "model.", "examples"
 
 
 @dataclass(frozen=True)
-class Header:
+class CheckpointHeader:
     """Attributes:
     config, provenance: as in `Checkpoint`.
     parameters: numbers in its weights.
@@ -49,7 +49,7 @@ class Header:
     digest: str
 
 
-def read_header(path: Path) -> Header:
+def read_checkpoint_header(path: Path) -> CheckpointHeader:
     """Raises `CheckpointError` for a file that is no checkpoint of ours, or not whole."""
     try:
         tensors = read_tensor_table(path)
@@ -59,7 +59,9 @@ def read_header(path: Path) -> Header:
         if not isinstance(document["provenance"], dict) or not isinstance(document["sha256"], str):
             raise ValueError("no provenance or no SHA-256")
         weights = (math.prod(tensor["shape"]) for name, tensor in tensors.items() if name.startswith(PREFIX))
-        return Header(VAEConfig.from_json(document["config"]), document["provenance"], sum(weights), document["sha256"])
+        return CheckpointHeader(
+            VAEConfig.from_json(document["config"]), document["provenance"], sum(weights), document["sha256"]
+        )
     except CheckpointError:
         raise
     except (OSError, LookupError, TypeError, ValueError, RecursionError, InputError) as error:
@@ -105,7 +107,7 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
     """What `save_checkpoint` writes."""
     tensors = {PREFIX + name: tensor for name, tensor in checkpoint.weights.items()} | {EXAMPLES: checkpoint.examples}
     header = {"format": FORMAT, "config": checkpoint.config.to_json(), "provenance": dict(checkpoint.provenance)}
-    return seal(header, tensors)
+    return hashed_bytes(header, tensors)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -122,7 +124,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     previous = path.parent / "state" / f"previous-{path.name}"
     do = f"the one before it is {previous}" if previous.exists() else None
     expected = "a checkpoint of python cli.py train"
-    header, tensors, data = read_sealed(
+    header, tensors, data = read_hashed(
         path, "checkpoint", FORMAT, (torch.float32, torch.uint8), expected=expected, do=do
     )
     config, provenance, examples = header.get("config"), header.get("provenance"), tensors.pop(EXAMPLES, None)

@@ -3,7 +3,7 @@
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.certificate_diff import read_baseline, regressions
 from vae_export.parity.compare import Row, Tolerance
-from vae_export.parity.degradation import Budget, Drift
+from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.golden import golden_vectors
 from vae_export.parity.probes import calibration
 from vae_export.parity.verifier import verify
@@ -11,7 +11,7 @@ from vae_export.parity.verifier import verify
 __all__ = [
     "Budget",
     "Certificate",
-    "Drift",
+    "Degradation",
     "Row",
     "Tolerance",
     "calibration",

@@ -18,8 +18,8 @@ from vae_export.errors import ParityError
 from vae_export.formats.base import Finding
 from vae_export.io.atomic import write_atomic
 from vae_export.parity.compare import Row, Tolerance, rounded
-from vae_export.parity.degradation import Budget, Drift
-from vae_export.parity.error_maps import Evidence
+from vae_export.parity.degradation import Budget, Degradation
+from vae_export.parity.error_maps import ErrorMap
 from vae_export.parity.onnx_debug import Divergence
 from vae_export.parity.probes import withheld
 
@@ -66,11 +66,11 @@ class Certificate:
     unusable: Mapping[str, str] = field(default_factory=dict)
     not_verified: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
-    drifts: tuple[Drift, ...] = ()
+    drifts: tuple[Degradation, ...] = ()
     tolerance: Tolerance | None = None
     budget: Budget | None = None
     nats: str | None = None
-    evidence: Mapping[str, Evidence] = field(default_factory=dict, compare=False)
+    evidence: Mapping[str, ErrorMap] = field(default_factory=dict, compare=False)
 
     @property
     def passed(self) -> bool:

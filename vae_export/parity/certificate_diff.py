@@ -16,7 +16,7 @@ from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, UsageError
 from vae_export.parity.compare import Tolerance
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
-from vae_export.parity.targets import Kind, choose, kinds_of, parse
+from vae_export.parity.targets import Kind, choose_targets, kinds_of, parse_target
 
 #: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this share of its band.
 #: Within it lies what another version of an engine changes by summing in another order.
@@ -119,7 +119,7 @@ def _number(figure: float | None) -> float:
     return math.inf if figure is None else figure
 
 
-def losses(
+def weaker_points(
     before: Mapping[str, Any],
     manifest: Manifest,
     *,
@@ -140,7 +140,7 @@ def losses(
         UsageError: a target that no file has.
     """
     kinds = kinds_of(manifest)
-    chosen = choose(kinds, targets)
+    chosen = choose_targets(kinds, targets)
     try:
         if before["environment"]["thorough"] is not True:
             return []
@@ -155,7 +155,7 @@ def losses(
 
 def _is_there(name: str, kinds: Sequence[Kind]) -> bool:
     try:
-        parse(name, kinds)
+        parse_target(name, kinds)
     except UsageError:
         return False
     return True

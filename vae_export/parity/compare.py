@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from vae_export.contract import LEVELS, Array, TensorSpec
+from vae_export.contract import MAX_LEVEL, Array, TensorSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.formats.base import Finding, Setting
 from vae_export.parity.tolerance import MEAN_REACHES, REACHES, ROUNDOFF, ulp
-from vae_export.pixels import GreyLevels, compare, missed
+from vae_export.pixels import GreyLevels, compare_levels, rounding_miss
 from vae_export.precision import FULL, PrecisionName
 
 #: How many units in its last place a number at the bound of its range may be beyond it.
@@ -78,11 +78,11 @@ class Scale:
             self,
             eager_error=self.eager_error * levels,
             sensitivity=self.sensitivity * levels,
-            magnitude=float(LEVELS),  # what is rounded is computed at up to that
+            magnitude=float(MAX_LEVEL),  # what is rounded is computed at up to that
             tolerance=self.tolerance and replace(self.tolerance, atol=self.tolerance.atol * levels),
             eager_mean=None if self.eager_mean is None else self.eager_mean * levels,
             mean_sensitivity=None if self.mean_sensitivity is None else self.mean_sensitivity * levels,
-            span=float(LEVELS),
+            span=float(MAX_LEVEL),
         )
 
     @cached_property
@@ -155,7 +155,7 @@ def measure(value: object, spec: TensorSpec, eager: Array, exact: Array, band: f
     measured = figures(output, eager, exact, magnitude, in_bytes=spec.dtype == "uint8")
     if not spec.is_bounded:
         return measured
-    grey = compare(output, exact, low=spec.low, high=spec.high, band=band)
+    grey = compare_levels(output, exact, low=spec.low, high=spec.high, band=band)
     return replace(measured, grey=grey, outside=int((excess(output, spec) > 0).sum()))
 
 
@@ -191,11 +191,11 @@ def failure(error: Exception) -> str:
 def figures(output: Array, eager: Array, exact: Array, magnitude: float, *, in_bytes: bool = False) -> Measure:
     """The figures of finite arrays of one shape; `magnitude` is the output's largest absolute value over its probe.
 
-    Of bytes the error is how far the truth is from rounding to them (see `missed`).
+    Of bytes the error is how far the truth is from rounding to them (see `rounding_miss`).
     """
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
-    distances = missed(output, exact) if in_bytes else np.abs(output - exact)
+    distances = rounding_miss(output, exact) if in_bytes else np.abs(output - exact)
     error = float(distances.max())
     return Measure(
         max_abs=float(difference.max()),
@@ -313,7 +313,7 @@ def _share(error: float | None, band: float) -> float:
     return 0.0 if error == 0 else math.inf
 
 
-def loose_bands(rows: Iterable[Row]) -> Iterator[Finding]:
+def loose_tolerances(rows: Iterable[Row]) -> Iterator[Finding]:
     """A warning for each output of a target with a band that is wider than the contract's range: no image misses it."""
     loose: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:

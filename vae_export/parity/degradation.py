@@ -23,11 +23,11 @@ from vae_export.contract import Array, Part, TensorSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
 from vae_export.parity.compare import Row, failure
-from vae_export.parity.elbo import NAMES, NOISES, MetricParity
+from vae_export.parity.elbo import NAMES, NOISES, ElboParity
 from vae_export.parity.probes import ORDINARY
 from vae_export.parity.reference import Prepared, Reference
 from vae_export.parity.targets import Target
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 from vae_export.precision import FULL
 from vae_export.rng import sample
 
@@ -59,7 +59,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Degradation:
     """The distance of one target's files to PyTorch's float64, over probes as an application has them.
 
     Attributes:
@@ -123,7 +123,7 @@ def pixels(runner: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dic
     for case in ordinary:
         decoded, exact = runner(case.inputs)[image.name], case.exact[image.name]
         image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast one image over all
-        level, expected = (levels(array, image.low, image.high) for array in (decoded, exact))
+        level, expected = (to_levels(array, image.low, image.high) for array in (decoded, exact))
         differences.append(np.abs(level - expected))
         squares.append((np.asarray(decoded, np.float64) - exact) ** 2)
     difference, square = np.concatenate(differences), np.concatenate(squares)
@@ -142,7 +142,7 @@ def nats(difference: Array) -> dict[str, Any]:
     return {"nats": mean, "nats_low": mean - reach, "nats_high": mean + reach}
 
 
-class Samples:
+class RunOutputs:
     """Images of the same random latents, by PyTorch and by a file, seen by PyTorch's encoder.
 
     Args:
@@ -212,7 +212,7 @@ class Costs:
         self.rows: list[Row] = []
         self.planned = 0
         self.why_not: str | None = None
-        self.drifts: list[Drift] = []
+        self.drifts: list[Degradation] = []
         self.findings: list[Finding] = []
 
     def add(self, target: Target, part: Part, runner: Runner) -> None:
@@ -239,7 +239,7 @@ class Costs:
             scales = self._metric.scales(target.precision, own)
             self.rows += self._metric.rows(str(target), setting, encoder, decoder, scales)
 
-    def _drift(self, target: Target, part: Part, runner: Runner) -> Drift:
+    def _drift(self, target: Target, part: Part, runner: Runner) -> Degradation:
         """What one file costs, in units that a person cares about."""
         prepared = self._prepared
         try:
@@ -253,7 +253,7 @@ class Costs:
         except Exception as error:  # a file that cannot run has failed its rows; the budget is missed as well
             self._warn("no-drift", target, part, failure(error))
             found = {}
-        drift = Drift(str(target), part=part, **found)
+        drift = Degradation(str(target), part=part, **found)
         if drift.costly is not None:
             self._warn("costly", target, part, drift.costly)
         return drift
@@ -276,31 +276,31 @@ class Costs:
         self._report(finding.line())
 
     @cached_property
-    def _metric(self) -> MetricParity:
+    def _metric(self) -> ElboParity:
         images = self._prepared.images(_PROBE)
         if images is None:
             raise ModelError("no images to measure nats with", where=_PROBE)
         return self._nats_of(images[:_IMAGES], NOISES)
 
     @cached_property
-    def _cost(self) -> MetricParity:
+    def _cost(self) -> ElboParity:
         # Not the probe's, which are repeated where they are few: a second copy is no second observation.
         images = self._prepared.source.images
         if images is None:
             raise ModelError("no images to measure nats with", where=_PROBE)
         return self._nats_of(images[:_COST_IMAGES], _COST_NOISES)
 
-    def _nats_of(self, images: Array, noises: int) -> MetricParity:
+    def _nats_of(self, images: Array, noises: int) -> ElboParity:
         prepared = self._prepared
-        return MetricParity(
+        return ElboParity(
             prepared.source.contract, prepared.graphs, prepared.oracles, images, prepared.tolerance, noises
         )
 
     @cached_property
-    def _samples(self) -> Samples:
+    def _samples(self) -> RunOutputs:
         oracles = self._prepared.oracles
         latents = sample((2 * SAMPLES, *self._prepared.source.contract.latent_shape), _SAMPLES_SEED)
-        return Samples(
+        return RunOutputs(
             latents,
             lambda latent: oracles["decoder"].exact({"latent": latent})["image"],
             lambda image: oracles["encoder"].exact({"image": image})["mean"],

@@ -21,7 +21,7 @@ from vae_export.formats.base import Runner, Setting
 from vae_export.likelihood import Likelihood
 from vae_export.parity.compare import Measure, Row, Scale, Tolerance, distance, failure, figures, mean_distance
 from vae_export.parity.fake_quant import Evaluate
-from vae_export.parity.oracle import TURNS, Moves, Oracle, direction, evaluate
+from vae_export.parity.oracle import TURNS, Oracle, Sensitivity, direction, evaluate_graph
 from vae_export.parity.tolerance import REACHES, ulp
 from vae_export.precision import FULL, PrecisionName
 
@@ -36,7 +36,7 @@ _SEED = 1509_00519  # the arXiv number of Burda et al.; any fixed seed does
 Stage = Callable[[Array], Mapping[str, Array]]
 
 
-class MetricParity:
+class ElboParity:
     """Nats per image of fixed images with fixed noise, through PyTorch in both precisions."""
 
     def __init__(
@@ -54,8 +54,8 @@ class MetricParity:
         encoder, decoder = graphs["encoder"], graphs["decoder"]
         encoder_oracle, decoder_oracle = oracles["encoder"], oracles["decoder"]
         self._eager = self._through(
-            lambda image: evaluate(encoder, {"image": image}),
-            lambda latent: evaluate(decoder, {"latent": latent}),
+            lambda image: evaluate_graph(encoder, {"image": image}),
+            lambda latent: evaluate_graph(decoder, {"latent": latent}),
         )
         self._exact = self._through(
             lambda image: encoder_oracle.exact({"image": image}),
@@ -75,7 +75,7 @@ class MetricParity:
                     lambda image: own["encoder"]({"image": image}), lambda latent: own["decoder"]({"latent": latent})
                 )
             )
-            moves = {name: Moves() for name in NAMES}
+            moves = {name: Sensitivity() for name in NAMES}
             for turn in range(TURNS):
                 for name, moved in self._moved(turn, precision).items():
                     moves[name].add(np.abs(moved - self._exact[name]), turn, [len(moved)])
@@ -132,7 +132,7 @@ class MetricParity:
         # In the order of the contract: reconstruction, mean, logvar, latent, and the likelihood's second output.
         decoded, mean, logvar, _, *rest = outputs.values()
         images = [output.reshape(len(self._noise), *self._images.shape) for output in (decoded, *rest)]
-        return nats(self._contract, self._images, mean[:count], logvar[:count], self._noise, *images)
+        return nats_per_image(self._contract, self._images, mean[:count], logvar[:count], self._noise, *images)
 
     def difference(self, found: Mapping[str, Array]) -> Array:
         """Of the -ELBO of each image, float64 (M,): through files less through PyTorch's float64."""
@@ -147,7 +147,7 @@ class MetricParity:
         flat = latent.reshape(-1, *self._contract.latent_shape)
         outputs = decode(np.ascontiguousarray(flat)).values()  # the image, and the likelihood's second output
         decoded, *rest = (output.reshape(len(self._noise), *self._images.shape) for output in outputs)
-        return nats(self._contract, self._images, mean, logvar, self._noise, decoded, *rest)
+        return nats_per_image(self._contract, self._images, mean, logvar, self._noise, decoded, *rest)
 
 
 def _rounded(outputs: Mapping[str, Array], turn: int, precision: PrecisionName) -> dict[str, Array]:
@@ -164,7 +164,7 @@ def _rounded(outputs: Mapping[str, Array], turn: int, precision: PrecisionName) 
     }
 
 
-def nats(
+def nats_per_image(
     contract: Contract,
     image: Array,
     mean: Array,

@@ -15,7 +15,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ErrorMap:
     """Of one decoder on one target, over all probes.
 
     Attributes:
@@ -32,7 +32,7 @@ class Evidence:
     decoded: Array
 
 
-class EvidenceBuilder:
+class ErrorMapBuilder:
     """Adds up one run after the other."""
 
     def __init__(self) -> None:
@@ -53,11 +53,11 @@ class EvidenceBuilder:
         """The images that the page shows, each (M, C, H, W), M ≥ SHOWN."""
         self._shown = originals[:SHOWN], eager[:SHOWN], decoded[:SHOWN]
 
-    def build(self) -> Evidence | None:
+    def build(self) -> ErrorMap | None:
         """None until something was added and shown."""
         if self._pixel_error is None or self._shown is None:
             return None
-        return Evidence(self._pixel_error, self._exported, self._eager, *self._shown)
+        return ErrorMap(self._pixel_error, self._exported, self._eager, *self._shown)
 
 
 def _histogram(error: Array) -> Array:

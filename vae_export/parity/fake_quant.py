@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate, run
+from vae_export.parity.oracle import evaluate_graph, run
 from vae_export.parity.tolerance import ACTIVATION_LEVELS, layers, span, steps
 from vae_export.precision import FULL, INTEGER, PrecisionName
 
@@ -24,7 +24,7 @@ from vae_export.precision import FULL, INTEGER, PrecisionName
 Evaluate = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
-def lowered(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Array] | None = None) -> Evaluate:
+def fake_quantize(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Array] | None = None) -> Evaluate:
     """The graph with the numbers of `precision`, its outputs float32 again.
 
     fp16 and bf16 are PyTorch's own. For integers its float32 layers are given weights and activations that have been
@@ -34,7 +34,7 @@ def lowered(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Ar
         calibration: inputs of the part by name, from which `int8-static` takes its ranges.
     """
     if precision == FULL:
-        return lambda inputs: evaluate(graph, inputs)
+        return lambda inputs: evaluate_graph(graph, inputs)
     if precision not in INTEGER:
         graph = graph.at(precision)
     module = copy.deepcopy(graph.module)

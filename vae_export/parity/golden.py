@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vae_export.artifact.golden import DTYPE, FEWEST_ROWS, FOLDER, MOST_ROWS, GoldenArray, GoldenPart
+from vae_export.artifact.golden import DTYPE, FEWEST_ROWS, GOLDEN_FOLDER, MOST_ROWS, GoldenArray, GoldenPart
 from vae_export.capture import Captured, Graph
-from vae_export.contract import LEVELS, Array, Part
+from vae_export.contract import MAX_LEVEL, Array, Part
 from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
 from vae_export.parity.compare import Scale
-from vae_export.parity.fake_quant import lowered
-from vae_export.parity.oracle import Oracle, evaluate
+from vae_export.parity.fake_quant import fake_quantize
+from vae_export.parity.oracle import Oracle, evaluate_graph
 from vae_export.parity.probes import FAR, Calibrated, Probe, calibration
 from vae_export.parity.reference import references
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.rng import sample
 from vae_export.sources import Source
@@ -57,8 +57,8 @@ def golden_vectors(
         tensor: str, name: str, array: Array, band: float | None = None, bands: Mapping[str, float] | None = None
     ) -> GoldenArray:
         data = np.ascontiguousarray(array, DTYPE).tobytes()
-        files[f"{FOLDER}/{name}.f32"] = data
-        return GoldenArray(tensor, f"{FOLDER}/{name}.f32", array.shape, sha256(data), band, bands or {})
+        files[f"{GOLDEN_FOLDER}/{name}.f32"] = data
+        return GoldenArray(tensor, f"{GOLDEN_FOLDER}/{name}.f32", array.shape, sha256(data), band, bands or {})
 
     golden = []
     for part in parts:
@@ -69,7 +69,7 @@ def golden_vectors(
         bands: dict[str, dict[str, float]] = {name: {} for name in reference.exact}
         for precision in dict.fromkeys(precisions):
             if precision != FULL:
-                own = lowered(graphs[part], precision, None if calibrated is None else calibrated[part])
+                own = fake_quantize(graphs[part], precision, None if calibrated is None else calibrated[part])
                 lossy = references(graphs[part], oracle, [probe], None, (1, rows), precision, own)[-1]
                 for name, scale in lossy.scales.items():
                     bands[name][precision] = _band(scale, part, name)
@@ -113,8 +113,8 @@ def _images(source: Source, graphs: Mapping[Part, Graph], latent: Array) -> Arra
     """Images as an application has them: 256 levels in the contract's range. Nobody's data travels in them."""
     low, high = source.contract.image_range
     if "decoder" in graphs:
-        level = levels(evaluate(graphs["decoder"], {"latent": latent})["image"], low, high)
+        level = to_levels(evaluate_graph(graphs["decoder"], {"latent": latent})["image"], low, high)
     else:  # no decoder to make images: every level in turn, with a step that shares no factor with most sizes
         shape = (len(latent), *source.contract.image_shape)
-        level = (np.arange(np.prod(shape)) * 97 % (LEVELS + 1)).reshape(shape)
-    return (low + level / np.float64(LEVELS) * (high - low)).astype(np.float32)
+        level = (np.arange(np.prod(shape)) * 97 % (MAX_LEVEL + 1)).reshape(shape)
+    return (low + level / np.float64(MAX_LEVEL) * (high - low)).astype(np.float32)

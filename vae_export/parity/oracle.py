@@ -25,7 +25,7 @@ from vae_export.precision import FULL, PrecisionName
 TURNS = 8
 
 
-def evaluate(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The graph's outputs by name, computed by PyTorch in float32 on the CPU."""
     return run(graph, graph.module, inputs, torch.float32)
 
@@ -33,7 +33,9 @@ def evaluate(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
 def run_blank(graphs: Iterable[Graph], batch: int) -> None:
     """Each graph once in float32 on a batch of zeros, for the time that it takes."""
     for graph in graphs:
-        evaluate(graph, {tensor.name: np.zeros((batch, *tensor.item), np.float32) for tensor in graph.spec.inputs})
+        evaluate_graph(
+            graph, {tensor.name: np.zeros((batch, *tensor.item), np.float32) for tensor in graph.spec.inputs}
+        )
 
 
 class Oracle:
@@ -102,7 +104,7 @@ def run(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dtype: tor
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
 
-class Moves:
+class Sensitivity:
     """Adds up turn after turn; each direction is taken there, and then back.
 
     Attributes:

@@ -25,7 +25,7 @@ import numpy as np
 from vae_export.capture import Graph
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate
+from vae_export.parity.oracle import evaluate_graph
 from vae_export.precision import CALIBRATED, PrecisionName
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
@@ -80,14 +80,14 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
     def encode(image: Array) -> tuple[Array | None, Array | None]:
         if "encoder" not in graphs:
             return None, None
-        outputs = evaluate(graphs["encoder"], {"image": image})
+        outputs = evaluate_graph(graphs["encoder"], {"image": image})
         return outputs["mean"], outputs["logvar"]
 
     def decode(latent: Array | None) -> Array | None:
         if latent is None or "decoder" not in graphs:
             return None
         # Clipped: a decoder without a final squashing can leave the range that an encoder's input has.
-        image: Array = np.clip(evaluate(graphs["decoder"], {"latent": latent})["image"], low, high)
+        image: Array = np.clip(evaluate_graph(graphs["decoder"], {"latent": latent})["image"], low, high)
         return image
 
     images = _images(source, count, rng)
@@ -130,7 +130,7 @@ def withheld(precision: PrecisionName) -> tuple[str, ...]:
     return () if precision in ("fp32", "bf16") else ("largest",)
 
 
-def within(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
+def probes_in_range(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
     """The probes that numbers of a precision can hold."""
     return tuple(probe for probe in probes if probe.name not in withheld(precision))
 
@@ -192,6 +192,6 @@ def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
         return FAR * signs
     for exponent in range(127, 2, -1):
         latent = (signs * 2.0**exponent).astype(np.float32)
-        if np.isfinite(evaluate(graphs["decoder"], {"latent": latent})["image"]).all():
+        if np.isfinite(evaluate_graph(graphs["decoder"], {"latent": latent})["image"]).all():
             return (signs * 2.0 ** max(exponent - _HEADROOM, 0)).astype(np.float32)
     return FAR * signs

@@ -15,9 +15,9 @@ from vae_export.capture import Graph
 from vae_export.contract import PARTS, PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.parity.compare import Scale, Tolerance, distance, excess, mean_distance
-from vae_export.parity.fake_quant import Evaluate, lowered
-from vae_export.parity.oracle import TURNS, Moves, Oracle, evaluate
-from vae_export.parity.probes import Calibrated, Probe, calibration, make_probes, within
+from vae_export.parity.fake_quant import Evaluate, fake_quantize
+from vae_export.parity.oracle import TURNS, Oracle, Sensitivity, evaluate_graph
+from vae_export.parity.probes import Calibrated, Probe, calibration, make_probes, probes_in_range
 from vae_export.parity.tolerance import REACHES
 from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
@@ -69,7 +69,7 @@ def references(
 
     Args:
         precision: of the file that is to be measured.
-        own: PyTorch in that precision (see `lowered`), where it is not float32.
+        own: PyTorch in that precision (see `fake_quantize`), where it is not float32.
 
     Raises `ModelError` where PyTorch itself overflows, or leaves the contract's range.
     """
@@ -77,7 +77,8 @@ def references(
     exact = {name: oracle.exact(inputs) for name, inputs in cases.items()}
     # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
     eager = {
-        name: {batch: evaluate(graph, _first(inputs, batch)) for batch in batches} for name, inputs in cases.items()
+        name: {batch: evaluate_graph(graph, _first(inputs, batch)) for batch in batches}
+        for name, inputs in cases.items()
     }
     lossy = eager  # what PyTorch loses in the file's own precision
     if own is not None and precision != FULL:
@@ -120,12 +121,12 @@ def _moves(
     exact: Mapping[str, Mapping[str, Array]],
     precision: PrecisionName,
     batches: Sequence[int],
-) -> dict[str, dict[str, Moves]]:
+) -> dict[str, dict[str, Sensitivity]]:
     """How far each output of each probe moves with the weights and inputs.
 
     Turn by turn and not probe by probe: each turn has weights of its own.
     """
-    moves = {name: {output: Moves() for output in outputs} for name, outputs in exact.items()}
+    moves = {name: {output: Sensitivity() for output in outputs} for name, outputs in exact.items()}
     for turn in range(TURNS):
         for name, inputs in cases.items():
             for output, moved in oracle.perturbed(inputs, turn, precision).items():
@@ -199,7 +200,7 @@ class Prepared:
             self._references[part, precision] = references(
                 self.graphs[part],
                 self.oracles[part],
-                within(self._probes, precision),
+                probes_in_range(self._probes, precision),
                 self.tolerance,
                 self.batches,
                 precision,
@@ -213,7 +214,7 @@ class Prepared:
             if precision in CALIBRATED and self.calibrated is None:
                 self.calibrated = calibration(self.source, self.graphs)
             inputs = None if self.calibrated is None else self.calibrated[part]
-            self._own[part, precision] = lowered(self.graphs[part], precision, inputs)
+            self._own[part, precision] = fake_quantize(self.graphs[part], precision, inputs)
         return self._own[part, precision]
 
     def images(self, probe: str) -> Array | None:

@@ -73,7 +73,7 @@ class Target:
             raise TargetError("TensorRT uses TF32", where=self, do="set NVIDIA_TF32_OVERRIDE=0 before the command")
 
 
-def parse(name: str, kinds: Iterable[Kind]) -> Target:
+def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
     """Read a target's name; raises `UsageError` unless a file of these formats and precisions can have it."""
     written, slash, provider = name.partition("/")
     format, _, precision = written.partition("+")
@@ -105,12 +105,12 @@ def kinds_of(manifest: Manifest) -> list[Kind]:
     return sorted({(entry.format, entry.precision) for entry in manifest.known})
 
 
-def choose(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
+def choose_targets(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
     """The targets that were asked for, or all that this machine lists."""
     if unknown := [format for format, _ in kinds if format not in FORMATS]:
         raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
     if asked is not None:
-        return [parse(name, kinds) for name in dict.fromkeys(asked)]
+        return [parse_target(name, kinds) for name in dict.fromkeys(asked)]
     plain = [
         Target(format, provider, precision=precision)
         for format, precision in kinds

@@ -28,16 +28,16 @@ from vae_export.formats import FORMATS, Runner, Setting, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.compare import Measure, Row, Tolerance, failure, loose_bands, measure
+from vae_export.parity.compare import Measure, Row, Tolerance, failure, loose_tolerances, measure
 from vae_export.parity.degradation import Budget, Costs, Report
-from vae_export.parity.error_maps import Evidence, EvidenceBuilder
+from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import Divergence, explain, nodes_on_the_cpu
 from vae_export.parity.oracle import run_blank
 from vae_export.parity.probes import Calibrated
 from vae_export.parity.reference import BATCHES, Prepared, Reference
-from vae_export.parity.targets import Target, choose, kinds_of, refuse_unknown
+from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.precision import FULL
-from vae_export.sandbox.crash_check import Scene, rehearse
+from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
 from vae_export.system.threads import fastest_threads
 
@@ -158,14 +158,14 @@ def verify(
     source = captured.source
     if targets is None:
         refuse_unknown(artifact.manifest)
-    chosen = choose(kinds_of(artifact.manifest), targets)
+    chosen = choose_targets(kinds_of(artifact.manifest), targets)
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
     graphs = captured.graphs(of_files)
     with fastest_threads(lambda: run_blank(graphs.values(), max(BATCHES))) as threads:
         prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
-        verification.crashes = rehearse(_scenes(artifact, chosen), source.contract)
+        verification.crashes = crash_check(_scenes(artifact, chosen), source.contract)
         for entry in artifact.manifest.known:
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
@@ -182,7 +182,7 @@ class _Verification:
     ) -> None:
         self._artifact, self._prepared, self._budget, self._thorough = artifact, prepared, budget, thorough
         self._costs = Costs(prepared, budget, report)
-        self._evidence: dict[str, Evidence] = {}
+        self._evidence: dict[str, ErrorMap] = {}
         self._divergences: dict[str, Divergence] = {}
         self._unusable: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
@@ -244,7 +244,7 @@ class _Verification:
             files=self._hashes,
             planned=self._planned + costs.planned,
             rows=rows,
-            findings=(*self._findings, *costs.findings, *loose_bands(rows)),
+            findings=(*self._findings, *costs.findings, *loose_tolerances(rows)),
             determinism=tuple(self._determinism),
             divergences=self._divergences,
             unusable=self._unusable,
@@ -261,7 +261,7 @@ class _Verification:
         self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Reference]
     ) -> Iterator[Row]:
         plain = setting == target.settings(thorough=False)[0]
-        builder = EvidenceBuilder() if part == "decoder" and plain else None
+        builder = ErrorMapBuilder() if part == "decoder" and plain else None
         for case in cases:
             outputs, fault = answer(runner, case.inputs, self._prepared.graphs[part].spec)
             for tensor in self._prepared.graphs[part].spec.outputs:
@@ -316,10 +316,10 @@ class _Verification:
                 self._findings.append(found)
 
 
-def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Scene]:
+def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Trial]:
     """What must be tried in a child before it is opened here."""
     return [
-        Scene(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
+        Trial(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
         for entry in artifact.manifest.known
         for target in targets
         if target.runs(entry) and FORMATS[entry.format].may_crash

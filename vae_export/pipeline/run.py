@@ -24,7 +24,7 @@ class LocalEngine:
             yield task.run(self._model, piece)
 
 
-def flow(
+def run_pipeline(
     engine: Engine,
     task: Task,
     pieces: Sequence[Piece],

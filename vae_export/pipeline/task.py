@@ -11,9 +11,9 @@ import numpy as np
 
 from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError, UsageError
-from vae_export.pipeline.readers import Source
+from vae_export.pipeline.readers import Reader
 from vae_export.pipeline.writers.shards import Shards
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 from vae_export.runtime import Model
 
 Job = Literal["decode", "encode", "reconstruct"]
@@ -47,7 +47,7 @@ class Task:
     """
 
     job: Job
-    source: Source
+    source: Reader
     levels: bool = False
     beside: bool = False
     shards: Shards | None = None
@@ -85,7 +85,7 @@ class Task:
             low, high = model.contract.image_range
             images = ("image", "reconstruction")
             outputs = {
-                name: levels(array, low, high).astype(np.uint8) if name in images else array
+                name: to_levels(array, low, high).astype(np.uint8) if name in images else array
                 for name, array in outputs.items()
             }
         if self.shards is None:

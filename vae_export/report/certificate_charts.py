@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vae_export.contract import Array
-from vae_export.parity.error_maps import EDGES, Evidence
+from vae_export.parity.error_maps import EDGES, ErrorMap
 from vae_export.report.text import percent
 
 #: A strip is this wide up to the band, and has some room for what lies beyond it.
@@ -70,7 +70,7 @@ class Histogram:
     bottom: float
 
 
-def histogram(evidence: Evidence, image_range: tuple[float, float]) -> Histogram:
+def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram:
     """How often each distance to float64 occurs, PyTorch's and the file's on one scale."""
     low, high = image_range
     eager, exported = (_portions(counts) for counts in (evidence.eager, evidence.exported))

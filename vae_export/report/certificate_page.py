@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from vae_export.artifact.manifest import Manifest
-from vae_export.contract import EVERY_PART, LEVELS, Contract
+from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.compare import FACTOR, Row
 from vae_export.parity.elbo import METRIC
-from vae_export.parity.error_maps import Evidence
+from vae_export.parity.error_maps import ErrorMap
 from vae_export.precision import FULL
 from vae_export.report import certificate_charts, images, text
 from vae_export.report.seal import seal
 
 if TYPE_CHECKING:
     from vae_export.report.certificate_charts import Histogram
-    from vae_export.report.images import Comparison, HeatMap
+    from vae_export.report.images import HeatMap, ImageComparison
 
 
 def _severity(row: Row) -> tuple[bool, float]:
@@ -180,10 +180,10 @@ class View:
     target: str
     heat_map: HeatMap
     histogram: Histogram
-    comparison: Comparison
+    comparison: ImageComparison
 
     @classmethod
-    def of(cls, target: str, evidence: Evidence, contract: Contract) -> View:
+    def of(cls, target: str, evidence: ErrorMap, contract: Contract) -> View:
         return cls(
             target,
             images.heat_map(evidence.pixel_error, contract.image_range),
@@ -219,7 +219,7 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         colours=", ".join(f"rgb{colour}" for colour in images.COLOURS),
         seal=seal(certificate.files),
         factor=FACTOR,
-        level=(contract.image_range[1] - contract.image_range[0]) / LEVELS,
+        level=(contract.image_range[1] - contract.image_range[0]) / MAX_LEVEL,
         charts=certificate_charts,
         words=text,
     )

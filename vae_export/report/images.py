@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vae_export.contract import Array
-from vae_export.parity.error_maps import Evidence
+from vae_export.parity.error_maps import ErrorMap
 
 #: From none to the largest error: dark to light, also for those who see no colours.
 COLOURS = ((10, 8, 28), (58, 15, 97), (125, 31, 108), (190, 55, 82), (237, 105, 37), (251, 175, 60), (252, 253, 191))
@@ -50,7 +50,7 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ImageComparison:
     """Attributes:
     decoded: what the file made.
     difference: its distance to PyTorch's, amplified.
@@ -83,14 +83,14 @@ def image_row(images: Array, image_range: tuple[float, float]) -> Picture:
     return _row(np.nan_to_num((np.asarray(images, np.float64) - low) / (high - low)), np.mean)
 
 
-def comparison(evidence: Evidence, image_range: tuple[float, float]) -> Comparison:
+def comparison(evidence: ErrorMap, image_range: tuple[float, float]) -> ImageComparison:
     """The file's images, and how far each pixel is from PyTorch's, amplified by a round number."""
     low, high = image_range
     difference = _finite(np.abs(np.asarray(evidence.decoded, np.float64) - evidence.pytorch), image_range)
     largest = float(difference.max())
     factor = _round_down((high - low) / largest) if largest > 0 else None
     shown = _row(difference * (factor or 0.0) / (high - low), np.max)
-    return Comparison(image_row(evidence.decoded, image_range), shown, factor, largest)
+    return ImageComparison(image_row(evidence.decoded, image_range), shown, factor, largest)
 
 
 def _finite(distance: Array, image_range: tuple[float, float]) -> Array:

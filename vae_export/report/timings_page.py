@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vae_export.artifact.certificate import Record
+from vae_export.artifact.certificate import StoredCertificate
 from vae_export.bench.results import Timings
 from vae_export.bench.subjects import EAGER
 from vae_export.report import text, timings_charts
@@ -14,7 +14,7 @@ from vae_export.report.certificate_page import environment
 TEMPLATE = "timings.html.j2"
 
 
-def timings_page(timings: Timings, record: Record) -> str:
+def timings_page(timings: Timings, record: StoredCertificate) -> str:
     """One HTML page that needs no other file, no network and no script.
 
     Args:

@@ -20,7 +20,7 @@ from vae_export.contract import PARTS, PIXELS, Array, Contract, Part, Pixels, Te
 from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
-from vae_export.rng import integer
+from vae_export.rng import check_integer
 from vae_export.runtime.options import Running, running
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
@@ -55,8 +55,8 @@ class Model:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        threads = None if threads is None else integer("threads", threads, 1, _MOST_THREADS)
-        self._batch_size = None if batch_size is None else integer("batch_size", batch_size, 1)
+        threads = None if threads is None else check_integer("threads", threads, 1, _MOST_THREADS)
+        self._batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
         self._package = package
         self._running = {part: running(package.manifest, part, precision, provider, threads) for part in PARTS}
         self._sessions: dict[Part, Session] = {}
@@ -110,7 +110,7 @@ class Model:
             seed: 0 to 2^64 - 1.
             start: how many latents of the same seed come before the first one: pieces can be drawn alone.
         """
-        n = integer("number of samples", n, 1, _MOST_IMAGES)
+        n = check_integer("number of samples", n, 1, _MOST_IMAGES)
         try:
             return rng.sample((n, *self.contract.latent_shape), seed, start=start)
         except MemoryError as error:
@@ -125,7 +125,7 @@ class Model:
 
         The first and the last are the reconstructions of `a` and `b`; steps is 2 and up.
         """
-        steps = integer("number of steps", steps, 2, _MOST_IMAGES)
+        steps = check_integer("number of steps", steps, 2, _MOST_IMAGES)
         for name, image in (("a", a), ("b", b)):
             for what, expected in (("shape", self.contract.image_shape), ("dtype", np.dtype(np.float32))):
                 if (got := getattr(image, what, type(image).__name__)) != expected:

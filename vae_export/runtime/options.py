@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vae_export.artifact.manifest import Manifest, Recommendation, words
+from vae_export.artifact.manifest import Manifest, Recommendation, describe_session
 from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.precision import FULL, PrecisionName
@@ -28,7 +28,7 @@ class Running:
     why: str = "nothing was recommended"
 
     def __str__(self) -> str:
-        settings = words(self.provider, self.threads or 0, self.optimisation or "", self.switches)
+        settings = describe_session(self.provider, self.threads or 0, self.optimisation or "", self.switches)
         return f"{self.precision}, {settings}: {self.why}"
 
 

@@ -11,7 +11,7 @@ from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.precision import FULL, PrecisionName
 
-Run = Callable[..., dict[str, Array]]
+RunPart = Callable[..., dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SelfTest:
         )
 
 
-def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionName] | None = None) -> SelfTest:
+def self_test(package: Package, run: RunPart, precisions: Mapping[Part, PrecisionName] | None = None) -> SelfTest:
     """Run the golden inputs of every part that has an ONNX file in its precision, which is float32 if none is given.
 
     Raises `ModelError` for an export without golden vectors.
@@ -71,7 +71,7 @@ def self_test(package: Package, run: Run, precisions: Mapping[Part, PrecisionNam
     return SelfTest((*judgements, *_of_pixels(package, run, (precisions or {}).get("decoder", FULL))))
 
 
-def _of_pixels(package: Package, run: Run, precision: PrecisionName) -> Iterator[Judgement]:
+def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[Judgement]:
     """The decoders that give bytes: they have the decoder's golden vectors, and no others."""
     manifest = package.manifest
     for entry in manifest.files:

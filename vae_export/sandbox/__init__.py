@@ -3,6 +3,6 @@
 `gate.py` caps their size and starts a child process; `trial.py` is that child, and `content.py` what it refuses.
 """
 
-from vae_export.sandbox.untrusted import MAX_BYTES, admit, read_plain
+from vae_export.sandbox.untrusted import MAX_BYTES, read_plain, read_untrusted
 
-__all__ = ["MAX_BYTES", "admit", "read_plain"]
+__all__ = ["MAX_BYTES", "read_plain", "read_untrusted"]

@@ -28,7 +28,7 @@ SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Scene:
+class Trial:
     """One file on one provider."""
 
     name: str
@@ -38,7 +38,7 @@ class Scene:
     data: bytes
 
 
-def rehearse(scenes: Sequence[Scene], contract: Contract) -> dict[tuple[str, str], str]:
+def crash_check(scenes: Sequence[Trial], contract: Contract) -> dict[tuple[str, str], str]:
     """What became of the child that ran a file, by file name and provider; those that ended well are not in it."""
     ends: dict[tuple[str, str], str] = {}
     done = 0
@@ -51,7 +51,7 @@ def rehearse(scenes: Sequence[Scene], contract: Contract) -> dict[tuple[str, str
     return ends
 
 
-def _child(scenes: Sequence[Scene], contract: Contract) -> tuple[int, str | None]:
+def _child(scenes: Sequence[Trial], contract: Contract) -> tuple[int, str | None]:
     """How many scenes a child came through, and how it ended before the last of them, if it did."""
     # The child finds packages where this process does, and none in the working folder.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
@@ -70,7 +70,7 @@ def _child(scenes: Sequence[Scene], contract: Contract) -> tuple[int, str | None
     return finished, f"a process that ended with exit code {child.returncode}"
 
 
-def _packed(scenes: Iterable[Scene], contract: Contract) -> bytes:
+def _packed(scenes: Iterable[Trial], contract: Contract) -> bytes:
     items: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for scene in scenes:

@@ -25,7 +25,7 @@ MAX_BYTES = 1 << 30
 SECONDS = 60
 
 
-def admit(path: Path, contract: Contract, part: Part, batch: int) -> bytes:
+def read_untrusted(path: Path, contract: Contract, part: Part, batch: int) -> bytes:
     """The bytes of an ONNX file of unknown origin, once it has passed every check.
 
     Args:

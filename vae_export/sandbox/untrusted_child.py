@@ -22,7 +22,7 @@ import onnx
 
 from vae_export.contract import Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError, VaeExportError
-from vae_export.formats.onnx_lint import DOMAINS, constants, elsewhere, every_graph, weights
+from vae_export.formats.onnx_lint import DOMAINS, constants, every_graph, external_location, weights
 
 MIN_OPSET = 7  # ONNX Runtime reads no older one
 
@@ -65,7 +65,7 @@ def _check_graph(graph: onnx.GraphProto, opset: int) -> None:
             raise ModelError("unknown operator", where=f"node '{node.name}'", got=got)
         tensors += constants(node)
     for tensor in tensors:
-        if (location := elsewhere(tensor)) is not None:
+        if (location := external_location(tensor)) is not None:
             raise ModelError("weights outside the file", where=f"tensor '{tensor.name}'", got=location)
 
 

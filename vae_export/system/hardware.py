@@ -18,7 +18,7 @@ _FEATURES = (
 _PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "numpy")
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """JSON-able: processor, cores, memory, how busy it was, versions of what can run. No host name, no path."""
     try:
         busy: float | None = round(os.getloadavg()[0], 2)

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 
 @contextlib.contextmanager
-def postponed() -> Iterator[None]:
+def deferred_signals() -> Iterator[None]:
     """Let the first SIGINT or SIGTERM wait for the end of the block; a second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():  # signals never come to other threads
         yield
@@ -42,7 +42,7 @@ def postponed() -> Iterator[None]:
             signal.raise_signal(signum)
 
 
-def begin() -> None:
+def exit_on_interrupt() -> None:
     """Let Ctrl-C end this process with one line, until `vae_export.cli.app.run` takes over.
 
     Nothing has been begun that would have to be put in order; and an exception in the midst of imports, which some
@@ -52,8 +52,8 @@ def begin() -> None:
         signal.signal(signal.SIGINT, _leave)
 
 
-def is_beginning() -> bool:
-    """Whether Ctrl-C still is what `begin` made of it."""
+def is_exiting_on_interrupt() -> bool:
+    """Whether Ctrl-C still is what `exit_on_interrupt` made of it."""
     return signal.getsignal(signal.SIGINT) is _leave
 
 

@@ -10,14 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vae_export.artifact.certificate import Record
-from vae_export.artifact.manifest import LEVELS, RUNTIME_FORMAT, SWITCHES, FileEntry, Manifest, words
+from vae_export.artifact.certificate import StoredCertificate
+from vae_export.artifact.manifest import (
+    OPTIMISATION_LEVELS,
+    RUNTIME_FORMAT,
+    SWITCHES,
+    FileEntry,
+    Manifest,
+    describe_session,
+)
 from vae_export.contract import Part
 from vae_export.errors import UsageError
 from vae_export.formats.base import Setting
-from vae_export.parity import Drift
+from vae_export.parity import Degradation
 from vae_export.parity.probes import ORDINARY
-from vae_export.parity.targets import Target, choose
+from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
 from vae_export.runtime.session import CPU
 
@@ -37,13 +44,13 @@ class Candidate:
     entry: FileEntry
     target: Target
     setting: Setting
-    cost: Drift
+    cost: Degradation
 
     def __str__(self) -> str:
         how = self.setting
         if not self.is_followed:
             return f"{self.target}, {how}"
-        return words(str(self.target), how.threads, how.optimisation, how.switches)
+        return describe_session(str(self.target), how.threads, how.optimisation, how.switches)
 
     @property
     def is_followed(self) -> bool:
@@ -54,12 +61,12 @@ class Candidate:
     def plainness(self) -> tuple[float, int, int, int]:
         """Of two that are as quick the lower one is better: fewer levels, more bits, fewer settings, fewer threads."""
         how = self.setting
-        departures = bool(how.threads) + (how.optimisation != LEVELS[-1]) + len(how.switches)
+        departures = bool(how.threads) + (how.optimisation != OPTIMISATION_LEVELS[-1]) + len(how.switches)
         levels = float("inf") if self.cost.worst_levels is None else self.cost.worst_levels
         return levels, PRECISIONS.index(self.target.precision), departures, how.threads
 
     def variants(self, levels: Sequence[str]) -> Iterator[Candidate]:
-        """The same with one of its session's options changed; `levels` are those that the file was verified at."""
+        """The same with one of its session's options changed; `levels` are those it was verified at."""
         for level in levels:
             if level != self.setting.optimisation:
                 yield replace(self, setting=replace(self.setting, optimisation=level))
@@ -68,7 +75,7 @@ class Candidate:
                 yield replace(self, setting=replace(self.setting, switches=(switch,)))
 
 
-def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate]:
+def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> list[Candidate]:
     """Every file of a part on every provider that it was verified on, with each number of threads.
 
     Raises `UsageError` for a part that was not exported.
@@ -81,8 +88,8 @@ def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate
     cores = os.cpu_count() or 1
     counts = sorted({1, min(2, cores), cores})
     found = []
-    for target in choose(list(kinds), None):
-        if target.tf32 or not levels(record, part, target):
+    for target in choose_targets(list(kinds), None):
+        if target.tf32 or not verified_levels(record, part, target):
             continue
         plain = target.settings(thorough=False)[0]
         # On a GPU it is the device that computes; ONNX Runtime's own choice is what its users have without a word.
@@ -94,16 +101,16 @@ def candidates(manifest: Manifest, record: Record, part: Part) -> list[Candidate
     return found
 
 
-def levels(record: Record, part: Part, target: Target) -> list[str]:
+def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str]:
     """The optimisation levels that a part was verified at on a target. An engine without any has ""."""
     settings = [
         row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]
     stated = {setting.split(",")[0] for setting in settings}
-    return [level for level in LEVELS if level in stated] or ([""] if settings else [])
+    return [level for level in OPTIMISATION_LEVELS if level in stated] or ([""] if settings else [])
 
 
-def cost(record: Record, part: Part, target: Target) -> Drift:
+def cost(record: StoredCertificate, part: Part, target: Target) -> Degradation:
     """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say.
 
     Encoder and decoder have one cost in common: the nats are of both. An autoencoder has its own, and in float32 none
@@ -112,17 +119,19 @@ def cost(record: Record, part: Part, target: Target) -> Drift:
     whole: Part = "autoencoder" if part == "autoencoder" else "decoder"
     for drift in record.document["drift"]:
         if (drift["part"], drift["target"]) == (whole, str(target)):
-            return _checked(Drift(**drift))
+            return _checked(Degradation(**drift))
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row, whole)]
     # The image that is worst off: the mean, which a budget is about, is no more.
     metric = [row for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
     nats = [row["error"] for row in metric if whole == "decoder"]
-    found = Drift(str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole)
+    found = Degradation(
+        str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole
+    )
     return _checked(found)
 
 
-def _checked(found: Drift) -> Drift:
+def _checked(found: Degradation) -> Degradation:
     """Raise `TypeError` unless what a budget is held against are numbers: they come out of a file."""
     for figure in (found.worst_levels, found.nats_high):
         if not isinstance(figure, int | float | None):

@@ -20,7 +20,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any
 
-from vae_export.bench.process import SideError, Worker
+from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import Spread
 from vae_export.bench.subjects import Opening, Subject
 from vae_export.errors import MachineError, TargetError
@@ -38,7 +38,7 @@ class Contest:
     def __init__(self, export: Path, plan: TunePlan) -> None:
         self._export, self._plan = export, plan
         self._stack = ExitStack()
-        self._workers: dict[Candidate, Worker] = {}
+        self._workers: dict[Candidate, SubjectProcess] = {}
         self._seconds: dict[Candidate, list[float]] = {}
         self._order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
         self.broken: dict[Candidate, str] = {}
@@ -63,7 +63,7 @@ class Contest:
                 candidate.entry.name, candidate.target.format, candidate.target.provider, candidate.setting
             )
             worker = self._stack.enter_context(
-                Worker(Subject(str(self._export), "", self._plan.part, str(candidate), opening))
+                SubjectProcess(Subject(str(self._export), "", self._plan.part, str(candidate), opening))
             )
             self._workers[candidate] = worker
             try:
@@ -82,7 +82,7 @@ class Contest:
                 order = {"threads": threads, "batch": self._plan.batch, "seconds": self._plan.seconds}
                 try:
                     taken = self._workers[candidate].ask("time", **order)["nanoseconds"]
-                except SideError as error:
+                except SubjectError as error:
                     self._break(candidate, str(error))
                     continue
                 self._seconds[candidate].append(median(taken) / 1e9)

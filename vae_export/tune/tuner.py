@@ -6,16 +6,16 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from vae_export.artifact.certificate import Record
+from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import LEVELS, NAME, Recommendation, read_manifest
+from vae_export.artifact.manifest import MANIFEST, OPTIMISATION_LEVELS, Recommendation, read_manifest
 from vae_export.errors import IntegrityError, ParityError
 from vae_export.io.atomic import write_atomic
 from vae_export.parity import Budget
 from vae_export.runtime.model import Model
 from vae_export.runtime.session import CPU
 from vae_export.system.hardware import identity
-from vae_export.tune.candidates import Candidate, candidates, levels
+from vae_export.tune.candidates import Candidate, candidates, verified_levels
 from vae_export.tune.plan import TunePlan
 from vae_export.tune.successive_halving import Report, Search, Tried
 
@@ -47,7 +47,7 @@ class Tuning:
 
 
 def tune(
-    artifact: Artifact, record: Record, plan: TunePlan, budget: Budget, report: Report = lambda _line: None
+    artifact: Artifact, record: StoredCertificate, plan: TunePlan, budget: Budget, report: Report = lambda _line: None
 ) -> Tuning:
     """Find the quickest settings of one part within a budget, and write them into the export's manifest.
 
@@ -78,7 +78,7 @@ def tune(
         if excesses := candidate.cost.excesses(budget):
             search.tried.append(Tried(candidate, f"over budget: {'; '.join(map(_bare, excesses))}"))
     with search.contest:
-        search.run(affordable, lambda candidate: levels(record, plan.part, candidate.target))
+        search.run(affordable, lambda candidate: verified_levels(record, plan.part, candidate.target))
         winner, why = search.winner()
         found = _recommendation(search, winner, plan, budget)
     publish(artifact, found)
@@ -95,8 +95,8 @@ def publish(artifact: Artifact, found: Recommendation) -> None:
     manifest = replace(artifact.manifest, recommended=tuple(sorted([*kept, found], key=lambda item: item.part)))
     Model(replace(artifact, manifest=manifest)).self_test().require()
     if read_manifest(artifact.folder) != artifact.manifest:
-        raise IntegrityError("export changed while it was tuned", where=artifact.folder / NAME, do="tune again")
-    write_atomic(artifact.folder / NAME, manifest.text)
+        raise IntegrityError("export changed while it was tuned", where=artifact.folder / MANIFEST, do="tune again")
+    write_atomic(artifact.folder / MANIFEST, manifest.text)
 
 
 def _recommendation(search: Search, winner: Candidate, plan: TunePlan, budget: Budget) -> Recommendation:
@@ -106,7 +106,7 @@ def _recommendation(search: Search, winner: Candidate, plan: TunePlan, budget: B
         sha256=winner.entry.sha256,
         provider=winner.target.provider,
         threads=winner.setting.threads,
-        optimisation=winner.setting.optimisation or LEVELS[-1],
+        optimisation=winner.setting.optimisation or OPTIMISATION_LEVELS[-1],
         switches=winner.setting.switches,
         batch=plan.batch,
         p50_seconds=_rounded(search.contest.p50(winner)),

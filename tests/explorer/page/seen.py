@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vae_export.contract import Array
-from vae_export.pixels import levels
+from vae_export.pixels import to_levels
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 def looks_like(seen: Array, image: Array, model: Model) -> bool:
     """Whether bytes (H, W, 3) are an image (C, H, W) of the runtime's; a pixel between two levels may differ."""
     low, high = model.contract.image_range
-    wanted = np.moveaxis(np.broadcast_to(levels(image, low, high), (3, *image.shape[1:])), 0, -1)
+    wanted = np.moveaxis(np.broadcast_to(to_levels(image, low, high), (3, *image.shape[1:])), 0, -1)
     off = np.abs(seen.astype(int) - wanted)
     return bool(off.max() <= 1 and (off > 0).mean() < 0.01)
 

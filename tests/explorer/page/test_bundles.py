@@ -14,7 +14,7 @@ import pytest
 import vae_export
 from tests.explorer.conftest import exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import DROP, encoded, eventually, looks_like, overflow, pixels, shown, sliders
-from vae_export.artifact.certificate import read_record
+from vae_export.artifact.certificate import read_certificate
 from vae_export.bundle import open_bundle, pack
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def test_a_decoder_alone_is_enough(
 ) -> None:
     artifact = exported("mlp").artifact
     path = tmp_path / "decoder.zip"
-    path.write_bytes(pack(artifact, read_record(artifact.certificate), name="d", formats=["onnx"], parts=["decoder"]))
+    path.write_bytes(
+        pack(artifact, read_certificate(artifact.certificate), name="d", formats=["onnx"], parts=["decoder"])
+    )
     with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
         page.goto(address)
         wait_ready(page)

@@ -13,7 +13,7 @@ from tests.explorer.conftest import exploring, packed, quiet_page, wait_ready
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import write_archive
 from vae_export.io.atomic import sha256
-from vae_export.pixels import compare
+from vae_export.pixels import compare_levels
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def test_numbers_are_those_of_the_runtime_within_the_golden_band(page: Page, mod
     # Each of the two may be as far as the band from the exact number.
     assert np.abs(made.astype(np.float64) - wanted).max() <= 2 * band
     low, high = model.contract.image_range
-    assert compare(made, wanted.astype(np.float64), low=low, high=high, band=2 * band).unexplained == 0
+    assert compare_levels(made, wanted.astype(np.float64), low=low, high=high, band=2 * band).unexplained == 0
 
 
 @pytest.mark.parametrize("beyond", [False, True])

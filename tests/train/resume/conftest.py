@@ -14,7 +14,7 @@ import torch
 from tests.commands import run_python
 from tests.conftest import made_once
 from tests.train.conftest import TINY, Cli, own_copy
-from train.progress import Report
+from train.progress import TrainingProgress
 from vae_export.runs import Run
 
 #: 22 steps an epoch.
@@ -25,15 +25,15 @@ STEPS = 22
 STOPPING = """
 import os, signal, sys
 from train.cli import train
-from train.progress import Report
+from train.progress import TrainingProgress
 from vae_export.cli.app import main
 
-def step(report, epoch, step, total, real=Report.step):
+def step(report, epoch, step, total, real=TrainingProgress.step):
     real(report, epoch, step, total)
     if (epoch - 1) * 22 + step == 50:
         os.kill(os.getpid(), signal.SIGTERM)
 
-Report.step = step
+TrainingProgress.step = step
 main(train)
 """
 
@@ -79,14 +79,14 @@ def _without_pictures(without_pictures: None) -> None:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, *positions: int, number: int = signal.SIGTERM) -> None:
     """Send this process a signal after those steps, counted over all epochs; the next one is done before it ends."""
-    real = Report.step
+    real = TrainingProgress.step
 
-    def step(report: Report, epoch: int, step: int, total: torch.Tensor) -> None:
+    def step(report: TrainingProgress, epoch: int, step: int, total: torch.Tensor) -> None:
         real(report, epoch, step, total)
         if (epoch - 1) * STEPS + step in positions:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Report, "step", step)
+    monkeypatch.setattr(TrainingProgress, "step", step)
 
 
 def figures(run: Run) -> list[object]:

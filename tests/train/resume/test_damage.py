@@ -13,7 +13,7 @@ import torch
 from tests.train.conftest import Invoke, one_line
 from tests.train.resume.conftest import figures
 from train import resume
-from vae_export.io.hashed_safetensors import read_sealed, seal
+from vae_export.io.hashed_safetensors import hashed_bytes, read_hashed
 from vae_export.runs import Run
 
 
@@ -31,9 +31,9 @@ def rewrite(change: Callable[[dict[str, object], dict[str, torch.Tensor]], objec
     """A state with the right hash over content that no training would write."""
 
     def apply(path: Path) -> None:
-        header, tensors, _ = read_sealed(path, "state", resume.FORMAT, [torch.float32], expected="one")
+        header, tensors, _ = read_hashed(path, "state", resume.STATE_FORMAT, [torch.float32], expected="one")
         change(header, tensors)
-        path.write_bytes(seal(header, tensors))
+        path.write_bytes(hashed_bytes(header, tensors))
 
     return apply
 

@@ -9,7 +9,7 @@ import pytest
 from tests.commands import tree
 from tests.train.conftest import TINY, Invoke, one_line
 from tests.train.resume.conftest import USUAL, stop_at
-from train.progress import Report
+from train.progress import TrainingProgress
 from vae_export.runs import Run
 
 
@@ -68,7 +68,7 @@ def test_a_new_training_in_the_folder_leaves_no_state_of_the_old_one(
     invoke: Invoke, stopped: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "step", lambda *_: 1 / 0)
+        patch.setattr(TrainingProgress, "step", lambda *_: 1 / 0)
         assert invoke("train", *USUAL, "--out", stopped.folder, "--force").code == 1
     done = invoke("train", "--resume", "--out", stopped.folder)
     assert done.code == 2

@@ -57,16 +57,16 @@ def test_a_training_stopped_many_times_ends_in_the_same_bytes(
 WAITING = """
 import sys
 from train.cli import train
-from train.progress import Report
+from train.progress import TrainingProgress
 from vae_export.cli.app import main
 
-def step(report, epoch, step, total, real=Report.step):
+def step(report, epoch, step, total, real=TrainingProgress.step):
     real(report, epoch, step, total)
     if (epoch, step) == (2, 8):
         print("waiting", flush=True)
         sys.stdin.readline()
 
-Report.step = step
+TrainingProgress.step = step
 main(train)
 """
 

@@ -29,7 +29,7 @@ from typing import Any, Literal
 
 from vae_export.contract import Array
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
-from vae_export.pipeline.ray.worker import Parcel, Tries, Worker
+from vae_export.pipeline.ray.worker import Actor, AttemptCounter, ModelPayload
 from vae_export.pipeline.task import Piece, Task
 from vae_export.runtime.session import CPU
 from vae_export.system.extras import require
@@ -38,7 +38,7 @@ from vae_export.system.extras import require
 _PATIENCE = 10
 
 
-def prepare(address: str | None) -> None:
+def check_ray(address: str | None) -> None:
     """What can be known without Ray being loaded. Raises `MissingExtraError` without it, `UsageError` for ray://."""
     require("ray")
     if address is not None and address.startswith("ray://"):
@@ -138,7 +138,7 @@ class Order:
     fewer: be content with fewer actors than were asked for, where machines were lost before.
     """
 
-    parcel: Parcel
+    parcel: ModelPayload
     task: Task
     pieces: Sequence[Piece]
     actors: int
@@ -188,8 +188,8 @@ def compute(order: Order, send: Callable[[Message], None]) -> None:
     try:
         ray = connect(order.address)
         least = 1 if order.fewer else order.actors
-        check_room(least, order.threads, resources(ray)["CPU"])
-        check_room(least, order.gpus, resources(ray)["GPU"], "GPUs")
+        check_capacity(least, order.threads, resources(ray)["CPU"])
+        check_capacity(least, order.gpus, resources(ray)["GPU"], "GPUs")
         actors = min(order.actors, _room(ray, order))
         for outputs in _in_order(_rows(ray, order, actors), order.pieces):
             send(Done(outputs))
@@ -199,7 +199,7 @@ def compute(order: Order, send: Callable[[Message], None]) -> None:
         send(Lost())
 
 
-def check_room(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
+def check_capacity(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
     """Refuse more actors than there is room for: Ray would wait for those that do not fit, for ever."""
     if actors * each > have:
         do = "choose fewer --actors" + (" or --threads" if what == "cores" else ", or --provider CPUExecutionProvider")
@@ -216,12 +216,12 @@ def _room(ray: Any, order: Order) -> int:
 def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
     """What the workers return. Raises `_MachineLostError` when the cluster has no room for all actors any more."""
     parcel_and_task = ray.put((order.parcel, order.task))
-    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()
+    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter).remote()
     dataset = ray.data.from_items(
         [{"piece": piece.index, "start": piece.start, "stop": piece.stop} for piece in order.pieces],
         override_num_blocks=len(order.pieces),
     ).map_batches(
-        Worker,
+        Actor,
         fn_constructor_args=([parcel_and_task], tries),  # in a list: the worker fetches it, once
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),

@@ -31,8 +31,8 @@ from vae_export.errors import (
     UsageError,
     VaeExportError,
 )
-from vae_export.pipeline.ray.driver import Done, Failed, Lost, Message, Order, check_room, prepare
-from vae_export.pipeline.ray.worker import Parcel
+from vae_export.pipeline.ray.driver import Done, Failed, Lost, Message, Order, check_capacity, check_ray
+from vae_export.pipeline.ray.worker import ModelPayload
 from vae_export.pipeline.task import Piece, Task
 
 #: How many drivers may die one after the other without a single result in between.
@@ -54,16 +54,16 @@ class RayEngine:
     tell: is told, in a line, what died on the way.
     """
 
-    parcel: Parcel
+    parcel: ModelPayload
     actors: int
     address: str | None = None
     tell: Callable[[str], None] = lambda _: None
 
     def run(self, task: Task, pieces: Sequence[Piece]) -> Generator[dict[str, Array]]:
         """Raises what the task raises, and `MachineError` where the cluster cannot do it."""
-        prepare(self.address)
+        check_ray(self.address)
         if self.address is None:  # before a cluster is started for nothing
-            check_room(self.actors, self.parcel.settings.threads or 1, os.cpu_count() or 1)
+            check_capacity(self.actors, self.parcel.settings.threads or 1, os.cpu_count() or 1)
         done, dead, lost = 0, 0, False
         while done < len(pieces):
             order = Order(self.parcel, task, pieces[done:], self.actors, self.address, fewer=lost)

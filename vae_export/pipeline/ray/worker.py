@@ -34,7 +34,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class ModelPayload:
     """A `Package` that can be sent to another machine: no path in it is opened there.
 
     Attributes:
@@ -50,7 +50,7 @@ class Parcel:
     version: str = __version__
 
     @classmethod
-    def of(cls, package: Package, parts: Iterable[Part], settings: Settings) -> Parcel:
+    def of(cls, package: Package, parts: Iterable[Part], settings: Settings) -> ModelPayload:
         """Raises `ModelError` for a part that was not exported, `IntegrityError` for an altered file."""
         model = settings.model(package)
         entries = [package.manifest.entry(part, precision=model.running(part).precision) for part in parts]
@@ -75,16 +75,16 @@ class Parcel:
 
 
 #: How often a piece is begun: Ray would give one that kills every actor to the next one, for ever.
-TRIES = 4
+MAX_ATTEMPTS = 4
 
 
-class Worker:
+class Actor:
     """What an actor holds. An error is handed over as a row: Ray would wrap it, and forget its class."""
 
     def __init__(self, order: list[Any], tries: Any) -> None:
         import ray
 
-        self._parcel: Parcel
+        self._parcel: ModelPayload
         self._task: Task
         self._parcel, self._task = ray.get(order[0])
         self._tries, self._get = tries, ray.get
@@ -93,9 +93,11 @@ class Worker:
     def __call__(self, row: dict[str, Array]) -> dict[str, Array]:
         index, start, stop = (int(row[name][0]) for name in ("piece", "start", "stop"))
         try:
-            if self._get(self._tries.begin.remote(index)) > TRIES:
+            if self._get(self._tries.begin.remote(index)) > MAX_ATTEMPTS:
                 where = f"{self._task.source.place(start)} to {stop - 1}"
-                raise MachineError("workers die of these rows", where=where, got=f"{TRIES} dead", do="see Ray's logs")
+                raise MachineError(
+                    "workers die of these rows", where=where, got=f"{MAX_ATTEMPTS} dead", do="see Ray's logs"
+                )
             if self._model is None:
                 self._model = self._parcel.open()
             outputs = self._task.run(self._model, Piece(index, start, stop))
@@ -105,7 +107,7 @@ class Worker:
         return {"piece": np.array([index]), **{name: array[None] for name, array in outputs.items()}}
 
 
-class Tries:
+class AttemptCounter:
     """Counts how often each piece was begun, for workers that do not live to tell."""
 
     def __init__(self) -> None:

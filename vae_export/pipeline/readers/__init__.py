@@ -1,7 +1,7 @@
 """Where latents and images come from: arrays, Parquet, image files, a seed. Read a piece at a time."""
 
-from vae_export.pipeline.readers.base import Source
+from vae_export.pipeline.readers.base import Reader
 from vae_export.pipeline.readers.open import open_images, open_latents
-from vae_export.pipeline.readers.prior import Prior
+from vae_export.pipeline.readers.prior import PriorReader
 
-__all__ = ["Prior", "Source", "open_images", "open_latents"]
+__all__ = ["PriorReader", "Reader", "open_images", "open_latents"]

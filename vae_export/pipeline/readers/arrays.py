@@ -28,7 +28,7 @@ _KINDS = "fiub"
 
 
 @dataclass(frozen=True)
-class Header:
+class NpyHeader:
     """Attributes:
     shape: rows first.
     dtype: with the file's byte order.
@@ -51,7 +51,7 @@ class Header:
         return self.shape[1:]
 
 
-def read_header(stream: BinaryIO, size: int, where: str) -> Header:
+def read_npy_header(stream: BinaryIO, size: int, where: str) -> NpyHeader:
     """The header at the beginning of `stream`, true to the `size` bytes that there are. Raises `DataError`."""
     try:
         version = npy_format.read_magic(stream)
@@ -68,7 +68,7 @@ def read_header(stream: BinaryIO, size: int, where: str) -> Header:
         raise DataError("wrong dtype", where=where, expected="float32", got=dtype)
     if not shape or any(extent < 0 for extent in shape):
         raise DataError("wrong shape", where=where, expected="rows first", got=shape)
-    header = Header(shape, dtype, fortran, stream.tell())
+    header = NpyHeader(shape, dtype, fortran, stream.tell())
     if header.size != size:
         raise DataError("damaged", where=where, expected=f"{header.size:,} bytes, by its header", got=f"{size:,}")
     if math.prod(shape) == 0:
@@ -76,14 +76,14 @@ def read_header(stream: BinaryIO, size: int, where: str) -> Header:
     return header
 
 
-class NpyFile:
+class NpyReader:
     """The rows of one .npy file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
             with open(path, "rb") as file:
-                self._header = read_header(file, os.fstat(file.fileno()).st_size, str(path))
+                self._header = read_npy_header(file, os.fstat(file.fileno()).st_size, str(path))
         except OSError as error:
             raise DataError("cannot be read", where=path, got=error.strerror) from error
 
@@ -141,7 +141,7 @@ MAX_MEMBERS = 1000
 _ENCRYPTED = 1
 
 
-class NpzMember:
+class NpzReader:
     """The rows of one array of an .npz file: of `field`, else of the first of `names` that is there, else the only one.
 
     Raises `DataError`.
@@ -156,7 +156,7 @@ class NpzMember:
                 info = archive.getinfo(self._member)
                 _check(info, self._where)
                 with archive.open(info) as stream:
-                    self._header: Header = read_header(cast(Any, stream), info.file_size, self._where)
+                    self._header: NpyHeader = read_npy_header(cast(Any, stream), info.file_size, self._where)
         except _DAMAGE as error:
             raise DataError("no readable npz file", where=path, got=error) from error
         if self._header.fortran:

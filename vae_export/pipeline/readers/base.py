@@ -20,7 +20,7 @@ from vae_export.errors import DataError
 BLOCK_BYTES = 4 << 20
 
 
-class Source(Protocol):
+class Reader(Protocol):
     """Rows of one shape and dtype."""
 
     @property
@@ -45,7 +45,7 @@ class Source(Protocol):
 class Chain:
     """Sources of one shape and dtype, one after the other."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Reader]) -> None:
         first = sources[0]
         for other in sources[1:]:
             if (other.item, other.dtype) != (first.item, first.dtype):
@@ -83,7 +83,7 @@ class Chain:
         source, first = self._at(row)
         return source.place(row - first)
 
-    def _at(self, row: int) -> tuple[Source, int]:
+    def _at(self, row: int) -> tuple[Reader, int]:
         """The source that holds a row, and the row that it begins with."""
         index = bisect_right(self._ends, row)
         return self._sources[index], self._ends[index] - self._sources[index].rows

@@ -13,10 +13,10 @@ from vae_export.errors import DataError
 from vae_export.system.extras import require
 
 if TYPE_CHECKING:
-    from vae_export.io.image_files import Pixels
+    from vae_export.io.image_files import ImageArray
 
 
-class Pictures:
+class ImageReader:
     """One file a row.
 
     Args:
@@ -58,7 +58,7 @@ class Pictures:
         return _grey(pixels, file, fit=self._fit)[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _grey(pixels: Pixels, file: Path, *, fit: bool) -> Array:
+def _grey(pixels: ImageArray, file: Path, *, fit: bool) -> Array:
     """(H, W, 3) → (H, W), by the weights of ITU-R BT.601 where it is coloured."""
     if (pixels == pixels[..., :1]).all():
         return pixels[..., 0]

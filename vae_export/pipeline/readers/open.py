@@ -9,11 +9,11 @@ from pathlib import Path
 
 from vae_export.contract import TensorSpec
 from vae_export.errors import DataError
-from vae_export.pipeline.readers.arrays import NpyFile, NpzMember, choose_field
-from vae_export.pipeline.readers.base import Chain, Source
-from vae_export.pipeline.readers.images import Pictures
-from vae_export.pipeline.readers.parquet import ParquetFile
-from vae_export.pipeline.readers.validate import Checked
+from vae_export.pipeline.readers.arrays import NpyReader, NpzReader, choose_field
+from vae_export.pipeline.readers.base import Chain, Reader
+from vae_export.pipeline.readers.images import ImageReader
+from vae_export.pipeline.readers.parquet import ParquetReader
+from vae_export.pipeline.readers.validate import ValidatedReader
 from vae_export.system.extras import require
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
@@ -24,7 +24,7 @@ LATENT_NAMES = ("latent", "mean")
 IMAGE_NAMES = ("image", "reconstruction")
 
 
-def open_latents(path: Path, spec: TensorSpec, *, field: str | None = None) -> Checked:
+def open_latents(path: Path, spec: TensorSpec, *, field: str | None = None) -> ValidatedReader:
     """Latents in an .npy, .npz or .parquet file, or in a folder of .npy or .parquet files.
 
     Args:
@@ -34,10 +34,10 @@ def open_latents(path: Path, spec: TensorSpec, *, field: str | None = None) -> C
 
     Raises `DataError`; `MissingExtraError` where what reads the file is not installed.
     """
-    return Checked(_open(path, spec, field, LATENT_NAMES, images=False, fit=False), spec)
+    return ValidatedReader(_open(path, spec, field, LATENT_NAMES, images=False, fit=False), spec)
 
 
-def open_images(path: Path, spec: TensorSpec, *, field: str | None = None, fit: bool = False) -> Checked:
+def open_images(path: Path, spec: TensorSpec, *, field: str | None = None, fit: bool = False) -> ValidatedReader:
     """Images in arrays, as `open_latents` takes them; else an image file, or a folder of them.
 
     Args:
@@ -47,10 +47,10 @@ def open_images(path: Path, spec: TensorSpec, *, field: str | None = None, fit: 
 
     Raises as `open_latents` does.
     """
-    return Checked(_open(path, spec, field, IMAGE_NAMES, images=True, fit=fit), spec)
+    return ValidatedReader(_open(path, spec, field, IMAGE_NAMES, images=True, fit=fit), spec)
 
 
-def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str], *, images: bool, fit: bool) -> Source:
+def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str], *, images: bool, fit: bool) -> Reader:
     if not path.exists():
         raise DataError("cannot be read", where=path, got=os.strerror(errno.ENOENT))
     if not path.is_dir():
@@ -58,7 +58,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
             return _array(path, spec, field, names)
         if images:
             _check_plain(path)
-            return Pictures([path], spec.item, fit=fit)
+            return ImageReader([path], spec.item, fit=fit)
         raise DataError("no file of this kind is read", where=path, expected=" | ".join(ARRAYS), got=path.suffix)
     files = sorted(file for file in path.iterdir() if file.suffix in ARRAYS and not file.name.startswith("."))
     if files:
@@ -68,23 +68,23 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         from vae_export.io.image_files import find_images
 
         if found := find_images(path):
-            return Pictures(found, spec.item, fit=fit)
+            return ImageReader(found, spec.item, fit=fit)
     expected = f"{'images, or ' if images else ''}files in {' or '.join(ARRAYS)}"
     raise DataError("nothing to read", where=path, expected=expected, got="none")
 
 
-def _array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]) -> Source:
+def _array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
     _check_plain(path)
     match path.suffix:
         case ".npy":
-            return NpyFile(path)
+            return NpyReader(path)
         case ".npz":
-            return NpzMember(path, field, names)
+            return NpzReader(path, field, names)
         case _:
-            return ParquetFile(path, field, names, spec.item)
+            return ParquetReader(path, field, names, spec.item)
 
 
-def _folder(path: Path, files: Sequence[Path], spec: TensorSpec, field: str | None, names: Sequence[str]) -> Source:
+def _folder(path: Path, files: Sequence[Path], spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
     """Shards of one kind. Those in .npy are named FIELD-NUMBER.npy, one set of files a field."""
     kinds = sorted({file.suffix for file in files})
     if len(kinds) > 1:

@@ -18,7 +18,7 @@ from vae_export.pipeline.readers.base import BLOCK_BYTES, Stream
 from vae_export.system.extras import require
 
 
-class ParquetFile:
+class ParquetReader:
     """The rows of one column of one file: of `field`, else of the first of `names` that is there, else the only one.
 
     Args:

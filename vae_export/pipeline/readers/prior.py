@@ -10,7 +10,7 @@ from vae_export import rng
 from vae_export.contract import Array
 
 
-class Prior:
+class PriorReader:
     """`rows` latents of this shape, the same bits as `Model.prior(rows, seed)`. Raises `UsageError` for a bad seed."""
 
     def __init__(self, rows: int, seed: int, item: tuple[int, ...]) -> None:

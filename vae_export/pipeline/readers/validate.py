@@ -12,14 +12,14 @@ import numpy as np
 
 from vae_export.contract import BATCH, Array, TensorSpec
 from vae_export.errors import DataError
-from vae_export.pipeline.readers.base import Source
+from vae_export.pipeline.readers.base import Reader
 from vae_export.runtime.model import ROUNDING
 
 
-class Checked:
+class ValidatedReader:
     """The rows of a source as an input of a network. Raises `DataError` for a shape or dtype that cannot become one."""
 
-    def __init__(self, source: Source, spec: TensorSpec) -> None:
+    def __init__(self, source: Reader, spec: TensorSpec) -> None:
         self._source, self._spec = source, spec
         self.rows, self.item, self.dtype = source.rows, spec.item, np.dtype(np.float32)
         self._image = math.isfinite(spec.low) and math.isfinite(spec.high)
