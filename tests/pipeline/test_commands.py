@@ -10,7 +10,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.commands import tree
-from tests.shell.conftest import Invoke
+from tests.pipeline.conftest import Invoke
 from vae_export import load
 from vae_export.pixels import to_levels
 

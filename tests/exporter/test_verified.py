@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import tree
-from tests.export.conftest import Toy
+from tests.exporter.conftest import Toy
 from vae_export import Source, export, verify
 from vae_export.errors import ParityError, TargetError
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from tests.shell.rows import COLOUR, IMAGE, LATENT, latents
+from tests.pipeline.rows import COLOUR, IMAGE, LATENT, latents
 from vae_export.contract import Contract, TensorSpec
 from vae_export.errors import DataError, UsageError
 from vae_export.pipeline.readers import PriorReader, open_images, open_latents

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.commands import ROOT, command
-from tests.shell.conftest import Invoke
+from tests.pipeline.conftest import Invoke
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a", "b"])

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from tests import samples
-from tests.checkpoint.conftest import SMALL
+from tests.models.conftest import SMALL
 from vae_export import Checkpoint, load_checkpoint
 from vae_export.errors import CheckpointError, InputError
 from vae_export.io.hashed_safetensors import canonical_json, content_digest

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import tree
 from tests.conftest import Exported
-from tests.export.conftest import Toy
+from tests.exporter.conftest import Toy
 from vae_export import Source, export
 from vae_export.errors import MachineError, OutputExistsError, UsageError
 

@@ -11,7 +11,7 @@ import pytest
 from tests.absent import absent
 from tests.cli.lines import Invoke
 from tests.conftest import Exported
-from tests.test_formats import inputs, options_of, traces
+from tests.formats.test_formats import inputs, options_of, traces
 from vae_export import Artifact, Certificate, export
 from vae_export.artifact.manifest import FileEntry
 from vae_export.capture import capture

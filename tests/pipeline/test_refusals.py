@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.commands import tree
-from tests.shell.conftest import Invoke
+from tests.pipeline.conftest import Invoke
 
 #: What is typed, with the exit code and what the last line must say. The places are those of the test below.
 BAD = [

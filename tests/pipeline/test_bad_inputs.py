@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.shell.rows import IMAGE, LATENT, latents
+from tests.pipeline.rows import IMAGE, LATENT, latents
 from vae_export.errors import DataError
 from vae_export.pipeline.readers import Reader, arrays, open_images, open_latents
 from vae_export.pipeline.readers.arrays import NpyReader

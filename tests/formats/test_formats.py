@@ -215,7 +215,7 @@ def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name
         import sys
         from pathlib import Path
         from tests import samples
-        from tests.test_formats import options_of, source_named
+        from tests.formats.test_formats import options_of, source_named
         from vae_export.capture import capture
         from vae_export.formats import FORMATS
         from vae_export.artifact.manifest import FileEntry

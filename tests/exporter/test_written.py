@@ -64,7 +64,7 @@ def test_the_certificate_names_the_bytes_and_passed(mlp: Exported) -> None:
 
 
 def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
-    from tests.test_formats import traces
+    from tests.formats.test_formats import traces
 
     for name in ("manifest.json", "certificate.json"):
         assert traces((mlp.folder / name).read_bytes()) == []
