@@ -2,6 +2,7 @@
 #
 #   make demo     install, train on an embedded data set, export every format, verify
 #   make test     the whole suite
+#   make quick    the tests that are not marked slow, for the inner loop
 #   make lint     ruff and mypy
 #   make bench    the measurements behind the README's figures (minutes)
 #   make install  only the environment; CONSTRAINTS= takes the newest releases instead of the tested ones
@@ -17,7 +18,7 @@ READY := .venv/.ready
 SOURCES := cli.py $(wildcard train/*.py)
 
 .DELETE_ON_ERROR:
-.PHONY: install demo test lint bench reference clean
+.PHONY: install demo test quick lint bench reference clean
 
 install: $(READY)
 
@@ -46,7 +47,11 @@ $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
 
 test: $(READY)
 	@echo "==> running the suite (about ten minutes on two cores)"
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --durations=20
+
+quick: $(READY)
+	@echo "==> running the tests that are not marked slow"
+	@$(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(READY)
 	@echo "==> ruff and mypy"
