@@ -39,7 +39,8 @@ def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionN
     full, half = (sum(map(len, data.beside.values())) for data in files.values())  # type: ignore[attr-defined]
     assert half < 0.6 * full
     if not computes_in(precision):
-        with pytest.raises(TargetError, match=r"does not compute in .*got (f32|bf16)( and f32)?; name another --precision"):
+        refused = r"does not compute in .*got (f32|bf16)( and f32)?; name another --precision"
+        with pytest.raises(TargetError, match=refused):
             OPENVINO.open(files[precision], graph.spec, "CPU", Setting())
         return
     exact, rounded = (
