@@ -47,7 +47,7 @@ FEW = (1, 7, 64)
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 SIZES: tuple[tuple[int, int], ...] = ((16, 2), (64, 20), (400, 64))
 CONFIGS = (
-    *(VAEConfig(family, GREY, latent, hidden) for hidden, latent in SIZES for family in ("mlp", "post", "conv")),
+    *(VAEConfig(family, GREY, latent, hidden) for hidden, latent in SIZES for family in ("mlp", "blog", "conv")),
     *(VAEConfig(family, COLOUR, 20, 64) for family in ("mlp", "conv")),
 )
 PERCENTILES = (50, 90, 99, 99.9, 100)

@@ -1,7 +1,7 @@
 """How long until a training is any good: `--preset mnist` against a blog post's loop, from the start of the process.
 
     python benchmarks/time_to_score.py [--data-dir data] [--nats 105] [--cap 240] [--rates 1e-3 2e-3] [--repeats 1]
-                                       [--sides preset post post-without-dropout]
+                                       [--sides preset blog blog-without-dropout]
 
 Seconds until sampled -ELBO of the 10,000 test images first is that or less, grey pixels, scored after each epoch by
 `train.scoring` on all sides; imports, reading and scoring are in the time of all sides. The preset is the command as a
@@ -102,7 +102,7 @@ def train_post(options: argparse.Namespace) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     data = load(DataOptions("mnist", options.data_dir))
-    model = VAE(VAEConfig("post" if options.dropout else "mlp"))
+    model = VAE(VAEConfig("blog" if options.dropout else "mlp"))
     if options.dropout:
         model.encoder.mean, model.encoder.logvar = model.encoder.mean[0], model.encoder.logvar[0]
     optimizer, batches = (
@@ -135,7 +135,7 @@ def main() -> int:
     parser.add_argument("--cap", type=float, default=240.0, help="seconds after which the post's loop is ended")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--repeats", type=int, default=1, help="of the preset")
-    sides = ["preset", "post", "post-without-dropout"]
+    sides = ["preset", "blog", "blog-without-dropout"]
     parser.add_argument("--sides", nargs="+", choices=sides, default=sides)
     parser.add_argument("--setting", type=int, nargs=2, metavar=("THREADS", "WORKERS"), help="instead of measuring")
     parser.add_argument("--rate", type=float, help=argparse.SUPPRESS)
@@ -157,9 +157,9 @@ def main() -> int:
     if options.setting is None and options.sides != ["preset"]:
         options.setting = quickest_setting(options)
     for side in (side for side in options.sides if side != "preset"):
-        words, found = "" if side == "post" else ", no dropout", []
+        words, found = "" if side == "blog" else ", no dropout", []
         for rate in options.rates:
-            found.append(post(options, rate, dropout=side == "post"))
+            found.append(post(options, rate, dropout=side == "blog"))
             threads, workers = options.setting
             show(
                 f"the post's loop, linear heads{words}, rate {rate:g}, {threads} threads, {workers} workers", found[-1]

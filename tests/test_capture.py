@@ -68,7 +68,7 @@ def test_outputs_unlike_the_contract_are_refused_in_one_line(source: Source, sai
 
 
 def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
-    model = VAE(VAEConfig("post", (1, 2, 2), 3, 4)).train()
+    model = VAE(VAEConfig("blog", (1, 2, 2), 3, 4)).train()
     source = Source(CONTRACT, model.encoder, model.decoder)
     for part in source.parts:
         graph = capture(source, part)

@@ -4,7 +4,7 @@ PyTorch's default for linear layers is a third of what keeps a signal's size thr
 arXiv:1502.01852, equation 10): with it, the first two of twenty epochs go into growing the weights. Before a tanh it is
 Glorot & Bengio's (2010, equation 16), in every layer, as in Burda et al.'s code. Before a SiLU it is PyTorch's default:
 in family `residual`, three epochs from He's weights ended 1.8 nats above three from these. And a decoder that starts at
-the mean image need not learn that first. Family `post` starts as the post does, from the defaults.
+the mean image need not learn that first. Family `blog` starts as the post does, from the defaults.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DARKEST = 1e-3
 @torch.no_grad()
 def initialise(model: VAE, pixels: Tensor) -> None:
     """Set `model`'s weights in place, from torch's global random state and the mean of pixels uint8 (N, C, H, W)."""
-    if model.config.family == "post":
+    if model.config.family == "blog":
         return
     relu, tanh = (model.config.activation == name for name in ("relu", "tanh"))
     hidden = [*model.encoder.body.modules(), *model.decoder.body.modules()]

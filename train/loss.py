@@ -76,12 +76,12 @@ class Terms(nn.Module):
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """image (N, C, H, W), noise (N, Z) → misfit, a scalar, and the KL of each unit (Z,): means over images, nats.
 
-        Family `post` keeps the post's loss, on probabilities; its value is the same but for rounding.
+        Family `blog` keeps the post's loss, on probabilities; its value is the same but for rounding.
         """
         model = self.model
         mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
         latent = reparameterize(mean, logvar, noise)
-        if model.config.family == "post":
+        if model.config.family == "blog":
             misfit = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
         else:
             misfit = reconstruction(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()

@@ -32,7 +32,7 @@ _BINARY = 0.999
 
 def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
     """What the options alone foretell."""
-    if config.family == "post":
+    if config.family == "blog":
         yield "ReLU heads: no posterior mean below 0, no deviation below 1; --family mlp has linear ones"
     pixels = dataset.train[:1000]
     binary = ((pixels == 0) | (pixels == 255)).to(torch.float32).mean().item() > _BINARY

@@ -68,14 +68,14 @@ class Recipe:
         }
 
 
-#: `post` is trained as the post does it; the others as measured best in a minute or two on two cores. While the
+#: `blog` is trained as the post does it; the others as measured best in a minute or two on two cores. While the
 #: learning rate is high, the average of the last hundred steps' weights is three to four nats better than the weights
 #: themselves; at the end of the cycle both agree. So `mlp` is at the peak of its rate early, its first epochs are of
 #: use, and fewer are as good. Convolutions in bfloat16 gain little on two cores, and are twenty times slower as soon as
 #: something else runs on one of them.
 RECIPES: dict[Family, Recipe] = {
     "mlp": Recipe(14, 128, learning_rate=3e-3, schedule="one-cycle", bfloat16=True, average=0.99, warmup_ratio=0.1),
-    "post": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
+    "blog": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
     "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=False),
     "residual": Recipe(epochs=12, batch_size=128, learning_rate=2e-3, schedule="one-cycle", bfloat16=True),
 }

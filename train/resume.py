@@ -42,7 +42,7 @@ from vae_export.errors import CheckpointError, DataError, OutputExistsError, Usa
 from vae_export.io.atomic import check_writable, locked, storage_errors, write_generation
 from vae_export.io.hashed_safetensors import hashed_bytes, read_hashed
 from vae_export.io.staging import sweep
-from vae_export.models import VAEConfig
+from vae_export.models.config import RENAMED_FAMILIES, VAEConfig
 from vae_export.runs import Run
 
 Flat = dict[str, Any]
@@ -170,8 +170,8 @@ def load_state(run: Run) -> State:
         if saved is not None:
             saved = Saved(saved["epoch"], saved["steps"], _score(saved["validation"]), _score(saved["test"]))
         return State(
-            header["arguments"],
-            header["settings"],
+            _with_present_names(header["arguments"]),
+            _with_present_names(header["settings"]),
             header["surroundings"],
             tuple(header["changes"]),
             header["position"],
@@ -182,6 +182,12 @@ def load_state(run: Run) -> State:
         )
     except (LookupError, TypeError) as error:
         raise CheckpointError("training state is incomplete", where=path, got=repr(error), do=do) from error
+
+
+def _with_present_names(values: Mapping[str, Any]) -> Flat:
+    """Return `values` with a family, and the preset named after it, by their present names."""
+    renamed = {name: RENAMED_FAMILIES.get(values.get(name)) for name in ("family", "preset")}
+    return {**values, **{name: value for name, value in renamed.items() if value is not None}}
 
 
 def recovery_hint(run: Run) -> str | None:

@@ -227,7 +227,7 @@ class Trainer:
         except RuntimeError as error:
             if "between 0 and 1" not in str(error):
                 raise
-            # `binary_cross_entropy`, which family `post` uses, refuses the NaN that the others' loss would become.
+            # `binary_cross_entropy`, which family `blog` uses, refuses the NaN that the others' loss would become.
             raise diverged(step // self.steps + 1, math.nan) from error
         objective, mean = self._objective, self._processes.mean
         beta = objective.weight(step / self.steps)

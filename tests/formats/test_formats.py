@@ -209,7 +209,7 @@ def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None
         assert FileEntry.of(entry.name, part, format, again) == entry
 
 
-@pytest.mark.parametrize("name", ["post", "foreign"])
+@pytest.mark.parametrize("name", ["blog", "foreign"])
 def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name: str, tmp_path: Path) -> None:
     code = """if True:
         import sys

@@ -86,7 +86,7 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
         from vae_export.capture import capture
         from vae_export import Source
         from vae_export.formats import FORMATS, WriteOptions
-        graph = capture(Source.of(samples.checkpoint("post", (1, 4, 4))), "autoencoder")
+        graph = capture(Source.of(samples.checkpoint("blog", (1, 4, 4))), "autoencoder")
         for format in samples.QUICK:
             FORMATS[format].write(graph, WriteOptions())
     """

@@ -33,7 +33,7 @@ def test_comes_back_as_it_was(family: Family, tmp_path: Path) -> None:
 
 
 def test_model_is_in_eval_mode() -> None:
-    assert not any(module.training for module in samples.checkpoint("post").model().modules())
+    assert not any(module.training for module in samples.checkpoint("blog").model().modules())
 
 
 def test_equal_checkpoints_give_equal_bytes_in_any_process(tmp_path: Path, small_bytes: bytes) -> None:

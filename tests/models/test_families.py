@@ -41,7 +41,7 @@ def test_reparameterize_is_the_papers_formula() -> None:
 
 
 def test_the_posts_heads_are_never_negative() -> None:
-    model = samples.checkpoint("post").model()
+    model = samples.checkpoint("blog").model()
     with torch.no_grad():
         mean, logvar = model.encoder(torch.rand(64, 1, 28, 28) * 10)
     assert mean.min() >= 0
@@ -62,7 +62,7 @@ def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"family": "gan"}, r"unknown family; expected mlp \| post \| conv \| residual, got gan"),
+        ({"family": "gan"}, r"unknown family; expected mlp \| blog \| conv \| residual, got gan"),
         ({"latent_size": 0}, "bad latent size; expected 1 or more, got 0"),
         ({"latent_size": -3}, "bad latent size"),
         ({"latent_size": 2.0}, "bad latent size"),
@@ -75,7 +75,7 @@ def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
         ({"family": "conv", "image_shape": (1, 30, 28)}, "image size does not fit family conv"),
         ({"family": "residual", "image_shape": (1, 28, 30)}, "image size does not fit family residual"),
         ({"activation": "sine"}, r"unknown activation; expected relu \| tanh \| silu, got sine"),
-        ({"family": "post", "activation": "tanh"}, "family post is what it is"),
+        ({"family": "blog", "activation": "tanh"}, "family 'blog' supports only relu and bernoulli; use --family mlp"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
@@ -98,6 +98,10 @@ def test_config_survives_json_with_everything_said() -> None:
 def test_a_config_of_the_first_versions_means_the_defaults() -> None:
     old = {"family": "mlp", "image_shape": [1, 28, 28], "latent_size": 20, "hidden_size": 400}
     assert VAEConfig.from_json(old) == VAEConfig()
+
+
+def test_config_reads_the_former_name_of_a_family() -> None:
+    assert VAEConfig.from_json(VAEConfig("blog").to_json() | {"family": "post"}) == VAEConfig("blog")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_the_decoder_of_another_checkpoint(mlp: Subject, subject: Subjects, tmp_
 
 
 def test_the_encoder_of_another_family_with_the_same_shapes(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
-    data = subject("post").data("encoder")
+    data = subject("blog").data("encoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.source)
     refused(certificate)
     assert {row.output for row in certificate.failures} == {"mean", "logvar"}

@@ -60,7 +60,7 @@ def test_an_untrained_network_passes_too(tmp_path: Path) -> None:
     from vae_export.models import VAE, VAEConfig
 
     torch.manual_seed(0)
-    config = VAEConfig("post", (1, 28, 28))
+    config = VAEConfig("blog", (1, 28, 28))
     weights = VAE(config).state_dict()
     untrained = Checkpoint(config, weights, torch.zeros(0, 1, 28, 28, dtype=torch.uint8))
     _, certificate = export(untrained, tmp_path / "out", formats=["torchscript", "onnx"], parts=["autoencoder"])

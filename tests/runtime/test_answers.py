@@ -16,7 +16,7 @@ from vae_export.errors import ModelError
 from vae_export.runtime.session import Session
 
 
-@pytest.mark.parametrize("name", ["mlp", "post", "conv", "foreign"])
+@pytest.mark.parametrize("name", ["mlp", "blog", "conv", "foreign"])
 def test_it_gives_what_pytorch_gives(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
     model, contract = load(export.folder), export.source.contract

@@ -27,7 +27,7 @@ def golden(exact: Array, band: float | None = BAND) -> GoldenArray:
     return GoldenArray("image", "golden/image.f32", exact.shape, "0" * 64, band)
 
 
-@pytest.mark.parametrize("name", ["mlp", "post", "conv", "foreign"])
+@pytest.mark.parametrize("name", ["mlp", "blog", "conv", "foreign"])
 def test_this_machine_passes(exported: object, name: str) -> None:
     export: Exported = exported(name)  # type: ignore[operator]
     result = load(export.folder).self_test()

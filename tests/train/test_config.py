@@ -40,8 +40,8 @@ from vae_export.models.config import Family
         (NetworkOptions, {"hidden_size": 10**9}),
         (NetworkOptions, {"family": "gan"}),
         (NetworkOptions, {"activation": "sine"}),
-        (NetworkOptions, {"family": "post", "activation": "tanh"}),
-        (NetworkOptions, {"family": "post", "likelihood": "gaussian"}),
+        (NetworkOptions, {"family": "blog", "activation": "tanh"}),
+        (NetworkOptions, {"family": "blog", "likelihood": "gaussian"}),
         (NetworkOptions, {"likelihood": "cauchy"}),
         (NetworkOptions, {"scale": 0.1}),
         (NetworkOptions, {"likelihood": "gaussian-fixed", "scale": 0.0}),
@@ -77,7 +77,7 @@ def recipe(family: Family = "mlp", images: int = 55_000, **asked: object) -> Rec
 
 
 def test_a_recipe_is_the_familys_unless_asked_otherwise() -> None:
-    assert recipe("post") == RECIPES["post"]
+    assert recipe("blog") == RECIPES["blog"]
     asked = recipe("mlp", epochs=3, batch_size=7, learning_rate=0.5)
     assert (asked.epochs, asked.batch_size, asked.learning_rate) == (3, 7, 0.5)
 

@@ -77,7 +77,7 @@ def test_a_second_output_begins_in_the_middle_of_its_range(name: LikelihoodName)
 
 
 def test_the_posts_weights_are_torchs_own() -> None:
-    model = VAE(VAEConfig("post", (1, 8, 8), 4, 16))
+    model = VAE(VAEConfig("blog", (1, 8, 8), 4, 16))
     before = [parameter.clone() for parameter in model.parameters()]
     initialise(model, PIXELS[:, :1, :8, :8])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

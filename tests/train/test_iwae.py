@@ -92,7 +92,7 @@ def test_the_standard_error_is_over_images() -> None:
 
 def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     torch.manual_seed(0)
-    model = VAE(VAEConfig("post", (1, 8, 8), 3, 16)).train()
+    model = VAE(VAEConfig("blog", (1, 8, 8), 3, 16)).train()
     pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
     first = importance_weighted_nll(InPyTorch(model), pixels, 20)
     assert first == importance_weighted_nll(InPyTorch(model), pixels, 20)

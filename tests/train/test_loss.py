@@ -152,7 +152,7 @@ def post_loss(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 @pytest.mark.parametrize("training", [True, False], ids=["dropout", "eval"])
 def test_family_post_computes_what_the_post_computes(training: bool) -> None:
     torch.manual_seed(0)
-    model = VAE(VAEConfig("post", (1, 28, 28), 20, 400)).train(training)
+    model = VAE(VAEConfig("blog", (1, 28, 28), 20, 400)).train(training)
     encoder, decoder = PostEncoder(784, 400, 20).train(training), PostDecoder(784, 400, 20).train(training)
     for theirs, ours in ((encoder, model.encoder), (decoder, model.decoder)):
         weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)

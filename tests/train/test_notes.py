@@ -35,7 +35,7 @@ def test_images_that_are_binary_already_fit_a_bernoulli() -> None:
 
 
 def test_relu_heads_are_named() -> None:
-    assert "ReLU heads" in said("bernoulli", "dynamic", family="post")
+    assert "ReLU heads" in said("bernoulli", "dynamic", family="blog")
 
 
 def score(active: int, units: int = 8) -> Score:

@@ -149,7 +149,7 @@ def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
 
 
 def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> None:
-    network = VAE(VAEConfig("post", (1, 8, 8), 3, 8)).train()
+    network = VAE(VAEConfig("blog", (1, 8, 8), 3, 8)).train()
     before = torch.get_rng_state()
     grids.samples(InPyTorch(network), score_with(1.0, 2.0, 3.0))
     assert network.training

@@ -15,7 +15,7 @@ from vae_export.runs import Run
 
 
 def test_those_that_are_promised_are_there(cli: Cli) -> None:
-    assert names() == sorted(["post", "mnist", "mnist-best", "burda", "manifold-2d"])
+    assert names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d"])
     listed = cli("train", "--list-presets")
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()] == names()

@@ -36,13 +36,13 @@ def test_a_rise_of_one_step_begins_at_the_peak() -> None:
 
 def test_what_does_not_cycle_has_nothing_to_warm_up() -> None:
     with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
-        TrainOptions(network=NetworkOptions("post"), recipe=RecipeOptions(warmup_ratio=0.1))
+        TrainOptions(network=NetworkOptions("blog"), recipe=RecipeOptions(warmup_ratio=0.1))
     with pytest.raises(UsageError, match="got stages"):
         RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).over(RECIPES["mlp"])
 
 
 def test_a_constant_rate_stays() -> None:
-    assert {rate_at(RECIPES["post"], step, 10) for step in range(100)} == {(1e-3, 0.9)}
+    assert {rate_at(RECIPES["blog"], step, 10) for step in range(100)} == {(1e-3, 0.9)}
 
 
 def test_stages_follow_each_other_at_their_epochs() -> None:

@@ -24,7 +24,7 @@ def test_help_does_not_import_torch() -> None:
 
 def test_help_says_what_each_family_is_and_scores(cli: Cli) -> None:
     text = cli("train", "--help").stdout
-    for family in ("mlp", "post", "conv"):
+    for family in ("mlp", "blog", "conv"):
         assert any(line.split()[:1] == [family] and line.split()[-1][0].isdigit() for line in text.splitlines()), text
 
 
@@ -77,7 +77,7 @@ def test_an_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> No
         (["--scale", "0.1"], 2),
         (["--stages", "one"], 2),
         (["--preset", "best"], 2),
-        (["--preset", "../presets/post"], 2),
+        (["--preset", "../presets/blog"], 2),
         (["--device", "tpu"], 2),
         pytest.param(
             ["--device", "cuda"], 6, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")

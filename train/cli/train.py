@@ -236,10 +236,10 @@ def train(
         float | None,
         typer.Option("--scale", help="Deviation of gaussian-fixed. Default: 0.1.", show_default=False),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 14, post and conv 10, residual 12.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 14, blog and conv 10, residual 12.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Default: 128, conv 256.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Default: 3e-3, post 1e-3, residual 2e-3.")
+        float | None, typer.Option("--learning-rate", help="Default: 3e-3, blog 1e-3, residual 2e-3.")
     ] = None,
     warmup_ratio: Annotated[
         float | None,
@@ -316,7 +316,7 @@ def train(
     \b
     Families, and the -ELBO of their defaults in nats per MNIST test image (grey):
       mlp    two hidden layers, linear heads                  98.9
-      post   a blog post's: ReLU heads, dropout, its loss    155.9
+      blog   ReLU heads, dropout and loss of a blog post     155.9
       conv   two strided convolutions each way                99.5
       residual  conv with residual blocks in its decoder, for --preset mnist-best
     """

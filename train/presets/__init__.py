@@ -2,7 +2,7 @@
 
     summary = "one line for --list-presets"
     [options]
-    family = "post"      # as on the command line, without the dashes in front
+    family = "blog"      # as on the command line, without the dashes in front
 
 Options on the command line override them.
 """

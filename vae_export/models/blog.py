@@ -1,4 +1,4 @@
-"""Family `post`: the network of a blog post on "Auto-Encoding Variational Bayes", kept as the post has it.
+"""Family `blog`: the network of a blog post on "Auto-Encoding Variational Bayes", kept as the post has it.
 
 Two choices of the post cost it dearly, and are kept because it is the post: a ReLU after each head holds mean ≥ 0 and
 logvar ≥ 0 (so the deviation is never below 1), and dropout of 0.2 runs through encoder and decoder. The post's encoder

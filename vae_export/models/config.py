@@ -10,8 +10,10 @@ from vae_export.contract import Contract
 from vae_export.errors import InputError, ModelError, UsageError, VaeExportError
 from vae_export.likelihood import Likelihood
 
-Family = Literal["mlp", "post", "conv", "residual"]
+Family = Literal["mlp", "blog", "conv", "residual"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+#: Families by the names that earlier versions wrote into checkpoints and training states.
+RENAMED_FAMILIES: dict[str, Family] = {"post": "blog"}
 
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -53,9 +55,8 @@ class VAEConfig:
                 raise UsageError(f"bad {name.replace('_', ' ')}", expected="1 or more", got=value)
         if self.activation not in ACTIVATIONS:
             raise UsageError("unknown activation", expected=" | ".join(ACTIVATIONS), got=self.activation)
-        if self.family == "post" and (self.activation, self.likelihood.name) != ("relu", "bernoulli"):
-            got = f"{self.activation}, {self.likelihood.name}"
-            raise UsageError("family post is what it is", expected="relu, bernoulli", got=got, do="try --family mlp")
+        if self.family == "blog" and (self.activation, self.likelihood.name) != ("relu", "bernoulli"):
+            raise UsageError("family 'blog' supports only relu and bernoulli", do="use --family mlp")
         if self.family in ("conv", "residual") and any(size % CONV_STRIDE for size in self.image_shape[1:]):
             raise UsageError(
                 f"image size does not fit family {self.family}",
@@ -81,6 +82,8 @@ class VAEConfig:
         if not isinstance(image_shape, list) or len(image_shape) != 3:
             raise InputError("config does not fit", where="image_shape", expected="[C, H, W]", got=image_shape)
         changed: dict[str, Any] = {"image_shape": tuple(image_shape)}
+        if isinstance(data["family"], str):
+            changed["family"] = RENAMED_FAMILIES.get(data["family"], data["family"])
         try:
             if "likelihood" in data:
                 changed["likelihood"] = Likelihood.from_json(data["likelihood"])

@@ -1,4 +1,4 @@
-"""Family `mlp`, the default: the network of `post` with the heads of the paper (linear) and no dropout.
+"""Family `mlp`, the default: the network of `blog` with the heads of the paper (linear) and no dropout.
 
 Linear heads let the posterior mean be negative and its deviation be below 1, which is what the KL term asks for
 (Kingma & Welling, arXiv:1312.6114, appendix C.2).

@@ -24,7 +24,7 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        family = {"mlp": mlp, "post": blog, "conv": conv, "residual": residual}[config.family]
+        family = {"mlp": mlp, "blog": blog, "conv": conv, "residual": residual}[config.family]
         self.config = config
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)

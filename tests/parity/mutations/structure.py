@@ -181,6 +181,6 @@ STRUCTURE: tuple[Mutation, ...] = (
         "encoder",
         "conv",
     ),
-    Mutation("a head's ReLU is left out", left_out("mean"), differs("mean", at="mean"), "encoder", "post"),
-    Mutation("dropout of the post", dropout(True), Linted("dropout"), "encoder", "post"),
+    Mutation("a head's ReLU is left out", left_out("mean"), differs("mean", at="mean"), "encoder", "blog"),
+    Mutation("dropout of the post", dropout(True), Linted("dropout"), "encoder", "blog"),
 )

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from tests.commands import tree
 from tests.train.conftest import ROOT, Invoke, one_line
 from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
-from train.resume import load_state
+from train.resume import load_state, save_state
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
@@ -25,7 +26,7 @@ from vae_export.runs import Run
     "options",
     [
         ["--data-protocol", "dynamic", "--weight-average", 0.9, "--kl-warmup", 2],
-        ["--family", "post"],  # draws dropout
+        ["--family", "blog"],  # draws dropout
         ["--family", "conv", "--free-bits", 0.1],  # weights in an order of their own
         ["--likelihood", "discretised-logistic", "--stages", "1:1e-3,3:5e-4", "--precision", "bfloat16"],
     ],
@@ -136,14 +137,20 @@ def test_more_epochs_are_trained_where_the_learning_rate_does_not_depend_on_thei
     invoke: Invoke, run: Run, tmp_path: Path
 ) -> None:
     long = Run(tmp_path / "long")
-    assert invoke("train", *USUAL, "--family", "post", "--epochs", 3, "--out", long.folder).code == 0
-    assert invoke("train", *USUAL, "--family", "post", "--epochs", 2, "--out", run.folder).code == 0
+    assert invoke("train", *USUAL, "--family", "blog", "--epochs", 3, "--out", long.folder).code == 0
+    assert invoke("train", *USUAL, "--family", "blog", "--epochs", 2, "--out", run.folder).code == 0
+    _name_family_as_earlier_versions_did(run)
     done = invoke("train", "--resume", "--epochs", 3, "--out", run.folder)
     assert done.code == 0, done.err
     assert run.checkpoint.read_bytes() == long.checkpoint.read_bytes()
     fewer = invoke("train", "--resume", "--epochs", 2, "--out", run.folder)
     assert fewer.code == 2
     assert "expected epochs 3, got epochs 2" in one_line(fewer.err)
+
+
+def _name_family_as_earlier_versions_did(run: Run) -> None:
+    state, former = load_state(run), {"family": "post"}
+    save_state(replace(state, settings={**state.settings, **former}, arguments={**state.arguments, **former}), run)
 
 
 def test_another_number_of_threads_is_taken_and_on_record(invoke: Invoke, stopped: Run, reference: Run) -> None:
