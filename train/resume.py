@@ -186,8 +186,8 @@ def load_state(run: Run) -> State:
 
 def _with_present_names(values: Mapping[str, Any]) -> Flat:
     """Return `values` with a family, and the preset named after it, by their present names."""
-    renamed = {name: RENAMED_FAMILIES.get(values.get(name)) for name in ("family", "preset")}
-    return {**values, **{name: value for name, value in renamed.items() if value is not None}}
+    named = {name: values[name] for name in ("family", "preset") if values.get(name) is not None}
+    return {**values, **{name: RENAMED_FAMILIES.get(value, value) for name, value in named.items()}}
 
 
 def recovery_hint(run: Run) -> str | None:
