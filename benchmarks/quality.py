@@ -29,9 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from train.presets import read_preset
-from train.recipes import parse_stages
-from train.results import read_lines
+from train.recipes import parse_stages, read_preset
+from train.results import read_json_lines
 from vae_export.runs import Run
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
@@ -94,7 +93,7 @@ def measure(preset: str, run: Run, options: argparse.Namespace) -> Found:
     started = time.monotonic()
     subprocess.run([*CLI, "train", *how, *epochs, "--out", run.folder], check=True, stdout=subprocess.DEVNULL)
     whole = None if begun else time.monotonic() - started
-    lines = read_lines(run.metrics)
+    lines = read_json_lines(run.metrics)
     binary = lines[-1]["protocol"] != "grey"
     scores = evaluate(run, *data, *threads, *(["--importance-samples", str(options.samples)] if binary else []))
     many = ["--importance-samples", str(PUBLISHED), "--images", str(options.images)]
@@ -146,7 +145,7 @@ def draw(run: Run, end: Found, path: Path) -> None:
     """Training and test -ELBO by epoch, and NLL at the end of them."""
     from matplotlib.figure import Figure
 
-    lines = read_lines(run.metrics)
+    lines = read_json_lines(run.metrics)
     ends = [*accumulate(epochs for epochs, _ in parse_stages(read_preset("burda").options["stages"]))]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -95,7 +95,7 @@ def train_post(options: argparse.Namespace) -> None:
 
     from train.config import DataOptions
     from train.data.datasets import load
-    from train.scoring import InPyTorch, evaluate
+    from train.scoring import PyTorchModel, evaluate_model
     from vae_export.models import VAE, VAEConfig
 
     threads, workers = options.setting
@@ -113,7 +113,7 @@ def train_post(options: argparse.Namespace) -> None:
         model.train()
         for image, _ in batches:
             post_step(model, optimizer, image)
-        print(evaluate(InPyTorch(model), data.test).negative_elbo, flush=True)
+        print(evaluate_model(PyTorchModel(model), data.test).negative_elbo, flush=True)
 
 
 def quickest_setting(options: argparse.Namespace) -> tuple[int, int]:

@@ -19,10 +19,10 @@ import torch
 from train.config import TrainOptions
 from train.data.datasets import Dataset
 from train.distributed import Processes
-from train.trainer import Trainer, multiplies_bfloat16
+from train.trainer import Trainer, has_bfloat16_instructions
 from vae_export.models import VAE, VAEConfig
 
-Precision = Literal["float32", "bfloat16"]
+MatmulPrecision = Literal["float32", "bfloat16"]
 
 #: All measuring ends after so many seconds, once each way was tried.
 _SECONDS = 2.0
@@ -39,29 +39,29 @@ class StepConfig:
     """
 
     threads: int
-    precision: Precision
+    precision: MatmulPrecision
 
     def __str__(self) -> str:
         return f"{self.threads} thread{'s' * (self.threads > 1)} {self.precision}"
 
 
 @dataclass(frozen=True)
-class Measurement:
+class AutotuneResult:
     """Attributes:
-    way: which was chosen.
+    config: which was chosen.
     seconds: that a step took in each way that was tried; empty where there was no choice.
     """
 
-    way: StepConfig
+    config: StepConfig
     seconds: Mapping[StepConfig, float]
 
-    def line(self, batch_size: int) -> str:
+    def describe(self, batch_size: int) -> str:
         """For a person."""
         tried = (f"{way} {batch_size / seconds:,.0f}" for way, seconds in self.seconds.items())
-        return f"computing with {self.way}" + (f"; tried, images/s: {', '.join(tried)}" if self.seconds else "")
+        return f"computing with {self.config}" + (f"; tried, images/s: {', '.join(tried)}" if self.seconds else "")
 
 
-def step_configs(threads: int | None, precision: Precision | None, *, bfloat16: bool) -> list[StepConfig]:
+def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bfloat16: bool) -> list[StepConfig]:
     """Those to choose from, the most modest first.
 
     Args:
@@ -69,12 +69,12 @@ def step_configs(threads: int | None, precision: Precision | None, *, bfloat16: 
         precision: None: float32, or bfloat16 where that is worth a try.
     """
     counts = sorted({1, torch.get_num_threads()}) if threads is None else [threads]
-    usual: list[Precision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
+    usual: list[MatmulPrecision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
     tried = usual if precision is None else [precision]
     return [StepConfig(count, kind) for kind in tried for count in counts]
 
 
-def fastest_config(candidates: Sequence[StepConfig], step: Callable[[StepConfig], object]) -> Measurement:
+def fastest_config(candidates: Sequence[StepConfig], step: Callable[[StepConfig], object]) -> AutotuneResult:
     """Time `step` in each way, in turns, so that a busy moment slows all of them; the median counts.
 
     PyTorch's number of threads is left as it was.
@@ -95,7 +95,7 @@ def fastest_config(candidates: Sequence[StepConfig], step: Callable[[StepConfig]
         if seconds[way] * _GAIN < seconds[chosen]:
             chosen = way
     torch.set_num_threads(before)
-    return Measurement(chosen, seconds)
+    return AutotuneResult(chosen, seconds)
 
 
 def _seconds(way: StepConfig, step: Callable[[StepConfig], object]) -> float:
@@ -111,17 +111,17 @@ _STEPS = {"cpu": 1, "cuda": 20, "mps": 5}
 
 def autotune(
     options: TrainOptions, config: VAEConfig, dataset: Dataset, device: torch.device, processes: Processes
-) -> Measurement:
+) -> AutotuneResult:
     """Measure what `options` leave open, with this process's part of a batch. Compiled steps are chosen by plain ones.
 
     Processes that share a machine measure at the same time, as they will train.
     """
     recipe = options.recipe_for(len(dataset.train))
-    precision: Precision | None = None if options.precision == "auto" else options.precision
+    precision: MatmulPrecision | None = None if options.precision == "auto" else options.precision
     threads = options.threads if device.type == "cpu" else torch.get_num_threads()
-    candidates = step_configs(threads, precision, bfloat16=recipe.bfloat16 and multiplies_bfloat16(device))
+    candidates = step_configs(threads, precision, bfloat16=recipe.bfloat16 and has_bfloat16_instructions(device))
     if len(candidates) == 1:
-        return Measurement(candidates[0], {})
+        return AutotuneResult(candidates[0], {})
     # torch's type hints do not know the argument.
     model = VAE(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     own = recipe.batch_size // processes.count
@@ -138,6 +138,6 @@ def autotune(
     }
 
     def step(way: StepConfig) -> None:
-        trainers[way.precision].rehearse(_STEPS[device.type])
+        trainers[way.precision].run_trial_steps(_STEPS[device.type])
 
     return fastest_config(candidates, step)

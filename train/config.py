@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from train.recipes import Recipe, RecipeOptions, stage_of, usual_recipe
+from train.recipes import Recipe, RecipeOptions, check_range, default_recipe
 from vae_export.errors import ModelError, UsageError
 from vae_export.likelihood import SCALE, Likelihood, LikelihoodName
 from vae_export.models.config import Activation, Family, VAEConfig
@@ -19,13 +19,13 @@ DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 
 #: What becomes of grey levels before a model sees them; see `train.data.datasets`.
-Protocol = Literal["grey", "dynamic", "static"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+DataProtocol = Literal["grey", "dynamic", "static"]
+DATA_PROTOCOLS: tuple[DataProtocol, ...] = get_args(DataProtocol)
 
-Precision = Literal["auto", "float32", "bfloat16"]
+PrecisionOption = Literal["auto", "float32", "bfloat16"]
 
 #: Where downloads go, below the working folder.
-DATA = Path("data")
+DATA_FOLDER = Path("data")
 #: More threads than these do not make the small steps of these networks faster.
 MAX_DEFAULT_THREADS = 4
 #: Side of a square image, in pixels, where the option decides about it.
@@ -46,19 +46,19 @@ class DataOptions:
     folder: Path | None = None
     image_size: int | None = None
     download: bool = True
-    protocol: Protocol = "grey"
+    protocol: DataProtocol = "grey"
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:
             raise UsageError("unknown data set", expected=" | ".join(DATASETS), got=self.name)
-        if self.protocol not in PROTOCOLS:
-            raise UsageError("unknown data protocol", expected=" | ".join(PROTOCOLS), got=self.protocol)
+        if self.protocol not in DATA_PROTOCOLS:
+            raise UsageError("unknown data protocol", expected=" | ".join(DATA_PROTOCOLS), got=self.protocol)
         if self.name == "folder":
             if self.folder is None:
                 raise UsageError(
                     "no folder", where="--dataset folder", do="say where the images are: --data-dir FOLDER"
                 )
-            stage_of("image size", self.image_size, 1, 512)
+            check_range("image size", self.image_size, 1, 512)
         elif self.image_size is not None:
             raise UsageError("--image-size is for --dataset folder", got=f"--dataset {self.name}")
 
@@ -79,8 +79,8 @@ class NetworkOptions:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        stage_of("latent size", self.latent_size, 1, 4096)
-        stage_of("hidden size", self.hidden_size, 1, 16384)
+        check_range("latent size", self.latent_size, 1, 4096)
+        check_range("hidden size", self.hidden_size, 1, 16384)
         if self.scale is not None and self.likelihood != "gaussian-fixed":
             raise UsageError("--scale is for --likelihood gaussian-fixed", got=f"--likelihood {self.likelihood}")
         self.config((1, IMAGE_SIZE, IMAGE_SIZE))
@@ -147,18 +147,18 @@ class TrainOptions:
     recipe: RecipeOptions = field(default_factory=RecipeOptions)
     seed: int = 0
     device: str = "auto"
-    precision: Precision = "auto"
+    precision: PrecisionOption = "auto"
     threads: int | None = None
     preset: str | None = None
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise UsageError("unknown precision", expected=" | ".join(get_args(Precision)), got=self.precision)
-        stage_of("seed", self.seed, 0, 2**62)
-        stage_of("threads", self.threads, 1, 1024)
+        if self.precision not in get_args(PrecisionOption):
+            raise UsageError("unknown precision", expected=" | ".join(get_args(PrecisionOption)), got=self.precision)
+        check_range("seed", self.seed, 0, 2**62)
+        check_range("threads", self.threads, 1, 1024)
         self.recipe_for(1)  # before any work: the family's recipe may have no such option
 
     def recipe_for(self, images: int) -> Recipe:
         """How to train on that many images."""
-        return self.recipe.over(usual_recipe(self.network.family, images, self.recipe.batch_size))
+        return self.recipe.apply_to(default_recipe(self.network.family, images, self.recipe.batch_size))

@@ -30,7 +30,7 @@ _ENDED = "vae-export-ended"
 _GONE = ("onnection closed", "onnection reset", "roken pipe", "onnection refused", "NCCL", "recv timeout", "Timed out")
 
 
-class EndedElsewhereError(Exception):
+class PeerEndedError(Exception):
     """Another process of this training failed or was stopped, and said so. `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
@@ -49,14 +49,14 @@ class Processes:
     count: int = 1
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         return self.count == 1
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def part(self, size: int) -> slice:
+    def batch_slice(self, size: int) -> slice:
         """Which of `size` images of a batch are this process's. Raises `UsageError` where parts would be unequal."""
         if size % self.count:
             expected, got = f"a multiple of {self.count} processes", size
@@ -66,71 +66,71 @@ class Processes:
 
     def mean(self, value: Tensor) -> Tensor:
         """Over the processes, on the device of `value`, without waiting for it."""
-        if self.alone:
+        if self.is_single:
             return value
         total = value.clone()
         dist.all_reduce(total)
         return total / self.count
 
-    def most(self, *numbers: int) -> tuple[int, ...]:
+    def maximum(self, *numbers: int) -> tuple[int, ...]:
         """The greatest that any process has for each of these."""
-        if self.alone:
+        if self.is_single:
             return numbers
         greatest = torch.tensor(numbers)
         dist.all_reduce(greatest, dist.ReduceOp.MAX)
         return tuple(int(number) for number in greatest)
 
-    def gathered(self, mine: T) -> list[T]:
+    def gather(self, mine: T) -> list[T]:
         """What each process has, in the order of their ranks, for all of them."""
-        if self.alone:
+        if self.is_single:
             return [mine]
         everybody: list[Any] = [None] * self.count
         dist.all_gather_object(everybody, mine)
         return everybody
 
-    def shared(self, count: int, work: Callable[[int], T]) -> list[T]:
+    def split_work(self, count: int, work: Callable[[int], T]) -> list[T]:
         """What `work` gives for 0 to count - 1, for all of them; each number is one process's work."""
         mine = {number: work(number) for number in range(self.rank, count, self.count)}
-        done = {number: value for theirs in self.gathered(mine) for number, value in theirs.items()}
+        done = {number: value for theirs in self.gather(mine) for number, value in theirs.items()}
         return [done[number] for number in range(count)]
 
-    def own(self, values: Tensor) -> Tensor:
+    def own_share(self, values: Tensor) -> Tensor:
         """This process's of the values (count,) that were gathered; of another count's, the mean. A scalar."""
         values = values.flatten()
         return values[self.rank] if len(values) == self.count else values.mean()
 
-    def first(self, work: Callable[[], T]) -> T:
+    def on_first(self, work: Callable[[], T]) -> T:
         """What `work` gives where the first process does it, for all; the others wait."""
-        if self.alone:
+        if self.is_single:
             return work()
         done: list[Any] = [work() if self.is_first else None]
         dist.broadcast_object_list(done, src=0)
         value: T = done[0]
         return value
 
-    def each(self, work: Callable[[], T]) -> T:
+    def on_each(self, work: Callable[[], T]) -> T:
         """`work` in every process, first in the first one of each machine, which fetches what is to be fetched."""
-        if self.alone:
+        if self.is_single:
             return work()
-        early = [work()] if local_device() == 0 else []
+        early = [work()] if local_rank() == 0 else []
         dist.barrier()
         return early[0] if early else work()
 
     @contextmanager
-    def led(self, context: AbstractContextManager[object]) -> Iterator[None]:
+    def first_holds(self, context: AbstractContextManager[object]) -> Iterator[None]:
         """The block, while the first process holds `context`."""
         with ExitStack() as stack:
-            self.first(lambda: stack.enter_context(context) and None)
+            self.on_first(lambda: stack.enter_context(context) and None)
             yield
 
 
-def local_device() -> int:
+def local_rank() -> int:
     """Of this process on its machine, from 0: the number of the GPU that it takes. Raises `MachineError`."""
     return _number("LOCAL_RANK", 0)
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Processes]:
+def join_processes(device: torch.device) -> Iterator[Processes]:
     """The processes that torchrun started beside this one, until the block ends.
 
     Raises:
@@ -157,7 +157,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
             code = MachineError.exit_code
         first = int(store.compare_set(_ENDED, "", f"{rank} {code}").split()[0])
         if first != rank:
-            raise EndedElsewhereError(int(store.get(_ENDED).split()[1])) from error
+            raise PeerEndedError(int(store.get(_ENDED).split()[1])) from error
         if code == MachineError.exit_code and not isinstance(error, MachineError):
             got, do = str(error).partition(". ")[0], "look for it in the output, then go on with --resume"
             raise MachineError("a process of this training is gone", got=got, do=do) from error

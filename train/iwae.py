@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from train.loss import to_unit_range
-from train.scoring import Scored
+from train.scoring import ScoredModel
 from vae_export.models import reparameterize
 
 #: Latents that are decoded at once, and at most so many that their images have no more than these numbers: family
@@ -50,7 +50,7 @@ class NllEstimate:
 
 
 def importance_weighted_nll(
-    model: Scored,
+    model: ScoredModel,
     pixels: Tensor,
     samples: int,
     *,
@@ -111,7 +111,9 @@ def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range],
         torch.set_num_threads(before)
 
 
-def _nll(model: Scored, image: Tensor, samples: int, noise: torch.Generator, *, at_once: int, block: int) -> Tensor:
+def _nll(
+    model: ScoredModel, image: Tensor, samples: int, noise: torch.Generator, *, at_once: int, block: int
+) -> Tensor:
     """Of images (N, C, H, W), N up to `at_once`, with `block` latents of each decoded at once → (N,), float64."""
     mean, logvar = model.encode(image)
     total = torch.full((len(image),), -math.inf, dtype=torch.float64)
@@ -120,8 +122,10 @@ def _nll(model: Scored, image: Tensor, samples: int, noise: torch.Generator, *, 
         # For as many images as there may be: those of a last, smaller part get what they get where others follow.
         draw = torch.randn(count, at_once, *mean.shape[1:], generator=noise)[:, : len(image)]
         latent = reparameterize(mean, logvar, draw)
-        misfit = model.misfit(latent.flatten(0, 1), image.repeat(count, 1, 1, 1)).reshape(count, len(image))
+        reconstruction = model.reconstruction_nll(latent.flatten(0, 1), image.repeat(count, 1, 1, 1)).reshape(
+            count, len(image)
+        )
         # log p(z) - log q(z|x): the constants of the two normals cancel.
         ratio = 0.5 * (draw.double().square() + logvar - latent.double().square()).sum(-1)
-        total = torch.logaddexp(total, torch.logsumexp(ratio - misfit, 0))
+        total = torch.logaddexp(total, torch.logsumexp(ratio - reconstruction, 0))
     return math.log(samples) - total

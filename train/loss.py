@@ -22,17 +22,17 @@ from vae_export.models import VAE, reparameterize
 from vae_export.models.networks import outputs
 
 
-def reconstruction(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Tensor:
+def reconstruction_nll(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Tensor:
     """-log p(x|z) of images (N, C, H, W) in [0, 1], given a decoder's raw outputs → (N,) nats.
 
     The Bernoulli's is computed on logits: log(sigmoid(x)) for a large negative x is lost once the sigmoid was rounded.
     """
     if likelihood.name == "bernoulli":
         return F.binary_cross_entropy_with_logits(raw, image, reduction="none").flatten(1).sum(1)
-    return reconstruction_of(likelihood, outputs(likelihood, raw), image)
+    return reconstruction_nll_of_outputs(likelihood, outputs(likelihood, raw), image)
 
 
-def reconstruction_of(likelihood: Likelihood, decoded: tuple[Tensor, ...], image: Tensor) -> Tensor:
+def reconstruction_nll_of_outputs(likelihood: Likelihood, decoded: tuple[Tensor, ...], image: Tensor) -> Tensor:
     """The same from a decoder's outputs, which is all that an exported one gives.
 
     The formulas are those of `Likelihood.log_prob`, in torch and float32.
@@ -61,12 +61,12 @@ def _discretised_logistic(mean: Tensor, log_scale: Tensor, image: Tensor) -> Ten
     )
 
 
-def kl(mean: Tensor, logvar: Tensor) -> Tensor:
+def kl_per_unit(mean: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, I)) of each unit, both (N, Z) → (N, Z) nats (appendix B of the paper)."""
     return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
 
-class Terms(nn.Module):
+class LossTerms(nn.Module):
     """What the loss is made of, as one module: what is compiled, and what processes share."""
 
     def __init__(self, model: VAE) -> None:
@@ -74,7 +74,9 @@ class Terms(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """image (N, C, H, W), noise (N, Z) → misfit, a scalar, and the KL of each unit (Z,): means over images, nats.
+        """Return the reconstruction term, a scalar, and the KL of each unit (Z,): means over images, in nats.
+
+        Images are (N, C, H, W), noise is (N, Z).
 
         Family `blog` keeps the post's loss, on probabilities; its value is the same but for rounding.
         """
@@ -82,34 +84,34 @@ class Terms(nn.Module):
         mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
         latent = reparameterize(mean, logvar, noise)
         if model.config.family == "blog":
-            misfit = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
+            reconstruction = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
         else:
-            misfit = reconstruction(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()
-        return misfit / len(image), kl(mean, logvar).mean(0)
+            reconstruction = reconstruction_nll(model.config.likelihood, model.decoder.raw(latent).float(), image).sum()
+        return reconstruction / len(image), kl_per_unit(mean, logvar).mean(0)
 
 
-def weighted(
-    misfit: Tensor,
+def weighted_loss(
+    reconstruction: Tensor,
     units: Tensor,
     *,
     beta: float = 1.0,
     free_bits: float = 0.0,
     over_batch: Callable[[Tensor], Tensor] = lambda units: units,
 ) -> Tensor:
-    """What training minimises, of `Terms`, as a scalar.
+    """What training minimises, of `LossTerms`, as a scalar.
 
     `beta` and `free_bits` (see `ObjectiveOptions`) belong to training alone: `train.scoring` reports the bound itself.
     Bits are free by the KL of the whole batch: `over_batch` makes it of a part's, where processes share one.
     """
     if free_bits:
         units = torch.where(over_batch(units.detach()) < free_bits, free_bits, units)
-    return misfit + beta * units.sum()
+    return reconstruction + beta * units.sum()
 
 
 def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
     """The mean over images (N, C, H, W), given noise (N, Z), as a scalar."""
-    misfit, units = Terms(model)(image, noise)
-    return weighted(misfit, units, beta=beta, free_bits=free_bits)
+    reconstruction, units = LossTerms(model)(image, noise)
+    return weighted_loss(reconstruction, units, beta=beta, free_bits=free_bits)
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from train.config import Protocol
+from train.config import DataProtocol
 from train.data.datasets import Dataset
 from train.scoring import Score
-from train.trainer import Epoch, diverged
+from train.trainer import EpochResult, divergence_error
 from vae_export.cli.console import message, progress
 from vae_export.models import VAEConfig
 
@@ -47,13 +47,13 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
         yield f"binary pixels under {config.likelihood.name}: {why}; --likelihood bernoulli fits"
 
 
-class Watcher:
+class CollapseMonitor:
     """Says once that most units have collapsed; some always do where there are more than the images need."""
 
     def __init__(self) -> None:
         self._said = False
 
-    def after(self, epoch: int, score: Score) -> str | None:
+    def note_after(self, epoch: int, score: Score) -> str | None:
         """The line that `score`, of the validation images after `epoch`, calls for."""
         units, active = len(score.unit_variances), score.active_units
         if self._said or epoch < _PATIENCE or 4 * active >= units:
@@ -76,14 +76,14 @@ class TrainingProgress:
         epochs: int,
         steps: int,
         batch_size: int,
-        protocol: Protocol,
+        protocol: DataProtocol,
         silent: bool = False,
     ) -> None:
         self._silent = silent
         self._bar, self._task, self._protocol = bar, task, protocol
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._looked = self._started = time.perf_counter()
-        self._watcher = Watcher()
+        self._watcher = CollapseMonitor()
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
         """After a step; `total` is the sum of the epoch's losses. Raises `InputError` when it is not finite."""
@@ -95,7 +95,7 @@ class TrainingProgress:
         self._looked = now
         mean = total.item() / step
         if not math.isfinite(mean):
-            raise diverged(epoch, mean)
+            raise divergence_error(epoch, mean)
         speed = (step - 1) * self._batch_size / max(now - self._started, 1e-9)
         self._bar.update(
             self._task,
@@ -104,7 +104,7 @@ class TrainingProgress:
             note=f"{mean:.1f} nats  {speed:,.0f} images/s",
         )
 
-    def epoch(self, epoch: Epoch, validation: Score, *, best: bool) -> None:
+    def epoch(self, epoch: EpochResult, validation: Score, *, best: bool) -> None:
         line = (
             f"epoch {epoch.number:>{len(str(self._epochs))}}/{self._epochs}  "
             f"validation -ELBO {validation.negative_elbo:.2f} nats/image, {self._protocol} "
@@ -113,7 +113,7 @@ class TrainingProgress:
             + (", saved" if best else "")
         )
         self._say(line)
-        if (note := self._watcher.after(epoch.number, validation)) is not None:
+        if (note := self._watcher.note_after(epoch.number, validation)) is not None:
             self._say(f"note: {note}")
         self._bar.update(self._task, completed=epoch.number * self._steps)
 
@@ -128,7 +128,7 @@ class TrainingProgress:
 
 @contextmanager
 def show_progress(
-    *, epochs: int, steps: int, batch_size: int, protocol: Protocol, silent: bool = False
+    *, epochs: int, steps: int, batch_size: int, protocol: DataProtocol, silent: bool = False
 ) -> Iterator[TrainingProgress]:
     """`silent`: for a process that is not the first of those that train together."""
     with progress() as bar:

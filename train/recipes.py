@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import tomllib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from vae_export.errors import UsageError
+from vae_export.errors import InputError, UsageError
 from vae_export.models.config import Family
 
 Schedule = Literal["constant", "one-cycle", "stages"]
@@ -97,8 +99,8 @@ class RecipeOptions:
     warmup_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        stage_of("epochs", self.epochs, 1, 100_000)
-        stage_of("batch size", self.batch_size, 1, 65_536)
+        check_range("epochs", self.epochs, 1, 100_000)
+        check_range("batch size", self.batch_size, 1, 65_536)
         rates = [self.learning_rate, *(rate for _, rate in self.stages or ())]
         for rate in rates:
             if rate is not None and not 0 < rate <= 1:
@@ -107,7 +109,7 @@ class RecipeOptions:
             if not self.stages or self.learning_rate is not None:
                 raise UsageError("stages have rates of their own", do="pass --stages or --learning-rate")
             for epochs, _ in self.stages:
-                stage_of("epochs of a stage", epochs, 1, 100_000)
+                check_range("epochs of a stage", epochs, 1, 100_000)
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
             raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
         if self.average is not None and not 0 <= self.average < 1:
@@ -115,7 +117,7 @@ class RecipeOptions:
         if self.warmup_ratio is not None and not 0 < self.warmup_ratio < 1:
             raise UsageError("bad warm-up ratio", expected="above 0, below 1", got=self.warmup_ratio)
 
-    def over(self, usual: Recipe) -> Recipe:
+    def apply_to(self, usual: Recipe) -> Recipe:
         """`usual`, with what was asked for in its place."""
         asked: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
         if self.stages is not None:
@@ -127,7 +129,7 @@ class RecipeOptions:
         return recipe
 
 
-def usual_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:
+def default_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:
     """The family's recipe for that many training images, in batches of that size if one was asked for."""
     usual = RECIPES[family]
     if images >= SMALL_SET:
@@ -146,7 +148,7 @@ def parse_stages(text: str) -> Stages:
         raise UsageError("stages cannot be read", expected="EPOCHS:RATE,EPOCHS:RATE,…", got=text) from error
 
 
-def stage_of(name: str, value: int | None, low: int, high: int) -> None:
+def check_range(name: str, value: int | None, low: int, high: int) -> None:
     """Raise `UsageError` for a number outside [low, high]."""
     if value is not None and not low <= value <= high:
         raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)
@@ -158,7 +160,7 @@ _BETA_LOW, _BETA_HIGH = 0.85, 0.95
 _BETA = 0.9
 
 
-def rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
+def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
     """Learning rate and Adam's first beta of a step, counted from 0 over all epochs."""
     if recipe.schedule == "one-cycle":
         return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step, recipe.epochs * steps_per_epoch)
@@ -182,3 +184,40 @@ def _one_cycle(peak: float, rise: float, step: int, steps: int) -> tuple[float, 
 def _cosine(start: float, end: float, done: float) -> float:
     """From start to end as `done` goes from 0 to 1."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
+
+
+#: A TOML file for each preset: `summary`, one line for --list-presets, and `[options]`, the long names of the options
+#: of `cli.py train` without the dashes in front.
+PRESET_FOLDER = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Attributes:
+    name: of its file.
+    summary: one line.
+    options: of `cli.py train`, by their long names.
+    """
+
+    name: str
+    summary: str
+    options: dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESET_FOLDER.glob("*.toml"))
+
+
+def read_preset(name: str) -> Preset:
+    """Raises `UsageError` for a preset there is not, `InputError` for a file that is none."""
+    path = PRESET_FOLDER / f"{name}.toml"
+    if name not in preset_names():
+        raise UsageError("unknown preset", expected=" | ".join(preset_names()), got=name)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("preset cannot be read", where=path, got=str(error)) from error
+    options, summary = data.get("options"), data.get("summary")
+    if set(data) != {"options", "summary"} or not isinstance(options, dict) or not isinstance(summary, str):
+        raise InputError("preset cannot be read", where=path, expected="summary and [options]", got=sorted(data))
+    return Preset(name, summary, options)

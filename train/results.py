@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config import Protocol
+from train.config import DataProtocol
 from vae_export.errors import InputError
 from vae_export.io.atomic import append_line
 from vae_export.likelihood import Likelihood
@@ -29,24 +29,24 @@ from vae_export.models.config import VAEConfig
 from vae_export.runs import Run
 
 
-def is_likelihood(protocol: Protocol, likelihood: Likelihood) -> bool:
+def is_likelihood(protocol: DataProtocol, likelihood: Likelihood) -> bool:
     """Whether figures are of a probability, or a density, of the pixels that there are."""
     return not (likelihood.name == "bernoulli" and protocol == "grey")
 
 
-def reconstruction_heading(protocol: Protocol, likelihood: Likelihood) -> str:
+def reconstruction_heading(protocol: DataProtocol, likelihood: Likelihood) -> str:
     return "-log p(x|z)" if is_likelihood(protocol, likelihood) else "cross-entropy"
 
 
-def nll_name(protocol: Protocol, likelihood: Likelihood) -> str:
+def nll_name(protocol: DataProtocol, likelihood: Likelihood) -> str:
     return "NLL" if is_likelihood(protocol, likelihood) else "IWAE bound"
 
 
-def nll_heading(protocol: Protocol, likelihood: Likelihood, samples: int) -> str:
+def nll_heading(protocol: DataProtocol, likelihood: Likelihood, samples: int) -> str:
     return f"{nll_name(protocol, likelihood)}, K = {samples:,}"
 
 
-def meaning(protocol: Protocol, likelihood: Likelihood) -> str:
+def describe_figures(protocol: DataProtocol, likelihood: Likelihood) -> str:
     """What figures in nats are of, in a few words: below tables, in checkpoints and model cards."""
     if likelihood.name == "discretised-logistic":
         return f"probability of 8-bit pixels, {protocol}"
@@ -59,17 +59,17 @@ def meaning(protocol: Protocol, likelihood: Likelihood) -> str:
     return "binary pixels, drawn once with a seed of ours: not Larochelle's"
 
 
-def record(run: Run, figures: Mapping[str, Any]) -> None:
+def append_evaluation(run: Run, figures: Mapping[str, Any]) -> None:
     """Append one line. Raises `StorageError` where the folder cannot be written."""
     append_line(run.evaluations, json.dumps(figures, allow_nan=False))  # two that score one run do not mix theirs
 
 
-def recorded(run: Run, digest: str) -> list[dict[str, Any]]:
+def read_evaluations(run: Run, digest: str) -> list[dict[str, Any]]:
     """The lines about one checkpoint, the oldest first. Raises `InputError` for a file that is none of ours."""
-    return [line for line in read_lines(run.evaluations) if line.get("checkpoint") == digest]
+    return [line for line in read_json_lines(run.evaluations) if line.get("checkpoint") == digest]
 
 
-def read_lines(path: Any) -> list[dict[str, Any]]:
+def read_json_lines(path: Any) -> list[dict[str, Any]]:
     """The objects of a JSONL file; none where there is no file. Raises `InputError`."""
     if not path.exists():
         return []
@@ -86,11 +86,11 @@ def read_lines(path: Any) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunSummary:
     """Attributes:
     dataset, dataset_sha256, protocol: what it was trained on.
     test: scores of the test images, as `Score.to_json` has them.
-    evidence: of the same images, as `Evidence.to_json` has it: of all that is on record the one of most samples.
+    nll: of the same images, as `NllEstimate.to_json` has it: of all that is on record the one of most samples.
     epochs, best_epoch, planned_epochs: trained so far; of which the best, whose checkpoint it is; asked for.
     seconds: of training alone; None where there are no metrics.
     training: settings, as they are in the checkpoint's provenance.
@@ -101,9 +101,9 @@ class Outcome:
     config: VAEConfig
     dataset: str
     dataset_sha256: str
-    protocol: Protocol
+    protocol: DataProtocol
     test: Mapping[str, Any]
-    evidence: Mapping[str, Any] | None
+    nll: Mapping[str, Any] | None
     parameters: int
     epochs: int
     best_epoch: int
@@ -113,7 +113,7 @@ class Outcome:
     preset: str | None
 
     @property
-    def kind(self) -> tuple[str, str, Protocol, Likelihood]:
+    def comparison_key(self) -> tuple[str, str, DataProtocol, Likelihood]:
         """Outcomes compare if this is the same: the images, what became of them, and what the figures are of."""
         return self.dataset, self.dataset_sha256, self.protocol, self.config.likelihood
 
@@ -131,7 +131,7 @@ class Outcome:
             "config": self.config.to_json(),
             "preset": self.preset,
             "test": dict(self.test),
-            "importance_weighted": None if self.evidence is None else dict(self.evidence),
+            "importance_weighted": None if self.nll is None else dict(self.nll),
             "parameters": self.parameters,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
@@ -141,20 +141,20 @@ class Outcome:
         }
 
 
-def read_outcome(run: Run) -> Outcome:
+def read_run_summary(run: Run) -> RunSummary:
     """Raises `InputError`: its checkpoint, its metrics or its evaluations cannot be read."""
-    header, metrics = read_checkpoint_header(run.checkpoint), read_lines(run.metrics)
+    header, metrics = read_checkpoint_header(run.checkpoint), read_json_lines(run.metrics)
     provenance = header.provenance
     try:
         data, training, test = provenance["data"], provenance["training"], provenance["scores"]["test"]
-        return Outcome(
+        return RunSummary(
             run=run,
             config=header.config,
             dataset=str(data["name"]),
             dataset_sha256=str(data["sha256"]),
             protocol=data.get("protocol", "grey"),
             test={key: test[key] + 0 for key in test},  # numbers, or a TypeError
-            evidence=_evidence(recorded(run, header.digest), data["sha256"], test["images"]),
+            nll=_most_precise_nll(read_evaluations(run, header.digest), data["sha256"], test["images"]),
             parameters=header.parameters,
             epochs=max((int(line["epoch"]) for line in metrics), default=int(provenance["epoch"])),
             best_epoch=int(provenance["epoch"]),
@@ -168,7 +168,7 @@ def read_outcome(run: Run) -> Outcome:
         raise InputError("run cannot be read", where=run.folder, expected="what train writes", got=what) from error
 
 
-def read_outcomes(root: Path) -> tuple[list[Outcome], list[InputError]]:
+def read_run_summaries(root: Path) -> tuple[list[RunSummary], list[InputError]]:
     """Of all runs below `root`, by their names; and why each of the others cannot be read."""
     outcomes, unreadable = [], []
     for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
@@ -176,13 +176,13 @@ def read_outcomes(root: Path) -> tuple[list[Outcome], list[InputError]]:
         if not any(path.exists() for path in (run.checkpoint, run.metrics, run.state)):
             continue  # something else, such as a bundle beside the runs
         try:
-            outcomes.append(read_outcome(run))
+            outcomes.append(read_run_summary(run))
         except InputError as error:
             unreadable.append(error)
     return outcomes, unreadable
 
 
-def _evidence(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
+def _most_precise_nll(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
     """Of the whole test split of the data that it was trained on."""
     found = [
         {"format": line["format"], **line["importance_weighted"]}

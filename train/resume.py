@@ -108,7 +108,7 @@ STATE_FORMAT = "vae-export-state/1"
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """What is in the run's checkpoint.
 
     Attributes:
@@ -130,7 +130,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """See above; `settings` and `surroundings` are flat, so that two of them can be told apart by name."""
 
     arguments: Mapping[str, Any]
@@ -140,18 +140,18 @@ class State:
     position: int
     seconds: float
     epochs: int
-    saved: Saved | None
+    saved: SavedCheckpoint | None
     tensors: Mapping[str, Tensor]
 
 
-def save_state(state: State, run: Run) -> None:
+def save_state(state: TrainingState, run: Run) -> None:
     """Write atomically; the state before it stays beside it. Raises `StorageError`; then nothing has changed."""
     header = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "tensors"}
     header |= {"format": STATE_FORMAT, "saved": None if state.saved is None else asdict(state.saved)}
     write_generation(run.training_state, hashed_bytes(header, state.tensors), previous=run.previous_training_state)
 
 
-def load_state(run: Run) -> State:
+def load_state(run: Run) -> TrainingState:
     """The state that a training of `run` can go on from.
 
     Raises:
@@ -168,8 +168,8 @@ def load_state(run: Run) -> State:
     try:
         saved = header["saved"]
         if saved is not None:
-            saved = Saved(saved["epoch"], saved["steps"], _score(saved["validation"]), _score(saved["test"]))
-        return State(
+            saved = SavedCheckpoint(saved["epoch"], saved["steps"], _score(saved["validation"]), _score(saved["test"]))
+        return TrainingState(
             _with_present_names(header["arguments"]),
             _with_present_names(header["settings"]),
             header["surroundings"],

@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 
 from train.distributed import Processes
-from train.loss import kl, reconstruction, reconstruction_of, to_unit_range
+from train.loss import kl_per_unit, reconstruction_nll, reconstruction_nll_of_outputs, to_unit_range
 from vae_export.likelihood import Likelihood
 from vae_export.models import VAE, reparameterize
 from vae_export.runtime import Model
 
 
-class Scored(Protocol):
+class ScoredModel(Protocol):
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """image (N, C, H, W) in [0, 1] → mean, logvar of q(z|x), each (N, Z), on the CPU."""
 
-    def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         """-log p(x|z) in nats, of latent (N, Z) and image (N, C, H, W) → (N,), on the CPU."""
 
 
-class InPyTorch:
+class PyTorchModel:
     """A network on its device, in eval mode while any thread scores it; then its mode is given back as it was."""
 
     def __init__(self, model: VAE) -> None:
@@ -50,10 +50,10 @@ class InPyTorch:
             image: Tensor = self._model.decoder.image(latent.to(self._device))
         return image.cpu()
 
-    def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         with self._evaluating():
             raw = self._model.decoder.raw(latent.to(self._device))
-            return reconstruction(self._model.config.likelihood, raw, image.to(self._device)).cpu()
+            return reconstruction_nll(self._model.config.likelihood, raw, image.to(self._device)).cpu()
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -72,7 +72,7 @@ class InPyTorch:
                     self._model.train(self._was_training)
 
 
-class Exported:
+class ExportedModel:
     """The encoder and decoder of an export, run by ONNX Runtime."""
 
     def __init__(self, model: Model) -> None:
@@ -83,9 +83,9 @@ class Exported:
         mean, logvar = self._model.encode(image.contiguous().numpy())
         return torch.from_numpy(mean), torch.from_numpy(logvar)
 
-    def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         outputs = self._model.run("decoder", latent=latent.contiguous().numpy()).values()
-        return reconstruction_of(self._likelihood, tuple(map(torch.from_numpy, outputs)), image)
+        return reconstruction_nll_of_outputs(self._likelihood, tuple(map(torch.from_numpy, outputs)), image)
 
 
 #: A latent unit is active if the variance of its posterior mean over images exceeds this (Burda et al.,
@@ -142,26 +142,28 @@ class Score:
         }
 
 
-def evaluate(model: Scored, pixels: Tensor, *, processes: Processes | None = None) -> Score:
+def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes | None = None) -> Score:
     """Score `model` on pixels uint8 (N, C, H, W), N ≥ 1. The global random state is not touched.
 
     Processes take batches in turns; each gets the score of all images, to the bit what one alone would have found.
     """
     processes = processes or Processes()
     images = torch.split(pixels, _BATCH)
-    posteriors = processes.shared(len(images), lambda batch: model.encode(to_unit_range(images[batch])))
+    posteriors = processes.split_work(len(images), lambda batch: model.encode(to_unit_range(images[batch])))
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = [torch.randn(mean.shape, generator=generator) for mean, _ in posteriors]
     latents = [reparameterize(*posterior, own) for posterior, own in zip(posteriors, noise, strict=True)]
-    misfits = processes.shared(len(images), lambda batch: model.misfit(latents[batch], to_unit_range(images[batch])))
-    misfit, mean, logvar = (torch.cat([*parts]) for parts in (misfits, *zip(*posteriors, strict=True)))
-    misfit, mean, units = misfit.double(), mean.double(), kl(mean, logvar).double()
-    bound = misfit + units.sum(1)
+    reconstructions = processes.split_work(
+        len(images), lambda batch: model.reconstruction_nll(latents[batch], to_unit_range(images[batch]))
+    )
+    reconstruction, mean, logvar = (torch.cat([*parts]) for parts in (reconstructions, *zip(*posteriors, strict=True)))
+    reconstruction, mean, units = reconstruction.double(), mean.double(), kl_per_unit(mean, logvar).double()
+    bound = reconstruction + units.sum(1)
     return Score(
         images=len(pixels),
         negative_elbo=bound.mean().item(),
         standard_error=bound.std(correction=0).item() / len(bound) ** 0.5,
-        reconstruction=misfit.mean().item(),
+        reconstruction=reconstruction.mean().item(),
         kl=units.sum(1).mean().item(),
         unit_variances=tuple(mean.var(0, correction=0).tolist()),
         unit_kls=tuple(units.mean(0).tolist()),

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from train.config import TrainOptions
-from train.data.datasets import Dataset, as_evaluated
+from train.data.datasets import Dataset, evaluated_pixels
 from train.distributed import Processes
 from train.init import initialise
 from train.progress import TrainingProgress
-from train.recipes import rate_at
-from train.results import meaning
+from train.recipes import learning_rate_at
+from train.results import describe_figures
 from train.resume import (
-    Saved,
-    State,
+    SavedCheckpoint,
+    TrainingState,
     changed_surroundings,
     check_same_training,
     recovery_hint,
@@ -38,9 +38,9 @@ from train.resume import (
     settings,
     surroundings,
 )
-from train.scoring import InPyTorch, Score, evaluate
-from train.signals import Stop, Stopped, deferred_stop
-from train.trainer import Epoch, Trainer, diverged, multiplies_bfloat16
+from train.scoring import PyTorchModel, Score, evaluate_model
+from train.signals import StopReached, StopRequest, deferred_stop
+from train.trainer import EpochResult, Trainer, divergence_error, has_bfloat16_instructions
 from vae_export._version import __version__
 from vae_export.errors import CheckpointError, Interrupted
 from vae_export.io.atomic import append_line, write_atomic, write_generation
@@ -49,7 +49,7 @@ from vae_export.models.checkpoint import Checkpoint, checkpoint_bytes, load_chec
 from vae_export.runs import Run
 
 if TYPE_CHECKING:
-    from train.tensorboard import Events
+    from train.tensorboard import EventLog
 
 #: Test images that travel in the checkpoint: as many as say what a file of fewer bits costs in nats.
 EXAMPLE_IMAGES = 256
@@ -78,8 +78,8 @@ class TrainingSession:
     ) -> None:
         self.options, self.run, self.dataset, self.device = options, run, dataset, device
         self.processes = processes or Processes()
-        self.saved: Saved | None = None
-        self.events: Events | None = None
+        self.saved: SavedCheckpoint | None = None
+        self.events: EventLog | None = None
         self.epochs = 0  # scored and on record
         self._data, self._arguments = dataset.to_json(), dict(arguments or {})
         self._changes: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class TrainingSession:
         self.recipe = options.recipe_for(len(dataset.train))
         self.precision = options.precision
         if self.precision == "auto":
-            fast = self.recipe.bfloat16 and multiplies_bfloat16(device)
+            fast = self.recipe.bfloat16 and has_bfloat16_instructions(device)
             self.precision = "bfloat16" if fast else "float32"
         torch.manual_seed(options.seed)
         model = VAE(options.network.config(dataset.image_shape))
@@ -110,7 +110,7 @@ class TrainingSession:
     def is_done(self) -> bool:
         return self.epochs >= self.recipe.epochs
 
-    def resume(self, state: State) -> list[str]:
+    def resume(self, state: TrainingState) -> list[str]:
         """Be where the training was whose state this is; what changes rounding since then, a few words each.
 
         Raises:
@@ -119,7 +119,7 @@ class TrainingSession:
         """
         check_same_training(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
         if state.saved is not None:
-            self.processes.first(lambda: load_checkpoint(self.run.checkpoint).config)
+            self.processes.on_first(lambda: load_checkpoint(self.run.checkpoint).config)
         try:
             count = int(state.surroundings.get("processes", 1))
             self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds, processes=count)
@@ -135,7 +135,7 @@ class TrainingSession:
                 write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
         return changes
 
-    def train(self, report: TrainingProgress) -> Saved:
+    def train(self, report: TrainingProgress) -> SavedCheckpoint:
         """Train to the end and return what was saved.
 
         Raises:
@@ -146,41 +146,41 @@ class TrainingSession:
         with deferred_stop() as stop:
 
             def watch(epoch: int, step: int, total: torch.Tensor) -> None:
-                meeting = self.processes.alone or self.trainer.position % _MEETING == 0
-                due = meeting and self._meet(stop)
+                meeting = self.processes.is_single or self.trainer.steps_done % _MEETING == 0
+                due = meeting and self._stop_if_any_was_asked(stop)
                 report.step(epoch, step, total)
                 if due:
-                    self._keep()
+                    self._save_state()
 
             try:
-                for epoch in self.trainer.epochs(watch, after=self.epochs):
-                    self._finish(epoch, report, stop)
-                    self._meet(stop)
-            except Stopped:
-                kind, said = stop.kind or Interrupted, self._rescue()
-                raise kind(self.processes.first(lambda: said)) from None  # once it is saved, and not before
+                for epoch in self.trainer.train_epochs(watch, after=self.epochs):
+                    self._end_epoch(epoch, report, stop)
+                    self._stop_if_any_was_asked(stop)
+            except StopReached:
+                kind, said = stop.kind or Interrupted, self._save_on_interrupt()
+                raise kind(self.processes.on_first(lambda: said)) from None  # once it is saved, and not before
         if self.saved is None:
-            raise diverged(self.epochs, math.nan)
+            raise divergence_error(self.epochs, math.nan)
         return self.saved
 
-    def _meet(self, stop: Stop) -> bool:
+    def _stop_if_any_was_asked(self, stop: StopRequest) -> bool:
         """Stop, all processes after the same step, where one of them was asked to; else whether state is to be kept."""
-        code, due = self.processes.most(stop.code, int(time.monotonic() - self._kept_at > _AT_RISK))
-        stop.join(code)
+        code, due = self.processes.maximum(stop.code, int(time.monotonic() - self._kept_at > _AT_RISK))
+        stop.adopt(code)
         return bool(due)
 
-    def _finish(self, epoch: Epoch, report: TrainingProgress, stop: Stop) -> None:
+    def _end_epoch(self, epoch: EpochResult, report: TrainingProgress, stop: StopRequest) -> None:
         """Measure, save if best, log, keep the state."""
-        with stop.at_once() if self.processes.alone else nullcontext():
+        with stop.interruptible() if self.processes.is_single else nullcontext():
             # As many training images as validation images: a full pass would cost a tenth of the epoch, for the gap.
             train = self._score("train", most=len(self.dataset.validation))
             validation, test = self._score("validation"), self._score("test")
         if not all(score.is_finite for score in (train, validation, test)):
-            raise diverged(epoch.number, validation.negative_elbo)
+            raise divergence_error(epoch.number, validation.negative_elbo)
         self.epochs = epoch.number
         best = self.saved is None or validation.negative_elbo < self.saved.validation.negative_elbo
         if best:
-            self.saved = self._save(validation, test)
+            self.saved = self._save_checkpoint(validation, test)
         line = {
             "epoch": epoch.number,
             "protocol": self.dataset.protocol,
@@ -192,49 +192,51 @@ class TrainingSession:
             "precision": self.precision,
             **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
             **self._shared(),
-            "learning_rate": rate_at(self.recipe, epoch.number * self.trainer.steps - 1, self.trainer.steps)[0],
+            "learning_rate": learning_rate_at(
+                self.recipe, epoch.number * self.trainer.steps_per_epoch - 1, self.trainer.steps_per_epoch
+            )[0],
             "seconds": round(epoch.seconds, 3),
             "images_per_second": round(epoch.images_per_second, 1),
         }
         if self.processes.is_first:
             append_line(self.run.metrics, json.dumps(line))
         if self.events is not None:
-            self.events.epoch(line, self.trainer.scored, validation)
-        self._keep()
+            self.events.epoch(line, self.trainer.scored_model, validation)
+        self._save_state()
         report.epoch(epoch, validation, best=best)
 
     def _score(self, split: str, *, most: int | None = None) -> Score:
         """Of the weights at hand, on a split or its first images."""
-        pixels = as_evaluated(self.dataset, split, most=most)
-        return evaluate(InPyTorch(self.trainer.scored), pixels, processes=self.processes)
+        pixels = evaluated_pixels(self.dataset, split, most=most)
+        return evaluate_model(PyTorchModel(self.trainer.scored_model), pixels, processes=self.processes)
 
-    def _rescue(self) -> str:
+    def _save_on_interrupt(self) -> str:
         """Keep the state, and say in a few words what is where.
 
         Within the first epoch the weights at hand become a checkpoint too: better than none. The first whole epoch
         replaces it, whatever its score, as if it had never been.
         """
-        self._keep()
+        self._save_state()
         saved, again = self.saved, f"go on with --resume --out {self.run.folder}"
         if saved is None:
             validation = self._score("validation")
             if not validation.is_finite:
-                raise diverged(1, validation.negative_elbo)
-            saved = self._save(validation, self._score("test"))
+                raise divergence_error(1, validation.negative_elbo)
+            saved = self._save_checkpoint(validation, self._score("test"))
         score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
-        return f"after {self.trainer.position} steps, the best checkpoint is {self.run.checkpoint} ({score}); {again}"
+        return f"after {self.trainer.steps_done} steps, the best checkpoint is {self.run.checkpoint} ({score}); {again}"
 
-    def _keep(self) -> None:
+    def _save_state(self) -> None:
         """Save the state of this step. Raises `InputError` instead of keeping numbers that are not finite."""
-        tensors = self.trainer.tensors()
+        tensors = self.trainer.state_tensors()
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
-            raise diverged(self.epochs + 1, math.nan)
-        state = State(
+            raise divergence_error(self.epochs + 1, math.nan)
+        state = TrainingState(
             self._arguments | {"precision": self.precision},
             self._settings(),
             self._surroundings(),
             self._changes,
-            self.trainer.position,
+            self.trainer.steps_done,
             self.trainer.seconds,
             self.epochs,
             self.saved,
@@ -244,9 +246,12 @@ class TrainingSession:
             save_state(state, self.run)
         self._kept_at = time.monotonic()
 
-    def _save(self, validation: Score, test: Score) -> Saved:
+    def _save_checkpoint(self, validation: Score, test: Score) -> SavedCheckpoint:
         """Make the weights at hand the run's checkpoint."""
-        saved, model = Saved(self.epochs, self.trainer.position, validation, test), self.trainer.scored
+        saved, model = (
+            SavedCheckpoint(self.epochs, self.trainer.steps_done, validation, test),
+            self.trainer.scored_model,
+        )
         checkpoint = Checkpoint(
             config=model.config,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
@@ -271,7 +276,7 @@ class TrainingSession:
     def _shared(self) -> dict[str, Any]:
         """What of the surroundings is not as usual."""
         compiled = {"compiled": True} if self.options.compiled else {}
-        return compiled | ({} if self.processes.alone else {"processes": self.processes.count})
+        return compiled | ({} if self.processes.is_single else {"processes": self.processes.count})
 
     def _provenance(self) -> dict[str, Any]:
         training = self._training() | {"device": self.device.type} | self._shared()
@@ -281,7 +286,7 @@ class TrainingSession:
             training["changed_on_resume"] = list(self._changes)
         likelihood = self.trainer.model.config.likelihood
         return {
-            "data": self._data | {"note": f"figures: {meaning(self.dataset.protocol, likelihood)}"},
+            "data": self._data | {"note": f"figures: {describe_figures(self.dataset.protocol, likelihood)}"},
             "likelihood": likelihood.to_json(),
             **({"preset": self.options.preset} if self.options.preset else {}),
             "training": training,

@@ -13,12 +13,16 @@ from vae_export.errors import Interrupted, Terminated
 _KINDS: dict[int, type[Interrupted | Terminated]] = {signal.SIGINT: Interrupted, signal.SIGTERM: Terminated}
 
 
-class Stopped(KeyboardInterrupt):
+class StopReached(KeyboardInterrupt):
     """Raised where a stop was waited for: nothing is half done."""
 
 
-class Stop:
-    """The first signal waits for `check`, or for `at_once`; a second one goes where it went before, immediately."""
+class StopRequest:
+    """A request to stop the training, from the first signal that came.
+
+    It takes effect at the next `check`, or at once inside `interruptible`. A second signal goes to the handler that was
+    there before, immediately.
+    """
 
     def __init__(self) -> None:
         self.kind: type[Interrupted | Terminated] | None = None
@@ -30,19 +34,19 @@ class Stop:
         """The exit code that the signal asks for; 0 before one came."""
         return 0 if self.kind is None else self.kind.exit_code
 
-    def join(self, code: int) -> None:
+    def adopt(self, code: int) -> None:
         """Stop with this exit code, where a process beside this one was asked to. 0: none was."""
         if self.kind is None:
             self.kind = next((kind for kind in _KINDS.values() if kind.exit_code == code), None)
         self.check()
 
     def check(self) -> None:
-        """Raise `Stopped` if a signal came."""
+        """Raise `StopReached` if a signal came."""
         if self.kind is not None:
-            raise Stopped
+            raise StopReached
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """For work that changes nothing: a signal ends it where it is."""
         self._at_once = True
         try:
@@ -59,13 +63,13 @@ class Stop:
             raise _KINDS[signum]
         self.kind = _KINDS[signum]
         if self._at_once:
-            raise Stopped
+            raise StopReached
 
 
 @contextmanager
-def deferred_stop() -> Iterator[Stop]:
+def deferred_stop() -> Iterator[StopRequest]:
     """Until the block ends. Only the main thread hears signals; what is ignored stays ignored."""
-    stop = Stop()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -20,8 +20,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from train.data.datasets import Dataset
 from train.pictures import grids
 from train.pictures.grids import Grid
-from train.pictures.sheet import draw
-from train.scoring import InPyTorch, Score
+from train.pictures.sheet import draw_grid
+from train.scoring import PyTorchModel, Score
 from vae_export.io.atomic import storage_errors
 from vae_export.models import VAE
 from vae_export.runs import Run
@@ -32,7 +32,7 @@ _PICTURES = 20
 _SCALARS = ("loss", "learning_rate", "images_per_second")
 
 
-class Events:
+class EventLog:
     """Made by `event_writer`."""
 
     def __init__(self, writer: EventsWriter, run: Run, dataset: Dataset, epochs: int) -> None:
@@ -46,11 +46,11 @@ class Events:
         for split in ("train", "validation", "test"):
             values += [_scalar(f"{name}/{split}", value) for name, value in line[split].items() if name != "images"]
         if number % self._every == 0 or number in (1, self._epochs):
-            values += [_picture(name, grid) for name, grid in self._grids(InPyTorch(model), validation).items()]
+            values += [_picture(name, grid) for name, grid in self._grids(PyTorchModel(model), validation).items()]
         with storage_errors(self._run.events):
             self._write(Event(step=number, summary=Summary(value=values)))
 
-    def _grids(self, model: InPyTorch, validation: Score) -> dict[str, Grid]:
+    def _grids(self, model: PyTorchModel, validation: Score) -> dict[str, Grid]:
         return {
             "reconstructions": grids.reconstructions(model, self._dataset.test[:50]),
             "samples": grids.samples(model, validation),
@@ -64,7 +64,7 @@ class Events:
 
 
 @contextmanager
-def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[Events]:
+def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[EventLog]:
     """Events of the epochs after the `done` ones, in a new file in `run.events`. Raises `StorageError`."""
     with storage_errors(run.events):
         run.events.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Itera
         writer = EventsWriter(str(run.events / "events"), f".{done:06d}")
         writer.write_event(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
     try:
-        yield Events(writer, run, dataset, epochs)
+        yield EventLog(writer, run, dataset, epochs)
     finally:
         with storage_errors(run.events):
             writer.close()
@@ -83,7 +83,7 @@ def _scalar(tag: str, value: float) -> Any:
 
 
 def _picture(tag: str, grid: Grid) -> Any:
-    sheet, buffer = draw(grid), io.BytesIO()
+    sheet, buffer = draw_grid(grid), io.BytesIO()
     sheet.save(buffer, format="PNG")
     image = Summary.Image(height=sheet.height, width=sheet.width, colorspace=3, encoded_image_string=buffer.getvalue())
     return Summary.Value(tag=tag, image=image)

@@ -27,16 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train.config import ObjectiveOptions, Protocol
+from train.config import DataProtocol, ObjectiveOptions
 from train.data.datasets import draw_binary
 from train.distributed import Processes
-from train.loss import Terms, to_unit_range, weighted
-from train.recipes import Recipe, rate_at
+from train.loss import LossTerms, to_unit_range, weighted_loss
+from train.recipes import Recipe, learning_rate_at
 from vae_export.errors import CheckpointError, DataError, InputError, MachineError
 from vae_export.models import VAE
 
 
-def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+def compile_module(module: nn.Module, device: torch.device) -> nn.Module:
     """`module`, compiled as one graph when it is first called; on CUDA, replayed as a CUDA graph.
 
     `fullgraph`: whatever cannot be compiled, and a graph compiled too often, is an error and no slow path.
@@ -71,12 +71,12 @@ class StepRng:
     def __init__(self, seed: int, device: torch.device) -> None:
         self._seed, self._generator = seed, torch.Generator(device)
 
-    def order(self, epoch: int, count: int) -> Tensor:
+    def epoch_order(self, epoch: int, count: int) -> Tensor:
         """A permutation of `count` images, int64, on the CPU."""
         generator = torch.Generator().manual_seed(self._number("order", epoch))
         return torch.randperm(count, generator=generator)
 
-    def of_step(self, step: int) -> torch.Generator:
+    def step_generator(self, step: int) -> torch.Generator:
         """For all that a step draws of its images, in the order in which it draws; `step` counts over all epochs."""
         return self._generator.manual_seed(self._number("step", step))
 
@@ -94,11 +94,11 @@ class StepRng:
 
 #: Called after each step with the epoch (from 1), the steps done in it, and the sum of their losses: a scalar that
 #: stays on the device, because reading it makes the device wait.
-Watch = Callable[[int, int, Tensor], None]
+StepCallback = Callable[[int, int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochResult:
     """Attributes:
     number: from 1.
     loss: mean over the epoch, while the weights changed, in nats an image; beta is in it.
@@ -123,7 +123,7 @@ class Trainer:
         processes: that share each batch; those of one machine or many.
 
     Attributes:
-        position: steps done, over all epochs.
+        steps_done: steps of the optimizer, over all epochs.
         seconds: spent on those of the present epoch.
     """
 
@@ -134,7 +134,7 @@ class Trainer:
         recipe: Recipe,
         objective: ObjectiveOptions,
         *,
-        protocol: Protocol = "grey",
+        protocol: DataProtocol = "grey",
         seed: int = 0,
         bfloat16: bool = False,
         compiling: bool = False,
@@ -143,29 +143,29 @@ class Trainer:
         self.model, self._recipe, self._objective = model, recipe, objective
         self._protocol, self._bfloat16, self._compiling = protocol, bfloat16, compiling
         self._processes = processes or Processes()
-        self._part = self._processes.part(recipe.batch_size)
+        self._part = self._processes.batch_slice(recipe.batch_size)
         self._device = next(model.parameters()).device
         self._pixels = pixels.to(self._device)
-        self.steps = steps_per_epoch(len(pixels), recipe.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(pixels), recipe.batch_size)
         self.optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=recipe.epsilon, fused=True)
         self.average = copy.deepcopy(model) if recipe.average else None
-        self._terms: nn.Module = Terms(model)
+        self._terms: nn.Module = LossTerms(model)
         if compiling:
-            self._terms = compiled(self._terms, self._device)
-        if not self._processes.alone:
+            self._terms = compile_module(self._terms, self._device)
+        if not self._processes.is_single:
             self._terms = DistributedDataParallel(self._terms)
         self._replaying = compiling and self._device.type == "cuda"
         self._draws = StepRng(seed, self._device)
         self._has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
         self._total = torch.zeros((), device=self._device)  # of the present epoch's losses
-        self.position, self.seconds = 0, 0.0
+        self.steps_done, self.seconds = 0, 0.0
 
     @property
-    def scored(self) -> VAE:
+    def scored_model(self) -> VAE:
         """The weights that are scored and kept: the average, where there is one."""
         return self.model if self.average is None else self.average
 
-    def epochs(self, watch: Watch, *, after: int = 0) -> Iterator[Epoch]:
+    def train_epochs(self, watch: StepCallback, *, after: int = 0) -> Iterator[EpochResult]:
         """Train to the last epoch; yield each that ends, from the one `after` that many.
 
         Where it was taken out within an epoch, or at its very end, that epoch's other steps are what is done of it.
@@ -174,33 +174,33 @@ class Trainer:
         for number in range(after + 1, self._recipe.epochs + 1):
             yield self._epoch(number, watch)
 
-    def _epoch(self, number: int, watch: Watch) -> Epoch:
+    def _epoch(self, number: int, watch: StepCallback) -> EpochResult:
         self.model.train()
-        size, first = self._recipe.batch_size, self.position - (number - 1) * self.steps
+        size, first = self._recipe.batch_size, self.steps_done - (number - 1) * self.steps_per_epoch
         if first == 0:
             self._total, self.seconds = torch.zeros((), device=self._device), 0.0
         started = time.perf_counter() - self.seconds
-        order = self._draws.order(number, len(self._pixels)).to(self._device)
-        for step in range(first, self.steps):
-            self._total += self._step(order[step * size : (step + 1) * size], self.position)
-            self.position += 1
+        order = self._draws.epoch_order(number, len(self._pixels)).to(self._device)
+        for step in range(first, self.steps_per_epoch):
+            self._total += self._step(order[step * size : (step + 1) * size], self.steps_done)
+            self.steps_done += 1
             self.seconds = time.perf_counter() - started
             watch(number, step + 1, self._total)
-        mean = self._processes.mean(self._total).item() / self.steps
+        mean = self._processes.mean(self._total).item() / self.steps_per_epoch
         if not math.isfinite(mean):
-            raise diverged(number, mean)
+            raise divergence_error(number, mean)
         self.seconds = max(self.seconds, time.perf_counter() - started)
-        return Epoch(number, mean, self.seconds, self.steps * size / self.seconds)
+        return EpochResult(number, mean, self.seconds, self.steps_per_epoch * size / self.seconds)
 
     def _step(self, batch: Tensor, step: int) -> Tensor:
         """One step of the optimizer on the images with those numbers, of which this process computes its part.
 
         `step` counts from 0 over all epochs. The loss of that part, detached.
         """
-        rate, momentum = rate_at(self._recipe, step, self.steps)
+        rate, momentum = learning_rate_at(self._recipe, step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
-        generator = self._draws.of_step(step)
+        generator = self._draws.step_generator(step)
         if self._has_dropout:
             self._draws.seed_dropout(step, self._processes.rank)
         # Not `pixels[batch]`, which takes fifteen times as long on a CPU.
@@ -223,23 +223,23 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-                misfit, units = self._terms(image, noise)
+                reconstruction, units = self._terms(image, noise)
         except RuntimeError as error:
             if "between 0 and 1" not in str(error):
                 raise
             # `binary_cross_entropy`, which family `blog` uses, refuses the NaN that the others' loss would become.
-            raise diverged(step // self.steps + 1, math.nan) from error
+            raise divergence_error(step // self.steps_per_epoch + 1, math.nan) from error
         objective, mean = self._objective, self._processes.mean
-        beta = objective.weight(step / self.steps)
-        return weighted(misfit, units, beta=beta, free_bits=objective.free_bits, over_batch=mean)
+        beta = objective.weight(step / self.steps_per_epoch)
+        return weighted_loss(reconstruction, units, beta=beta, free_bits=objective.free_bits, over_batch=mean)
 
-    def rehearse(self, steps: int) -> None:
+    def run_trial_steps(self, steps: int) -> None:
         """Take steps to see how long they take, of which nothing is kept on record."""
         batch = torch.arange(self._recipe.batch_size, device=self._device)
         total = sum((self._step(batch, 0) for _ in range(steps)), torch.zeros((), device=self._device))
         total.item()  # an accelerator is done only then
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         """All that changes and is no number, on the CPU, by names that `restore` knows.
 
         Call it between two steps, in every process.
@@ -249,8 +249,8 @@ class Trainer:
             found |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             found |= {f"adam.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
-        totals = self._processes.gathered(self._total.cpu())
-        found["loss"] = self._total if self._processes.alone else torch.stack(totals)
+        totals = self._processes.gather(self._total.cpu())
+        found["loss"] = self._total if self._processes.is_single else torch.stack(totals)
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
     @torch.no_grad()
@@ -269,7 +269,7 @@ class Trainer:
             places |= {f"adam.{key}.{name}": tensor for key, tensor in moments.items()}
         places["loss"] = self._total
         if "loss" in tensors and tensors["loss"].numel() == processes:  # one a process; else it is refused below
-            tensors = {**tensors, "loss": self._processes.own(tensors["loss"])}
+            tensors = {**tensors, "loss": self._processes.own_share(tensors["loss"])}
         problems = [f"missing {name}" for name in places.keys() - tensors.keys()]
         problems += [f"unknown {name}" for name in tensors.keys() - places.keys()]
         for name in places.keys() & tensors.keys():
@@ -280,7 +280,7 @@ class Trainer:
             raise CheckpointError("training state does not fit", got=", ".join(sorted(problems)))
         for name, place in places.items():
             place.copy_(tensors[name])
-        self.position, self.seconds = position, seconds
+        self.steps_done, self.seconds = position, seconds
 
     @torch.no_grad()
     def _follow(self, average: VAE, step: int) -> None:
@@ -299,7 +299,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
     return images // batch_size
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def has_bfloat16_instructions(device: torch.device) -> bool:
     """Whether `device` has instructions for products of bfloat16; without them they are slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -309,7 +309,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def diverged(epoch: int, value: float) -> InputError:
+def divergence_error(epoch: int, value: float) -> InputError:
     return InputError(
         "training diverged",
         where=f"epoch {epoch}",

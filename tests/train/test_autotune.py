@@ -12,7 +12,7 @@ import torch
 from tests.conftest import Outcome
 from tests.train.conftest import TINY
 from train import autotune
-from train.autotune import Measurement, StepConfig, fastest_config, step_configs
+from train.autotune import AutotuneResult, StepConfig, fastest_config, step_configs
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
@@ -40,13 +40,13 @@ def test_the_quickest_way_is_taken_if_it_is_worth_it(
 
     monkeypatch.setattr(autotune.time, "perf_counter", lambda: now)
     found = fastest_config(list(seconds), step)
-    assert found.way == expected
+    assert found.config == expected
     assert found.seconds == pytest.approx(seconds)
 
 
 def test_measuring_ends_soon_and_leaves_the_threads_as_they_were() -> None:
     before, started = torch.get_num_threads(), time.perf_counter()
-    assert fastest_config([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).way == ONE
+    assert fastest_config([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).config == ONE
     assert torch.get_num_threads() == before
     assert time.perf_counter() - started < 10
 
@@ -63,12 +63,12 @@ def test_the_choice_is_printed_and_on_record(
     invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
-    monkeypatch.setattr(autotune, "multiplies_bfloat16", lambda _: True)
+    monkeypatch.setattr(autotune, "has_bfloat16_instructions", lambda _: True)
 
-    def scripted(candidates: list[StepConfig], step: Callable[[StepConfig], object]) -> Measurement:
+    def scripted(candidates: list[StepConfig], step: Callable[[StepConfig], object]) -> AutotuneResult:
         for way in candidates:
             step(way)  # real steps
-        return Measurement(candidates[-1], dict.fromkeys(candidates, 0.5))
+        return AutotuneResult(candidates[-1], dict.fromkeys(candidates, 0.5))
 
     monkeypatch.setattr(autotune, "fastest_config", scripted)
     run = Run(tmp_path / "run")

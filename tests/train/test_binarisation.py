@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.config import PROTOCOLS, ObjectiveOptions, Protocol
-from train.data.datasets import Dataset, apply_protocol, as_evaluated, binarised, draw_binary
-from train.loss import Terms
+from train.config import DATA_PROTOCOLS, DataProtocol, ObjectiveOptions
+from train.data.datasets import Dataset, apply_protocol, binarised, draw_binary, evaluated_pixels
+from train.loss import LossTerms
 from train.recipes import RECIPES, Recipe
 from train.trainer import Trainer
 from vae_export.models import VAE, VAEConfig
@@ -26,19 +26,19 @@ def is_binary(pixels: torch.Tensor) -> bool:
 @pytest.mark.parametrize(
     ("protocol", "binary"), [("grey", ()), ("dynamic", ("validation", "test")), ("static", SPLITS)]
 )
-def test_what_is_drawn_once_and_what_stays_grey(protocol: Protocol, binary: tuple[str, ...]) -> None:
+def test_what_is_drawn_once_and_what_stays_grey(protocol: DataProtocol, binary: tuple[str, ...]) -> None:
     dataset = apply_protocol(DATASET, protocol)
     assert dataset.to_json()["protocol"] == protocol
     for split in SPLITS:
         assert is_binary(dataset.split(split)) == (split in binary)
-        assert is_binary(as_evaluated(dataset, split)) == (protocol != "grey")
-        assert torch.equal(as_evaluated(dataset, split), as_evaluated(apply_protocol(DATASET, protocol), split))
+        assert is_binary(evaluated_pixels(dataset, split)) == (protocol != "grey")
+        assert torch.equal(evaluated_pixels(dataset, split), evaluated_pixels(apply_protocol(DATASET, protocol), split))
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_first_images_are_those_of_the_whole_split(protocol: Protocol) -> None:
+@pytest.mark.parametrize("protocol", DATA_PROTOCOLS)
+def test_first_images_are_those_of_the_whole_split(protocol: DataProtocol) -> None:
     dataset = apply_protocol(DATASET, protocol)
-    assert torch.equal(as_evaluated(dataset, "train", most=7), as_evaluated(dataset, "train")[:7])
+    assert torch.equal(evaluated_pixels(dataset, "train", most=7), evaluated_pixels(dataset, "train")[:7])
 
 
 def test_splits_are_drawn_apart() -> None:
@@ -55,16 +55,16 @@ def test_a_level_is_the_probability_of_a_one(level: int) -> None:
     assert abs(ones - p) <= 5 * (p * (1 - p) / 20_000) ** 0.5  # none at 0, all at 255
 
 
-def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[torch.Tensor]:
+def seen(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[torch.Tensor]:
     """The images that two epochs of one batch train on, brought to the order of their sums."""
     images: list[torch.Tensor] = []
-    real = Terms.forward
+    real = LossTerms.forward
 
-    def watched(terms: Terms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(terms: LossTerms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         images.append(image.clone())
         return real(terms, image, noise)
 
-    monkeypatch.setattr(Terms, "forward", watched)
+    monkeypatch.setattr(LossTerms, "forward", watched)
     torch.manual_seed(3)
     model = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4))
     recipe = Recipe(**(vars(RECIPES["mlp"]) | {"epochs": 2, "batch_size": 40}))
@@ -72,8 +72,8 @@ def seen(protocol: Protocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> 
         model, apply_protocol(DATASET, protocol).train, recipe, ObjectiveOptions(), protocol=protocol, seed=seed
     )
     torch.manual_seed(4)
-    assert len(list(trainer.epochs(lambda *_: None))) == 2
-    monkeypatch.setattr(Terms, "forward", real)
+    assert len(list(trainer.train_epochs(lambda *_: None))) == 2
+    monkeypatch.setattr(LossTerms, "forward", real)
     return [image[image.flatten(1).sum(1).argsort()] for image in images]
 
 
@@ -88,7 +88,7 @@ def test_dynamic_pixels_are_new_each_epoch_and_the_same_for_a_seed(monkeypatch: 
 
 
 @pytest.mark.parametrize("protocol", ["grey", "static"])
-def test_other_pixels_are_the_same_in_every_epoch(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_pixels_are_the_same_in_every_epoch(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = seen(protocol, monkeypatch)
     assert torch.equal(first.sum((1, 2, 3)), second.sum((1, 2, 3)))
     assert is_binary(first * 255) == (protocol == "static")

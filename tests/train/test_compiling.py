@@ -73,7 +73,7 @@ def test_on_cuda_no_step_waits_for_the_host(compiling: bool) -> None:
     pixels = torch.randint(0, 256, (640, 1, 28, 28), dtype=torch.uint8)
     model = VAE(VAEConfig(hidden_size=16, latent_size=3)).to(device)
     trainer = Trainer(model, pixels, recipe, ObjectiveOptions(kl_warmup=1), bfloat16=True, compiling=compiling)
-    epochs = trainer.epochs(_strict_within_an_epoch)
+    epochs = trainer.train_epochs(_strict_within_an_epoch)
     try:
         losses = [epoch.loss for epoch in epochs]
     finally:

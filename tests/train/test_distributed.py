@@ -14,7 +14,7 @@ import torch
 from tests.conftest import made_once
 from tests.train.conftest import ROOT, TINY
 from train.data.datasets import draw_binary
-from train.distributed import EndedElsewhereError, Processes, joined
+from train.distributed import PeerEndedError, Processes, join_processes
 from train.resume import load_state
 from train.trainer import StepRng
 from vae_export.errors import MachineError, UsageError
@@ -32,14 +32,14 @@ import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from train import pictures
 from train.cli import train
-from train.distributed import local_device
+from train.distributed import local_rank
 from train.progress import TrainingProgress
 from vae_export.cli.app import main
 from vae_export.errors import DataError
 
 def step(report, epoch, step, total, real=TrainingProgress.step):
     real(report, epoch, step, total)
-    if (epoch, step, str(local_device())) == (2, 5, os.environ.get("HARM_RANK")):
+    if (epoch, step, str(local_rank())) == (2, 5, os.environ.get("HARM_RANK")):
         if os.environ["HARM"] == "error":
             raise DataError("harm was done", where="step 5")
         os.kill(os.getpid(), int(os.environ["HARM"]))
@@ -135,26 +135,29 @@ def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) ->
 def test_parts_cover_a_batch_without_overlap_and_draw_what_the_whole_draws() -> None:
     pixels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
     draws = StepRng(3, torch.device("cpu"))
-    whole = draw_binary(pixels, draws.of_step(5))
-    parts = [draw_binary(pixels, draws.of_step(5), part=Processes(rank, 3).part(12)) for rank in range(3)]
+    whole = draw_binary(pixels, draws.step_generator(5))
+    parts = [draw_binary(pixels, draws.step_generator(5), part=Processes(rank, 3).batch_slice(12)) for rank in range(3)]
     assert torch.equal(torch.cat(parts), whole)
     with pytest.raises(UsageError, match="batch size cannot be shared"):
-        Processes(0, 5).part(12)
+        Processes(0, 5).batch_slice(12)
 
 
 def test_a_sum_that_another_number_of_processes_kept_is_shared_equally() -> None:
-    assert Processes(1, 2).own(torch.tensor([3.0, 5.0])) == 5
-    assert Processes(1, 3).own(torch.tensor([3.0, 5.0])) == 4
-    assert Processes().own(torch.tensor(7.0)) == 7
+    assert Processes(1, 2).own_share(torch.tensor([3.0, 5.0])) == 5
+    assert Processes(1, 3).own_share(torch.tensor([3.0, 5.0])) == 4
+    assert Processes().own_share(torch.tensor(7.0)) == 7
 
 
 def test_processes_that_cannot_be_joined_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(MachineError, match=r"processes cannot be joined; got .*torchrun"), joined(torch.device("cpu")):
+    with (
+        pytest.raises(MachineError, match=r"processes cannot be joined; got .*torchrun"),
+        join_processes(torch.device("cpu")),
+    ):
         pass
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(MachineError, match="bad WORLD_SIZE"), joined(torch.device("cpu")):
+    with pytest.raises(MachineError, match="bad WORLD_SIZE"), join_processes(torch.device("cpu")):
         pass
-    assert EndedElsewhereError(3).code == 3
+    assert PeerEndedError(3).code == 3

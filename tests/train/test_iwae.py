@@ -15,7 +15,7 @@ from torch import Tensor
 from train import iwae
 from train.iwae import importance_weighted_nll
 from train.loss import to_unit_range
-from train.scoring import InPyTorch
+from train.scoring import PyTorchModel
 from vae_export.models import VAE, VAEConfig
 
 SHAPE, UNITS, DEVIATION = (1, 2, 4), 3, 0.3
@@ -35,7 +35,7 @@ class LinearGaussian:
         mean = image.flatten(1) @ self.weight * variance / DEVIATION**2
         return mean + self.moved, (variance * self.widened**2).log().expand_as(mean)
 
-    def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         square = (image.flatten(1) - latent @ self.weight.T).square() / DEVIATION**2
         return 0.5 * (square + math.log(2 * math.pi * DEVIATION**2)).sum(1)
 
@@ -74,9 +74,9 @@ def test_no_block_is_larger_than_it_may_be() -> None:
     sizes = []
 
     class Watched(LinearGaussian):
-        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+        def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
             sizes.append(len(latent))
-            return super().misfit(latent, image)
+            return super().reconstruction_nll(latent, image)
 
     for samples in (1, 3, 5000):
         importance_weighted_nll(Watched(), PIXELS, samples)
@@ -94,16 +94,16 @@ def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("blog", (1, 8, 8), 3, 16)).train()
     pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
-    first = importance_weighted_nll(InPyTorch(model), pixels, 20)
-    assert first == importance_weighted_nll(InPyTorch(model), pixels, 20)
+    first = importance_weighted_nll(PyTorchModel(model), pixels, 20)
+    assert first == importance_weighted_nll(PyTorchModel(model), pixels, 20)
     # A thread that is done must not bring dropout back under one that is not; nor do others add in another order.
     for _ in range(5):
-        assert first == importance_weighted_nll(InPyTorch(model), pixels, 20, workers=4)
+        assert first == importance_weighted_nll(PyTorchModel(model), pixels, 20, workers=4)
     threads = torch.get_num_threads()
     try:
         for other in (1, 3):
             torch.set_num_threads(other)
-            assert first == importance_weighted_nll(InPyTorch(model), pixels, 20)
+            assert first == importance_weighted_nll(PyTorchModel(model), pixels, 20)
             assert torch.get_num_threads() == other
     finally:
         torch.set_num_threads(threads)
@@ -115,9 +115,9 @@ def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
     """So that a large K on a part of the images compares with a small one on all."""
 
     class Watched(LinearGaussian):
-        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+        def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
             latents.append(latent)
-            return super().misfit(latent, image)
+            return super().reconstruction_nll(latent, image)
 
     latents: list[Tensor] = []
     importance_weighted_nll(Watched(), PIXELS[:4], 300)
@@ -130,9 +130,9 @@ def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
 
 def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() -> None:
     class Watched(LinearGaussian):
-        def misfit(self, latent: Tensor, image: Tensor) -> Tensor:
+        def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
             latents.append(latent.reshape(-1, len(image.unique(dim=0)), UNITS))
-            return super().misfit(latent, image)
+            return super().reconstruction_nll(latent, image)
 
     samples = 40  # six images at once
     latents: list[Tensor] = []

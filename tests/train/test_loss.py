@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from train.loss import kl, loss, reconstruction, reconstruction_of, to_unit_range
+from train.loss import kl_per_unit, loss, reconstruction_nll, reconstruction_nll_of_outputs, to_unit_range
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import FAMILIES, VAE, VAEConfig
 from vae_export.models.config import Family
@@ -27,26 +27,26 @@ def test_kl_is_the_closed_form_and_never_negative(units: list[tuple[float, float
     mean, logvar = torch.tensor(units).T.unsqueeze(1)
     posterior = torch.distributions.Normal(mean, torch.exp(logvar / 2))
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
-    assert kl(mean, logvar).min() >= -1e-5
-    torch.testing.assert_close(kl(mean, logvar).sum(1), expected, rtol=1e-4, atol=1e-4)
+    assert kl_per_unit(mean, logvar).min() >= -1e-5
+    torch.testing.assert_close(kl_per_unit(mean, logvar).sum(1), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_kl_of_the_prior_is_zero() -> None:
-    assert kl(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [[0] * 5] * 2
+    assert kl_per_unit(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [[0] * 5] * 2
 
 
 def test_an_undecided_decoder_costs_one_bit_a_pixel() -> None:
     image = torch.rand(3, 1, 4, 5)
     torch.testing.assert_close(
-        reconstruction(BERNOULLI, torch.zeros_like(image), image), torch.full((3,), 20 * math.log(2))
+        reconstruction_nll(BERNOULLI, torch.zeros_like(image), image), torch.full((3,), 20 * math.log(2))
     )
 
 
 def test_a_certain_and_right_decoder_costs_nothing_and_a_wrong_one_stays_finite() -> None:
     image = torch.tensor([[0.0, 1.0]]).reshape(1, 1, 1, 2)
     certain = torch.tensor([[-200.0, 200.0]]).reshape(1, 1, 1, 2)
-    assert reconstruction(BERNOULLI, certain, image).item() == pytest.approx(0, abs=1e-6)
-    assert reconstruction(BERNOULLI, -certain, image).item() == pytest.approx(400)
+    assert reconstruction_nll(BERNOULLI, certain, image).item() == pytest.approx(0, abs=1e-6)
+    assert reconstruction_nll(BERNOULLI, -certain, image).item() == pytest.approx(400)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -55,9 +55,11 @@ def test_the_loss_is_the_mean_of_both_terms_in_every_family(family: Family) -> N
     model = VAE(VAEConfig(family, (1, 8, 8), 3, 16)).eval()
     image, noise = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
     mean, logvar = model.encoder(image)
-    misfit = reconstruction(BERNOULLI, model.decoder.raw(mean + noise * torch.exp(logvar / 2)), image)
-    torch.testing.assert_close(loss(model, image, noise), (misfit + kl(mean, logvar).sum(1)).mean())
-    torch.testing.assert_close(loss(model, image, noise, beta=4), (misfit + 4 * kl(mean, logvar).sum(1)).mean())
+    reconstruction = reconstruction_nll(BERNOULLI, model.decoder.raw(mean + noise * torch.exp(logvar / 2)), image)
+    torch.testing.assert_close(loss(model, image, noise), (reconstruction + kl_per_unit(mean, logvar).sum(1)).mean())
+    torch.testing.assert_close(
+        loss(model, image, noise, beta=4), (reconstruction + 4 * kl_per_unit(mean, logvar).sum(1)).mean()
+    )
 
 
 def likelihood(name: LikelihoodName) -> Likelihood:
@@ -75,7 +77,7 @@ def test_the_loss_is_the_likelihood_that_the_library_has(name: LikelihoodName) -
     decoded = outputs(ours, raw)
     spread = decoded[1].numpy() if len(decoded) > 1 else None
     expected = -ours.log_prob(image.numpy(), decoded[0].numpy(), spread).reshape(40, -1).sum(1)
-    for found in (reconstruction(ours, raw, image), reconstruction_of(ours, decoded, image)):
+    for found in (reconstruction_nll(ours, raw, image), reconstruction_nll_of_outputs(ours, decoded, image)):
         torch.testing.assert_close(found.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-3)
 
 
@@ -83,7 +85,7 @@ def test_the_loss_is_the_likelihood_that_the_library_has(name: LikelihoodName) -
 def test_every_likelihood_has_a_gradient_everywhere(name: LikelihoodName) -> None:
     ours = likelihood(name)
     raw = torch.linspace(-20, 20, 32).repeat(1 if ours.spread is None else 2).reshape(1, -1, 4, 8).requires_grad_()
-    reconstruction(ours, raw, torch.linspace(0, 1, 32).reshape(1, 1, 4, 8)).sum().backward()
+    reconstruction_nll(ours, raw, torch.linspace(0, 1, 32).reshape(1, 1, 4, 8)).sum().backward()
     assert raw.grad is not None
     assert torch.isfinite(raw.grad).all()
 
@@ -92,7 +94,7 @@ def test_free_bits_are_for_nothing_and_only_up_to_there() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (1, 8, 8), 3, 16)).eval()
     image, noise = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
-    units = kl(*model.encoder(image)).mean(0).detach()
+    units = kl_per_unit(*model.encoder(image)).mean(0).detach()
     plain = loss(model, image, noise)
     free = float(units.sort().values[1] + units.sort().values[2]) / 2  # two of three units are below
     expected = plain - units.sum() + units.clamp(min=free).sum()

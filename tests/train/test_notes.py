@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.config import Protocol
+from train.config import DataProtocol
 from train.data.datasets import Dataset, apply_protocol
-from train.progress import Watcher, notes_before_training
+from train.progress import CollapseMonitor, notes_before_training
 from train.scoring import Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAEConfig
@@ -16,14 +16,16 @@ from vae_export.models.config import Family
 GREY = torch.randint(0, 256, (60, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def said(likelihood: LikelihoodName, protocol: Protocol, pixels: torch.Tensor = GREY, family: Family = "mlp") -> str:
+def said(
+    likelihood: LikelihoodName, protocol: DataProtocol, pixels: torch.Tensor = GREY, family: Family = "mlp"
+) -> str:
     dataset = apply_protocol(Dataset("noise", pixels, pixels, pixels), protocol)
     return "\n".join(notes_before_training(VAEConfig(family, (1, 8, 8), likelihood=Likelihood(likelihood)), dataset))
 
 
 @pytest.mark.parametrize("protocol", ["grey", "dynamic", "static"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_targets_that_do_not_fit_the_likelihood_are_named(likelihood: LikelihoodName, protocol: Protocol) -> None:
+def test_targets_that_do_not_fit_the_likelihood_are_named(likelihood: LikelihoodName, protocol: DataProtocol) -> None:
     fits = (likelihood == "bernoulli") == (protocol != "grey")
     assert (said(likelihood, protocol) == "") == fits
 
@@ -44,12 +46,12 @@ def score(active: int, units: int = 8) -> Score:
 
 
 def test_collapsed_units_are_named_once_and_not_too_early() -> None:
-    watcher = Watcher()
-    lines = [watcher.after(epoch, score(active=1)) for epoch in range(1, 9)]
+    watcher = CollapseMonitor()
+    lines = [watcher.note_after(epoch, score(active=1)) for epoch in range(1, 9)]
     assert [epoch for epoch, line in enumerate(lines, 1) if line] == [5]
     assert "7 of 8 latent units do nothing" in str(lines[4])
 
 
 def test_units_that_are_a_quarter_in_use_are_not_named() -> None:
-    watcher = Watcher()
-    assert not any(watcher.after(epoch, score(active=2)) for epoch in range(1, 9))
+    watcher = CollapseMonitor()
+    assert not any(watcher.note_after(epoch, score(active=2)) for epoch in range(1, 9))

@@ -15,9 +15,9 @@ from PIL import Image
 
 from train.data.datasets import Dataset
 from train.pictures import charts, draw_pictures, grids, sheet
-from train.pictures.charts import curves, units
+from train.pictures.charts import draw_curves, draw_units
 from train.pictures.grids import Grid
-from train.scoring import InPyTorch, Score
+from train.scoring import PyTorchModel, Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
@@ -39,7 +39,7 @@ def random_pixels(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-class Recorded(InPyTorch):
+class Recorded(PyTorchModel):
     """A real network that remembers which latents it was asked to decode."""
 
     def __init__(self, latent_size: int, side: int = 8) -> None:
@@ -70,7 +70,7 @@ def test_all_are_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size:
 def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
     levels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 56, 56)
     grid = Grid(levels, 3, "Title", "note", heads=("a", "b", "c"), rows=("first", "second"), breaks=(1,))
-    pixels = np.asarray(sheet.draw(grid))
+    pixels = np.asarray(sheet.draw_grid(grid))
     # Where a level of 0 to 5 fills 56 x 56 pixels, no letter is.
     found = {}
     for level in range(6):
@@ -87,7 +87,7 @@ def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
 
 def test_a_long_note_is_broken_and_never_cut() -> None:
     tile = torch.zeros(1, 1, 56, 56, dtype=torch.uint8)
-    short, long = (sheet.draw(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
+    short, long = (sheet.draw_grid(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
     assert long.height > short.height + 100
     assert long.width < 500
     assert (np.asarray(long)[:, -16:] == 255).all()
@@ -95,10 +95,10 @@ def test_a_long_note_is_broken_and_never_cut() -> None:
 
 def test_tiles_are_enlarged_by_whole_numbers_or_averaged_down() -> None:
     small, large = torch.rand(2, 1, 28, 28), torch.rand(2, 3, 512, 256)
-    assert grids.tiles(small).shape == (2, 1, 56, 56)
-    assert torch.equal(grids.tiles(small)[:, :, ::2, 1::2], (small * 255).round().to(torch.uint8))
-    assert grids.tiles(large).shape == (2, 3, 128, 64)
-    assert abs(grids.tiles(large).float().mean() / 255 - large.mean()) < 0.01
+    assert grids.to_tiles(small).shape == (2, 1, 56, 56)
+    assert torch.equal(grids.to_tiles(small)[:, :, ::2, 1::2], (small * 255).round().to(torch.uint8))
+    assert grids.to_tiles(large).shape == (2, 3, 128, 64)
+    assert abs(grids.to_tiles(large).float().mean() / 255 - large.mean()) < 0.01
 
 
 def test_reconstructions_stand_right_of_their_originals() -> None:
@@ -106,7 +106,7 @@ def test_reconstructions_stand_right_of_their_originals() -> None:
     grid = grids.reconstructions(model, pixels)
     assert grid.columns % 2 == 0
     assert torch.equal(grid.tiles[0::2], pixels)
-    assert torch.equal(grid.tiles[1::2], grids.tiles(model.decode(model.encode(pixels / 255)[0])))
+    assert torch.equal(grid.tiles[1::2], grids.to_tiles(model.decode(model.encode(pixels / 255)[0])))
 
 
 def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -> None:
@@ -151,7 +151,7 @@ def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
 def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> None:
     network = VAE(VAEConfig("blog", (1, 8, 8), 3, 8)).train()
     before = torch.get_rng_state()
-    grids.samples(InPyTorch(network), score_with(1.0, 2.0, 3.0))
+    grids.samples(PyTorchModel(network), score_with(1.0, 2.0, 3.0))
     assert network.training
     assert torch.equal(before, torch.get_rng_state())
 
@@ -159,14 +159,14 @@ def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> Non
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_curves_are_the_same_bytes_again(name: LikelihoodName) -> None:
     lines, likelihood = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], Likelihood(name)
-    assert curves(lines, likelihood) == curves(lines, likelihood)
+    assert draw_curves(lines, likelihood) == draw_curves(lines, likelihood)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(charts, "_png", figures.append)
-    curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
+    draw_curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
     for axes in figures[0].axes:
         low, high = axes.get_xlim()
         shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
@@ -175,7 +175,7 @@ def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatc
 
 def test_charts_are_drawn_of_one_epoch_and_of_many_units_that_do_nothing() -> None:
     dead = replace(score_with(*[0.0] * 300), unit_variances=(0.0,) * 300)
-    for data in (curves([line(1)], Likelihood()), units(dead), units(score_with(1.0))):
+    for data in (draw_curves([line(1)], Likelihood()), draw_units(dead), draw_units(score_with(1.0))):
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             assert image.width < 3000

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 
 from tests.train.conftest import Cli, Invoke, one_line
-from train import presets as presets
-from train.presets import names, read_preset
+from train import recipes
+from train.recipes import preset_names, read_preset
 from vae_export.errors import InputError
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 
 def test_those_that_are_promised_are_there(cli: Cli) -> None:
-    assert names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d"])
+    assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d"])
     listed = cli("train", "--list-presets")
     assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()] == names()
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == preset_names()
 
 
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_trains_through_the_real_command_with_options_overriding_it(
     invoke: Invoke, tmp_path: Path, name: str
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_file_that_is_no_preset_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    monkeypatch.setattr(recipes, "PRESET_FOLDER", tmp_path)
     with pytest.raises(InputError, match=said):
         read_preset("mine")
 
@@ -74,7 +74,7 @@ def test_a_preset_with_an_option_that_is_none_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
 ) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nwings = 2\n")
-    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    monkeypatch.setattr(recipes, "PRESET_FOLDER", tmp_path)
     outcome = invoke("train", "--preset", "mine")
     assert outcome.code == 3
     assert "preset names no option of train: mine; got wings" in one_line(outcome.err)
@@ -84,6 +84,6 @@ def test_a_preset_whose_value_is_of_the_wrong_kind_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
 ) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nepochs = 'many'\n")
-    monkeypatch.setattr(presets, "FOLDER", tmp_path)
+    monkeypatch.setattr(recipes, "PRESET_FOLDER", tmp_path)
     outcome = invoke("train", "--preset", "mine")
     assert outcome.code == 2

@@ -54,13 +54,13 @@ def write_run(
 
 
 def record(run: Run, samples: int, nats: float, **changes: Any) -> None:
-    from train.results import record
+    from train.results import append_evaluation
     from vae_export.models.checkpoint import read_checkpoint_header
 
     evidence = {"nats_per_image": nats, "standard_error": 0.1, "importance_samples": samples, "is_likelihood": True}
     figures = {"format": "checkpoint", "dataset": {"name": "mnist", "sha256": "a" * 64}, "split": "test"}
     line = {"checkpoint": read_checkpoint_header(run.checkpoint).digest, **figures, "images": 10_000}
-    record(run, line | {"importance_weighted": evidence} | changes)
+    append_evaluation(run, line | {"importance_weighted": evidence} | changes)
 
 
 def tables(invoke: Invoke, folder: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from train.config import NetworkOptions, TrainOptions
-from train.recipes import RECIPES, RecipeOptions, rate_at
+from train.recipes import RECIPES, RecipeOptions, learning_rate_at
 from vae_export.errors import UsageError
 
 
@@ -22,7 +22,7 @@ def test_one_cycle_is_torchs_own(epochs: int, steps: int, ratio: float) -> None:
     )
     for step in range(epochs * steps):
         group = optimizer.param_groups[0]
-        assert rate_at(recipe, step, steps) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
+        assert learning_rate_at(recipe, step, steps) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
         optimizer.step()
         if step + 1 < epochs * steps:
             theirs.step()
@@ -31,20 +31,20 @@ def test_one_cycle_is_torchs_own(epochs: int, steps: int, ratio: float) -> None:
 def test_a_rise_of_one_step_begins_at_the_peak() -> None:
     """PyTorch's own divides by zero there."""
     recipe = replace(RECIPES["mlp"], epochs=1, warmup_ratio=0.1)
-    assert rate_at(recipe, 0, 10)[0] == recipe.learning_rate
+    assert learning_rate_at(recipe, 0, 10)[0] == recipe.learning_rate
 
 
 def test_what_does_not_cycle_has_nothing_to_warm_up() -> None:
     with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
         TrainOptions(network=NetworkOptions("blog"), recipe=RecipeOptions(warmup_ratio=0.1))
     with pytest.raises(UsageError, match="got stages"):
-        RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).over(RECIPES["mlp"])
+        RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).apply_to(RECIPES["mlp"])
 
 
 def test_a_constant_rate_stays() -> None:
-    assert {rate_at(RECIPES["blog"], step, 10) for step in range(100)} == {(1e-3, 0.9)}
+    assert {learning_rate_at(RECIPES["blog"], step, 10) for step in range(100)} == {(1e-3, 0.9)}
 
 
 def test_stages_follow_each_other_at_their_epochs() -> None:
     recipe = replace(RECIPES["mlp"], schedule="stages", stages=((1, 1e-3), (3, 5e-4)), epochs=4)
-    assert [rate_at(recipe, step, 2)[0] for step in range(8)] == [1e-3] * 2 + [5e-4] * 6
+    assert [learning_rate_at(recipe, step, 2)[0] for step in range(8)] == [1e-3] * 2 + [5e-4] * 6

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
-from train.scoring import InPyTorch, Score
-from train.scoring import evaluate as evaluate_scored
+from train.scoring import PyTorchModel, Score
+from train.scoring import evaluate_model as evaluate_scored
 from vae_export.models import VAE, VAEConfig
 
 PIXELS = torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def evaluate(model: VAE, pixels: torch.Tensor) -> Score:
-    return evaluate_scored(InPyTorch(model), pixels)
+    return evaluate_scored(PyTorchModel(model), pixels)
 
 
 @pytest.fixture

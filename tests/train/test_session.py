@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from train import session, trainer
-from train.config import PROTOCOLS, DataOptions, NetworkOptions, ObjectiveOptions, Protocol, TrainOptions
-from train.data.datasets import Dataset, apply_protocol, as_evaluated, load
+from train.config import DATA_PROTOCOLS, DataOptions, DataProtocol, NetworkOptions, ObjectiveOptions, TrainOptions
+from train.data.datasets import Dataset, apply_protocol, evaluated_pixels, load
 from train.distributed import Processes
-from train.loss import Terms
+from train.loss import LossTerms
 from train.progress import TrainingProgress, show_progress
 from train.recipes import RecipeOptions
-from train.resume import Saved, check_out, load_state, new_run
-from train.scoring import InPyTorch, evaluate
+from train.resume import SavedCheckpoint, check_out, load_state, new_run
+from train.scoring import PyTorchModel, evaluate_model
 from train.session import TrainingSession
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
 from vae_export.likelihood import LIKELIHOODS, LikelihoodName
@@ -57,7 +57,7 @@ def options(**changes: object) -> TrainOptions:
     return TrainOptions(DataOptions("digits"), **groups, **asked)  # type: ignore[arg-type]
 
 
-def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> Saved:
+def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> SavedCheckpoint:
     with new_run(run, force=force), show_progress(epochs=3, steps=4, batch_size=64, protocol=digits.protocol) as report:
         return TrainingSession(options(**changes), run, digits, CPU).train(report)
 
@@ -76,7 +76,7 @@ def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
     key = "negative_elbo_nats_per_image"
     assert lines[-1]["train"][key] < lines[0]["train"][key]
     checkpoint = load_checkpoint(run.checkpoint)
-    again = evaluate(InPyTorch(checkpoint.model()), digits.test)
+    again = evaluate_model(PyTorchModel(checkpoint.model()), digits.test)
     # Its weights lie in another order: `conv` rounds otherwise.
     assert again.negative_elbo == pytest.approx(saved.test.negative_elbo, rel=1e-6)
     assert again.active_units == saved.test.active_units
@@ -88,13 +88,13 @@ def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
 def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = evaluate, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
+    real, calls = evaluate_model, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
 
-    def scripted(model: InPyTorch, pixels: torch.Tensor, **how: Processes) -> object:
+    def scripted(model: PyTorchModel, pixels: torch.Tensor, **how: Processes) -> object:
         score = real(model, pixels, **how)
         return type(score)(**{**vars(score), "negative_elbo": float(next(calls))})
 
-    monkeypatch.setattr(session, "evaluate", scripted)
+    monkeypatch.setattr(session, "evaluate_model", scripted)
     saved = do(digits, run)
     assert (saved.epoch, saved.steps) == (2, 8)
     assert saved.validation.negative_elbo == 100
@@ -102,14 +102,14 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
     assert load_checkpoint(run.previous_checkpoint).provenance["epoch"] == 1
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_protocol_is_on_record_wherever_figures_are(digits: Dataset, run: Run, protocol: Protocol) -> None:
+@pytest.mark.parametrize("protocol", DATA_PROTOCOLS)
+def test_the_protocol_is_on_record_wherever_figures_are(digits: Dataset, run: Run, protocol: DataProtocol) -> None:
     saved = do(apply_protocol(digits, protocol), run, epochs=1)
     provenance = load_checkpoint(run.checkpoint).provenance
     assert (provenance["data"]["protocol"], provenance["likelihood"]) == (protocol, {"name": "bernoulli"})
     assert (metrics(run)[0]["protocol"], metrics(run)[0]["likelihood"]) == (protocol, "bernoulli")
-    test = as_evaluated(apply_protocol(digits, protocol), "test")
-    again = evaluate(InPyTorch(load_checkpoint(run.checkpoint).model()), test)
+    test = evaluated_pixels(apply_protocol(digits, protocol), "test")
+    again = evaluate_model(PyTorchModel(load_checkpoint(run.checkpoint).model()), test)
     assert again.negative_elbo == pytest.approx(saved.test.negative_elbo, rel=1e-6)
 
 
@@ -144,13 +144,13 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, 
 
 
 def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, betas = trainer.weighted, []
+    real, betas = trainer.weighted_loss, []
 
-    def watched(misfit: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
+    def watched(reconstruction: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
         betas.append(beta)
-        return real(misfit, units, beta=beta, **others)
+        return real(reconstruction, units, beta=beta, **others)
 
-    monkeypatch.setattr(trainer, "weighted", watched)
+    monkeypatch.setattr(trainer, "weighted_loss", watched)
     do(digits, run, kl_warmup=2.0, beta=3.0)  # four steps an epoch
     assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
@@ -212,15 +212,15 @@ def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
 def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = evaluate, []
+    real, calls = evaluate_model, []
 
-    def stop_once(model: InPyTorch, pixels: torch.Tensor, **how: Processes) -> object:
+    def stop_once(model: PyTorchModel, pixels: torch.Tensor, **how: Processes) -> object:
         calls.append(len(pixels))
         if len(calls) == 5:  # the validation images, after the second epoch
             os.kill(os.getpid(), signal.SIGINT)
         return real(model, pixels, **how)
 
-    monkeypatch.setattr(session, "evaluate", stop_once)
+    monkeypatch.setattr(session, "evaluate_model", stop_once)
     with pytest.raises(Interrupted, match="after 8 steps"):
         do(digits, run)
     assert len(calls) == 5
@@ -228,7 +228,7 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, steps = trainer.weighted, []
+    real, steps = trainer.weighted_loss, []
 
     def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
         steps.append(len(steps))
@@ -237,7 +237,7 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
             os.kill(os.getpid(), signal.SIGINT)
         return real(*terms, **weights)
 
-    monkeypatch.setattr(trainer, "weighted", twice)
+    monkeypatch.setattr(trainer, "weighted_loss", twice)
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt
@@ -248,15 +248,15 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
 def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_keeps_the_last_good_checkpoint(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
-    real, steps = Terms.forward, iter(range(100))
+    real, steps = LossTerms.forward, iter(range(100))
 
-    def poisoned(terms: Terms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def poisoned(terms: LossTerms, image: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if next(steps) == 6:  # in the second epoch
             for parameter in terms.parameters():
                 torch.nn.init.constant_(parameter, torch.nan)
         return real(terms, image, noise)
 
-    monkeypatch.setattr(Terms, "forward", poisoned)
+    monkeypatch.setattr(LossTerms, "forward", poisoned)
     with pytest.raises(InputError, match=r"^training diverged: epoch 2; .*--learning-rate"):
         do(digits, run, family=family)
     assert load_checkpoint(run.checkpoint).provenance["epoch"] == 1

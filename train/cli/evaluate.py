@@ -12,8 +12,8 @@ from train.cli.options import DataDirOption, DeviceOption, DownloadOption, Image
 from train.cli.process import device as chosen_device
 from train.cli.process import memory_errors, prepare
 from train.cli.tables import score_table
-from train.config import DATASETS, DataOptions, DatasetName, Protocol
-from train.recipes import stage_of
+from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
+from train.recipes import check_range
 from train.results import is_likelihood
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption, RunOption, chosen_run
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from train.data.datasets import Dataset
     from train.iwae import NllEstimate
-    from train.scoring import Score, Scored
+    from train.scoring import Score, ScoredModel
 
 Split = Literal["test", "validation", "train"]
 ScoredFormat = Literal["checkpoint", "onnx"]
@@ -73,8 +73,8 @@ def evaluate(
     """
     if split not in get_args(Split):
         raise UsageError("unknown split", expected=" | ".join(get_args(Split)), got=split)
-    stage_of("number of images", first, 1, 2**31)
-    stage_of("importance samples", importance_samples, 0, 100_000)
+    check_range("number of images", first, 1, 2**31)
+    check_range("importance samples", importance_samples, 0, 100_000)
     if run is not None and (checkpoint is not None or export is not None):
         raise UsageError("--run and --checkpoint or --export together", do="pass one of them")
     if (checkpoint is not None and format == "onnx") or (export is not None and format != "onnx"):
@@ -85,9 +85,9 @@ def evaluate(
     with memory_errors():
         import torch
 
-        from train.data.datasets import as_evaluated
+        from train.data.datasets import evaluated_pixels
         from train.iwae import importance_weighted_nll
-        from train.scoring import evaluate as score_of
+        from train.scoring import evaluate_model as score_of
 
         chosen = chosen_device(device, threads)
         path, home = checkpoint if checkpoint is not None else export, None
@@ -96,7 +96,7 @@ def evaluate(
             path = home.export if format == "onnx" else home.checkpoint
         subject = _exported(path, threads) if format == "onnx" else _trained(path, chosen)
         images = _images(subject, dataset, data_dir, image_size, download)
-        pixels = as_evaluated(images, split, most=first)
+        pixels = evaluated_pixels(images, split, most=first)
         score, evidence = score_of(subject.model, pixels), None
         if importance_samples:
             # ONNX Runtime has threads of its own, and an accelerator needs none.
@@ -138,7 +138,7 @@ def _show(subject: _Subject, split: Split, score: Score, evidence: NllEstimate |
 
 def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str, Any]) -> None:
     """Keep the figures with the run, for `cli.py runs`; where that cannot be, a note says so: they were shown."""
-    from train.results import record
+    from train.results import append_evaluation
     from vae_export.io.atomic import sha256
     from vae_export.models.checkpoint import read_checkpoint_header
 
@@ -146,7 +146,7 @@ def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str
         digest = read_checkpoint_header(run.checkpoint).digest
         if sha256(run.checkpoint) != subject.sha256:
             raise CheckpointError("the run has another checkpoint than was scored", where=run.checkpoint)
-        record(run, {"checkpoint": digest, "format": format, **figures})
+        append_evaluation(run, {"checkpoint": digest, "format": format, **figures})
     except (InputError, StorageError, OSError) as error:
         console.message(f"note: not recorded: {error}")
 
@@ -158,32 +158,32 @@ class _Subject:
     kind: str
     path: Path
     sha256: str
-    model: Scored
+    model: ScoredModel
     image_shape: tuple[int, ...]
     likelihood: Likelihood
     trained_on: dict[str, Any]
 
     @property
-    def protocol(self) -> Protocol:
-        stated: Protocol = self.trained_on.get("protocol", "grey")
+    def protocol(self) -> DataProtocol:
+        stated: DataProtocol = self.trained_on.get("protocol", "grey")
         return stated
 
 
 def _trained(path: Path, device: torch.device) -> _Subject:
     import torch
 
-    from train.scoring import InPyTorch
+    from train.scoring import PyTorchModel
     from vae_export.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(path)
     # As in training, and twice as fast in families with convolutions; torch's type hints do not know the argument.
-    model = InPyTorch(loaded.model().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+    model = PyTorchModel(loaded.model().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
     data, config = loaded.provenance.get("data", {}), loaded.config
     return _Subject("checkpoint", path, loaded.sha256, model, config.image_shape, config.likelihood, data)
 
 
 def _exported(folder: Path, threads: int | None) -> _Subject:
-    from train.scoring import Exported
+    from train.scoring import ExportedModel
     from vae_export.artifact.folder import open_artifact
     from vae_export.runtime import Model
 
@@ -193,7 +193,13 @@ def _exported(folder: Path, threads: int | None) -> _Subject:
     data = provenance.get("training", {}).get("data", {})
     sha256 = str(provenance.get("checkpoint_sha256", ""))
     return _Subject(
-        "export", folder, sha256, Exported(Model(artifact, threads=threads)), contract.image_shape, likelihood, data
+        "export",
+        folder,
+        sha256,
+        ExportedModel(Model(artifact, threads=threads)),
+        contract.image_shape,
+        likelihood,
+        data,
     )
 
 

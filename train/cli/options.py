@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from train import presets as presets
+from train.recipes import preset_names, read_preset
 from vae_export.cli import console
 from vae_export.errors import InputError
 
@@ -19,7 +19,7 @@ def take_preset(context: typer.Context, name: str | None) -> str | None:
     """Make the preset's options this command's defaults: whatever is typed overrides them."""
     if name is None:
         return None
-    preset = presets.read_preset(name)
+    preset = read_preset(name)
     known = {
         option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
     }
@@ -32,9 +32,9 @@ def take_preset(context: typer.Context, name: str | None) -> str | None:
 
 def list_presets(_: typer.Context, wanted: bool) -> None:
     if wanted:
-        width = max(map(len, presets.names()))
-        for name in presets.names():
-            console.result(f"{name:<{width}}  {presets.read_preset(name).summary}")
+        width = max(map(len, preset_names()))
+        for name in preset_names():
+            console.result(f"{name:<{width}}  {read_preset(name).summary}")
         raise typer.Exit
 
 

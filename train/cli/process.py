@@ -43,11 +43,11 @@ def device(name: str, threads: int | None) -> torch.device:
         raise TargetError("no such device here", where=f"--device {name}", expected=usable, do="or pass --device auto")
     if name != "cuda":
         return torch.device(name)
-    from train.distributed import local_device
+    from train.distributed import local_rank
 
-    chosen = torch.device(name, local_device())
-    if local_device() >= torch.cuda.device_count():
-        expected, got = f"{torch.cuda.device_count()} or fewer processes", local_device() + 1
+    chosen = torch.device(name, local_rank())
+    if local_rank() >= torch.cuda.device_count():
+        expected, got = f"{torch.cuda.device_count()} or fewer processes", local_rank() + 1
         raise TargetError("more processes than GPUs", expected=expected, got=got, do="pass a smaller --nproc-per-node")
     torch.cuda.set_device(chosen)
     return chosen
@@ -56,11 +56,11 @@ def device(name: str, threads: int | None) -> torch.device:
 @contextmanager
 def ending_together() -> Iterator[None]:
     """End in silence where another process of the training has said why all of them end."""
-    from train.distributed import EndedElsewhereError
+    from train.distributed import PeerEndedError
 
     try:
         yield
-    except EndedElsewhereError as ended:
+    except PeerEndedError as ended:
         raise typer.Exit(ended.code) from ended
 
 

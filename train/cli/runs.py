@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.results import meaning, nll_name
+from train.results import describe_figures, nll_name
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption
 from vae_export.errors import InputError, UsageError
@@ -18,7 +18,7 @@ from vae_export.runs import ARTIFACTS
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from train.results import Outcome
+    from train.results import RunSummary
 
 
 def runs(
@@ -30,11 +30,11 @@ def runs(
     One table for each data set, protocol and likelihood: figures of two do not compare. NLL is there for runs that
     were scored with evaluate --importance-samples.
     """
-    from train.results import read_outcomes
+    from train.results import read_run_summaries
 
     if not folder.is_dir():
         raise UsageError("no such folder", where=folder, do="train first, or say where the runs are")
-    outcomes, unreadable = read_outcomes(folder)
+    outcomes, unreadable = read_run_summaries(folder)
     if not outcomes:
         if unreadable:
             raise unreadable[0] if len(unreadable) == 1 else _none(folder, unreadable)
@@ -69,20 +69,20 @@ def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
     return InputError("no run can be read", where=folder, got=f"{len(unreadable)} that cannot, above")
 
 
-def _grouped(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+def _grouped(outcomes: Iterable[RunSummary]) -> list[list[RunSummary]]:
     """Those that compare together, the best first."""
-    in_order = sorted(outcomes, key=lambda outcome: (*map(str, outcome.kind), outcome.negative_elbo))
-    return [list(group) for _, group in groupby(in_order, key=lambda outcome: outcome.kind)]
+    in_order = sorted(outcomes, key=lambda outcome: (*map(str, outcome.comparison_key), outcome.negative_elbo))
+    return [list(group) for _, group in groupby(in_order, key=lambda outcome: outcome.comparison_key)]
 
 
-def _name(outcome: Outcome) -> str:
+def _name(outcome: RunSummary) -> str:
     """Of a table."""
     likelihood = outcome.config.likelihood
     scale = f" of scale {likelihood.scale:g}" if likelihood.name == "gaussian-fixed" else ""
     return f"{outcome.dataset}, {outcome.protocol}, {likelihood.name}{scale}"
 
 
-def _table(group: Sequence[Outcome]) -> Table:
+def _table(group: Sequence[RunSummary]) -> Table:
     from rich.table import Table
 
     first = group[0]
@@ -90,10 +90,10 @@ def _table(group: Sequence[Outcome]) -> Table:
     table = Table(
         box=None,
         pad_edge=False,
-        caption=f"nats per test image, z sampled; {meaning(protocol, likelihood)}",
+        caption=f"nats per test image, z sampled; {describe_figures(protocol, likelihood)}",
         caption_justify="left",
     )
-    evaluated = any(outcome.evidence is not None for outcome in group)
+    evaluated = any(outcome.nll is not None for outcome in group)
     evidence = [nll_name(protocol, likelihood)] if evaluated else []
     for heading in ("run", "network", "latent", "active", "-ELBO", *evidence, "parameters", "epochs", "time", "on"):
         table.add_column(heading, justify="left" if heading in ("run", "network", "on") else "right")
@@ -117,13 +117,13 @@ def _table(group: Sequence[Outcome]) -> Table:
     return table
 
 
-def _evidence(outcome: Outcome) -> str:
-    if (found := outcome.evidence) is None:
+def _evidence(outcome: RunSummary) -> str:
+    if (found := outcome.nll) is None:
         return ""
     return f"{found['nats_per_image']:.2f} ± {found['standard_error']:.2f}, K = {found['importance_samples']:,}"
 
 
-def _machine(outcome: Outcome) -> str:
+def _machine(outcome: RunSummary) -> str:
     device, threads = outcome.training.get("device", ""), outcome.training.get("threads")
     words = [device if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"]
     return ", ".join(filter(None, [*words, outcome.training.get("precision", "")]))

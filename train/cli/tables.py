@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from train.results import meaning, nll_heading, reconstruction_heading
+from train.results import describe_figures, nll_heading, reconstruction_heading
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from train.config import Protocol
+    from train.config import DataProtocol
     from train.iwae import NllEstimate
     from train.scoring import Score
     from vae_export.likelihood import Likelihood
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def score_table(
     scores: Mapping[str, Score],
     title: str,
-    protocol: Protocol,
+    protocol: DataProtocol,
     likelihood: Likelihood,
     evidence: NllEstimate | None = None,
 ) -> Table:
@@ -32,7 +32,7 @@ def score_table(
     table = Table(
         title=title,
         title_justify="left",
-        caption=f"nats per image, z sampled; {meaning(protocol, likelihood)}",
+        caption=f"nats per image, z sampled; {describe_figures(protocol, likelihood)}",
         caption_justify="left",
     )
     for heading in (*headings, "active units"):

@@ -20,7 +20,15 @@ from train.cli.options import DataDirOption, DeviceOption, DownloadOption, Image
 from train.cli.process import device as chosen_device
 from train.cli.process import ending_together, memory_errors, prepare
 from train.cli.tables import score_table
-from train.config import DataOptions, DatasetName, NetworkOptions, ObjectiveOptions, Precision, Protocol, TrainOptions
+from train.config import (
+    DataOptions,
+    DataProtocol,
+    DatasetName,
+    NetworkOptions,
+    ObjectiveOptions,
+    PrecisionOption,
+    TrainOptions,
+)
 from train.recipes import RecipeOptions, parse_stages
 from vae_export.cli import console
 from vae_export.cli.options import ForceOption, JsonOption
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
     import torch
 
     from train.distributed import Processes
-    from train.resume import State
+    from train.resume import TrainingState
     from train.session import TrainingSession
 
 #: Of the command and not of the training.
@@ -113,7 +121,7 @@ def run_training(
         from train import progress
         from train.autotune import autotune
         from train.data.datasets import load
-        from train.distributed import joined
+        from train.distributed import join_processes
         from train.pictures import draw_pictures
         from train.progress import show_progress
         from train.resume import check_out, load_state, new_run, resumed_run
@@ -122,30 +130,30 @@ def run_training(
         from vae_export.models.checkpoint import load_checkpoint
 
         chosen = chosen_device(options.device, options.threads)
-        with ending_together(), joined(chosen) as processes:
+        with ending_together(), join_processes(chosen) as processes:
             say: Callable[[str], None] = console.message if processes.is_first else lambda _: None
             if not resume:
-                processes.first(lambda: check_out(run, force=force))
-            images = processes.each(lambda: load(options.data))
+                processes.on_first(lambda: check_out(run, force=force))
+            images = processes.on_each(lambda: load(options.data))
             config = options.network.config(images.image_shape)  # before the folder is touched: it may not fit
             recipe = options.recipe_for(len(images.train))
             steps = steps_per_epoch(len(images.train), recipe.batch_size)
-            processes.part(recipe.batch_size)
+            processes.batch_slice(recipe.batch_size)
             if options.compiled:
                 check_compiler(chosen)
-            pace = processes.gathered(autotune(options, config, images, chosen, processes))[0]
-            torch.set_num_threads(pace.way.threads)
-            options = replace(options, precision=pace.way.precision, threads=pace.way.threads)
-            arguments = dict(arguments) | {"device": chosen.type, "threads": pace.way.threads}
-            with processes.led(resumed_run(run) if resume else new_run(run, force=force)):
+            pace = processes.gather(autotune(options, config, images, chosen, processes))[0]
+            torch.set_num_threads(pace.config.threads)
+            options = replace(options, precision=pace.config.precision, threads=pace.config.threads)
+            arguments = dict(arguments) | {"device": chosen.type, "threads": pace.config.threads}
+            with processes.first_holds(resumed_run(run) if resume else new_run(run, force=force)):
                 session = TrainingSession(options, run, images, chosen, arguments, processes)
                 count = f"{len(images.train):,} images of {options.data.name}"
                 say(f"{run.folder}: {config.family} on {count}, {_where(chosen, processes)}")
-                say(pace.line(recipe.batch_size // processes.count))
+                say(pace.describe(recipe.batch_size // processes.count))
                 for line in progress.notes_before_training(config, images):
                     say(f"note: {line}")
                 if resume:
-                    _go_on(session, processes.first(lambda: load_state(run)), say)
+                    _go_on(session, processes.on_first(lambda: load_state(run)), say)
                 was_done = session.is_done
                 with (
                     show_progress(
@@ -171,7 +179,7 @@ def run_training(
 
 
 def _where(device: torch.device, processes: Processes) -> str:
-    return device.type if processes.alone else f"{device.type}, {processes.count} processes"
+    return device.type if processes.is_single else f"{device.type}, {processes.count} processes"
 
 
 @contextmanager
@@ -187,9 +195,9 @@ def _events(wanted: bool, session: TrainingSession) -> Iterator[None]:
         yield
 
 
-def _go_on(session: TrainingSession, state: State, say: Callable[[str], None]) -> None:
+def _go_on(session: TrainingSession, state: TrainingState, say: Callable[[str], None]) -> None:
     """Bring the session where it was, and say so."""
-    changes, steps = session.resume(state), session.trainer.steps
+    changes, steps = session.resume(state), session.trainer.steps_per_epoch
     if session.is_done:
         say(f"finished: all {session.epochs} epochs are done; nothing to resume")
         return
@@ -216,7 +224,7 @@ def train(
     ] = False,
     dataset: Annotated[DatasetName, typer.Option("--dataset", help="What to train on.")] = "mnist",
     data_protocol: Annotated[
-        Protocol,
+        DataProtocol,
         typer.Option(
             "--data-protocol",
             help="Grey levels as they are, or binary pixels drawn from them: anew each epoch, or once.",
@@ -270,7 +278,7 @@ def train(
     seed: Annotated[int, typer.Option("--seed", help="Of weights, order and noise; not of the splits.")] = 0,
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision,
+        PrecisionOption,
         typer.Option("--precision", help="Of products in training. auto: bfloat16, if measured to be quicker."),
     ] = "auto",
     threads: Annotated[

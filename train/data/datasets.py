@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.config import DATA, IMAGE_SIZE, DataOptions, Protocol
+from train.config import DATA_FOLDER, IMAGE_SIZE, DataOptions, DataProtocol
 from vae_export.errors import DataError
 
 _SPLIT_SEED = 1
@@ -40,7 +40,7 @@ class Dataset:
     train: Tensor
     validation: Tensor
     test: Tensor
-    protocol: Protocol = "grey"
+    protocol: DataProtocol = "grey"
 
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
@@ -88,14 +88,14 @@ _BINARISATION_SEEDS = {"train": 1509_00519, "validation": 1509_00520, "test": 15
 _CHUNK = 4096
 
 
-def apply_protocol(dataset: Dataset, protocol: Protocol) -> Dataset:
+def apply_protocol(dataset: Dataset, protocol: DataProtocol) -> Dataset:
     """The data set that a training holds: what is drawn once is drawn, as uint8 of 0 and 255; the rest stays grey."""
     once = {"grey": (), "dynamic": ("validation", "test"), "static": ("train", "validation", "test")}[protocol]
     drawn: dict[str, Any] = {split: binarised(dataset.split(split), split) for split in once}
     return replace(dataset, protocol=protocol, **drawn)
 
 
-def as_evaluated(dataset: Dataset, split: str, *, most: int | None = None) -> Tensor:
+def evaluated_pixels(dataset: Dataset, split: str, *, most: int | None = None) -> Tensor:
     """The pixels uint8 that a split is scored on, all or its first ones."""
     pixels = dataset.split(split)[:most]
     return binarised(pixels, split) if dataset.protocol == "dynamic" and split == "train" else pixels
@@ -128,12 +128,12 @@ def _grey(options: DataOptions) -> Dataset:
         case "folder":
             from train.data.image_folder import read_folder
 
-            images = read_folder(options.folder or DATA, options.image_size or IMAGE_SIZE)
+            images = read_folder(options.folder or DATA_FOLDER, options.image_size or IMAGE_SIZE)
             return _split_in_three("folder", images)
         case _:
             from train.data.mnist import read_idx
 
-            images, test = read_idx(options.name, options.folder or DATA, download=options.download)
+            images, test = read_idx(options.name, options.folder or DATA_FOLDER, download=options.download)
             order = _order(len(images))
             held_out = len(images) // 12  # 5,000 of MNIST's 60,000
             return Dataset(options.name, images[order[held_out:]], images[order[:held_out]], test)

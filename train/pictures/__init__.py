@@ -6,9 +6,9 @@ import json
 
 from train.data.datasets import Dataset
 from train.pictures import grids
-from train.pictures.charts import curves, units
-from train.pictures.sheet import png
-from train.scoring import InPyTorch, evaluate
+from train.pictures.charts import draw_curves, draw_units
+from train.pictures.sheet import grid_png
+from train.scoring import PyTorchModel, evaluate_model
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import staged_folder
 from vae_export.models import VAE
@@ -22,7 +22,7 @@ def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:
 
     Images are test images; which units carry most is asked of the validation images.
     """
-    scored, score = InPyTorch(model), evaluate(InPyTorch(model), dataset.validation)
+    scored, score = PyTorchModel(model), evaluate_model(PyTorchModel(model), dataset.validation)
     drawn = {
         "reconstructions": grids.reconstructions(scored, dataset.test[:50]),
         "samples": grids.samples(scored, score),
@@ -30,9 +30,9 @@ def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:
         "traversal": grids.traversal(scored, score, dataset.test[0]),
         "interpolation": grids.interpolation(scored, dataset.test[:16]),
     }
-    files = {name: png(grid) for name, grid in drawn.items()}
+    files = {name: grid_png(grid) for name, grid in drawn.items()}
     lines = [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
-    files |= {"curves": curves(lines, model.config.likelihood), "units": units(score)}
+    files |= {"curves": draw_curves(lines, model.config.likelihood), "units": draw_units(score)}
     with staged_folder(run.pictures, force=True) as staging:
         for name, data in files.items():
             write_atomic(staging / f"{name}.png", data)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-from train.results import meaning, reconstruction_heading
+from train.results import describe_figures, reconstruction_heading
 from train.scoring import ACTIVE_VARIANCE, Score
 from vae_export.likelihood import Likelihood
 
@@ -24,7 +24,7 @@ _MANY = 40
 _FEW = 8
 
 
-def curves(lines: Sequence[Mapping[str, Any]], likelihood: Likelihood) -> bytes:
+def draw_curves(lines: Sequence[Mapping[str, Any]], likelihood: Likelihood) -> bytes:
     """-ELBO and its two parts over the epochs of `metrics.jsonl`, the best epoch marked, as a PNG."""
     protocol = lines[0]["protocol"]
     panels = {
@@ -54,14 +54,14 @@ def curves(lines: Sequence[Mapping[str, Any]], likelihood: Likelihood) -> bytes:
         _tidy(axes)
         axes.legend(frameon=False, fontsize=9)
     figure.axes[0].set_ylabel("nats per image")
-    note = f"{protocol}, {likelihood.name}; z sampled; {meaning(protocol, likelihood)}"
+    note = f"{protocol}, {likelihood.name}; z sampled; {describe_figures(protocol, likelihood)}"
     if len(lines) > _LONG:
         note += f"; the frame is fitted to what comes after epoch {len(lines) // 20}"
     figure.supxlabel(note, x=0.01, ha="left", fontsize=9, color="#5a636e")
     return _png(figure)
 
 
-def units(score: Score) -> bytes:
+def draw_units(score: Score) -> bytes:
     """KL of each latent unit, most first, and below it what makes a unit active: the variance of its posterior mean."""
     order = score.units_by_kl()
     places = range(len(order))

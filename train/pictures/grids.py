@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.loss import to_unit_range
-from train.scoring import InPyTorch, Score
+from train.scoring import PyTorchModel, Score
 
 #: Sides of a tile in pixels: smaller images are enlarged by a whole number, larger ones are averaged down.
 _SMALLEST, _LARGEST = 56, 128
@@ -42,21 +42,21 @@ class Grid:
     seamless: bool = False
 
 
-def reconstructions(model: InPyTorch, pixels: Tensor) -> Grid:
+def reconstructions(model: PyTorchModel, pixels: Tensor) -> Grid:
     """Images uint8 (N, C, H, W), right of each its reconstruction from the posterior mean, ten pairs a row."""
     image = to_unit_range(pixels)
-    pairs = torch.stack((tiles(image), _decoded(model, model.encode(image)[0])), dim=1).flatten(0, 1)
+    pairs = torch.stack((to_tiles(image), _decoded(model, model.encode(image)[0])), dim=1).flatten(0, 1)
     note = "left: an image of the test set; right: what the decoder makes of its posterior mean"
     return Grid(pairs, 20, "Reconstructions", note, breaks=range(2, 20, 2))
 
 
-def samples(model: InPyTorch, score: Score, count: int = 100) -> Grid:
+def samples(model: PyTorchModel, score: Score, count: int = 100) -> Grid:
     """Decoded draws from the prior."""
     latent = torch.randn(count, len(score.unit_kls), generator=torch.Generator().manual_seed(_SEED))
     return Grid(_decoded(model, latent), 20, "Samples", "decoded draws from the prior, as they came")
 
 
-def manifold(model: InPyTorch, score: Score, side: int = 20) -> Grid:
+def manifold(model: PyTorchModel, score: Score, side: int = 20) -> Grid:
     """A plane through latent space, evenly spaced in probability (figure 4 of arXiv:1312.6114).
 
     Of more than two units: the two with most KL, the others 0. With one unit: one row.
@@ -79,7 +79,7 @@ def manifold(model: InPyTorch, score: Score, side: int = 20) -> Grid:
     return Grid(decoded, side, "Manifold", note, labels, labels[::-1] if up else (), seamless=True)
 
 
-def traversal(model: InPyTorch, score: Score, pixels: Tensor) -> Grid:
+def traversal(model: PyTorchModel, score: Score, pixels: Tensor) -> Grid:
     """A row a unit: it goes from -3 to 3, the others stay where one image uint8 (C, H, W) has them."""
     values = torch.linspace(-3, 3, 13)
     units = score.units_by_kl()[:_ROWS]
@@ -94,14 +94,14 @@ def traversal(model: InPyTorch, score: Score, pixels: Tensor) -> Grid:
     return Grid(decoded, len(values), "Traversal", "; ".join(filter(None, (note, few))), heads, rows)
 
 
-def interpolation(model: InPyTorch, pixels: Tensor, steps: int = 11) -> Grid:
+def interpolation(model: PyTorchModel, pixels: Tensor, steps: int = 11) -> Grid:
     """Images uint8 (N, C, H, W) in pairs, one pair a row; between them the straight line between their posterior means.
 
     An odd image at the end is left out; one image alone is paired with itself.
     """
     pairs = pixels[: len(pixels) // 2 * 2] if len(pixels) > 1 else pixels.repeat(2, 1, 1, 1)
     image = to_unit_range(pairs)
-    mean, ends = model.encode(image)[0], tiles(image)
+    mean, ends = model.encode(image)[0], to_tiles(image)
     first, last = mean[0::2, None], mean[1::2, None]
     along = torch.linspace(0, 1, steps)[:, None]
     between = _decoded(model, (first + along * (last - first)).flatten(0, 1))
@@ -111,7 +111,7 @@ def interpolation(model: InPyTorch, pixels: Tensor, steps: int = 11) -> Grid:
     return Grid(rows.flatten(0, 1), steps + 2, "Interpolation", note, heads, breaks=(1, steps + 1))
 
 
-def tiles(image: Tensor) -> Tensor:
+def to_tiles(image: Tensor) -> Tensor:
     """Images (N, C, H, W) in [0, 1] → tiles uint8 (N, C, h, w), large enough to be seen, small enough for a sheet."""
     side = max(image.shape[2:])
     if side > _LARGEST:
@@ -122,9 +122,9 @@ def tiles(image: Tensor) -> Tensor:
     return levels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
-def _decoded(model: InPyTorch, latent: Tensor) -> Tensor:
+def _decoded(model: PyTorchModel, latent: Tensor) -> Tensor:
     """Latents (N, Z) → tiles of their images."""
-    return torch.cat([tiles(model.decode(part)) for part in torch.split(latent, _CHUNK)])
+    return torch.cat([to_tiles(model.decode(part)) for part in torch.split(latent, _CHUNK)])
 
 
 def _number(value: float) -> str:

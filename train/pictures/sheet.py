@@ -19,14 +19,14 @@ _TITLE, _NOTE, _LABEL = 22, 15, 13
 _INK, _SOFT, _PAPER = (20, 24, 31), (90, 99, 110), (255, 255, 255)
 
 
-def png(grid: Grid) -> bytes:
+def grid_png(grid: Grid) -> bytes:
     """The grid with its title, note and labels, as the bytes of a PNG. Equal grids give equal bytes."""
     buffer = io.BytesIO()
-    draw(grid).save(buffer, format="PNG", optimize=True)
+    draw_grid(grid).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 
-def draw(grid: Grid) -> Image.Image:
+def draw_grid(grid: Grid) -> Image.Image:
     """The same as an RGB image."""
     count, _, height, width = grid.tiles.shape
     rows = -(-count // grid.columns)

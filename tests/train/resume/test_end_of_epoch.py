@@ -73,15 +73,15 @@ def test_numbers_that_are_not_finite_never_replace_a_good_state(
 ) -> None:
     from train.trainer import Trainer
 
-    real = Trainer.tensors
+    real = Trainer.state_tensors
 
     def poisoned(trainer: Trainer) -> dict[str, torch.Tensor]:
         tensors = real(trainer)
-        if trainer.position > STEPS:
+        if trainer.steps_done > STEPS:
             tensors["model.encoder.mean.weight"][0] = torch.nan
         return tensors
 
-    monkeypatch.setattr(Trainer, "tensors", poisoned)
+    monkeypatch.setattr(Trainer, "state_tensors", poisoned)
     stop_at(monkeypatch, 30)
     done = invoke("train", *USUAL, "--out", run.folder)
     assert done.code == 3
