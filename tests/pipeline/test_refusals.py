@@ -21,7 +21,7 @@ BAD = [
     ("sample --engine spark", 2, "unknown engine; expected local | ray, got spark"),
     ("sample --engine ray --actors 0", 2, "--actors"),
     ("sample --engine ray --ray-address ray://there:10001", 2, "Ray client"),
-    ("sample --shards csv", 2, "unknown format of shards"),
+    ("sample --shards csv", 2, "unknown shards; expected npy | parquet, got csv"),
     ("sample --shard-rows 5", 2, "--shard-rows goes with --shards"),
     ("sample --run {home}", 2, "--bundle and --run exclude each other"),
     ("sample --out {home}/a.jpg", 2, "unknown kind of output: {home}/a.jpg; expected NAME.png | NAME.npy | NAME,"),

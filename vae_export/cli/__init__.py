@@ -1,9 +1,21 @@
-"""The command line: parse, one call, print. One file a command; errors are caught once, in `app.py`.
+"""The command line: one file a command; each reads its options, makes one call and prints. `app` reports errors.
 
-Nothing is imported here but the way in: whoever presses Ctrl-C while the rest is imported sees one line.
+This file imports nothing that takes time, so that Ctrl-C while the commands are imported ends with one line.
 """
 
-from vae_export.cli.start import start
+from __future__ import annotations
+
+from typing import NoReturn
+
 from vae_export.system.signals import exit_on_interrupt
+
+
+def start() -> NoReturn:
+    """Run the installed command `vae-export`, which has all commands except those that need `train/`."""
+    exit_on_interrupt()
+    from vae_export.cli.app import start_installed
+
+    start_installed()
+
 
 __all__ = ["exit_on_interrupt", "start"]

@@ -17,17 +17,17 @@ from vae_export._version import __version__
 from vae_export.cli import console
 from vae_export.cli.batch import decode, encode, reconstruct, sample
 from vae_export.cli.bench import bench
-from vae_export.cli.bundle import bundle
+from vae_export.cli.bundle import bundle, inspect
+from vae_export.cli.command import Command, usage_error
 from vae_export.cli.doctor import doctor
 from vae_export.cli.explore import explore
 from vae_export.cli.export import export
-from vae_export.cli.inspect import inspect
 from vae_export.cli.tune import tune
 from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
 from vae_export.system.signals import is_exiting_on_interrupt
 
-Command = Callable[..., None]
+Function = Callable[..., None]
 
 #: Commands that need `train/`, which is a recipe in the checkout and not part of the installed package.
 CHECKOUT_ONLY = ("train", "evaluate", "runs")
@@ -39,7 +39,7 @@ _interruptions: list[int] = []
 def start_installed() -> NoReturn:
     """The commands of `vae-export`; those that need `train/` say where they live."""
 
-    def elsewhere(name: str) -> Command:
+    def elsewhere(name: str) -> Function:
         def refuse(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
             where = f"'{name}' lives in the project's checkout, beside its recipes in train/"
             raise UsageError(where, do=f"clone the project and run: python cli.py {name}")
@@ -51,7 +51,7 @@ def start_installed() -> NoReturn:
     main(*(elsewhere(name) for name in CHECKOUT_ONLY))
 
 
-def main(*commands: Command) -> NoReturn:
+def main(*commands: Function) -> NoReturn:
     """`run`, and leave this process with its exit code."""
     code = run(*commands)
     # Everything was put in order on the way here. For the interpreter to take PyTorch apart costs a second, and crashes
@@ -59,7 +59,7 @@ def main(*commands: Command) -> NoReturn:
     os._exit(code)
 
 
-def run(*commands: Command) -> int:
+def run(*commands: Function) -> int:
     """Run the library's commands and `commands` as the arguments of this process say; the exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     _interruptions.clear()
@@ -71,7 +71,7 @@ def run(*commands: Command) -> int:
     return code
 
 
-def build(*commands: Command) -> typer.Typer:
+def build(*commands: Function) -> typer.Typer:
     """The application; `commands` come first in its help."""
     app = typer.Typer(
         name="vae-export",
@@ -81,14 +81,14 @@ def build(*commands: Command) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    ours: tuple[Command, ...] = (
+    ours: tuple[Function, ...] = (
         *(export, verify, bench, tune, bundle, inspect, explore),
         *(sample, decode, encode, reconstruct, doctor),
     )
     for command in (*commands, *ours):
         # Arguments of a command that only says where it lives are its own business.
         lenient = {"ignore_unknown_options": True} if command.__module__ == __name__ else {}
-        app.command(context_settings=lenient)(command)
+        app.command(cls=Command, context_settings=lenient)(command)
     return app
 
 
@@ -119,7 +119,7 @@ def _outcome(app: typer.Typer) -> int:
     except BrokenPipeError:  # the reader of a help page went away
         return 0
     except typer.TyperException as error:
-        return _fail(UsageError(error.format_message().rstrip("."), do="see --help"))
+        return _fail(usage_error(error))
     except VaeExportError as error:
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort) as stop:

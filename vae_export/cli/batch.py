@@ -1,46 +1,24 @@
-"""What `sample`, `decode`, `encode` and `reconstruct` share: which model, how it runs, where the outputs go.
+"""`sample`, `decode`, `encode` and `reconstruct`: run a model over many rows.
 
-`sample`: new images.
-
-`decode`: latents to images.
-
-`encode`: images to latents.
-
-`reconstruct`: images to images.
+The commands differ in their inputs. They share the options that choose the model, the machine and the output, and
+`_run`, which computes and writes a piece at a time.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vae_export.cli import console
-from vae_export.cli.options import (
-    ActorsOption,
-    BatchSizeOption,
-    BundleOption,
-    EngineOption,
-    FieldOption,
-    FitOption,
-    ForceOption,
-    ImageOutOption,
-    JsonOption,
-    LevelsOption,
-    ProviderOption,
-    RayAddressOption,
-    RunOption,
-    ShardRowsOption,
-    ShardsOption,
-    ThreadsOption,
-    chosen_run,
-)
+from vae_export.cli.command import grouped, option_group
+from vae_export.cli.options import BundleOption, ForceOption, JsonOption, RunOption, chosen_run, refuse_together
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
 
@@ -51,330 +29,353 @@ if TYPE_CHECKING:
     from vae_export.pipeline.writers import Shards, Writer
     from vae_export.runtime import Model
 
-ENGINES = ("local", "ray")
-SHARDS = ("npy", "parquet")
-#: Seconds between two plain lines of progress.
-_INTERVAL = 10.0
+EngineName = Literal["local", "ray"]
+ShardFormat = Literal["npy", "parquet"]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Options of the command line.
+@option_group("Model")
+class ModelOptions:
+    """The model to run; at most one of the two is passed."""
 
-    Attributes:
-    bundle, run: which model; at most one of them.
-    provider, threads, batch_size: how it runs.
-    out, shards, shard_rows, levels: what is written, and where.
-    engine, actors, address: who computes.
-    force, json: as everywhere.
-    """
+    bundle: BundleOption = None
+    run: RunOption = None
 
-    bundle: Path | None
-    run: Path | None
-    provider: str | None
-    threads: int | None
-    batch_size: int | None
-    out: Path | None
-    shards: str | None
-    shard_rows: int | None
-    levels: bool
-    engine: str
-    actors: int
-    address: str | None
-    force: bool
-    json: bool
-
-    def home(self) -> tuple[Path, Path]:
-        """The bundle or the export folder, and the folder that outputs go to."""
-        if self.bundle is not None and self.run is not None:
-            raise UsageError("--bundle and --run exclude each other", do="name one of them")
+    def places(self) -> tuple[Path, Path]:
+        """Return the bundle or export folder, and the folder that outputs go to by default."""
+        refuse_together(bundle=self.bundle, run=self.run)
         if self.bundle is not None:
             return self.bundle, self.bundle.absolute().parent
         chosen = chosen_run(self.run)
         return chosen.export, chosen.folder
 
-    def seen(self, path: Path) -> Path:
-        """The path of an input as those see it who read it: workers of a cluster have working folders of their own."""
+
+@option_group("Machine")
+class MachineOptions:
+    """The processes and threads that compute."""
+
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider",
+            help="ONNX Runtime provider; an error where it is missing. Default: CPUExecutionProvider.",
+            show_default=False,
+        ),
+    ] = None
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, help="CPU threads of a model. Default: all cores; with ray 1.", show_default=False
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Rows of a call. Default: chosen by their size.", show_default=False),
+    ] = None
+    engine: Annotated[EngineName, typer.Option("--engine", help="This process, or Ray Data on a cluster.")] = "local"
+    actors: Annotated[
+        int, typer.Option("--actors", min=1, help="Processes of --engine ray, each with its own model.")
+    ] = 2
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
+            show_default=False,
+        ),
+    ] = None
+
+    def path(self, path: Path) -> Path:
+        """Return the path of an input as the reading process needs it: Ray's workers have their own working folders."""
         return path.absolute() if self.engine == "ray" else path
 
-    def check(self) -> None:
-        """Raise `UsageError` for options that make no sense, before anything is read."""
-        if self.engine not in ENGINES:
-            raise UsageError("unknown engine", expected=" | ".join(ENGINES), got=self.engine)
-        if self.shards is not None and self.shards not in SHARDS:
-            raise UsageError("unknown format of shards", expected=" | ".join(SHARDS), got=self.shards)
-        if self.shards is None and self.shard_rows is not None:
-            raise UsageError("--shard-rows goes with --shards", expected=" | ".join(SHARDS))
+
+@option_group("Output")
+class OutputOptions:
+    """The files that are written, apart from their place."""
+
+    shards: Annotated[
+        ShardFormat | None, typer.Option("--shards", help="Write a folder of such files.", show_default=False)
+    ] = None
+    shard_rows: Annotated[
+        int | None,
+        typer.Option("--shard-rows", min=1, help="Rows of a shard. Default: as many as fit 64 MB.", show_default=False),
+    ] = None
+    force: ForceOption = False
+    json: JsonOption = False
 
 
-def execute(
-    job: Job, options: Batch, default: str, verb: str, source: Callable[[Model], Reader], reads: Path | None = None
-) -> None:
-    """Compute, publish, print.
-
-    Args:
-        job: which networks the rows go through.
-        options: as they were typed.
-        default: the name of the output, in the run's or the bundle's folder.
-        verb: what was done, for a person.
-        source: gives the rows, when the model is known.
-        reads: the path that the rows come from, which must not be written over.
-    """
-    options.check()
-    place, home = options.home()
-    out = options.out if options.out is not None else home / default
-    if reads is not None and reads.resolve().is_relative_to(out.resolve()):  # it, or the folder that it lies in
-        raise UsageError("the input would be overwritten", where=reads, got=f"--out {out}", do="choose another --out")
-    kind = _kind(job, out, options)
-    check_free(out, force=options.force)
-
-    from vae_export.pipeline import LocalEngine, Settings, Task, cut
-    from vae_export.pipeline.run import run_pipeline
-    from vae_export.runtime import open_package
-    from vae_export.runtime.session import CPU
-
-    settings = Settings(options.provider or CPU, options.threads, options.batch_size)
-    package = open_package(place)
-    model = settings.model(package)
-    pictures = kind in ("grid", "folder")
-    beside = job == "reconstruct" and kind == "grid"
-    task = Task(job, source(model), levels=options.levels or pictures, beside=beside)
-    pieces = cut(task, model, rows=options.shard_rows)
-    engine = LocalEngine(model) if options.engine == "local" else _ray(task, package, settings, options)
-    started = time.perf_counter()
-    with _report(verb, task.source.rows) as report:
-        run_pipeline(engine, task, pieces, _sink(kind, out, task, model, options), report)
-    seconds = time.perf_counter() - started
-    rows = task.source.rows
-    if options.json:
-        console.result_json(
-            {
-                "out": str(out),
-                "rows": rows,
-                "engine": options.engine,
-                "seconds": seconds,
-                "rows_per_second": rows / seconds,
-            }
-        )
-        return
-    console.result(f"{verb} {rows:,} in {seconds:.1f} s, {rows / seconds:,.0f}/s: {out}")
+ImageOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="NAME.png: one picture. NAME.npy: an array. NAME: a folder of PNG files.",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
+LevelsOption = Annotated[
+    bool,
+    typer.Option("--levels", help="Write images as 8-bit levels (uint8) instead of float32.", rich_help_panel="Output"),
+]
+FieldOption = Annotated[
+    str | None,
+    typer.Option(
+        "--field",
+        help="Array of an .npz or column of a .parquet file. Default: found by its name.",
+        show_default=False,
+        rich_help_panel="Data",
+    ),
+]
+FitOption = Annotated[
+    bool,
+    typer.Option(
+        "--fit", help="Crop, resize and convert to greyscale as needed; else an error.", rich_help_panel="Data"
+    ),
+]
+ImagesArgument = Annotated[
+    Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
+]
 
 
-def _kind(job: Job, out: Path, options: Batch) -> str:
-    """What is written: `shards`, `grid`, `npy`, `npz` or `folder`, by the name of the output."""
-    if options.shards is not None:
-        return "shards"
-    kinds = {".npz": "npz"} if job == "encode" else {".png": "grid", ".npy": "npy", "": "folder"}
-    if out.suffix not in kinds:
-        names = " | ".join(f"NAME{suffix}" for suffix in kinds)
-        raise UsageError(
-            "unknown kind of output", where=out, expected=f"{names}, or --shards", got=out.suffix or "none"
-        )
-    kind = kinds[out.suffix]
-    if kind != "folder" and out.is_dir():
-        raise UsageError("a folder is in the way", where=out, do="choose another --out")
-    return kind
-
-
-def _sink(kind: str, out: Path, task: Task, model: Model, options: Batch) -> AbstractContextManager[Writer | Shards]:
-    from vae_export.pipeline import writers
-
-    outputs, rows, force = task.outputs(model.contract), task.source.rows, options.force
-    names, image = tuple(outputs), model.contract.image_shape
-    match kind:
-        case "shards":
-            return writers.shard_folder(
-                out, "npy" if options.shards == "npy" else "parquet", rows, outputs, force=force
-            )
-        case "grid":
-            return writers.grid(out, rows, image, names, force=force)
-        case "folder":
-            return writers.picture_folder(out, names[0], image[0], force=force)
-        case "npy":
-            return writers.npy_file(out, rows, outputs, force=force)
-    return writers.npz_file(out, rows, outputs, force=force)
-
-
-def _ray(task: Task, package: Package, settings: Settings, options: Batch) -> Engine:
-    from vae_export.pipeline import ModelPayload
-    from vae_export.pipeline.ray.engine import RayEngine
-
-    address = options.address or os.environ.get("RAY_ADDRESS") or None
-    return RayEngine(ModelPayload.of(package, task.parts, settings), options.actors, address, console.message)
-
-
-@contextmanager
-def _report(verb: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-    started = spoken = time.perf_counter()
-    with console.progress() as bar:
-        task = bar.add_task(verb, total=total, note="")
-
-        def report(done: int) -> None:
-            nonlocal spoken
-            now = time.perf_counter()
-            speed = f"{done / (now - started):,.0f}/s"
-            bar.update(task, completed=done, note=speed)
-            if bar.disable and now - spoken > _INTERVAL:
-                spoken = now
-                console.message(f"{verb} {done:,} of {total:,}, {speed}")
-
-        yield report
-
-
+@grouped
 def sample(
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="How many images.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="0 to 2^64 - 1; the same images on every machine.")] = 0,
+    *,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of images.", rich_help_panel="Data")] = 64,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="0 to 2^64 - 1; gives the same latents on every machine.", rich_help_panel="Data"),
+    ] = 0,
+    model: ModelOptions,
+    machine: MachineOptions,
     out: ImageOutOption = None,
-    shards: ShardsOption = None,
-    shard_rows: ShardRowsOption = None,
     levels: LevelsOption = False,
-    bundle: BundleOption = None,
-    run: RunOption = None,
-    provider: ProviderOption = None,
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = None,
-    engine: EngineOption = "local",
-    actors: ActorsOption = 2,
-    ray_address: RayAddressOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
+    output: OutputOptions,
 ) -> None:
-    """Draw new images: latents from N(0, I), decoded.
+    """Draw new images: decode latents from N(0, I).
 
     A seed gives the same latents in every language (docs/bundle-format.md). Default output: samples.png beside the
     bundle, or in the run folder.
     """
     from vae_export.pipeline.readers import PriorReader
 
-    options = Batch(
-        bundle, run, provider, threads, batch_size,
-        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
-    )  # fmt: skip
-    execute(
-        "decode", options, "samples.png", "sampled", lambda model: PriorReader(n, seed, model.contract.latent_shape)
-    )
+    work = _Work("decode", "sampled", lambda model: PriorReader(n, seed, model.contract.latent_shape), levels=levels)
+    _run(work, model, machine, output, out, "samples.png")
 
 
+@grouped
 def decode(
+    *,
     latents: Annotated[Path, typer.Argument(help="Latents: .npy, .npz, .parquet, or a folder of shards.")],
-    out: ImageOutOption = None,
     field: FieldOption = None,
-    shards: ShardsOption = None,
-    shard_rows: ShardRowsOption = None,
+    model: ModelOptions,
+    machine: MachineOptions,
+    out: ImageOutOption = None,
     levels: LevelsOption = False,
-    bundle: BundleOption = None,
-    run: RunOption = None,
-    provider: ProviderOption = None,
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = None,
-    engine: EngineOption = "local",
-    actors: ActorsOption = 2,
-    ray_address: RayAddressOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
+    output: OutputOptions,
 ) -> None:
     """Turn latents into images.
 
-    Rows are read, computed and written a piece at a time: inputs larger than memory are fine. Of an encoder's outputs,
-    `mean` is decoded. Default output: decoded/ beside the bundle, or in the run folder.
+    Rows are read, computed and written a piece at a time, so inputs may be larger than memory. In a file that `encode`
+    wrote, `mean` is decoded. Default output: decoded/ beside the bundle, or in the run folder.
     """
-    from vae_export.pipeline.readers import open_latents
 
-    options = Batch(
-        bundle, run, provider, threads, batch_size,
-        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
-    )  # fmt: skip
-    execute(
-        "decode",
-        options,
-        "decoded",
-        "decoded",
-        lambda model: open_latents(options.seen(latents), model.contract.spec("decoder").inputs[0], field=field),
-        reads=latents,
-    )
+    def read(model: Model) -> Reader:
+        from vae_export.pipeline.readers import open_latents
+
+        return open_latents(machine.path(latents), model.contract.spec("decoder").inputs[0], field=field)
+
+    _run(_Work("decode", "decoded", read, reads=latents, levels=levels), model, machine, output, out, "decoded")
 
 
+@grouped
 def encode(
-    images: Annotated[
-        Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="NAME.npz, or the folder for --shards.", show_default=False)
-    ] = None,
+    *,
+    images: ImagesArgument,
     field: FieldOption = None,
     fit: FitOption = False,
-    shards: ShardsOption = None,
-    shard_rows: ShardRowsOption = None,
-    bundle: BundleOption = None,
-    run: RunOption = None,
-    provider: ProviderOption = None,
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = None,
-    engine: EngineOption = "local",
-    actors: ActorsOption = 2,
-    ray_address: RayAddressOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
+    model: ModelOptions,
+    machine: MachineOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="NAME.npz, or the folder for --shards.", show_default=False, rich_help_panel="Output"
+        ),
+    ] = None,
+    output: OutputOptions,
 ) -> None:
-    """Turn images into latents: the mean and the log-variance of each.
+    """Turn images into latents: mean and log-variance.
 
     Image files are taken in the order of their paths. Arrays hold float32 in the model's range, or 8-bit levels as
     uint8. Default output: latents.npz (with --shards: latents/) beside the bundle, or in the run folder.
     """
-    from vae_export.pipeline.readers import open_images
-
-    options = Batch(
-        bundle, run, provider, threads, batch_size,
-        out, shards, shard_rows, False, engine, actors, ray_address, force, json,
-    )  # fmt: skip
-    execute(
-        "encode",
-        options,
-        "latents.npz" if shards is None else "latents",
-        "encoded",
-        lambda model: open_images(options.seen(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit),
-        reads=images,
-    )
+    work = _Work("encode", "encoded", _image_reader(machine, images, field, fit), reads=images)
+    _run(work, model, machine, output, out, "latents.npz" if output.shards is None else "latents")
 
 
+@grouped
 def reconstruct(
-    images: Annotated[
-        Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
-    ],
-    out: ImageOutOption = None,
+    *,
+    images: ImagesArgument,
     field: FieldOption = None,
     fit: FitOption = False,
-    shards: ShardsOption = None,
-    shard_rows: ShardRowsOption = None,
+    model: ModelOptions,
+    machine: MachineOptions,
+    out: ImageOutOption = None,
     levels: LevelsOption = False,
-    bundle: BundleOption = None,
-    run: RunOption = None,
-    provider: ProviderOption = None,
-    threads: ThreadsOption = None,
-    batch_size: BatchSizeOption = None,
-    engine: EngineOption = "local",
-    actors: ActorsOption = 2,
-    ray_address: RayAddressOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
+    output: OutputOptions,
 ) -> None:
-    """Encode images and decode their means: what the model keeps of them.
+    """Encode images and decode their means.
 
-    One picture (NAME.png) has each image and its reconstruction beside each other. Default output:
-    reconstructions.png beside the bundle, or in the run folder.
+    In one picture (NAME.png) each image stands beside its reconstruction. Default output: reconstructions.png beside
+    the bundle, or in the run folder.
     """
-    from vae_export.pipeline.readers import open_images
+    read = _image_reader(machine, images, field, fit)
+    work = _Work("reconstruct", "reconstructed", read, reads=images, levels=levels)
+    _run(work, model, machine, output, out, "reconstructions.png")
 
-    options = Batch(
-        bundle, run, provider, threads, batch_size,
-        out, shards, shard_rows, levels, engine, actors, ray_address, force, json,
-    )  # fmt: skip
-    execute(
-        "reconstruct",
-        options,
-        "reconstructions.png",
-        "reconstructed",
-        lambda model: open_images(options.seen(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit),
-        reads=images,
-    )
+
+def _image_reader(machine: MachineOptions, images: Path, field: str | None, fit: bool) -> Callable[[Model], Reader]:
+    def read(model: Model) -> Reader:
+        from vae_export.pipeline.readers import open_images
+
+        return open_images(machine.path(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit)
+
+    return read
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The work of one command.
+
+    Attributes:
+        job: the networks that the rows go through.
+        verb: what was done, for messages.
+        read: returns the rows, once the model is known.
+        reads: the path of the rows, which must not be overwritten.
+        levels: whether images are written as 8-bit levels.
+    """
+
+    job: Job
+    verb: str
+    read: Callable[[Model], Reader]
+    reads: Path | None = None
+    levels: bool = False
+
+
+def _run(
+    work: _Work, model: ModelOptions, machine: MachineOptions, output: OutputOptions, out: Path | None, default: str
+) -> None:
+    """Compute the rows, publish the output and print what was done; `default` is the name of the output."""
+    if output.shards is None and output.shard_rows is not None:
+        raise UsageError("--shard-rows goes with --shards", expected="--shards npy or --shards parquet")
+    place, home = model.places()
+    out = home / default if out is None else out
+    if work.reads is not None and work.reads.resolve().is_relative_to(out.resolve()):  # it, or a folder that holds it
+        do = "choose another --out"
+        raise UsageError("the input would be overwritten", where=work.reads, got=f"--out {out}", do=do)
+    target = _target(work.job, out, output)
+    check_free(out, force=output.force)
+
+    from vae_export.pipeline import LocalEngine, Settings, Task, cut
+    from vae_export.pipeline.run import run_pipeline
+    from vae_export.runtime import open_package
+    from vae_export.runtime.session import CPU
+
+    settings = Settings(machine.provider or CPU, machine.threads, machine.batch_size)
+    package = open_package(place)
+    opened = settings.model(package)
+    beside = target.beside and work.job == "reconstruct"
+    task = Task(work.job, work.read(opened), levels=work.levels or target.is_picture, beside=beside)
+    pieces = cut(task, opened, rows=output.shard_rows)
+    engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, settings, machine)
+    rows, started = task.source.rows, time.perf_counter()
+    with console.report_progress(work.verb, rows) as report:
+        run_pipeline(engine, task, pieces, target.open(out, task, opened, output), report)
+    seconds = time.perf_counter() - started
+    if output.json:
+        result = {"out": str(out), "rows": rows, "engine": machine.engine}
+        console.result_json(result | {"seconds": seconds, "rows_per_second": rows / seconds})
+        return
+    console.result(f"{work.verb} {rows:,} in {seconds:.1f} s, {rows / seconds:,.0f}/s: {out}")
+
+
+def _ray(task: Task, package: Package, settings: Settings, machine: MachineOptions) -> Engine:
+    from vae_export.pipeline import ModelPayload
+    from vae_export.pipeline.ray.engine import RayEngine
+
+    address = machine.ray_address or os.environ.get("RAY_ADDRESS") or None
+    return RayEngine(ModelPayload.of(package, task.parts, settings), machine.actors, address, console.message)
+
+
+_Writing = AbstractContextManager["Writer | Shards"]
+
+
+def _open_shards(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
+    from vae_export.pipeline import writers
+
+    format: ShardFormat = "npy" if output.shards == "npy" else "parquet"
+    return writers.shard_folder(out, format, task.source.rows, task.outputs(model.contract), force=output.force)
+
+
+def _open_grid(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
+    from vae_export.pipeline import writers
+
+    contract, rows = model.contract, task.source.rows
+    return writers.grid(out, rows, contract.image_shape, tuple(task.outputs(contract)), force=output.force)
+
+
+def _open_folder(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
+    from vae_export.pipeline import writers
+
+    (name, *_), channels = task.outputs(model.contract), model.contract.image_shape[0]
+    return writers.picture_folder(out, name, channels, force=output.force)
+
+
+def _open_npy(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
+    from vae_export.pipeline import writers
+
+    return writers.npy_file(out, task.source.rows, task.outputs(model.contract), force=output.force)
+
+
+def _open_npz(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
+    from vae_export.pipeline import writers
+
+    return writers.npz_file(out, task.source.rows, task.outputs(model.contract), force=output.force)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """A kind of output.
+
+    Attributes:
+        open: returns the writer.
+        is_picture: whether it takes 8-bit levels.
+        beside: whether a reconstruction stands beside its image.
+    """
+
+    open: Callable[[Path, Task, Model, OutputOptions], _Writing]
+    is_picture: bool = False
+    beside: bool = False
+
+
+#: Outputs by the suffix of their name.
+_IMAGE_TARGETS = {
+    ".png": _Target(_open_grid, is_picture=True, beside=True),
+    ".npy": _Target(_open_npy),
+    "": _Target(_open_folder, is_picture=True),
+}
+_LATENT_TARGETS = {".npz": _Target(_open_npz)}
+
+
+def _target(job: Job, out: Path, output: OutputOptions) -> _Target:
+    """Return the kind of output that --shards or the name of the output stands for."""
+    if output.shards is not None:
+        return _Target(_open_shards)
+    targets = _LATENT_TARGETS if job == "encode" else _IMAGE_TARGETS
+    if out.suffix not in targets:
+        expected = " | ".join(f"NAME{suffix}" for suffix in targets) + ", or --shards"
+        raise UsageError("unknown kind of output", where=out, expected=expected, got=out.suffix or "none")
+    if out.suffix and out.is_dir():
+        raise UsageError("a folder is in the way", where=out, do="choose another --out")
+    return targets[out.suffix]

@@ -12,8 +12,9 @@ from rich.table import Table
 
 from vae_export.bench.results import BATCHES, THREADS, TIMINGS, Plan
 from vae_export.cli import console
-from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
-from vae_export.contract import EVERY_PART, Part
+from vae_export.cli.command import choices_option
+from vae_export.cli.options import ALL, ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.contract import EVERY_PART
 from vae_export.errors import TargetError, UsageError
 from vae_export.io.atomic import check_writable, write_atomic
 from vae_export.io.staging import check_free
@@ -23,57 +24,81 @@ from vae_export.system.extras import require
 if TYPE_CHECKING:
     from vae_export.bench.results import Figure, Timings
 
-ALL = "all"
-
 
 def bench(
     part: Annotated[
         list[str] | None,
-        typer.Option(
-            "--part", metavar="|".join([*EVERY_PART, ALL]), help="What to measure. Repeatable.", show_default="decoder"
+        choices_option(
+            "--part", [*EVERY_PART, ALL], help="Part to measure. Repeatable. Default: decoder.", section="Measurement"
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
-            help="format/provider such as onnx/CPUExecutionProvider, or compile/cpu, runtime/CPUExecutionProvider. "
-            "Repeatable. eager/cpu is always there. Default: all that run here.",
+            metavar="FORMAT/PROVIDER",
+            help="Such as onnx/CPUExecutionProvider, compile/cpu or runtime/CPUExecutionProvider. Repeatable. "
+            "eager/cpu is always measured. Default: all that run here.",
             show_default=False,
+            rich_help_panel="Measurement",
         ),
     ] = None,
     batch: Annotated[
         list[int] | None,
-        typer.Option("--batch", help="Rows of a call. Repeatable.", show_default=", ".join(map(str, BATCHES))),
+        typer.Option(
+            "--batch",
+            help=f"Rows of a call. Repeatable. Default: {', '.join(map(str, BATCHES))}.",
+            show_default=False,
+            rich_help_panel="Measurement",
+        ),
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option("--threads", help="Within an operator. Repeatable.", show_default=", ".join(map(str, THREADS))),
+        typer.Option(
+            "--threads",
+            help=f"CPU threads within an operator. Repeatable. Default: {', '.join(map(str, THREADS))}.",
+            show_default=False,
+            rich_help_panel="Measurement",
+        ),
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option("--rounds", help="How often each is measured.", show_default=f"{Plan().rounds}, 3 with --quick"),
+        typer.Option(
+            "--rounds",
+            help=f"Number of measurements of each. Default: {Plan().rounds}, with --quick {Plan.quick().rounds}.",
+            show_default=False,
+            rich_help_panel="Measurement",
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Short rounds, for a first look.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Short rounds, for a first look.", rich_help_panel="Measurement")
+    ] = False,
     run: RunOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help=f"Where the JSON goes. Default: {TIMINGS} in the export.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help=f"JSON file to write. Default: {TIMINGS} in the export.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Measure exported files.
+    """Measure the speed of exported files.
 
-    Latency, throughput, memory and load time by part, target, batch size and threads, beside PyTorch and the machine's
-    own limit. Every side runs in a process of its own, and all of them in turn, round after round: one that crashes is
-    a line, and a busy machine is busy for all. Exits 3 for files without a certificate, 5 where it did not pass, 6
-    where a --target cannot run; one that crashes half-way leaves the figures of the others.
+    Measures latency, throughput, memory and load time by part, target, batch size and threads, beside PyTorch and the
+    roofline of this machine. Each target runs in its own process, and all take turns, round after round: a crash costs
+    one line, and load on the machine slows all alike. Exits 3 for files without a certificate, 5 where it did not
+    pass, 6 where a --target cannot run; after a crash of one the figures of the others are kept.
     """
     usual = Plan.quick() if quick else Plan()
+    chosen_parts = part or ["decoder"]
     plan = replace(
         usual,
-        parts=_parts(part or ["decoder"]),
+        parts=tuple(name for name in EVERY_PART if ALL in chosen_parts or name in chosen_parts),
         batches=tuple(batch or BATCHES),
         threads=tuple(threads or THREADS),
         rounds=usual.rounds if rounds is None else rounds,
@@ -92,7 +117,7 @@ def bench(
     from vae_export.report import timings_page
 
     artifact = open_artifact(chosen.export)
-    if part is not None and ALL in part:
+    if ALL in chosen_parts:
         have = {entry.part for entry in artifact.manifest.files}
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
     record = read_certificate(artifact.certificate)
@@ -108,13 +133,6 @@ def bench(
     for name, reason in timings.unusable.items():
         if name.partition(", ")[2] in (target or ()):  # the others are measured, and written; but this was asked for
             raise TargetError("could not be measured to the end", where=name, got=reason)
-
-
-def _parts(names: list[str]) -> tuple[Part, ...]:
-    for name in names:
-        if name not in (*EVERY_PART, ALL):
-            raise UsageError("unknown part", expected=" | ".join([*EVERY_PART, ALL]), got=name)
-    return EVERY_PART if ALL in names else tuple(part for part in EVERY_PART if part in names)
 
 
 def _show(timings: Timings) -> None:

@@ -1,61 +1,93 @@
-"""`bundle`: one file out of a certified export."""
+"""`bundle` packs a certified export into one file; `inspect` shows what is in it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from vae_export.cli import console
-from vae_export.cli.options import ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.cli.command import choices_option
+from vae_export.cli.options import ExportOption, ForceOption, JsonOption, RunOption, chosen_run, refuse_together
+from vae_export.contract import EVERY_PART
 from vae_export.errors import InputError, UsageError
+from vae_export.formats import FORMATS
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_free
+from vae_export.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from vae_export.bundle import Bundle
 
 
 def bundle(
     run: RunOption = None,
-    export: Annotated[
-        Path | None, typer.Option("--export", help="Export folder. Default: the run's.", show_default=False)
-    ] = None,
+    export: ExportOption = None,
     format: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Formats to take. Repeatable. Default: all of the export.", show_default=False),
+        choices_option("--format", FORMATS, help="Format to take. Repeatable. Default: all.", section="Contents"),
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option("--part", help="Parts to take. Repeatable. Default: all of the export.", show_default=False),
+        choices_option("--part", EVERY_PART, help="Part to take. Repeatable. Default: all.", section="Contents"),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="Precisions to take. Repeatable. Default: all.", show_default=False),
+        choices_option(
+            "--precision", PRECISIONS, help="Precision to take. Repeatable. Default: all.", section="Contents"
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Title of the model card. Default: the run's name.", show_default=False)
+        str | None,
+        typer.Option(
+            "--name",
+            help="Title of the model card. Default: the run's name.",
+            show_default=False,
+            rich_help_panel="Contents",
+        ),
     ] = None,
     notes: Annotated[
         Path | None,
-        typer.Option("--notes", help="Markdown file for the model card: purpose, limits.", show_default=False),
+        typer.Option(
+            "--notes",
+            metavar="FILE",
+            help="Markdown for the model card: purpose and limits of the model.",
+            show_default=False,
+            rich_help_panel="Contents",
+        ),
     ] = None,
     licence: Annotated[
-        Path | None, typer.Option("--licence", help="Text file with the model's licence.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--licence",
+            metavar="FILE",
+            help="Text of the model's licence.",
+            show_default=False,
+            rich_help_panel="Contents",
+        ),
     ] = None,
-    page: Annotated[bool, typer.Option("--page", help="Take certificate.html along.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Include certificate.html.", rich_help_panel="Contents")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File to make. Default: NAME.zip in the run folder.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="File to make. Default: NAME.zip in the run folder.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Pack a certified export into one file for applications.
 
-    Model files, what goes in and out of them, test vectors, certificate, model card and licence: docs/bundle-format.md
-    describes it. An export whose certificate did not pass, or is of other files, is refused.
+    The bundle holds the model files, their inputs and outputs, golden vectors, certificate, model card and licence
+    (docs/bundle-format.md). An export is refused if its certificate did not pass or belongs to other files.
     """
-    if run is not None and export is not None:
-        raise UsageError("--run and --export exclude each other", do="name one of them")
+    refuse_together(run=run, export=export)
     if export is not None:
         folder, home = export, export.absolute().parent
     else:
@@ -116,3 +148,76 @@ def _text(path: Path) -> str:
         raise InputError(
             "not a text", where=path, expected="UTF-8", got=f"byte {error.start}: {error.reason}"
         ) from error
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A bundle, made by `bundle`.")],
+    card: Annotated[bool, typer.Option("--card", help="Print the model card instead.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what is in a bundle, after every byte of it was checked."""
+    from vae_export.bundle import open_bundle
+    from vae_export.runtime.options import running
+
+    opened = open_bundle(file)
+    if json:
+        console.result_json(_document(opened))
+        return
+    if card:
+        console.result(opened.card.rstrip())
+        return
+    document = opened.certificate.document
+    contract = opened.manifest.contract
+    low, high = contract.image_range
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    facts.add_row("bundle", str(file))
+    facts.add_row("identity", opened.identity)
+    facts.add_row("model", opened.card.splitlines()[0].removeprefix("# "))
+    facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
+    facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
+    verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
+    own_band = opened.certificate.own_band
+    facts.add_row("verified", verdict + (f", within a band of the maker's own: {own_band}" if own_band else ""))
+    for advice in opened.manifest.recommended:
+        facts.add_row("recommended", f"{advice.file}, {advice.words}, for {advice.part} in batches of {advice.batch:,}")
+        facts.add_row("here", f"{advice.part}: {running(opened.manifest, advice.part, None, None, None)}")
+    facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
+    console.result(facts)
+    table = Table("file", "bytes", "what", box=None, pad_edge=False)
+    parts = {
+        stored.name: f"{entry.part}, {entry.format}, {entry.precision}"
+        for entry in opened.manifest.files
+        for stored in entry.stored
+    }
+    golden = {
+        array.name: f"golden {kind}, {' x '.join(map(str, array.shape))}"
+        + (f", within {array.band:.2g}" if array.band else "")
+        for part in opened.manifest.golden
+        for kind, arrays in (("input", part.inputs), ("output", part.outputs))
+        for array in arrays
+    }
+    for name, data in opened.files.items():
+        table.add_row(name, f"{len(data):,}", parts.get(name) or golden.get(name) or _WORDS[name])
+    console.result("")
+    console.result(table)
+    console.result("\nWhole: every hash matches. The bundle is not signed: this detects corruption, not forgery.")
+
+
+_WORDS = {
+    "SHA256SUMS": "hashes of all other files",
+    "manifest.json": "contract, files, golden vectors",
+    "certificate.json": "record of verification",
+    "certificate.html": "the same, for people",
+    "MODEL_CARD.md": "what the model is (--card prints it)",
+    "LICENSE": "the model's licence",
+}
+
+
+def _document(opened: Bundle) -> dict[str, Any]:
+    certificate = {key: value for key, value in opened.certificate.document.items() if key != "rows"}
+    return {
+        "identity": opened.identity,
+        "manifest": opened.manifest.to_json(),
+        "certificate": certificate,
+        "files": {name: len(data) for name, data in opened.files.items()},
+    }

@@ -1,7 +1,7 @@
-"""What a person or a program reads: results on stdout, progress and messages on stderr.
+"""Output: results on stdout, progress and messages on stderr.
 
-A closed pipe (`… | head -1`) must not stop an export half-way nor change an exit code: after the first broken pipe
-the rest of the output goes nowhere and the work goes on.
+A closed pipe (`… | head -1`) neither stops an export half-way nor changes an exit code: after the first broken pipe
+the rest of the output is dropped and the work goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import io
 import json
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vae_export.errors import StorageError
@@ -17,6 +20,9 @@ from vae_export.errors import StorageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
+
+#: Between two lines of progress where there is no terminal.
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def result(value: RenderableType) -> None:
@@ -72,7 +78,7 @@ def silence(stream: TextIO) -> None:
 
 
 def progress() -> Progress:
-    """A progress bar on stderr, shown on a terminal only."""
+    """Return a progress bar on stderr with an estimate of the time left; it is shown on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -86,3 +92,22 @@ def progress() -> Progress:
         disable=not sys.stderr.isatty(),
         transient=True,
     )
+
+
+@contextmanager
+def report_progress(verb: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function that takes the number of rows done: it moves a bar, or prints a line every ten seconds."""
+    started = printed = time.perf_counter()
+    with progress() as bar:
+        task = bar.add_task(verb, total=total, note="")
+
+        def report(done: int) -> None:
+            nonlocal printed
+            now = time.perf_counter()
+            speed = f"{done / (now - started):,.0f}/s"
+            bar.update(task, completed=done, note=speed)
+            if bar.disable and now - printed > _SECONDS_BETWEEN_LINES:
+                printed = now
+                message(f"{verb} {done:,} of {total:,}, {speed}")
+
+        yield report

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
 from vae_export.cli import console
-from vae_export.cli.certificate import show_drift, show_gaps
+from vae_export.cli.command import choices_option
 from vae_export.cli.options import (
+    ALL,
+    CheckpointOption,
     ForceOption,
     JsonOption,
     MaxGreyLevelsOption,
@@ -19,75 +21,74 @@ from vae_export.cli.options import (
     RunOption,
     budget_of,
     chosen_run,
+    refuse_together,
 )
-from vae_export.contract import PARTS, PIXELS, Part, Pixels
-from vae_export.errors import UsageError
+from vae_export.cli.verify import show_drift, show_gaps
+from vae_export.contract import PARTS, PIXELS
 from vae_export.formats import FORMATS, OPSET
 from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
 from vae_export.system.extras import require
 
-ALL = "all"
+T = TypeVar("T", bound=str)
 
 
 def export(
     format: Annotated[
         list[str] | None,
-        typer.Option(
+        choices_option(
             "--format",
-            metavar="|".join([*FORMATS, ALL]),
-            help="File format; all is every one that can be written here without long compiling. Repeatable.",
-            show_default="onnx",
+            [*FORMATS, ALL],
+            help="File format; all: every one that can be written here in a few seconds. Repeatable. Default: onnx.",
+            section="Files",
         ),
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option("--part", metavar="|".join([*PARTS, ALL]), help="What to export. Repeatable.", show_default=ALL),
-    ] = None,
-    pixels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--pixels",
-            metavar="|".join(PIXELS),
-            help="One decoder more, which gives bytes for a screen. Repeatable.",
-            show_default=False,
-        ),
+        choices_option("--part", [*PARTS, ALL], help="Part to export. Repeatable. Default: all.", section="Files"),
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(
+        choices_option(
             "--precision",
-            metavar="|".join([*PRECISIONS, ALL]),
-            help="Numbers inside the files; inputs and outputs are float32. Repeatable.",
-            show_default=FULL,
+            [*PRECISIONS, ALL],
+            help="Numbers inside the files; inputs and outputs are float32. Repeatable. Default: fp32.",
+            section="Files",
         ),
     ] = None,
+    pixels: Annotated[
+        list[str] | None,
+        choices_option(
+            "--pixels", PIXELS, help="Add a decoder that returns uint8 pixels. Repeatable.", section="Files"
+        ),
+    ] = None,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.", rich_help_panel="Files")] = OPSET,
     max_grey_levels: MaxGreyLevelsOption = None,
     max_nats: MaxNatsOption = None,
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET,
     run: RunOption = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Checkpoint file. Default: the run's.", show_default=False)
-    ] = None,
+    checkpoint: CheckpointOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder to make. Default: export/ in the run folder.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Folder to make. Default: export/ in the run folder.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Export a VAE, verified against PyTorch.
 
-    All files are written beside their place, verified there, and published by one rename: an export that does not
-    compute what PyTorch computes leaves nothing, and exits 5.
+    All files are written beside their final place, verified there, and published by one rename. An export that does
+    not compute what PyTorch computes leaves nothing behind and exits 5.
     """
-    precisions = _precisions(precision or [FULL])
+    precisions = _chosen(PRECISIONS, precision or [FULL])
     formats = _formats(format or ["onnx"], precisions)
-    parts = _parts(part or [ALL])
-    layouts = _pixels(pixels or [])
-    if checkpoint is not None and run is not None:
-        raise UsageError("--run and --checkpoint exclude each other", do="name one of them")
+    refuse_together(run=run, checkpoint=checkpoint)
     chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
     folder = out if out is not None else chosen.export
     check_free(folder, force=force)
@@ -102,8 +103,8 @@ def export(
         loaded,
         folder,
         formats=formats,
-        parts=parts,
-        pixels=layouts,
+        parts=None if part is None or ALL in part else _chosen(PARTS, part),
+        pixels=_chosen(tuple(PIXELS), pixels or []),
         precisions=precisions,
         budget=budget,
         opset=opset,
@@ -131,25 +132,23 @@ def export(
     console.result(f"exported to {folder}")
 
 
-def _precisions(names: list[str]) -> tuple[PrecisionName, ...]:
-    """The precisions that were asked for; `all` means those of each format."""
-    _refuse_unknown("precision", names, PRECISIONS)
-    return tuple(precision for precision in PRECISIONS if ALL in names or precision in names)
+def _chosen(known: Iterable[T], names: list[str]) -> tuple[T, ...]:
+    """Return the names that were chosen, each once and in the order of `known`; `all` stands for all of them."""
+    return tuple(name for name in known if ALL in names or name in names)
 
 
 def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[str, ...]:
-    """The formats that were asked for, in the order of the registry.
+    """Return the formats that were chosen, in the order of the registry.
 
-    `all` means all that this machine can write without long compiling, and that have one of the precisions.
+    `all` stands for those that this machine can write in a few seconds and that have one of the precisions.
     """
-    _refuse_unknown("format", names, FORMATS)
     if ALL not in names:
-        return tuple(name for name in FORMATS if name in names)
+        return _chosen(FORMATS, names)
     writable = []
     for name, format in FORMATS.items():
         reason = format.unavailable()
         if reason is None and not set(format.precisions) & set(precisions):
-            reason = f"has none of {', '.join(precisions)}"
+            reason = f"it has no precision {' or '.join(precisions)}"
         if reason is None and format.is_slow and name not in names:
             reason = f"it takes many seconds a part; to have it too: --format all --format {name}"
         if reason is None:
@@ -157,22 +156,3 @@ def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[s
         else:
             console.message(f"left out: {name}: {reason}")
     return tuple(writable)
-
-
-def _parts(names: list[str]) -> tuple[Part, ...] | None:
-    """The parts that were asked for; None means all that can be made."""
-    _refuse_unknown("part", names, PARTS)
-    return None if ALL in names else tuple(part for part in PARTS if part in names)
-
-
-def _pixels(names: list[str]) -> tuple[Pixels, ...]:
-    """The layouts of bytes that were asked for."""
-    _refuse_unknown("pixels", names, PIXELS, every=())
-    return tuple(layout for layout in PIXELS if layout in names)
-
-
-def _refuse_unknown(what: str, names: list[str], known: Iterable[str], every: Iterable[str] = (ALL,)) -> None:
-    choices = [*known, *every]
-    for name in names:
-        if name not in choices:
-            raise UsageError(f"unknown {what}", expected=" | ".join(choices), got=name)

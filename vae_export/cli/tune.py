@@ -1,17 +1,23 @@
-"""`tune`: which settings are the quickest on this machine, within a budget of pixels and nats."""
+"""`tune`: find the fastest settings on this machine within a budget of pixels and nats."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from vae_export.cli import console
-from vae_export.cli.options import JsonOption, RunOption, budget_of, chosen_run
-from vae_export.contract import PARTS, Part
-from vae_export.errors import UsageError
+from vae_export.cli.options import (
+    ExportOption,
+    JsonOption,
+    MaxGreyLevelsOption,
+    MaxNatsOption,
+    RunOption,
+    budget_of,
+    chosen_run,
+    refuse_together,
+)
 from vae_export.io.atomic import check_writable
 from vae_export.system.extras import require
 from vae_export.tune.plan import TunePlan
@@ -20,39 +26,34 @@ if TYPE_CHECKING:
     from vae_export.tune.tuner import Tuning
 
 
+FloatPart = Literal["encoder", "decoder", "autoencoder"]
+_PLAN = TunePlan()
+
+
 def tune(
-    part: Annotated[str, typer.Option("--part", metavar="|".join(PARTS), help="What to tune.")] = TunePlan().part,
-    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = TunePlan().batch,
-    max_grey_levels: Annotated[
-        float | None,
-        typer.Option(
-            "--max-grey-levels", help="Leave out files with a pixel further from float64.", show_default=False
-        ),
-    ] = None,
-    max_nats: Annotated[
-        float | None,
-        typer.Option("--max-nats", help="Leave out files whose -ELBO may be worse by more.", show_default=False),
-    ] = None,
+    part: Annotated[FloatPart, typer.Option("--part", help="Part to tune.", rich_help_panel="Search")] = "decoder",
+    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.", rich_help_panel="Search")] = _PLAN.batch,
     rounds: Annotated[
-        int, typer.Option("--rounds", help="How often what is left at the end is measured.")
-    ] = TunePlan().rounds,
-    seconds: Annotated[float, typer.Option("--seconds", help="For a candidate in a round.")] = TunePlan().seconds,
+        int, typer.Option("--rounds", help="Measurements of each finalist.", rich_help_panel="Search")
+    ] = _PLAN.rounds,
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Time of a candidate in a round.", rich_help_panel="Search")
+    ] = _PLAN.seconds,
+    max_grey_levels: MaxGreyLevelsOption = None,
+    max_nats: MaxNatsOption = None,
     run: RunOption = None,
-    export: Annotated[
-        Path | None, typer.Option("--export", help="Export folder, in place of a run.", show_default=False)
-    ] = None,
+    export: ExportOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the quickest settings on this machine.
+    """Find the fastest settings on this machine.
 
-    Tries format, precision, provider, threads and session options, in interleaved rounds of which the slower half goes.
-    What a file costs in pixels and nats is read from its certificate. The winner goes into the manifest as recommended,
-    and `vae_export.load` runs as it says. Exits 3 for files without a certificate, 5 where it did not pass, and where
-    no file is within the budget.
+    Tries formats, precisions, providers, threads and session options in interleaved rounds; after each the slower half
+    is dropped (successive halving). The degradation of a file in pixels and nats is read from its certificate. The
+    manifest records the winner as recommended, and `vae_export.load` follows it. Exits 3 for files without a
+    certificate, 5 where it did not pass or no file is within the budget.
     """
-    plan = TunePlan(_part(part), batch, rounds, seconds)
-    if run is not None and export is not None:
-        raise UsageError("--run and --export exclude each other", do="name one of them")
+    plan = TunePlan(part, batch, rounds, seconds)
+    refuse_together(run=run, export=export)
     folder = export if export is not None else chosen_run(run).export
     require("export")
 
@@ -71,13 +72,6 @@ def tune(
         return
     _show(tuning)
     console.result(f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.words}, in {folder}")
-
-
-def _part(name: str) -> Part:
-    for part in PARTS:
-        if part == name:
-            return part
-    raise UsageError("unknown part", expected=" | ".join(PARTS), got=name)
 
 
 def _show(tuning: Tuning) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from vae_export.artifact.certificate import read_certificate
 from vae_export.cli import console
-from vae_export.cli.certificate import show, verdict
 from vae_export.cli.options import (
+    CheckpointOption,
+    ExportOption,
     ForceOption,
     JsonOption,
     MaxGreyLevelsOption,
@@ -30,69 +32,104 @@ from vae_export.system.extras import require
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Artifact
     from vae_export.models.checkpoint import Checkpoint
+    from vae_export.parity import Certificate, Row
 
 
 def verify(
     run: RunOption = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", help="Checkpoint to compare with. Default: the run's.", show_default=False),
-    ] = None,
-    export: Annotated[
-        Path | None,
-        typer.Option("--export", help="Export folder. Default: export/ in the run folder.", show_default=False),
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    export: ExportOption = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="One model file without a manifest, in place of an export.", show_default=False),
+        typer.Option(
+            "--file",
+            metavar="FILE",
+            help="One model file without a manifest, instead of an export.",
+            show_default=False,
+            rich_help_panel="Model",
+        ),
     ] = None,
     part: Annotated[
-        str | None, typer.Option("--part", metavar="|".join(EVERY_PART), help="What --file is.", show_default=False)
+        Part | None,
+        typer.Option("--part", help="Part that --file holds.", show_default=False, rich_help_panel="Model"),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Load a --file in a format other than ONNX: most such files are programs.",
+            rich_help_panel="Model",
+        ),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Batches up to 64, one thread, lowest and highest optimisation.",
+            rich_help_panel="Comparison",
+        ),
+    ] = False,
     target: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
-            help="format/provider, such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
+            metavar="FORMAT/PROVIDER",
+            help="Such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
             show_default=False,
+            rich_help_panel="Comparison",
         ),
     ] = None,
     atol: Annotated[
         float | None,
-        typer.Option("--atol", help="Your own band, absolute, in place of the measured one.", show_default=False),
+        typer.Option(
+            "--atol",
+            help="Absolute tolerance, instead of the measured one.",
+            show_default=False,
+            rich_help_panel="Comparison",
+        ),
     ] = None,
     rtol: Annotated[
         float | None,
-        typer.Option("--rtol", help="The same, relative to an output's largest value.", show_default=False),
+        typer.Option(
+            "--rtol",
+            help="Tolerance relative to an output's largest value, instead of the measured one.",
+            show_default=False,
+            rich_help_panel="Comparison",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="FILE",
+            help="certificate.json that the result must not be worse than.",
+            show_default=False,
+            rich_help_panel="Comparison",
+        ),
     ] = None,
     max_grey_levels: MaxGreyLevelsOption = None,
     max_nats: MaxNatsOption = None,
-    quick: Annotated[
-        bool,
-        typer.Option("--quick", help="Batches up to 64, one thread, lowest and highest optimisation."),
-    ] = False,
-    baseline: Annotated[
-        Path | None,
-        typer.Option("--baseline", help="Fail if worse than this certificate.json.", show_default=False),
-    ] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Load files of unknown origin that are no ONNX: most are programs.")
-    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Where the certificate goes. Default: beside what is verified.", show_default=False),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Certificate to write. Default: beside the files that are verified.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Compare exported files with PyTorch.
 
-    Every part, format, target, batch size and probe; the certificate says each figure. Exits 3 for a file that cannot
-    be read, 4 where it is not the one that was exported, 5 where it does not compute what PyTorch computes or is worse
-    than --baseline, 6 where a --target cannot run. A thorough certificate is replaced by one that says less (--quick,
-    fewer targets, a wider band of your own, no budget where there was one) only with --force.
+    Compares every part, format, target, batch size and probe, and writes each figure to a certificate. Exits 3 for a
+    file that cannot be read, 4 for one that was altered since the export, 5 for one that does not compute what PyTorch
+    computes or is worse than --baseline, 6 where a --target cannot run. Only with --force does a weaker certificate
+    (--quick, fewer targets, a wider tolerance of your own, no budget where there was one) replace a thorough one.
     """
-    if file is not None and (export is not None or part not in EVERY_PART):
+    if file is not None and (export is not None or part is None):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=part)
     if file is None and part is not None:
         raise UsageError("--part goes with --file", got=part, do="an export is verified whole")
@@ -153,17 +190,16 @@ def verify(
 
 
 def _opened(
-    checkpoint: Path, export: Path | None, file: Path | None, part: str | None, *, quick: bool, trust: bool
+    checkpoint: Path, export: Path | None, file: Path | None, part: Part | None, *, quick: bool, trust: bool
 ) -> tuple[Artifact, Checkpoint]:
     """What is to be verified, and what it is held against."""
     from vae_export.artifact.folder import open_artifact
     from vae_export.models.checkpoint import load_checkpoint
 
-    if file is None:
+    if file is None or part is None:
         return open_artifact(export or checkpoint.parent), load_checkpoint(checkpoint)
     loaded = load_checkpoint(checkpoint)
-    name: Part = next(known for known in EVERY_PART if known == part)
-    return _of_file(file, name, loaded.config.contract, quick=quick, trust=trust), loaded
+    return _of_file(file, part, loaded.config.contract, quick=quick, trust=trust), loaded
 
 
 def _there(place: Path) -> Mapping[str, Any]:
@@ -209,3 +245,106 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         data = read_untrusted(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
     entry = FileEntry.of(file.name, part, format.name, data)
     return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
+
+
+def show(certificate: Certificate, written: Path) -> None:
+    """Everything but the verdict; `written` is where the certificate lies."""
+    console.result(_table(certificate))
+    for finding in certificate.findings:
+        console.result(finding.line())
+    for name, divergence in certificate.divergences.items():
+        console.result(f"{name}: {divergence.line()}")
+    show_drift(certificate)
+    show_gaps(certificate)
+    console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
+
+
+def show_drift(certificate: Certificate) -> None:
+    """What files of lower precision cost, in pixels and nats."""
+    if not certificate.drifts:
+        return
+    table = Table(
+        "part",
+        "target",
+        "worst, levels",
+        "mean, levels",
+        "PSNR",
+        "−ELBO, 95 %",
+        "Fréchet",
+        "of samples",
+        box=None,
+        pad_edge=False,
+    )
+    for drift in certificate.drifts:
+        interval = (
+            None if drift.nats is None else f"{drift.nats:+z.3f} ({drift.nats_low:+z.3f} to {drift.nats_high:+z.3f})"
+        )
+        table.add_row(
+            drift.part,
+            drift.target,
+            _or_dash(drift.worst_levels, "{}"),
+            _or_dash(drift.mean_levels, "{:.3f}"),
+            _or_dash(drift.psnr, "{:.1f} dB"),
+            interval or "-",
+            _or_dash(drift.frechet, "{:.2g}"),
+            _or_dash(drift.frechet_of_samples, "{:.2g}"),
+        )
+    console.result(table)
+    for line in certificate.excesses:
+        console.result(f"budget missed: {line}")
+
+
+def _or_dash(figure: float | None, form: str) -> str:
+    return "-" if figure is None else form.format(figure)
+
+
+def show_gaps(certificate: Certificate) -> None:
+    """What was not verified: a pass says nothing of it."""
+    for line in certificate.gaps:
+        console.result(f"not verified: {line}")
+
+
+def verdict(certificate: Certificate) -> str:
+    """The line of a certificate that passed; a band of the user's own is part of it."""
+    text = f"pass: {len(certificate.rows):,} comparisons"
+    if (tolerance := certificate.tolerance) is None:
+        return text
+    return f"{text}, within your own band: atol {tolerance.atol:g}, rtol {tolerance.rtol:g}"
+
+
+def _table(certificate: Certificate) -> Table:
+    """One line for each part, target and output: where it differs most from PyTorch, and its largest ratio anywhere."""
+    heads = (
+        "part",
+        "target",
+        "output",
+        "max |Δ|",
+        "mean |Δ| there",
+        "index",
+        "probe",
+        "× rounding, at most",
+        "verdict",
+    )
+    table = Table(*heads, box=None, pad_edge=False)
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in certificate.rows:
+        groups.setdefault((row.part, row.target, row.output), []).append(row)
+    for names, rows in groups.items():
+        failed = [row for row in rows if not row.passed]
+        measured = [row for row in rows if row.measure.max_abs is not None]
+        verdict = f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass"
+        if not measured:
+            table.add_row(*names, "-", "-", "-", "-", "-", verdict)
+            continue
+        worst = max(measured, key=lambda row: row.measure.max_abs or 0.0)
+        figures = worst.measure
+        table.add_row(
+            *names,
+            f"{figures.max_abs:.2e}",
+            f"{figures.mean_abs:.2e}",
+            str(figures.worst_index),
+            f"{worst.probe}, batch {worst.batch}",
+            f"{max(row.ratio or 0.0 for row in measured):.2f}",
+            verdict,
+        )
+    return table

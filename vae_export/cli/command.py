@@ -1,0 +1,176 @@
+"""Commands whose options form groups: dataclasses in the code, sections in the help."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.models import ParameterInfo
+
+from vae_export.errors import UsageError
+
+T = TypeVar("T")
+
+#: The help of a command with more options than this has sections.
+_MOST_UNSECTIONED = 8
+#: The section that comes last, with `--help`.
+_LAST_SECTION = "Output"
+#: Attribute of an option group that holds its section.
+_SECTION = "_help_section"
+#: What stands for a value of each type in the help.
+_METAVARS = {"int": "N", "float": "X", "str": "NAME", "Path": "PATH"}
+
+
+@dataclass_transform(frozen_default=True)
+def option_group(section: str) -> Callable[[type[T]], type[T]]:
+    """Make a class whose fields are typer options a frozen dataclass.
+
+    Args:
+        section: the title in the help below which the options stand.
+    """
+
+    def decorate(group: type[T]) -> type[T]:
+        group = dataclass(frozen=True)(group)
+        setattr(group, _SECTION, section)
+        return group
+
+    return decorate
+
+
+def grouped(function: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take option groups as parameters: typer sees each field as an option of the command."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, type[Any]] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if not isinstance(hint, type) or not is_dataclass(hint):
+            options.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = hint
+        types = get_type_hints(hint, include_extras=True)
+        for field in fields(hint):
+            annotation = _in_section(types[field.name], getattr(hint, _SECTION))
+            kind = inspect.Parameter.KEYWORD_ONLY
+            options.append(inspect.Parameter(field.name, kind, default=field.default, annotation=annotation))
+
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        function(**values)
+
+    for name in ("__module__", "__name__", "__doc__"):  # not __wrapped__: typer would read the wrong signature
+        setattr(command, name, getattr(function, name))
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
+
+
+def _in_section(annotation: Any, section: str) -> Any:
+    base, *metadata = get_args(annotation)
+    moved = []
+    for item in metadata:
+        if isinstance(item, ParameterInfo) and item.rich_help_panel is None:
+            item = copy(item)
+            item.rich_help_panel = section
+        moved.append(item)
+    return Annotated[(base, *moved)]
+
+
+class Command(TyperCommand):
+    """A command whose help shows the options in sections, and values as N, PATH or their choices."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for param in self.params:
+            if isinstance(param, TyperOption):
+                param.metavar = param.metavar or _metavar(param)
+                param.min = param.max = None  # of the help alone, where it reads "x>=1"
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        params = [(param, param.get_help_record(ctx)) for param in self.get_params(ctx)]
+        sectioned = sum(isinstance(param, TyperOption) for param, _ in params) > _MOST_UNSECTIONED
+        for param, record in params:
+            if record is None:
+                continue
+            section = getattr(param, "rich_help_panel", None) if sectioned else None
+            if isinstance(param, TyperArgument):
+                section = "Arguments"
+            elif sectioned and "--help" in param.opts:
+                section = _LAST_SECTION
+            sections.setdefault(section or "Options", []).append(record)
+        for section in sorted(sections, key=lambda name: name == _LAST_SECTION):
+            if sections[section]:
+                with formatter.section(section):
+                    formatter.write_dl(sections[section], col_max=26)
+
+
+def _metavar(option: TyperOption) -> str | None:
+    if option.type_descriptor.choices:
+        return "|".join(map(str, option.type_descriptor.choices))
+    annotation: Any = option.type_descriptor.annotation
+    (element,) = get_args(annotation) or (annotation,)
+    return _METAVARS.get(getattr(element, "__name__", ""))
+
+
+def choices_option(flag: str, choices: Iterable[str], *, help: str, section: str | None = None) -> Any:
+    """Return an option that can be repeated and takes `choices` only: typer has no lists of `Literal` types.
+
+    Args:
+        flag: such as "--format".
+        choices: allowed values.
+        help: text of the help, with the default.
+        section: title in the help below which the option stands.
+    """
+    known = tuple(choices)
+
+    def check(names: list[str] | None) -> list[str] | None:
+        for name in names or ():
+            if name not in known:
+                raise _unknown_choice(flag, known, name)
+        return names
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known if name.startswith(incomplete)]
+
+    return typer.Option(
+        flag,
+        metavar="|".join(known),
+        help=help,
+        callback=check,
+        autocompletion=complete,
+        show_default=False,
+        rich_help_panel=section,
+    )
+
+
+def usage_error(error: typer.TyperException) -> UsageError:
+    """Return an error of typer's in the form of ours; a mistyped choice gets a suggestion."""
+    param = getattr(error, "param", None)
+    # The validation error of pydantic that caused it says what was typed.
+    details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if not isinstance(error, typer.BadParameter) or not isinstance(param, TyperOption) or not details:
+        return UsageError(error.format_message().rstrip("."), do="see --help")
+    flag, problem = param.opts[0], details[0]
+    got = str(problem["input"])
+    if choices := param.type_descriptor.choices:
+        return _unknown_choice(flag, tuple(map(str, choices)), got)
+    expected = {"int_parsing": "a whole number", "float_parsing": "a number"}.get(problem["type"])
+    if limits := problem.get("ctx", {}):
+        expected = (
+            f"{limits['ge']} or more" if "ge" in limits else f"{limits['le']} or less" if "le" in limits else None
+        )
+    return UsageError(f"bad {flag}", expected=expected or problem["msg"], got=got)
+
+
+def _unknown_choice(flag: str, choices: tuple[str, ...], got: str) -> UsageError:
+    near = difflib.get_close_matches(got.lower(), choices, 1)
+    do = f"did you mean {near[0]}?" if near else None
+    return UsageError(f"unknown {flag.strip('-').replace('-', ' ')}", expected=" | ".join(choices), got=got, do=do)
