@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from train.config import DataProtocol
-from train.data.datasets import Dataset
+from train.config import DataOptions, DataProtocol
+from train.data.datasets import Dataset, load
 from train.scoring import Score
 from train.trainer import EpochResult, divergence_error
 from vae_export.cli.console import message, progress
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 _PATIENCE = 5
 #: A share of pixels at one of two levels above which an image counts as binary.
 _BINARY = 0.999
+
+
+def load_with_progress(options: DataOptions) -> Dataset:
+    """Load a data set; announce a download on stderr, and show a bar there while a folder of images is read."""
+    if options.name != "folder":
+        return load(options, report=message)
+    with progress() as bar:
+        task = bar.add_task("reading images", total=None, note="")
+        return load(options, progress=lambda done, images: bar.update(task, completed=done, total=images))
 
 
 def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:

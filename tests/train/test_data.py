@@ -1,4 +1,4 @@
-"""Data sets: what is read, how it is split, and what is refused in one line."""
+"""Data sets are read, split and refused as they should be."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.train.conftest import Cli, one_line, write_idx, write_mnist
 from train.config import DataOptions
 from train.data.datasets import Dataset, _split_in_three, load
 from train.data.mnist import torchvision_datasets
+from train.progress import load_with_progress
 from vae_export.errors import DataError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -32,7 +33,7 @@ def test_torchvision_imports_beside_any_torch() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
 )
-def test_files_in_torchvisions_layout_are_read(tmp_path: Path, name: str, kind: str) -> None:
+def test_load_reads_files_in_torchvision_layout(tmp_path: Path, name: str, kind: str) -> None:
     write_mnist(tmp_path, kind)
     images = load(DataOptions(name, tmp_path, download=False))  # type: ignore[arg-type]
     assert images.image_shape == (1, 28, 28)
@@ -43,7 +44,7 @@ def test_files_in_torchvisions_layout_are_read(tmp_path: Path, name: str, kind: 
     assert images.test[:, 0, 5, 5].tolist() == list(range(40))
 
 
-def test_digits_are_real_and_need_no_network() -> None:
+def test_digits_are_read_without_network() -> None:
     digits = load(DataOptions("digits"))
     assert len(digits.train) + len(digits.validation) + len(digits.test) == 1797
     assert digits.image_shape == (1, 28, 28)
@@ -52,7 +53,7 @@ def test_digits_are_real_and_need_no_network() -> None:
 
 @settings(deadline=None)
 @given(st.integers(10, 400))
-def test_splits_are_disjoint_cover_all_and_never_change(count: int) -> None:
+def test_splits_are_disjoint_complete_and_fixed(count: int) -> None:
     images = torch.arange(count).reshape(-1, 1, 1, 1).to(torch.int16)
     first, second = _split_in_three("x", images), _split_in_three("x", images)
     parts = torch.cat((first.train, first.validation, first.test)).flatten()
@@ -61,7 +62,7 @@ def test_splits_are_disjoint_cover_all_and_never_change(count: int) -> None:
     assert torch.equal(first.train, second.train)
 
 
-def test_the_digest_knows_other_images() -> None:
+def test_digest_differs_for_other_images() -> None:
     images = torch.zeros(10, 1, 2, 2, dtype=torch.uint8)
     other = images.clone()
     other[3, 0, 0, 0] = 1
@@ -69,7 +70,7 @@ def test_the_digest_knows_other_images() -> None:
     assert len(digests) == 2
 
 
-def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
+def test_load_unpacks_gzip_files(tmp_path: Path) -> None:
     raw = write_mnist(tmp_path)
     for file in list(raw.iterdir()):
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
@@ -77,15 +78,15 @@ def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
     assert len(load(DataOptions("mnist", tmp_path, download=False)).test) == 40
 
 
-def _cut(raw: Path) -> None:
-    file = raw / TRAIN_IMAGES
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def test_too_few_images_to_split_are_refused_with_what_to_do() -> None:
+def test_dataset_refuses_empty_split() -> None:
     images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     with pytest.raises(DataError, match=r"expected one or more for each split, got none left for test; add some"):
         Dataset("folder", images, images, images[:0])
+
+
+def _cut(raw: Path) -> None:
+    file = raw / TRAIN_IMAGES
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def _claim_fewer(raw: Path) -> None:
@@ -135,26 +136,34 @@ def _gone(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_cut, "damaged"),
-        (_claim_fewer, "damaged"),
-        (_claim_gigabytes, "empty or too large"),
+        (_cut, "not an intact IDX file"),
+        (_claim_fewer, "not an intact IDX file"),
+        (_claim_gigabytes, "not an intact IDX file"),
         (_lose_a_label, "images and labels differ in number"),
-        (_empty, "empty or too large"),
-        (_no_bytes, "not the file it should be"),
-        (_other_type, "not the file it should be"),
+        (_empty, "not an intact IDX file"),
+        (_no_bytes, "not an intact IDX file"),
+        (_other_type, "not an intact IDX file"),
         (_half_packed, "cannot be unpacked"),
         (_not_packed, "cannot be unpacked"),
         (_other_size, "training and test images differ in size"),
         (_gone, "no MNIST files"),
     ],
 )
-def test_damaged_files_are_named(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_load_refuses_damaged_file_by_name(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
     raw = write_mnist(tmp_path)
     damage(raw)
     with pytest.raises(DataError, match=f"^{message}: ") as error:
         load(DataOptions("mnist", tmp_path, download=False))
     assert str(raw) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@given(data=st.binary(max_size=24), magic=st.sampled_from([b"", b"\0\0\x08\x03", b"\0\0\x08\x01", b"\0\0\x0a\x03"]))
+def test_load_refuses_any_foreign_file(tmp_path_factory: pytest.TempPathFactory, magic: bytes, data: bytes) -> None:
+    raw = write_mnist(tmp_path_factory.mktemp("foreign"), train=12, test=3)
+    (raw / TRAIN_IMAGES).write_bytes(magic + data)
+    with pytest.raises(DataError, match=TRAIN_IMAGES):
+        load(DataOptions("mnist", raw.parents[1], download=False))
 
 
 @pytest.fixture
@@ -176,7 +185,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server.server_close()
 
 
-def test_what_is_missing_is_downloaded_checked_and_announced(
+def test_missing_files_are_downloaded_checked_and_announced(
     tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     import hashlib
@@ -189,18 +198,18 @@ def test_what_is_missing_is_downloaded_checked_and_announced(
     monkeypatch.setattr(torchvision_datasets().MNIST, "resources", resources)
     root = tmp_path / "data"
 
-    assert len(load(DataOptions("mnist", root)).test) == 40
+    assert len(load_with_progress(DataOptions("mnist", root)).test) == 40
 
     out, err = capfdbinary.readouterr()
     assert out == b""
     assert b"downloading MNIST" in err
     assert sorted(path.name for path in (root / "MNIST" / "raw").iterdir()) == sorted(n[:-3] for n, _ in resources)
     assert [path.name for path in root.iterdir()] == ["MNIST"]
-    load(DataOptions("mnist", root))
+    load_with_progress(DataOptions("mnist", root))
     assert b"downloading" not in capfdbinary.readouterr().err
 
 
-def test_a_download_with_another_checksum_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
+def test_download_with_wrong_checksum_leaves_nothing(tmp_path: Path, mirror: Path) -> None:
     (mirror / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"not MNIST"))
     root = tmp_path / "data"
     with pytest.raises(DataError, match="download failed") as error:
@@ -210,7 +219,7 @@ def test_a_download_with_another_checksum_leaves_nothing(tmp_path: Path, mirror:
     assert not root.exists()
 
 
-def test_without_files_or_network_the_command_line_says_where_they_belong(cli: Cli, tmp_path: Path) -> None:
+def test_train_without_files_or_network_says_where_they_belong(cli: Cli, tmp_path: Path) -> None:
     done = cli("train", "--no-download", folder=tmp_path)
     assert done.returncode == 3
     line = one_line(done.stderr)

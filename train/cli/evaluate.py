@@ -207,7 +207,7 @@ def _images(
     subject: _Subject, dataset: DatasetName | None, data_dir: Path | None, image_size: int | None, download: bool
 ) -> Dataset:
     """The images that it was trained on, or others that fit, under its protocol."""
-    from train.data.datasets import load
+    from train.progress import load_with_progress
 
     name = dataset if dataset is not None else subject.trained_on.get("name")
     if name not in DATASETS:
@@ -215,7 +215,7 @@ def _images(
             f"the {subject.kind} names no data set of ours", where=subject.path, got=name, do="pass --dataset"
         )
     size = image_size if image_size is not None or name != "folder" else subject.image_shape[-1]
-    images = load(DataOptions(name, data_dir, size, download, subject.protocol))
+    images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol))
     if images.image_shape != subject.image_shape:
         got = f"{images.image_shape} of {name}"
         raise DataError("images do not fit", where=subject.path, expected=subject.image_shape, got=got)

@@ -120,10 +120,9 @@ def run_training(
 
         from train import progress
         from train.autotune import autotune
-        from train.data.datasets import load
         from train.distributed import join_processes
         from train.pictures import draw_pictures
-        from train.progress import show_progress
+        from train.progress import load_with_progress, show_progress
         from train.resume import check_out, load_state, new_run, resumed_run
         from train.session import TrainingSession
         from train.trainer import check_compiler, steps_per_epoch
@@ -134,7 +133,7 @@ def run_training(
             say: Callable[[str], None] = console.message if processes.is_first else lambda _: None
             if not resume:
                 processes.on_first(lambda: check_out(run, force=force))
-            images = processes.on_each(lambda: load(options.data))
+            images = processes.on_each(lambda: load_with_progress(options.data))
             config = options.network.config(images.image_shape)  # before the folder is touched: it may not fit
             recipe = options.recipe_for(len(images.train))
             steps = steps_per_epoch(len(images.train), recipe.batch_size)

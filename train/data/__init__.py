@@ -1,1 +1,1 @@
-"""The images that models are trained and scored on: MNIST and its like, digits, a folder of pictures."""
+"""The images that models are trained and scored on: MNIST and its kin, digits, a folder of images."""

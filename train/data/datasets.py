@@ -1,23 +1,25 @@
-"""The data sets by name, held in memory as uint8 and split once and for all.
+"""Data sets by name: loaded into memory as uint8, split once with a fixed seed, and binarised as their protocol says.
 
-Splits do not depend on the user's seed: scores of two trainings are of the same images. Epochs index these tensors;
-decoding and transforming image by image costs more than a step of a small network.
+The splits do not depend on the seed of a training, so that two trainings are scored on the same images. Batches are
+indexed from these tensors: decoding and transforming image by image costs more than a step of a small network.
 
-A protocol says what a model sees of grey levels. Figures of two protocols never compare.
+The data protocol says which pixels a model is given. Scores under two protocols are not comparable.
 
-    grey     the levels themselves, in [0, 1]. Under a Bernoulli their cross-entropy is no likelihood: that would need
-             binary pixels
-    dynamic  each pixel is 1 with its level as the probability, drawn anew each epoch (Burda et al., arXiv:1509.00519)
-    static   drawn once, with a fixed seed of ours. Not Larochelle's file of binarised MNIST, with which most papers
-             of static binarisation are about: figures come close to theirs and are not of the same pixels
+    grey     grey levels in [0, 1]. Their cross-entropy under a Bernoulli is not a likelihood, which would need binary
+             pixels.
+    dynamic  Each pixel is 1 with its grey level as the probability, sampled anew in every epoch (Burda et al.,
+             arXiv:1509.00519).
+    static   The same, sampled once with a fixed seed. These are not the pixels of Larochelle's binarised MNIST, which
+             most papers on static binarisation use: scores come close to theirs but are not comparable.
 
-Validation and test images are drawn once under both binary protocols, with fixed seeds, so that scores differ by the
-model alone.
+Both binary protocols sample the validation and test images once, with fixed seeds, so that scores depend on the model
+alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +29,8 @@ import torch
 from torch import Tensor
 
 from train.config import DATA_FOLDER, IMAGE_SIZE, DataOptions, DataProtocol
+from train.data.image_folder import read_folder
+from train.data.mnist import read_mnist
 from vae_export.errors import DataError
 
 _SPLIT_SEED = 1
@@ -34,7 +38,7 @@ _SPLIT_SEED = 1
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three sets of images, each uint8 (N, C, H, W), N ≥ 1, as their protocol makes them."""
+    """Training, validation and test images, each uint8 (N, C, H, W) with N ≥ 1, after `apply_protocol`."""
 
     name: str
     train: Tensor
@@ -45,33 +49,30 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
             if not len(self.split(split)):
-                expected, got, do = (
-                    "one or more for each split",
-                    f"none left for {split}",
-                    "add some: twelve are enough",
-                )
+                got, do = f"none left for {split}", "add some: twelve are enough"
+                expected = "one or more for each split"
                 raise DataError("too few images", where=self.name, expected=expected, got=got, do=do)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
+        """Return (C, H, W)."""
         channels, height, width = self.train.shape[1:]
         return channels, height, width
 
     def split(self, name: str) -> Tensor:
-        """`train`, `validation` or `test`."""
+        """Return the images of `train`, `validation` or `test`."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     @cached_property
     def sha256(self) -> str:
-        """By which the same images are known again."""
+        """Return the digest of all images, which identifies the data set."""
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             digest.update(np.ascontiguousarray(part.numpy()).data)
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """Provenance: the name, the split, and the digest."""
+        """Return the provenance that is stored with a checkpoint."""
         sizes = {split: len(self.split(split)) for split in ("train", "validation", "test")}
         return {
             "name": self.name,
@@ -82,76 +83,88 @@ class Dataset:
         }
 
 
-#: Of what is drawn once. A generator is its own for each split, so that no split depends on another's size.
+#: Seeds of what is sampled once, one for each split, so that no split depends on the size of another.
 _BINARISATION_SEEDS = {"train": 1509_00519, "validation": 1509_00520, "test": 1509_00521}
-#: Images drawn at a time; another number would take more or less memory, and draw the same.
+#: Images that are sampled at a time. It changes the memory that this takes, and not the samples.
 _CHUNK = 4096
 
 
 def apply_protocol(dataset: Dataset, protocol: DataProtocol) -> Dataset:
-    """The data set that a training holds: what is drawn once is drawn, as uint8 of 0 and 255; the rest stays grey."""
+    """Binarise, to 0 and 255, the splits that `protocol` samples once; the others stay grey."""
     once = {"grey": (), "dynamic": ("validation", "test"), "static": ("train", "validation", "test")}[protocol]
     drawn: dict[str, Any] = {split: binarised(dataset.split(split), split) for split in once}
     return replace(dataset, protocol=protocol, **drawn)
 
 
 def evaluated_pixels(dataset: Dataset, split: str, *, most: int | None = None) -> Tensor:
-    """The pixels uint8 that a split is scored on, all or its first ones."""
+    """Return the pixels, uint8 (N, C, H, W), that a split, or its first images, is scored on."""
     pixels = dataset.split(split)[:most]
     return binarised(pixels, split) if dataset.protocol == "dynamic" and split == "train" else pixels
 
 
 def binarised(pixels: Tensor, split: str) -> Tensor:
-    """Pixels uint8 of a split as they are evaluated: 0 or 255, the same each time."""
+    """Sample pixels, uint8 (N, C, H, W), of a split once: 0 or 255, with the seed of that split."""
     generator = torch.Generator().manual_seed(_BINARISATION_SEEDS[split])
     return torch.cat([draw_binary(part, generator).mul_(255).to(torch.uint8) for part in torch.split(pixels, _CHUNK)])
 
 
 def draw_binary(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None)) -> Tensor:
-    """Each pixel 1 with probability level / 255, else 0: float32, on the device of pixels uint8 and generator.
+    """Sample binary pixels, float32 (N, C, H, W): each is 1 with probability level / 255, else 0.
 
-    Draws for all of pixels, and returns those of `part`.
+    Args:
+        pixels: Grey levels, uint8 (N, C, H, W).
+        generator: Random numbers, on the device of the pixels.
+        part: Which of the images are returned. Random numbers are drawn for all of them.
     """
     levels = torch.rand(pixels.shape, generator=generator, device=pixels.device)[part].mul_(255)
     return (levels < pixels[part]).to(torch.float32)
 
 
-def load(options: DataOptions) -> Dataset:
-    """Read, or download, what `options` names, under its protocol. Raises `DataError`, `StorageError`."""
-    return apply_protocol(_grey(options), options.protocol)
+def load(
+    options: DataOptions,
+    *,
+    report: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Dataset:
+    """Read or download a data set, split it and apply its protocol.
 
+    Args:
+        options: Which data set, from where, under which protocol.
+        report: Is called with one line before a download.
+        progress: Is called with the number of images read and of all images, while a folder is read.
 
-def _grey(options: DataOptions) -> Dataset:
+    Raises:
+        DataError: Files are missing or damaged, or there are too few images.
+        StorageError: A download or an unpacked file cannot be written.
+    """
     match options.name:
         case "digits":
-            return _split_in_three("digits", _digits())
+            dataset = _split_in_three("digits", _digits())
         case "folder":
-            from train.data.image_folder import read_folder
-
-            images = read_folder(options.folder or DATA_FOLDER, options.image_size or IMAGE_SIZE)
-            return _split_in_three("folder", images)
-        case _:
-            from train.data.mnist import read_idx
-
-            images, test = read_idx(options.name, options.folder or DATA_FOLDER, download=options.download)
-            order = _order(len(images))
+            size = options.image_size or IMAGE_SIZE
+            dataset = _split_in_three("folder", read_folder(options.folder or DATA_FOLDER, size, progress=progress))
+        case name:
+            folder = options.folder or DATA_FOLDER
+            images, test = read_mnist(name, folder, download=options.download, report=report)
+            order = _split_order(len(images))
             held_out = len(images) // 12  # 5,000 of MNIST's 60,000
-            return Dataset(options.name, images[order[held_out:]], images[order[:held_out]], test)
+            dataset = Dataset(name, images[order[held_out:]], images[order[:held_out]], test)
+    return apply_protocol(dataset, options.protocol)
 
 
 def _split_in_three(name: str, images: Tensor) -> Dataset:
-    """A tenth each for validation and test."""
-    order, tenth = _order(len(images)), len(images) // 10
+    """Hold out a tenth of the images for validation and a tenth for testing."""
+    order, tenth = _split_order(len(images)), len(images) // 10
     validation, test, train = order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :]
     return Dataset(name, images[train], images[validation], images[test])
 
 
-def _order(count: int) -> Tensor:
+def _split_order(count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(_SPLIT_SEED))
 
 
 def _digits() -> Tensor:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels in 17 grey levels, as uint8 (1797, 1, 28, 28)."""
+    """Return scikit-learn's 1,797 handwritten digits, enlarged from 8x8 pixels: uint8 (1797, 1, 28, 28)."""
     from sklearn.datasets import load_digits
 
     small = torch.from_numpy(load_digits().images).unsqueeze(1) / 16

@@ -1,16 +1,8 @@
-"""Import torchvision, whichever torch it was built for.
+"""MNIST and the data sets that come in its format, read and downloaded by torchvision.
 
-PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators do not load, and the import dies on
-registering the shapes of one of them: "operator torchvision::nms does not exist" (pytorch/vision#9085). Reading data
-needs no compiled operator, so the two that the import asks for are declared, without a body, and it is tried again.
-
-MNIST and the sets that come in its format: IDX files, read through torchvision after a check of their own.
-
-torchvision checks what it downloads and trusts what is there: a file cut short by a killed process ends in a
-traceback, a header that claims fewer images than there are passes unseen. So the header is compared with the bytes
-first, and a download lands in a folder of its own until it is whole.
-
-An IDX file is big-endian: two zero bytes, a type (8: uint8), the number of axes, the axes as uint32, the data.
+torchvision's readers trust the files that they find, and unpack a `.gz` in place: a truncated or foreign file ends in
+whatever exception the parser meets, and may stay half unpacked. So every file is unpacked and downloaded to the side
+first, and every failure becomes one `DataError` that names the file.
 """
 
 from __future__ import annotations
@@ -19,94 +11,83 @@ import contextlib
 import functools
 import gzip
 import importlib
-import math
 import os
-import struct
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vae_export.cli.console import message
 from vae_export.errors import DataError
 from vae_export.io.atomic import PARTIAL, storage_errors, write_atomic
 
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-
-
-@functools.cache
-def torchvision_datasets() -> ModuleType:
-    """The module `torchvision.datasets`."""
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half-imported; a second import would return them as they are
-    for schema in _SCHEMAS:
-        _declarations().define(schema)
-    return importlib.import_module("torchvision.datasets")
-
-
-@functools.cache
-def _declarations() -> torch.library.Library:
-    """Cached, since a schema is forgotten together with the library object that declared it."""
-    return torch.library.Library("torchvision", "FRAGMENT")
-
-
-#: Names of our data sets in `torchvision.datasets`; each also names the folder its files lie in.
+#: The class in `torchvision.datasets` of each data set; it also names the folder that its files lie in.
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
-
-#: No header may ask for more: a damaged one claims gigabytes, a hostile .gz delivers them.
+_FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+#: Larger files are refused before they are read: a hostile `.gz` unpacks to any size.
 _MAX_BYTES = 1 << 30
-_UINT8 = 8
 
 
-def read_idx(name: str, root: Path, *, download: bool) -> tuple[Tensor, Tensor]:
-    """Training and test images of `name` (a key of `CLASSES`), each uint8 (N, 1, H, W).
+def read_mnist(
+    name: str, root: Path, *, download: bool, report: Callable[[str], None] = lambda _: None
+) -> tuple[Tensor, Tensor]:
+    """Read the training and the test images of a data set.
 
-    The files are `root`/<class>/raw/<split>-images-idx3-ubyte and -labels-idx1-ubyte, plain or with .gz. What is
-    missing is downloaded, if allowed. Raises `DataError`.
+    Args:
+        name: A key of `CLASSES`.
+        root: The folder above `<class>/raw/`, where the four files of the data set lie, plain or as `.gz`.
+        download: Whether to download what is missing.
+        report: Is called with one line before a download.
+
+    Returns:
+        Training and test images, each uint8 (N, 1, H, W).
+
+    Raises:
+        DataError: A file is missing, cannot be read or is damaged, or the download failed.
     """
     raw = root / CLASSES[name] / "raw"
-    if not all(_unpacked(file) for file in _files(raw)):
-        _download(name, root, raw) if download else _missing(name, raw, "no such file, and --no-download")
-    for images, labels in (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), _test_names()):
-        counts = _checked_count(raw / images, axes=3), _checked_count(raw / labels, axes=1)
-        if counts[0] != counts[1]:
-            raise DataError(
-                "images and labels differ in number",
-                where=raw / images,
-                expected=f"{counts[1]:,} images, as many as labels",
-                got=f"{counts[0]:,}",
-            )
-    kind: Any = getattr(torchvision_datasets(), CLASSES[name])
-    train, test = (kind(root, train=part).data.unsqueeze(1) for part in (True, False))
+    if not all(_unpack(raw / file) for file in _FILES):
+        if not download:
+            raise _missing(name, raw, "no such file, and --no-download")
+        report(f"downloading {CLASSES[name]} to {raw}")
+        _download(name, root, raw)
+    train, test = _read_split(raw, "train"), _read_split(raw, "t10k")
     if train.shape[1:] != test.shape[1:]:
-        sizes = " and ".join(f"{tuple(part.shape[2:])}" for part in (train, test))
+        sizes = " and ".join(f"{tuple(images.shape[2:])}" for images in (train, test))
         raise DataError("training and test images differ in size", where=raw, got=sizes)
     return train, test
 
 
-def _test_names() -> tuple[str, str]:
-    return "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+def _read_split(raw: Path, split: str) -> Tensor:
+    readers = torchvision_datasets().mnist
+    file = raw / f"{split}-images-idx3-ubyte"
+    images = _read_file(readers.read_image_file, file)
+    labels = _read_file(readers.read_label_file, raw / f"{split}-labels-idx1-ubyte")
+    if len(images) != len(labels):
+        expected, got = f"{len(labels):,} images, as many as labels", f"{len(images):,}"
+        raise DataError("images and labels differ in number", where=file, expected=expected, got=got)
+    return images.unsqueeze(1)
 
 
-def _files(raw: Path) -> list[Path]:
-    return [raw / name for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", *_test_names())]
+def _read_file(read: Callable[[Path], Tensor], file: Path) -> Tensor:
+    again = f"delete it and train again: {file.name} will be downloaded"
+    try:
+        if (size := file.stat().st_size) > _MAX_BYTES:
+            raise DataError("too large", where=file, expected=f"up to {_MAX_BYTES:,} bytes", got=f"{size:,}", do=again)
+        return read(file)
+    except OSError as error:
+        raise DataError("cannot be read", where=file, got=error.strerror) from error
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        expected, got = "uint8 numbers, as many as its header states", f"{size:,} bytes ({error!r})"
+        raise DataError("not an intact IDX file", where=file, expected=expected, got=got, do=again) from error
 
 
-def _unpacked(file: Path) -> bool:
-    """Whether `file` is there, after unpacking its .gz if that is what is there."""
+def _unpack(file: Path) -> bool:
+    """Return whether `file` exists, after unpacking its `.gz` if only that exists."""
     packed = file.with_name(f"{file.name}.gz")
     if not file.exists() and packed.exists():
         try:
@@ -121,63 +102,53 @@ def _unpacked(file: Path) -> bool:
 
 
 def _download(name: str, root: Path, raw: Path) -> None:
-    """Fetch the whole set into a folder of its own, then move its files to where they belong."""
-    message(f"downloading {CLASSES[name]} to {raw}")
-    kind: Any = getattr(torchvision_datasets(), CLASSES[name])
+    """Download all files of a data set to a temporary folder, then move them into place."""
     made = not root.exists()
-    failure: Exception | None = None
     with storage_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=root) as staging:
-            try:
-                # Its progress is no result: stdout is for those.
-                with contextlib.redirect_stdout(sys.stderr):
-                    kind(staging, download=True)
-            except (RuntimeError, ValueError, EOFError, zlib.error, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-                    raise  # about the disk, not the network: `storage_errors` knows what to say
-                failure = error
-            else:
+        try:
+            with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=root) as staging:
+                with contextlib.redirect_stdout(sys.stderr):  # torchvision prints, and stdout is for results
+                    downloaded = getattr(torchvision_datasets(), CLASSES[name])(staging, download=True)
                 raw.mkdir(parents=True, exist_ok=True)
-                for file in _files(Path(staging) / CLASSES[name] / "raw"):
-                    os.replace(file, raw / file.name)
-        if failure is not None and made:
-            root.rmdir()
-    if failure is not None:
-        _missing(name, raw, f"not there, and the download failed ({_last_line(failure)})", failure)
+                for file in _FILES:
+                    os.replace(Path(downloaded.raw_folder, file), raw / file)
+        except (RuntimeError, ValueError, EOFError, zlib.error, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+                raise  # the disk failed, not the network
+            if made:
+                root.rmdir()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # torchvision: a line a mirror
+            raise _missing(name, raw, f"none, and the download failed ({reason})") from error
 
 
-def _missing(name: str, raw: Path, got: str, cause: Exception | None = None) -> None:
-    raise DataError(
-        f"no {CLASSES[name]} files",
-        where=raw,
-        expected=f"{_files(raw)[0]} and the three beside it",
-        got=got,
-        do="put them there, pass --data-dir, or train on data that needs no network: --dataset digits",
-    ) from cause
+def _missing(name: str, raw: Path, got: str) -> DataError:
+    expected = f"{raw / _FILES[0]} and the three beside it"
+    do = "put them there, pass --data-dir, or train on data that needs no network: --dataset digits"
+    return DataError(f"no {CLASSES[name]} files", where=raw, expected=expected, got=got, do=do)
 
 
-def _last_line(error: Exception) -> str:
-    """torchvision's message is a line a mirror; the last is the reason."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+@functools.cache
+def torchvision_datasets() -> Any:
+    """Import the module `torchvision.datasets`, whichever torch torchvision was built for.
 
-
-def _checked_count(file: Path, *, axes: int) -> int:
-    """The number of items that `file` holds, its header being true to its bytes."""
-    again = f"delete it and train again: {file.name} will be downloaded"
+    PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators do not load, and the import fails
+    with "operator torchvision::nms does not exist" (pytorch/vision#9085). Reading data needs no compiled operator, so
+    the two that the import asks for are declared without a body, and the import is tried again.
+    """
     try:
-        size = file.stat().st_size
-        with open(file, "rb") as stream:
-            start = stream.read(4 + 4 * axes)
-    except OSError as error:
-        raise DataError("cannot be read", where=file, got=error.strerror) from error
-    if len(start) < 4 + 4 * axes or start[:4] != bytes((0, 0, _UINT8, axes)):
-        expected = f"an IDX file of uint8 with {axes} axes"
-        raise DataError("not the file it should be", where=file, expected=expected, got=start[:4].hex(" "), do=again)
-    shape: tuple[int, ...] = struct.unpack(f">{axes}I", start[4:])
-    if not 0 < math.prod(shape) <= _MAX_BYTES:
-        raise DataError("empty or too large", where=file, expected=f"1 to {_MAX_BYTES:,} bytes", got=shape, do=again)
-    if size != (stated := len(start) + math.prod(shape)):
-        raise DataError("damaged", where=file, expected=f"{stated:,} bytes, by its header", got=f"{size:,}", do=again)
-    return shape[0]
+        return importlib.import_module("torchvision.datasets")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]  # half imported: another import would return them as they are
+    for operator in ("nms", "qnms"):
+        _operator_library().define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return importlib.import_module("torchvision.datasets")
+
+
+@functools.cache
+def _operator_library() -> torch.library.Library:
+    """Cached, since torch forgets a declaration together with the library object that made it."""
+    return torch.library.Library("torchvision", "FRAGMENT")
