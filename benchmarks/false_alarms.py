@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_export import Source, load_checkpoint
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
@@ -130,7 +131,7 @@ def _network(config: VAEConfig, seed: int, scale: Callable[[nn.Module], None]) -
 
 
 def _files(source: Source) -> dict[Part, bytes]:
-    return {part: FORMATS["onnx"].write(capture(source, part), WriteOptions()) for part in PARTS}
+    return {part: FORMATS["onnx"].write(capture(source, part), WriteOptions()).data for part in PARTS}
 
 
 def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
@@ -159,7 +160,9 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
     metric = ElboParity(source.contract, graphs, oracles, images[:64], None)
     scales = metric.scales(FULL, {})
     for setting in TARGET.settings(thorough=False):
-        runners = {part: FORMATS["onnx"].open(files[part], graphs[part].spec, CPU, setting) for part in PARTS}
+        runners = {
+            part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, CPU, setting) for part in PARTS
+        }
         for part in PARTS:
             for case in cases[part]:
                 outputs = runners[part](case.inputs)

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tests import samples
 from tests.conftest import Exported
 from vae_export import Artifact, open_artifact
-from vae_export.artifact.manifest import MANIFEST, FileEntry
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.contract import Part
 from vae_export.io.atomic import write_atomic
 
@@ -27,7 +27,9 @@ def rewritten(export: Exported, folder: Path, part: Part, change: Callable[[onnx
     change(model)
     data = model.SerializeToString(deterministic=True)
     assert data != before, "the change changed something"
-    manifest = replace(export.artifact.manifest, files=(FileEntry.of(old.name, part, "onnx", data),), golden=())
+    manifest = replace(
+        export.artifact.manifest, files=(FileEntry.of(old.name, part, "onnx", FileContent(data)),), golden=()
+    )
     write_atomic(folder / old.name, data)
     write_atomic(folder / MANIFEST, manifest.text)
     return open_artifact(folder)

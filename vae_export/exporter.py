@@ -15,7 +15,7 @@ from typing import Any
 
 from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import MANIFEST, NOT_STATED, FileEntry, Manifest, contents
+from vae_export.artifact.manifest import MANIFEST, NOT_STATED, FileContent, FileEntry, Manifest
 from vae_export.capture import Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError
@@ -113,7 +113,7 @@ def export(
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for format, precision in kinds:
-            files: dict[Part, bytes] = {}
+            files: dict[Part, FileContent] = {}
             for part in chosen:
                 report(f"writing {_name(part, format, precision)}")
                 metadata = _metadata(graphs[part].spec, source.provenance)
@@ -126,11 +126,11 @@ def export(
                 if reason is not None:
                     report(f"left out: {format} in {precision}: {reason}")
                     continue
-            for part, data in files.items():
+            for part, content in files.items():
                 name = _name(part, format, precision)
-                for stored, content in contents(name, data).items():
-                    write_atomic(staging / stored, content)
-                entries.append(FileEntry.of(name, part, format, data, precision, FORMATS[format].machine(data)))
+                for stored, data in content.by_name(name).items():
+                    write_atomic(staging / stored, data)
+                entries.append(FileEntry.of(name, part, format, content, precision, FORMATS[format].machine(content)))
         if not entries:
             raise MachineError("nothing that was asked for can be run here", got=", ".join(precisions))
         entries.sort(key=lambda entry: chosen.index(entry.part))
@@ -205,18 +205,18 @@ def _name(part: Part, format: str, precision: PrecisionName) -> str:
     return f"{part}{infix(precision)}{FORMATS[format].suffix}"
 
 
-def _not_here(format: str, files: Mapping[Part, bytes], contract: Contract) -> str | None:
+def _not_here(format: str, files: Mapping[Part, FileContent], contract: Contract) -> str | None:
     """Why nothing on this machine runs these files of a format, or None where something does."""
     reason = None
     for provider in FORMATS[format].providers():
         if FORMATS[format].may_crash:
-            scenes = [Trial(part, part, format, provider, data) for part, data in files.items()]
+            scenes = [Trial(part, part, format, provider, content) for part, content in files.items()]
             if ends := crash_check(scenes, contract):
                 reason = f"{format}/{provider} crashed; got {next(iter(ends.values()))}"
                 continue
         try:
-            for part, data in files.items():
-                FORMATS[format].open(data, contract.spec(part), provider, FORMATS[format].settings(provider)[0])
+            for part, content in files.items():
+                FORMATS[format].open(content, contract.spec(part), provider, FORMATS[format].settings(provider)[0])
         except TargetError as error:
             reason = error.line()
         else:

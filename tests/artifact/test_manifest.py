@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Exported
-from vae_export.artifact.manifest import MANIFEST, Accompanied, FileEntry, Manifest, read_manifest
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest, read_manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.precision import PRECISIONS, infix
@@ -20,9 +20,9 @@ from vae_export.precision import PRECISIONS, infix
 EXAMPLE = Manifest(
     Contract((1, 28, 28), (4,)),
     (
-        FileEntry.of("decoder.onnx", "decoder", "onnx", b"data"),
-        FileEntry.of("encoder.pt2", "encoder", "pt2", b""),
-        FileEntry.of("encoder.openvino.xml", "encoder", "openvino", Accompanied(b"graph", {".bin": b"weights"})),
+        FileEntry.of("decoder.onnx", "decoder", "onnx", FileContent(b"data")),
+        FileEntry.of("encoder.pt2", "encoder", "pt2", FileContent(b"")),
+        FileEntry.of("encoder.openvino.xml", "encoder", "openvino", FileContent(b"graph", {".bin": b"weights"})),
     ),
     20,
     {"torch": "2.13.0"},
@@ -139,7 +139,8 @@ def test_a_file_in_a_precision_of_tomorrow_is_checked_and_never_run(tmp_path: Pa
 
 def test_the_finest_file_of_a_part_is_the_first_of_the_specification() -> None:
     files = [
-        FileEntry.of(f"decoder{infix(precision)}.onnx", "decoder", "onnx", b"", precision) for precision in PRECISIONS
+        FileEntry.of(f"decoder{infix(precision)}.onnx", "decoder", "onnx", FileContent(b""), precision)
+        for precision in PRECISIONS
     ]
     for first, precision in enumerate(PRECISIONS):
         manifest = replace(EXAMPLE, files=tuple(reversed(files[first:])))

@@ -12,16 +12,17 @@ from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from vae_export import verify
 from vae_export.artifact.certificate import read_certificate
-from vae_export.artifact.manifest import Accompanied, contents
+from vae_export.artifact.folder import read_content
+from vae_export.artifact.manifest import FileContent
 from vae_export.errors import IntegrityError, ModelError
 
 NAME, WEIGHTS = "decoder.openvino.xml", "decoder.openvino.bin"
 
 
-def test_bytes_alone_are_one_file_and_accompanied_ones_several() -> None:
-    assert contents("decoder.onnx", b"data") == {"decoder.onnx": b"data"}
-    accompanied = Accompanied(b"graph", {".bin": b"weights"})
-    assert contents(NAME, accompanied) == {NAME: b"graph", WEIGHTS: b"weights"}
+def test_content_names_the_file_first_and_its_sidecars_after_it() -> None:
+    assert FileContent(b"data").by_name("decoder.onnx") == {"decoder.onnx": b"data"}
+    files = FileContent(b"graph", {".bin": b"weights"}).by_name(NAME)
+    assert list(files.items()) == [(NAME, b"graph"), (WEIGHTS, b"weights")]
 
 
 def test_the_manifest_and_the_certificate_name_both(mlp: Exported) -> None:
@@ -43,7 +44,7 @@ def test_a_flipped_bit_in_the_weights_is_named(mlp: Exported, tmp_path: Path) ->
     weights[1000] ^= 1
     (artifact.folder / WEIGHTS).write_bytes(weights)
     with pytest.raises(IntegrityError, match=rf"altered: .*{WEIGHTS}; expected"):
-        artifact.read(artifact.entry("decoder", "openvino"))
+        read_content(artifact, artifact.entry("decoder", "openvino"))
     with pytest.raises(IntegrityError, match=WEIGHTS):
         verify(artifact, mlp.source, targets=["openvino/CPU"], thorough=False)
 
@@ -56,7 +57,7 @@ def test_weights_that_are_not_there_are_named(mlp: Exported, tmp_path: Path, cha
     if change == "a link":
         path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IntegrityError, match=WEIGHTS):
-        artifact.read(artifact.entry("decoder", "openvino"))
+        read_content(artifact, artifact.entry("decoder", "openvino"))
 
 
 def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
@@ -70,9 +71,9 @@ def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
 def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
     from vae_export.formats import FORMATS, Setting
 
-    data = bytes(mlp.artifact.read(mlp.artifact.entry("decoder", "openvino")))
+    alone = FileContent(mlp.artifact.read(mlp.artifact.entry("decoder", "openvino")))
     with pytest.raises(ModelError, match="without its weights: decoder; expected a .bin file beside it"):
-        FORMATS["openvino"].open(data, mlp.source.contract.spec("decoder"), "CPU", Setting())
+        FORMATS["openvino"].open(alone, mlp.source.contract.spec("decoder"), "CPU", Setting())
 
 
 def test_one_file_without_a_manifest_is_verified_with_what_lies_beside_it(

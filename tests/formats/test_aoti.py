@@ -13,6 +13,7 @@ from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from tests.formats.test_formats import inputs, options_of, traces
 from vae_export import Artifact, Certificate, export
+from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileEntry
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
@@ -48,8 +49,8 @@ def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     artifact, _ = compiled
-    data, graph = artifact.read(artifact.entry("decoder", "aoti")), capture(mlp.source, "decoder")
-    run = FORMATS["aoti"].open(data, graph.spec, "cpu", Setting())
+    content, graph = read_content(artifact, artifact.entry("decoder", "aoti")), capture(mlp.source, "decoder")
+    run = FORMATS["aoti"].open(content, graph.spec, "cpu", Setting())
     for batch in (1, 2, 5, 64):
         given = inputs(mlp, "decoder", batch)
         np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-6)
@@ -67,21 +68,21 @@ def test_no_path_of_this_machine_and_no_source_is_inside(compiled: tuple[Artifac
 def test_the_same_bytes_again(compiled: tuple[Artifact, Certificate], mlp: Exported) -> None:
     artifact, _ = compiled
     entry, format = artifact.entry("decoder", "aoti"), FORMATS["aoti"]
-    data = format.write(capture(mlp.source, "decoder"), options_of(mlp)["decoder"])
-    assert FileEntry.of(entry.name, "decoder", "aoti", data, machine=format.machine(data)) == entry
+    content = format.write(capture(mlp.source, "decoder"), options_of(mlp)["decoder"])
+    assert FileEntry.of(entry.name, "decoder", "aoti", content, machine=format.machine(content)) == entry
 
 
 def test_a_machine_that_lacks_instructions_refuses_it(
     compiled: tuple[Artifact, Certificate], mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, _ = compiled
-    data, spec = artifact.read(artifact.entry("decoder", "aoti")), mlp.source.contract.spec("decoder")
+    content, spec = read_content(artifact, artifact.entry("decoder", "aoti")), mlp.source.contract.spec("decoder")
     machine = artifact.entry("decoder", "aoti").machine
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
     with pytest.raises(
         TargetError, match=f"another machine: decoder; expected {machine}, got linux riscv64; export it"
     ):
-        FORMATS["aoti"].open(data, spec, "cpu", Setting())
+        FORMATS["aoti"].open(content, spec, "cpu", Setting())
 
 
 def test_every_instruction_set_that_is_named_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

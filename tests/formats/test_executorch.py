@@ -12,6 +12,7 @@ from tests import samples
 from tests.cli.lines import Invoke
 from tests.conftest import Exported
 from vae_export import Source, export
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
 from vae_export.errors import MissingExtraError
 from vae_export.formats import FORMATS, Setting, WriteOptions
@@ -31,7 +32,7 @@ def test_without_it_the_pip_line_is_said(mlp: Exported, invoke: Invoke, tmp_path
     assert refused.err == f"vae-export: error: format executorch cannot be written here; got {wanted}\n"
     assert not (tmp_path / "out").exists()
     with pytest.raises(MissingExtraError, match="pip install"):
-        FORMATS["executorch"].open(b"", mlp.source.contract.spec("decoder"), "cpu", Setting())
+        FORMATS["executorch"].open(FileContent(b""), mlp.source.contract.spec("decoder"), "cpu", Setting())
 
 
 @needed

@@ -18,7 +18,8 @@ from tests import samples
 from tests.commands import ROOT, run_python
 from tests.conftest import Exported
 from vae_export import Source
-from vae_export.artifact.manifest import FileEntry
+from vae_export.artifact.folder import read_content
+from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError
@@ -38,7 +39,7 @@ def opened(exported: Exported, part: Part, format: str) -> Runner:
     entry = exported.artifact.entry(part, format)
     provider = FORMATS[format].providers()[-1 if format != "onnx" else 0]
     spec = exported.source.contract.spec(part)
-    return FORMATS[format].open(exported.artifact.read(entry), spec, provider, Setting())
+    return FORMATS[format].open(read_content(exported.artifact, entry), spec, provider, Setting())
 
 
 def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
@@ -86,7 +87,7 @@ def test_what_is_timed_computes_what_is_verified(mlp: Exported, format: str, par
 def test_binding_puts_back_what_it_set_for_the_whole_process(mlp: Exported, format: str) -> None:
     entry = mlp.artifact.entry("decoder", format)
     spec, provider = mlp.source.contract.spec("decoder"), FORMATS[format].providers()[0]
-    run = FORMATS[format].open(mlp.artifact.read(entry), spec, provider, Setting(threads=2))
+    run = FORMATS[format].open(read_content(mlp.artifact, entry), spec, provider, Setting(threads=2))
     before = torch.get_num_threads(), torch.is_inference_mode_enabled()
     with pytest.raises(KeyError), run.bind(inputs(mlp, "decoder", 3)) as bound:
         bound.call()
@@ -160,8 +161,9 @@ def test_pt2_files_carry_no_inputs(exported: Callable[[str], Exported], name: st
         assert not any(inputs), "records, if there are some, are empty"
 
 
-def operators(data: bytes, format: str) -> list[str]:
+def operators(content: FileContent, format: str) -> list[str]:
     """What a file computes, as its own format names it."""
+    data = content.data
     match format:
         case "onnx":
             import onnx
@@ -176,7 +178,7 @@ def operators(data: bytes, format: str) -> list[str]:
         case "openvino":
             import openvino
 
-            model = openvino.Core().read_model(bytes(data), data.beside[".bin"])
+            model = openvino.Core().read_model(data, content.sidecars[".bin"])
             return [node.get_type_name() for node in model.get_ops()]
         case "ort":
             from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
@@ -193,7 +195,7 @@ def test_nothing_in_a_file_draws_and_dropout_is_gone(
 ) -> None:
     artifact = exported(name).artifact
     for part in PARTS:
-        used = operators(artifact.read(artifact.entry(part, format)), format)
+        used = operators(read_content(artifact, artifact.entry(part, format)), format)
         assert used
         bad = ("dropout", "rand", "bernoulli", "normal", "multinomial")
         assert [name for name in used if any(word in name.lower().replace("normalization", "") for word in bad)] == []
@@ -218,7 +220,7 @@ def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name
         from tests.formats.test_formats import options_of, source_named
         from vae_export.capture import capture
         from vae_export.formats import FORMATS
-        from vae_export.artifact.manifest import FileEntry
+        from vae_export.artifact.manifest import FileEntry, FileContent
         source = source_named(sys.argv[1])
         for format in reversed(samples.QUICK):
             data = FORMATS[format].write(capture(source, "decoder"), options_of(source)["decoder"])

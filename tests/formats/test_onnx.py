@@ -28,7 +28,7 @@ def decoder() -> Source:
 
 @pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
 def test_the_opset_that_is_asked_for_is_written(decoder: Source, opset: int) -> None:
-    data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
+    data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset)).data
     assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
 
 

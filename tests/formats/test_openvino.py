@@ -36,7 +36,7 @@ def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionN
     latent = np.random.default_rng(0).standard_normal((16, samples.LATENT)).astype(np.float32)
     files = {p: OPENVINO.write(graph, WriteOptions(precision=p)) for p in (FULL, precision)}
     assert files[precision] == OPENVINO.write(graph, WriteOptions(precision=precision))
-    full, half = (sum(map(len, data.beside.values())) for data in files.values())  # type: ignore[attr-defined]
+    full, half = (sum(map(len, content.sidecars.values())) for content in files.values())
     assert half < 0.6 * full
     if not computes_in(precision):
         refused = r"does not compute in .*got (f32|bf16)( and f32)?; name another --precision"

@@ -22,7 +22,7 @@ from vae_export import (
     save_checkpoint,
     verify,
 )
-from vae_export.artifact.manifest import MANIFEST, contents
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.capture import Captured
 from vae_export.contract import Part
 from vae_export.errors import ParityError
@@ -89,8 +89,8 @@ def tampered(
     entries = []
     for (part, format), data in files.items():
         entry = subject.artifact.entry(part, format)
-        for stored, content in contents(entry.name, subject.data(part, format)).items():
-            (folder / stored).write_bytes(data if stored == entry.name else content)
+        for stored in entry.stored:
+            (folder / stored.name).write_bytes(data if stored == entry else subject.artifact.read(stored))
         entries.append(replace(entry, size=len(data), sha256=sha256(data)) if rehash else entry)
     (folder / MANIFEST).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=()).text)
     return open_artifact(folder)
@@ -108,7 +108,7 @@ def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
     """The bytes of an ONNX file in a precision."""
     graphs = subject.captured.graphs()
     inputs = calibration(subject.source, graphs)[part] if precision in CALIBRATED else None
-    return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs))
+    return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs)).data
 
 
 def passed_off(subject: Subject, folder: Path, data: bytes, precision: PrecisionName) -> Certificate:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.parity.subject import Subject, refused, tampered, verified
 from vae_export import Certificate, verify
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import TargetError, UsageError
 from vae_export.formats import FORMATS, Runner, Setting
@@ -29,8 +30,8 @@ class Engine:
     def __getattr__(self, name: str) -> Any:
         return getattr(_ONNX, name)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
-        run = _ONNX.open(data, spec, provider, setting)
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+        run = _ONNX.open(content, spec, provider, setting)
         return Runner(run.bind, lambda inputs: self.change(run(inputs), setting))
 
 

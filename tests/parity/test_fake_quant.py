@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.parity.subject import Subject, written
 from vae_export import Contract, Source, export
-from vae_export.artifact.manifest import OPTIMISATION_LEVELS
+from vae_export.artifact.manifest import OPTIMISATION_LEVELS, FileContent
 from vae_export.capture import capture
 from vae_export.formats import FORMATS, Setting, WriteOptions
 from vae_export.parity.fake_quant import fake_quantize
@@ -27,7 +27,7 @@ def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     graph = capture(mlp.source, "decoder")
     latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
     runner = FORMATS["onnx"].open(
-        written(mlp, "decoder", "int8"), graph.spec, "CPUExecutionProvider", Setting(1, "all")
+        FileContent(written(mlp, "decoder", "int8")), graph.spec, "CPUExecutionProvider", Setting(1, "all")
     )
     ours, theirs = fake_quantize(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
     assert np.median(np.abs(ours - theirs)) < 1e-6

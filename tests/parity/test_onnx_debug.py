@@ -95,7 +95,7 @@ class Cancels(nn.Module):
 def test_a_node_may_be_off_by_what_one_rounding_of_its_weights_makes() -> None:
     """PyTorch is lucky with these inputs: it gives zero exactly. No other float32 implementation has to be."""
     graph = capture(Source(Contract((1, 2, 2), (2,)), decoder=Cancels()), "decoder")
-    right = FORMATS["onnx"].write(graph, WriteOptions())
+    right = FORMATS["onnx"].write(graph, WriteOptions()).data
     latent = {"latent": np.ones((1, 2), np.float32)}
 
     def moved(ulps: int) -> bytes:

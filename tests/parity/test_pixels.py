@@ -20,6 +20,7 @@ from tests.parity.conftest import examples
 from tests.parity.subject import refused
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
 from vae_export.artifact.certificate import read_certificate
+from vae_export.artifact.folder import read_content
 from vae_export.artifact.golden import judge_pixels
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundle import open_bundle, pack
@@ -104,7 +105,9 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
     for layout in LAYOUTS:
         for format in samples.QUICK:
             entry, spec = artifact.entry(PIXELS[layout], format), source.contract.spec(PIXELS[layout])
-            runner = FORMATS[format].open(artifact.read(entry), spec, FORMATS[format].providers()[0], Setting())
+            runner = FORMATS[format].open(
+                read_content(artifact, entry), spec, FORMATS[format].providers()[0], Setting()
+            )
             got = runner({"latent": latent})["pixels"]
             assert rounding_miss(got, unrounded(exact, source.contract, PIXELS[layout])).max() < 1e-2
             assert got.flags.c_contiguous, "a host copies it as it is"

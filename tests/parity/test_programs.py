@@ -29,7 +29,7 @@ def written(mlp: Subject, format: str, change: Callable[[torch.nn.Module], objec
     graph = capture(fresh(mlp), "decoder")
     with torch.no_grad():
         change(graph.module)
-    return FORMATS[format].write(graph, WriteOptions())
+    return FORMATS[format].write(graph, WriteOptions()).data
 
 
 def nudge(module: torch.nn.Module) -> None:

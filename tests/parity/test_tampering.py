@@ -14,7 +14,7 @@ import pytest
 from tests import samples
 from tests.parity.subject import Subject, refused, tampered, verified
 from vae_export import open_artifact, verify
-from vae_export.artifact.manifest import MANIFEST, FileEntry, Manifest
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
@@ -168,6 +168,6 @@ def test_a_manifest_without_files_verifies_nothing_and_fails(mlp: Subject, tmp_p
 
 
 def test_a_manifest_that_names_a_file_outside(mlp: Subject, tmp_path: Path) -> None:
-    entry = FileEntry.of("../decoder.onnx", "decoder", "onnx", mlp.data("decoder"))
+    entry = FileEntry.of("../decoder.onnx", "decoder", "onnx", FileContent(mlp.data("decoder")))
     with pytest.raises(IntegrityError, match="file name is not allowed"):
         with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=(entry,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import samples
-from vae_export.artifact.manifest import FileEntry
+from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS, Setting
 from vae_export.parity.targets import Kind, Target, choose_targets, parse_target
@@ -78,9 +78,9 @@ def test_a_format_of_another_version_is_refused() -> None:
 
 def test_a_target_runs_the_files_of_its_format_and_precision_alone() -> None:
     target = Target("onnx", CPU, precision="int8")
-    assert target.runs(FileEntry.of("decoder.int8.onnx", "decoder", "onnx", b"", "int8"))
-    assert not target.runs(FileEntry.of("decoder.onnx", "decoder", "onnx", b""))
-    assert not target.runs(FileEntry.of("decoder.int8.pt2", "decoder", "pt2", b"", "int8"))
+    assert target.runs(FileEntry.of("decoder.int8.onnx", "decoder", "onnx", FileContent(b""), "int8"))
+    assert not target.runs(FileEntry.of("decoder.onnx", "decoder", "onnx", FileContent(b"")))
+    assert not target.runs(FileEntry.of("decoder.int8.pt2", "decoder", "pt2", FileContent(b""), "int8"))
 
 
 def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:

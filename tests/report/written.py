@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from vae_export.artifact.manifest import FileEntry, Manifest
+from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
 from vae_export.contract import Contract, Part
 from vae_export.formats.base import Setting
 from vae_export.parity.certificate import Certificate, Determinism
@@ -48,7 +48,9 @@ def evidence(contract: Contract = GREY, *, off: float = 1e-7) -> ErrorMap:
 
 def manifest(contract: Contract = GREY, names: tuple[str, ...] = ("encoder.onnx", "decoder.onnx")) -> Manifest:
     parts: tuple[Part, ...] = ("encoder", "decoder")
-    files = tuple(FileEntry.of(name, part, "onnx", name.encode()) for name, part in zip(names, parts, strict=True))
+    files = tuple(
+        FileEntry.of(name, part, "onnx", FileContent(name.encode())) for name, part in zip(names, parts, strict=True)
+    )
     return Manifest(contract, files, 20, {"torch": "2.99.0"}, {"data": {"name": "somebody's", "seed": 7}})
 
 

@@ -15,6 +15,8 @@ from tests import samples
 from tests.absent import absent
 from tests.conftest import Exported
 from vae_export import verify
+from vae_export.artifact.folder import read_content
+from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.errors import TargetError
 from vae_export.sandbox.crash_check import Trial, crash_check
 
@@ -51,12 +53,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
 
 def scene(mlp: Exported, format: str, provider: str) -> Trial:
     entry = mlp.artifact.entry("decoder", format)
-    return Trial(entry.name, "decoder", format, provider, mlp.artifact.read(entry))
+    return Trial(entry.name, "decoder", format, provider, read_content(mlp.artifact, entry))
 
 
 @pytest.mark.parametrize("statement", ENDS)
 def test_the_end_of_a_crash_is_told(mlp: Exported, package: Callable[[str], bytes], statement: str) -> None:
-    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package(statement))
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package(statement)))
     ends = crash_check([bad], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu")}
     assert re.fullmatch(ENDS[statement], ends["decoder.aoti.pt2", "cpu"])
@@ -64,7 +66,7 @@ def test_the_end_of_a_crash_is_told(mlp: Exported, package: Callable[[str], byte
 
 def test_files_before_and_behind_a_crash_are_tried(mlp: Exported, package: Callable[[str], bytes]) -> None:
     good = scene(mlp, "openvino", "CPU")
-    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("abort();"))
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package("abort();")))
     ends = crash_check([good, bad, replace(good, name="behind"), replace(bad, name="again")], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu"), ("again", "cpu")}
     assert set(ends.values()) == {"a process that died of SIGABRT"}
@@ -72,7 +74,7 @@ def test_files_before_and_behind_a_crash_are_tried(mlp: Exported, package: Calla
 
 def test_an_exception_is_no_crash(mlp: Exported) -> None:
     """Whoever opens the file meets it again."""
-    bad = replace(scene(mlp, "openvino", "CPU"), data=b"no model")
+    bad = replace(scene(mlp, "openvino", "CPU"), content=FileContent(b"no model"))
     assert crash_check([bad, scene(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
 
 
@@ -85,7 +87,7 @@ def test_a_child_that_never_answers_is_given_up(
     mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vae_export.sandbox.crash_check.SECONDS", 8)
-    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", package("pause();"))
+    bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package("pause();")))
     assert crash_check([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
 
 
@@ -93,10 +95,10 @@ def test_a_crash_is_one_error_of_the_machine_and_this_process_lives(
     mlp: Exported, package: Callable[[str], bytes], tmp_path: Path
 ) -> None:
     from vae_export import open_artifact
-    from vae_export.artifact.manifest import MANIFEST, FileEntry
+    from vae_export.artifact.manifest import MANIFEST
 
     data = package("abort();")
-    entry = FileEntry.of("decoder.aoti.pt2", "decoder", "aoti", data)
+    entry = FileEntry.of("decoder.aoti.pt2", "decoder", "aoti", FileContent(data))
     manifest = replace(mlp.artifact.manifest, files=(entry, *mlp.artifact.manifest.files), golden=())
     shutil.copytree(mlp.folder, tmp_path / "export")
     (tmp_path / "export" / entry.name).write_bytes(data)

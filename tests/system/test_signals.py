@@ -80,12 +80,12 @@ def test_a_signal_after_openvino_has_come_and_gone_is_only_a_signal(mlp: Exporte
     code = """
 import faulthandler, os, signal, sys
 faulthandler.enable()
-from vae_export.artifact.folder import open_artifact
+from vae_export.artifact.folder import open_artifact, read_content
 from vae_export.formats import FORMATS, Setting
 artifact = open_artifact(sys.argv[1])
 entry = artifact.entry("decoder", "openvino")
-data, spec = artifact.read(entry), artifact.manifest.contract.spec("decoder")
-runners = [FORMATS["openvino"].open(data, spec, "CPU", Setting()) for _ in range(2)]
+content, spec = read_content(artifact, entry), artifact.manifest.contract.spec("decoder")
+runners = [FORMATS["openvino"].open(content, spec, "CPU", Setting()) for _ in range(2)]
 while runners:
     del runners[0]
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vae_export.artifact.manifest import Accompanied, FileEntry, Manifest, read_manifest
+from vae_export.artifact.manifest import FileContent, FileEntry, Manifest, read_manifest
 from vae_export.contract import Part
 from vae_export.errors import IntegrityError
 from vae_export.io.atomic import sha256
@@ -56,9 +55,6 @@ class Artifact:
 
     def read(self, file: Hashed) -> bytes:
         """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
-        return accompanied(file, self._read)
-
-    def _read(self, file: Hashed) -> bytes:
         path = self.folder / file.name
         links = [step for step in (path, path.parent) if step != self.folder and step.is_symlink()]
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
@@ -73,11 +69,9 @@ class Artifact:
         return data
 
 
-def accompanied(file: Hashed, read: Callable[[Hashed], bytes]) -> bytes:
-    """The file's bytes, with those of the files beside it where the manifest names such."""
-    if not isinstance(file, FileEntry) or not file.beside:
-        return read(file)
-    return Accompanied(read(file), {companion.suffix: read(companion) for companion in file.beside})
+def read_content(package: Package, entry: FileEntry) -> FileContent:
+    """Read an exported file with its sidecars; raises as `Package.read` does."""
+    return FileContent(package.read(entry), {sidecar.suffix: package.read(sidecar) for sidecar in entry.beside})
 
 
 def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:

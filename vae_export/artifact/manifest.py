@@ -1,10 +1,4 @@
-"""Files that must lie beside another one, such as the weights of an OpenVINO model beside its graph.
-
-Nearly every format is one file, and its content is plain `bytes`. A format of several files hands round the bytes of
-the first one as `Accompanied`, which carries the others: whoever writes, hashes or packs a file asks `contents`, and
-whoever only reads the first need not know.
-
-How a part runs best on one machine, as `tune` found it and a manifest states it. No torch and no engine in here.
+"""How a part runs best on one machine, as `tune` found it and a manifest states it. No torch and no engine in here.
 
 docs/bundle-format.md, section 3, has the JSON.
 
@@ -17,9 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
@@ -32,21 +25,21 @@ if TYPE_CHECKING:
     from vae_export.artifact.golden import GoldenPart
 
 
-class Accompanied(bytes):
-    """The bytes of a file; `beside` has those of its companions by suffix, such as ".bin"."""
+@dataclass(frozen=True)
+class FileContent:
+    """The bytes of an exported file and of its sidecars.
 
-    beside: Mapping[str, bytes]
+    Attributes:
+        data: the file itself.
+        sidecars: what must lie beside it, by suffix, such as ".bin"; nearly every format has none.
+    """
 
-    def __new__(cls, data: bytes, beside: Mapping[str, bytes]) -> Accompanied:
-        accompanied = super().__new__(cls, data)
-        accompanied.beside = MappingProxyType(dict(beside))
-        return accompanied
+    data: bytes
+    sidecars: Mapping[str, bytes] = field(default_factory=dict)
 
-
-def contents(name: str, data: bytes) -> dict[str, bytes]:
-    """All files that hold `data`, by name: `name` first, then its companions, which differ from it in the suffix."""
-    beside = data.beside if isinstance(data, Accompanied) else {}
-    return {name: data} | {sidecar_name(name, suffix): content for suffix, content in beside.items()}
+    def by_name(self, name: str) -> dict[str, bytes]:
+        """Return every file to write, by name: `name` first, then its sidecars, which differ in the suffix."""
+        return {name: self.data} | {sidecar_name(name, suffix): data for suffix, data in self.sidecars.items()}
 
 
 def sidecar_name(name: str, suffix: str) -> str:
@@ -200,13 +193,13 @@ class FileEntry:
         name: str,
         part: Part,
         format: str,
-        data: bytes,
+        content: FileContent,
         precision: PrecisionName = FULL,
         machine: str = "",
     ) -> FileEntry:
-        """The entry of a file with these bytes, and of its companions."""
-        _, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in contents(name, data).items())
-        return cls(name, part, format, len(data), sha256(data), precision, tuple(beside), machine)
+        """Return the entry of a file with this content."""
+        first, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in content.by_name(name).items())
+        return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine)
 
     @property
     def stored(self) -> tuple[FileEntry | Sidecar, ...]:

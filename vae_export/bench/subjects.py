@@ -96,15 +96,15 @@ class Subject:
         return capture(Source.of(load_checkpoint(Path(self.checkpoint))), self.part)
 
     def _file(self, threads: int) -> Runner:
-        from vae_export.artifact.folder import open_artifact
+        from vae_export.artifact.folder import open_artifact, read_content
         from vae_export.formats import FORMATS
 
         if self.opened is None:
             raise UsageError("unknown side", got=self.side)
         artifact, how = open_artifact(self.export), self.opened
-        data = artifact.read(next(entry for entry in artifact.manifest.files if entry.name == how.file))
+        content = read_content(artifact, next(entry for entry in artifact.manifest.files if entry.name == how.file))
         spec = artifact.manifest.contract.spec(self.part)
-        return FORMATS[how.format].open(data, spec, how.provider, replace(how.setting, threads=threads))
+        return FORMATS[how.format].open(content, spec, how.provider, replace(how.setting, threads=threads))
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:

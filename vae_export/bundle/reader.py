@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
-from vae_export.artifact.folder import CERTIFICATE, Hashed, accompanied, check_hash
+from vae_export.artifact.folder import CERTIFICATE, Hashed, check_hash
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
 from vae_export.bundle.archive import check_crcs, read_archive
 from vae_export.errors import IntegrityError, ModelError
@@ -67,7 +67,7 @@ class Bundle:
 
     def read(self, file: Hashed) -> bytes:
         """The bytes of a file that the manifest names."""
-        return accompanied(file, lambda stored: bytes(self.files[stored.name]))
+        return bytes(self.files[file.name])
 
 
 def open_bundle(path: str | Path) -> Bundle:

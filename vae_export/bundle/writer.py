@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact
-from vae_export.artifact.manifest import MANIFEST, Manifest, contents
+from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundle.archive import write_archive
 from vae_export.bundle.model_card import model_card
 from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS, entries
@@ -53,8 +53,7 @@ def pack(
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
     files = {MANIFEST: manifest.text}
-    for entry in manifest.files:
-        files |= contents(entry.name, artifact.read(entry))
+    files |= {stored.name: artifact.read(stored) for stored in manifest.stored}
     arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     files |= {array.name: artifact.read(array) for array in arrays}
     try:

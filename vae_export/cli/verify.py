@@ -224,7 +224,7 @@ def _refuse_losses(place: Path, lost: list[str]) -> None:
 def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
     """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
     from vae_export.artifact.folder import Artifact
-    from vae_export.artifact.manifest import NOT_STATED, Accompanied, FileEntry, Manifest
+    from vae_export.artifact.manifest import NOT_STATED, FileContent, FileEntry, Manifest
     from vae_export.formats import FORMATS
     from vae_export.parity.reference import BATCHES, FEW_BATCHES
     from vae_export.sandbox import read_plain, read_untrusted
@@ -238,12 +238,12 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         if not trust:
             do = "pass --trust if you know who made it"
             raise UsageError(f"a file in format {format.name} {format.danger}", where=file, do=do)
-        data = read_plain(file)
-        if format.beside:
-            data = Accompanied(data, {suffix: read_plain(file.with_suffix(suffix)) for suffix in format.beside})
+        sidecars = {suffix: read_plain(file.with_suffix(suffix)) for suffix in format.sidecars}
+        content = FileContent(read_plain(file), sidecars)
     else:
         data = read_untrusted(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
-    entry = FileEntry.of(file.name, part, format.name, data)
+        content = FileContent(data)
+    entry = FileEntry.of(file.name, part, format.name, content)
     return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
 
 

@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import archive_traces, rewritten, torch_runner, torch_settings
@@ -39,7 +40,7 @@ class Aoti:
 
     name = "aoti"
     suffix = ".aoti.pt2"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...] = ("torch",)
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
@@ -58,7 +59,7 @@ class Aoti:
     def check(self, options: WriteOptions) -> None:
         """It has no options that could be wrong."""
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -73,15 +74,15 @@ class Aoti:
             except Exception as error:  # the compiler raises whatever the graph led it to
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error
-        return rewritten(buffer.getvalue(), _Cleaner(cache_dir(), *torch.__path__))
+        return FileContent(rewritten(buffer.getvalue(), _Cleaner(cache_dir(), *torch.__path__)))
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
         """Traces of this machine. Machine code shows no operators: that none draws was seen when it was captured."""
-        yield from archive_traces(data, name)
+        yield from archive_traces(content.data, name)
 
-    def machine(self, data: bytes) -> str:
+    def machine(self, content: FileContent) -> str:
         """Platform, processor and instruction sets that it was compiled for, such as "linux x86_64 AVX512"."""
-        with zipfile.ZipFile(io.BytesIO(data)) as records:
+        with zipfile.ZipFile(io.BytesIO(content.data)) as records:
             for record in records.namelist():
                 if record.endswith("wrapper_metadata.json"):
                     stated = json.loads(records.read(record))
@@ -94,14 +95,14 @@ class Aoti:
     def settings(self, provider: str) -> tuple[Setting, ...]:
         return torch_settings(provider)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         import torch
 
         if provider != "cpu":
             raise TargetError("device is not there", where=f"aoti/{provider}", expected="cpu")
-        check_machine(self.machine(data), spec.part)
+        check_machine(self.machine(content), spec.part)
         # It goes through a private temporary file, which PyTorch removes.
-        return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(data)), spec, provider, setting)
+        return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, provider, setting)
 
 
 def check_machine(needed: str, where: str) -> None:

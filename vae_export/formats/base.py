@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
 from vae_export.precision import FULL, PrecisionName
 
@@ -137,7 +138,7 @@ class Format(Protocol):
     """Attributes:
     name: as it is typed after --format.
     suffix: of its files, after the part's name.
-    beside: the last suffixes of what must lie beside each of them (see `companions`): none, in most formats.
+    sidecars: the last suffixes of what must lie beside each of them: none, in most formats.
     extra: what to put into `pip install 'vae-export[…]'` to write it.
     packages: whose versions decide what is written and how it is run.
     summary: one line for help and docs.
@@ -149,7 +150,7 @@ class Format(Protocol):
 
     name: str
     suffix: str
-    beside: tuple[str, ...]
+    sidecars: tuple[str, ...]
     extra: str
     packages: tuple[str, ...]
     summary: str
@@ -164,16 +165,13 @@ class Format(Protocol):
     def check(self, options: WriteOptions) -> None:
         """Raise `UsageError` for options that no file can be written with. Asked before any work."""
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
-        """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside.
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""
 
-        A format with files beside it gives them as `Accompanied` bytes, and is opened with such.
-        """
-
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
         """What reading the file `name` shows, before it is run."""
 
-    def machine(self, data: bytes) -> str:
+    def machine(self, content: FileContent) -> str:
         """What a machine must be to run this file, such as "linux x86_64 AVX2"; empty where any will do."""
 
     def providers(self) -> tuple[str, ...]:
@@ -182,5 +180,5 @@ class Format(Protocol):
     def settings(self, provider: str) -> tuple[Setting, ...]:
         """Every way of opening a file that parity tries on a provider."""
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         """Load a file for running; raises `TargetError` if the provider is not really used."""

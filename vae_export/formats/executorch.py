@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import torch_runner
@@ -37,7 +38,7 @@ class ExecuTorch:
 
     name = "executorch"
     suffix = ".pte"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "executorch"
     packages: tuple[str, ...] = ("executorch", "torch")
     summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MOST}"
@@ -53,7 +54,7 @@ class ExecuTorch:
     def check(self, options: WriteOptions) -> None:
         """It has no options that could be wrong."""
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:  # noqa: ARG002 -- a program has no room for metadata
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:  # noqa: ARG002 -- a program has no room for metadata
         with _quiet():
             from executorch.backends.xnnpack.partition import config
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -64,18 +65,18 @@ class ExecuTorch:
             captured = graph.captured(MOST)
             try:
                 lowered = to_edge_transform_and_lower(captured, partitioner=[XnnpackPartitioner(configs=kept)])
-                return bytes(lowered.to_executorch().buffer)
+                return FileContent(bytes(lowered.to_executorch().buffer))
             except Exception as error:  # its passes raise whatever the graph led them to
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be lowered", where=graph.spec.part, got=got) from error
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
         """Traces of this machine. That no operator draws was seen when the graph was captured."""
-        if data[4:6] != _IDENTIFIER:
+        if content.data[4:6] != _IDENTIFIER:
             raise ValueError("no ExecuTorch program")
-        yield from machine_traces(data, name)
+        yield from machine_traces(content.data, name)
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class ExecuTorch:
         """One thread: ExecuTorch has one pool for the process, whose size must not change under an open program."""
         return (Setting(),)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         require(self.extra, "executorch")
         if provider != "cpu":
             raise TargetError("device is not there", where=f"executorch/{provider}", expected="cpu")
@@ -95,7 +96,7 @@ class ExecuTorch:
 
             if portable_lib._threadpool_get_thread_count() != setting.threads:
                 portable_lib._unsafe_reset_threadpool(setting.threads)
-            program = Runtime.get().load_program(data)
+            program = Runtime.get().load_program(content.data)
             loaded = _Loaded(program, program.load_method("forward"))
         return torch_runner(loaded, spec, provider, setting)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from vae_export.artifact.manifest import NOT_STATED
+from vae_export.artifact.manifest import NOT_STATED, FileContent
 from vae_export.contract import BATCH, Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions
@@ -43,7 +43,7 @@ class Onnx:
 
     name = "onnx"
     suffix = ".onnx"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
@@ -64,7 +64,7 @@ class Onnx:
         if not MIN_OPSET <= options.opset <= newest:
             raise UsageError("opset cannot be written", expected=f"{MIN_OPSET} to {newest}", got=options.opset)
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Raises `UsageError` as `check` does, `ModelError` for what the exporter cannot translate."""
         import onnx
 
@@ -85,8 +85,7 @@ class Onnx:
             from vae_export.formats.onnx_quantize import convert_precision
 
             model = convert_precision(model, options.precision, options.calibration)
-        data: bytes = model.SerializeToString(deterministic=True)
-        return data
+        return FileContent(model.SerializeToString(deterministic=True))
 
     def _translated(self, graph: Graph, opset: int) -> onnx.ModelProto:
         """The graph as ONNX, once: other formats start from it, and translating takes longer than they do."""
@@ -133,7 +132,7 @@ class Onnx:
             raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
         return model
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
@@ -141,13 +140,13 @@ class Onnx:
 
         return available_providers()
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:
         from vae_export.formats.onnx_lint import lint
         from vae_export.formats.onnx_quantize import FOREIGN
 
         stated = opset != NOT_STATED
         return lint(
-            data,
+            content.data,
             name,
             opset=opset if stated else None,
             ir_version=IR_VERSION if stated else None,
@@ -162,12 +161,12 @@ class Onnx:
             return Setting(), Setting(tf32=True)
         return tuple(Setting(threads, level) for level in reversed(OPTIMISATIONS) for threads in (1, 2))
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.runtime.session import Session
 
         return session_runner(
             Session(
-                data,
+                content.data,
                 spec,
                 provider=provider,
                 threads=setting.threads,

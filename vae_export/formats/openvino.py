@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_export.artifact.manifest import Accompanied
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import BATCH, Array, PartSpec, TensorSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions, machine_traces
@@ -47,7 +47,7 @@ class OpenVino:
 
     name = "openvino"
     suffix = ".openvino.xml"
-    beside: tuple[str, ...] = (_WEIGHTS,)
+    sidecars: tuple[str, ...] = (_WEIGHTS,)
     extra = "openvino"
     packages: tuple[str, ...] = ("openvino", "onnx", "onnxscript")
     summary = "OpenVINO's IR for Intel hardware: two files, the graph and `.openvino.bin` with its weights"
@@ -64,10 +64,10 @@ class OpenVino:
         """Raise `UsageError` for an operator set that the ONNX file in between cannot be written with."""
         Onnx().check(options)
 
-    def write(self, graph: Graph, options: WriteOptions) -> Accompanied:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import openvino
 
-        model = _core().read_model(Onnx().write(graph, replace(options, precision=FULL)))
+        model = _core().read_model(Onnx().write(graph, replace(options, precision=FULL)).data)
         if options.precision != FULL:
             _round_weights(model, options.precision)
             model.set_rt_info(options.precision, _STATED)
@@ -79,19 +79,19 @@ class OpenVino:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.xml"
             openvino.save_model(model, path, compress_to_fp16=False)
-            return Accompanied(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
+            return FileContent(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
         """Operators that draw, traces of this machine in the graph, and another precision than the manifest's."""
-        yield from machine_traces(data, name)
-        model = _read(data, name)
+        yield from machine_traces(content.data, name)
+        model = _read(content, name)
         if (stated := _stated(model)) != precision:
             yield Finding("wrong-precision", "error", name, f"{stated}, where the manifest says {precision}")
         for node in model.get_ops():
             if (operator := node.get_type_name()) in _DRAWS:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
@@ -104,14 +104,14 @@ class OpenVino:
         """On the CPU one thread and two; elsewhere it is the device that decides."""
         return (Setting(), Setting(threads=2)) if provider == "CPU" else (Setting(),)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         if provider not in (devices := self.providers()):
             require(self.extra, "openvino")
             raise TargetError("device is not there", where=f"openvino/{provider}", expected=" | ".join(devices))
         import numpy as np
         import openvino
 
-        model = _read(data, spec.part)
+        model = _read(content, spec.part)
         _check_signature(model, spec)
         wanted = _type(model, spec.part)
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
@@ -152,10 +152,10 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
-def _read(data: bytes, where: str) -> openvino.Model:
-    if not isinstance(data, Accompanied):
+def _read(content: FileContent, where: str) -> openvino.Model:
+    if _WEIGHTS not in content.sidecars:
         raise ModelError("OpenVINO model without its weights", where=where, expected=f"a {_WEIGHTS} file beside it")
-    return _core().read_model(bytes(data), data.beside[_WEIGHTS])
+    return _core().read_model(content.data, content.sidecars[_WEIGHTS])
 
 
 def _round_weights(model: openvino.Model, precision: PrecisionName) -> None:

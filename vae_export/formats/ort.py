@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.formats.base import Finding, Runner, Setting, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
@@ -31,7 +32,7 @@ class Ort:
 
     name = "ort"
     suffix = ".ort"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")
     summary = "ONNX Runtime's own format, for its small builds on phones and in browsers"
@@ -48,7 +49,7 @@ class Ort:
         """Raise `UsageError` for an operator set that the ONNX file in between cannot be written with."""
         Onnx().check(options)
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import onnxruntime
 
         from vae_export.formats.ort_layout import canonical
@@ -61,16 +62,16 @@ class Ort:
             session.graph_optimization_level = OPTIMISATIONS[_LEVEL]
             session.optimized_model_filepath = str(path)
             session.add_session_config_entry("session.save_model_format", "ORT")
-            onnxruntime.InferenceSession(Onnx().write(graph, options), session, providers=[CPU])
-            return canonical(path.read_bytes())
+            onnxruntime.InferenceSession(Onnx().write(graph, options).data, session, providers=[CPU])
+            return FileContent(canonical(path.read_bytes()))
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
         """Operators that draw, or are none of ONNX's own, and traces of this machine in every text."""
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
-        if not InferenceSession.InferenceSessionBufferHasIdentifier(data, 0):
+        if not InferenceSession.InferenceSessionBufferHasIdentifier(content.data, 0):
             raise ValueError("no ORT file")
-        model = InferenceSession.GetRootAs(data).Model()
+        model = InferenceSession.GetRootAs(content.data).Model()
         graph = model.Graph()
         nodes = [graph.Nodes(place) for place in range(graph.NodesLength())]
         properties = [model.MetadataProps(place) for place in range(model.MetadataPropsLength())]
@@ -86,7 +87,7 @@ class Ort:
             if domain not in ("", "ai.onnx"):
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ class Ort:
         """One thread and two; the level is fixed since the file was written."""
         return Setting(), Setting(threads=2)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from vae_export.runtime.session import Session
 
-        return session_runner(Session(data, spec, provider=provider, threads=setting.threads))
+        return session_runner(Session(content.data, spec, provider=provider, threads=setting.threads))

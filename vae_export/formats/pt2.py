@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.formats._torch import archive_traces, check_device, torch_devices, torch_runner, torch_settings
 from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
@@ -24,7 +25,7 @@ class Pt2:
 
     name = "pt2"
     suffix = ".pt2"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...] = ("torch",)
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
@@ -40,7 +41,7 @@ class Pt2:
     def check(self, options: WriteOptions) -> None:
         """It has no options that could be wrong."""
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
 
         program = graph.at(options.precision).program
@@ -49,31 +50,31 @@ class Pt2:
         buffer = io.BytesIO()
         # To memory: saving to a path aborts the process on a full disk (pytorch#156955).
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
-        return buffer.getvalue()
+        return FileContent(buffer.getvalue())
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
         from vae_export.capture import is_stochastic
 
-        yield from archive_traces(data, name)
-        for node in _load(data).graph.nodes:
+        yield from archive_traces(content.data, name)
+        for node in _load(content.data).graph.nodes:
             if is_stochastic(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
 
     def settings(self, provider: str) -> tuple[Setting, ...]:
         return torch_settings(provider)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         from torch.export.passes import move_to_device_pass
 
         check_device(provider)
-        program = _load(data)
+        program = _load(content.data)
         if provider != "cpu":
             program = move_to_device_pass(program, provider)
         return torch_runner(program.module(), spec, provider, setting)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.formats._torch import (
@@ -42,7 +43,7 @@ class TorchScript:
 
     name = "torchscript"
     suffix = ".torchscript.pt"
-    beside: tuple[str, ...] = ()
+    sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...] = ("torch",)
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
@@ -60,7 +61,7 @@ class TorchScript:
     def check(self, options: WriteOptions) -> None:
         """It has no options that could be wrong."""
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
 
         # Tracing takes random draws and all; capturing refuses them.
@@ -81,33 +82,35 @@ class TorchScript:
             # To memory: torch.jit.save to a path aborts the process on a full disk (pytorch#156955).
             torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
         # Their .debug_pkl holds source lines with the paths of this machine.
-        return rewritten(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
+        return FileContent(
+            rewritten(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
+        )
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- it runs anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def lint(self, data: bytes, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
+    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
         """Operators that draw, and traces of this machine in everything but the weights."""
         import torch
 
-        yield from archive_traces(data, name)
+        yield from archive_traces(content.data, name)
         with _deprecation_known():
-            module = torch.jit.load(io.BytesIO(data), map_location="cpu")
+            module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
         for operator in _DRAWS.findall(str(module.inlined_graph)):
             yield Finding("random-operator", "error", name, operator)
 
     def settings(self, provider: str) -> tuple[Setting, ...]:
         return torch_settings(provider)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
         import torch
 
         check_device(provider)
         with _deprecation_known():
-            module = torch.jit.load(io.BytesIO(data), map_location=provider)
+            module = torch.jit.load(io.BytesIO(content.data), map_location=provider)
             return torch_runner(module, spec, provider, setting)
 
 

@@ -19,8 +19,8 @@ import onnxruntime
 import torch
 
 from vae_export._version import __version__
-from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import FileEntry
+from vae_export.artifact.folder import Artifact, read_content
+from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Array, Part, PartSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
@@ -194,19 +194,19 @@ class _Verification:
 
     def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
         """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
-        data = self._artifact.read(entry)
+        content = read_content(self._artifact, entry)
         if entry.part not in self._prepared.graphs:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._prepared.graphs))
         format, spec = FORMATS[entry.format], self._prepared.graphs[entry.part].spec
         self._refuse_unopenable(entry, targets)
-        self._findings += _findings(entry, data, self._artifact.manifest.opset)
+        self._findings += _findings(entry, content, self._artifact.manifest.opset)
         cases = self._prepared.cases(entry.part, entry.precision)
         for target in targets:
             settings = target.settings(thorough=self._thorough)
             try:
                 target.check()
                 self._refuse_crash(entry, target)
-                plain = format.open(data, spec, target.provider, settings[0])
+                plain = format.open(content, spec, target.provider, settings[0])
             except TargetError as error:
                 if asked:
                     raise
@@ -214,15 +214,15 @@ class _Verification:
                 continue
             # From here on the target is usable: whatever it does not evaluate is a row that is missing.
             self._planned += len(settings) * len(cases) * len(spec.outputs)
-            self._plain(entry, data, target, settings[0], plain)
+            self._plain(entry, content, target, settings[0], plain)
             for setting in settings:
-                runner = plain if setting == settings[0] else format.open(data, spec, target.provider, setting)
+                runner = plain if setting == settings[0] else format.open(content, spec, target.provider, setting)
                 self._rows += self._measured(entry.part, target, setting, runner, cases)
             self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
         if not asked and entry.name not in self._hashes:
             reasons = "; ".join(self._unusable[str(target)] for target in targets)
             raise TargetError("file cannot be verified here", where=entry.name, got=reasons)
-        self._explain(entry, data)
+        self._explain(entry, content.data)
 
     def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
         """Raise `TargetError` where no engine is here, or each crashed: to read a file's graph takes the engine too."""
@@ -284,13 +284,13 @@ class _Verification:
         if builder is not None and (evidence := builder.build()) is not None:
             self._evidence[str(target)] = evidence
 
-    def _plain(self, entry: FileEntry, data: bytes, target: Target, setting: Setting, runner: Runner) -> None:
+    def _plain(self, entry: FileEntry, content: FileContent, target: Target, setting: Setting, runner: Runner) -> None:
         """What is looked at once for a target, with its plain setting: the same bits again, and where nodes ran."""
         self._costs.add(target, entry.part, runner)
         spec = self._prepared.graphs[entry.part].spec
         cases = self._prepared.cases(entry.part, entry.precision)
         case = next((case for case in cases if (case.probe, case.batch) == _USUAL), cases[0])
-        fresh = FORMATS[entry.format].open(data, spec, target.provider, setting)
+        fresh = FORMATS[entry.format].open(content, spec, target.provider, setting)
         (first, fault), (again, _), (other, _) = (
             answer(session, case.inputs, spec) for session in (runner, runner, fresh)
         )
@@ -299,7 +299,7 @@ class _Verification:
                 Determinism(entry.part, str(target), same_bits(first, again), same_bits(first, other))
             )
         if target.is_gpu and entry.format == "onnx":
-            self._findings += nodes_on_the_cpu(data, entry.name, target.provider, case.inputs)
+            self._findings += nodes_on_the_cpu(content.data, entry.name, target.provider, case.inputs)
 
     def _explain(self, entry: FileEntry, data: bytes) -> None:
         """Where an ONNX file that failed leaves the path."""
@@ -319,17 +319,17 @@ class _Verification:
 def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Trial]:
     """What must be tried in a child before it is opened here."""
     return [
-        Trial(entry.name, entry.part, entry.format, target.provider, artifact.read(entry))
+        Trial(entry.name, entry.part, entry.format, target.provider, read_content(artifact, entry))
         for entry in artifact.manifest.known
         for target in targets
         if target.runs(entry) and FORMATS[entry.format].may_crash
     ]
 
 
-def _findings(entry: FileEntry, data: bytes, opset: int) -> list[Finding]:
+def _findings(entry: FileEntry, content: FileContent, opset: int) -> list[Finding]:
     """What reading the file shows; raises `ModelError` for one that is damaged or of another format."""
     try:
-        return list(FORMATS[entry.format].lint(data, entry.name, opset, entry.precision))
+        return list(FORMATS[entry.format].lint(content, entry.name, opset, entry.precision))
     except VaeExportError:
         raise
     except Exception as error:  # every reader raises its own

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from vae_export.artifact.manifest import Accompanied
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Contract, Part
 
 #: Of one child. Most of an ordinary one's second or two are imports.
@@ -35,7 +35,7 @@ class Trial:
     part: Part
     format: str
     provider: str
-    data: bytes
+    content: FileContent
 
 
 def crash_check(scenes: Sequence[Trial], contract: Contract) -> dict[tuple[str, str], str]:
@@ -74,7 +74,7 @@ def _packed(scenes: Iterable[Trial], contract: Contract) -> bytes:
     items: list[dict[str, object]] = []
     blobs: list[bytes] = []
     for scene in scenes:
-        files = {"": scene.data} | (dict(scene.data.beside) if isinstance(scene.data, Accompanied) else {})
+        files = {"": scene.content.data, **scene.content.sidecars}
         sizes = {suffix: len(data) for suffix, data in files.items()}
         items.append({"part": scene.part, "format": scene.format, "provider": scene.provider, "sizes": sizes})
         blobs += files.values()
@@ -88,21 +88,21 @@ def _main(source: IO[bytes]) -> None:
         head = json.loads(source.readline())
         contract = Contract.from_json(head["contract"])
         for item in head["scenes"]:
-            first, *rest = ((suffix, source.read(size)) for suffix, size in item["sizes"].items())
+            files = {suffix: source.read(size) for suffix, size in item["sizes"].items()}
             with contextlib.suppress(Exception):  # no crash: see above
-                _run(item, Accompanied(first[1], dict(rest)) if rest else first[1], contract)
+                _run(item, FileContent(files.pop(""), files), contract)
             parent.write("came through\n")
             parent.flush()
 
 
-def _run(item: dict[str, Any], data: bytes, contract: Contract) -> None:
+def _run(item: dict[str, Any], content: FileContent, contract: Contract) -> None:
     import numpy as np
 
     from vae_export.formats import FORMATS
 
     format, spec = FORMATS[item["format"]], contract.spec(item["part"])
     setting = format.settings(item["provider"])[0]
-    run = format.open(data, spec, item["provider"], setting)
+    run = format.open(content, spec, item["provider"], setting)
     run({tensor.name: np.full((1, *tensor.item), max(tensor.low, 0.0), np.float32) for tensor in spec.inputs})
 
 
