@@ -7,8 +7,8 @@
 An ONNX file is written once for each family and size, and its weights are replaced by those of each new network. That
 this gives the bytes of a new export is checked once a size. A run folder is checked with its own weights and images.
 
-The ratio is the distance to float64 in units of PyTorch's own rounding; `FACTOR` in vae_export/parity/compare.py is the
-limit. Exits 1 if any comparison fails.
+The ratio is the distance to float64 in units of PyTorch's baseline error; `FP32_TOLERANCE_FACTOR` in
+vae_export/parity/tolerance.py is the limit. Exits 1 if any comparison fails.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
-from vae_export.parity.compare import FACTOR, Row, measure
+from vae_export.parity.compare import CaseResult, compare_output
 from vae_export.parity.elbo import ElboParity
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import make_probes
-from vae_export.parity.reference import BATCHES, references
+from vae_export.parity.reference import BATCHES, reference_cases
 from vae_export.parity.targets import Target
+from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.runs import Run
 from vae_export.runtime.session import CPU
@@ -80,7 +81,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
     furthest: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, name: str, group: str, rows: Iterator[Row]) -> None:
+    def add(self, name: str, group: str, rows: Iterator[CaseResult]) -> None:
         for row in rows:
             what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {row.setting}"
             if not row.passed:
@@ -148,12 +149,12 @@ def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
     return replaced
 
 
-def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[Row]:
+def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[CaseResult]:
     """Every comparison of these files on one thread, with the lowest and the highest optimisation."""
     graphs = {part: capture(source, part) for part in PARTS}
     oracles = {part: Oracle(graph) for part, graph in graphs.items()}
     probes = make_probes(source, graphs, max(batches))
-    cases = {part: references(graphs[part], oracles[part], probes, None, batches) for part in PARTS}
+    cases = {part: reference_cases(graphs[part], oracles[part], probes, None, batches) for part in PARTS}
     images = next(probe.image for probe in probes if probe.name == "data")
     if images is None:
         raise SystemExit("no images to probe with")
@@ -167,15 +168,15 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
             for case in cases[part]:
                 outputs = runners[part](case.inputs)
                 for tensor in graphs[part].spec.outputs:
-                    name, scale = tensor.name, case.scales[tensor.name]
-                    eager, exact = case.eager[name], case.exact[name]
-                    result = measure(outputs[name], tensor, eager, exact, scale.band(), scale.magnitude)
-                    yield Row(part, str(TARGET), setting, case.probe, case.batch, name, result, scale)
+                    name, scale = tensor.name, case.limits[tensor.name]
+                    eager, exact = case.eager[name], case.expected[name]
+                    result = compare_output(outputs[name], tensor, eager, exact, scale.tolerance(), scale.magnitude)
+                    yield CaseResult(part, str(TARGET), setting, case.probe, case.batch, name, result, scale)
         yield from metric.rows(str(TARGET), setting, runners["encoder"], runners["decoder"], scales)
 
 
 def _print(tally: Tally) -> None:
-    print(f"error in units of PyTorch's rounding; {FACTOR:g} is the limit")
+    print(f"error in units of PyTorch's rounding; {FP32_TOLERANCE_FACTOR:g} is the limit")
     print(f"{'':12}{'part':13}{'output':16}{'rows':>9}" + "".join(f"{_percent(p):>8}" for p in PERCENTILES))
     for (group, part, output), ratios in tally.ratios.items():
         figures = "".join(f"{figure:8.2f}" for figure in np.percentile(ratios, PERCENTILES))

@@ -34,7 +34,7 @@ def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, targe
     export = exported(name)
     certificate = verify(export.artifact, export.source, targets=[f"onnx/{target}"], trust=True)
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
-    assert {row.target for row in certificate.rows} == {f"onnx/{target}"}
+    assert {row.target for row in certificate.results} == {f"onnx/{target}"}
     assert not [finding for finding in certificate.findings if finding.rule == "node-on-cpu"]
 
 

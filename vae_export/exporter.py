@@ -23,7 +23,7 @@ from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_free, staged_folder
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity import Budget, Certificate, calibration, golden_vectors, verify
+from vae_export.parity import Budget, Certificate, calibration_inputs, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
@@ -109,7 +109,7 @@ def export(
         for part in chosen:
             _ = graphs[part].program  # shared by all formats and precisions of float32
         # Before anything is written: what is too little or no number to calibrate with is known by now.
-        calibrated = calibration(source, graphs) if any(kind[1] in CALIBRATED for kind in kinds) else None
+        calibrated = calibration_inputs(source, graphs) if any(kind[1] in CALIBRATED for kind in kinds) else None
     with staged_folder(out, force=force) as staging:
         entries: list[FileEntry] = []
         for format, precision in kinds:

@@ -19,7 +19,7 @@ def test_a_format_is_one_entry_in_the_registry(toy: Toy, source: Source, tmp_pat
         ["certificate.html", "certificate.json", "decoder.toy", "manifest.json", *golden]
     )
     assert artifact.entry("decoder", toy.name).size == (tmp_path / "out" / "decoder.toy").stat().st_size
-    assert {row.target for row in certificate.rows} == {"toy/here"}
+    assert {row.target for row in certificate.results} == {"toy/here"}
 
 
 def test_a_file_that_computes_something_else_is_not_published(toy: Toy, source: Source, tmp_path: Path) -> None:

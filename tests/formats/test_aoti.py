@@ -35,7 +35,7 @@ def compiled(mlp: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
 
 def test_it_is_certified_and_named_with_its_machine(compiled: tuple[Artifact, Certificate]) -> None:
     artifact, certificate = compiled
-    assert {row.target for row in certificate.rows} == {"pt2/cpu", "aoti/cpu", "onnx/CPUExecutionProvider"}
+    assert {row.target for row in certificate.results} == {"pt2/cpu", "aoti/cpu", "onnx/CPUExecutionProvider"}
     entry = artifact.entry("decoder", "aoti")
     assert entry.machine.startswith("linux ")
     assert entry.name in certificate.files

@@ -60,7 +60,7 @@ def test_what_the_machine_computes_in_is_certified_with_the_band_of_its_precisio
         report=said.append,
     )
     assert certificate.passed
-    levels = {drift.target: drift.worst_levels for drift in certificate.drifts}
+    levels = {drift.target: drift.worst_levels for drift in certificate.degradations}
     assert list(levels) == [f"openvino+{precision}/CPU" for precision in HALVES if computes_in(precision)]
     assert all(worst is not None for worst in levels.values())
     left_out = [line.partition(": device does not compute in")[0] for line in said if line.startswith("left out")]

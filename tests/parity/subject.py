@@ -30,7 +30,7 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
-from vae_export.parity import calibration
+from vae_export.parity import calibration_inputs
 from vae_export.precision import CALIBRATED, PrecisionName
 
 LATENT, HIDDEN, IMAGE = 6, 32, (1, 16, 16)
@@ -107,7 +107,7 @@ def verified(
 def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
     """The bytes of an ONNX file in a precision."""
     graphs = subject.captured.graphs()
-    inputs = calibration(subject.source, graphs)[part] if precision in CALIBRATED else None
+    inputs = calibration_inputs(subject.source, graphs)[part] if precision in CALIBRATED else None
     return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs)).data
 
 

@@ -15,23 +15,23 @@ from vae_export import Contract, Source, export
 from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, Setting, WriteOptions
-from vae_export.parity import calibration, probes
+from vae_export.parity import calibration_inputs, probes
 from vae_export.parity.fake_quant import fake_quantize
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
-from vae_export.parity.reference import references
+from vae_export.parity.reference import reference_cases
 
 
 def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     """Their ranges are those of the float32 network: with weights rounded first, each level would be another."""
     graphs = {part: capture(mlp.source, part) for part in mlp.source.parts}
-    graph, inputs = graphs["encoder"], calibration(mlp.source, graphs)["encoder"]
+    graph, inputs = graphs["encoder"], calibration_inputs(mlp.source, graphs)["encoder"]
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
     runner = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, "all"))
     ours, theirs, exact = (
         fake_quantize(graph, "int8-static", inputs)(inputs),
         runner(inputs),
-        Oracle(graph).exact(inputs),
+        Oracle(graph).expected(inputs),
     )
     for name in exact:
         assert np.abs(ours[name] - theirs[name]).mean() < np.abs(ours[name] - exact[name]).mean() / 20
@@ -74,8 +74,8 @@ class Edge(nn.Module):
 def test_a_network_on_the_edge_of_no_number_has_no_band(tmp_path: Path) -> None:
     source = Source(Contract((1, 2, 2), (2,)), decoder=Edge())
     graph = capture(source, "decoder")
-    [case] = references(graph, Oracle(graph), make_probes(source, {"decoder": graph}, 1)[:1], None, (1,))
-    assert case.scales["image"].band() == np.inf
+    [case] = reference_cases(graph, Oracle(graph), make_probes(source, {"decoder": graph}, 1)[:1], None, (1,))
+    assert case.limits["image"].tolerance() == np.inf
     with pytest.raises(ModelError, match="golden vectors have no band: decoder, 'image', fp32"):
         export(source, tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -20,25 +20,28 @@ from vae_export.errors import ModelError, ParityError
 from vae_export.formats import Setting
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.compare import Measure, Row, Scale, Tolerance
+from vae_export.parity.compare import CaseResult, Comparison
 from vae_export.parity.degradation import Budget, Degradation
-from vae_export.parity.onnx_debug import Divergence
+from vae_export.parity.onnx_debug import NodeMismatch
+from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import GreyLevels
 
-GOOD = Measure(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
-ROW = Row("decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, Scale(1e-7, 1e-7, 1.0))
+GOOD = Comparison(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
+ROW = CaseResult(
+    "decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, ErrorLimits(1e-7, 1e-7, 1.0)
+)
 DRIFT = Degradation("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
 PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
 
 
-def with_error(error: float | None) -> Row:
-    return replace(ROW, measure=replace(GOOD, error=error))
+def with_error(error: float | None) -> CaseResult:
+    return replace(ROW, comparison=replace(GOOD, error=error))
 
 
-def with_mean_error(error: float | None) -> Row:
+def with_mean_error(error: float | None) -> CaseResult:
     """Of a row whose mean may be off by less than its worst number."""
-    scale = replace(ROW.scale, eager_mean=1e-8, mean_sensitivity=1e-8, magnitude=0.01)
-    return replace(ROW, measure=replace(GOOD, mean_error=error), scale=scale)
+    scale = replace(ROW.limits, eager_mean_error=1e-8, mean_sensitivity=1e-8, magnitude=0.01)
+    return replace(ROW, comparison=replace(GOOD, mean_error=error), limits=scale)
 
 
 def test_one_row_within_its_band_passes() -> None:
@@ -47,32 +50,36 @@ def test_one_row_within_its_band_passes() -> None:
 
 
 FAILING = {
-    "no rows": replace(PASSED, rows=(), planned=0),
+    "no rows": replace(PASSED, results=(), planned=0),
     "a row is missing": replace(PASSED, planned=2),
     "a row too many": replace(PASSED, planned=0),
     "an error": replace(PASSED, findings=(Finding("dropout", "error", "decoder.onnx", "left"),)),
-    "beyond the band": replace(PASSED, rows=(with_error(ROW.band * 1.01),)),
-    "NaN": replace(PASSED, rows=(with_error(math.nan),)),
-    "infinite": replace(PASSED, rows=(with_error(math.inf),)),
-    "a mean error beyond its band": replace(PASSED, rows=(with_mean_error(ROW.mean_band * 1.01),)),
-    "a mean error that is NaN": replace(PASSED, rows=(with_mean_error(math.nan),)),
-    "no mean error": replace(PASSED, rows=(with_mean_error(None),)),
-    "no figure": replace(PASSED, rows=(with_error(None),)),
-    "a fault": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, fault="wrong shape")),)),
-    "a grey level": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, grey=GreyLevels(1, 1, 1))),)),
-    "a pixel outside the range": replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, outside=1)),)),
-    "no measure": replace(PASSED, rows=(replace(ROW, measure=Measure()),)),
-    "a band that is NaN": replace(PASSED, rows=(replace(ROW, scale=Scale(math.nan, 1e-7, 1.0)),)),
-    "a band that is infinite": replace(PASSED, rows=(replace(ROW, scale=Scale(math.inf, 1e-7, 1.0)),)),
-    "one of two": replace(PASSED, rows=(ROW, with_error(1.0)), planned=2),
-    "too many grey levels": replace(PASSED, budget=Budget(max_grey_levels=2), drifts=(replace(DRIFT, worst_levels=3),)),
-    "too many nats": replace(PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=0.11),)),
-    "a budget that NaN is held against": replace(
-        PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=math.nan),)
+    "beyond the band": replace(PASSED, results=(with_error(ROW.tolerance * 1.01),)),
+    "NaN": replace(PASSED, results=(with_error(math.nan),)),
+    "infinite": replace(PASSED, results=(with_error(math.inf),)),
+    "a mean error beyond its band": replace(PASSED, results=(with_mean_error(ROW.mean_tolerance * 1.01),)),
+    "a mean error that is NaN": replace(PASSED, results=(with_mean_error(math.nan),)),
+    "no mean error": replace(PASSED, results=(with_mean_error(None),)),
+    "no figure": replace(PASSED, results=(with_error(None),)),
+    "a fault": replace(PASSED, results=(replace(ROW, comparison=replace(GOOD, fault="wrong shape")),)),
+    "a grey level": replace(PASSED, results=(replace(ROW, comparison=replace(GOOD, grey=GreyLevels(1, 1, 1))),)),
+    "a pixel outside the range": replace(PASSED, results=(replace(ROW, comparison=replace(GOOD, outside=1)),)),
+    "no measure": replace(PASSED, results=(replace(ROW, comparison=Comparison()),)),
+    "a band that is NaN": replace(PASSED, results=(replace(ROW, limits=ErrorLimits(math.nan, 1e-7, 1.0)),)),
+    "a band that is infinite": replace(PASSED, results=(replace(ROW, limits=ErrorLimits(math.inf, 1e-7, 1.0)),)),
+    "one of two": replace(PASSED, results=(ROW, with_error(1.0)), planned=2),
+    "too many grey levels": replace(
+        PASSED, budget=Budget(max_grey_levels=2), degradations=(replace(DRIFT, worst_levels=3),)
     ),
-    "a budget and no figure": replace(PASSED, budget=Budget(max_nats=0.1), drifts=(replace(DRIFT, nats_high=None),)),
+    "too many nats": replace(PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=0.11),)),
+    "a budget that NaN is held against": replace(
+        PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=math.nan),)
+    ),
+    "a budget and no figure": replace(
+        PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=None),)
+    ),
     "a budget that nothing was held against": replace(PASSED, budget=Budget(max_grey_levels=255)),
-    "a tolerance of zero": replace(PASSED, rows=(replace(ROW, scale=Scale(1e-7, 1e-7, 1.0, Tolerance())),)),
+    "a tolerance of zero": replace(PASSED, results=(replace(ROW, limits=ErrorLimits(1e-7, 1e-7, 1.0, Tolerance())),)),
 }
 
 
@@ -89,13 +96,13 @@ def test_it_fails_and_says_why_and_can_be_written(name: str, tmp_path: Path) -> 
 def test_a_warning_and_an_explained_pixel_do_no_harm() -> None:
     warned = replace(PASSED, findings=(Finding("unused-initialiser", "warning", "decoder.onnx", "x"),))
     assert warned.passed
-    assert replace(PASSED, rows=(replace(ROW, measure=replace(GOOD, grey=GreyLevels(3, 0, 1))),)).passed
+    assert replace(PASSED, results=(replace(ROW, comparison=replace(GOOD, grey=GreyLevels(3, 0, 1))),)).passed
 
 
 def test_the_message_names_the_worst_row() -> None:
     rows = (with_error(1.0), replace(with_error(2.0), probe="six-sigma"), ROW)
-    divergence = Divergence("node_linear (Gemm)", "linear", (0, 1), 1.0, 2.0, 1.0, 1e-6)
-    certificate = replace(PASSED, rows=rows, planned=3, divergences={"decoder.onnx": divergence})
+    divergence = NodeMismatch("node_linear (Gemm)", "linear", (0, 1), 1.0, 2.0, 1.0, 1e-6)
+    certificate = replace(PASSED, results=rows, planned=3, node_mismatches={"decoder.onnx": divergence})
     with pytest.raises(ParityError, match=r"2 of 3 comparisons failed: .* probe six-sigma, "):
         certificate.require()
     with pytest.raises(ParityError, match="dropout"):
@@ -105,17 +112,17 @@ def test_the_message_names_the_worst_row() -> None:
 
 
 def test_a_divergence_that_is_nan_can_be_written(tmp_path: Path) -> None:
-    divergence = Divergence("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)
-    certificate = replace(FAILING["a fault"], divergences={"decoder.onnx": divergence})
+    divergence = NodeMismatch("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)
+    certificate = replace(FAILING["a fault"], node_mismatches={"decoder.onnx": divergence})
     certificate.write(tmp_path / "c.json")
     said = json.loads((tmp_path / "c.json").read_text("utf-8"))["divergences"]["decoder.onnx"]
     assert (said["exported"], said["expected"], said["error"]) == (None, 1.0, None)
 
 
 def test_figures_have_six_digits_everywhere_and_what_is_not_finite_is_null() -> None:
-    divergence = Divergence("n (Gemm)", "linear", (0,), 1 / 3, 2 / 3, 1 / 3, 1 / 7)
+    divergence = NodeMismatch("n (Gemm)", "linear", (0,), 1 / 3, 2 / 3, 1 / 3, 1 / 7)
     rows = (with_error(1 / 3), with_error(math.inf), with_error(math.nan))
-    said = replace(PASSED, rows=rows, planned=3, divergences={"decoder.onnx": divergence}).to_json()
+    said = replace(PASSED, results=rows, planned=3, node_mismatches={"decoder.onnx": divergence}).to_json()
     assert said["divergences"]["decoder.onnx"]["exported"] == said["rows"][0]["error"] == 0.333333
     assert [row["error"] for row in said["rows"][1:]] == [None, None]
     assert said["divergences"]["decoder.onnx"]["band"] == 0.142857
@@ -125,7 +132,11 @@ def test_what_was_left_out_and_the_users_own_band_are_recorded() -> None:
     whole = PASSED.to_json()
     assert (whole["tolerance"], whole["nats_not_compared"], PASSED.gaps) == (None, None, ())
     partly = replace(
-        PASSED, tolerance=Tolerance(1e-3), nats="no encoder", not_verified=("a.pt2",), unusable={"onnx/x": "not there"}
+        PASSED,
+        tolerance=Tolerance(1e-3),
+        nats_not_compared="no encoder",
+        not_verified=("a.pt2",),
+        unusable={"onnx/x": "not there"},
     )
     said = partly.to_json()
     assert said["tolerance"] == {"atol": 1e-3, "rtol": 0.0}
@@ -134,7 +145,7 @@ def test_what_was_left_out_and_the_users_own_band_are_recorded() -> None:
 
 
 def test_the_reason_names_pixels_outside_the_range() -> None:
-    assert replace(ROW, measure=replace(GOOD, outside=3)).reason.endswith("; 3 pixels outside the contract's range")
+    assert replace(ROW, comparison=replace(GOOD, outside=3)).reason.endswith("; 3 pixels outside the contract's range")
 
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "certificate-1.schema.json").read_text("utf-8"))
@@ -142,13 +153,13 @@ FILLED = replace(
     FAILING["a grey level"],
     tolerance=Tolerance(1e-3),
     budget=Budget(max_nats=0.1),
-    drifts=(DRIFT,),
-    nats="no encoder",
+    degradations=(DRIFT,),
+    nats_not_compared="no encoder",
     not_verified=("a.pt2",),
     unusable={"onnx/x": "not there"},
     findings=FAILING["an error"].findings,
     determinism=(Determinism("decoder", "onnx/x", True, False),),
-    divergences={"decoder.onnx": Divergence("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)},
+    node_mismatches={"decoder.onnx": NodeMismatch("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)},
     environment={"machine": "toaster"},
 )
 

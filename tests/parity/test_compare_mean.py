@@ -12,10 +12,11 @@ from onnx import numpy_helper
 
 from tests.parity.subject import Subject, passed_off, written
 from vae_export.formats import Setting
-from vae_export.parity import Certificate, Row
-from vae_export.parity.compare import Measure, Scale, loose_tolerances
+from vae_export.parity import CaseResult, Certificate
+from vae_export.parity.compare import Comparison, loose_tolerances
 from vae_export.parity.oracle import Sensitivity
-from vae_export.parity.probes import ORDINARY
+from vae_export.parity.probes import TYPICAL_PROBES
+from vae_export.parity.tolerance import ErrorLimits
 from vae_export.precision import PrecisionName
 
 
@@ -30,31 +31,35 @@ def test_a_shift_of_every_pixel_within_the_band_of_the_worst_is_found(
     bias.CopyFrom(numpy_helper.from_array(array + np.float32(shift), bias.name))
     certificate = passed_off(mlp, tmp_path / "export", model.SerializeToString(), precision)
     assert isinstance(certificate, Certificate)
-    rows = [row for row in certificate.failures if row.probe in ORDINARY]
+    rows = [row for row in certificate.failures if row.probe in TYPICAL_PROBES]
     assert rows
     for row in rows:
-        assert row.measure.error is not None
-        assert row.measure.mean_error is not None
-        assert row.measure.error <= row.band
-        assert row.measure.mean_error > row.mean_band
-        assert f"mean error {row.measure.mean_error:.3g}, {row.mean_band:.3g} allowed" in row.reason
+        assert row.comparison.error is not None
+        assert row.comparison.mean_error is not None
+        assert row.comparison.error <= row.tolerance
+        assert row.comparison.mean_error > row.mean_tolerance
+        assert f"mean error {row.comparison.mean_error:.3g}, {row.mean_tolerance:.3g} allowed" in row.reason
 
 
 def test_a_band_wider_than_the_range_is_named_and_not_passed_over() -> None:
-    scale = Scale(0.5, 0.4, 1.0, precision="int4-weights", eager_mean=0.02, mean_sensitivity=0.01, span=1.0)
-    measure = Measure(error=0.9, mean_error=0.01)
-    row = Row("decoder", "onnx+int4-weights/CPUExecutionProvider", Setting(), "prior", 1, "image", measure, scale)
+    scale = ErrorLimits(
+        0.5, 0.4, 1.0, precision="int4-weights", eager_mean_error=0.02, mean_sensitivity=0.01, value_range=1.0
+    )
+    measure = Comparison(error=0.9, mean_error=0.01)
+    row = CaseResult(
+        "decoder", "onnx+int4-weights/CPUExecutionProvider", Setting(), "prior", 1, "image", measure, scale
+    )
     assert list(loose_tolerances([row])) == []  # as wide as the range: an image that is all wrong still misses it
-    wide = replace(row, scale=replace(scale, eager_error=0.6))
+    wide = replace(row, limits=replace(scale, eager_error=0.6))
     [found] = loose_tolerances([row, wide, replace(wide, probe="data"), replace(wide, probe="data", batch=2)])
     assert (found.rule, found.severity) == ("loose-band", "warning")
     assert found.where == "decoder on onnx+int4-weights/CPUExecutionProvider, 'image'"
     said = "errors up to 1.2 pass in a range of 1, so that only the mean error can fail, beyond 0.04"
     assert found.detail == f"probes prior, data: {said}"
-    [found] = loose_tolerances([replace(wide, scale=replace(wide.scale, eager_mean=0.6))])
+    [found] = loose_tolerances([replace(wide, limits=replace(wide.limits, eager_mean_error=0.6))])
     assert found.line().endswith("so that no figure of it can fail")
     assert (
-        list(loose_tolerances([replace(wide, scale=replace(wide.scale, span=np.inf))])) == []
+        list(loose_tolerances([replace(wide, limits=replace(wide.limits, value_range=np.inf))])) == []
     )  # a latent has no range
 
 

@@ -18,8 +18,8 @@ from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Degradation
-from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats, pixels
-from vae_export.parity.reference import Reference
+from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats_interval, pixel_degradation
+from vae_export.parity.reference import Case
 
 TARGET = "onnx+int4-weights/CPUExecutionProvider"
 
@@ -37,7 +37,7 @@ def test_an_autoencoder_is_held_against_the_budget(mlp: Subject, tmp_path: Path)
 
 def test_one_file_costs_as_many_nats_as_its_two_halves(mlp: Subject, tmp_path: Path) -> None:
     _, certificate = export(mlp.source, tmp_path / "export", precisions=["int4-weights"])
-    halves, whole = certificate.drifts
+    halves, whole = certificate.degradations
     assert (halves.part, whole.part) == ("decoder", "autoencoder")
     assert halves.nats is not None
     assert whole.nats == pytest.approx(halves.nats, rel=1e-4)
@@ -54,10 +54,10 @@ def test_what_has_no_decoder_beside_it_is_named_where_there_is_a_budget(mlp: Sub
 def test_images_that_do_not_keep_the_contract_cost_no_number(images: Array) -> None:
     """All black, one image broadcast over two would be as good as exact."""
     exact = np.zeros((2, 1, 4, 4))
-    case = Reference("data", 2, {}, {"image": exact}, {"image": exact}, {})
+    case = Case("data", 2, {}, {"image": exact}, {"image": exact}, {})
     runner = Runner(lambda _: contextlib.nullcontext(Bound(lambda: images, lambda given: {"image": given})))
     with pytest.raises(ModelError, match=r"not finite|wrong shape"):
-        pixels(runner, TensorSpec("image", (1, 4, 4), 0, 1), [case])
+        pixel_degradation(runner, TensorSpec("image", (1, 4, 4), 0, 1), [case])
 
 
 def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path)
         export(mlp.source, out, precisions=["int4-weights"], budget=Budget(max_nats=0))
     assert not list(tmp_path.iterdir())
     _, certificate = export(mlp.source, out, budget=Budget(max_grey_levels=1, max_nats=0.01))
-    held = [(drift.part, drift.target) for drift in certificate.drifts]
+    held = [(drift.part, drift.target) for drift in certificate.degradations]
     assert held == [("decoder", "onnx/CPUExecutionProvider"), ("autoencoder", "onnx/CPUExecutionProvider")]
 
 
@@ -108,7 +108,7 @@ def test_more_images_than_the_rows_take_narrow_the_interval_of_nats(mlp: Subject
     for count in (64, 256):
         source, out = replace(mlp.source, images=images[:count]), tmp_path / str(count)
         _, certificate = export(source, out, parts=["encoder", "decoder"], precisions=["int8"])
-        [drift] = certificate.drifts
+        [drift] = certificate.degradations
         assert drift.nats_high is not None
         assert drift.nats_low is not None
         widths.append(drift.nats_high - drift.nats_low)
@@ -143,7 +143,7 @@ def test_the_frechet_distance_is_that_of_normal_distributions(shift: float, scal
 
 
 def test_the_interval_of_nats_is_that_of_a_mean() -> None:
-    found = nats(np.array([1.0, 2.0, 3.0, 4.0]))
+    found = nats_interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert found["nats"] == 2.5
     assert found["nats_high"] - found["nats"] == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
-    assert nats(np.array([1.0]))["nats_high"] == np.inf  # one image says nothing of its spread
+    assert nats_interval(np.array([1.0]))["nats_high"] == np.inf  # one image says nothing of its spread

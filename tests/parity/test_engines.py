@@ -101,7 +101,7 @@ def test_an_engine_that_gives_no_comparable_array(
     change, fault = ENGINES[name]
     certificate = through(mlp, monkeypatch, tmp_path, lambda outputs, _: {"image": change(outputs["image"])})
     refused(certificate)
-    assert any(fault in (row.measure.fault or "") for row in certificate.failures)
+    assert any(fault in (row.comparison.fault or "") for row in certificate.failures)
     certificate.write(tmp_path / "certificate.json")
 
 
@@ -111,7 +111,7 @@ def test_an_engine_that_gives_other_outputs(
 ) -> None:
     certificate = through(mlp, monkeypatch, tmp_path, lambda *_: outputs)
     refused(certificate)
-    assert all((row.measure.fault or "").startswith("wrong outputs") for row in certificate.rows)
+    assert all((row.comparison.fault or "").startswith("wrong outputs") for row in certificate.results)
 
 
 def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(

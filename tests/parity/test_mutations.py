@@ -27,9 +27,9 @@ def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) 
     certificate.require()
     assert certificate.passed
     assert certificate.findings == ()
-    assert certificate.divergences == {}
+    assert certificate.node_mismatches == {}
     assert set(certificate.files) == {stored.name for stored in chosen.artifact.manifest.stored}
-    assert {row.part for row in certificate.rows} == {"encoder", "decoder", "autoencoder", "metric"}
+    assert {row.part for row in certificate.results} == {"encoder", "decoder", "autoencoder", "metric"}
 
 
 def test_there_are_enough_mutations_and_each_has_its_own_name() -> None:
@@ -70,18 +70,18 @@ def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_
             certificate = verified(artifact, chosen.captured)
             refused(certificate)
             assert not certificate.errors
-            assert any(fault in (row.measure.fault or "") for row in certificate.failures)
+            assert any(fault in (row.comparison.fault or "") for row in certificate.failures)
         case Differs(outputs, at):
             certificate = verified(artifact, chosen.captured, thorough=mutation.thorough)
             refused(certificate)
             assert not certificate.errors
             # Where the largest inputs overflow there is nothing to measure: those rows fail as well.
-            measured = [row for row in certificate.failures if row.measure.fault is None]
+            measured = [row for row in certificate.failures if row.comparison.fault is None]
             assert {row.output for row in measured} == outputs
             for row in measured:
-                assert row.measure.error is not None
-                assert row.share > 1
-            [divergence] = certificate.divergences.values()
+                assert row.comparison.error is not None
+                assert row.tolerance_used > 1
+            [divergence] = certificate.node_mismatches.values()
             expected = at or first_reader_of_a_changed_weight(before, after)
             assert expected in (None, divergence.output)
 
@@ -96,7 +96,7 @@ def test_a_bound_that_acts_is_missed_when_it_is_left_out(tmp_path: Path) -> None
     artifact = tampered(bounded, tmp_path / "changed", {("encoder", "onnx"): change.apply(bounded.data("encoder"))})
     certificate = verified(artifact, bounded.source)
     assert {row.output for row in certificate.failures} == {"logvar"}
-    assert certificate.divergences["encoder.onnx"].output == "logvar"
+    assert certificate.node_mismatches["encoder.onnx"].output == "logvar"
 
 
 def test_weights_that_lie_beside_the_working_folder_are_no_better(
@@ -118,10 +118,10 @@ def test_another_grey_level_is_counted(mlp: Subject, tmp_path: Path) -> None:
     change = mutations.after("image", mutations.step("Add", mutations.f32(1.01 / 255 * mutations.ONE_PIXEL)))
     data = Mutation("a level", change, mutations.differs("image")).apply(mlp.data("decoder"))
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.source)
-    counted = [row for row in certificate.failures if row.measure.grey and row.measure.grey.unexplained]
+    counted = [row for row in certificate.failures if row.comparison.grey and row.comparison.grey.unexplained]
     assert counted
     assert "of another grey level" in counted[0].reason
-    assert max(row.measure.grey.worst for row in counted if row.measure.grey) in (1, 2)
+    assert max(row.comparison.grey.worst for row in counted if row.comparison.grey) in (1, 2)
 
 
 def test_a_wrong_decoder_shows_in_nats(mlp: Subject, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from vae_export.contract import PARTS, Part
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
-from vae_export.parity import calibration, golden_vectors
-from vae_export.parity.onnx_debug import first_divergence, nodes_on_the_cpu, placement
+from vae_export.parity import calibration_inputs, golden_vectors
+from vae_export.parity.onnx_debug import first_mismatch, node_providers, nodes_on_the_cpu
 from vae_export.runtime.session import CPU
 from vae_export.system.threads import fastest_threads
 
@@ -34,7 +34,7 @@ def inputs(subject: Subject, part: Part, batch: int = 7) -> dict[str, np.ndarray
 @pytest.mark.parametrize("part", PARTS)
 def test_every_node_is_placed_on_the_cpu(mlp: Subject, part: Part) -> None:
     """ONNX Runtime makes one node of a product and its ReLU, and names it after the product."""
-    placed = placement(mlp.data(part), CPU, inputs(mlp, part))
+    placed = node_providers(mlp.data(part), CPU, inputs(mlp, part))
     nodes = onnx.load_from_string(mlp.data(part)).graph.node
     assert set(placed.values()) == {CPU}
     named = {name.removeprefix("fused ") for name in placed}
@@ -44,7 +44,7 @@ def test_every_node_is_placed_on_the_cpu(mlp: Subject, part: Part) -> None:
 
 def test_a_node_on_the_cpu_is_a_warning_where_another_provider_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     placed = {"node_linear": "CUDAExecutionProvider", "node_sigmoid": CPU}
-    monkeypatch.setattr("vae_export.parity.onnx_debug.placement", lambda *_: placed)
+    monkeypatch.setattr("vae_export.parity.onnx_debug.node_providers", lambda *_: placed)
     [found] = nodes_on_the_cpu(b"", "decoder.onnx", "CUDAExecutionProvider", {})
     assert (found.rule, found.severity) == ("node-on-cpu", "warning")
     assert found.where == "decoder.onnx, node 'node_sigmoid'"
@@ -54,7 +54,7 @@ def test_a_node_on_the_cpu_is_a_warning_where_another_provider_was_asked_for(mon
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_right_file_does_not_diverge(subject: Callable[..., Subject], family: Family, part: Part) -> None:
     chosen = subject(family)
-    assert first_divergence(chosen.data(part), capture(chosen.source, part), inputs(chosen, part)) is None
+    assert first_mismatch(chosen.data(part), capture(chosen.source, part), inputs(chosen, part)) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_right_file_does_not_diverge(subject: Callable[..., Subject], family: 
 def test_the_first_node_that_is_wrong_is_named_with_values(mlp: Subject, name: str, node: str, value: str) -> None:
     change = mutations.weight(name, lambda weight: weight * 1.01)
     data = Mutation(name, change, differs()).apply(mlp.data("autoencoder"))
-    found = first_divergence(data, capture(mlp.source, "autoencoder"), inputs(mlp, "autoencoder"))
+    found = first_mismatch(data, capture(mlp.source, "autoencoder"), inputs(mlp, "autoencoder"))
     assert found is not None
     assert (found.node, found.output) == (node, value)
     assert found.error > found.band
@@ -104,8 +104,8 @@ def test_a_node_may_be_off_by_what_one_rounding_of_its_weights_makes() -> None:
 
         return Mutation("moved", mutations.weight("decoder.linear.weight", change), differs()).apply(right)
 
-    assert first_divergence(moved(1), graph, latent) is None
-    found = first_divergence(moved(100), graph, latent)
+    assert first_mismatch(moved(1), graph, latent) is None
+    found = first_mismatch(moved(100), graph, latent)
     assert found is not None
     assert found.expected == 0.0
     assert found.line().endswith("in the file, 0 in PyTorch's float64")
@@ -115,7 +115,7 @@ def test_two_faults_are_reported_as_the_first(mlp: Subject) -> None:
     data = mlp.data("decoder")
     for name in ("decoder.body.4.weight", "decoder.body.2.weight"):
         data = Mutation(name, mutations.weight(name, np.negative), differs()).apply(data)
-    found = first_divergence(data, capture(mlp.source, "decoder"), inputs(mlp, "decoder"))
+    found = first_mismatch(data, capture(mlp.source, "decoder"), inputs(mlp, "decoder"))
     assert found is not None
     assert found.output == "linear_1"
 
@@ -136,7 +136,7 @@ def test_golden_vectors_and_calibration_take_one_thread_whatever_is_set() -> Non
         graphs = {part: capture(source, part) for part in source.parts}
         seen.clear()
         golden_vectors(source, source.parts)
-        calibration(source, graphs)
+        calibration_inputs(source, graphs)
         assert seen == {1}
         assert torch.get_num_threads() == 2
     finally:

@@ -94,10 +94,10 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
     artifact, certificate, source = made
     assert certificate.passed
     assert len(artifact.manifest.files) == 3 * len(samples.QUICK)
-    rows = [row for row in certificate.rows if row.part in (HWC, CHW)]
-    assert {row.target for row in rows} == {row.target for row in certificate.rows}
-    assert {row.probe for row in rows} == {row.probe for row in certificate.rows}
-    assert all(row.measure.grey is not None and row.measure.grey.worst <= 1 for row in rows)
+    rows = [row for row in certificate.results if row.part in (HWC, CHW)]
+    assert {row.target for row in rows} == {row.target for row in certificate.results}
+    assert {row.probe for row in rows} == {row.probe for row in certificate.results}
+    assert all(row.comparison.grey is not None and row.comparison.grey.worst <= 1 for row in rows)
     latent = np.random.default_rng(1).standard_normal((3, 4, 4, 4)).astype(np.float32)
     decoder = capture(source, "decoder").module.double()
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_a_fault_in_the_bytes_is_found(
     certificate = verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
     refused(certificate)
     assert all(row.output == "pixels" for row in certificate.failures)
-    assert all(row.measure.grey is not None and row.measure.grey.unexplained > 0 for row in certificate.failures)
+    assert all(row.comparison.grey is not None and row.comparison.grey.unexplained > 0 for row in certificate.failures)
 
 
 def test_what_else_the_likelihood_says_is_left_out(tmp_path: Path) -> None:

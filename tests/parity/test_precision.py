@@ -17,7 +17,7 @@ from tests.parity.subject import Subject, passed_off, refused, tampered, verifie
 from vae_export import Contract, Source, export, load, open_artifact
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
-from vae_export.parity.tolerance import REACHES, half_steps
+from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
 from vae_export.pipeline import ModelPayload, Settings
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
 
@@ -36,9 +36,9 @@ def test_every_format_in_every_precision_is_verified_and_says_what_it_costs(
     assert have >= {kind for kind in KINDS if kind[0] in fast}
     assert certificate.passed
     assert not [finding for finding in certificate.findings if finding.severity == "error"]
-    of_targets = {drift.target: drift for drift in certificate.drifts if drift.part == "decoder"}
+    of_targets = {drift.target: drift for drift in certificate.degradations if drift.part == "decoder"}
     assert len(of_targets) == len([kind for kind in have if kind[1] != FULL])
-    for drift in certificate.drifts:
+    for drift in certificate.degradations:
         assert drift.worst_levels is not None
         assert drift.nats_low is not None
         assert drift.nats is not None
@@ -138,7 +138,7 @@ def test_rounding_moves_no_weight_by_more_than_half_a_step(weights: list[float],
     layer = nn.Linear(48, 2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weights).reshape(2, 48))
-    [(weight, half)] = half_steps(layer, precision)
+    [(weight, half)] = weight_roundoffs(layer, precision)
     if precision in INTEGERS:
         step = 2 * half
         rounded = torch.where(step > 0, torch.round(weight / step) * step, weight)
@@ -149,6 +149,6 @@ def test_rounding_moves_no_weight_by_more_than_half_a_step(weights: list[float],
 
 
 def test_every_precision_has_a_summary_a_reach_and_a_name_for_its_files() -> None:
-    assert set(REACHES) == set(PRECISIONS)
+    assert set(TOLERANCE_FACTORS) == set(PRECISIONS)
     assert len({infix(precision) for precision in PRECISIONS}) == len(PRECISIONS)
     assert infix(FULL) == ""

@@ -58,7 +58,7 @@ def test_a_wrong_program_is_caught(mlp: Subject, format: str, change: str, tmp_p
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
     refused(certificate)
     assert not certificate.errors
-    assert {(row.output, row.measure.fault) for row in certificate.failures} == {("image", None)}
+    assert {(row.output, row.comparison.fault) for row in certificate.failures} == {("image", None)}
 
 
 @programs
@@ -66,7 +66,7 @@ def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path)
     data = written(mlp, format, lambda module: module.get_parameter("decoder.body.2.weight").fill_(torch.nan))
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
     refused(certificate)
-    assert all("not finite" in (row.measure.fault or "") for row in certificate.rows)
+    assert all("not finite" in (row.comparison.fault or "") for row in certificate.results)
 
 
 @programs
@@ -91,4 +91,4 @@ def test_the_program_of_the_other_part(mlp: Subject, format: str, tmp_path: Path
         tampered(mlp, tmp_path / "e", {("decoder", format): mlp.data("encoder", format)}), mlp.source
     )
     refused(certificate)
-    assert all((row.measure.fault or "").startswith("cannot run") for row in certificate.rows)
+    assert all((row.comparison.fault or "").startswith("cannot run") for row in certificate.results)

@@ -23,7 +23,8 @@ from vae_export.contract import TensorSpec
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity import Tolerance
-from vae_export.parity.compare import FACTOR, excess, measure
+from vae_export.parity.compare import beyond_range, compare_output
+from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 
 ULP = 2.0**-23
 
@@ -32,9 +33,12 @@ ULP = 2.0**-23
 @given(st.floats(-3, 3), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)]))
 def test_a_number_is_outside_if_more_than_rounding_takes_it_there(value: float, ends: tuple[float, float]) -> None:
     low, high = ends
-    spec, allowed = TensorSpec("image", (1, 1, 1), low, high), FACTOR * ULP * max(1, 2.0 ** np.floor(np.log2(high)))
+    spec, allowed = (
+        TensorSpec("image", (1, 1, 1), low, high),
+        FP32_TOLERANCE_FACTOR * ULP * max(1, 2.0 ** np.floor(np.log2(high))),
+    )
     outside = value < low - allowed or value > high + allowed
-    assert bool((excess(np.full((1, 1, 1, 1), value), spec) > 0).any()) == outside
+    assert bool((beyond_range(np.full((1, 1, 1, 1), value), spec) > 0).any()) == outside
 
 
 @pytest.mark.parametrize(("value", "outside"), [(1.0001, 1), (-0.1, 1), (1 + ULP, 0), (-ULP, 0), (1.0, 0), (0.5, 0)])
@@ -43,7 +47,7 @@ def test_they_are_counted_in_what_has_a_range(value: float, outside: int) -> Non
     output = eager.copy()
     output[1, 0, 1, 0] = value
     for spec, expected in ((TensorSpec("image", (1, 2, 2), 0, 1), outside), (TensorSpec("mean", (1, 2, 2)), None)):
-        found = measure(output, spec, eager, eager.astype(float), band=1.0, magnitude=1.0)
+        found = compare_output(output, spec, eager, eager.astype(float), tolerance=1.0, magnitude=1.0)
         assert found.fault is None
         assert found.outside == expected
 
@@ -62,7 +66,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
     data = Mutation(name, OUTSIDE[name], differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
     certificate = verified(artifact, mlp.captured, tolerance=Tolerance(1e9))
-    failed = [row for row in certificate.failures if row.measure.outside]
+    failed = [row for row in certificate.failures if row.comparison.outside]
     assert failed
     assert "outside the contract's range" in failed[0].reason
     assert not certificate.passed
@@ -132,7 +136,7 @@ def test_however_an_image_comes_into_its_range_no_engine_leaves_it(
     """No false alarm: the largest probe drives every one of these to its bounds."""
     _, certificate = export(source(end, low, high), tmp_path / "export", formats=samples.QUICK)
     assert certificate.passed
-    assert {row.measure.outside for row in certificate.rows} == {0}
+    assert {row.comparison.outside for row in certificate.results} == {0}
 
 
 def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
@@ -147,4 +151,4 @@ def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
         data = onnx.write(graph, WriteOptions())
         for setting in onnx.settings("CPUExecutionProvider"):
             image = onnx.open(data, graph.spec, "CPUExecutionProvider", setting)({"latent": values.reshape(-1, 4)})
-            assert excess(image["image"], graph.spec.outputs[0]).max() <= 0
+            assert beyond_range(image["image"], graph.spec.outputs[0]).max() <= 0

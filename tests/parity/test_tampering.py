@@ -28,7 +28,7 @@ def test_the_decoder_of_another_checkpoint(mlp: Subject, subject: Subjects, tmp_
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.source)
     refused(certificate)
     assert {row.output for row in certificate.failures} == {"image"}
-    assert certificate.divergences["decoder.onnx"].output == "linear"
+    assert certificate.node_mismatches["decoder.onnx"].output == "linear"
 
 
 def test_the_encoder_of_another_family_with_the_same_shapes(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_flipped_bit_with_its_hash_is_one_line_or_a_certificate(mlp: Subject, 
     with contextlib.suppress(VaeExportError):  # whose message is one line, always
         certificate = verified(artifact, mlp.captured)
         certificate.write(tmp_path / "certificate.json")
-        assert certificate.passed == all(row.passed for row in certificate.rows) & (not certificate.errors)
+        assert certificate.passed == all(row.passed for row in certificate.results) & (not certificate.errors)
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -164,7 +164,7 @@ def test_a_manifest_without_files_verifies_nothing_and_fails(mlp: Subject, tmp_p
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=()))
     certificate = verify(artifact, mlp.captured)
     refused(certificate)
-    assert certificate.rows == ()
+    assert certificate.results == ()
 
 
 def test_a_manifest_that_names_a_file_outside(mlp: Subject, tmp_path: Path) -> None:

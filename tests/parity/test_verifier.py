@@ -46,7 +46,7 @@ def test_a_good_export_passes_on_every_target(exported: Callable[[str], Exported
     certificate = verify(export.artifact, export.source, trust=name == "foreign", thorough=thorough)
     assert certificate.passed
     assert set(certificate.files) == {stored.name for stored in export.artifact.manifest.stored}
-    batches = {row.batch for row in certificate.rows}
+    batches = {row.batch for row in certificate.results}
     assert 1 in batches
     assert max(batches) >= 64
     certificate.require()

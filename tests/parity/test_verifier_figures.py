@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from vae_export import Certificate
 from vae_export.contract import TensorSpec
 from vae_export.formats import Setting
-from vae_export.parity import Row
-from vae_export.parity.compare import FACTOR, Measure, Scale, measure
+from vae_export.parity import CaseResult
+from vae_export.parity.compare import Comparison, compare_output
+from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ErrorLimits
 
 ONNX = "onnx/CPUExecutionProvider"
 
 
-def measured(value: object, spec: TensorSpec, eager: np.ndarray) -> Measure:
-    return measure(value, spec, eager, eager.astype(float), band=1e30, magnitude=1.0)
+def measured(value: object, spec: TensorSpec, eager: np.ndarray) -> Comparison:
+    return compare_output(value, spec, eager, eager.astype(float), tolerance=1e30, magnitude=1.0)
 
 
 floats = st.floats(allow_nan=True, allow_infinity=True)
@@ -29,21 +30,21 @@ positive = st.floats(0, 1e30)
 @given(
     st.one_of(st.none(), floats),
     st.one_of(st.none(), st.just("fault")),
-    st.builds(Scale, eager_error=positive, sensitivity=positive, magnitude=positive),
+    st.builds(ErrorLimits, eager_error=positive, sensitivity=positive, magnitude=positive),
 )
-def test_only_a_finite_error_within_the_band_passes(error: float | None, fault: str | None, scale: Scale) -> None:
-    row = Row(
-        "decoder", ONNX, Setting(), "prior", 1, "image", Measure(error=error, fault=fault, mean_error=error), scale
+def test_only_a_finite_error_within_the_band_passes(error: float | None, fault: str | None, scale: ErrorLimits) -> None:
+    row = CaseResult(
+        "decoder", ONNX, Setting(), "prior", 1, "image", Comparison(error=error, fault=fault, mean_error=error), scale
     )
-    good = fault is None and error is not None and math.isfinite(error) and error <= scale.band()
+    good = fault is None and error is not None and math.isfinite(error) and error <= scale.tolerance()
     assert row.passed == good
     assert Certificate({}, 1, (row,)).passed == good
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_the_band_is_a_few_roundings_and_never_zero(eager: float, sensitivity: float, magnitude: float) -> None:
-    band = Scale(eager, sensitivity, magnitude).band()
-    assert 0 < band <= FACTOR * max(eager, sensitivity, 2**-23)
+    band = ErrorLimits(eager, sensitivity, magnitude).tolerance()
+    assert 0 < band <= FP32_TOLERANCE_FACTOR * max(eager, sensitivity, 2**-23)
 
 
 @given(st.integers(0, 11), st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -51,9 +52,9 @@ def test_a_value_that_is_not_finite_never_passes(index: int, bad: float) -> None
     spec, eager = TensorSpec("image", (1, 2, 2)), np.zeros((3, 1, 2, 2), np.float32)
     value = eager.copy()
     value.flat[index] = bad
-    huge = Scale(1e30, 1e30, 1e30)
+    huge = ErrorLimits(1e30, 1e30, 1e30)
     bad_row, good_row = (
-        Row("decoder", ONNX, Setting(), "zeros", 3, "image", measured(array, spec, eager), huge)
+        CaseResult("decoder", ONNX, Setting(), "zeros", 3, "image", measured(array, spec, eager), huge)
         for array in (value, eager)
     )
     assert not bad_row.passed

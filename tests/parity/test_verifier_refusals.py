@@ -142,7 +142,7 @@ def available_targets() -> set[str]:
 def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
     certificate = verify(mlp.artifact, mlp.source, targets=["torchscript/cpu"])
     assert certificate.passed
-    assert {row.target for row in certificate.rows} == {"torchscript/cpu"}
+    assert {row.target for row in certificate.results} == {"torchscript/cpu"}
     assert all("torchscript" in name for name in certificate.files)
 
 

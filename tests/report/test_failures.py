@@ -10,14 +10,15 @@ import pytest
 
 from tests.report.written import UNIT, certificate, read, row
 from vae_export.formats.base import Finding
-from vae_export.parity.compare import Measure, Scale, Tolerance
-from vae_export.parity.onnx_debug import Divergence
+from vae_export.parity.compare import Comparison
+from vae_export.parity.onnx_debug import NodeMismatch
+from vae_export.parity.tolerance import ErrorLimits, Tolerance
 
 
 def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
-    divergence = Divergence("node_linear (Gemm)", "linear", (0, 3), -0.0886168, -0.0786167, 0.01, 3.5e-6)
+    divergence = NodeMismatch("node_linear (Gemm)", "linear", (0, 3), -0.0886168, -0.0786167, 0.01, 3.5e-6)
     failed = row(ratio=12345.0)
-    page = read(certificate((row(ratio=0.5), failed), divergences={"decoder.onnx": divergence}))
+    page = read(certificate((row(ratio=0.5), failed), node_mismatches={"decoder.onnx": divergence}))
     assert page.text.startswith("Fail")
     assert "1 comparison of 2 failed" in page.text
     for said in ("node_linear (Gemm)", "-0.0886168", "-0.0786167", failed.reason):
@@ -26,20 +27,22 @@ def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
 
 
 def test_rows_without_figures_are_shown_as_failures() -> None:
-    broken = row(measure=Measure(fault="not finite: tensor 'image' at (0, 1)"), ratio=1)
-    page = read(certificate((broken, row("metric", "iwae_nll", measure=Measure(fault="not finite")))))
+    broken = row(comparison=Comparison(fault="not finite: tensor 'image' at (0, 1)"), ratio=1)
+    page = read(certificate((broken, row("metric", "iwae_nll", comparison=Comparison(fault="not finite")))))
     assert page.text.startswith("Fail")
     assert "not finite: tensor 'image' at (0, 1)" in page.text
 
 
-@pytest.mark.parametrize("scale", [Scale(np.inf, UNIT, 1.0), Scale(np.nan, UNIT, np.inf), Scale(UNIT, UNIT, 0.0)])
-def test_scales_that_are_no_numbers_break_nothing(scale: Scale) -> None:
+@pytest.mark.parametrize(
+    "scale", [ErrorLimits(np.inf, UNIT, 1.0), ErrorLimits(np.nan, UNIT, np.inf), ErrorLimits(UNIT, UNIT, 0.0)]
+)
+def test_scales_that_are_no_numbers_break_nothing(scale: ErrorLimits) -> None:
     with np.errstate(all="ignore"):
-        assert "Fail" in read(certificate((row(ratio=1e9, scale=scale),))).text[:6]
+        assert "Fail" in read(certificate((row(ratio=1e9, limits=scale),))).text[:6]
 
 
 def test_a_band_of_zero_passes_what_is_exact() -> None:
-    exact = row(ratio=0.0, scale=Scale(UNIT, UNIT, 1.0, Tolerance()))
+    exact = row(ratio=0.0, limits=ErrorLimits(UNIT, UNIT, 1.0, Tolerance()))
     page = read(certificate((exact,)))
     assert page.text.startswith("Pass")
     assert "the user’s own tolerance" in page.text
@@ -48,7 +51,7 @@ def test_a_band_of_zero_passes_what_is_exact() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rows": (), "planned": 0, "evidence": {}}, "Nothing was compared"),
+        ({"rows": (), "planned": 0, "error_maps": {}}, "Nothing was compared"),
         ({"planned": 9}, "4 comparisons of 9 planned were not made"),
         ({"planned": 1}, "4 comparisons more than planned"),
         ({"findings": (Finding("random-operator", "error", "decoder.onnx", "RandomNormal"),)}, "showed 1 error"),
@@ -76,7 +79,11 @@ def test_targets_and_files_that_did_not_run_are_named() -> None:
 
 def test_what_was_left_out_is_named_where_a_reader_looks() -> None:
     assert "Not everything was verified" not in read(certificate()).text
-    gaps = {"not_verified": ("decoder.pt2",), "nats": "no target ran both", "unusable": {"onnx/toaster": "not there"}}
+    gaps = {
+        "not_verified": ("decoder.pt2",),
+        "nats_not_compared": "no target ran both",
+        "unusable": {"onnx/toaster": "not there"},
+    }
     page = read(certificate(**gaps))
     assert page.text.startswith("Pass")
     assert "Not everything was verified" in page.text[:400]

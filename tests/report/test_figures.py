@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.report.written import COLOUR, GREY, certificate, evidence, row
-from vae_export.parity.compare import Measure
+from vae_export.parity.compare import Comparison
 from vae_export.pixels import GreyLevels
 from vae_export.report import images
 from vae_export.report.certificate_charts import STRIP, strip
@@ -15,18 +15,18 @@ from vae_export.report.certificate_page import Summary
 
 
 def test_the_summary_names_the_worst_row_and_prefers_a_failed_one() -> None:
-    grey = replace(row(ratio=0.1).measure, grey=GreyLevels(9, 2, 4))
-    unexplained = row(ratio=0.1, measure=grey)
+    grey = replace(row(ratio=0.1).comparison, grey=GreyLevels(9, 2, 4))
+    unexplained = row(ratio=0.1, comparison=grey)
     [group] = Summary(certificate((row(ratio=7.0), unexplained, row(ratio=3.0))), GREY).results
     assert group.worst == unexplained
     assert (group.failed, group.differing, group.unexplained, group.levels) == (1, 15, 2, 4)
 
 
 def test_numbers_are_counted_by_the_contract() -> None:
-    never_ran = row(measure=Measure(fault="cannot run"))
+    never_ran = row(comparison=Comparison(fault="cannot run"))
     summary = Summary(certificate((row(), row("encoder", "mean"), never_ran)), GREY)
-    assert summary.numbers(summary.certificate.rows) == 3 * 144 + 3 * 4
-    assert summary.numbers(summary.certificate.rows, grey=True) == 3 * 144
+    assert summary.numbers(summary.certificate.results) == 3 * 144 + 3 * 4
+    assert summary.numbers(summary.certificate.results, grey=True) == 3 * 144
 
 
 def test_a_strip_keeps_what_lies_beyond_the_band_apart() -> None:

@@ -15,8 +15,8 @@ from vae_export.cli.verify import verify
 from vae_export.contract import Contract
 from vae_export.errors import UsageError
 from vae_export.io.atomic import write_atomic
-from vae_export.parity.compare import Scale, Tolerance
 from vae_export.parity.probes import make_probes
+from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.report import certificate_page
 from vae_export.report.text import PROBES
 from vae_export.sources import Source
@@ -47,7 +47,7 @@ def test_it_is_well_formed_with_an_alternative_for_every_picture_and_a_scope_for
 
 @pytest.mark.parametrize("contract", [GREY, COLOUR], ids=["grey", "colour"])
 def test_equal_certificates_give_equal_bytes(contract: Contract) -> None:
-    pages = {certificate_page(certificate(evidence={ONNX: evidence(contract)}), manifest(contract)) for _ in range(2)}
+    pages = {certificate_page(certificate(error_maps={ONNX: evidence(contract)}), manifest(contract)) for _ in range(2)}
     assert len(pages) == 1
 
 
@@ -60,7 +60,7 @@ def test_a_manifest_gives_the_same_page_after_it_was_written_and_read(tmp_path: 
 
 
 def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
-    page = read(certificate((row("encoder", "mean"),), evidence={}))
+    page = read(certificate((row("encoder", "mean"),), error_maps={}))
     assert "img" not in [tag for tag, _ in page.elements]
     assert "No pictures" in page.text
     assert page.text.startswith("Pass")
@@ -68,7 +68,7 @@ def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
 
 def test_the_users_own_band_is_shown_with_its_figures() -> None:
     own = Tolerance(1e-3, 0.02)
-    page = read(certificate((row(scale=Scale(UNIT, UNIT, 1.0, own)),), tolerance=own))
+    page = read(certificate((row(limits=ErrorLimits(UNIT, UNIT, 1.0, own)),), tolerance=own))
     assert page.text.count("the user’s own tolerance, atol 0.001 and rtol 0.02") == 3
     assert "atol" not in read(certificate()).text
 

@@ -14,8 +14,8 @@ from tests.absent import absent
 from tests.report.written import Reader, certificate, evidence, manifest, read, row
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Determinism
-from vae_export.parity.compare import Measure
-from vae_export.parity.onnx_debug import Divergence
+from vae_export.parity.compare import Comparison
+from vae_export.parity.onnx_debug import NodeMismatch
 from vae_export.report import certificate_page
 
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7 * 7 }}"
@@ -37,15 +37,15 @@ def test_hostile_names_are_text() -> None:
     hostile = certificate(
         (
             row(target=f"onnx/{HOSTILE}", probe=HOSTILE, output=HOSTILE, part=HOSTILE),
-            row(measure=Measure(fault=HOSTILE)),
+            row(comparison=Comparison(fault=HOSTILE)),
         ),
         files={HOSTILE: "0" * 64},
         findings=(Finding(HOSTILE, "error", HOSTILE, HOSTILE),),
         determinism=(Determinism(HOSTILE, HOSTILE, True, True),),
-        divergences={HOSTILE: Divergence(HOSTILE, HOSTILE, (0,), 1.0, 2.0, 1.0, 1e-6)},
+        node_mismatches={HOSTILE: NodeMismatch(HOSTILE, HOSTILE, (0,), 1.0, 2.0, 1.0, 1e-6)},
         unusable={HOSTILE: HOSTILE},
         environment={HOSTILE: HOSTILE},
-        evidence={HOSTILE: evidence()},
+        error_maps={HOSTILE: evidence()},
     )
     described = replace(
         manifest(names=(HOSTILE, "decoder.onnx")), provenance={HOSTILE: HOSTILE}, versions={"x": HOSTILE}

@@ -11,8 +11,9 @@ from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
 from vae_export.contract import Contract, Part
 from vae_export.formats.base import Setting
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.compare import Measure, Row, Scale
+from vae_export.parity.compare import CaseResult, Comparison
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
+from vae_export.parity.tolerance import ErrorLimits
 from vae_export.pixels import GreyLevels
 from vae_export.report import certificate_page
 
@@ -24,11 +25,11 @@ UNIT = 1e-7
 
 def row(
     part: str = "decoder", output: str = "image", *, ratio: float = 1.5, target: str = ONNX, **changes: object
-) -> Row:
+) -> CaseResult:
     error = ratio * UNIT
     grey = GreyLevels(3, 0, 1) if output == "image" else None
-    measure = Measure(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey, mean_error=error / 8)
-    whole = Row(part, target, Setting(1, "all"), "prior", 3, output, measure, Scale(UNIT, UNIT / 2, 0.5))
+    measure = Comparison(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey, mean_error=error / 8)
+    whole = CaseResult(part, target, Setting(1, "all"), "prior", 3, output, measure, ErrorLimits(UNIT, UNIT / 2, 0.5))
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
@@ -54,7 +55,7 @@ def manifest(contract: Contract = GREY, names: tuple[str, ...] = ("encoder.onnx"
     return Manifest(contract, files, 20, {"torch": "2.99.0"}, {"data": {"name": "somebody's", "seed": 7}})
 
 
-def certificate(rows: tuple[Row, ...] | None = None, **changes: object) -> Certificate:
+def certificate(rows: tuple[CaseResult, ...] | None = None, **changes: object) -> Certificate:
     if rows is None:
         rows = (
             row("encoder", "mean", ratio=0.25),
@@ -66,10 +67,10 @@ def certificate(rows: tuple[Row, ...] | None = None, **changes: object) -> Certi
     whole = Certificate(
         files={entry.name: entry.sha256 for entry in manifest().files},
         planned=len(rows),
-        rows=rows,
+        results=rows,
         determinism=(Determinism("decoder", ONNX, True, False),),
         environment={"versions": {"torch": "2.99.0", "onnxruntime": "1.99.0"}, "gpu": None, "images": "real"},
-        evidence={ONNX: evidence(), TORCH: evidence(off=0.0)},
+        error_maps={ONNX: evidence(), TORCH: evidence(off=0.0)},
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
 

@@ -81,7 +81,7 @@ def test_an_autoencoder_costs_what_its_own_rows_say() -> None:
     known = StoredCertificate(b"", {"drift": [], "rows": [own, decoder, nats]})
     assert (cost(known, "autoencoder", target).worst_levels, cost(known, "autoencoder", target).nats_high) == (3, None)
     assert (cost(known, "decoder", target).worst_levels, cost(known, "encoder", target).nats_high) == (1, 1e-6)
-    assert cost(StoredCertificate(b"", {"drift": [], "rows": [own]}), "autoencoder", target).excesses(Budget(2)) == [
+    assert cost(StoredCertificate(b"", {"drift": [], "rows": [own]}), "autoencoder", target).over_budget(Budget(2)) == [
         f"autoencoder on {target}: 3 grey levels, 2 allowed"
     ]
 

@@ -118,7 +118,7 @@ def export(
                 "folder": str(folder),
                 "manifest": artifact.manifest.to_json(),
                 "verdict": "pass",
-                "comparisons": len(certificate.rows),
+                "comparisons": len(certificate.results),
             }
         )
         return
@@ -128,7 +128,7 @@ def export(
     console.result(table)
     show_drift(certificate)
     show_gaps(certificate)
-    console.result(f"verified: {len(certificate.rows)} comparisons with PyTorch passed")
+    console.result(f"verified: {len(certificate.results)} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")
 
 

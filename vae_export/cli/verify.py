@@ -32,7 +32,7 @@ from vae_export.system.extras import require
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Artifact
     from vae_export.models.checkpoint import Checkpoint
-    from vae_export.parity import Certificate, Row
+    from vae_export.parity import CaseResult, Certificate
 
 
 def verify(
@@ -226,7 +226,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
     from vae_export.artifact.folder import Artifact
     from vae_export.artifact.manifest import NOT_STATED, FileContent, FileEntry, Manifest
     from vae_export.formats import FORMATS
-    from vae_export.parity.reference import BATCHES, FEW_BATCHES
+    from vae_export.parity.reference import BATCHES, QUICK_BATCHES
     from vae_export.sandbox import read_plain, read_untrusted
 
     fitting = [format for format in FORMATS.values() if file.name.endswith(format.suffix)]
@@ -241,7 +241,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         sidecars = {suffix: read_plain(file.with_suffix(suffix)) for suffix in format.sidecars}
         content = FileContent(read_plain(file), sidecars)
     else:
-        data = read_untrusted(file, contract, part, batch=max(FEW_BATCHES if quick else BATCHES))
+        data = read_untrusted(file, contract, part, batch=max(QUICK_BATCHES if quick else BATCHES))
         content = FileContent(data)
     entry = FileEntry.of(file.name, part, format.name, content)
     return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
@@ -252,7 +252,7 @@ def show(certificate: Certificate, written: Path) -> None:
     console.result(_table(certificate))
     for finding in certificate.findings:
         console.result(finding.line())
-    for name, divergence in certificate.divergences.items():
+    for name, divergence in certificate.node_mismatches.items():
         console.result(f"{name}: {divergence.line()}")
     show_drift(certificate)
     show_gaps(certificate)
@@ -261,7 +261,7 @@ def show(certificate: Certificate, written: Path) -> None:
 
 def show_drift(certificate: Certificate) -> None:
     """What files of lower precision cost, in pixels and nats."""
-    if not certificate.drifts:
+    if not certificate.degradations:
         return
     table = Table(
         "part",
@@ -275,7 +275,7 @@ def show_drift(certificate: Certificate) -> None:
         box=None,
         pad_edge=False,
     )
-    for drift in certificate.drifts:
+    for drift in certificate.degradations:
         interval = (
             None if drift.nats is None else f"{drift.nats:+z.3f} ({drift.nats_low:+z.3f} to {drift.nats_high:+z.3f})"
         )
@@ -290,7 +290,7 @@ def show_drift(certificate: Certificate) -> None:
             _or_dash(drift.frechet_of_samples, "{:.2g}"),
         )
     console.result(table)
-    for line in certificate.excesses:
+    for line in certificate.over_budget:
         console.result(f"budget missed: {line}")
 
 
@@ -306,7 +306,7 @@ def show_gaps(certificate: Certificate) -> None:
 
 def verdict(certificate: Certificate) -> str:
     """The line of a certificate that passed; a band of the user's own is part of it."""
-    text = f"pass: {len(certificate.rows):,} comparisons"
+    text = f"pass: {len(certificate.results):,} comparisons"
     if (tolerance := certificate.tolerance) is None:
         return text
     return f"{text}, within your own band: atol {tolerance.atol:g}, rtol {tolerance.rtol:g}"
@@ -326,18 +326,18 @@ def _table(certificate: Certificate) -> Table:
         "verdict",
     )
     table = Table(*heads, box=None, pad_edge=False)
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in certificate.rows:
+    groups: dict[tuple[str, str, str], list[CaseResult]] = {}
+    for row in certificate.results:
         groups.setdefault((row.part, row.target, row.output), []).append(row)
     for names, rows in groups.items():
         failed = [row for row in rows if not row.passed]
-        measured = [row for row in rows if row.measure.max_abs is not None]
+        measured = [row for row in rows if row.comparison.max_abs is not None]
         verdict = f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass"
         if not measured:
             table.add_row(*names, "-", "-", "-", "-", "-", verdict)
             continue
-        worst = max(measured, key=lambda row: row.measure.max_abs or 0.0)
-        figures = worst.measure
+        worst = max(measured, key=lambda row: row.comparison.max_abs or 0.0)
+        figures = worst.comparison
         table.add_row(
             *names,
             f"{figures.max_abs:.2e}",

@@ -17,11 +17,12 @@ from vae_export.contract import PIXELS
 from vae_export.errors import ParityError
 from vae_export.formats.base import Finding
 from vae_export.io.atomic import write_atomic
-from vae_export.parity.compare import Row, Tolerance, rounded
+from vae_export.parity.compare import CaseResult, json_numbers
 from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.error_maps import ErrorMap
-from vae_export.parity.onnx_debug import Divergence
-from vae_export.parity.probes import withheld
+from vae_export.parity.onnx_debug import NodeMismatch
+from vae_export.parity.probes import probes_out_of_range
+from vae_export.parity.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
@@ -59,47 +60,47 @@ class Certificate:
 
     files: Mapping[str, str]
     planned: int
-    rows: tuple[Row, ...]
+    results: tuple[CaseResult, ...]
     findings: tuple[Finding, ...] = ()
     determinism: tuple[Determinism, ...] = ()
-    divergences: Mapping[str, Divergence] = field(default_factory=dict)
+    node_mismatches: Mapping[str, NodeMismatch] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
     not_verified: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
-    drifts: tuple[Degradation, ...] = ()
+    degradations: tuple[Degradation, ...] = ()
     tolerance: Tolerance | None = None
     budget: Budget | None = None
-    nats: str | None = None
-    evidence: Mapping[str, ErrorMap] = field(default_factory=dict, compare=False)
+    nats_not_compared: str | None = None
+    error_maps: Mapping[str, ErrorMap] = field(default_factory=dict, compare=False)
 
     @property
     def passed(self) -> bool:
         """True only if something was to be compared, all of it was, and all of it passed."""
-        complete = bool(self.rows) and len(self.rows) == self.planned
-        return complete and not self.failures and not self.errors and not self.excesses
+        complete = bool(self.results) and len(self.results) == self.planned
+        return complete and not self.failures and not self.errors and not self.over_budget
 
     @property
-    def failures(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if not row.passed)
+    def failures(self) -> tuple[CaseResult, ...]:
+        return tuple(row for row in self.results if not row.passed)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     @property
-    def excesses(self) -> tuple[str, ...]:
+    def over_budget(self) -> tuple[str, ...]:
         """A line for each way in which the budget is missed; one that nothing was held against is missed."""
         if self.budget is None:
             return ()
-        if not self.drifts:
+        if not self.degradations:
             return ("nothing was held against the budget",)
-        return tuple(line for drift in self.drifts for line in drift.excesses(self.budget))
+        return tuple(line for drift in self.degradations for line in drift.over_budget(self.budget))
 
     @property
-    def withheld(self) -> dict[str, tuple[str, ...]]:
+    def withheld_probes(self) -> dict[str, tuple[str, ...]]:
         """The probes that files were not given, by the precision that cannot hold them."""
-        precisions = dict.fromkeys(row.scale.precision for row in self.rows)
-        return {precision: probes for precision in precisions if (probes := withheld(precision))}
+        precisions = dict.fromkeys(row.limits.precision for row in self.results)
+        return {precision: probes for precision in precisions if (probes := probes_out_of_range(precision))}
 
     @property
     def gaps(self) -> tuple[str, ...]:
@@ -107,15 +108,17 @@ class Certificate:
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
-            held = {drift.target for drift in self.drifts if drift.part == "decoder"}
-            alone = dict.fromkeys((row.part, row.target) for row in self.rows if row.part in _WITH_DECODER)
+            held = {drift.target for drift in self.degradations if drift.part == "decoder"}
+            alone = dict.fromkeys((row.part, row.target) for row in self.results if row.part in _WITH_DECODER)
             lines += [
                 f"{part} on {target}: no decoder to hold it against the budget with"
                 for part, target in alone
                 if target not in held
             ]
-        lines += [f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld.items()]
-        return (*lines, *([f"nats: {self.nats}"] if self.nats is not None else []))
+        lines += [
+            f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld_probes.items()
+        ]
+        return (*lines, *([f"nats: {self.nats_not_compared}"] if self.nats_not_compared is not None else []))
 
     def require(self) -> None:
         """Raise `ParityError` unless it passed; the message names what is worst."""
@@ -123,19 +126,19 @@ class Certificate:
             return
         if self.failures:
             # Faults first, then the largest excess over the band.
-            worst = max(self.failures, key=lambda row: row.share)
+            worst = max(self.failures, key=lambda row: row.tolerance_used)
             raise ParityError(
-                f"{len(self.failures)} of {len(self.rows)} comparisons failed",
+                f"{len(self.failures)} of {len(self.results)} comparisons failed",
                 where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
                 got=worst.reason,
             )
         if self.errors:
             raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
-        if self.excesses:
-            raise ParityError("budget is missed", got="; ".join(self.excesses))
+        if self.over_budget:
+            raise ParityError("budget is missed", got="; ".join(self.over_budget))
         if not self.planned:
             raise ParityError("nothing was verified", do="see the targets in `vae-export doctor`")
-        raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.rows))
+        raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.results))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -147,15 +150,15 @@ class Certificate:
             "environment": dict(self.environment),
             "tolerance": None if self.tolerance is None else asdict(self.tolerance),
             "budget": None if self.budget is None else asdict(self.budget),
-            "drift": [rounded(drift.to_json()) for drift in self.drifts],
-            "nats_not_compared": self.nats,
+            "drift": [json_numbers(drift.to_json()) for drift in self.degradations],
+            "nats_not_compared": self.nats_not_compared,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
-            "probes_withheld": {name: list(names) for name, names in self.withheld.items()},
+            "probes_withheld": {name: list(names) for name, names in self.withheld_probes.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: rounded(asdict(item)) for name, item in self.divergences.items()},
-            "rows": [row.to_json() for row in self.rows],
+            "divergences": {name: json_numbers(asdict(item)) for name, item in self.node_mismatches.items()},
+            "rows": [row.to_json() for row in self.results],
         }
 
     def write(self, path: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 from vae_export.artifact.certificate import FORMAT
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, UsageError
-from vae_export.parity.compare import Tolerance
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
 from vae_export.parity.targets import Kind, choose_targets, kinds_of, parse_target
+from vae_export.parity.tolerance import Tolerance
 
 #: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this share of its band.
 #: Within it lies what another version of an engine changes by summing in another order.

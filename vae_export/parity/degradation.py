@@ -22,10 +22,10 @@ import numpy as np
 from vae_export.contract import Array, Part, TensorSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
-from vae_export.parity.compare import Row, failure
-from vae_export.parity.elbo import NAMES, NOISES, ElboParity
-from vae_export.parity.probes import ORDINARY
-from vae_export.parity.reference import Prepared, Reference
+from vae_export.parity.compare import CaseResult, describe_fault
+from vae_export.parity.elbo import METRICS, NOISE_SAMPLES, ElboParity
+from vae_export.parity.probes import TYPICAL_PROBES
+from vae_export.parity.reference import Case, References
 from vae_export.parity.targets import Target
 from vae_export.pixels import to_levels
 from vae_export.precision import FULL
@@ -96,7 +96,7 @@ class Degradation:
         ]
         return "; ".join(said) or None
 
-    def excesses(self, budget: Budget) -> list[str]:
+    def over_budget(self, budget: Budget) -> list[str]:
         """A line for each way in which the budget is missed; a figure that is not there has missed it."""
         lines = []
         for figure, most, unit in (
@@ -112,16 +112,16 @@ class Degradation:
         return asdict(self)
 
 
-def pixels(runner: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dict[str, Any]:
+def pixel_degradation(runner: Runner, image: TensorSpec, cases: Sequence[Case]) -> dict[str, Any]:
     """The figures of the images that a decoder or an autoencoder gives: `worst_levels`, `mean_levels`, `psnr`.
 
     Raises `ModelError` for images that do not keep the contract, which have no such figures.
     """
     largest = max(case.batch for case in cases)
-    ordinary = [case for case in cases if case.probe in ORDINARY and case.batch == largest]
+    ordinary = [case for case in cases if case.probe in TYPICAL_PROBES and case.batch == largest]
     differences, squares = [], []
     for case in ordinary:
-        decoded, exact = runner(case.inputs)[image.name], case.exact[image.name]
+        decoded, exact = runner(case.inputs)[image.name], case.expected[image.name]
         image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast one image over all
         level, expected = (to_levels(array, image.low, image.high) for array in (decoded, exact))
         differences.append(np.abs(level - expected))
@@ -135,14 +135,14 @@ def pixels(runner: Runner, image: TensorSpec, cases: Sequence[Reference]) -> dic
     }
 
 
-def nats(difference: Array) -> dict[str, Any]:
+def nats_interval(difference: Array) -> dict[str, Any]:
     """Mean and 95 % interval of the differences (M,) of single images: `nats`, `nats_low`, `nats_high`."""
     mean = float(difference.mean())
     reach = _NORMAL_95 * float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     return {"nats": mean, "nats_low": mean - reach, "nats_high": mean + reach}
 
 
-class RunOutputs:
+class FrechetBaseline:
     """Images of the same random latents, by PyTorch and by a file, seen by PyTorch's encoder.
 
     Args:
@@ -196,7 +196,7 @@ _BOTH: tuple[Part, ...] = ("encoder", "decoder")
 _WITH_IMAGE: tuple[Part, ...] = ("decoder", "autoencoder")
 
 
-class Costs:
+class DegradationMeter:
     """Takes every opened file, and then measures each target as a whole.
 
     Attributes:
@@ -206,10 +206,10 @@ class Costs:
         findings: what costs much, and what could not be measured.
     """
 
-    def __init__(self, prepared: Prepared, budget: Budget | None, report: Report) -> None:
+    def __init__(self, prepared: References, budget: Budget | None, report: Report) -> None:
         self._prepared, self._budget, self._report = prepared, budget, report
         self._runners: dict[tuple[Target, Part], Runner] = {}
-        self.rows: list[Row] = []
+        self.rows: list[CaseResult] = []
         self.planned = 0
         self.why_not: str | None = None
         self.drifts: list[Degradation] = []
@@ -232,7 +232,7 @@ class Costs:
         if not both:
             self.why_not = "no target ran both an encoder and a decoder"
         for target in both:
-            self.planned += len(NAMES)
+            self.planned += len(METRICS)
             encoder, decoder = self._runners[target, "encoder"], self._runners[target, "decoder"]
             own = {part: self._prepared.pytorch(part, target.precision) for part in _BOTH}
             setting = target.settings(thorough=False)[0]
@@ -244,14 +244,14 @@ class Costs:
         prepared = self._prepared
         try:
             image = prepared.graphs[part].spec.outputs[0]
-            found = pixels(runner, image, prepared.cases(part, target.precision))
+            found = pixel_degradation(runner, image, prepared.cases(part, target.precision))
             if (difference := self._difference(target, part, runner)) is not None:
-                found |= nats(difference)
+                found |= nats_interval(difference)
             if part == "decoder" and "encoder" in prepared.graphs:
                 samples = self._samples
                 found |= {"frechet": samples.distance(runner), "frechet_of_samples": samples.of_samples}
         except Exception as error:  # a file that cannot run has failed its rows; the budget is missed as well
-            self._warn("no-drift", target, part, failure(error))
+            self._warn("no-drift", target, part, describe_fault(error))
             found = {}
         drift = Degradation(str(target), part=part, **found)
         if drift.costly is not None:
@@ -280,7 +280,7 @@ class Costs:
         images = self._prepared.images(_PROBE)
         if images is None:
             raise ModelError("no images to measure nats with", where=_PROBE)
-        return self._nats_of(images[:_IMAGES], NOISES)
+        return self._nats_of(images[:_IMAGES], NOISE_SAMPLES)
 
     @cached_property
     def _cost(self) -> ElboParity:
@@ -297,11 +297,11 @@ class Costs:
         )
 
     @cached_property
-    def _samples(self) -> RunOutputs:
+    def _samples(self) -> FrechetBaseline:
         oracles = self._prepared.oracles
         latents = sample((2 * SAMPLES, *self._prepared.source.contract.latent_shape), _SAMPLES_SEED)
-        return RunOutputs(
+        return FrechetBaseline(
             latents,
-            lambda latent: oracles["decoder"].exact({"latent": latent})["image"],
-            lambda image: oracles["encoder"].exact({"image": image})["mean"],
+            lambda latent: oracles["decoder"].expected({"latent": latent})["image"],
+            lambda image: oracles["encoder"].expected({"image": image})["mean"],
         )

@@ -19,17 +19,24 @@ from vae_export.capture import Graph
 from vae_export.contract import Array, Contract, Part
 from vae_export.formats.base import Runner, Setting
 from vae_export.likelihood import Likelihood
-from vae_export.parity.compare import Measure, Row, Scale, Tolerance, distance, failure, figures, mean_distance
+from vae_export.parity.compare import (
+    CaseResult,
+    Comparison,
+    compare_arrays,
+    describe_fault,
+    max_distance,
+    mean_distance,
+)
 from vae_export.parity.fake_quant import Evaluate
-from vae_export.parity.oracle import TURNS, Oracle, Sensitivity, direction, evaluate_graph
-from vae_export.parity.tolerance import REACHES, ulp
+from vae_export.parity.oracle import PERTURBATIONS, Oracle, Sensitivity, evaluate_graph, perturbation_direction
+from vae_export.parity.tolerance import TOLERANCE_FACTORS, ErrorLimits, Tolerance, ulp
 from vae_export.precision import FULL, PrecisionName
 
 #: Noises for each image, where nothing else is said.
-NOISES = 8
+NOISE_SAMPLES = 8
 #: The name that these rows have in place of a part's.
 METRIC = "metric"
-NAMES = ("negative_elbo", "iwae_nll")
+METRICS = ("negative_elbo", "iwae_nll")
 _SEED = 1509_00519  # the arXiv number of Burda et al.; any fixed seed does
 
 #: One part as a function of its one input; outputs by name.
@@ -46,7 +53,7 @@ class ElboParity:
         oracles: Mapping[Part, Oracle],
         images: Array,
         tolerance: Tolerance | None,
-        noises: int = NOISES,
+        noises: int = NOISE_SAMPLES,
     ) -> None:
         self._contract, self._images = contract, images
         rng = np.random.default_rng(_SEED)
@@ -58,14 +65,14 @@ class ElboParity:
             lambda latent: evaluate_graph(decoder, {"latent": latent}),
         )
         self._exact = self._through(
-            lambda image: encoder_oracle.exact({"image": image}),
-            lambda latent: decoder_oracle.exact({"latent": latent}),
+            lambda image: encoder_oracle.expected({"image": image}),
+            lambda latent: decoder_oracle.expected({"latent": latent}),
         )
         self._encoder_oracle, self._decoder_oracle = encoder_oracle, decoder_oracle
         self._tolerance = tolerance
-        self._scales: dict[PrecisionName, dict[str, Scale]] = {}
+        self._scales: dict[PrecisionName, dict[str, ErrorLimits]] = {}
 
-    def scales(self, precision: PrecisionName, own: Mapping[Part, Evaluate]) -> dict[str, Scale]:
+    def scales(self, precision: PrecisionName, own: Mapping[Part, Evaluate]) -> dict[str, ErrorLimits]:
         """How much rounding each metric has to live with in a precision; `own` is PyTorch in it."""
         if precision not in self._scales:
             lossy = (
@@ -75,19 +82,19 @@ class ElboParity:
                     lambda image: own["encoder"]({"image": image}), lambda latent: own["decoder"]({"latent": latent})
                 )
             )
-            moves = {name: Sensitivity() for name in NAMES}
-            for turn in range(TURNS):
+            moves = {name: Sensitivity() for name in METRICS}
+            for turn in range(PERTURBATIONS):
                 for name, moved in self._moved(turn, precision).items():
                     moves[name].add(np.abs(moved - self._exact[name]), turn, [len(moved)])
             self._scales[precision] = {
-                name: Scale(
-                    eager_error=distance(lossy[name], exact),
-                    sensitivity=moves[name].worst / REACHES[precision],
+                name: ErrorLimits(
+                    eager_error=max_distance(lossy[name], exact),
+                    sensitivity=moves[name].worst / TOLERANCE_FACTORS[precision],
                     magnitude=float(np.abs(exact).max()),
-                    tolerance=self._tolerance,
+                    user_tolerance=self._tolerance,
                     precision=precision,
-                    eager_mean=mean_distance(lossy[name], exact),
-                    mean_sensitivity=moves[name].mean / REACHES[precision],
+                    eager_mean_error=mean_distance(lossy[name], exact),
+                    mean_sensitivity=moves[name].mean / TOLERANCE_FACTORS[precision],
                 )
                 for name, exact in self._exact.items()
             }
@@ -102,23 +109,23 @@ class ElboParity:
         )
 
     def rows(
-        self, target: str, setting: Setting, encoder: Runner, decoder: Runner, scales: Mapping[str, Scale]
-    ) -> Iterator[Row]:
+        self, target: str, setting: Setting, encoder: Runner, decoder: Runner, scales: Mapping[str, ErrorLimits]
+    ) -> Iterator[CaseResult]:
         """One row for each metric, through the files of one target."""
         fault, values = None, {}
         try:
             values = self.through(encoder, decoder)
         except Exception as error:
-            fault = failure(error)
-        for name in NAMES:
+            fault = describe_fault(error)
+        for name in METRICS:
             scale = scales[name]
             if fault is not None:
-                result = Measure(fault=fault)
+                result = Comparison(fault=fault)
             elif not np.isfinite(values[name]).all():
-                result = Measure(fault="not finite")
+                result = Comparison(fault="not finite")
             else:
-                result = figures(values[name], self._eager[name], self._exact[name], scale.magnitude)
-            yield Row(METRIC, target, setting, "data", len(self._images), name, result, scale)
+                result = compare_arrays(values[name], self._eager[name], self._exact[name], scale.magnitude)
+            yield CaseResult(METRIC, target, setting, "data", len(self._images), name, result, scale)
 
     def through(self, encoder: Runner, decoder: Runner) -> dict[str, Array]:
         """Nats per image by name, float64 (M,), through two files."""
@@ -136,7 +143,7 @@ class ElboParity:
 
     def difference(self, found: Mapping[str, Array]) -> Array:
         """Of the -ELBO of each image, float64 (M,): through files less through PyTorch's float64."""
-        apart: Array = found[NAMES[0]] - self._exact[NAMES[0]]
+        apart: Array = found[METRICS[0]] - self._exact[METRICS[0]]
         return apart
 
     def _through(self, encode: Stage, decode: Stage) -> dict[str, Array]:
@@ -151,12 +158,12 @@ class ElboParity:
 
 
 def _rounded(outputs: Mapping[str, Array], turn: int, precision: PrecisionName) -> dict[str, Array]:
-    """The outputs with each value moved at random by up to `REACHES` ULPs of its output's largest.
+    """The outputs with each value moved at random by up to `TOLERANCE_FACTORS` ULPs of its output's largest.
 
-    That is the last bit that parity asks of a pixel (see `Scale.rounding`). Weights that move do not show what it does
-    here: near 0 and 1 the logarithm magnifies it a million times.
+    That is the last bit that parity asks of a pixel (see `ErrorLimits.baseline_error`). Weights that move do not show
+    what it does here: near 0 and 1 the logarithm magnifies it a million times.
     """
-    seed, reach = direction(turn, precision)
+    seed, reach = perturbation_direction(turn, precision)
     rng = np.random.default_rng(seed)
     return {
         name: output + rng.uniform(-1, 1, output.shape) * reach * ulp(float(np.abs(output).max()), precision)

@@ -9,7 +9,7 @@ import numpy as np
 from vae_export.contract import Array
 
 #: Powers of ten of the distance to float64, for the histogram; what is exact falls below the first.
-EDGES = np.linspace(-12, 0, 97)
+HISTOGRAM_EDGES = np.linspace(-12, 0, 97)
 #: Images that are shown.
 SHOWN = 8
 
@@ -20,7 +20,7 @@ class ErrorMap:
 
     Attributes:
         pixel_error: (C, H, W), the largest distance to float64 of each pixel.
-        exported, eager: counts of pixel errors between `EDGES`, of the file and of PyTorch; the last counts exact ones.
+        exported, eager: pixel errors between `HISTOGRAM_EDGES`, of the file and of PyTorch; the last counts zeros.
         originals, pytorch, decoded: (SHOWN, C, H, W): real images, and what PyTorch and the file make of their latents.
     """
 
@@ -37,8 +37,8 @@ class ErrorMapBuilder:
 
     def __init__(self) -> None:
         self._pixel_error: Array | None = None
-        self._exported = np.zeros(len(EDGES), np.int64)
-        self._eager = np.zeros(len(EDGES), np.int64)
+        self._exported = np.zeros(len(HISTOGRAM_EDGES), np.int64)
+        self._eager = np.zeros(len(HISTOGRAM_EDGES), np.int64)
         self._shown: tuple[Array, Array, Array] | None = None
 
     def add(self, decoded: Array, eager: Array, exact: Array) -> None:
@@ -62,5 +62,5 @@ class ErrorMapBuilder:
 
 def _histogram(error: Array) -> Array:
     counted = error[error > 0]
-    counts, _ = np.histogram(np.clip(np.log10(counted), EDGES[0], EDGES[-1]), EDGES)
+    counts, _ = np.histogram(np.clip(np.log10(counted), HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]), HISTOGRAM_EDGES)
     return np.append(counts, error.size - counted.size)

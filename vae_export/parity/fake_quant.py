@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate_graph, run
-from vae_export.parity.tolerance import ACTIVATION_LEVELS, layers, span, steps
+from vae_export.parity.oracle import evaluate_graph, run_module
+from vae_export.parity.tolerance import ACTIVATION_LEVELS, quantization_steps, quantized_layers, range_with_zero
 from vae_export.precision import FULL, INTEGER, PrecisionName
 
 #: A graph's outputs by name, of its inputs by name.
@@ -45,11 +45,13 @@ def fake_quantize(graph: Graph, precision: PrecisionName, calibration: Mapping[s
         spans = _spans(graph, module, precision, calibration)
         _round_biases(spans)
         _clip(spans)
-    for layer in layers(module, precision):
-        layer.weight.copy_(_to_levels(layer.weight, steps(layer.weight, precision)))
+    for layer in quantized_layers(module, precision):
+        layer.weight.copy_(_to_levels(layer.weight, quantization_steps(layer.weight, precision)))
         if precision == "int8":
-            layer.register_forward_pre_hook(lambda _, arguments: (_in_span(arguments[0], *span(arguments[0])),))
-    return lambda inputs: run(graph, module, inputs, torch.float32)
+            layer.register_forward_pre_hook(
+                lambda _, arguments: (_in_span(arguments[0], *range_with_zero(arguments[0])),)
+            )
+    return lambda inputs: run_module(graph, module, inputs, torch.float32)
 
 
 def _spans(
@@ -59,12 +61,12 @@ def _spans(
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def look(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        low, high = span(arguments[0])
+        low, high = range_with_zero(arguments[0])
         before = seen.get(layer, (low, high))
         seen[layer] = torch.minimum(before[0], low), torch.maximum(before[1], high)
 
-    handles = [layer.register_forward_pre_hook(look) for layer in layers(module, precision)]
-    run(graph, module, inputs, torch.float32)
+    handles = [layer.register_forward_pre_hook(look) for layer in quantized_layers(module, precision)]
+    run_module(graph, module, inputs, torch.float32)
     for handle in handles:
         handle.remove()
     return seen
@@ -75,7 +77,7 @@ def _round_biases(spans: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> None:
     for layer, (low, high) in spans.items():
         weight, bias = layer.weight, layer.bias
         if isinstance(weight, Tensor) and isinstance(bias, Tensor):
-            of_channels = steps(weight, "int8-static").flatten(1)[:, 0]
+            of_channels = quantization_steps(weight, "int8-static").flatten(1)[:, 0]
             bias.copy_(_to_levels(bias, of_channels * (high - low) / ACTIVATION_LEVELS))
 
 

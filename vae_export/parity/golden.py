@@ -16,11 +16,11 @@ from vae_export.capture import Captured, Graph
 from vae_export.contract import MAX_LEVEL, Array, Part
 from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
-from vae_export.parity.compare import Scale
 from vae_export.parity.fake_quant import fake_quantize
 from vae_export.parity.oracle import Oracle, evaluate_graph
-from vae_export.parity.probes import FAR, Calibrated, Probe, calibration
-from vae_export.parity.reference import references
+from vae_export.parity.probes import SIX_SIGMA, CalibrationInputs, Probe, calibration_inputs
+from vae_export.parity.reference import reference_cases
+from vae_export.parity.tolerance import ErrorLimits
 from vae_export.pixels import to_levels
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.rng import sample
@@ -37,7 +37,7 @@ def golden_vectors(
     source: Source | Captured,
     parts: Sequence[Part],
     precisions: Sequence[PrecisionName] = (FULL,),
-    calibrated: Calibrated | None = None,
+    calibrated: CalibrationInputs | None = None,
 ) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
     """The golden vectors of these parts, with a band for each precision, and the files that hold them by name.
 
@@ -49,7 +49,7 @@ def golden_vectors(
     captured = Captured.of(source)
     source, graphs = captured.source, captured.graphs()
     if calibrated is None and CALIBRATED & set(precisions):
-        calibrated = calibration(source, graphs)
+        calibrated = calibration_inputs(source, graphs)
     probe = _probe(source, graphs)
     files: dict[str, bytes] = {}
 
@@ -65,30 +65,30 @@ def golden_vectors(
         rows = max(len(array) for array in (probe.image, probe.latent, probe.noise) if array is not None)
         # The last batch is all rows; one row alone counts as well, for PyTorch takes another kernel there.
         oracle = Oracle(graphs[part])
-        reference = references(graphs[part], oracle, [probe], None, (1, rows))[-1]
-        bands: dict[str, dict[str, float]] = {name: {} for name in reference.exact}
+        reference = reference_cases(graphs[part], oracle, [probe], None, (1, rows))[-1]
+        bands: dict[str, dict[str, float]] = {name: {} for name in reference.expected}
         for precision in dict.fromkeys(precisions):
             if precision != FULL:
                 own = fake_quantize(graphs[part], precision, None if calibrated is None else calibrated[part])
-                lossy = references(graphs[part], oracle, [probe], None, (1, rows), precision, own)[-1]
-                for name, scale in lossy.scales.items():
+                lossy = reference_cases(graphs[part], oracle, [probe], None, (1, rows), precision, own)[-1]
+                for name, scale in lossy.limits.items():
                     bands[name][precision] = _band(scale, part, name)
         golden.append(
             GoldenPart(
                 part,
                 tuple(stored(name, name, array) for name, array in reference.inputs.items()),
                 tuple(
-                    stored(name, f"{part}.{name}", array, _band(reference.scales[name], part, name), bands[name])
-                    for name, array in reference.exact.items()
+                    stored(name, f"{part}.{name}", array, _band(reference.limits[name], part, name), bands[name])
+                    for name, array in reference.expected.items()
                 ),
             )
         )
     return tuple(golden), files
 
 
-def _band(scale: Scale, part: Part, output: str) -> float:
+def _band(scale: ErrorLimits, part: Part, output: str) -> float:
     """The largest error that is allowed: a reader refuses what is not finite and above zero, and so does the writer."""
-    band = scale.band()
+    band = scale.tolerance()
     if not 0 < band < math.inf:
         raise ModelError(
             "golden vectors have no band", where=f"{part}, '{output}', {scale.precision}", expected="finite", got=band
@@ -102,7 +102,7 @@ def _probe(source: Source, graphs: Mapping[Part, Graph]) -> Probe:
     item = max(np.prod(contract.image_shape), np.prod(contract.latent_shape)) * DTYPE.itemsize
     rows = int(np.clip(_LARGEST // item, FEWEST_ROWS, MOST_ROWS))
     latent = np.zeros((rows, *contract.latent_shape), np.float32)
-    far = np.full(int(np.prod(contract.latent_shape)), FAR, np.float32)
+    far = np.full(int(np.prod(contract.latent_shape)), SIX_SIGMA, np.float32)
     far[1::2] *= -1
     latent[1] = far.reshape(contract.latent_shape)
     latent[2:] = sample((rows - 2, *contract.latent_shape), _LATENT_SEED)

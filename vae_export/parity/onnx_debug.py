@@ -25,10 +25,10 @@ from torch import Tensor
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.formats.base import Finding
-from vae_export.parity.compare import Row, Scale, failure
-from vae_export.parity.oracle import TURNS, direction
-from vae_export.parity.reference import Reference
-from vae_export.parity.tolerance import REACHES, UNIT_ROUNDOFF
+from vae_export.parity.compare import CaseResult, describe_fault
+from vae_export.parity.oracle import PERTURBATIONS, perturbation_direction
+from vae_export.parity.reference import Case
+from vae_export.parity.tolerance import FP32_UNIT_ROUNDOFF, TOLERANCE_FACTORS, ErrorLimits
 from vae_export.precision import FULL
 from vae_export.runtime.session import CPU
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 def nodes_on_the_cpu(data: bytes, name: str, provider: str, inputs: Mapping[str, Array]) -> Iterator[Finding]:
     """A warning for each node of the ONNX file that ran on the CPU although `provider` was asked for."""
-    for node, where in placement(data, provider, inputs).items():
+    for node, where in node_providers(data, provider, inputs).items():
         if where == CPU != provider:
             yield Finding("node-on-cpu", "warning", f"{name}, node '{node}'", f"ran on {where}, not on {provider}")
 
 
-def placement(data: bytes, provider: str, inputs: Mapping[str, Array]) -> dict[str, str]:
+def node_providers(data: bytes, provider: str, inputs: Mapping[str, Array]) -> dict[str, str]:
     """The provider that each node ran on, read from the profile of one run."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -62,7 +62,7 @@ def placement(data: bytes, provider: str, inputs: Mapping[str, Array]) -> dict[s
 
 
 @dataclass(frozen=True)
-class Divergence:
+class NodeMismatch:
     """Attributes:
     node: name and operator in the ONNX graph.
     output: the value that it computes.
@@ -93,24 +93,24 @@ class _Value:
     band: float
 
 
-def explain(
-    data: bytes, name: str, graph: Graph, failures: Sequence[Row], cases: Sequence[Reference]
-) -> Divergence | Finding | None:
+def explain_failure(
+    data: bytes, name: str, graph: Graph, failures: Sequence[CaseResult], cases: Sequence[Case]
+) -> NodeMismatch | Finding | None:
     """Where the first failed row of the ONNX file `name` leaves the path; None where no node does.
 
     A file too broken to be run node by node is a warning: its rows say what is wrong with it.
     """
     # Nodes are judged by their worst number: a row that only its mean fails may not show one.
-    plain = (row for row in failures if row.measure.error is None or row.measure.error > row.band)
+    plain = (row for row in failures if row.comparison.error is None or row.comparison.error > row.tolerance)
     failed = next(plain, failures[0])
     case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
     try:
-        return first_divergence(data, graph, case.inputs)
+        return first_mismatch(data, graph, case.inputs)
     except Exception as error:  # whatever its reader, its engine or the program raises
-        return Finding("no-divergence", "warning", name, f"node by node, {failure(error)}")
+        return Finding("no-divergence", "warning", name, f"node by node, {describe_fault(error)}")
 
 
-def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> Divergence | None:
+def first_mismatch(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> NodeMismatch | None:
     """The first node of the ONNX file `data` that leaves the band for `inputs`; None if none of them does."""
     import onnx
 
@@ -122,7 +122,7 @@ def first_divergence(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> 
         # Written so that a NaN counts as outside.
         if not bool((error <= value.band).all()):
             index = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
-            return Divergence(
+            return NodeMismatch(
                 node=f"{node.name or '(no name)'} ({node.op_type})",
                 output=name,
                 index=tuple(int(i) for i in index),
@@ -165,7 +165,7 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
     module = program.module()
     eager = _trace(module, ordered, torch.float32)
     exact = _trace(module, ordered, torch.float64)
-    moved = [_trace(module, ordered, torch.float64, turn) for turn in range(TURNS)]
+    moved = [_trace(module, ordered, torch.float64, turn) for turn in range(PERTURBATIONS)]
     [output] = module.graph.find_nodes(op="output")
     results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     renamed = {node.name: tensor.name for node, tensor in zip(results, graph.spec.outputs, strict=True)}
@@ -178,8 +178,8 @@ def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
 def _band(exact: Tensor, eager: Tensor, moved: list[Tensor]) -> float:
     if not exact.numel():
         return 0.0
-    sensitivity = max(float((other - exact).abs().max()) for other in moved) / REACHES[FULL]
-    return Scale(float((eager - exact).abs().max()), sensitivity, float(exact.abs().max())).band()
+    sensitivity = max(float((other - exact).abs().max()) for other in moved) / TOLERANCE_FACTORS[FULL]
+    return ErrorLimits(float((eager - exact).abs().max()), sensitivity, float(exact.abs().max())).tolerance()
 
 
 class _Recorder(torch.fx.Interpreter):
@@ -191,7 +191,7 @@ class _Recorder(torch.fx.Interpreter):
     def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, turn: int | None) -> None:
         super().__init__(module)
         self.dtype = dtype
-        seed, self.reach = (0, 0.0) if turn is None else direction(turn)
+        seed, self.reach = (0, 0.0) if turn is None else perturbation_direction(turn)
         self.generator = None if turn is None else torch.Generator().manual_seed(seed)
         self.seen: dict[str, Tensor] = {}
 
@@ -200,7 +200,7 @@ class _Recorder(torch.fx.Interpreter):
         if self.generator is None:
             return tensor
         noise = torch.rand(tensor.shape, generator=self.generator, dtype=self.dtype) * 2 - 1
-        return tensor * (1 + noise * (UNIT_ROUNDOFF * self.reach))
+        return tensor * (1 + noise * (FP32_UNIT_ROUNDOFF * self.reach))
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         weight = super().get_attr(target, args, kwargs)

@@ -18,19 +18,19 @@ from torch import nn
 
 from vae_export.capture import Graph
 from vae_export.contract import Array
-from vae_export.parity.tolerance import REACHES, half_step, half_steps
+from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
 
 #: How often the graph is evaluated with all that is rounded moved: four directions, each there and back.
-TURNS = 8
+PERTURBATIONS = 8
 
 
 def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The graph's outputs by name, computed by PyTorch in float32 on the CPU."""
-    return run(graph, graph.module, inputs, torch.float32)
+    return run_module(graph, graph.module, inputs, torch.float32)
 
 
-def run_blank(graphs: Iterable[Graph], batch: int) -> None:
+def run_on_zeros(graphs: Iterable[Graph], batch: int) -> None:
     """Each graph once in float32 on a batch of zeros, for the time that it takes."""
     for graph in graphs:
         evaluate_graph(
@@ -43,15 +43,16 @@ class Oracle:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._exact = copy.deepcopy(graph.module).double()
+        self._module = copy.deepcopy(graph.module).double()
         self._moved: tuple[int, PrecisionName, nn.Module] | None = None
 
-    def exact(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The graph's outputs by name, float64."""
-        return run(self._graph, self._exact, inputs, torch.float64)
+        return run_module(self._graph, self._module, inputs, torch.float64)
 
     def perturbed(self, inputs: Mapping[str, Array], turn: int, precision: PrecisionName = FULL) -> dict[str, Array]:
-        """The outputs, float64, with each weight and each input moved by up to `REACHES` roundings; `turn` of `TURNS`.
+        """The outputs, float64, with each weight and each input moved by up to `TOLERANCE_FACTORS` roundings.
+
 
         How far they move, divided by that many, is the rounding that no implementation in this precision can do
         without, measured apart from PyTorch's luck with these inputs (Higham, "Accuracy and Stability of Numerical
@@ -63,39 +64,39 @@ class Oracle:
         """
         if self._moved is None or self._moved[:2] != (turn, precision):
             self._moved = None  # one copy at a time: models can be large
-            self._moved = turn, precision, _moved(self._exact, turn, precision)
-        seed, reach = direction(turn, precision)
+            self._moved = turn, precision, _moved(self._module, turn, precision)
+        seed, reach = perturbation_direction(turn, precision)
         rng = np.random.default_rng(seed)
         nudged = {
             name: _nudged(array, reach * rng.uniform(-1, 1, array.shape), precision) for name, array in inputs.items()
         }
-        return run(self._graph, self._moved[2], nudged, torch.float64)
+        return run_module(self._graph, self._moved[2], nudged, torch.float64)
 
 
-def direction(turn: int, precision: PrecisionName = FULL) -> tuple[int, float]:
+def perturbation_direction(turn: int, precision: PrecisionName = FULL) -> tuple[int, float]:
     """The seed of a turn's direction, and how many roundings to go: there, or back."""
-    return turn // 2, REACHES[precision] if turn % 2 == 0 else -REACHES[precision]
+    return turn // 2, TOLERANCE_FACTORS[precision] if turn % 2 == 0 else -TOLERANCE_FACTORS[precision]
 
 
 def _nudged(array: Array, roundings: Array, precision: PrecisionName) -> Array:
     values = torch.from_numpy(array.astype(np.float64))
-    nudged: Array = (values + torch.from_numpy(roundings) * half_step(values, precision)).numpy()
+    nudged: Array = (values + torch.from_numpy(roundings) * input_roundoff(values, precision)).numpy()
     return nudged
 
 
 def _moved(module: nn.Module, turn: int, precision: PrecisionName) -> nn.Module:
-    """A copy with every floating weight moved at random by up to `REACHES` of the precision's roundings."""
-    seed, reach = direction(turn, precision)
+    """A copy with every floating weight moved at random by up to `TOLERANCE_FACTORS` of the precision's roundings."""
+    seed, reach = perturbation_direction(turn, precision)
     moved = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor, half in half_steps(moved, precision):
+        for tensor, half in weight_roundoffs(moved, precision):
             noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) * 2 - 1
             tensor.add_(noise * half * reach)
     return moved
 
 
-def run(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtype) -> dict[str, Array]:
+def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtype) -> dict[str, Array]:
     """Outputs by name of a module with the graph's inputs and outputs, given arrays in its `dtype`."""
     with torch.no_grad():
         # Copies: torch warns of arrays that are read-only.

@@ -31,18 +31,18 @@ from vae_export.sources import Source
 from vae_export.system.threads import one_thread
 
 #: Six standard deviations: one prior draw in 500 million lies further out.
-FAR = 6.0
+SIX_SIGMA = 6.0
 #: The smallest float32 with full precision. What lies below it, engines may flush to zero.
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
 #: Powers of two between the largest probe and PyTorch's overflow: another order of summation may overflow earlier.
 _HEADROOM = 8
 #: Rows of each ordinary probe that calibrate, and images without which they would say little.
-CALIBRATION_ROWS, FEWEST_IMAGES = 64, 16
+CALIBRATION_ROWS, MIN_CALIBRATION_IMAGES = 64, 16
 _SEED = 1312_6114  # the paper's arXiv number; any fixed seed does
 
 
 #: Inputs of each part by name.
-Calibrated: TypeAlias = Mapping[Part, Mapping[str, Array]]
+CalibrationInputs: TypeAlias = Mapping[Part, Mapping[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
     between = None if mean is None else _interpolated(mean)
     zeros = np.zeros_like(prior)
     signs = np.where(normal() < 0, -1, 1).astype(np.float32)
-    far, tiny = FAR * signs, SMALLEST * signs
+    far, tiny = SIX_SIGMA * signs, SMALLEST * signs
     blank = np.full_like(images, 0.0 if low <= 0.0 <= high else (low + high) / 2)
     one_unit, one_pixel = _one_hot(zeros, 1.0), _one_hot(np.full_like(images, low), high)
     lowest = np.full_like(images, SMALLEST if low == 0 else np.nextafter(np.float32(low), np.float32(high)))
@@ -116,10 +116,10 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
 
 
 #: Probes that look like what an application gives: ranges of activations are found with them.
-ORDINARY = ("prior", "posterior", "data", "interpolation")
+TYPICAL_PROBES = ("prior", "posterior", "data", "interpolation")
 
 
-def withheld(precision: PrecisionName) -> tuple[str, ...]:
+def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
     """The probes that numbers of a precision cannot hold: `largest` is made for float32's range.
 
     bf16 has the same; float16 ends at 65,504, and integers at the range that they were scaled for. What was calibrated
@@ -132,24 +132,24 @@ def withheld(precision: PrecisionName) -> tuple[str, ...]:
 
 def probes_in_range(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
     """The probes that numbers of a precision can hold."""
-    return tuple(probe for probe in probes if probe.name not in withheld(precision))
+    return tuple(probe for probe in probes if probe.name not in probes_out_of_range(precision))
 
 
 @one_thread()
-def calibration(source: Source, graphs: Mapping[Part, Graph]) -> dict[Part, dict[str, Array]]:
+def calibration_inputs(source: Source, graphs: Mapping[Part, Graph]) -> dict[Part, dict[str, Array]]:
     """Inputs by name, for each part, as an application would have them: all ordinary probes, one behind the other.
 
     Raises `ModelError` where there are too few images to say what images are like, or numbers that are not finite.
     """
     images = 0 if source.images is None else len(source.images)
-    if "encoder" in graphs and images < FEWEST_IMAGES:
+    if "encoder" in graphs and images < MIN_CALIBRATION_IMAGES:
         raise ModelError(
             "too few images to calibrate with",
-            expected=f"{FEWEST_IMAGES} at least",
+            expected=f"{MIN_CALIBRATION_IMAGES} at least",
             got=images,
             do="give the source real images, or take int8, which needs none",
         )
-    ordinary = [probe for probe in make_probes(source, graphs, CALIBRATION_ROWS) if probe.name in ORDINARY]
+    ordinary = [probe for probe in make_probes(source, graphs, CALIBRATION_ROWS) if probe.name in TYPICAL_PROBES]
     calibrated: dict[Part, dict[str, Array]] = {}
     for part, graph in graphs.items():
         found = [probe.inputs(graph.spec, CALIBRATION_ROWS) for probe in ordinary]
@@ -189,9 +189,9 @@ def _one_hot(background: Array, value: float) -> Array:
 def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
     """Latents as large as the decoder's float32 output allows, `_HEADROOM` powers of two below, with these signs."""
     if "decoder" not in graphs:
-        return FAR * signs
+        return SIX_SIGMA * signs
     for exponent in range(127, 2, -1):
         latent = (signs * 2.0**exponent).astype(np.float32)
         if np.isfinite(evaluate_graph(graphs["decoder"], {"latent": latent})["image"]).all():
             return (signs * 2.0 ** max(exponent - _HEADROOM, 0)).astype(np.float32)
-    return FAR * signs
+    return SIX_SIGMA * signs

@@ -14,11 +14,11 @@ import numpy as np
 from vae_export.capture import Graph
 from vae_export.contract import PARTS, PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
-from vae_export.parity.compare import Scale, Tolerance, distance, excess, mean_distance
+from vae_export.parity.compare import beyond_range, max_distance, mean_distance
 from vae_export.parity.fake_quant import Evaluate, fake_quantize
-from vae_export.parity.oracle import TURNS, Oracle, Sensitivity, evaluate_graph
-from vae_export.parity.probes import Calibrated, Probe, calibration, make_probes, probes_in_range
-from vae_export.parity.tolerance import REACHES
+from vae_export.parity.oracle import PERTURBATIONS, Oracle, Sensitivity, evaluate_graph
+from vae_export.parity.probes import CalibrationInputs, Probe, calibration_inputs, make_probes, probes_in_range
+from vae_export.parity.tolerance import TOLERANCE_FACTORS, ErrorLimits, Tolerance
 from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.sources import Source
@@ -27,36 +27,36 @@ from vae_export.sources import Source
 #: past the blocks that engines tile by.
 BATCHES = (1, 2, 3, 7, 64, 257)
 #: Those of a verification that is not thorough.
-FEW_BATCHES = BATCHES[:-1]
+QUICK_BATCHES = BATCHES[:-1]
 
 
 @dataclass(frozen=True)
-class Reference:
+class Case:
     """Attributes:
     probe, batch: which inputs.
     inputs: by name, float32.
     eager: PyTorch's float32 outputs by name.
-    exact: its float64 outputs by name.
-    scales: by output, over all batches of the probe.
+    expected: its float64 outputs by name.
+    limits: by output, over all batches of the probe.
     """
 
     probe: str
     batch: int
     inputs: Mapping[str, Array]
     eager: Mapping[str, Array]
-    exact: Mapping[str, Array]
-    scales: Mapping[str, Scale]
+    expected: Mapping[str, Array]
+    limits: Mapping[str, ErrorLimits]
 
 
-def of_pixels(case: Reference, contract: Contract, part: Part) -> Reference:
+def byte_case(case: Case, contract: Contract, part: Part) -> Case:
     """The decoder's case as one of a part that gives bytes: everything in grey levels, and only the truth unrounded."""
-    scale = case.scales["image"].in_levels(in_levels(1.0, contract))
+    scale = case.limits["image"].in_levels(in_levels(1.0, contract))
     eager = to_bytes(case.eager["image"], contract, part)
-    exact = unrounded(case.exact["image"], contract, part)
-    return replace(case, eager={"pixels": eager}, exact={"pixels": exact}, scales={"pixels": scale})
+    exact = unrounded(case.expected["image"], contract, part)
+    return replace(case, eager={"pixels": eager}, expected={"pixels": exact}, limits={"pixels": scale})
 
 
-def references(
+def reference_cases(
     graph: Graph,
     oracle: Oracle,
     probes: Sequence[Probe],
@@ -64,7 +64,7 @@ def references(
     batches: Sequence[int],
     precision: PrecisionName = FULL,
     own: Evaluate | None = None,
-) -> list[Reference]:
+) -> list[Case]:
     """Every probe that this part can be given, at every batch size.
 
     Args:
@@ -74,7 +74,7 @@ def references(
     Raises `ModelError` where PyTorch itself overflows, or leaves the contract's range.
     """
     cases = {probe.name: inputs for probe in probes if (inputs := probe.inputs(graph.spec, max(batches))) is not None}
-    exact = {name: oracle.exact(inputs) for name, inputs in cases.items()}
+    exact = {name: oracle.expected(inputs) for name, inputs in cases.items()}
     # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
     eager = {
         name: {batch: evaluate_graph(graph, _first(inputs, batch)) for batch in batches}
@@ -94,22 +94,22 @@ def references(
     spans = {tensor.name: tensor.high - tensor.low if tensor.is_bounded else math.inf for tensor in graph.spec.outputs}
     scales = {
         name: {
-            output: Scale(
-                eager_error=max(distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
-                sensitivity=moves[name][output].worst / REACHES[precision],
+            output: ErrorLimits(
+                eager_error=max(max_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                sensitivity=moves[name][output].worst / TOLERANCE_FACTORS[precision],
                 magnitude=float(np.abs(truth).max()),
-                tolerance=tolerance,
+                user_tolerance=tolerance,
                 precision=precision,
-                eager_mean=max(mean_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
-                mean_sensitivity=moves[name][output].mean / REACHES[precision],
-                span=spans[output],
+                eager_mean_error=max(mean_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
+                mean_sensitivity=moves[name][output].mean / TOLERANCE_FACTORS[precision],
+                value_range=spans[output],
             )
             for output, truth in outputs.items()
         }
         for name, outputs in exact.items()
     }
     return [
-        Reference(name, batch, _first(inputs, batch), eager[name][batch], _first(exact[name], batch), scales[name])
+        Case(name, batch, _first(inputs, batch), eager[name][batch], _first(exact[name], batch), scales[name])
         for name, inputs in cases.items()
         for batch in batches
     ]
@@ -127,7 +127,7 @@ def _moves(
     Turn by turn and not probe by probe: each turn has weights of its own.
     """
     moves = {name: {output: Sensitivity() for output in outputs} for name, outputs in exact.items()}
-    for turn in range(TURNS):
+    for turn in range(PERTURBATIONS):
         for name, inputs in cases.items():
             for output, moved in oracle.perturbed(inputs, turn, precision).items():
                 moves[name][output].add(np.abs(moved - exact[name][output]), turn, batches)
@@ -148,7 +148,7 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
     """Applications believe the contract's range: a module that does not keep it cannot have it."""
     for tensor in graph.spec.outputs:
         array = outputs[tensor.name]
-        if tensor.is_bounded and (beyond := excess(array, tensor)).max() > 0:
+        if tensor.is_bounded and (beyond := beyond_range(array, tensor)).max() > 0:
             raise ModelError(
                 "module leaves the contract's range",
                 where=f"{graph.spec.part}, '{tensor.name}', probe {probe}",
@@ -162,7 +162,7 @@ def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
     return {name: array[:batch] for name, array in arrays.items()}
 
 
-class Prepared:
+class References:
     """What is asked of the parts of a source, and what PyTorch answers.
 
     Everything is computed once, whatever the number of formats and targets, and no earlier than it is asked for.
@@ -180,24 +180,24 @@ class Prepared:
         source: Source,
         graphs: Mapping[Part, Graph],
         tolerance: Tolerance | None,
-        calibrated: Calibrated | None,
+        calibrated: CalibrationInputs | None,
         *,
         thorough: bool,
     ) -> None:
         self.source, self.graphs, self.tolerance, self.calibrated = source, graphs, tolerance, calibrated
-        self.batches = BATCHES if thorough else FEW_BATCHES
+        self.batches = BATCHES if thorough else QUICK_BATCHES
         self.oracles = {part: Oracle(graph) for part, graph in graphs.items() if part in PARTS}
         self._probes = make_probes(source, graphs, max(self.batches))
-        self._references: dict[tuple[Part, PrecisionName], list[Reference]] = {}
+        self._references: dict[tuple[Part, PrecisionName], list[Case]] = {}
         self._own: dict[tuple[Part, PrecisionName], Evaluate] = {}
 
-    def cases(self, part: Part, precision: PrecisionName) -> list[Reference]:
+    def cases(self, part: Part, precision: PrecisionName) -> list[Case]:
         """Every probe at every batch size, for the files of a part in a precision."""
         if part in PIXELS.values():
             contract = self.source.contract
-            return [of_pixels(case, contract, part) for case in self.cases("decoder", precision)]
+            return [byte_case(case, contract, part) for case in self.cases("decoder", precision)]
         if (part, precision) not in self._references:
-            self._references[part, precision] = references(
+            self._references[part, precision] = reference_cases(
                 self.graphs[part],
                 self.oracles[part],
                 probes_in_range(self._probes, precision),
@@ -212,7 +212,7 @@ class Prepared:
         """A part in PyTorch, with the numbers of a precision."""
         if (part, precision) not in self._own:
             if precision in CALIBRATED and self.calibrated is None:
-                self.calibrated = calibration(self.source, self.graphs)
+                self.calibrated = calibration_inputs(self.source, self.graphs)
             inputs = None if self.calibrated is None else self.calibrated[part]
             self._own[part, precision] = fake_quantize(self.graphs[part], precision, inputs)
         return self._own[part, precision]

@@ -1,26 +1,34 @@
-"""The numbers that a precision has: how far apart they are, and how many of them a file may be off.
+"""The tolerance model: how far an exported file may be from PyTorch's float64 result, and why.
 
+A tolerance is a factor times the baseline error: what PyTorch itself is off by in the precision of the file.
 docs/parity.md has the reason for each figure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae_export.contract import MAX_LEVEL
+from vae_export.errors import UsageError
 from vae_export.precision import FULL, PrecisionName
 
 #: Largest relative error of one rounding to nearest: 2^-p for p bits of significand (IEEE 754; bfloat16 has 8).
-ROUNDOFF: dict[PrecisionName, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
-UNIT_ROUNDOFF = ROUNDOFF[FULL]
-#: How many times further from the truth than PyTorch's own rounding a file may be. Two implementations that sum in
-#: different orders differ by a small factor either way; a wrong weight, layer or dtype by far more. Of integers fewer:
-#: eight steps are a thirtieth of the largest weight in 8 bits, and more than all of it in 4.
-REACHES: dict[PrecisionName, float] = {
+UNIT_ROUNDOFFS: dict[PrecisionName, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+FP32_UNIT_ROUNDOFF = UNIT_ROUNDOFFS[FULL]
+#: NVIDIA's TF32 keeps 10 bits of each factor.
+TF32_UNIT_ROUNDOFF = 2.0**-11
+#: How many baseline errors a file may be off. Two implementations that sum in different orders differ by a small factor
+#: either way; a wrong weight, layer or dtype by far more. Integers get smaller factors: eight steps are a thirtieth of
+#: the weight range in 8 bits, and more than all of it in 4.
+TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "fp32": 8.0,
     "fp16": 8.0,
     "bf16": 8.0,
@@ -28,10 +36,11 @@ REACHES: dict[PrecisionName, float] = {
     "int8-static": 4.0,
     "int4-weights": 2.0,
 }
-#: The same of the mean error of many numbers. It depends on luck far less than the worst one: integers that are rounded
-#: are off by a quarter of a step on average, and integers that are cut off by a half. Of floats the order of summation
-#: decides, for the mean as for the worst.
-MEAN_REACHES: dict[PrecisionName, float] = {
+FP32_TOLERANCE_FACTOR = TOLERANCE_FACTORS[FULL]
+#: The factors for the mean error of many numbers, which depends on luck far less than the worst one: rounded integers
+#: are off by a quarter of a step on average, truncated integers by a half. For floats the order of summation decides,
+#: for the mean as for the worst.
+MEAN_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "fp32": 8.0,
     "fp16": 8.0,
     "bf16": 8.0,
@@ -39,51 +48,128 @@ MEAN_REACHES: dict[PrecisionName, float] = {
     "int8-static": 2.0,
     "int4-weights": 2.0,
 }
-#: Largest level of a weight. They are symmetric around zero, so that zero is exact.
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A tolerance chosen by the user in place of the measured one: atol + rtol · the output's largest value.
+
+    Attributes:
+        atol: absolute part, in the output's unit.
+        rtol: part relative to the output's largest absolute value.
+    """
+
+    atol: float = 0.0
+    rtol: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not 0 <= value < float("inf"):
+                raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
+
+
+@dataclass(frozen=True)
+class ErrorLimits:
+    """How large the errors of one output of one probe may be, with the measurements from which that follows.
+
+    Attributes:
+        eager_error: PyTorch's own largest error against float64 in the precision, over all batch sizes of the probe.
+        sensitivity: largest change of the output per rounding error of every weight and input (see `Oracle`).
+        magnitude: largest absolute value of the output.
+        user_tolerance: tolerance that replaces the measured one; None where the user gave none.
+        precision: precision of the file.
+        eager_mean_error, mean_sensitivity: the first two figures for the mean error of a batch; None takes the figures
+            of the worst number, because no mean is above the largest.
+        value_range: width of the contract's range of the output; infinite where it has none.
+    """
+
+    eager_error: float
+    sensitivity: float
+    magnitude: float
+    user_tolerance: Tolerance | None = None
+    precision: PrecisionName = FULL
+    eager_mean_error: float | None = None
+    mean_sensitivity: float | None = None
+    value_range: float = math.inf
+
+    def in_levels(self, levels: float) -> ErrorLimits:
+        """Return the limits for the bytes of an image, where one unit of the image is `levels` grey levels."""
+        own = self.user_tolerance
+        return replace(
+            self,
+            eager_error=self.eager_error * levels,
+            sensitivity=self.sensitivity * levels,
+            magnitude=float(MAX_LEVEL),  # the value before rounding is computed at up to that size
+            user_tolerance=own and replace(own, atol=own.atol * levels),
+            eager_mean_error=None if self.eager_mean_error is None else self.eager_mean_error * levels,
+            mean_sensitivity=None if self.mean_sensitivity is None else self.mean_sensitivity * levels,
+            value_range=float(MAX_LEVEL),
+        )
+
+    @cached_property
+    def baseline_error(self) -> float:
+        """The error that PyTorch itself has, or would have with less luck; at least one ULP."""
+        return self._baseline(self.eager_error, self.sensitivity)
+
+    @cached_property
+    def mean_baseline_error(self) -> float:
+        """The baseline of the mean error of a batch."""
+        eager = self.eager_error if self.eager_mean_error is None else self.eager_mean_error
+        return self._baseline(eager, self._mean_sensitivity)
+
+    def tolerance(self, *, tf32: bool = False) -> float:
+        """Return the largest error that any single number of a file's output may have."""
+        return self._tolerance(TOLERANCE_FACTORS[self.precision], self.baseline_error, self.sensitivity, tf32)
+
+    def mean_tolerance(self, *, tf32: bool = False) -> float:
+        """Return the largest mean error that the numbers of a batch may have."""
+        factor = MEAN_TOLERANCE_FACTORS[self.precision]
+        return self._tolerance(factor, self.mean_baseline_error, self._mean_sensitivity, tf32)
+
+    @property
+    def _mean_sensitivity(self) -> float:
+        return self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity
+
+    def _baseline(self, eager: float, sensitivity: float) -> float:
+        return max(eager, sensitivity, ulp(self.magnitude, self.precision))
+
+    def _tolerance(self, factor: float, baseline: float, sensitivity: float, tf32: bool) -> float:
+        if self.user_tolerance is not None:
+            return self.user_tolerance.atol + self.user_tolerance.rtol * self.magnitude
+        # Integers are coarser than TF32 already.
+        own_roundoff = UNIT_ROUNDOFFS.get(self.precision, TF32_UNIT_ROUNDOFF)
+        with_tf32 = sensitivity * TF32_UNIT_ROUNDOFF / own_roundoff if tf32 else 0.0
+        return factor * max(baseline, with_tf32)
+
+
+def ulp(magnitude: float, precision: PrecisionName) -> float:
+    """Return one unit in the last place at `magnitude`: of a float32 where the precision has integer weights."""
+    relative = UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF) / FP32_UNIT_ROUNDOFF
+    return float(np.spacing(np.float32(magnitude))) * relative
+
+
+#: Largest level of a weight. Levels are symmetric around zero, so that zero is represented exactly.
 _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
 #: Levels of an activation: 8 bits from its lowest value to its highest, zero among them.
 ACTIVATION_LEVELS = 255
 #: Weights that share a scale in 4 bits.
 BLOCK = 32
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-#: Layers whose products are taken in integers.
-_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
+#: Layers whose products are computed with integers.
+_QUANTIZED_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
     "int8": _PRODUCTS,
     "int8-static": _PRODUCTS,
     "int4-weights": (nn.Linear,),
 }
 
 
-def layers(module: nn.Module, precision: PrecisionName) -> list[Any]:
-    """The layers whose weights are integers in this precision: those that are modules of PyTorch's own."""
-    return [layer for layer in module.modules() if isinstance(layer, _LAYERS.get(precision, ()))]
+def quantized_layers(module: nn.Module, precision: PrecisionName) -> list[Any]:
+    """Return the layers of PyTorch whose weights are integers in this precision."""
+    return [layer for layer in module.modules() if isinstance(layer, _QUANTIZED_LAYERS.get(precision, ()))]
 
 
-def half_steps(module: nn.Module, precision: PrecisionName) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each floating weight of a module, and how far each of its numbers may be from the nearest of the precision."""
-    integer = {id(layer.weight) for layer in layers(module, precision)}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) in integer:
-            yield tensor, steps(tensor, precision) / 2
-        elif tensor.is_floating_point():
-            yield tensor, tensor.abs() * ROUNDOFF.get(precision, UNIT_ROUNDOFF)
-
-
-def half_step(values: Tensor, precision: PrecisionName) -> Tensor:
-    """The same of an activation, such as a graph's input."""
-    if precision in ("int8", "int8-static"):
-        low, high = span(values)
-        return torch.full_like(values, float(high - low) / ACTIVATION_LEVELS / 2)
-    return values.abs() * ROUNDOFF.get(precision, UNIT_ROUNDOFF)
-
-
-def ulp(magnitude: float, precision: PrecisionName) -> float:
-    """One unit in the last place of an output as large: a float32 where weights are integers."""
-    return float(np.spacing(np.float32(magnitude))) * ROUNDOFF.get(precision, UNIT_ROUNDOFF) / UNIT_ROUNDOFF
-
-
-def steps(weight: Tensor, precision: PrecisionName) -> Tensor:
-    """The distance between two levels of each weight: that of its channel, or of its block within one."""
+def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
+    """Return, in the weight's shape, the distance between two levels: one per channel, or per block of a channel."""
     if precision != "int4-weights":
         largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).expand_as(weight)
     else:
@@ -92,6 +178,24 @@ def steps(weight: Tensor, precision: PrecisionName) -> Tensor:
     return largest / _WEIGHT_LEVELS[precision]
 
 
-def span(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest, with zero between: what padding and ReLU give is exact."""
+def range_with_zero(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest value, with zero between them: padding and ReLU give exact zeros."""
     return values.min().clamp(max=0), values.max().clamp(min=0)
+
+
+def weight_roundoffs(module: nn.Module, precision: PrecisionName) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each floating weight and buffer, with the largest rounding error of each of its numbers."""
+    integer = {id(layer.weight) for layer in quantized_layers(module, precision)}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) in integer:
+            yield tensor, quantization_steps(tensor, precision) / 2
+        elif tensor.is_floating_point():
+            yield tensor, tensor.abs() * UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
+
+
+def input_roundoff(values: Tensor, precision: PrecisionName) -> Tensor:
+    """Return the largest rounding error of each number of an activation, such as a graph's input."""
+    if precision in ("int8", "int8-static"):
+        low, high = range_with_zero(values)
+        return torch.full_like(values, float(high - low) / ACTIVATION_LEVELS / 2)
+    return values.abs() * UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)

@@ -28,14 +28,15 @@ from vae_export.formats import FORMATS, Runner, Setting, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.compare import Measure, Row, Tolerance, failure, loose_tolerances, measure
-from vae_export.parity.degradation import Budget, Costs, Report
+from vae_export.parity.compare import CaseResult, Comparison, compare_output, describe_fault, loose_tolerances
+from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
-from vae_export.parity.onnx_debug import Divergence, explain, nodes_on_the_cpu
-from vae_export.parity.oracle import run_blank
-from vae_export.parity.probes import Calibrated
-from vae_export.parity.reference import BATCHES, Prepared, Reference
+from vae_export.parity.onnx_debug import NodeMismatch, explain_failure, nodes_on_the_cpu
+from vae_export.parity.oracle import run_on_zeros
+from vae_export.parity.probes import CalibrationInputs
+from vae_export.parity.reference import BATCHES, Case, References
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
+from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
 from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
@@ -96,19 +97,19 @@ def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, A
     }
 
 
-def answer(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
+def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
     """The outputs, or why there are none: a file that cannot run a batch has failed that row, and only that."""
     try:
         outputs = runner(inputs)
     except Exception as error:
-        return {}, failure(error)
+        return {}, describe_fault(error)
     wanted = [tensor.name for tensor in spec.outputs]
     if list(outputs) != wanted:
         return {}, f"wrong outputs; expected {wanted}, got {list(outputs)}"
     return outputs, None
 
 
-def same_bits(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+def identical_outputs(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     """Whether two answers have the same outputs, to the bit."""
     same = (np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.keys() & other.keys())
     return one.keys() == other.keys() and all(same)
@@ -127,7 +128,7 @@ def verify(
     budget: Budget | None = None,
     thorough: bool = True,
     trust: bool = False,
-    calibrated: Calibrated | None = None,
+    calibrated: CalibrationInputs | None = None,
     report: Report = lambda _line: None,
 ) -> Certificate:
     """Compare every file of an artifact with the modules it was exported from.
@@ -162,8 +163,8 @@ def verify(
     check_origin(artifact, source, trust=trust)
     of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
     graphs = captured.graphs(of_files)
-    with fastest_threads(lambda: run_blank(graphs.values(), max(BATCHES))) as threads:
-        prepared = Prepared(source, graphs, tolerance, calibrated, thorough=thorough)
+    with fastest_threads(lambda: run_on_zeros(graphs.values(), max(BATCHES))) as threads:
+        prepared = References(source, graphs, tolerance, calibrated, thorough=thorough)
         verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
         verification.crashes = crash_check(_scenes(artifact, chosen), source.contract)
         for entry in artifact.manifest.known:
@@ -178,17 +179,17 @@ class _Verification:
     """What is found out, file by file."""
 
     def __init__(
-        self, artifact: Artifact, prepared: Prepared, budget: Budget | None, report: Report, *, thorough: bool
+        self, artifact: Artifact, prepared: References, budget: Budget | None, report: Report, *, thorough: bool
     ) -> None:
         self._artifact, self._prepared, self._budget, self._thorough = artifact, prepared, budget, thorough
-        self._costs = Costs(prepared, budget, report)
+        self._costs = DegradationMeter(prepared, budget, report)
         self._evidence: dict[str, ErrorMap] = {}
-        self._divergences: dict[str, Divergence] = {}
+        self._divergences: dict[str, NodeMismatch] = {}
         self._unusable: dict[str, str] = {}
         self._hashes: dict[str, str] = {}
         self._determinism: list[Determinism] = []
         self._findings: list[Finding] = []
-        self._rows: list[Row] = []
+        self._rows: list[CaseResult] = []
         self._planned = 0
         self.crashes: Mapping[tuple[str, str], str] = {}
 
@@ -243,44 +244,46 @@ class _Verification:
         return Certificate(
             files=self._hashes,
             planned=self._planned + costs.planned,
-            rows=rows,
+            results=rows,
             findings=(*self._findings, *costs.findings, *loose_tolerances(rows)),
             determinism=tuple(self._determinism),
-            divergences=self._divergences,
+            node_mismatches=self._divergences,
             unusable=self._unusable,
             not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
             environment=environment(prepared.source, threads, self._artifact) | {"thorough": self._thorough},
-            drifts=tuple(costs.drifts),
+            degradations=tuple(costs.drifts),
             tolerance=prepared.tolerance,
             budget=self._budget,
-            nats=costs.why_not,
-            evidence=self._evidence,
+            nats_not_compared=costs.why_not,
+            error_maps=self._evidence,
         )
 
     def _measured(
-        self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Reference]
-    ) -> Iterator[Row]:
+        self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Case]
+    ) -> Iterator[CaseResult]:
         plain = setting == target.settings(thorough=False)[0]
         builder = ErrorMapBuilder() if part == "decoder" and plain else None
         for case in cases:
-            outputs, fault = answer(runner, case.inputs, self._prepared.graphs[part].spec)
+            outputs, fault = run_case(runner, case.inputs, self._prepared.graphs[part].spec)
             for tensor in self._prepared.graphs[part].spec.outputs:
-                name, scale = tensor.name, case.scales[tensor.name]
+                name, scale = tensor.name, case.limits[tensor.name]
                 if fault is not None:
-                    result = Measure(fault=fault)
+                    result = Comparison(fault=fault)
                 else:
-                    band = scale.band(tf32=target.tf32)
-                    result = measure(outputs[name], tensor, case.eager[name], case.exact[name], band, scale.magnitude)
+                    band = scale.tolerance(tf32=target.tf32)
+                    result = compare_output(
+                        outputs[name], tensor, case.eager[name], case.expected[name], band, scale.magnitude
+                    )
                 if (
                     builder is not None
                     and name == "image"
                     and result.fault is None
                     and case.batch == max(self._prepared.batches)
                 ):
-                    builder.add(outputs[name], case.eager[name], case.exact[name])
+                    builder.add(outputs[name], case.eager[name], case.expected[name])
                     if case.probe == "data" and (images := self._prepared.images(case.probe)) is not None:
                         builder.show(images, case.eager[name], outputs[name])
-                yield Row(part, str(target), setting, case.probe, case.batch, name, result, scale)
+                yield CaseResult(part, str(target), setting, case.probe, case.batch, name, result, scale)
         if builder is not None and (evidence := builder.build()) is not None:
             self._evidence[str(target)] = evidence
 
@@ -292,11 +295,11 @@ class _Verification:
         case = next((case for case in cases if (case.probe, case.batch) == _USUAL), cases[0])
         fresh = FORMATS[entry.format].open(content, spec, target.provider, setting)
         (first, fault), (again, _), (other, _) = (
-            answer(session, case.inputs, spec) for session in (runner, runner, fresh)
+            run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
         )
         if fault is None:
             self._determinism.append(
-                Determinism(entry.part, str(target), same_bits(first, again), same_bits(first, other))
+                Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))
             )
         if target.is_gpu and entry.format == "onnx":
             self._findings += nodes_on_the_cpu(content.data, entry.name, target.provider, case.inputs)
@@ -309,8 +312,8 @@ class _Verification:
         rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
         if failures := [row for row in rows if not row.passed]:
             cases = self._prepared.cases(entry.part, entry.precision)
-            found = explain(data, entry.name, self._prepared.graphs[entry.part], failures, cases)
-            if isinstance(found, Divergence):
+            found = explain_failure(data, entry.name, self._prepared.graphs[entry.part], failures, cases)
+            if isinstance(found, NodeMismatch):
                 self._divergences[entry.name] = found
             elif found is not None:
                 self._findings.append(found)

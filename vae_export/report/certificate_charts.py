@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vae_export.contract import Array
-from vae_export.parity.error_maps import EDGES, ErrorMap
+from vae_export.parity.error_maps import HISTOGRAM_EDGES, ErrorMap
 from vae_export.report.text import percent
 
 #: A strip is this wide up to the band, and has some room for what lies beyond it.
@@ -78,16 +78,18 @@ def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
     def x(exponent: float) -> float:
-        first, last = float(EDGES[0]), float(EDGES[-1])
+        first, last = float(HISTOGRAM_EDGES[0]), float(HISTOGRAM_EDGES[-1])
         return round(_LEFT + (right - _LEFT) * (exponent - first) / (last - first), 1)
 
     def place(value: float) -> float | None:
-        return x(math.log10(value)) if 10 ** float(EDGES[0]) < value < 10 ** float(EDGES[-1]) else None
+        return (
+            x(math.log10(value)) if 10 ** float(HISTOGRAM_EDGES[0]) < value < 10 ** float(HISTOGRAM_EDGES[-1]) else None
+        )
 
     def outline(portions: Array) -> str:
-        steps = [f"M{x(EDGES[1])} {bottom}"]
+        steps = [f"M{x(HISTOGRAM_EDGES[1])} {bottom}"]
         for index, portion in enumerate(portions[1:], 1):
-            steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(EDGES[index + 1])}")
+            steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(HISTOGRAM_EDGES[index + 1])}")
         return "".join([*steps, f"V{bottom}Z"])
 
     largest, grey = place(float(evidence.pixel_error.max())), place((high - low) / 255 / 2)
@@ -96,7 +98,9 @@ def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram
         exported=outline(exported),
         eager_exact=float(eager[0]),
         exported_exact=float(exported[0]),
-        decades=tuple((x(exponent), exponent) for exponent in range(int(EDGES[0]), int(EDGES[-1]) + 1, 2)),
+        decades=tuple(
+            (x(exponent), exponent) for exponent in range(int(HISTOGRAM_EDGES[0]), int(HISTOGRAM_EDGES[-1]) + 1, 2)
+        ),
         portions=tuple((round(bottom - (bottom - _TOP) * value / peak, 1), percent(value)) for value in _ticks(peak)),
         largest=largest,
         before=largest is not None and (largest > right - _NAME or (grey is not None and 0 < grey - largest < _NAME)),

@@ -17,9 +17,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from vae_export.artifact.manifest import Manifest
 from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
 from vae_export.parity.certificate import Certificate
-from vae_export.parity.compare import FACTOR, Row
+from vae_export.parity.compare import CaseResult
 from vae_export.parity.elbo import METRIC
 from vae_export.parity.error_maps import ErrorMap
+from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.report import certificate_charts, images, text
 from vae_export.report.seal import seal
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from vae_export.report.images import HeatMap, ImageComparison
 
 
-def _severity(row: Row) -> tuple[bool, float]:
-    return not row.passed, row.share
+def _severity(row: CaseResult) -> tuple[bool, float]:
+    return not row.passed, row.tolerance_used
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Group:
     """Rows that share something, such as part, target and output."""
 
     names: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CaseResult, ...]
 
     @cached_property
-    def worst(self) -> Row:
+    def worst(self) -> CaseResult:
         """A failed row if there is one; of those, the one nearest to its band or furthest beyond."""
         return max(self.rows, key=_severity)
 
@@ -51,29 +52,29 @@ class Group:
 
     @property
     def shares(self) -> list[float]:
-        return [row.share for row in self.rows]
+        return [row.tolerance_used for row in self.rows]
 
     @property
     def differing(self) -> int:
-        return sum(row.measure.grey.differing for row in self.rows if row.measure.grey is not None)
+        return sum(row.comparison.grey.differing for row in self.rows if row.comparison.grey is not None)
 
     @property
     def unexplained(self) -> int:
-        return sum(row.measure.grey.unexplained for row in self.rows if row.measure.grey is not None)
+        return sum(row.comparison.grey.unexplained for row in self.rows if row.comparison.grey is not None)
 
     @property
     def levels(self) -> int:
         """The largest difference in grey levels."""
-        return max((row.measure.grey.worst for row in self.rows if row.measure.grey is not None), default=0)
+        return max((row.comparison.grey.worst for row in self.rows if row.comparison.grey is not None), default=0)
 
     @property
     def has_grey(self) -> bool:
-        return any(row.measure.grey is not None for row in self.rows)
+        return any(row.comparison.grey is not None for row in self.rows)
 
 
-def grouped(rows: Iterable[Row], key: Callable[[Row], tuple[str, ...]]) -> list[Group]:
+def grouped(rows: Iterable[CaseResult], key: Callable[[CaseResult], tuple[str, ...]]) -> list[Group]:
     """In the order in which each group first appears."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+    found: dict[tuple[str, ...], list[CaseResult]] = {}
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return [Group(names, tuple(members)) for names, members in found.items()]
@@ -88,11 +89,11 @@ class Summary:
 
     @cached_property
     def all(self) -> Group | None:
-        return Group((), self.certificate.rows) if self.certificate.rows else None
+        return Group((), self.certificate.results) if self.certificate.results else None
 
     @cached_property
     def results(self) -> list[Group]:
-        return grouped(self.certificate.rows, lambda row: (row.part, row.target, row.output))
+        return grouped(self.certificate.results, lambda row: (row.part, row.target, row.output))
 
     @cached_property
     def failures(self) -> list[Group]:
@@ -100,11 +101,11 @@ class Summary:
 
     @cached_property
     def probes(self) -> list[Group]:
-        return grouped((row for row in self.certificate.rows if row.part != METRIC), lambda row: (row.probe,))
+        return grouped((row for row in self.certificate.results if row.part != METRIC), lambda row: (row.probe,))
 
     @cached_property
-    def metrics(self) -> list[Row]:
-        return [row for row in self.certificate.rows if row.part == METRIC]
+    def metrics(self) -> list[CaseResult]:
+        return [row for row in self.certificate.results if row.part == METRIC]
 
     @cached_property
     def images(self) -> list[Group]:
@@ -113,41 +114,41 @@ class Summary:
 
     @property
     def targets(self) -> list[Group]:
-        return grouped(self.certificate.rows, lambda row: (row.target,))
+        return grouped(self.certificate.results, lambda row: (row.target,))
 
     @property
     def passed(self) -> int:
-        return len(self.certificate.rows) - len(self.certificate.failures)
+        return len(self.certificate.results) - len(self.certificate.failures)
 
     @property
     def missing(self) -> int:
         """Rows that were planned and never made; negative if there are more than planned, which is no pass either."""
-        return self.certificate.planned - len(self.certificate.rows)
+        return self.certificate.planned - len(self.certificate.results)
 
     @property
-    def nats(self) -> Row | None:
+    def nats(self) -> CaseResult | None:
         """The metric row that is furthest from PyTorch."""
-        measured = [row for row in self.metrics if row.measure.fault is None and row.measure.max_abs is not None]
-        return max(measured, key=lambda row: row.measure.max_abs or 0.0, default=None)
+        measured = [row for row in self.metrics if row.comparison.fault is None and row.comparison.max_abs is not None]
+        return max(measured, key=lambda row: row.comparison.max_abs or 0.0, default=None)
 
     @property
     def is_measured_band(self) -> bool:
         """Whether every band is float32's measured one: not where the user gave one, or fewer bits have a coarser."""
         return not any(
-            row.scale.tolerance is not None or row.setting.tf32 or row.scale.precision != FULL
-            for row in self.certificate.rows
+            row.limits.user_tolerance is not None or row.setting.tf32 or row.limits.precision != FULL
+            for row in self.certificate.results
         )
 
     @property
     def has_tolerance(self) -> bool:
-        return any(row.scale.tolerance is not None for row in self.certificate.rows)
+        return any(row.limits.user_tolerance is not None for row in self.certificate.results)
 
-    def numbers(self, rows: Iterable[Row], *, grey: bool = False) -> int:
+    def numbers(self, rows: Iterable[CaseResult], *, grey: bool = False) -> int:
         """How many single numbers were compared; `grey`: those that are pixels."""
         return sum(
             row.batch * self._item(row.part, row.output)
             for row in rows
-            if row.measure.fault is None and (not grey or row.measure.grey is not None)
+            if row.comparison.fault is None and (not grey or row.comparison.grey is not None)
         )
 
     def _item(self, part: str, output: str) -> int:
@@ -200,7 +201,7 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         manifest: of the artifact that was verified.
     """
     contract = manifest.contract
-    first = next(iter(certificate.evidence.values()), None)
+    first = next(iter(certificate.error_maps.values()), None)
     template = environment().get_template(TEMPLATE)
     return template.render(
         certificate=certificate,
@@ -211,14 +212,14 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         provenance=list(text.flat(manifest.provenance)),
         surroundings=list(text.flat(certificate.environment)),
         written=list(text.flat(manifest.versions)),
-        views=[View.of(target, evidence, contract) for target, evidence in certificate.evidence.items()],
+        views=[View.of(target, evidence, contract) for target, evidence in certificate.error_maps.items()],
         originals=None if first is None else images.image_row(first.originals, contract.image_range),
         pytorch=None if first is None else images.image_row(first.pytorch, contract.image_range),
         shown=0 if first is None else len(first.originals),
         noise=str(certificate.environment.get("images", "")).startswith("uniform noise"),
         colours=", ".join(f"rgb{colour}" for colour in images.COLOURS),
         seal=seal(certificate.files),
-        factor=FACTOR,
+        factor=FP32_TOLERANCE_FACTOR,
         level=(contract.image_range[1] - contract.image_range[0]) / MAX_LEVEL,
         charts=certificate_charts,
         words=text,

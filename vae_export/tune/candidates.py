@@ -23,7 +23,7 @@ from vae_export.contract import Part
 from vae_export.errors import UsageError
 from vae_export.formats.base import Setting
 from vae_export.parity import Degradation
-from vae_export.parity.probes import ORDINARY
+from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
 from vae_export.runtime.session import CPU
@@ -140,4 +140,4 @@ def _checked(found: Degradation) -> Degradation:
 
 
 def _is_ordinary_image(row: Mapping[str, Any], part: Part) -> bool:
-    return row["part"] == part and row["grey"] is not None and row["probe"] in ORDINARY
+    return row["part"] == part and row["grey"] is not None and row["probe"] in TYPICAL_PROBES

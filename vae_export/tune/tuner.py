@@ -70,12 +70,12 @@ def tune(
         pool = candidates(artifact.manifest, record, plan.part)
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
-    affordable = [candidate for candidate in pool if not candidate.cost.excesses(budget)]
+    affordable = [candidate for candidate in pool if not candidate.cost.over_budget(budget)]
     for entry in {candidate.entry for candidate in affordable}:
         artifact.read(entry)  # one that was altered is no side that cannot run: it is refused
     search = Search(artifact.folder, plan, _usual(pool, affordable, budget), report)
     for candidate in pool:
-        if excesses := candidate.cost.excesses(budget):
+        if excesses := candidate.cost.over_budget(budget):
             search.tried.append(Tried(candidate, f"over budget: {'; '.join(map(_bare, excesses))}"))
     with search.contest:
         search.run(affordable, lambda candidate: verified_levels(record, plan.part, candidate.target))
@@ -120,7 +120,7 @@ def _usual(pool: list[Candidate], affordable: list[Candidate], budget: Budget) -
     """What the runtime runs where nothing was recommended; of what is within the budget, the file with most bits."""
     can = [candidate for candidate in affordable if candidate.is_followed and candidate.target.provider == CPU]
     if not can:
-        costs = [line for candidate in pool if candidate.is_followed for line in candidate.cost.excesses(budget)]
+        costs = [line for candidate in pool if candidate.is_followed for line in candidate.cost.over_budget(budget)]
         raise ParityError(
             "no certified file that the runtime can run is within the budget",
             got="; ".join(dict.fromkeys(costs)) or "no such file",
