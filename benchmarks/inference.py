@@ -24,7 +24,7 @@ from untrained import initialised
 from vae_export import open_artifact
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
-from vae_export.bench.results import BATCHES, Figure, Plan, Timings
+from vae_export.bench.results import BATCHES, BenchPlan, BenchResult, Timings
 from vae_export.report.timings_page import errors, timings_page
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ EXPORTS = 3
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, help="run folder; default: a freshly initialised mlp")
-    parser.add_argument("--rounds", type=int, default=Plan().rounds)
+    parser.add_argument("--rounds", type=int, default=BenchPlan().rounds)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--page", type=Path, help="write tables and plots of every file here")
     given = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> None:
              "--out", folder / "export")  # fmt: skip
         artifact = open_artifact(folder / "export")
         record = read_certificate(artifact.certificate)
-        plan = Plan(threads=tuple(given.threads), rounds=given.rounds)
+        plan = BenchPlan(threads=tuple(given.threads), rounds=given.rounds)
         timings = bench(artifact, checkpoint, record, plan, report=lambda line: print(line, file=sys.stderr))
         if given.page:
             given.page.write_text(timings_page(timings, record), "utf-8")
@@ -58,33 +58,35 @@ def main() -> None:
             for batch in BATCHES:
                 for threads in given.threads:
                     best = _best(timings, batch, threads, found, most, precision)
-                    print(_line(best, found[best.side]))
-        sizes = {side.precision: side.file_bytes for side in timings.sides if side.side.startswith("onnx")}
+                    print(_line(best, found[best.subject]))
+        sizes = {
+            subject.precision: subject.file_bytes for subject in timings.subjects if subject.name.startswith("onnx")
+        }
         if sizes.get("int8") and sizes.get("fp32"):
             print(f"\nint8 file over float32 file: {(sizes['int8'] or 0) / (sizes['fp32'] or 1):.3f}")
 
 
 def _best(
     timings: Timings, batch: int, threads: int, found: Mapping[str, float], most: float, precision: str | None
-) -> Figure:
+) -> BenchResult:
     """The quickest file of a precision, or of any, whose error is at most `most`."""
-    files = {side.side for side in timings.sides if side.file and precision in (None, side.precision)}
+    files = {subject.name for subject in timings.subjects if subject.file and precision in (None, subject.precision)}
     fit = [
-        figure
-        for figure in timings.figures
-        if (figure.batch, figure.threads) == (batch, threads)
-        and figure.side in files
-        and found.get(figure.side, 1.0) <= most
+        result
+        for result in timings.results
+        if (result.batch, result.threads) == (batch, threads)
+        and result.subject in files
+        and found.get(result.subject, 1.0) <= most
     ]
-    return max(fit, key=lambda figure: figure.speedup.median)
+    return max(fit, key=lambda result: result.speedup.median)
 
 
-def _line(figure: Figure, error: float) -> str:
-    speed, reached = figure.speedup, figure.reached
-    name = f"{figure.batch}, {figure.side.replace('ExecutionProvider', '')}, {figure.threads}"
+def _line(result: BenchResult, error: float) -> str:
+    speed, reached = result.speedup, result.roofline_share
+    name = f"{result.batch}, {result.subject.replace('ExecutionProvider', '')}, {result.threads}"
     ratio = f"{speed.median:.2f} ({speed.low:.2f} to {speed.high:.2f})"
     of_limit = "-" if reached is None else f"{reached.median:.0%}"
-    return f"{name:34}{figure.p50_seconds * 1e6:9,.1f} µs{ratio:>26}{of_limit:>14}{error:10.1e}"
+    return f"{name:34}{result.p50_seconds * 1e6:9,.1f} µs{ratio:>26}{of_limit:>14}{error:10.1e}"
 
 
 def _export_seconds(checkpoint: Path, folder: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 from tests.conftest import Exported
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
-from vae_export.bench.results import Plan, Timings
+from vae_export.bench.results import BenchPlan, Timings
 
 TARGETS = ["runtime/CPUExecutionProvider", "onnx/CPUExecutionProvider", "torchscript/cpu"]
-PLAN = Plan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)
+PLAN = BenchPlan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)
 
 
 @pytest.fixture(scope="session")

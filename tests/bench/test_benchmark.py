@@ -16,39 +16,39 @@ from tests.conftest import Exported
 from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.results import Plan, Timings, read_timings
+from vae_export.bench.results import BenchPlan, Timings, read_timings
 from vae_export.bench.subjects import EAGER, Subject
 from vae_export.capture import capture
 from vae_export.errors import InputError, IntegrityError, ParityError, TargetError, UsageError
 
 
 def test_every_side_has_a_figure_for_every_batch(timings: Timings) -> None:
-    assert [(f.side, f.batch) for f in timings.figures] == [
+    assert [(f.subject, f.batch) for f in timings.results] == [
         (side, batch) for side in [EAGER, *TARGETS] for batch in PLAN.batches
     ]
     assert timings.unusable == {}
-    for figure in timings.figures:
-        assert 0 < figure.p50_seconds <= figure.p90_seconds <= figure.p99_seconds
-        assert figure.calls >= 2 * PLAN.rounds
-        assert figure.memory_bytes > 1 << 20
-        assert figure.reached is not None
-        assert 0 < figure.reached.low <= figure.reached.median <= figure.reached.high
-        assert figure.side != EAGER or figure.speedup.low == figure.speedup.high == 1
+    for result in timings.results:
+        assert 0 < result.p50_seconds <= result.p90_seconds <= result.p99_seconds
+        assert result.calls >= 2 * PLAN.rounds
+        assert result.memory_bytes > 1 << 20
+        assert result.roofline_share is not None
+        assert 0 < result.roofline_share.low <= result.roofline_share.median <= result.roofline_share.high
+        assert result.subject != EAGER or result.speedup.low == result.speedup.high == 1
 
 
 def test_the_limit_counts_what_the_graph_does(timings: Timings, mlp: Exported) -> None:
     decoder = capture(mlp.source, "decoder").module
     matrices = sum(tensor.numel() for tensor in decoder.parameters() if tensor.ndim == 2)
-    for limit in timings.limits:
-        assert limit.operations == 2 * limit.batch * matrices
-        assert limit.weight_bytes == 4 * sum(tensor.numel() for tensor in decoder.parameters())
-        assert limit.seconds >= limit.weights_seconds > 0
-        assert limit.seconds >= limit.products_seconds > 0
+    for roofline in timings.rooflines:
+        assert roofline.operations == 2 * roofline.batch * matrices
+        assert roofline.weight_bytes == 4 * sum(tensor.numel() for tensor in decoder.parameters())
+        assert roofline.seconds >= roofline.weights_seconds > 0
+        assert roofline.seconds >= roofline.products_seconds > 0
 
 
 def test_a_runtime_without_torch_takes_less_memory_and_loads_sooner(timings: Timings) -> None:
-    load = {side.side: side.load_seconds for side in timings.sides}
-    memory = {figure.side: figure.memory_bytes for figure in timings.figures}
+    load = {subject.name: subject.load_seconds for subject in timings.subjects}
+    memory = {result.subject: result.memory_bytes for result in timings.results}
     for name in TARGETS[:2]:
         assert load[name] < load[EAGER]
         assert memory[name] < memory[EAGER]
@@ -72,8 +72,8 @@ def test_the_best_is_a_file_and_the_quickest(timings: Timings) -> None:
     for batch in PLAN.batches:
         best = timings.best("decoder", batch)
         assert best is not None
-        files = [f for f in timings.figures if f.batch == batch and f.side in TARGETS[1:]]
-        assert best.p50_seconds == min(figure.p50_seconds for figure in files)
+        files = [f for f in timings.results if f.batch == batch and f.subject in TARGETS[1:]]
+        assert best.p50_seconds == min(result.p50_seconds for result in files)
 
 
 class Dying(SubjectProcess):
@@ -82,14 +82,14 @@ class Dying(SubjectProcess):
     moment = "time"
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        if do == self.moment and self._subject.side == "torchscript/cpu":
+        if do == self.moment and self.subject.name == "torchscript/cpu":
             os.kill(self.pid, signal.SIGSEGV)
         return super().ask(do, **order)
 
 
 def measured(mlp: Exported, targets: list[str] | None) -> Timings:
     assert mlp.checkpoint is not None
-    plan = Plan(batches=(1,), threads=(1,), rounds=1, seconds=0.001)
+    plan = BenchPlan(batches=(1,), threads=(1,), rounds=1, seconds=0.001)
     return benchmark.bench(
         mlp.artifact, mlp.checkpoint, read_certificate(mlp.artifact.certificate), plan, targets=targets
     )
@@ -99,8 +99,8 @@ def test_a_side_that_crashes_is_one_line_and_the_others_go_on(mlp: Exported, mon
     monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
     timings = measured(mlp, TARGETS[1:])
     assert timings.unusable == {"decoder, torchscript/cpu": "batch 1: its process died of SIGSEGV"}
-    assert [figure.side for figure in timings.figures] == [EAGER, "onnx/CPUExecutionProvider"]
-    assert [side.side for side in timings.sides] == [EAGER, "onnx/CPUExecutionProvider"]
+    assert [result.subject for result in timings.results] == [EAGER, "onnx/CPUExecutionProvider"]
+    assert [subject.name for subject in timings.subjects] == [EAGER, "onnx/CPUExecutionProvider"]
 
 
 def test_a_target_that_was_asked_for_and_cannot_be_opened_is_an_error(

@@ -10,14 +10,14 @@ from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.results import Timings
 from vae_export.report import timings_page
 from vae_export.report.text import duration
-from vae_export.report.timings_charts import COLOURS, Axis, Look, trade
+from vae_export.report.timings_charts import COLOURS, Axis, LineStyle, trade_off
 from vae_export.report.timings_page import errors
 
 
 def test_the_page_has_every_figure_and_loads_nothing(timings: Timings, mlp: Exported) -> None:
     page = timings_page(timings, read_certificate(mlp.artifact.certificate))
-    for figure in timings.figures:
-        assert duration(figure.p50_seconds) in page
+    for result in timings.results:
+        assert duration(result.p50_seconds) in page
     assert page.count('<svg class="chart" viewBox') == 3, (
         "latencies with one thread, and what speed costs at two batch sizes"
     )
@@ -47,8 +47,8 @@ def test_pytorchs_error_is_that_of_float32(mlp: Exported) -> None:
 
 
 def test_an_engine_has_a_colour_and_a_precision_a_dash() -> None:
-    sides = ["eager/cpu", "onnx/CPUExecutionProvider", "onnx+int8/CPUExecutionProvider", "openvino+bf16/CPU"]
-    looks = [Look.of(side, sides) for side in sides]
+    subjects = ["eager/cpu", "onnx/CPUExecutionProvider", "onnx+int8/CPUExecutionProvider", "openvino+bf16/CPU"]
+    looks = [LineStyle.of(subject, subjects) for subject in subjects]
     assert [look.colour for look in looks] == [0, 1, 1, 2]
     assert [(look.dash == 0, look.precision) for look in looks] == [
         (True, ""),
@@ -58,19 +58,23 @@ def test_an_engine_has_a_colour_and_a_precision_a_dash() -> None:
     ]
     assert looks[1].name == "onnx/CPU"
     many = [f"engine{number}/cpu" for number in range(COLOURS + 1)]
-    assert Look.of(many[-1], many).colour == 0, "every colour is one that the page has"
+    assert LineStyle.of(many[-1], many).colour == 0, "every colour is one that the page has"
 
 
 def test_what_is_beaten_in_all_three_is_not_in_front(timings: Timings) -> None:
     names = ["onnx/CPUExecutionProvider", "torchscript/cpu"]
-    figures = [
-        replace(figure, p50_seconds=1e-3 if figure.side == names[0] else 2e-3)
-        for figure in timings.figures
-        if figure.side in names
+    results = [
+        replace(result, p50_seconds=1e-3 if result.subject == names[0] else 2e-3)
+        for result in timings.results
+        if result.subject in names
     ]
-    sides = [replace(side, file_bytes=1000) for side in timings.sides if side.side in names]
-    chart = trade(
-        replace(timings, figures=tuple(figures), sides=tuple(sides)), "decoder", 1, names, dict.fromkeys(names, 1e-7)
+    subjects = [replace(subject, file_bytes=1000) for subject in timings.subjects if subject.name in names]
+    chart = trade_off(
+        replace(timings, results=tuple(results), subjects=tuple(subjects)),
+        "decoder",
+        1,
+        names,
+        dict.fromkeys(names, 1e-7),
     )
     assert chart is not None
     assert chart.front == (names[0],)

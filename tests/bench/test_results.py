@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_export.bench.results import Plan, Spread, percentile
+from vae_export.bench.results import BenchPlan
+from vae_export.bench.statistics import Spread, percentile
 from vae_export.errors import UsageError
 
 
@@ -42,4 +43,4 @@ def test_a_spread_encloses_its_median(values: list[float]) -> None:
 )
 def test_a_plan_that_makes_no_sense_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Plan(**bad)  # type: ignore[arg-type]
+        BenchPlan(**bad)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.lines import Invoke
 from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectProcess
-from vae_export.bench.subjects import EAGER, LIMITS
+from vae_export.bench.subjects import EAGER, ROOFLINES
 
 
 def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_pat
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert any(line.startswith("eager/cpu") for line in lines)
-    assert any(line.startswith("limit") for line in lines)
+    assert any(line.startswith("roofline") for line in lines)
     assert any(
         line.startswith("quickest float32 file for decoder, batch 2: onnx/CPUExecutionProvider") for line in lines
     )
@@ -39,7 +39,7 @@ class Dying(SubjectProcess):
     """The ONNX side's process is killed when it is first asked for a time."""
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        if do == "time" and self._subject.side.startswith("onnx/"):
+        if do == "time" and self.subject.name.startswith("onnx/"):
             os.kill(self.pid, signal.SIGSEGV)
         return super().ask(do, **order)
 
@@ -48,7 +48,7 @@ def test_a_target_that_crashes_half_way_is_an_error_only_if_it_was_asked_for(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
-    monkeypatch.setattr(benchmark, "sides", lambda *_: [*LIMITS, EAGER, "onnx/CPUExecutionProvider"])
+    monkeypatch.setattr(benchmark, "choose_subjects", lambda *_: [*ROOFLINES, EAGER, "onnx/CPUExecutionProvider"])
     out = tmp_path / "fast.json"
     given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
     assert invoke(*given).code == 0

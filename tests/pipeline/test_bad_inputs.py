@@ -18,7 +18,7 @@ from tests.pipeline.rows import IMAGE, LATENT, latents
 from vae_export.errors import DataError
 from vae_export.pipeline.readers import Reader, arrays, open_images, open_latents
 from vae_export.pipeline.readers.arrays import NpyReader
-from vae_export.pipeline.readers.base import Chain
+from vae_export.pipeline.readers.base import ConcatenatedReader
 
 
 def declared(shape: str, dtype: str = "<f4", *, data: bytes = b"") -> bytes:
@@ -68,17 +68,17 @@ def flipped(data: bytes) -> bytes:
 
 
 BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
-    ("a.npy", lambda: b"", r"no readable npy file: \S+a\.npy"),
-    ("a.npy", lambda: b"\x93NUMPY\x01\x00\xff\xffxxx", "no readable npy file"),
-    ("a.npy", lambda: b"\x93NUMPY\x09\x00" + bytes(100), "no readable npy file"),
-    ("a.npy", lambda: declared("(" * 3000), "no readable npy file"),
-    ("a.npy", lambda: declared("(__import__('os').mkdir('run'), 4)"), "no readable npy file"),
+    ("a.npy", lambda: b"", r"not a readable .npy file: \S+a\.npy"),
+    ("a.npy", lambda: b"\x93NUMPY\x01\x00\xff\xffxxx", "not a readable .npy file"),
+    ("a.npy", lambda: b"\x93NUMPY\x09\x00" + bytes(100), "not a readable .npy file"),
+    ("a.npy", lambda: declared("(" * 3000), "not a readable .npy file"),
+    ("a.npy", lambda: declared("(__import__('os').mkdir('run'), 4)"), "not a readable .npy file"),
     (
         "a.npy",
         lambda: declared("(1000000000000, 4)"),
         r"damaged: \S+; expected 16,000,000,000,\d+ bytes",
     ),
-    ("a.npy", lambda: declared("(-1, 4)"), r"wrong shape|no readable npy file"),
+    ("a.npy", lambda: declared("(-1, 4)"), r"wrong shape|not a readable .npy file"),
     ("a.npy", lambda: declared("(0, 4)"), "no rows"),
     ("a.npy", lambda: declared("()", data=bytes(4)), "wrong shape"),
     ("a.npy", lambda: declared("(2, 4)", data=bytes(31)), "damaged"),
@@ -95,17 +95,17 @@ BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
     ("a.npy", lambda: saved(spoilt(17, np.nan)), r"not finite: \S+a\.npy, row 17; expected finite numbers, got nan"),
     ("a.npy", lambda: saved(spoilt(22, -np.inf)), r"not finite: \S+a\.npy, row 22; .*got -inf"),
     ("a.npy", lambda: saved(spoilt(3, 1e39, np.float64)), r"not finite: \S+a\.npy, row 3"),
-    ("a.npz", lambda: b"PK", "no readable npz file"),
-    ("a.npz", lambda: zipped(saved(latents()))[:-30], "no readable npz file"),
+    ("a.npz", lambda: b"PK", "not a readable .npz file"),
+    ("a.npz", lambda: zipped(saved(latents()))[:-30], "not a readable .npz file"),
     ("a.npz", lambda: zipped(canary()), "array of Python objects"),
     ("a.npz", lambda: zipped(declared("(1000000000000, 4)")), "damaged: .*latent"),
     ("a.npz", lambda: zipped(saved(spoilt(17, np.nan))), r"not finite: \S+a\.npz, latent\.npy, row 17"),
     ("a.npz", lambda: zipped(b"x", "readme.txt"), "no such array.*got nothing"),
     ("a.npz", lambda: flipped(saved(latents())), "Bad CRC-32"),
-    ("a.npz", lambda: zipped(declared("(40000000, 4)") + bytes(640_000_000)), "packed too tightly"),
-    ("a.parquet", lambda: b"PAR1PAR1", "no readable Parquet file"),
-    ("a.txt", lambda: b"1 2 3 4", "no file of this kind is read"),
-    ("a", lambda: b"", "no file of this kind is read"),
+    ("a.npz", lambda: zipped(declared("(40000000, 4)") + bytes(640_000_000)), "compressed too tightly"),
+    ("a.parquet", lambda: b"PAR1PAR1", "not a readable Parquet file"),
+    ("a.txt", lambda: b"1 2 3 4", "unknown kind of file"),
+    ("a", lambda: b"", "unknown kind of file"),
 ]
 
 
@@ -201,4 +201,4 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", latents(9))
     with pytest.raises(DataError, match="file changed"):
         source.read(0, 5)
-    assert Chain([NpyReader(tmp_path / "a.npy")]).rows == 9
+    assert ConcatenatedReader([NpyReader(tmp_path / "a.npy")]).rows == 9

@@ -91,7 +91,7 @@ def workers_below(ancestor: int) -> list[int]:
 def drivers_below(pid: int) -> list[int]:
     """Processes that are a driver of Ray for this one."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()
-    return [int(child) for child in children if b"engines.driver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in children if b"ray.driver" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_worker_and_a_driver_that_are_killed_change_nothing(bundle: Path, local: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
     code = f"""if True:
         import os
         import numpy as np
-        from vae_export.pipeline import Parcel, Pieces, Settings, Task
+        from vae_export.pipeline import ModelPayload, Chunks, Settings, Task
         from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
@@ -176,12 +176,12 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
                 if start == 20:
                     os.kill(os.getpid(), 9)
                 return np.zeros((stop - start, 4), np.float32)
-            def place(self, row):
+            def locate(self, row):
                 return f"deadly, row {{row}}"
-        engine = RayEngine(Parcel.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
+        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
         seen = 0
         try:
-            for outputs in engine.run(Task("decode", Deadly()), Pieces(40, 10)):
+            for outputs in engine.run(Task("decode", Deadly()), Chunks(40, 10)):
                 seen += len(outputs["image"])
         except MachineError as error:
             print(seen, error)
@@ -196,16 +196,16 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
 def test_drivers_that_all_die_are_one_line(bundle: Path) -> None:
     code = f"""if True:
         import os
-        from vae_export.pipeline import Parcel, Pieces, Settings, Task
+        from vae_export.pipeline import ModelPayload, Chunks, Settings, Task
         from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
         class Deadly:
             def __reduce__(self):
                 return os.kill, (0, 9)  # whoever unpickles it, and its group: the driver alone
-        engine = RayEngine(Parcel.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
+        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
         try:
-            list(engine.run(Task("decode", Deadly()), Pieces(40, 10)))
+            list(engine.run(Task("decode", Deadly()), Chunks(40, 10)))
         except MachineError as error:
             print(error)
     """

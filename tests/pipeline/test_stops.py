@@ -14,16 +14,14 @@ import pytest
 
 from tests.commands import ROOT, command
 from tests.pipeline.conftest import Invoke
+from vae_export.pipeline import writers
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a", "b"])
 def test_a_disk_that_fills_is_exit_code_6(
     invoke: Invoke, bundle: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from vae_export.pipeline.writers import arrays, shards
-
-    for module in (arrays, shards):  # somebody else fills it meanwhile
-        monkeypatch.setattr(module, "check_room", lambda *_: None)
+    monkeypatch.setattr(writers, "check_room", lambda *_: None)  # another program fills the disk meanwhile
     options = ("--shards", "npy", "--shard-rows", 100) if name == "b" else ()
     said = invoke("sample", "-n", 3000, "--bundle", bundle, "--out", small_disk / name, *options)
     assert said.code == 6

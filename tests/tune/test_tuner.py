@@ -19,9 +19,9 @@ from vae_export.errors import IntegrityError, ParityError, TargetError, UsageErr
 from vae_export.parity import Budget
 from vae_export.parity.targets import Target
 from vae_export.tune import successive_halving
-from vae_export.tune.candidates import Candidate, candidates, cost
+from vae_export.tune.candidates import Candidate, candidates, degradation_of
 from vae_export.tune.plan import TunePlan
-from vae_export.tune.successive_halving import Search
+from vae_export.tune.successive_halving import SuccessiveHalving
 from vae_export.tune.tuner import publish, tune
 
 CPU = "CPUExecutionProvider"
@@ -79,11 +79,17 @@ def test_an_autoencoder_costs_what_its_own_rows_say() -> None:
     decoder = {**row, "part": "decoder", "grey": {"worst": 1}}
     nats = {**row, "part": "metric", "output": "negative_elbo", "grey": None}
     known = StoredCertificate(b"", {"drift": [], "rows": [own, decoder, nats]})
-    assert (cost(known, "autoencoder", target).worst_levels, cost(known, "autoencoder", target).nats_high) == (3, None)
-    assert (cost(known, "decoder", target).worst_levels, cost(known, "encoder", target).nats_high) == (1, 1e-6)
-    assert cost(StoredCertificate(b"", {"drift": [], "rows": [own]}), "autoencoder", target).over_budget(Budget(2)) == [
-        f"autoencoder on {target}: 3 grey levels, 2 allowed"
-    ]
+    assert (
+        degradation_of(known, "autoencoder", target).worst_levels,
+        degradation_of(known, "autoencoder", target).nats_high,
+    ) == (3, None)
+    assert (
+        degradation_of(known, "decoder", target).worst_levels,
+        degradation_of(known, "encoder", target).nats_high,
+    ) == (1, 1e-6)
+    assert degradation_of(StoredCertificate(b"", {"drift": [], "rows": [own]}), "autoencoder", target).over_budget(
+        Budget(2)
+    ) == [f"autoencoder on {target}: 3 grey levels, 2 allowed"]
 
 
 def test_a_certificate_whose_costs_are_no_numbers_is_one_line(small: Small) -> None:
@@ -108,7 +114,7 @@ class Dying(SubjectProcess):
     dies = "ort/"
 
     def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        if do == "time" and self._subject.side.startswith(self.dies):
+        if do == "time" and self.subject.name.startswith(self.dies):
             os.kill(self.pid, signal.SIGSEGV)
         return super().ask(do, **order)
 
@@ -172,9 +178,9 @@ def test_a_target_that_was_not_verified_is_not_tried(small: Small) -> None:
     assert formats == {"onnx"}
 
 
-def search(field: dict[Candidate, list[float]], usual: Candidate) -> Search:
+def search(field: dict[Candidate, list[float]], usual: Candidate) -> SuccessiveHalving:
     """A search whose last heat gave these seconds, one a round."""
-    found = Search(Path(), PLAN, usual, lambda _line: None)
+    found = SuccessiveHalving(Path(), PLAN, usual, lambda _line: None)
     found.contest._seconds = field
     found.contest._workers = dict.fromkeys(field)  # type: ignore[arg-type]  # nothing runs
     return found

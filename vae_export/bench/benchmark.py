@@ -1,7 +1,7 @@
-"""`bench()`: every side in a child process of its own, all of them measured in turn, round after round.
+"""`bench()` measures every subject in a child process of its own, all of them in turn, round after round.
 
-A shared machine drifts: what is measured a minute later is measured on another machine. So each round measures every
-side once, in an order of its own, and a ratio is taken within a round; the median over the rounds is what is reported.
+The speed of a shared machine changes within a minute. So each round measures every subject once, in a random order, and
+ratios are taken within a round; a round in which other programs slowed a subject down is left out and counted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
 from vae_export.artifact.manifest import FileEntry
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.results import Figure, Limit, Plan, Side, Spread, Timings, percentile
-from vae_export.bench.subjects import COMPILE, EAGER, LIMITS, OWN, PRODUCTS, RUNTIME, WEIGHTS, Opening, Subject
+from vae_export.bench.results import BenchPlan, BenchResult, Roofline, SubjectSummary, Timings
+from vae_export.bench.statistics import paired_ratio, percentile, robust_median, undisturbed_rounds
+from vae_export.bench.subjects import (
+    COMPILE,
+    EAGER,
+    NOT_FILES,
+    PRODUCTS,
+    ROOFLINES,
+    RUNTIME,
+    WEIGHTS,
+    ExportedFile,
+    Subject,
+)
 from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.parity.targets import Target, choose_targets, parse_target
@@ -27,7 +38,7 @@ from vae_export.precision import FULL
 from vae_export.system.hardware import describe_machine
 
 Report = Callable[[str], None]
-#: Nanoseconds of calls, a list a round, by side, batch size and threads.
+#: Nanoseconds of calls, one list a round, by subject, batch size and threads.
 CallTimes = dict[tuple[str, int, int], list[list[int]]]
 
 
@@ -35,150 +46,135 @@ def bench(
     artifact: Artifact,
     checkpoint: Path,
     record: StoredCertificate,
-    plan: Plan,
+    plan: BenchPlan,
     *,
     targets: Sequence[str] | None = None,
     report: Report = lambda _line: None,
 ) -> Timings:
-    """Measure the files of an export, PyTorch, and the machine's limit, side by side.
+    """Measure the files of an export, PyTorch, and the roofline of this machine.
 
     Args:
-        artifact: whose files are measured.
-        checkpoint: that they were made from.
-        record: their certificate. What is not proved to compute the right thing is not measured.
-        plan: what, and for how long.
-        targets: sides by name, such as onnx/CPUExecutionProvider or compile/cpu; None takes all that run here.
-            `eager/cpu` and the limit are always there.
-        report: called with a line at each step.
+        artifact: the export whose files are measured.
+        checkpoint: the checkpoint that they were made from.
+        record: the certificate of the export; only certified files are measured.
+        plan: what is measured, and for how long.
+        targets: names of the subjects, such as `onnx/CPUExecutionProvider` or `compile/cpu`; None takes all that run
+            here. `eager/cpu` and the roofline are always measured.
+        report: called with one line at each step.
+
+    Returns:
+        The timings; subjects that failed are under `unusable`.
 
     Raises:
-        ParityError, IntegrityError: the certificate did not pass, or is of other files.
-        UsageError: a target that no file has, or a part that the export lacks.
-        TargetError: a target that was asked for cannot be measured here.
+        ParityError, IntegrityError: the certificate did not pass, or belongs to other files.
+        UsageError: no file has such a target, or the export has no such part.
+        TargetError: a requested target cannot be measured here.
     """
     record.require(artifact.manifest, artifact.certificate)
-    chosen = {part: sides(artifact, part, targets) for part in plan.parts}
+    chosen = {part: choose_subjects(artifact, part, targets) for part in plan.parts}
     unusable: dict[str, str] = {}
-    measured: list[tuple[list[Side], list[Limit], list[Figure]]] = []
+    subjects: list[SubjectSummary] = []
+    rooflines: list[Roofline] = []
+    results: list[BenchResult] = []
     for part, names in chosen.items():
         with ExitStack() as stack:
-            table = _Table(artifact, checkpoint, part, plan, report, unusable, asked=set(targets or ()))
-            table.open(names, stack)
-            table.rounds()
-            measured.append((table.sides, table.limits(), list(table.figures())))
-    entries = {side.file for sides, _, _ in measured for side in sides}
+            benchmark = _PartBenchmark(artifact, checkpoint, part, plan, report, unusable, requested=set(targets or ()))
+            benchmark.open(names, stack)
+            benchmark.measure()
+        subjects += benchmark.subjects
+        rooflines += benchmark.rooflines()
+        results += benchmark.results()
+    measured = {subject.file for subject in subjects}
     return Timings(
-        files={entry.name: entry.sha256 for entry in artifact.manifest.files if entry.name in entries},
+        files={entry.name: entry.sha256 for entry in artifact.manifest.files if entry.name in measured},
         plan=asdict(plan),
         machine=describe_machine(),
-        sides=tuple(side for sides, _, _ in measured for side in sides),
-        limits=tuple(limit for _, limits, _ in measured for limit in limits),
-        figures=tuple(figure for _, _, figures in measured for figure in figures),
+        subjects=tuple(subjects),
+        rooflines=tuple(rooflines),
+        results=tuple(results),
         unusable=unusable,
     )
 
 
-def sides(artifact: Artifact, part: Part, asked: Sequence[str] | None) -> list[str]:
-    """The names of the sides to measure, the limit's first, then eager's; raises `UsageError` for one there is not."""
+def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:
+    """Return the names of the subjects to measure: the roofline's first, then eager PyTorch.
+
+    Args:
+        artifact: the export.
+        part: the part of the model.
+        requested: names of subjects; None takes all that run on this machine.
+
+    Raises:
+        UsageError: the export has no such part, or no file for a requested target.
+    """
     kinds = [(entry.format, entry.precision) for entry in artifact.manifest.known if entry.part == part]
     if not kinds:
         have = sorted({entry.part for entry in artifact.manifest.files})
         raise UsageError("export has no such part", where=part, expected=" | ".join(have))
-    if asked is None:
+    if requested is None:
         runtime = [RUNTIME] if ("onnx", FULL) in kinds else []
-        return [*LIMITS, EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
-    for name in asked:
-        if name not in OWN:
+        return [*ROOFLINES, EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
+    for name in requested:
+        if name not in NOT_FILES:
             parse_target(name, kinds)
-    return [*LIMITS, EAGER, *(name for name in dict.fromkeys(asked) if name != EAGER)]
+    return [*ROOFLINES, EAGER, *(name for name in dict.fromkeys(requested) if name != EAGER)]
 
 
-class _Table:
-    """The sides of one part, open in their processes, and what was measured of them."""
+class _PartBenchmark:
+    """The processes of one part's subjects, and their measurements."""
 
     def __init__(
         self,
         artifact: Artifact,
         checkpoint: Path,
         part: Part,
-        plan: Plan,
+        plan: BenchPlan,
         report: Report,
         unusable: dict[str, str],
-        asked: set[str],
+        requested: set[str],
     ) -> None:
         self._artifact, self._checkpoint, self._part, self._plan = artifact, checkpoint, part, plan
-        self._report, self._unusable, self._asked = report, unusable, asked
-        self._workers: dict[str, SubjectProcess] = {}
-        self._samples: CallTimes = defaultdict(list)
+        self._report, self._unusable, self._requested = report, unusable, requested
+        self._processes: dict[str, SubjectProcess] = {}
+        self._call_times: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
         self._counts: dict[int, dict[str, int]] = {}
-        self.sides: list[Side] = []
+        self.subjects: list[SubjectSummary] = []
 
     def open(self, names: Sequence[str], stack: ExitStack) -> None:
-        """Start a process for each side, one after the other, so that none disturbs another's load time."""
+        """Start a process for each subject, one after the other, so that none disturbs another's load time."""
         for name in names:
             self._report(f"opening {name} for {self._part}")
-            subject = Subject(str(self._artifact.folder), str(self._checkpoint), self._part, name, self._opening(name))
-            worker = stack.enter_context(SubjectProcess(subject))
+            subject = Subject(str(self._artifact.folder), str(self._checkpoint), self._part, name, self._file(name))
+            process = stack.enter_context(SubjectProcess(subject))
             try:
-                self._open(name, worker)
+                self._load(name, process)
             except SubjectError as error:
-                worker.close()
-                if name in (*LIMITS, EAGER) or name in self._asked:
+                process.close()
+                if name in (*ROOFLINES, EAGER) or name in self._requested:
                     raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
-                self._drop(name, str(error))
+                self._leave_out(name, str(error))
             else:
-                self._workers[name] = worker
+                self._processes[name] = process
 
-    def _open(self, name: str, worker: SubjectProcess) -> None:
-        worker.begin()
-        smallest = min(self._plan.batches)
-        loads = [worker.ask("open", threads=t, batch=smallest)["seconds"] for t in self._plan.threads]
-        for threads in self._plan.threads:
-            for batch in sorted(self._plan.batches):
-                self._memory[name, batch, threads] = worker.ask("warm", threads=threads, batch=batch)["bytes"]
-        if name == PRODUCTS:
-            self._counts = {batch: worker.ask("count", batch=batch) for batch in self._plan.batches}
-        if name not in LIMITS:
-            entry = self._entry(name)
-            size = None if entry is None else sum(stored.size for stored in entry.stored)
-            precision = None if entry is None else entry.precision
-            self.sides.append(Side(self._part, name, None if entry is None else entry.name, size, precision, loads[0]))
-
-    def rounds(self) -> None:
-        """Measure. A side that dies here is left out from then on, and the others go on."""
+    def measure(self) -> None:
+        """Measure all rounds. A subject whose process dies is left out from then on, and the others go on."""
         order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
-        for round in range(self._plan.rounds):
-            self._report(f"measuring {self._part}, round {round + 1} of {self._plan.rounds}")
+        for index in range(self._plan.rounds):
+            self._report(f"measuring {self._part}, round {index + 1} of {self._plan.rounds}")
             for threads in self._plan.threads:
                 for batch in self._plan.batches:
-                    for name in order.sample(list(self._workers), len(self._workers)):
-                        self._slot(name, batch, threads)
+                    for name in order.sample(list(self._processes), len(self._processes)):
+                        self._measure(name, batch, threads)
 
-    def _slot(self, name: str, batch: int, threads: int) -> None:
-        try:
-            answer = self._workers[name].ask("time", threads=threads, batch=batch, seconds=self._plan.seconds)
-        except SubjectError as error:
-            self._workers.pop(name).close()
-            if name in (*LIMITS, EAGER):
-                raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
-            self._drop(name, f"batch {batch}: {error}")
-            return
-        self._samples[name, batch, threads].append(answer["nanoseconds"])
-
-    def _drop(self, name: str, reason: str) -> None:
-        self._report(f"left out: {name}: {reason}")
-        self._unusable[f"{self._part}, {name}"] = reason
-        self.sides = [side for side in self.sides if side.side != name]
-
-    def limits(self) -> list[Limit]:
+    def rooflines(self) -> list[Roofline]:
         return [
-            Limit(
+            Roofline(
                 self._part,
                 batch,
                 threads,
-                median(_medians(self._samples[PRODUCTS, batch, threads])) / 1e9,
-                median(_medians(self._samples[WEIGHTS, batch, threads])) / 1e9,
+                robust_median(self._round_medians(PRODUCTS, batch, threads)) / 1e9,
+                robust_median(self._round_medians(WEIGHTS, batch, threads)) / 1e9,
                 self._counts[batch]["operations"],
                 self._counts[batch]["weight_bytes"],
             )
@@ -186,23 +182,53 @@ class _Table:
             for batch in self._plan.batches
         ]
 
-    def figures(self) -> Iterator[Figure]:
-        for name in self._workers:
-            if name in LIMITS:
+    def results(self) -> Iterator[BenchResult]:
+        for name in self._processes:
+            if name in ROOFLINES:
                 continue
             for threads in self._plan.threads:
                 for batch in self._plan.batches:
-                    yield self._figure(name, batch, threads)
+                    yield self._result(name, batch, threads)
 
-    def _figure(self, name: str, batch: int, threads: int) -> Figure:
-        rounds = self._samples[name, batch, threads]
-        own = _medians(rounds)
-        eager, products, weights = (
-            _medians(self._samples[side, batch, threads]) for side in (EAGER, PRODUCTS, WEIGHTS)
+    def _load(self, name: str, process: SubjectProcess) -> None:
+        process.begin()
+        smallest = min(self._plan.batches)
+        loads = [process.ask("open", threads=t, batch=smallest)["seconds"] for t in self._plan.threads]
+        for threads in self._plan.threads:
+            for batch in sorted(self._plan.batches):
+                self._memory[name, batch, threads] = process.ask("warm", threads=threads, batch=batch)["bytes"]
+        if name == PRODUCTS:
+            self._counts = {batch: process.ask("count", batch=batch) for batch in self._plan.batches}
+        if name not in ROOFLINES:
+            entry = self._entry(name)
+            size = None if entry is None else sum(stored.size for stored in entry.stored)
+            file, precision = (None, None) if entry is None else (entry.name, entry.precision)
+            self.subjects.append(SubjectSummary(self._part, name, file, size, precision, loads[0]))
+
+    def _measure(self, name: str, batch: int, threads: int) -> None:
+        try:
+            answer = self._processes[name].ask("time", threads=threads, batch=batch, seconds=self._plan.seconds)
+        except SubjectError as error:
+            self._processes.pop(name).close()
+            if name in (*ROOFLINES, EAGER):
+                raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
+            self._leave_out(name, f"batch {batch}: {error}")
+            return
+        self._call_times[name, batch, threads].append(answer["nanoseconds"])
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._report(f"left out: {name}: {reason}")
+        self._unusable[f"{self._part}, {name}"] = reason
+        self.subjects = [subject for subject in self.subjects if subject.name != name]
+
+    def _result(self, name: str, batch: int, threads: int) -> BenchResult:
+        own, eager, products, weights = (
+            self._round_medians(subject, batch, threads) for subject in (name, EAGER, PRODUCTS, WEIGHTS)
         )
-        limit = [max(pair) for pair in zip(products, weights, strict=True)]
-        calls = [taken for round in rounds for taken in round]
-        return Figure(
+        roofline = [max(pair) for pair in zip(products, weights, strict=True)]
+        rounds = self._call_times[name, batch, threads]
+        calls = [taken for index in undisturbed_rounds(own) for taken in rounds[index]]
+        return BenchResult(
             self._part,
             name,
             batch,
@@ -212,19 +238,24 @@ class _Table:
             p90_seconds=percentile(calls, 0.9),
             p99_seconds=percentile(calls, 0.99),
             memory_bytes=self._memory[name, batch, threads],
-            speedup=_ratio(eager, own),
-            reached=None if self._is_elsewhere(name) else _ratio(limit, own),
+            speedup=paired_ratio(eager, own),
+            roofline_share=None if self._is_on_gpu(name) else paired_ratio(roofline, own),
+            disturbed_rounds=len(own) - len(undisturbed_rounds(eager, own)),
         )
 
-    def _opening(self, name: str) -> Opening | None:
-        """The plain way, which parity verified first; None for what is no exported file."""
+    def _round_medians(self, name: str, batch: int, threads: int) -> list[float]:
+        """Return the median call of each round, in nanoseconds."""
+        return [median(calls) for calls in self._call_times[name, batch, threads]]
+
+    def _file(self, name: str) -> ExportedFile | None:
+        """Return the file of a subject with the setting that parity verified first; None for what is not a file."""
         target, entry = self._target(name), self._entry(name)
         if target is None or entry is None:
             return None
-        return Opening(entry.name, target.format, target.provider, target.settings(thorough=True)[0])
+        return ExportedFile(entry.name, target.format, target.provider, target.settings(thorough=True)[0])
 
     def _target(self, name: str) -> Target | None:
-        if name in (*OWN, *LIMITS):
+        if name in (*NOT_FILES, *ROOFLINES):
             return None
         return parse_target(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.known])
 
@@ -232,16 +263,7 @@ class _Table:
         target = self._target(name)
         return None if target is None else self._artifact.manifest.entry(self._part, target.format, target.precision)
 
-    def _is_elsewhere(self, name: str) -> bool:
-        """Whether it runs on a device that the limit was not measured on."""
+    def _is_on_gpu(self, name: str) -> bool:
+        """Whether it runs on a GPU, for which the roofline was not measured."""
         target = self._target(name)
         return target is not None and target.is_gpu
-
-
-def _medians(rounds: Sequence[Sequence[int]]) -> list[float]:
-    return [median(calls) for calls in rounds]
-
-
-def _ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """Pair by pair, each of one round."""
-    return Spread.of([a / b for a, b in zip(over, under, strict=True)])

@@ -1,4 +1,4 @@
-"""The parent's end of a child process: orders, answers, and one line of what became of one that died."""
+"""The parent's end of a subject's child process: it sends requests, reads answers, and says how a process died."""
 
 from __future__ import annotations
 
@@ -16,28 +16,34 @@ from typing import Any
 from vae_export.bench.subjects import Subject
 from vae_export.errors import MachineError
 
-#: For one order. Compilers take a minute on a busy machine; nothing takes this long.
-SECONDS = 300.0
+#: Timeout of one request. A compiler may take a minute on a busy machine; nothing takes this long.
+TIMEOUT_SECONDS = 300.0
 
 
 class SubjectError(MachineError):
-    """A side that could not be measured: its engine refused, crashed or hung."""
+    """A subject that could not be measured: its engine refused, crashed or hung."""
 
 
 class SubjectProcess:
-    """A child process that has one side open. Use it as a block: it ends with it."""
+    """A child process that holds one subject open. Use it as a context manager: the process ends with the block.
 
-    def __init__(self, subject: Subject, *, seconds: float = SECONDS, command: tuple[str, ...] = ()) -> None:
-        self._subject = subject
+    Args:
+        subject: what the process opens.
+        seconds: timeout of one request.
+        command: what to run in place of `vae_export.bench.worker`; for tests.
+    """
+
+    def __init__(self, subject: Subject, *, seconds: float = TIMEOUT_SECONDS, command: tuple[str, ...] = ()) -> None:
+        self.subject = subject
         self._seconds = seconds
         self._scratch = tempfile.TemporaryDirectory(prefix="vae-export-bench-")
-        self._said = open(Path(self._scratch.name) / "stderr", "w+b")
+        self._stderr = open(Path(self._scratch.name) / "stderr", "w+b")
         environment = os.environ | {
-            # The child finds packages where this process does, and none in the working folder.
+            # The child looks for packages where this process does, and not in the working folder.
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
-            # What an engine unpacks to load it stays behind when its process is killed: `close` removes it.
+            # An engine that is killed leaves the files that it has unpacked: `close` removes them.
             "TMPDIR": self._scratch.name,
-            # What torch.compile compiled before would make its load time another thing at the second run.
+            # A compiler cache would make the load time of a second run shorter than that of the first.
             "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
@@ -45,7 +51,7 @@ class SubjectProcess:
             command or (sys.executable, "-P", "-m", "vae_export.bench.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             env=environment,
         )
 
@@ -62,42 +68,50 @@ class SubjectProcess:
         return self._process.pid
 
     def begin(self) -> None:
-        """Tell the child what it is; raises as `ask` does."""
-        self.ask("begin", **self._subject.to_json())
+        """Send the subject to the child; raises as `ask` does."""
+        self.ask("begin", **self.subject.to_json())
 
-    def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for its answer; raises `SubjectError` where there is none."""
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return its answer.
+
+        Args:
+            do: a method of `vae_export.bench.worker.SubjectServer`.
+            arguments: its arguments.
+
+        Raises:
+            SubjectError: the subject failed, its process died, or there was no answer in time.
+        """
         if self._process.stdin is None or self._process.stdout is None:
-            raise self._ended()  # never: both are pipes
+            raise self._death()  # never: both are pipes
         try:
-            self._process.stdin.write(json.dumps({"do": do, **order}).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._ended() from None
+            raise self._death() from None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             if not selector.select(self._seconds):
-                raise SubjectError(f"no answer within {self._seconds:g} s", where=self._subject.side)
+                raise SubjectError(f"no answer within {self._seconds:g} s", where=self.subject.name)
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise self._ended()
+            raise self._death()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise SubjectError(answer["error"])
         return answer
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child, whatever it is doing, and remove its files."""
         self._process.kill()
         self._process.communicate()
-        self._said.close()
+        self._stderr.close()
         self._scratch.cleanup()
 
-    def _ended(self) -> SubjectError:
-        """How the child ended, and its last word."""
+    def _death(self) -> SubjectError:
+        """Return an error that says how the child ended, with the last line that it printed."""
         code = self._process.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").split("\n")
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), None)
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return SubjectError(f"its process {how}", got=last and last[:300])

@@ -1,39 +1,39 @@
-"""What is measured, and for how long.
-
-The record of one measurement: every figure, the limit beside it, the machine. docs/bench.md describes the JSON.
-"""
+"""The options of a benchmark and the record of its results, `timings.json`; docs/bench.md describes the JSON."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
+from vae_export.bench.statistics import Spread
 from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import InputError, IntegrityError, UsageError
 from vae_export.io.atomic import write_atomic
 from vae_export.io.strict import CERTIFICATE_LIMIT, parse_json
 from vae_export.precision import PrecisionName
 
+FORMAT = "vae-export-timings/1"
+TIMINGS = "timings.json"
 BATCHES = (1, 8, 64, 512, 4096)
 THREADS = (1, 2)
-#: Beyond this an input alone is gigabytes.
-_MOST_ROWS = 1 << 20
+#: Above this many rows the input alone takes gigabytes.
+_MAX_BATCH = 1 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Attributes:
-    parts: in this order.
-    batches: rows of a call.
-    threads: within an operator.
-    rounds: how often every side is measured; a ratio is of two figures of one round.
-    seconds: that a side has for one batch size in one round.
+class BenchPlan:
+    """The parts, batch sizes and thread counts to measure, and for how long.
+
+    Attributes:
+        parts: the parts of the model, measured in this order.
+        batches: batch sizes, in rows.
+        threads: threads within an operator.
+        rounds: how often each subject is measured; each ratio is taken within one round.
+        seconds: measuring time of a subject in a round, for one batch size and thread count.
     """
 
     parts: tuple[Part, ...] = ("decoder",)
@@ -45,70 +45,63 @@ class Plan:
     def __post_init__(self) -> None:
         cores = os.cpu_count() or 1
         for name, values, highest in (
-            ("batch", self.batches, _MOST_ROWS),
+            ("batch", self.batches, _MAX_BATCH),
             ("threads", self.threads, max(cores, *THREADS)),
             ("rounds", (self.rounds,), 10_000),
         ):
             if not values or (bad := [value for value in values if not 1 <= value <= highest]):
                 raise UsageError(f"bad {name}", expected=f"1 to {highest:,}", got=bad[0] if values else "none")
             if len(set(values)) != len(values):
-                raise UsageError(f"{name} is there twice", got=list(values))
+                raise UsageError(f"{name} is given twice", got=list(values))
         if not self.parts or any(part not in EVERY_PART for part in self.parts):
             raise UsageError("unknown part", expected=" | ".join(EVERY_PART), got=list(self.parts))
 
     @classmethod
-    def quick(cls) -> Plan:
-        """For a first look: few rounds, and spreads that say so."""
+    def quick(cls) -> BenchPlan:
+        """Return a plan for a first look: few short rounds."""
         return cls(rounds=3, seconds=0.005)
 
 
-FORMAT = "vae-export-timings/1"
-TIMINGS = "timings.json"
-
-
 @dataclass(frozen=True)
-class Spread:
-    """A ratio that was taken once a round: its median and quartiles over the rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        low, _, high = quantiles(values, n=4, method="inclusive")
-        return cls(median(values), low, high)
-
-
-@dataclass(frozen=True)
-class Side:
-    """What does not depend on the batch.
+class SubjectSummary:
+    """The properties of a subject that do not depend on the batch size.
 
     Attributes:
-        file: name of the exported file; None for a side that is none.
-        file_bytes: with what lies beside it; None likewise.
-        precision: of the numbers in it; None likewise.
-        load_seconds: from a Python with numpy to the first result: the engine's import, opening, the first call.
+        part: the part of the model.
+        name: a name from `vae_export.bench.subjects`, such as `onnx/CPUExecutionProvider`; "side" in the JSON.
+        file: name of the exported file, or None for a subject that is not a file.
+        file_bytes: size of the file and its sidecars in bytes, or None.
+        precision: precision of the numbers in the file, or None.
+        load_seconds: from a Python with numpy to the first result: importing the engine, opening, the first call.
     """
 
     part: str
-    side: str
+    name: str
     file: str | None
     file_bytes: int | None
     precision: PrecisionName | None
     load_seconds: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of timings.json."""
+        return _renamed(asdict(self), {"name": "side"})
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> SubjectSummary:
+        """Return the inverse of `to_json`; raise `TypeError` for anything else."""
+        return cls(**_renamed(entry, {"side": "name"}))
+
 
 @dataclass(frozen=True)
-class Limit:
-    """The machine's limit for one part, batch size and number of threads.
+class Roofline:
+    """The least time that this machine needs for one part, batch size and thread count.
 
     Attributes:
-        products_seconds, weights_seconds: medians of the bare matrix products, and of reading the weights.
+        part, batch, threads: the case that it is for.
+        products_seconds: median time of the matrix products alone.
+        weights_seconds: median time of reading the weights.
         operations: additions and multiplications in the products.
-        weight_bytes: in float32.
+        weight_bytes: size of the weights in float32.
     """
 
     part: str
@@ -121,24 +114,28 @@ class Limit:
 
     @property
     def seconds(self) -> float:
-        """The longer of the two."""
+        """The roofline: the longer of the two times."""
         return max(self.products_seconds, self.weights_seconds)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One part, side, batch size and number of threads.
+class BenchResult:
+    """The measurements of one subject for one part, batch size and thread count.
 
     Attributes:
-        calls: how many were timed, over all rounds.
-        p50_seconds, p90_seconds, p99_seconds: of one call.
-        memory_bytes: the most that the process of this side had up to this batch size, above a Python with numpy.
-        speedup: eager's time over this one's.
-        reached: the limit's time over this one's: 1 is the limit; None on a device that the limit is not of.
+        part, batch, threads: the case that was measured.
+        subject: name of the subject; "side" in the JSON.
+        calls: calls that were timed in the undisturbed rounds.
+        p50_seconds, p90_seconds, p99_seconds: percentiles of the time of one call, over these calls.
+        memory_bytes: peak memory of the process up to this batch size, above a Python with numpy.
+        speedup: eager PyTorch's time divided by this subject's.
+        roofline_share: the roofline's time divided by this subject's, so that 1 is the roofline; None on a device for
+            which there is no roofline. "reached" in the JSON.
+        disturbed_rounds: rounds that were left out of `speedup` because other programs slowed them down.
     """
 
     part: str
-    side: str
+    subject: str
     batch: int
     threads: int
     calls: int
@@ -147,63 +144,93 @@ class Figure:
     p99_seconds: float
     memory_bytes: int
     speedup: Spread
-    reached: Spread | None
+    roofline_share: Spread | None
+    disturbed_rounds: int = 0
 
     @property
     def rows_per_second(self) -> float:
-        """Throughput: rows of the batch over the median time."""
+        """Throughput: rows of the batch divided by the median time."""
         return self.batch / self.p50_seconds
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"rows_per_second": self.rows_per_second}
+        """Return the entry of timings.json; `disturbed_rounds` is left out where it is 0."""
+        values = _renamed(asdict(self), {"subject": "side", "roofline_share": "reached"})
+        if not self.disturbed_rounds:
+            del values["disturbed_rounds"]
+        return values | {"rows_per_second": self.rows_per_second}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> BenchResult:
+        """Return the inverse of `to_json`; raise `KeyError` or `TypeError` for anything else."""
+        values = _renamed(entry, {"side": "subject", "reached": "roofline_share"})
+        del values["rows_per_second"]
+        spreads = {name: values[name] and Spread(**values[name]) for name in ("speedup", "roofline_share")}
+        return cls(**(values | spreads))
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Attributes:
-    files: SHA-256 of the exported files that were measured, by name.
-    plan: rounds, seconds of a slot, parts, batches, threads.
-    machine: what it is, and what ran on it.
-    unusable: sides that this machine lists and could not be measured, with the reason: "decoder, aoti/cpu" → why.
+    """The record of one benchmark.
+
+    Attributes:
+        files: SHA-256 of the exported files that were measured, by name.
+        plan: the fields of the `BenchPlan`.
+        machine: the machine and the versions of the software.
+        subjects: what was measured; "sides" in the JSON.
+        rooflines: one for each part, batch size and thread count; "limits" in the JSON.
+        results: one for each subject, batch size and thread count; "figures" in the JSON.
+        unusable: subjects that could not be measured here, with the reason: "decoder, aoti/cpu" → reason.
     """
 
     files: Mapping[str, str]
     plan: Mapping[str, Any]
     machine: Mapping[str, Any]
-    sides: tuple[Side, ...]
-    limits: tuple[Limit, ...]
-    figures: tuple[Figure, ...]
+    subjects: tuple[SubjectSummary, ...]
+    rooflines: tuple[Roofline, ...]
+    results: tuple[BenchResult, ...]
     unusable: Mapping[str, str] = field(default_factory=dict)
 
-    def row(self, part: str, side: str, threads: int) -> dict[int, Figure]:
-        """The figures of one side by batch size."""
-        return {f.batch: f for f in self.figures if (f.part, f.side, f.threads) == (part, side, threads)}
+    @property
+    def disturbed_rounds(self) -> int:
+        """The number of measurements that were left out of the ratios, over all results."""
+        return sum(result.disturbed_rounds for result in self.results)
 
-    def best(self, part: str, batch: int, precision: PrecisionName | None = None) -> Figure | None:
-        """The quickest certified file for this part and batch size, over all threads; None takes any precision."""
-        own = {
-            (side.part, side.side)
-            for side in self.sides
-            if side.file is not None and precision in (None, side.precision)
+    def by_batch(self, part: str, subject: str, threads: int) -> dict[int, BenchResult]:
+        """Return the results of one subject by batch size."""
+        return {r.batch: r for r in self.results if (r.part, r.subject, r.threads) == (part, subject, threads)}
+
+    def best(self, part: str, batch: int, precision: PrecisionName | None = None) -> BenchResult | None:
+        """Return the fastest certified file for a part and batch size, over all threads.
+
+        Args:
+            part: the part of the model.
+            batch: rows of a call.
+            precision: only files of this precision; None takes any.
+        """
+        files = {
+            (subject.part, subject.name)
+            for subject in self.subjects
+            if subject.file is not None and precision in (None, subject.precision)
         }
-        found = [f for f in self.figures if (f.part, f.batch) == (part, batch) and (f.part, f.side) in own]
-        return min(found, key=lambda figure: figure.p50_seconds, default=None)
+        found = [r for r in self.results if (r.part, r.batch) == (part, batch) and (r.part, r.subject) in files]
+        return min(found, key=lambda result: result.p50_seconds, default=None)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of timings.json, with numbers rounded to six digits."""
         return {
             "format": FORMAT,
             "files": dict(self.files),
             "plan": dict(self.plan),
             "machine": dict(self.machine),
             "unusable": dict(self.unusable),
-            "sides": [_rounded(asdict(side)) for side in self.sides],
-            "limits": [_rounded(asdict(limit)) for limit in self.limits],
-            "figures": [_rounded(figure.to_json()) for figure in self.figures],
+            "sides": [_rounded(subject.to_json()) for subject in self.subjects],
+            "limits": [_rounded(asdict(roofline)) for roofline in self.rooflines],
+            "figures": [_rounded(result.to_json()) for result in self.results],
         }
 
     @property
     def text(self) -> bytes:
-        """The bytes of timings.json: an entry a line."""
+        """The bytes of timings.json, with one line for each entry of a list."""
         data = self.to_json()
         lists = {name: data.pop(name) for name in ("sides", "limits", "figures")}
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
@@ -214,35 +241,33 @@ class Timings:
         return (",\n".join([head, *rows]) + "\n}\n").encode()
 
     def write(self, path: Path) -> None:
+        """Write timings.json, whole or not at all."""
         write_atomic(path, self.text)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Timings:
-        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
-
-        def figure(item: Mapping[str, Any]) -> Figure:
-            values = {name: value for name, value in item.items() if name != "rows_per_second"}
-            spreads = {name: values[name] and Spread(**values[name]) for name in ("speedup", "reached")}
-            return Figure(**(values | spreads))
-
+        """Return the inverse of `to_json`; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
         return cls(
             dict(document["files"]),
             dict(document["plan"]),
             dict(document["machine"]),
-            tuple(Side(**item) for item in document["sides"]),
-            tuple(Limit(**item) for item in document["limits"]),
-            tuple(figure(item) for item in document["figures"]),
+            tuple(SubjectSummary.from_json(entry) for entry in document["sides"]),
+            tuple(Roofline(**entry) for entry in document["limits"]),
+            tuple(BenchResult.from_json(entry) for entry in document["figures"]),
             dict(document["unusable"]),
         )
 
 
-def percentile(values: Sequence[int], share: float) -> float:
-    """The smallest value that `share` of all are at or below, in seconds (nearest rank)."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] / 1e9
-
-
 def read_timings(path: Path) -> Timings:
-    """Raises `InputError` where there are none or of another version, `IntegrityError` for a broken file."""
+    """Return the timings in a file.
+
+    Args:
+        path: the timings.json.
+
+    Raises:
+        InputError: there is no such file, or it is of another version.
+        IntegrityError: the file is damaged.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -257,8 +282,13 @@ def read_timings(path: Path) -> Timings:
         raise IntegrityError("timings cannot be read", where=path, got=repr(error)[:200]) from error
 
 
+def _renamed(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the entry with some of its keys renamed, in its order."""
+    return {names.get(key, key): value for key, value in entry.items()}
+
+
 def _rounded(value: Any) -> Any:
-    """Six digits say all."""
+    """Return the value with all floats in it rounded to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     return {name: _rounded(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -38,7 +38,7 @@ def products(graph: Graph, threads: int) -> Runner:
         with torch.no_grad(), _Recorder() as recorder:
             graph.module(*tensors)
         with torch.inference_mode(), process_set(Setting(threads)):
-            chosen = [_quickest(ways) for ways in recorder.products]
+            chosen = [_fastest(ways) for ways in recorder.products]
 
             def call() -> None:
                 for product in chosen:
@@ -56,7 +56,7 @@ def weights(graph: Graph, threads: int) -> Runner:
     @contextlib.contextmanager
     def bind(_inputs: Mapping[str, Array]) -> Iterator[Bound]:
         with torch.inference_mode(), process_set(Setting(threads)):
-            yield Bound(_quickest([lambda: torch.sum(flat), lambda: torch.dot(flat, flat)]), lambda _: {})
+            yield Bound(_fastest([lambda: torch.sum(flat), lambda: torch.dot(flat, flat)]), lambda _: {})
 
     return Runner(bind)
 
@@ -118,12 +118,12 @@ def _convolution(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product
     return [functools.partial(torch.convolution, *given, None, *rest) for given in layouts]
 
 
-def _quickest(ways: Sequence[Product]) -> Product:
+def _fastest(ways: Sequence[Product]) -> Product:
     """The way with the shortest call of a few."""
-    return min(ways, key=_shortest) if len(ways) > 1 else ways[0]
+    return min(ways, key=_shortest_call) if len(ways) > 1 else ways[0]
 
 
-def _shortest(way: Product) -> float:
+def _shortest_call(way: Product) -> float:
     way()
     taken: list[float] = []
     until = time.perf_counter() + _TRIAL_SECONDS

@@ -1,11 +1,11 @@
-"""Everything that one measurement sets side by side, by name, and how a child process opens it.
+"""The subjects of a benchmark, by name, and how a child process opens one.
 
-side                            what a call of it is
-eager/cpu                       the checkpoint's module in PyTorch; what all ratios are to
-compile/cpu                     the same after `torch.compile`, which compiles for a batch of 1 and for others
-runtime/CPUExecutionProvider    `vae_export.load(…).run(…)` with all its checks: what a Python application gets
-onnx/CPUExecutionProvider …     an exported file on each target that runs here, its engine's own call
-products, weights               the machine's limit: see `vae_export.bench.roofline`
+subject                         one call of it
+eager/cpu                       the checkpoint's module in PyTorch: the baseline of all ratios
+compile/cpu                     the module after `torch.compile`, compiled for a batch of 1 and for others
+runtime/CPUExecutionProvider    `vae_export.load(…).run(…)` with all its checks: what a Python application calls
+onnx/CPUExecutionProvider …     an exported file on each target that runs here: a call of its engine
+products, weights               the roofline: see `vae_export.bench.roofline`
 """
 
 from __future__ import annotations
@@ -27,88 +27,88 @@ if TYPE_CHECKING:
 
 EAGER, COMPILE, RUNTIME = "eager/cpu", "compile/cpu", "runtime/CPUExecutionProvider"
 PRODUCTS, WEIGHTS = "products", "weights"
-#: Sides that are no exported file.
-OWN = (EAGER, COMPILE, RUNTIME)
-LIMITS = (PRODUCTS, WEIGHTS)
+#: Subjects that are not an exported file.
+NOT_FILES = (EAGER, COMPILE, RUNTIME)
+ROOFLINES = (PRODUCTS, WEIGHTS)
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How an exported file is opened; the number of threads in the setting is replaced by those that are measured."""
+class ExportedFile:
+    """An exported file and how it is opened; the threads of the setting are replaced by those that are measured."""
 
-    file: str
+    name: str
     format: str
     provider: str
     setting: Setting
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Opening:
+    def from_json(cls, data: Mapping[str, Any]) -> ExportedFile:
         setting = Setting(**(data["setting"] | {"switches": tuple(data["setting"]["switches"])}))
-        return cls(data["file"], data["format"], data["provider"], setting)
+        return cls(data["name"], data["format"], data["provider"], setting)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, as a child process is told it.
+    """A subject of a benchmark, as it is sent to the child process that opens it.
 
     Attributes:
-        export: folder with the manifest.
-        checkpoint: that it was made from.
-        part: which graph.
-        side: one of the names above.
-        opened: for an exported file, how.
+        export: the folder with the manifest.
+        checkpoint: the checkpoint that the export was made from.
+        part: the part of the model.
+        name: one of the names above.
+        file: the exported file, for a subject that is one.
     """
 
     export: str
     checkpoint: str
     part: Part
-    side: str
-    opened: Opening | None = None
+    name: str
+    file: ExportedFile | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Subject:
-        return cls(**(dict(data) | {"opened": data["opened"] and Opening.from_json(data["opened"])}))
+        return cls(**(dict(data) | {"file": data["file"] and ExportedFile.from_json(data["file"])}))
 
     def open(self, threads: int) -> Runner:
-        """Load it, ready to bind batches; raises whatever keeps it from that."""
-        match self.side:
+        """Load the subject, ready to bind batches; an engine may raise any exception here."""
+        match self.name:
             case "eager/cpu":
-                return _module(self.graph(), threads)
+                return _eager_runner(self.graph(), threads)
             case "compile/cpu":
-                return _compiled(self.graph(), threads)
+                return _compiled_runner(self.graph(), threads)
             case "runtime/CPUExecutionProvider":
-                return _runtime(self.export, self.part, threads)
+                return _runtime_runner(self.export, self.part, threads)
             case "products" | "weights":
                 from vae_export.bench.roofline import products, weights
 
-                return (products if self.side == PRODUCTS else weights)(self.graph(), threads)
-        return self._file(threads)
+                return (products if self.name == PRODUCTS else weights)(self.graph(), threads)
+        return self._open_file(threads)
 
     def graph(self) -> Graph:
-        """The part as PyTorch has it."""
+        """Return the part of the model as a graph of PyTorch."""
         from vae_export.capture import capture
         from vae_export.models.checkpoint import load_checkpoint
         from vae_export.sources import Source
 
         return capture(Source.of(load_checkpoint(Path(self.checkpoint))), self.part)
 
-    def _file(self, threads: int) -> Runner:
+    def _open_file(self, threads: int) -> Runner:
         from vae_export.artifact.folder import open_artifact, read_content
         from vae_export.formats import FORMATS
 
-        if self.opened is None:
-            raise UsageError("unknown side", got=self.side)
-        artifact, how = open_artifact(self.export), self.opened
-        content = read_content(artifact, next(entry for entry in artifact.manifest.files if entry.name == how.file))
+        if self.file is None:
+            raise UsageError("unknown subject", got=self.name)
+        artifact, file = open_artifact(self.export), self.file
+        content = read_content(artifact, next(entry for entry in artifact.manifest.files if entry.name == file.name))
         spec = artifact.manifest.contract.spec(self.part)
-        return FORMATS[how.format].open(content, spec, how.provider, replace(how.setting, threads=threads))
+        return FORMATS[file.format].open(content, spec, file.provider, replace(file.setting, threads=threads))
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
-    """Numbers as an application has them: pixels over their range, latents and noise from a standard normal."""
+    """Return float32 inputs as an application has them: pixels uniform in their range, the rest standard normal."""
     rng = np.random.default_rng(0)
     return {
         tensor.name: (
@@ -120,22 +120,22 @@ def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
     }
 
 
-def _module(graph: Graph, threads: int) -> Runner:
+def _eager_runner(graph: Graph, threads: int) -> Runner:
     from vae_export.formats._torch import torch_runner
 
     return torch_runner(graph.module, graph.spec, "cpu", Setting(threads))
 
 
-def _compiled(graph: Graph, threads: int) -> Runner:
+def _compiled_runner(graph: Graph, threads: int) -> Runner:
     import torch
 
     from vae_export.formats._torch import torch_runner
 
-    # Else every batch size would be compiled anew, until the compiler gives up on the module.
+    # Without dynamic=True each batch size is compiled separately, until the compiler gives up on the module.
     return torch_runner(torch.compile(graph.module, dynamic=True), graph.spec, "cpu", Setting(threads))
 
 
-def _runtime(export: str, part: Part, threads: int) -> Runner:
+def _runtime_runner(export: str, part: Part, threads: int) -> Runner:
     from vae_export.runtime import load
 
     model = load(export, threads=threads)

@@ -1,7 +1,7 @@
-"""The child process of one side: opens it, and times calls of it when told to.
+"""The child process of one subject, which opens it and times calls of it on request.
 
-A line of JSON in, a line of JSON out, over the streams that it was started with. Engines that crash, hang or print take
-nothing with them but this process. What an engine prints goes to stderr.
+It reads a line of JSON from stdin for each request and writes a line of JSON to stdout for each answer. An engine that
+crashes or hangs ends only this process, and what it prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vae_export.errors import VaeExportError
 if TYPE_CHECKING:
     from vae_export.formats import Runner
 
-#: The first calls of a slot fill caches, and wake threads that went to sleep while others were measured.
+#: The first calls fill caches, and wake threads that went to sleep while others were measured.
 _WARM_SECONDS, _WARM_CALLS = 0.003, 2
-#: Even a slot that is shorter than one call has these.
-_LEAST_CALLS = 2
+#: Calls that are timed even where one takes longer than the measuring time.
+_MIN_CALLS = 2
 
 
-class Child:
-    """One side, and what it has open: a runner for each number of threads."""
+class SubjectServer:
+    """The subject of this process, with a runner for each number of threads; its methods are the requests."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
@@ -40,31 +40,31 @@ class Child:
         self._runners: dict[int, Runner] = {}
 
     def open(self, threads: int, batch: int) -> dict[str, Any]:
-        """Load, and compute once: what an application waits for at its start, the engine's own import included."""
+        """Load the subject and compute once; return how long that took, including the import of the engine."""
         inputs = make_inputs(self._spec, batch)
         started = time.perf_counter()
         self._runners[threads] = self._subject.open(threads)
         with self._runners[threads].bind(inputs) as bound:
             bound.call()
         seconds = time.perf_counter() - started
-        gc.freeze()  # what is loaded stays: nobody needs to look through it again
+        gc.freeze()  # what is loaded stays: the garbage collector need not look through it again
         return {"seconds": seconds}
 
     def warm(self, threads: int, batch: int) -> dict[str, Any]:
-        """Compute a batch; the most memory that this process ever had, above a bare Python with numpy."""
+        """Compute a batch; return the peak memory of this process, above a bare Python with numpy."""
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
             for _ in range(_WARM_CALLS):
                 bound.call()
         return {"bytes": peak_memory() - self._bare}
 
     def time(self, threads: int, batch: int, seconds: float) -> dict[str, Any]:
-        """Nanoseconds of each call."""
+        """Return the duration of each call in nanoseconds."""
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
-            _calls(bound.call, _WARM_SECONDS, _WARM_CALLS)
-            return {"nanoseconds": _calls(bound.call, seconds, _LEAST_CALLS)}
+            _time_calls(bound.call, _WARM_SECONDS, _WARM_CALLS)
+            return {"nanoseconds": _time_calls(bound.call, seconds, _MIN_CALLS)}
 
     def count(self, batch: int) -> dict[str, Any]:
-        """What there is to do; asked of a side that is the limit."""
+        """Return the operations and the weight bytes of the graph; for a subject that is the roofline."""
         from vae_export.bench.roofline import operations, weight_bytes
 
         graph = self._subject.graph()
@@ -72,7 +72,7 @@ class Child:
         return {"operations": operations(graph, inputs), "weight_bytes": weight_bytes(graph)}
 
 
-def _calls(call: Callable[[], object], seconds: float, least: int) -> list[int]:
+def _time_calls(call: Callable[[], object], seconds: float, least: int) -> list[int]:
     clock, taken = time.perf_counter_ns, []
     gc.disable()
     try:
@@ -89,9 +89,9 @@ def _calls(call: Callable[[], object], seconds: float, least: int) -> list[int]:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process had in memory.
+    """Return the peak memory of this process in bytes.
 
-    On Linux `ru_maxrss` would not do: a process that was started by a larger one begins with the larger one's figure.
+    On Linux it is read from /proc: `ru_maxrss` includes the memory of the process that started this one.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -102,29 +102,29 @@ def peak_memory() -> int:
 
 
 def _main() -> None:
-    # Ctrl-C is the parent's to handle: this process ends when its input does.
+    # The parent handles Ctrl-C: this process ends when its input does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = _private_stdout()
-    child: Child | None = None
+    answers = _redirect_stdout()
+    server: SubjectServer | None = None
     for line in sys.stdin:
-        order = json.loads(line)
-        verb = order.pop("do")
+        request = json.loads(line)
+        method = request.pop("do")
         try:
-            if verb == "begin":
-                child, answer = Child(Subject.from_json(order)), {}
+            if method == "begin":
+                server, answer = SubjectServer(Subject.from_json(request)), {}
             else:
-                answer = getattr(child, verb)(**order)
+                answer = getattr(server, method)(**request)
         except VaeExportError as error:
             answer = {"error": error.line()}
-        except Exception as error:  # whatever an engine raises
+        except Exception as error:  # an engine may raise anything
             answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)
 
 
-def _private_stdout() -> IO[str]:
-    """The stream that was stdout; whatever is printed from now on goes to stderr."""
+def _redirect_stdout() -> IO[str]:
+    """Return the stream that was stdout, and send what is printed from now on to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers

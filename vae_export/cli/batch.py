@@ -24,7 +24,7 @@ from vae_export.io.staging import check_free
 
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
-    from vae_export.pipeline import Engine, Job, Settings, Task
+    from vae_export.pipeline import Engine, Operation, Settings, Task
     from vae_export.pipeline.readers import Reader
     from vae_export.pipeline.writers import Shards, Writer
     from vae_export.runtime import Model
@@ -256,7 +256,7 @@ class _Work:
         levels: whether images are written as 8-bit levels.
     """
 
-    job: Job
+    job: Operation
     verb: str
     read: Callable[[Model], Reader]
     reads: Path | None = None
@@ -277,7 +277,7 @@ def _run(
     target = _target(work.job, out, output)
     check_free(out, force=output.force)
 
-    from vae_export.pipeline import LocalEngine, Settings, Task, cut
+    from vae_export.pipeline import LocalEngine, Settings, Task, split_into_chunks
     from vae_export.pipeline.run import run_pipeline
     from vae_export.runtime import open_package
     from vae_export.runtime.session import CPU
@@ -285,13 +285,13 @@ def _run(
     settings = Settings(machine.provider or CPU, machine.threads, machine.batch_size)
     package = open_package(place)
     opened = settings.model(package)
-    beside = target.beside and work.job == "reconstruct"
-    task = Task(work.job, work.read(opened), levels=work.levels or target.is_picture, beside=beside)
-    pieces = cut(task, opened, rows=output.shard_rows)
+    include_input = target.beside and work.job == "reconstruct"
+    task = Task(work.job, work.read(opened), levels=work.levels or target.is_picture, include_input=include_input)
+    chunks = split_into_chunks(task, opened, rows=output.shard_rows)
     engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, settings, machine)
-    rows, started = task.source.rows, time.perf_counter()
+    rows, started = task.reader.rows, time.perf_counter()
     with console.report_progress(work.verb, rows) as report:
-        run_pipeline(engine, task, pieces, target.open(out, task, opened, output), report)
+        run_pipeline(engine, task, chunks, target.open(out, task, opened, output), report)
     seconds = time.perf_counter() - started
     if output.json:
         result = {"out": str(out), "rows": rows, "engine": machine.engine}
@@ -315,13 +315,13 @@ def _open_shards(out: Path, task: Task, model: Model, output: OutputOptions) -> 
     from vae_export.pipeline import writers
 
     format: ShardFormat = "npy" if output.shards == "npy" else "parquet"
-    return writers.shard_folder(out, format, task.source.rows, task.outputs(model.contract), force=output.force)
+    return writers.shard_folder(out, format, task.reader.rows, task.outputs(model.contract), force=output.force)
 
 
 def _open_grid(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
     from vae_export.pipeline import writers
 
-    contract, rows = model.contract, task.source.rows
+    contract, rows = model.contract, task.reader.rows
     return writers.grid(out, rows, contract.image_shape, tuple(task.outputs(contract)), force=output.force)
 
 
@@ -335,13 +335,13 @@ def _open_folder(out: Path, task: Task, model: Model, output: OutputOptions) -> 
 def _open_npy(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
     from vae_export.pipeline import writers
 
-    return writers.npy_file(out, task.source.rows, task.outputs(model.contract), force=output.force)
+    return writers.npy_file(out, task.reader.rows, task.outputs(model.contract), force=output.force)
 
 
 def _open_npz(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
     from vae_export.pipeline import writers
 
-    return writers.npz_file(out, task.source.rows, task.outputs(model.contract), force=output.force)
+    return writers.npz_file(out, task.reader.rows, task.outputs(model.contract), force=output.force)
 
 
 @dataclass(frozen=True)
@@ -368,7 +368,7 @@ _IMAGE_TARGETS = {
 _LATENT_TARGETS = {".npz": _Target(_open_npz)}
 
 
-def _target(job: Job, out: Path, output: OutputOptions) -> _Target:
+def _target(job: Operation, out: Path, output: OutputOptions) -> _Target:
     """Return the kind of output that --shards or the name of the output stands for."""
     if output.shards is not None:
         return _Target(_open_shards)

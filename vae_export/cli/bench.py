@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vae_export.bench.results import BATCHES, THREADS, TIMINGS, Plan
+from vae_export.bench.results import BATCHES, THREADS, TIMINGS, BenchPlan
 from vae_export.cli import console
 from vae_export.cli.command import choices_option
 from vae_export.cli.options import ALL, ForceOption, JsonOption, RunOption, chosen_run
@@ -22,7 +21,7 @@ from vae_export.precision import FULL
 from vae_export.system.extras import require
 
 if TYPE_CHECKING:
-    from vae_export.bench.results import Figure, Timings
+    from vae_export.bench.results import BenchResult, Timings
 
 
 def bench(
@@ -65,7 +64,7 @@ def bench(
         int | None,
         typer.Option(
             "--rounds",
-            help=f"Number of measurements of each. Default: {Plan().rounds}, with --quick {Plan.quick().rounds}.",
+            help=f"Measurements of each. Default: {BenchPlan().rounds}, with --quick {BenchPlan.quick().rounds}.",
             show_default=False,
             rich_help_panel="Measurement",
         ),
@@ -94,7 +93,7 @@ def bench(
     one line, and load on the machine slows all alike. Exits 3 for files without a certificate, 5 where it did not
     pass, 6 where a --target cannot run; after a crash of one the figures of the others are kept.
     """
-    usual = Plan.quick() if quick else Plan()
+    usual = BenchPlan.quick() if quick else BenchPlan()
     chosen_parts = part or ["decoder"]
     plan = replace(
         usual,
@@ -136,16 +135,19 @@ def bench(
 
 
 def _show(timings: Timings) -> None:
-    """A table for each part and number of threads; then which file is the quickest at each batch size."""
+    """Print a table for each part and number of threads, then the fastest file at each batch size."""
     for part in timings.plan["parts"]:
         for threads in timings.plan["threads"]:
             console.result(f"{part}, {threads} thread{'' if threads == 1 else 's'}: median, times as fast as eager")
             console.result(_table(timings, part, threads))
         for batch in timings.plan["batches"]:
             exact, best = timings.best(part, batch, FULL), timings.best(part, batch)
-            for text, figure in (("float32 file", exact), ("file", best if best != exact else None)):
-                if figure is not None:
-                    console.result(f"quickest {text} for {part}, batch {batch}: {_line(figure)}")
+            for text, result in (("float32 file", exact), ("file", best if best != exact else None)):
+                if result is not None:
+                    console.result(f"quickest {text} for {part}, batch {batch}: {_line(result)}")
+    if disturbed := timings.disturbed_rounds:
+        total = timings.plan["rounds"] * len(timings.results)
+        console.result(f"left out: {disturbed} of {total} measurements, which other programs slowed down")
     for name, reason in timings.unusable.items():
         console.result(f"not measured: {name}: {reason}")
 
@@ -154,36 +156,28 @@ def _table(timings: Timings, part: str, threads: int) -> Table:
     from vae_export.report.text import duration, size
 
     batches = timings.plan["batches"]
-    heads = ("side", *(f"batch {batch}" for batch in batches), "load", "memory", "file")
+    heads = ("subject", *(f"batch {batch}" for batch in batches), "load", "memory", "file")
     table = Table(*heads, box=None, pad_edge=False)
-    for side in timings.sides:
-        if side.part != part:
+    for subject in timings.subjects:
+        if subject.part != part:
             continue
-        figures = timings.row(part, side.side, threads)
-        cells = [f"{duration(figures[b].p50_seconds)} {figures[b].speedup.median:.2f}×" for b in batches]
-        memory = size(max(figure.memory_bytes for figure in figures.values()))
-        file = "" if side.file_bytes is None else size(side.file_bytes)
-        table.add_row(side.side, *cells, duration(side.load_seconds), memory, file)
-    table.add_row("limit", *_limits(timings, part, threads))
+        results = timings.by_batch(part, subject.name, threads)
+        cells = [f"{duration(results[b].p50_seconds)} {results[b].speedup.median:.2f}×" for b in batches]
+        memory = size(max(result.memory_bytes for result in results.values()))
+        file = "" if subject.file_bytes is None else size(subject.file_bytes)
+        table.add_row(subject.name, *cells, duration(subject.load_seconds), memory, file)
+    rooflines = {r.batch: r.seconds for r in timings.rooflines if (r.part, r.threads) == (part, threads)}
+    table.add_row("roofline", *(duration(rooflines[batch]) for batch in batches))
     return table
 
 
-def _limits(timings: Timings, part: str, threads: int) -> list[str]:
-    from vae_export.report.text import duration
-
-    limits: Mapping[int, float] = {
-        limit.batch: limit.seconds for limit in timings.limits if (limit.part, limit.threads) == (part, threads)
-    }
-    return [duration(limits[batch]) for batch in timings.plan["batches"]]
-
-
-def _line(figure: Figure) -> str:
+def _line(result: BenchResult) -> str:
     from vae_export.report.text import duration, percent
 
     text = (
-        f"{figure.side} with {figure.threads} thread{'' if figure.threads == 1 else 's'}, "
-        f"{duration(figure.p50_seconds)} (p90 {duration(figure.p90_seconds)}, p99 {duration(figure.p99_seconds)}), "
-        f"{figure.rows_per_second:,.0f} rows/s, {figure.speedup.median:.2f}× eager "
-        f"({figure.speedup.low:.2f} to {figure.speedup.high:.2f})"
+        f"{result.subject} with {result.threads} thread{'' if result.threads == 1 else 's'}, "
+        f"{duration(result.p50_seconds)} (p90 {duration(result.p90_seconds)}, p99 {duration(result.p99_seconds)}), "
+        f"{result.rows_per_second:,.0f} rows/s, {result.speedup.median:.2f}× eager "
+        f"({result.speedup.low:.2f} to {result.speedup.high:.2f})"
     )
-    return text if figure.reached is None else f"{text}, {percent(figure.reached.median)} of the limit"
+    return text if result.roofline_share is None else f"{text}, {percent(result.roofline_share.median)} of the roofline"

@@ -23,7 +23,7 @@ from vae_export.system.extras import require
 from vae_export.tune.plan import TunePlan
 
 if TYPE_CHECKING:
-    from vae_export.tune.tuner import Tuning
+    from vae_export.tune.tuner import TuningResult
 
 
 FloatPart = Literal["encoder", "decoder", "autoencoder"]
@@ -74,7 +74,7 @@ def tune(
     console.result(f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.words}, in {folder}")
 
 
-def _show(tuning: Tuning) -> None:
+def _show(tuning: TuningResult) -> None:
     from vae_export.report.text import duration
 
     console.result(f"{tuning.plan.part}, batch {tuning.plan.batch}: median, times as fast as the runtime's defaults")

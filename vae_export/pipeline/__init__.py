@@ -1,7 +1,17 @@
-"""Where pieces of work are done: in this process, or on the machines of a Ray cluster. One order, one result."""
+"""Decode, encode or reconstruct any number of rows, in this process or on a Ray cluster, with the same result."""
 
 from vae_export.pipeline.ray.worker import ModelPayload, Settings
-from vae_export.pipeline.run import LocalEngine
-from vae_export.pipeline.task import Engine, Job, Piece, Pieces, Task, cut
+from vae_export.pipeline.run import Engine, LocalEngine
+from vae_export.pipeline.task import Chunk, Chunks, Operation, Task, split_into_chunks
 
-__all__ = ["Engine", "Job", "LocalEngine", "ModelPayload", "Piece", "Pieces", "Settings", "Task", "cut"]
+__all__ = [
+    "Chunk",
+    "Chunks",
+    "Engine",
+    "LocalEngine",
+    "ModelPayload",
+    "Operation",
+    "Settings",
+    "Task",
+    "split_into_chunks",
+]

@@ -1,51 +1,61 @@
-"""The engine of one process: piece after piece; ONNX Runtime uses the cores.
-
-Pieces through an engine into a sink: everything is there at the end, in order, or nothing is.
-"""
+"""Run a task: an engine computes its chunks in order, and a writer publishes the outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
+from typing import Protocol
 
 from vae_export.contract import Array
-from vae_export.pipeline.task import Engine, Piece, Task
+from vae_export.pipeline.task import Chunk, Task
 from vae_export.pipeline.writers import Shards, Writer
 from vae_export.runtime import Model
 
 
+class Engine(Protocol):
+    """Computes the chunks of a task, in this process or elsewhere."""
+
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Generator[dict[str, Array]]:
+        """Yield `task.run` of each chunk, in their order."""
+
+
 class LocalEngine:
+    """Computes one chunk after the other in this process; ONNX Runtime uses the cores."""
+
     def __init__(self, model: Model) -> None:
         self._model = model
 
-    def run(self, task: Task, pieces: Sequence[Piece]) -> Generator[dict[str, Array]]:
-        for piece in pieces:
-            yield task.run(self._model, piece)
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Generator[dict[str, Array]]:
+        for chunk in chunks:
+            yield task.run(self._model, chunk)
 
 
 def run_pipeline(
     engine: Engine,
     task: Task,
-    pieces: Sequence[Piece],
-    sink: AbstractContextManager[Writer | Shards],
+    chunks: Sequence[Chunk],
+    writer: AbstractContextManager[Writer | Shards],
     report: Callable[[int], None],
 ) -> None:
-    """Compute all pieces and publish what comes out.
+    """Compute all chunks and publish the outputs, all of them or nothing.
 
     Args:
-        engine: computes.
-        task: what; its shards are those of the sink.
-        pieces: all of the task's rows, in order.
-        sink: refuses an output that exists when it is entered, publishes when it is left in peace.
-        report: is told how many rows are done.
+        engine: computes the chunks.
+        task: the task, without shards: they are taken from the writer.
+        chunks: all rows of the task, in order.
+        writer: one of `vae_export.pipeline.writers`.
+        report: called with the number of rows that are done.
+
+    Raises:
+        VaeExportError: what the task, the engine or the writer raises.
     """
-    with sink as writer:
-        shards = writer if isinstance(writer, Shards) else None
-        with closing(engine.run(replace(task, shards=shards), pieces)) as results:
-            for piece, outputs in zip(pieces, results, strict=True):
-                if isinstance(writer, Shards):
-                    writer.check(piece.index)
+    with writer as opened:
+        shards = opened if isinstance(opened, Shards) else None
+        with closing(engine.run(replace(task, shards=shards), chunks)) as results:
+            for chunk, outputs in zip(chunks, results, strict=True):
+                if isinstance(opened, Shards):
+                    opened.check(chunk.index)
                 else:
-                    writer.write(outputs)
-                report(piece.stop)
+                    opened.write(outputs)
+                report(chunk.stop)

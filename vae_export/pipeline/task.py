@@ -1,35 +1,35 @@
-"""What is done to a piece of the input, wherever that happens."""
+"""A task (decode, encode or reconstruct the rows of a reader) and the chunks of rows that it is computed in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, overload
+from typing import Literal, overload
 
 import numpy as np
 
 from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.pipeline.readers import Reader
-from vae_export.pipeline.writers.shards import Shards
+from vae_export.pipeline.writers import Outputs, Shards
 from vae_export.pixels import to_levels
 from vae_export.runtime import Model
 
-Job = Literal["decode", "encode", "reconstruct"]
-PARTS: dict[Job, tuple[Part, ...]] = {
+Operation = Literal["decode", "encode", "reconstruct"]
+PARTS: dict[Operation, tuple[Part, ...]] = {
     "decode": ("decoder",),
     "encode": ("encoder",),
     "reconstruct": ("encoder", "decoder"),
 }
 
-#: Bytes that a piece takes, inputs and outputs together, in whole batches.
-PIECE_BYTES = 64 << 20
+#: Size of a chunk, its inputs and outputs together, in bytes.
+CHUNK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows start to stop - 1; `index` counts the pieces."""
+class Chunk:
+    """Rows start to stop - 1 of a reader; `index` is the number of the chunk."""
 
     index: int
     start: int
@@ -38,48 +38,57 @@ class Piece:
 
 @dataclass(frozen=True)
 class Task:
-    """Attributes:
-    job: which networks the rows go through.
-    source: the rows.
-    levels: give images as 8-bit levels, uint8, in place of float32.
-    beside: give the image that was read beside its reconstruction.
-    shards: write the outputs there, whoever computes them; None hands them over.
+    """An operation on the rows of a reader.
+
+    Attributes:
+        operation: which parts of the model the rows go through.
+        reader: the rows.
+        levels: return images as 8-bit levels, uint8, in place of float32.
+        include_input: return each image beside its reconstruction.
+        shards: write the outputs there in whichever process computes them; None returns them.
     """
 
-    job: Job
-    source: Reader
+    operation: Operation
+    reader: Reader
     levels: bool = False
-    beside: bool = False
+    include_input: bool = False
     shards: Shards | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        return PARTS[self.job]
+        """The parts of the model that it needs."""
+        return PARTS[self.operation]
 
-    def outputs(self, contract: Contract) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
-        """The shape of a row and the dtype of each output by its name, as `run` gives them."""
+    def outputs(self, contract: Contract) -> Outputs:
+        """Return the shape of a row and the dtype of each output that `run` returns, by its name."""
         image = (contract.image_shape, np.dtype(np.uint8 if self.levels else np.float32))
         latent = (contract.latent_shape, np.dtype(np.float32))
-        match self.job:
+        match self.operation:
             case "decode":
                 return {"image": image}
             case "encode":
                 return {"mean": latent, "logvar": latent}
-        return ({"image": image} if self.beside else {}) | {"reconstruction": image}
+        return ({"image": image} if self.include_input else {}) | {"reconstruction": image}
 
-    def run(self, model: Model, piece: Piece) -> dict[str, Array]:
-        """The outputs of a piece by name, or nothing where they went to the shards.
+    def run(self, model: Model, chunk: Chunk) -> dict[str, Array]:
+        """Compute one chunk.
+
+        Args:
+            model: a model with the parts that the task needs.
+            chunk: the rows.
+
+        Returns:
+            The outputs by name, (rows, *item) each; an empty dictionary where they were written to the shards.
 
         Raises:
-            DataError: an input that cannot be read or must not be computed with; names its row.
-            ModelError: outputs that are not finite.
+            DataError: an input cannot be read, or is not finite or out of range; the message names its row.
+            ModelError: an output is not finite.
         """
-        rows = self.source.read(piece.start, piece.stop)
+        rows = self.reader.read(chunk.start, chunk.stop)
         try:
             outputs = self._compute(model, rows)
-        except ModelError as error:  # it knows the place in this piece only
-            places = f"{self.source.place(piece.start)} to {piece.stop - 1}"
-            where = f"{error.where}, counted from {places}"
+        except ModelError as error:  # the model knows only the row within this chunk
+            where = f"{error.where}, counted from {self.reader.locate(chunk.start)} to {chunk.stop - 1}"
             raise ModelError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from error
         if self.levels:
             low, high = model.contract.image_range
@@ -90,30 +99,23 @@ class Task:
             }
         if self.shards is None:
             return outputs
-        self.shards.write(piece.index, outputs)
+        self.shards.write(chunk.index, outputs)
         return {}
 
     def _compute(self, model: Model, rows: Array) -> dict[str, Array]:
-        match self.job:
+        match self.operation:
             case "decode":
                 return {"image": model.decode(rows)}
             case "encode":
                 mean, logvar = model.encode(rows)
                 return {"mean": mean, "logvar": logvar}
-        again = {"reconstruction": model.reconstruct(rows)}
-        return {"image": rows, **again} if self.beside else again
-
-
-class Engine(Protocol):
-    """What computes pieces."""
-
-    def run(self, task: Task, pieces: Sequence[Piece]) -> Generator[dict[str, Array]]:
-        """`task.run` of each piece, in their order."""
+        reconstruction = {"reconstruction": model.reconstruct(rows)}
+        return {"image": rows, **reconstruction} if self.include_input else reconstruction
 
 
 @dataclass(frozen=True)
-class Pieces(Sequence[Piece]):
-    """All pieces of `total` rows, of `size` rows each but for the last: made when they are asked for."""
+class Chunks(Sequence[Chunk]):
+    """All chunks of `total` rows, `size` rows each except for the last; each chunk is made when it is accessed."""
 
     total: int
     size: int
@@ -122,25 +124,33 @@ class Pieces(Sequence[Piece]):
         return -(-self.total // self.size)
 
     @overload
-    def __getitem__(self, index: int) -> Piece: ...
+    def __getitem__(self, index: int) -> Chunk: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Piece]: ...
-    def __getitem__(self, index: int | slice) -> Piece | Sequence[Piece]:
+    def __getitem__(self, index: slice) -> Sequence[Chunk]: ...
+    def __getitem__(self, index: int | slice) -> Chunk | Sequence[Chunk]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return Piece(index, index * self.size, min((index + 1) * self.size, self.total))
+        return Chunk(index, index * self.size, min((index + 1) * self.size, self.total))
 
 
-def cut(task: Task, model: Model, *, rows: int | None = None) -> Pieces:
-    """The pieces of a task: of `rows` rows, else of as many whole batches as `PIECE_BYTES` holds.
+def split_into_chunks(task: Task, model: Model, *, rows: int | None = None) -> Chunks:
+    """Split the rows of a task into chunks.
 
-    Every engine computes these, so that a row meets the same batch, and comes out the same, on all of them.
+    Every engine computes the same chunks, so that a row meets the same batch and comes out the same on all of them.
+
+    Args:
+        task: the task.
+        model: the model that computes it.
+        rows: rows of a chunk; None takes as many whole batches as `CHUNK_BYTES` holds.
+
+    Raises:
+        UsageError: `rows` is below 1.
     """
     if rows is not None and rows < 1:
         raise UsageError("bad number of rows", expected="an integer from 1 up", got=rows)
     specs = [model.contract.spec(part) for part in task.parts]
-    row = sum(4 * math.prod(tensor.item) for spec in specs for tensor in (*spec.inputs, *spec.outputs))
+    row_bytes = sum(4 * math.prod(tensor.item) for spec in specs for tensor in (*spec.inputs, *spec.outputs))
     batch = model.rows_at_a_time(task.parts[0])
-    return Pieces(task.source.rows, rows or max(batch, PIECE_BYTES // row // batch * batch))
+    return Chunks(task.reader.rows, rows or max(batch, CHUNK_BYTES // row_bytes // batch * batch))

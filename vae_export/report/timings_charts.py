@@ -48,7 +48,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How a side is told from the others.
 
     Attributes:
@@ -64,16 +64,16 @@ class Look:
     precision: str
 
     @classmethod
-    def of(cls, side: str, sides: Sequence[str]) -> Look:
-        engines = list(dict.fromkeys(_engine(name)[0] for name in sides))
-        engine, precision = _engine(side)
+    def of(cls, subject: str, subjects: Sequence[str]) -> LineStyle:
+        engines = list(dict.fromkeys(_engine(name)[0] for name in subjects))
+        engine, precision = _engine(subject)
         dash = PRECISIONS.index(precision) if precision in PRECISIONS else 0
-        return cls(side.replace("ExecutionProvider", ""), engines.index(engine) % COLOURS, dash, precision)
+        return cls(subject.replace("ExecutionProvider", ""), engines.index(engine) % COLOURS, dash, precision)
 
 
-def _engine(side: str) -> tuple[str, str]:
+def _engine(subject: str) -> tuple[str, str]:
     """ "onnx+int8/CPUExecutionProvider" → "onnx", "int8"."""
-    engine, _, precision = side.partition("/")[0].partition("+")
+    engine, _, precision = subject.partition("/")[0].partition("+")
     return engine, precision
 
 
@@ -81,7 +81,7 @@ def _engine(side: str) -> tuple[str, str]:
 class Line:
     """One side's latencies: a path, and its points with what each says."""
 
-    look: Look
+    look: LineStyle
     path: str
     points: tuple[tuple[float, float, str], ...]
 
@@ -104,7 +104,7 @@ class Latencies:
 class Point:
     """One file or PyTorch: a circle whose area is the file's size."""
 
-    look: Look
+    look: LineStyle
     x: float
     y: float
     radius: float
@@ -112,7 +112,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Trade:
+class TradeOff:
     """Error against latency against size. `front`: the sides that no other beats in all three."""
 
     points: tuple[Point, ...]
@@ -124,11 +124,15 @@ class Trade:
 def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -> Latencies:
     """One part with one number of threads, both axes logarithmic."""
     batches = sorted(timings.plan["batches"])
-    limits = {lim.batch: lim.seconds for lim in timings.limits if (lim.part, lim.threads) == (part, threads)}
-    rows = {name: timings.row(part, name, threads) for name in names}
-    seconds = [figure.p50_seconds for row in rows.values() for figure in row.values()]
+    rooflines = {
+        roofline.batch: roofline.seconds
+        for roofline in timings.rooflines
+        if (roofline.part, roofline.threads) == (part, threads)
+    }
+    rows = {name: timings.by_batch(part, name, threads) for name in names}
+    seconds = [result.p50_seconds for row in rows.values() for result in row.values()]
     x = Axis.over(batches, _LEFT, WIDTH - _RIGHT, 1.4)
-    y = Axis.over([*seconds, *limits.values()], HEIGHT - _BOTTOM, _TOP)
+    y = Axis.over([*seconds, *rooflines.values()], HEIGHT - _BOTTOM, _TOP)
 
     def line(name: str) -> Line:
         points = [
@@ -140,23 +144,25 @@ def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -
             for batch in batches
             if (row := rows[name])
         ]
-        return Line(Look.of(name, names), _path(points), tuple(points))
+        return Line(LineStyle.of(name, names), _path(points), tuple(points))
 
     return Latencies(
         tuple(line(name) for name in names if rows[name]),
-        _path([(x.place(batch), y.place(limits[batch])) for batch in batches]),
+        _path([(x.place(batch), y.place(rooflines[batch])) for batch in batches]),
         tuple((x.place(batch), batch) for batch in batches),
         tuple((y.place(tick), duration(tick)) for tick in y.decades()),
     )
 
 
-def trade(timings: Timings, part: str, batch: int, names: Sequence[str], errors: Mapping[str, float]) -> Trade | None:
+def trade_off(
+    timings: Timings, part: str, batch: int, names: Sequence[str], errors: Mapping[str, float]
+) -> TradeOff | None:
     """Each side with an error on record, at its quickest number of threads; None where fewer than two have one."""
-    sizes = {side.side: side.file_bytes for side in timings.sides if side.part == part}
+    sizes = {subject.name: subject.file_bytes for subject in timings.subjects if subject.part == part}
     quickest: dict[str, float] = {}
-    for figure in timings.figures:
-        if (figure.part, figure.batch) == (part, batch) and figure.side in errors:
-            quickest[figure.side] = min(figure.p50_seconds, quickest.get(figure.side, math.inf))
+    for result in timings.results:
+        if (result.part, result.batch) == (part, batch) and result.subject in errors:
+            quickest[result.subject] = min(result.p50_seconds, quickest.get(result.subject, math.inf))
     shown = [name for name in names if name in quickest]
     if len(shown) < 2:
         return None
@@ -168,7 +174,7 @@ def trade(timings: Timings, part: str, batch: int, names: Sequence[str], errors:
     largest = max([size for size in sizes.values() if size] or [1])
     points = tuple(
         Point(
-            Look.of(name, names),
+            LineStyle.of(name, names),
             x.place(quickest[name]),
             y.place(height[name]),
             round(max(_SMALLEST, _LARGEST * math.sqrt((sizes[name] or 0) / largest)), 1),
@@ -177,7 +183,7 @@ def trade(timings: Timings, part: str, batch: int, names: Sequence[str], errors:
         for name in shown
     )
     files = {name: (quickest[name], errors[name], size) for name in shown if (size := sizes[name]) is not None}
-    return Trade(
+    return TradeOff(
         points,
         tuple((x.place(tick), duration(tick)) for tick in x.decades()),
         tuple((y.place(tick), number(tick)) for tick in y.decades()),

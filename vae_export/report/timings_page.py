@@ -1,4 +1,4 @@
-"""The timings as a page: which file to choose, the charts, every figure."""
+"""The timings as a page: which file to choose, the charts, every result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def timings_page(timings: Timings, record: StoredCertificate) -> str:
         .get_template(TEMPLATE)
         .render(
             timings=timings,
-            names=list(dict.fromkeys(side.side for side in timings.sides)),
+            names=list(dict.fromkeys(subject.name for subject in timings.subjects)),
             errors={part: errors(record.document, part) for part in timings.plan["parts"]},
             machine=list(text.flat(timings.machine)),
             plots=timings_charts,

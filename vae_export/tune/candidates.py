@@ -96,7 +96,7 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
         of_target = counts if not target.is_gpu else [plain.threads]
         if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
             of_target = [0, *of_target]
-        entry, price = kinds[target.format, target.precision], cost(record, part, target)
+        entry, price = kinds[target.format, target.precision], degradation_of(record, part, target)
         found += [Candidate(entry, target, replace(plain, threads=count), price) for count in of_target]
     return found
 
@@ -110,7 +110,7 @@ def verified_levels(record: StoredCertificate, part: Part, target: Target) -> li
     return [level for level in OPTIMISATION_LEVELS if level in stated] or ([""] if settings else [])
 
 
-def cost(record: StoredCertificate, part: Part, target: Target) -> Degradation:
+def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Degradation:
     """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say.
 
     Encoder and decoder have one cost in common: the nats are of both. An autoencoder has its own, and in float32 none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from vae_export.bench.results import Plan
+from vae_export.bench.results import BenchPlan
 from vae_export.contract import Part
 from vae_export.errors import UsageError
 
@@ -27,7 +27,7 @@ class TunePlan:
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:
             raise UsageError("bad seconds", expected="a number above 0", got=self.seconds)
-        Plan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # what it refuses is refused here too
+        BenchPlan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # what it refuses is refused here too
 
     @property
     def heats(self) -> tuple[int, int, int]:

@@ -21,14 +21,14 @@ from types import TracebackType
 from typing import Any
 
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.results import Spread
-from vae_export.bench.subjects import Opening, Subject
+from vae_export.bench.statistics import Spread
+from vae_export.bench.subjects import ExportedFile, Subject
 from vae_export.errors import MachineError, TargetError
 from vae_export.tune.candidates import Candidate
 from vae_export.tune.plan import TunePlan
 
 
-class Contest:
+class CandidatePool:
     """Use it as a block: the processes end with it.
 
     Attributes:
@@ -43,7 +43,7 @@ class Contest:
         self._order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
         self.broken: dict[Candidate, str] = {}
 
-    def __enter__(self) -> Contest:
+    def __enter__(self) -> CandidatePool:
         return self
 
     def __exit__(
@@ -59,7 +59,7 @@ class Contest:
     def enter(self, candidates: Iterable[Candidate]) -> None:
         """Open each in a process of its own, and compute a batch; what cannot is `broken`."""
         for candidate in candidates:
-            opening = Opening(
+            opening = ExportedFile(
                 candidate.entry.name, candidate.target.format, candidate.target.provider, candidate.setting
             )
             worker = self._stack.enter_context(
@@ -111,7 +111,7 @@ _SAME = 0.02
 
 
 @dataclass(frozen=True)
-class Tried:
+class CandidateResult:
     """Attributes:
     candidate: what was tried.
     outcome: why it is out, or that it won.
@@ -138,7 +138,7 @@ class Tried:
         }
 
 
-class Search:
+class SuccessiveHalving:
     """Attributes:
     contest: the processes; to be used as a block around all calls.
     usual: what all ratios are to.
@@ -147,8 +147,8 @@ class Search:
 
     def __init__(self, export: Path, plan: TunePlan, usual: Candidate, report: Report) -> None:
         self._plan, self.usual, self._report = plan, usual, report
-        self.contest = Contest(export, plan)
-        self.tried: list[Tried] = []
+        self.contest = CandidatePool(export, plan)
+        self.tried: list[CandidateResult] = []
 
     def run(self, pool: Iterable[Candidate], levels_of: Callable[[Candidate], list[str]]) -> None:
         """Heat after heat, until what is left was measured for as long as the plan says."""
@@ -188,7 +188,7 @@ class Search:
             if candidate == self.usual:
                 raise TargetError("the runtime's defaults cannot be run here", where=candidate, got=reason)
             self._report(f"left out: {candidate}: {reason}")
-            self.tried.append(Tried(candidate, f"cannot run here: {reason}"))
+            self.tried.append(CandidateResult(candidate, f"cannot run here: {reason}"))
         self.contest.broken.clear()
 
     def _halve(self) -> None:
@@ -214,7 +214,7 @@ class Search:
 
     def _note(self, candidate: Candidate, outcome: str) -> None:
         speedup = self.contest.ratio(self.usual, candidate)
-        self.tried.append(Tried(candidate, outcome, self.contest.p50(candidate), speedup))
+        self.tried.append(CandidateResult(candidate, outcome, self.contest.p50(candidate), speedup))
 
     def _outcome(self, candidate: Candidate, winner: Candidate, tied: list[Candidate]) -> str:
         if candidate == winner:

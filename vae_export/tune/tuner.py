@@ -17,11 +17,11 @@ from vae_export.runtime.session import CPU
 from vae_export.system.hardware import identity
 from vae_export.tune.candidates import Candidate, candidates, verified_levels
 from vae_export.tune.plan import TunePlan
-from vae_export.tune.successive_halving import Report, Search, Tried
+from vae_export.tune.successive_halving import CandidateResult, Report, SuccessiveHalving
 
 
 @dataclass(frozen=True)
-class Tuning:
+class TuningResult:
     """Attributes:
     plan, budget: what was tuned for.
     tried: every candidate, the quickest first.
@@ -31,7 +31,7 @@ class Tuning:
 
     plan: TunePlan
     budget: Budget
-    tried: tuple[Tried, ...]
+    tried: tuple[CandidateResult, ...]
     why: tuple[str, ...]
     recommended: Recommendation
 
@@ -48,7 +48,7 @@ class Tuning:
 
 def tune(
     artifact: Artifact, record: StoredCertificate, plan: TunePlan, budget: Budget, report: Report = lambda _line: None
-) -> Tuning:
+) -> TuningResult:
     """Find the quickest settings of one part within a budget, and write them into the export's manifest.
 
     Args:
@@ -73,17 +73,17 @@ def tune(
     affordable = [candidate for candidate in pool if not candidate.cost.over_budget(budget)]
     for entry in {candidate.entry for candidate in affordable}:
         artifact.read(entry)  # one that was altered is no side that cannot run: it is refused
-    search = Search(artifact.folder, plan, _usual(pool, affordable, budget), report)
+    search = SuccessiveHalving(artifact.folder, plan, _usual(pool, affordable, budget), report)
     for candidate in pool:
         if excesses := candidate.cost.over_budget(budget):
-            search.tried.append(Tried(candidate, f"over budget: {'; '.join(map(_bare, excesses))}"))
+            search.tried.append(CandidateResult(candidate, f"over budget: {'; '.join(map(_bare, excesses))}"))
     with search.contest:
         search.run(affordable, lambda candidate: verified_levels(record, plan.part, candidate.target))
         winner, why = search.winner()
         found = _recommendation(search, winner, plan, budget)
     publish(artifact, found)
     tried = sorted(search.tried, key=lambda item: -item.speedup.median if item.speedup else math.inf)
-    return Tuning(plan, budget, tuple(tried), tuple(why), found)
+    return TuningResult(plan, budget, tuple(tried), tuple(why), found)
 
 
 def publish(artifact: Artifact, found: Recommendation) -> None:
@@ -99,7 +99,7 @@ def publish(artifact: Artifact, found: Recommendation) -> None:
     write_atomic(artifact.folder / MANIFEST, manifest.text)
 
 
-def _recommendation(search: Search, winner: Candidate, plan: TunePlan, budget: Budget) -> Recommendation:
+def _recommendation(search: SuccessiveHalving, winner: Candidate, plan: TunePlan, budget: Budget) -> Recommendation:
     return Recommendation(
         part=plan.part,
         file=winner.entry.name,

@@ -1,1 +1,1 @@
-"""Batch work on the machines of a Ray cluster: an engine, the driver process that it starts, and its workers."""
+"""An engine that computes on a Ray cluster, the driver process that it starts, and the actors of the cluster."""

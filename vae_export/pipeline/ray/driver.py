@@ -1,16 +1,12 @@
-"""A connection to a Ray cluster, or a cluster of this machine's own; without telemetry, dashboard and noise.
-
-The process that talks to Ray: pieces in, outputs out, and no state that its end could take along.
+"""The process that talks to Ray: it receives a request, sends back outputs, and keeps no state.
 
     python -m vae_export.pipeline.ray.driver    with a socket as its standard input
 
-Ray's driver is a library of C++ inside the process that asks. It brings that process down when what it waits for goes
-away: `ray.shutdown` while a thread of Ray Data waits frees what the thread looks at (ray-project/ray#31145), and such a
-thread cannot be stopped. So the process that asks is never the driver. This one is: it connects once, never
-disconnects, and ends without ado. Whoever started it begins another one with the pieces that are left.
-
-An order comes in through the socket, messages go out. It lives as long as the other end is open, and so ends with the
-process that started it, however that ends. When it is gone Ray ends its workers, and a cluster that was started here.
+Ray's driver is a C++ library inside the process that uses it, and can crash that process: `ray.shutdown` frees objects
+that a waiting thread of Ray Data still uses (ray-project/ray#31145), and such a thread cannot be stopped. So the
+command itself is never the driver. This process connects to Ray once, never disconnects, and exits without cleaning up;
+the command starts another one for the chunks that are left. It ends when the other end of the socket is closed. Ray
+then ends its workers, and the cluster if it was started here.
 """
 
 from __future__ import annotations
@@ -30,31 +26,141 @@ from typing import Any, Literal
 from vae_export.contract import Array
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.pipeline.ray.worker import Actor, AttemptCounter, ModelPayload
-from vae_export.pipeline.task import Piece, Task
+from vae_export.pipeline.task import Chunk, Task
 from vae_export.runtime.session import CPU
 from vae_export.system.extras import require
 
-#: Seconds that a machine may take to answer.
-_PATIENCE = 10
+#: How long a machine may take to accept a connection.
+_CONNECT_SECONDS = 10
+#: After this long without a result, the machines of the cluster are counted.
+_CHECK_INTERVAL = 5.0
+#: What a socket raises when the process at its other end is gone.
+_PEER_GONE = (BrokenPipeError, ConnectionResetError, EOFError)
+
+
+@dataclass(frozen=True)
+class DriverRequest:
+    """What a driver computes, and where.
+
+    Attributes:
+        payload: the model.
+        task: the task.
+        chunks: the chunks to compute, in order.
+        actors: how many processes hold the model.
+        address: HOST:PORT of a cluster; None starts one here.
+        allow_fewer: start with fewer actors where machines were lost before.
+    """
+
+    payload: ModelPayload
+    task: Task
+    chunks: Sequence[Chunk]
+    actors: int
+    address: str | None
+    allow_fewer: bool
+
+    @property
+    def threads(self) -> int:
+        """Cores that are reserved for each actor."""
+        return self.payload.settings.threads or 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that are reserved for each actor."""
+        return 0 if self.payload.settings.provider == CPU else 1
+
+
+@dataclass(frozen=True)
+class ChunkDone:
+    """The outputs of the next chunk, by name."""
+
+    outputs: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An error, as the exit code of its class and its message."""
+
+    code: int
+    line: str
+
+
+@dataclass(frozen=True)
+class MachineLost:
+    """The cluster has become too small for its actors."""
+
+
+Message = ChunkDone | Failed | MachineLost
+
+
+class _MachineLostError(Exception):
+    """The cluster has become too small for its actors."""
 
 
 def check_ray(address: str | None) -> None:
-    """What can be known without Ray being loaded. Raises `MissingExtraError` without it, `UsageError` for ray://."""
+    """Check what can be checked without loading Ray.
+
+    Args:
+        address: HOST:PORT of a cluster, or None.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: the address is one of a Ray client, ray://…, which Ray Data does not support.
+    """
     require("ray")
     if address is not None and address.startswith("ray://"):
         do = "name HOST:PORT of a cluster that this machine has joined (ray start --address=…)"
         raise UsageError("Ray Data does not run through a Ray client", where=address, do=do)
 
 
-def connect(address: str | None) -> Any:
-    """The module `ray`, connected until this process ends: closing crashes where a thread of Ray Data still waits.
+def check_capacity(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
+    """Raise `TargetError` for more actors than there is room for: Ray would wait for them forever."""
+    if actors * each > have:
+        do = "choose fewer --actors" + (" or --threads" if what == "cores" else ", or --provider CPUExecutionProvider")
+        raise TargetError("cluster is too small", expected=f"{actors * each} {what}", got=have, do=do)
 
-    Nothing goes to its makers.
+
+def main(handle: int) -> None:
+    """Compute the request that comes through the socket of this file descriptor."""
+    parent = Connection(handle)
+    with contextlib.suppress(*_PEER_GONE):
+        try:
+            request: DriverRequest = parent.recv()
+            Thread(target=_exit_with_parent, args=(handle,), daemon=True).start()
+            compute(request, parent.send)
+        except _PEER_GONE:
+            raise
+        except Exception as error:  # a bug of ours, which the parent reports
+            parent.send(Failed(VaeExportError.exit_code, f"internal error: {type(error).__name__}: {error}"))
+    os._exit(0)  # without cleaning up: see the top of this file
+
+
+def compute(request: DriverRequest, send: Callable[[Message], None]) -> None:
+    """Send `ChunkDone` for each chunk in order; or in place of the rest one `Failed` or `MachineLost`."""
+    try:
+        ray = connect(request.address)
+        least = 1 if request.allow_fewer else request.actors
+        check_capacity(least, request.threads, resources(ray)["CPU"])
+        check_capacity(least, request.gpus, resources(ray)["GPU"], "GPUs")
+        actors = min(request.actors, _actor_capacity(ray, request))
+        for outputs in _in_order(_compute_blocks(ray, request, actors), request.chunks):
+            send(ChunkDone(outputs))
+    except VaeExportError as error:
+        send(Failed(error.exit_code, error.line()))
+    except _MachineLostError:
+        send(MachineLost())
+
+
+def connect(address: str | None) -> Any:
+    """Connect to a cluster until this process ends, without telemetry, dashboard and progress bars.
 
     Args:
-        address: HOST:PORT of a cluster that this machine has joined; None starts one here, which ends with the process.
+        address: HOST:PORT of a cluster that this machine has joined; None starts one here that ends with this process.
 
-    Raises `TargetError` where there is no such cluster.
+    Returns:
+        The module `ray`.
+
+    Raises:
+        TargetError: there is no such cluster.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that outlives this connection must not make another one
@@ -72,176 +178,91 @@ def connect(address: str | None) -> Any:
 
 
 def resources(ray: Any) -> dict[str, int]:
-    """How many of "CPU" (cores) and "GPU" all machines have that are alive."""
+    """Return the number of "CPU" (cores) and "GPU" of all machines that are alive."""
     have = ray.cluster_resources()
     return {kind: int(have.get(kind, 0)) for kind in ("CPU", "GPU")}
 
 
 def _start(ray: Any, address: str | None) -> None:
     if address is not None:
-        _reach(address)
+        _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     else:
         options |= {"address": address}
     try:
-        with _silence():
+        with _stderr_silenced():
             ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
         where = address or "this machine"
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TargetError("Ray cannot be reached", where=where, got=what, do="see `ray status`") from error
-    # Ray Data sets its own logger up when it is imported.
+    # Ray Data configures its own logger when it is imported.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def _reach(address: str) -> None:
-    """Raise `TargetError` where nobody listens: Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise `TargetError` where nothing listens: Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdigit()):
         return  # "auto"
     try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise TargetError("Ray cannot be reached", where=address, got=error, do="see `ray status`") from error
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Nothing on stderr, not even what C++ writes: Ray says there that it was asked to say nothing."""
+def _stderr_silenced() -> Iterator[None]:
+    """Discard what is written to stderr, by C++ code too: Ray logs there that it was told not to log."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
+        os.close(null)
 
 
-#: What a socket says when nobody is at its other end.
-_ALONE = (BrokenPipeError, ConnectionResetError, EOFError)
-#: Seconds without a result after which the machines are counted.
-_LOOK = 5.0
-
-
-@dataclass(frozen=True)
-class Order:
-    """Attributes:
-    parcel: the model.
-    task: what is done with it.
-    pieces: to what, in order.
-    actors: how many processes hold the model.
-    address: HOST:PORT of a cluster; None starts one here.
-    fewer: be content with fewer actors than were asked for, where machines were lost before.
-    """
-
-    parcel: ModelPayload
-    task: Task
-    pieces: Sequence[Piece]
-    actors: int
-    address: str | None
-    fewer: bool
-
-    @property
-    def threads(self) -> int:
-        """Of each actor: that many cores are set aside for it."""
-        return self.parcel.settings.threads or 1
-
-    @property
-    def gpus(self) -> int:
-        """Of each actor."""
-        return 0 if self.parcel.settings.provider == CPU else 1
-
-
-@dataclass(frozen=True)
-class Done:
-    """The outputs of the next piece, by name."""
-
-    outputs: dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An error, as the exit code of its class and its line."""
-
-    code: int
-    line: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The cluster became smaller than what the actors need."""
-
-
-Message = Done | Failed | Lost
-
-
-class _MachineLostError(Exception):
-    """As `Lost`."""
-
-
-def compute(order: Order, send: Callable[[Message], None]) -> None:
-    """Send what becomes of each piece: `Done` of all, in order, or a last `Failed` or `Lost`."""
-    try:
-        ray = connect(order.address)
-        least = 1 if order.fewer else order.actors
-        check_capacity(least, order.threads, resources(ray)["CPU"])
-        check_capacity(least, order.gpus, resources(ray)["GPU"], "GPUs")
-        actors = min(order.actors, _room(ray, order))
-        for outputs in _in_order(_rows(ray, order, actors), order.pieces):
-            send(Done(outputs))
-    except VaeExportError as error:
-        send(Failed(error.exit_code, error.line()))
-    except _MachineLostError:
-        send(Lost())
-
-
-def check_capacity(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
-    """Refuse more actors than there is room for: Ray would wait for those that do not fit, for ever."""
-    if actors * each > have:
-        do = "choose fewer --actors" + (" or --threads" if what == "cores" else ", or --provider CPUExecutionProvider")
-        raise TargetError("cluster is too small", expected=f"{actors * each} {what}", got=have, do=do)
-
-
-def _room(ray: Any, order: Order) -> int:
-    """How many actors the machines that are alive have room for."""
+def _actor_capacity(ray: Any, request: DriverRequest) -> int:
+    """Return how many actors the machines that are alive have room for."""
     have = resources(ray)
-    of_cores = have["CPU"] // order.threads
-    return min(of_cores, have["GPU"] // order.gpus) if order.gpus else of_cores
+    of_cores = have["CPU"] // request.threads
+    return min(of_cores, have["GPU"] // request.gpus) if request.gpus else of_cores
 
 
-def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
-    """What the workers return. Raises `_MachineLostError` when the cluster has no room for all actors any more."""
-    parcel_and_task = ray.put((order.parcel, order.task))
-    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter).remote()
+def _compute_blocks(ray: Any, request: DriverRequest, actors: int) -> Iterator[dict[str, Array]]:
+    """Yield what the actors return. Raises `_MachineLostError` when the cluster has no room for all actors any more."""
+    job = ray.put((request.payload, request.task))
+    attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptCounter).remote()
     dataset = ray.data.from_items(
-        [{"piece": piece.index, "start": piece.start, "stop": piece.stop} for piece in order.pieces],
-        override_num_blocks=len(order.pieces),
+        [{"chunk": chunk.index, "start": chunk.start, "stop": chunk.stop} for chunk in request.chunks],
+        override_num_blocks=len(request.chunks),
     ).map_batches(
         Actor,
-        fn_constructor_args=([parcel_and_task], tries),  # in a list: the worker fetches it, once
+        fn_constructor_args=([job], attempts),  # in a list, so that the actor fetches it, once
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=order.threads,
-        num_gpus=order.gpus,
+        num_cpus=request.threads,
+        num_gpus=request.gpus,
     )
-    # In a thread: while Ray waits for a machine that does not come back, it would never return from there.
+    # In a thread, because a call of Ray that waits for a machine which does not come back never returns.
     blocks: Queue[dict[str, Array] | Exception | None] = Queue(maxsize=1)
     Thread(target=_pump, args=(dataset, blocks), daemon=True).start()
     while True:
         try:
-            block = blocks.get(timeout=_LOOK)
+            block = blocks.get(timeout=_CHECK_INTERVAL)
         except Empty:
-            if _room(ray, order) < actors:
+            if _actor_capacity(ray, request) < actors:
                 raise _MachineLostError from None
             continue
         if block is None:
             return
         if isinstance(block, Exception):
-            if _room(ray, order) < actors:
+            if _actor_capacity(ray, request) < actors:
                 raise _MachineLostError from block
             do = "see Ray's logs; a smaller --batch-size may help"
             raise MachineError("Ray gave up", got=str(block).strip().splitlines()[0], do=do) from block
@@ -249,6 +270,7 @@ def _rows(ray: Any, order: Order, actors: int) -> Iterator[dict[str, Array]]:
 
 
 def _pump(dataset: Any, blocks: Queue[dict[str, Array] | Exception | None]) -> None:
+    """Put each block of the dataset into the queue, then None; or the exception that ended it."""
     try:
         for block in dataset.iter_batches(batch_size=None, batch_format="numpy"):
             blocks.put(block)
@@ -257,45 +279,30 @@ def _pump(dataset: Any, blocks: Queue[dict[str, Array] | Exception | None]) -> N
         blocks.put(error)
 
 
-def _in_order(rows: Iterator[dict[str, Array]], pieces: Sequence[Piece]) -> Iterator[dict[str, Array]]:
-    """The outputs of each piece; raises for a piece that failed, and if Ray should ever lose or swap one."""
-    wanted = iter(pieces)
-    for block in rows:
-        for number, index in enumerate(block.pop("piece")):
+def _in_order(blocks: Iterator[dict[str, Array]], chunks: Sequence[Chunk]) -> Iterator[dict[str, Array]]:
+    """Yield the outputs of each chunk; raise the error of a chunk that failed, or if Ray loses or swaps chunks."""
+    wanted = iter(chunks)
+    for block in blocks:
+        for number, index in enumerate(block.pop("chunk")):
             if "error" in block:
                 error = VaeExportError(str(block["error"][number]))
                 error.exit_code = int(block["code"][number])
                 raise error
             if (expected := next(wanted, None)) is None or expected.index != index:
-                raise MachineError("Ray lost the order of the pieces", expected=expected, got=int(index))
+                raise MachineError("Ray changed the order of the chunks", expected=expected, got=int(index))
             yield {name: array[number] for name, array in block.items()}
     if (missing := next(wanted, None)) is not None:
-        raise MachineError("Ray lost a piece", expected=missing)
+        raise MachineError("Ray lost a chunk", expected=missing)
 
 
-def main(handle: int) -> None:
-    """Compute the order that comes through a socket, of which this is the file descriptor."""
-    asker = Connection(handle)
-    with contextlib.suppress(*_ALONE):
-        try:
-            order: Order = asker.recv()
-            Thread(target=_end_with, args=(handle,), daemon=True).start()
-            compute(order, asker.send)
-        except _ALONE:
-            raise
-        except Exception as error:  # our bug: the process that asked says so
-            asker.send(Failed(VaeExportError.exit_code, f"internal error: {type(error).__name__}: {error}"))
-    os._exit(0)  # and no `finally` of any thread runs: see above
-
-
-def _end_with(handle: int) -> None:
-    """End this process when the one that started it closes its end: it says no more, so whatever comes is that."""
+def _exit_with_parent(handle: int) -> None:
+    """End this process when its parent closes the socket. The parent sends nothing more, so any byte or EOF is that."""
     os.read(handle, 1)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    # By its name: messages are pickled, and __main__ is another module in the process that reads them.
+    # Called by its module name: messages are pickled, and __main__ is another module in the process that reads them.
     from vae_export.pipeline.ray import driver
 
     driver.main(0)

@@ -1,11 +1,12 @@
-"""The engine of many machines: Ray Data, with one model in each of its actors.
+"""An engine that computes the chunks of a task on a Ray cluster, with one model in each actor.
 
-A piece is a row of a dataset; what comes out of it is a row too, and comes in order. An actor that dies is started
-again by Ray, and its piece computed again; where a machine is gone, others take over. The model travels through Ray's
-object store: workers need this library, numpy and onnxruntime, and no file of the model. They read inputs, and write
-shards, themselves: those lie where all machines see them under one path.
+A chunk is a row of a Ray dataset, and its outputs are a row too, in the same order. Ray restarts an actor that dies and
+computes its chunk again; where a machine is gone, others take over. The model travels through Ray's object store:
+workers need this library, numpy and onnxruntime, and no file of the model. They read inputs and write shards
+themselves, so that these must be on storage which all machines see under one path.
 
-This process never is a driver of Ray: `driver.py` has the reason. It counts what came back, and outlives drivers.
+This process is never a driver of Ray; `driver.py` says why. It counts the results, and starts another driver where one
+dies.
 """
 
 from __future__ import annotations
@@ -31,14 +32,22 @@ from vae_export.errors import (
     UsageError,
     VaeExportError,
 )
-from vae_export.pipeline.ray.driver import Done, Failed, Lost, Message, Order, check_capacity, check_ray
+from vae_export.pipeline.ray.driver import (
+    ChunkDone,
+    DriverRequest,
+    Failed,
+    MachineLost,
+    Message,
+    check_capacity,
+    check_ray,
+)
 from vae_export.pipeline.ray.worker import ModelPayload
-from vae_export.pipeline.task import Piece, Task
+from vae_export.pipeline.task import Chunk, Task
 
-#: How many drivers may die one after the other without a single result in between.
-_DRIVERS = 4
-#: Seconds that a driver may take to end when its work is done, or nobody wants it any more.
-_PATIENCE = 20
+#: How many drivers may die one after the other without a result in between.
+_MAX_DRIVER_DEATHS = 4
+#: How long a driver may take to end when its work is done or no longer wanted.
+_EXIT_SECONDS = 20
 #: The class of an error by its exit code, for errors that come from another process as text.
 _ERRORS = {
     kind.exit_code: kind for kind in (VaeExportError, UsageError, DataError, IntegrityError, ParityError, MachineError)
@@ -47,60 +56,70 @@ _ERRORS = {
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Attributes:
-    parcel: the model.
-    actors: how many processes hold it, on whichever machines Ray puts them.
-    address: HOST:PORT of a cluster that this machine belongs to; None starts one here and stops it after.
-    tell: is told, in a line, what died on the way.
+    """Computes chunks in the actors of a Ray cluster.
+
+    Attributes:
+        payload: the model.
+        actors: how many processes hold it, on whichever machines Ray chooses.
+        address: HOST:PORT of a cluster that this machine belongs to; None starts one here and stops it afterwards.
+        report: called with one line about each driver or machine that is lost.
     """
 
-    parcel: ModelPayload
+    payload: ModelPayload
     actors: int
     address: str | None = None
-    tell: Callable[[str], None] = lambda _: None
+    report: Callable[[str], None] = lambda _: None
 
-    def run(self, task: Task, pieces: Sequence[Piece]) -> Generator[dict[str, Array]]:
-        """Raises what the task raises, and `MachineError` where the cluster cannot do it."""
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Generator[dict[str, Array]]:
+        """Yield `task.run` of each chunk, in their order.
+
+        Raises:
+            VaeExportError: what the task raises.
+            UsageError, MissingExtraError: the address is not supported, or Ray is not installed.
+            MachineError: the cluster is too small or cannot be reached, or its drivers or workers keep dying.
+        """
         check_ray(self.address)
         if self.address is None:  # before a cluster is started for nothing
-            check_capacity(self.actors, self.parcel.settings.threads or 1, os.cpu_count() or 1)
-        done, dead, lost = 0, 0, False
-        while done < len(pieces):
-            order = Order(self.parcel, task, pieces[done:], self.actors, self.address, fewer=lost)
-            with _driver(order) as driver:
+            check_capacity(self.actors, self.payload.settings.threads or 1, os.cpu_count() or 1)
+        done, deaths, lost = 0, 0, False
+        while done < len(chunks):
+            request = DriverRequest(self.payload, task, chunks[done:], self.actors, self.address, allow_fewer=lost)
+            with _driver(request) as driver:
                 try:
-                    while done < len(pieces):
+                    while done < len(chunks):
                         match driver.receive():
-                            case Done(outputs):
-                                done, dead = done + 1, 0
+                            case ChunkDone(outputs):
+                                done, deaths = done + 1, 0
                                 yield outputs
                             case Failed(code, line):
                                 raise _ERRORS.get(code, VaeExportError)(line)
-                            case Lost():
+                            case MachineLost():
                                 lost = True
-                                self.tell(f"a machine of the cluster is gone; {done} of {len(pieces)} pieces are done")
+                                self.report(
+                                    f"a machine of the cluster is gone; {done} of {len(chunks)} chunks are done"
+                                )
                                 break
                 except _DriverDiedError as death:
-                    lost, dead = True, dead + 1
-                    self.tell(f"Ray's driver died ({death}); {done} of {len(pieces)} pieces are done")
-                    if dead == _DRIVERS:
-                        got, do = f"{death}, {dead} times", "see Ray's logs; --engine local needs none"
+                    lost, deaths = True, deaths + 1
+                    self.report(f"Ray's driver died ({death}); {done} of {len(chunks)} chunks done")
+                    if deaths == _MAX_DRIVER_DEATHS:
+                        got, do = f"{death}, {deaths} times", "see Ray's logs; --engine local needs none"
                         raise MachineError("Ray's driver died", got=got, do=do) from None
 
 
 class _DriverDiedError(Exception):
-    """A driver ended without a word; the message says how."""
+    """A driver ended without a message; the text says how."""
 
 
 @dataclass(frozen=True)
 class _Driver:
-    """A process at work, and this end of the socket between."""
+    """A driver process, and this end of the socket to it."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
 
     def receive(self) -> Message:
-        """The next message; raises `_DriverDiedError` where there is none to come."""
+        """Return the next message; raise `_DriverDiedError` if the process is gone."""
         try:
             message: Message = self.pipe.recv()
         except (EOFError, OSError):
@@ -111,23 +130,23 @@ class _Driver:
 
 
 @contextlib.contextmanager
-def _driver(order: Order) -> Iterator[_Driver]:
-    """A driver at work; it ends with the block."""
-    cloudpickle: Any = import_module("ray.cloudpickle")  # a source may be of any program's own making
-    # It finds packages where this process does. A Ctrl-C is for this process alone, which then ends it.
+def _driver(request: DriverRequest) -> Iterator[_Driver]:
+    """Start a driver that computes a request; it ends with the block."""
+    cloudpickle: Any = import_module("ray.cloudpickle")  # a reader may be a class of any program
+    # It looks for packages where this process does. Its process group keeps Ctrl-C away: this process ends it.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     command = [sys.executable, "-P", "-m", "vae_export.pipeline.ray.driver"]
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=2, env=environment, process_group=0)
+    near, far = socket.socketpair()
+    with far:
+        process = subprocess.Popen(command, stdin=far.fileno(), stdout=2, env=environment, process_group=0)
     try:
-        with contextlib.closing(Connection(ours.detach())) as pipe:
-            with contextlib.suppress(OSError):  # it died at once: `receive` says how
-                pipe.send_bytes(cloudpickle.dumps(order))
+        with contextlib.closing(Connection(near.detach())) as pipe:
+            with contextlib.suppress(OSError):  # it died at once, and `receive` says how
+                pipe.send_bytes(cloudpickle.dumps(request))
             yield _Driver(process, pipe)
     finally:
         try:
-            process.wait(_PATIENCE)
+            process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

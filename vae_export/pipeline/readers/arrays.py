@@ -1,8 +1,7 @@
-"""Arrays in .npy files of any origin (numpy.lib.format is the specification): headers checked, nothing unpickled.
+"""Readers of .npy and .npz files from anyone (specification: numpy.lib.format). Nothing is ever unpickled.
 
-Rows are read with plain reads, not through a memory map: a mapped file that somebody cuts short kills the process.
-
-Arrays in .npz files of any origin: ZIP archives of .npy files, read forwards, never unpacked as a whole.
+An .npy file is read with plain reads: a memory map of a file that somebody truncates would kill the process. An .npz
+file is a ZIP archive of .npy files, which is read forwards and never unpacked as a whole.
 """
 
 from __future__ import annotations
@@ -21,19 +20,28 @@ from numpy.lib import format as npy_format
 
 from vae_export.contract import Array
 from vae_export.errors import DataError
-from vae_export.pipeline.readers.base import BLOCK_BYTES, Stream
+from vae_export.pipeline.readers.base import BLOCK_BYTES, BlockStream
 
-#: Numbers that are converted, by the letter of their kind; anything else is no array of ours.
+#: Kinds of dtype that are read: float, signed and unsigned integer, bool.
 _KINDS = "fiub"
+#: The most bytes of an unpacked member, and how many times larger than its packed form it may be. The ratio is checked
+#: for large members only: a few kilobytes of zeros are not a ZIP bomb.
+MAX_BYTES, MAX_RATIO, RATIO_FROM = 256 << 30, 200, 64 << 20
+MAX_MEMBERS = 1000
+_ENCRYPTED = 1
+#: What zipfile raises for archives that are damaged, truncated or something else.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, KeyError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """Attributes:
-    shape: rows first.
-    dtype: with the file's byte order.
-    fortran: whether the first axis varies fastest.
-    offset: of the first number, from where the header began.
+    """The header of an .npy file.
+
+    Attributes:
+        shape: (rows, *item).
+        dtype: with the file's byte order.
+        fortran: whether the first axis varies fastest.
+        offset: position of the first number, in bytes from the start of the header.
     """
 
     shape: tuple[int, ...]
@@ -43,7 +51,7 @@ class NpyHeader:
 
     @property
     def size(self) -> int:
-        """Bytes of header and numbers."""
+        """Size of header and numbers in bytes."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -52,17 +60,26 @@ class NpyHeader:
 
 
 def read_npy_header(stream: BinaryIO, size: int, where: str) -> NpyHeader:
-    """The header at the beginning of `stream`, true to the `size` bytes that there are. Raises `DataError`."""
+    """Read the header at the beginning of a stream, and check it against the size of the file.
+
+    Args:
+        stream: the file, at its beginning.
+        size: its size in bytes.
+        where: its name, for messages.
+
+    Raises:
+        DataError: it is not an .npy file, it does not hold numbers, or its size is not the one that its header states.
+    """
     try:
         version = npy_format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
             raise ValueError(f"version {version}")
         read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    except Exception as error:  # it is Python that is parsed there: damaged ones raise half a dozen kinds
-        raise DataError("no readable npy file", where=where, got=str(error)[:200]) from error
+    except Exception as error:  # a header is a Python literal: a damaged one raises half a dozen kinds
+        raise DataError("not a readable .npy file", where=where, got=str(error)[:200]) from error
     if dtype.hasobject:
-        do = "save it as numbers: objects are pickles, which are programs, and are never loaded"
+        do = "save it as numbers: objects are pickles, which can run code, and are never loaded"
         raise DataError("array of Python objects", where=where, expected="numbers", got=dtype, do=do)
     if dtype.kind not in _KINDS or dtype.itemsize > 8:
         raise DataError("wrong dtype", where=where, expected="float32", got=dtype)
@@ -77,7 +94,7 @@ def read_npy_header(stream: BinaryIO, size: int, where: str) -> NpyHeader:
 
 
 class NpyReader:
-    """The rows of one .npy file."""
+    """The rows of an .npy file. Raises `DataError` for a file that cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -109,7 +126,7 @@ class NpyReader:
                 if not header.fortran:
                     rows = np.empty((stop - start, *header.item), header.dtype)
                     self._fill(file, rows, start * numbers)
-                else:  # each number of a row lies in a column of its own
+                else:  # Fortran order: each number of a row lies in a column of its own
                     columns = np.empty((numbers, stop - start), header.dtype)
                     for index in range(numbers):
                         self._fill(file, columns[index], index * self.rows + start)
@@ -118,11 +135,11 @@ class NpyReader:
             raise DataError("cannot be read", where=self._path, got=error.strerror) from error
         return rows.astype(self.dtype, order="C", copy=False)
 
-    def place(self, row: int) -> str:
+    def locate(self, row: int) -> str:
         return f"{self._path}, row {row}"
 
     def _fill(self, file: BinaryIO, array: Array, first: int) -> None:
-        """Fill a contiguous array with the numbers from number `first` on."""
+        """Fill a contiguous array with the numbers of the file from number `first` on."""
         file.seek(self._header.offset + first * array.itemsize)
         view = array.data.cast("B")
         while len(view):
@@ -134,35 +151,34 @@ class NpyReader:
         return DataError("file changed while it was read", where=self._path, expected=expected, got=got)
 
 
-#: Of one unpacked member, and how much larger it may be than what is packed. The ratio is asked of large ones only:
-#: some kilobytes of zeros are no bomb.
-MAX_BYTES, MAX_RATIO, RATIO_FROM = 256 << 30, 200, 64 << 20
-MAX_MEMBERS = 1000
-_ENCRYPTED = 1
-
-
 class NpzReader:
-    """The rows of one array of an .npz file: of `field`, else of the first of `names` that is there, else the only one.
+    """The rows of one array of an .npz file.
 
-    Raises `DataError`.
+    Args:
+        path: the file.
+        field: name of the array; None takes the first of `names` that is there, or the only array.
+        names: the names that are tried in turn.
+
+    Raises:
+        DataError: the file cannot be read, or it is not clear which array is meant.
     """
 
     def __init__(self, path: Path, field: str | None, names: Sequence[str]) -> None:
         self._path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                self._member = _choose(archive, path, field, names)
+                self._member = _choose_member(archive, path, field, names)
                 self._where = f"{path}, {self._member}"
                 info = archive.getinfo(self._member)
-                _check(info, self._where)
+                _check_member(info, self._where)
                 with archive.open(info) as stream:
                     self._header: NpyHeader = read_npy_header(cast(Any, stream), info.file_size, self._where)
         except _DAMAGE as error:
-            raise DataError("no readable npz file", where=path, got=error) from error
+            raise DataError("not a readable .npz file", where=path, got=error) from error
         if self._header.fortran:
             do = "save np.ascontiguousarray(array)"
-            raise DataError("array in Fortran order", where=self._where, expected="a row after the other", do=do)
-        self._stream = Stream(self._blocks, _beginning, self._where)
+            raise DataError("array in Fortran order", where=self._where, expected="C order", do=do)
+        self._stream = BlockStream(self._blocks, _first_row, self._where)
 
     @property
     def rows(self) -> int:
@@ -179,11 +195,11 @@ class NpzReader:
     def read(self, start: int, stop: int) -> Array:
         return self._stream.read(start, stop)
 
-    def place(self, row: int) -> str:
+    def locate(self, row: int) -> str:
         return f"{self._where}, row {row}"
 
     def _blocks(self, _: int) -> Iterator[Array]:
-        """All rows, some at a time. What follows the last one is asked for too: only then is the checksum compared."""
+        """Yield all rows in blocks. It reads to the end of the member: zipfile compares the checksum only there."""
         header = self._header
         row = math.prod(header.item) * header.dtype.itemsize
         step = max(1, BLOCK_BYTES // row)
@@ -191,10 +207,10 @@ class NpzReader:
             with zipfile.ZipFile(self._path) as archive, archive.open(self._member) as stream:
                 if archive.getinfo(self._member).file_size != header.size:
                     raise DataError("file changed while it was read", where=self._where)
-                _exactly(stream, header.offset)
+                _read_exactly(stream, header.offset)
                 for start in range(0, self.rows, step):
                     count = min(step, self.rows - start)
-                    data = _exactly(stream, count * row)
+                    data = _read_exactly(stream, count * row)
                     if start + count == self.rows:
                         stream.read(1)
                     block = np.frombuffer(data, header.dtype).reshape(count, *header.item)
@@ -203,32 +219,38 @@ class NpzReader:
             raise DataError("damaged", where=self._where, got=error) from error
 
 
-#: What zipfile raises on archives that are none, or cut short, or altered.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, KeyError, RuntimeError, ValueError)
-
-
-def _beginning(_: int) -> int:
-    """The only row at which reading can begin."""
+def _first_row(_: int) -> int:
+    """Return 0, the only row from which an .npz file can be read. A function with a name can be pickled."""
     return 0
 
 
-def _exactly(stream: IO[bytes], size: int) -> bytes:
+def _read_exactly(stream: IO[bytes], size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
         raise EOFError(f"{size - len(data)} bytes are missing")
     return data
 
 
-def _choose(archive: zipfile.ZipFile, path: Path, field: str | None, names: Sequence[str]) -> str:
+def _choose_member(archive: zipfile.ZipFile, path: Path, field: str | None, names: Sequence[str]) -> str:
     members = archive.namelist()
     if len(members) > MAX_MEMBERS or len(set(members)) != len(members):
-        raise DataError("no readable npz file", where=path, got="too many members, or two of one name")
+        raise DataError("not a readable .npz file", where=path, got="too many members, or two with one name")
     known = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
     return f"{choose_field(known, path, field, names)}.npy"
 
 
 def choose_field(known: Sequence[str], path: Path, field: str | None, names: Sequence[str]) -> str:
-    """Which of the arrays or columns `known` is meant; raises `DataError` where that is not clear."""
+    """Return which of the arrays, columns or sets of shards in a file or folder is meant.
+
+    Args:
+        known: the names that are there.
+        path: the file or folder, for the message.
+        field: the name that the user gave, if any.
+        names: the names that are tried in turn where the user gave none; the only one in `known` is always taken.
+
+    Raises:
+        DataError: it is not clear which is meant.
+    """
     wanted = names if field is None else [field]
     for name in wanted:
         if name in known:
@@ -239,11 +261,13 @@ def choose_field(known: Sequence[str], path: Path, field: str | None, names: Seq
     raise DataError("no such array", where=path, expected=expected, got=got, do="name one with --field")
 
 
-def _check(info: zipfile.ZipInfo, where: str) -> None:
+def _check_member(info: zipfile.ZipInfo, where: str) -> None:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _ENCRYPTED:
-        raise DataError("packed in another way", where=where, expected="np.savez or np.savez_compressed")
+        raise DataError("unknown compression", where=where, expected="np.savez or np.savez_compressed")
     if info.file_size > MAX_BYTES:
         raise DataError("too large", where=where, expected=f"up to {MAX_BYTES:,} bytes", got=f"{info.file_size:,}")
     if info.file_size > RATIO_FROM and info.file_size > MAX_RATIO * max(1, info.compress_size):
         ratio = info.file_size // max(1, info.compress_size)
-        raise DataError("packed too tightly", where=where, expected=f"up to {MAX_RATIO} times", got=f"{ratio} times")
+        raise DataError(
+            "compressed too tightly", where=where, expected=f"up to {MAX_RATIO} times", got=f"{ratio} times"
+        )

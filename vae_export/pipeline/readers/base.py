@@ -1,7 +1,7 @@
-"""Rows that are read a piece at a time, wherever they lie: the protocol, and sources made of sources.
+"""The `Reader` protocol, readers that need no file format, and a stream for files that are only read forwards.
 
-A source is opened without reading its rows, and can be sent to another process: it holds where its rows are and opens
-files when it reads.
+A reader is opened without reading its rows. It can be pickled and sent to another process: it holds paths, and opens
+files only while it reads.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from vae_export import rng
 from vae_export.contract import Array
 from vae_export.errors import DataError
 
-#: Bytes that a stream hands over at a time.
+#: Bytes of the blocks that a stream reads.
 BLOCK_BYTES = 4 << 20
 
 
 class Reader(Protocol):
-    """Rows of one shape and dtype."""
+    """Rows of one shape and dtype, read in any order."""
 
     @property
     def rows(self) -> int:
-        """How many: 1 and up."""
+        """The number of rows, at least 1."""
 
     @property
     def item(self) -> tuple[int, ...]:
@@ -33,30 +34,34 @@ class Reader(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of `read`: in the machine's byte order."""
+        """The dtype that `read` returns, in the machine's byte order."""
 
     def read(self, start: int, stop: int) -> Array:
-        """Rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
+        """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
 
-    def place(self, row: int) -> str:
-        """Where a row lies, for a message."""
+    def locate(self, row: int) -> str:
+        """Return the place of a row, for a message: the file and the number of the row in it."""
 
 
-class Chain:
-    """Sources of one shape and dtype, one after the other."""
+class ConcatenatedReader:
+    """The rows of several readers of one shape and dtype, one reader after the other.
 
-    def __init__(self, sources: Sequence[Reader]) -> None:
-        first = sources[0]
-        for other in sources[1:]:
+    Raises:
+        DataError: the shapes or dtypes differ.
+    """
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        first = readers[0]
+        for other in readers[1:]:
             if (other.item, other.dtype) != (first.item, first.dtype):
                 raise DataError(
                     "files differ",
-                    where=other.place(0),
-                    expected=f"{first.dtype} rows of shape {first.item}, as in {first.place(0)}",
+                    where=other.locate(0),
+                    expected=f"{first.dtype} rows of shape {first.item}, as in {first.locate(0)}",
                     got=f"{other.dtype} of {other.item}",
                 )
-        self._sources = tuple(sources)
-        self._ends = list(accumulate(source.rows for source in sources))
+        self._readers = tuple(readers)
+        self._ends = list(accumulate(reader.rows for reader in readers))
 
     @property
     def rows(self) -> int:
@@ -64,62 +69,93 @@ class Chain:
 
     @property
     def item(self) -> tuple[int, ...]:
-        return self._sources[0].item
+        return self._readers[0].item
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self._sources[0].dtype
+        return self._readers[0].dtype
 
     def read(self, start: int, stop: int) -> Array:
         parts = []
         while start < stop:
-            source, first = self._at(start)
-            end = min(stop, first + source.rows)
-            parts.append(source.read(start - first, end - first))
+            reader, first = self._reader_of(start)
+            end = min(stop, first + reader.rows)
+            parts.append(reader.read(start - first, end - first))
             start = end
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def place(self, row: int) -> str:
-        source, first = self._at(row)
-        return source.place(row - first)
+    def locate(self, row: int) -> str:
+        reader, first = self._reader_of(row)
+        return reader.locate(row - first)
 
-    def _at(self, row: int) -> tuple[Reader, int]:
-        """The source that holds a row, and the row that it begins with."""
+    def _reader_of(self, row: int) -> tuple[Reader, int]:
+        """Return the reader that holds a row, and the number of that reader's first row."""
         index = bisect_right(self._ends, row)
-        return self._sources[index], self._ends[index] - self._sources[index].rows
+        return self._readers[index], self._ends[index] - self._readers[index].rows
 
 
-class Stream:
-    """Rows of what can only be read forwards: keeps its place, and begins again for a row that has gone by.
+class PriorReader:
+    """Latents drawn from N(0, I), the same bits as `Model.prior(rows, seed)`; any chunk can be drawn by itself.
 
     Args:
-        open: a row → a row at or before it, from which on the blocks are that are yielded.
-        latest: a row → the latest row at or before it at which a stream can begin.
-        where: of the file, for messages.
+        rows: how many.
+        seed: 0 to 2**64 - 1.
+        item: the shape of one latent.
+
+    Raises:
+        UsageError: the seed is out of range.
     """
 
-    def __init__(self, open: Callable[[int], Iterator[Array]], latest: Callable[[int], int], where: str) -> None:
-        self._open, self._latest, self._where = open, latest, where
-        self._blocks: Iterator[Array] = iter(())
-        self._rest: Array | None = None
-        self._at = 0
+    def __init__(self, rows: int, seed: int, item: tuple[int, ...]) -> None:
+        rng.check_seed(seed)
+        self.rows, self.item = rows, item
+        self._seed = seed
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without its place: another process begins anew."""
-        return vars(self) | {"_blocks": None, "_rest": None}
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.float32)
 
     def read(self, start: int, stop: int) -> Array:
-        if self._rest is None or start < self._at or self._latest(start) > self._at:
-            self._at = self._latest(start)
-            self._blocks, self._rest = self._open(self._at), np.empty(0)
+        return rng.sample((stop - start, *self.item), self._seed, start=start)
+
+    def locate(self, row: int) -> str:
+        return f"seed {self._seed}, row {row}"
+
+
+class BlockStream:
+    """Rows of a file that can only be read forwards; the file is opened again for a row that was already passed.
+
+    Args:
+        open: takes a row that `restart` returned, and yields blocks of rows from there to the end.
+        restart: takes a row, and returns the last row at or before it from which reading can start.
+        where: name of the file, for messages.
+    """
+
+    def __init__(self, open: Callable[[int], Iterator[Array]], restart: Callable[[int], int], where: str) -> None:
+        self._open, self._restart, self._where = open, restart, where
+        self._blocks: Iterator[Array] = iter(())
+        self._block: Array | None = None
+        self._next_row = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the open file: another process opens it anew."""
+        return vars(self) | {"_blocks": None, "_block": None}
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1. Raises `DataError` where the file ends before."""
+        if self._block is None or start < self._next_row or self._restart(start) > self._next_row:
+            self._next_row = self._restart(start)
+            self._blocks, self._block = self._open(self._next_row), np.empty(0)
         parts = []
-        while self._at < stop:
-            if len(self._rest) == 0:
-                self._rest = next(self._blocks, None)
-                if self._rest is None:
-                    raise DataError("file ends too early", where=self._where, expected=f"{stop} rows", got=self._at)
-            taken = min(stop, self._at + len(self._rest)) - self._at
-            if self._at + taken > start:
-                parts.append(self._rest[max(0, start - self._at) : taken])
-            self._at, self._rest = self._at + taken, self._rest[taken:]
+        while self._next_row < stop:
+            if len(self._block) == 0:
+                self._block = next(self._blocks, None)
+                if self._block is None:
+                    raise DataError(
+                        "file ends too early", where=self._where, expected=f"{stop} rows", got=self._next_row
+                    )
+            taken = min(stop, self._next_row + len(self._block)) - self._next_row
+            if self._next_row + taken > start:
+                parts.append(self._block[max(0, start - self._next_row) : taken])
+            self._next_row, self._block = self._next_row + taken, self._block[taken:]
         return np.concatenate(parts)

@@ -1,53 +1,139 @@
-"""A path that somebody typed → the source that reads it."""
+"""Open a path that a user typed as the input of a network: float32 rows of its shape, finite and in range.
+
+A file states what it holds, so it is converted: other floats and byte orders to float32, 8-bit levels to the model's
+range of pixels, and images with their channel axis last, or without one, to (C, H, W).
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_export.contract import TensorSpec
+import numpy as np
+
+from vae_export.contract import BATCH, Array, TensorSpec
 from vae_export.errors import DataError
 from vae_export.pipeline.readers.arrays import NpyReader, NpzReader, choose_field
-from vae_export.pipeline.readers.base import Chain, Reader
+from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
 from vae_export.pipeline.readers.images import ImageReader
 from vae_export.pipeline.readers.parquet import ParquetReader
-from vae_export.pipeline.readers.validate import ValidatedReader
+from vae_export.runtime.model import ROUNDING
 from vae_export.system.extras import require
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
 ARRAYS = (NPY, NPZ, PARQUET)
 
-#: What an array or a column is called that holds latents: an encoder's mean is the best guess of a latent.
+#: Names of an array or column that is read unless the user names one. An encoder's mean serves as a latent.
 LATENT_NAMES = ("latent", "mean")
 IMAGE_NAMES = ("image", "reconstruction")
 
 
 def open_latents(path: Path, spec: TensorSpec, *, field: str | None = None) -> ValidatedReader:
-    """Latents in an .npy, .npz or .parquet file, or in a folder of .npy or .parquet files.
+    """Open latents in an .npy, .npz or .parquet file, or in a folder of .npy or .parquet files.
 
     Args:
-        path: of the file or folder.
-        spec: of the decoder's input.
-        field: which array of an .npz, which column of a .parquet, or which .npy files of a folder; None guesses.
+        path: the file or folder.
+        spec: the decoder's input.
+        field: name of the array in an .npz, of the column in a .parquet, or of the .npy files in a folder; None takes
+            `latent`, `mean`, or the only one.
 
-    Raises `DataError`; `MissingExtraError` where what reads the file is not installed.
+    Returns:
+        A reader of float32 rows, (N, *spec.item).
+
+    Raises:
+        DataError: the path cannot be read, or holds something else. Numbers are checked while they are read.
+        MissingExtraError: the package that reads the file is not installed.
     """
     return ValidatedReader(_open(path, spec, field, LATENT_NAMES, images=False, fit=False), spec)
 
 
 def open_images(path: Path, spec: TensorSpec, *, field: str | None = None, fit: bool = False) -> ValidatedReader:
-    """Images in arrays, as `open_latents` takes them; else an image file, or a folder of them.
+    """Open images in arrays, as `open_latents` takes them, or an image file, or a folder of image files.
 
     Args:
-        path, field: as for latents.
-        spec: of the encoder's input.
-        fit: cut, resize and make grey what is of another size or colour; else refuse it.
+        path: the file or folder.
+        spec: the encoder's input.
+        field: name of the array, column or files; None takes `image`, `reconstruction`, or the only one.
+        fit: crop, resize and convert image files to grey as needed; without it they are refused.
 
-    Raises as `open_latents` does.
+    Returns:
+        A reader of float32 rows, (N, C, H, W), in the range of `spec`.
+
+    Raises:
+        DataError, MissingExtraError: as `open_latents`.
     """
     return ValidatedReader(_open(path, spec, field, IMAGE_NAMES, images=True, fit=fit), spec)
+
+
+class ValidatedReader:
+    """The rows of another reader, converted to and checked against the input of a network.
+
+    Args:
+        reader: the rows as the file has them.
+        spec: the input.
+
+    Raises:
+        DataError: the shape or dtype does not fit. `read` raises it for numbers that are not finite or out of range.
+    """
+
+    def __init__(self, reader: Reader, spec: TensorSpec) -> None:
+        self._reader, self._spec = reader, spec
+        self.rows, self.item, self.dtype = reader.rows, spec.item, np.dtype(np.float32)
+        self._is_image = math.isfinite(spec.low) and math.isfinite(spec.high)
+        has_levels = self._is_image and reader.dtype == np.uint8
+        if not has_levels and reader.dtype.kind != "f":
+            expected = "float32, or uint8 levels" if self._is_image else "float32"
+            raise DataError("wrong dtype", where=reader.locate(0), expected=expected, got=reader.dtype)
+        self._is_channels_last = self._check_shape()
+        self._pixel_of_level = (
+            (spec.low + (spec.high - spec.low) * (np.arange(256) / 255)).astype(np.float32) if has_levels else None
+        )
+
+    def read(self, start: int, stop: int) -> Array:
+        rows = self._reader.read(start, stop)
+        if self._is_channels_last:
+            rows = np.moveaxis(rows, -1, 1)
+        rows = rows.reshape(stop - start, *self.item)
+        if self._pixel_of_level is not None:
+            return self._pixel_of_level[rows]
+        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which the check refuses
+            rows = rows.astype(np.float32, order="C", copy=False)
+        self._check_numbers(rows, start)
+        return rows
+
+    def locate(self, row: int) -> str:
+        return self._reader.locate(row)
+
+    def _check_shape(self) -> bool:
+        """Return whether the channel axis is the last one; raise `DataError` for a shape that does not fit."""
+        item, wanted = self._reader.item, self._spec.item
+        if item == wanted or (self._is_image and wanted[0] == 1 and item == wanted[1:]):
+            return False
+        if self._is_image and item == (*wanted[1:], wanted[0]):
+            return True
+        raise DataError(
+            "wrong shape",
+            where=self._reader.locate(0),
+            expected=f"'{self._spec.name}' of {(BATCH, *wanted)}",
+            got=(self.rows, *item),
+        )
+
+    def _check_numbers(self, rows: Array, start: int) -> None:
+        if not np.isfinite(rows).all():
+            index, value = _first(rows, ~np.isfinite(rows))
+            raise DataError("not finite", where=self.locate(start + index), expected="finite numbers", got=value)
+        if not self._is_image:
+            return
+        low, high = self._spec.low, self._spec.high
+        slack = ROUNDING * (high - low)
+        wrong = (rows < low - slack) | (rows > high + slack)
+        if wrong.any():
+            index, value = _first(rows, wrong)
+            expected, do = f"pixels in [{low:g}, {high:g}]", "scale them, or store 8-bit levels as uint8"
+            raise DataError("out of range", where=self.locate(start + index), expected=expected, got=value, do=do)
 
 
 def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str], *, images: bool, fit: bool) -> Reader:
@@ -55,14 +141,14 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         raise DataError("cannot be read", where=path, got=os.strerror(errno.ENOENT))
     if not path.is_dir():
         if path.suffix in ARRAYS:
-            return _array(path, spec, field, names)
+            return _open_array(path, spec, field, names)
         if images:
-            _check_plain(path)
+            _check_regular(path)
             return ImageReader([path], spec.item, fit=fit)
-        raise DataError("no file of this kind is read", where=path, expected=" | ".join(ARRAYS), got=path.suffix)
+        raise DataError("unknown kind of file", where=path, expected=" | ".join(ARRAYS), got=path.suffix or "none")
     files = sorted(file for file in path.iterdir() if file.suffix in ARRAYS and not file.name.startswith("."))
     if files:
-        return _folder(path, files, spec, field, names)
+        return _open_shards(path, files, spec, field, names)
     if images:
         require("pictures")
         from vae_export.io.image_files import find_images
@@ -73,8 +159,8 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
     raise DataError("nothing to read", where=path, expected=expected, got="none")
 
 
-def _array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
-    _check_plain(path)
+def _open_array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
+    _check_regular(path)
     match path.suffix:
         case ".npy":
             return NpyReader(path)
@@ -84,23 +170,31 @@ def _array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]
             return ParquetReader(path, field, names, spec.item)
 
 
-def _folder(path: Path, files: Sequence[Path], spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
-    """Shards of one kind. Those in .npy are named FIELD-NUMBER.npy, one set of files a field."""
+def _open_shards(
+    path: Path, files: Sequence[Path], spec: TensorSpec, field: str | None, names: Sequence[str]
+) -> Reader:
+    """Open the shards of a folder. Those in .npy are named FIELD-NUMBER.npy, one set of files for each field."""
     kinds = sorted({file.suffix for file in files})
     if len(kinds) > 1:
         raise DataError("files of several kinds", where=path, expected="one kind", got=" ".join(kinds))
     if kinds == [NPY]:
-        fields = list(dict.fromkeys(_field(file) for file in files))
+        fields = list(dict.fromkeys(_field_of(file) for file in files))
         chosen = choose_field(fields, path, field, names)
-        files = [file for file in files if _field(file) == chosen]
-    return Chain([_array(file, spec, field, names) for file in files])
+        files = [file for file in files if _field_of(file) == chosen]
+    return ConcatenatedReader([_open_array(file, spec, field, names) for file in files])
 
 
-def _check_plain(path: Path) -> None:
-    if not path.is_file():  # a device or a pipe would never end
-        raise DataError("cannot be read", where=path, expected="a plain file")
+def _check_regular(path: Path) -> None:
+    if not path.is_file():  # reading a device or a pipe might never end
+        raise DataError("cannot be read", where=path, expected="a regular file")
 
 
-def _field(file: Path) -> str:
-    """`mean` of `mean-00003.npy`."""
+def _field_of(file: Path) -> str:
+    """Return `mean` for `mean-00003.npy`."""
     return file.stem.rpartition("-")[0]
+
+
+def _first(rows: Array, wrong: Array) -> tuple[int, float]:
+    """Return the index of the first row with a wrong number, and that number."""
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    return index[0], float(rows[index])

@@ -1,4 +1,4 @@
-"""Columns of Parquet files of any origin: a row is a list of numbers of one length, or an Arrow tensor."""
+"""A reader of Parquet columns from anyone, whose rows are lists of numbers of one length, or Arrow tensors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import DataError
 from vae_export.pipeline.readers.arrays import choose_field
-from vae_export.pipeline.readers.base import BLOCK_BYTES, Stream
+from vae_export.pipeline.readers.base import BLOCK_BYTES, BlockStream
 from vae_export.system.extras import require
 
 
 class ParquetReader:
-    """The rows of one column of one file: of `field`, else of the first of `names` that is there, else the only one.
+    """The rows of one column of a Parquet file.
 
     Args:
-        item: what a flat list of as many numbers is taken for.
+        path: the file.
+        field: name of the column; None takes the first of `names` that is there, or the only column.
+        names: the names that are tried in turn.
+        item: the shape that a flat list of as many numbers is given.
 
-    Raises `DataError`; `MissingExtraError` without pyarrow.
+    Raises:
+        DataError: the file cannot be read, the column is not one of numbers, or it is not clear which is meant.
+        MissingExtraError: pyarrow is not installed.
     """
 
     def __init__(self, path: Path, field: str | None, names: Sequence[str], item: tuple[int, ...]) -> None:
@@ -37,7 +42,7 @@ class ParquetReader:
             with parquet.ParquetFile(path) as file:
                 schema, metadata = file.schema_arrow, file.metadata
         except (pa.ArrowException, OSError) as error:
-            raise DataError("no readable Parquet file", where=path, got=error) from error
+            raise DataError("not a readable Parquet file", where=path, got=error) from error
         self._column = choose_field(schema.names, path, field, names)
         self._where = f"{path}, {self._column}"
         self.item, self.dtype = _row_type(schema.field(self._column).type, item, self._where)
@@ -46,20 +51,21 @@ class ParquetReader:
         self.rows = self._ends[-1] if self._ends else 0
         if self.rows == 0:
             raise DataError("no rows", where=path, expected="1 and up", got=0)
-        self._stream = Stream(self._blocks, self._group_start, self._where)
+        self._stream = BlockStream(self._blocks, self._group_start, self._where)
 
     def read(self, start: int, stop: int) -> Array:
         return self._stream.read(start, stop)
 
-    def place(self, row: int) -> str:
+    def locate(self, row: int) -> str:
         return f"{self._where}, row {row}"
 
     def _group_start(self, row: int) -> int:
+        """Return the first row of the row group that holds a row."""
         group = bisect_right(self._ends, row)
         return self._ends[group - 1] if group else 0
 
     def _blocks(self, start: int) -> Iterator[Array]:
-        """All rows from a row group on, some at a time."""
+        """Yield the rows from the start of a row group on, in blocks."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -77,7 +83,7 @@ class ParquetReader:
             raise DataError("damaged", where=self._where, got=error) from error
 
     def _numbers(self, column: Any, start: int) -> Array:
-        """One Arrow array as rows; `start` is the number of its first."""
+        """Return the rows of an Arrow array; `start` is the number of the first one."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -87,23 +93,23 @@ class ParquetReader:
         if (lengths != width).any():
             row = int(np.argmax(lengths != width))
             got = "null" if np.isnan(lengths[row]) else f"{lengths[row]:.0f} numbers"
-            raise DataError("wrong row", where=self.place(start + row), expected=f"{width} numbers", got=got)
+            raise DataError("wrong row", where=self.locate(start + row), expected=f"{width} numbers", got=got)
         values = storage.flatten()
         if values.null_count:
             row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // width
-            raise DataError("wrong row", where=self.place(start + row), expected=f"{width} numbers", got="a null")
+            raise DataError("wrong row", where=self.locate(start + row), expected=f"{width} numbers", got="a null")
         numbers: Array = values.to_numpy(zero_copy_only=False)
         return numbers.reshape(len(storage), *self.item)
 
 
 def _row_type(kind: Any, item: tuple[int, ...], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """The shape and dtype of a column's rows."""
+    """Return the shape and dtype of the rows of a column."""
     import pyarrow as pa
 
     shape: tuple[int, ...] | None = None
     if isinstance(kind, pa.FixedShapeTensorType):
         if kind.permutation is not None and list(kind.permutation) != sorted(kind.permutation):
-            raise DataError("tensor with its axes swapped", where=where, expected="axes in their order", got=kind)
+            raise DataError("tensor with permuted axes", where=where, expected="axes in order", got=kind)
         shape, kind = tuple(kind.shape), kind.storage_type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise DataError("wrong type", where=where, expected="lists of numbers, or tensors", got=kind)

@@ -1,0 +1,318 @@
+"""Writers of a pipeline's outputs: one array file, a folder of shards, PNG files, or one picture of all images.
+
+Each is a context manager. Outputs are written as they come and published when the block ends, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from vae_export.contract import Array
+from vae_export.errors import StorageError, UsageError
+from vae_export.io.atomic import PARTIAL, check_room, storage_errors, write_atomic
+from vae_export.io.staging import check_free, staged_file, staged_folder, sweep
+from vae_export.system.extras import require
+
+#: The shape of a row and the dtype of each output, by its name.
+Outputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[np.generic]"]]
+
+ShardFormat = Literal["npy", "parquet"]
+SHARD_FORMATS: tuple[ShardFormat, ...] = ("npy", "parquet")
+
+#: The most pixels that one picture of all images may have.
+MAX_PIXELS = 64_000_000
+#: Pillow's mode by the number of channels.
+_PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+#: Level and width in pixels of the lines between the images of a grid.
+_LINE_LEVEL, _LINE_WIDTH = 255, 2
+#: Digits of the number in the name of an image file.
+_DIGITS = 6
+#: The earliest time that a ZIP archive can state; it makes equal arrays give equal bytes.
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class Writer(Protocol):
+    """Takes outputs, some rows at a time."""
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        """Write the next rows of each output, (rows, *item). Raises `StorageError`."""
+
+
+@contextlib.contextmanager
+def npy_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterator[Writer]:
+    """Write the only output as an .npy file.
+
+    Args:
+        path: the file.
+        rows: rows of the whole output.
+        outputs: shape and dtype of the output; the array is (rows, *shape).
+        force: replace an existing file.
+
+    Raises:
+        UsageError: the file exists.
+        StorageError: it cannot be written.
+    """
+    ((name, (item, dtype)),) = outputs.items()
+    check_room(path, _bytes_of(rows, outputs))
+    with staged_file(path, force=force) as file:
+        _write_npy_header(file, (rows, *item), dtype)
+        yield _NpyFiles({name: file})
+
+
+@contextlib.contextmanager
+def npz_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterator[Writer]:
+    """Write several outputs as the arrays of an .npz file, not compressed; arguments and errors as in `npy_file`.
+
+    A ZIP archive takes one member after the other, while outputs come side by side: they wait in unnamed files.
+    """
+    check_room(path, 2 * _bytes_of(rows, outputs))
+    with staged_file(path, force=force) as target, contextlib.ExitStack() as stack:
+        parts: dict[str, IO[bytes]] = {}
+        for name, (item, dtype) in outputs.items():
+            parts[name] = stack.enter_context(tempfile.TemporaryFile(prefix=PARTIAL, dir=path.parent))
+            _write_npy_header(parts[name], (rows, *item), dtype)
+        yield _NpyFiles(parts)
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+            for name, part in parts.items():
+                part.seek(0)
+                with archive.open(zipfile.ZipInfo(f"{name}.npy", _ZIP_EPOCH), "w", force_zip64=True) as member:
+                    shutil.copyfileobj(part, member, 1 << 20)
+
+
+@contextlib.contextmanager
+def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *, force: bool) -> Iterator[Shards]:
+    """Write all outputs in a folder of files of some rows each.
+
+    Args:
+        path: the folder.
+        format: .npy files OUTPUT-00000.npy, OUTPUT-00001.npy, …; or Parquet files part-00000.parquet, … with one
+            column of Arrow tensors for each output.
+        rows: rows of the whole output.
+        outputs: shape of a row and dtype of each output.
+        force: replace a folder that holds nothing but such files.
+
+    Raises:
+        UsageError: the folder exists, or holds other files.
+        StorageError: it cannot be written.
+        MissingExtraError: pyarrow is not installed, and the format needs it.
+    """
+    if format == "parquet":
+        require("parquet")
+    _check_replaceable(path, f"*-*.{format}")
+    check_room(path, _bytes_of(rows, outputs))
+    with staged_folder(path, force=force) as folder:
+        yield Shards(folder.absolute(), format, tuple(outputs))
+        sweep(folder)  # a killed worker leaves part of a file that another worker has written since
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A folder of shards that is being filled, by this process or by others that see the folder.
+
+    Attributes:
+        folder: the staging folder.
+        format: format of the files.
+        names: names of the outputs.
+    """
+
+    folder: Path
+    format: ShardFormat
+    names: tuple[str, ...]
+
+    def write(self, index: int, arrays: Mapping[str, Array]) -> None:
+        """Write the files of chunk `index`. Each appears whole or not at all, even if this process is killed."""
+        if not self.folder.is_dir():
+            do = "put --out on storage that all machines share"
+            raise StorageError("output folder is missing", where=self.folder, expected="shared storage", do=do)
+        files = self.files(index)
+        if self.format == "parquet":
+            with staged_file(files[0], force=True, parents=False) as file:
+                _write_parquet(file, arrays)
+            return
+        for path, name in zip(files, self.names, strict=True):
+            with staged_file(path, force=True, parents=False) as file:
+                _write_npy_header(file, arrays[name].shape, arrays[name].dtype)
+                _write_numbers(file, arrays[name])
+
+    def check(self, index: int) -> None:
+        """Raise `StorageError` unless the files of chunk `index` are here."""
+        for path in self.files(index):
+            if not path.is_file():
+                do = "put --out on storage that all machines share"
+                raise StorageError("shard is missing", where=path, expected="shared storage", do=do)
+
+    def files(self, index: int) -> list[Path]:
+        """Return the paths of the files of chunk `index`."""
+        if self.format == "parquet":
+            return [self.folder / f"part-{index:05}.parquet"]
+        return [self.folder / f"{name}-{index:05}.npy" for name in self.names]
+
+
+@contextlib.contextmanager
+def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iterator[Writer]:
+    """Write the images of one output as 000000.png, 000001.png, …
+
+    Args:
+        path: the folder.
+        name: name of the output: uint8 (rows, C, H, W), 8-bit levels.
+        channels: C: 1, 3 or 4.
+        force: replace a folder that holds nothing but .png files.
+
+    Raises:
+        UsageError: the folder exists or holds other files, or PNG has no images of so many channels.
+        StorageError: it cannot be written.
+        MissingExtraError: Pillow is not installed.
+    """
+    _check_channels(channels)
+    _check_replaceable(path, "*.png")
+    with staged_folder(path, force=force) as folder:
+        yield _PngFiles(folder, path, name)
+
+
+@contextlib.contextmanager
+def grid(path: Path, rows: int, item: tuple[int, ...], names: Sequence[str], *, force: bool) -> Iterator[Writer]:
+    """Write all images as one PNG file.
+
+    Args:
+        path: the file.
+        rows: images of each output.
+        item: (C, H, W) of an image.
+        names: names of the outputs, uint8; images of one row stand beside each other.
+        force: replace an existing file.
+
+    Raises:
+        UsageError: the file exists, the images are too many for one picture, or PNG has no images of so many channels.
+        StorageError: it cannot be written.
+        MissingExtraError: Pillow is not installed.
+    """
+    _check_channels(item[0])
+    check_free(path, force=force)
+    picture = _Grid(rows * len(names), item, names)
+    yield picture
+    check_free(path, force=force)
+    write_atomic(path, _png(picture.pixels))
+
+
+class _NpyFiles:
+    """An open .npy file for each output. Plain writes make a full disk an error, not a signal as a memory map would."""
+
+    def __init__(self, files: Mapping[str, IO[bytes]]) -> None:
+        self._files = files
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        for name, file in self._files.items():
+            _write_numbers(file, arrays[name])
+
+
+class _PngFiles:
+    """A staging folder that gets one PNG file for each image."""
+
+    def __init__(self, folder: Path, final: Path, name: str) -> None:
+        self._folder, self._final, self._name = folder, final, name
+        self._count = 0
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        for image in arrays[self._name]:
+            data = _png(image)
+            with storage_errors(self._final, needed=len(data)):
+                (self._folder / f"{self._count:0{_DIGITS}}.png").write_bytes(data)
+            self._count += 1
+
+
+class _Grid:
+    """One picture, filled row by row; the images of several outputs alternate."""
+
+    def __init__(self, images: int, item: tuple[int, ...], names: Sequence[str]) -> None:
+        channels, self._height, self._width = item
+        self._names = tuple(names)
+        self._columns = math.ceil(math.sqrt(images / len(names))) * len(names)
+        rows = math.ceil(images / self._columns)
+        height = rows * (self._height + _LINE_WIDTH) - _LINE_WIDTH
+        width = min(images, self._columns) * (self._width + _LINE_WIDTH) - _LINE_WIDTH
+        self._count = 0
+        if height * width > MAX_PIXELS:
+            raise UsageError(
+                "too many images for one picture",
+                expected=f"up to {MAX_PIXELS:,} pixels",
+                got=f"{width:,} x {height:,}",
+                do="choose a folder: an --out without .png",
+            )
+        self.pixels = np.full((channels, height, width), _LINE_LEVEL, np.uint8)
+
+    def write(self, arrays: Mapping[str, Array]) -> None:
+        for images in zip(*(arrays[name] for name in self._names), strict=True):
+            for image in images:
+                row, column = divmod(self._count, self._columns)
+                top, left = row * (self._height + _LINE_WIDTH), column * (self._width + _LINE_WIDTH)
+                self.pixels[:, top : top + self._height, left : left + self._width] = image
+                self._count += 1
+
+
+def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Write the header of an .npy file of little-endian numbers in C order."""
+    header = {"descr": npy_format.dtype_to_descr(dtype.newbyteorder("<")), "fortran_order": False, "shape": shape}
+    npy_format.write_array_header_1_0(file, header)
+
+
+def _write_numbers(file: IO[bytes], array: Array) -> None:
+    """Write numbers as they follow such a header."""
+    file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B"))
+
+
+def _write_parquet(file: object, arrays: Mapping[str, Array]) -> None:
+    """Write one Parquet file. Floats hardly repeat: neither a dictionary nor compression is worth its time."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {name: pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(a)) for name, a in arrays.items()}
+    table = pa.table(columns)
+    parquet.write_table(table, file, use_dictionary=False, compression="none", row_group_size=max(1, len(table)))
+
+
+def _png(image: Array) -> bytes:
+    """Return the PNG file of an image: uint8 (C, H, W)."""
+    from PIL import Image
+
+    pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+    stream = io.BytesIO()
+    Image.fromarray(pixels, _PNG_MODES[len(image)]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _bytes_of(rows: int, outputs: Outputs) -> int:
+    """Return the size of all outputs in bytes."""
+    return rows * sum(math.prod(item) * dtype.itemsize for item, dtype in outputs.values())
+
+
+def _check_channels(channels: int) -> None:
+    require("pictures")
+    if channels not in _PNG_MODES:
+        expected, do = " or ".join(map(str, _PNG_MODES)), "write .npy or --shards"
+        raise UsageError("PNG cannot hold such images", expected=f"{expected} channels", got=channels, do=do)
+
+
+def _check_replaceable(folder: Path, pattern: str) -> None:
+    """Raise `UsageError` for an existing folder with anything in it but files whose names fit the pattern."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for entry in folder.iterdir():
+        if not entry.match(pattern) or entry.is_dir():
+            raise UsageError(
+                "not a folder that may be replaced",
+                where=folder,
+                expected=f"nothing but {pattern}",
+                got=entry.name,
+                do="choose another --out",
+            )
