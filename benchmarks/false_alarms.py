@@ -41,7 +41,7 @@ from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.runs import Run
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU
 
 TARGET = Target("onnx", CPU)
 #: Fewer than parity has, and that makes it stricter: PyTorch's own error is the largest over these.
@@ -83,7 +83,8 @@ class Tally:
 
     def add(self, name: str, group: str, rows: Iterator[CaseResult]) -> None:
         for row in rows:
-            what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {row.setting}"
+            setting = row.setting.certificate_name
+            what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {setting}"
             if not row.passed:
                 self.failures.append(f"{what}: {row.reason}")
             if row.ratio is not None:
@@ -160,10 +161,8 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
         raise SystemExit("no images to probe with")
     metric = ElboParity(source.contract, graphs, oracles, images[:64], None)
     scales = metric.scales(FULL, {})
-    for setting in TARGET.settings(thorough=False):
-        runners = {
-            part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, CPU, setting) for part in PARTS
-        }
+    for setting in TARGET.session_options(thorough=False):
+        runners = {part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, setting) for part in PARTS}
         for part in PARTS:
             for case in cases[part]:
                 outputs = runners[part](case.inputs)

@@ -25,6 +25,7 @@ from untrained import initialised
 from vae_export import open_artifact
 from vae_export.contract import MAX_LEVEL, PIXELS, Array
 from vae_export.runtime.session import Session
+from vae_export.session_options import SessionOptions
 
 ROOT = Path(__file__).parent.parent
 BATCHES = (1, 64, 4096)
@@ -45,7 +46,8 @@ def main() -> None:
         artifact = open_artifact(folder / "export")
         contract = artifact.manifest.contract
         floats, fused = (
-            Session(artifact.read(artifact.entry(part)), contract.spec(part), threads=1) for part in ("decoder", FUSED)
+            Session(artifact.read(artifact.entry(part)), contract.spec(part), SessionOptions(threads=1))
+            for part in ("decoder", FUSED)
         )
     print(f"{'batch':>6}{'decode':>12}{'and round':>12}{'fused':>12}{'saved':>12}   times as fast")
     for batch in BATCHES:

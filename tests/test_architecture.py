@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 #: From the ground up: a module imports from its own package and from the layers below it, never from beside or above.
 LAYERS = (
     ("vae_export._version", "vae_export.errors", "vae_export.precision"),
-    ("vae_export.likelihood", "vae_export.runs", "vae_export.system"),
+    ("vae_export.likelihood", "vae_export.runs", "vae_export.session_options", "vae_export.system"),
     ("vae_export.contract", "vae_export.io"),
     ("vae_export.pixels", "vae_export.rng", "vae_export.models"),
     ("vae_export.artifact", "vae_export.sources"),
@@ -96,7 +96,9 @@ def test_at_most_a_dozen_modules_lie_loose_on_top() -> None:
     assert len([file for file in ROOT.glob("vae_export/*.py") if file.name != "__init__.py"]) <= 12
 
 
-@pytest.mark.parametrize("name", ["errors", "contract", "precision", "runs", "likelihood", "system.extras"])
+@pytest.mark.parametrize(
+    "name", ["errors", "contract", "precision", "runs", "likelihood", "session_options", "system.extras"]
+)
 def test_command_line_reads_its_choices_without_numpy(name: str) -> None:
     text = (ROOT / f"vae_export/{name.replace('.', '/')}.py").read_text("utf-8")
     top = [node for node in ast.parse(text).body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -13,7 +13,8 @@ from tests.conftest import Exported
 from vae_export import load, verify
 from vae_export.errors import TargetError
 from vae_export.models import FAMILIES
-from vae_export.runtime.session import CUDA, TENSORRT, try_provider
+from vae_export.runtime.session import try_provider
+from vae_export.session_options import CUDA, TENSORRT
 
 pytestmark = pytest.mark.gpu
 SOURCES = [*FAMILIES, "foreign"]

@@ -216,7 +216,7 @@ def _not_here(format: str, files: Mapping[Part, FileContent], contract: Contract
                 continue
         try:
             for part, content in files.items():
-                FORMATS[format].open(content, contract.spec(part), provider, FORMATS[format].settings(provider)[0])
+                FORMATS[format].open(content, contract.spec(part), FORMATS[format].session_options(provider)[0])
         except TargetError as error:
             reason = error.line()
         else:

@@ -69,11 +69,12 @@ def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
 
 
 def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
-    from vae_export.formats import FORMATS, Setting
+    from vae_export.formats import FORMATS
+    from vae_export.session_options import SessionOptions
 
     alone = FileContent(mlp.artifact.read(mlp.artifact.entry("decoder", "openvino")))
     with pytest.raises(ModelError, match="without its weights: decoder; expected a .bin file beside it"):
-        FORMATS["openvino"].open(alone, mlp.source.contract.spec("decoder"), "CPU", Setting())
+        FORMATS["openvino"].open(alone, mlp.source.contract.spec("decoder"), SessionOptions("CPU", threads=1))
 
 
 def test_one_file_without_a_manifest_is_verified_with_what_lies_beside_it(

@@ -13,9 +13,10 @@ from vae_export import Source
 from vae_export.capture import Graph
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError, UsageError
-from vae_export.formats import FORMATS, Runner, Setting, WriteOptions
+from vae_export.formats import FORMATS, Runner, WriteOptions
 from vae_export.formats.base import Finding
 from vae_export.precision import PrecisionName
+from vae_export.session_options import SessionOptions
 
 
 @pytest.fixture(scope="session")
@@ -59,16 +60,16 @@ class Toy:
     def lint(self, _data: bytes, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
         return []
 
-    def settings(self, _provider: str) -> tuple[Setting, ...]:
-        return (Setting(),)
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        return (SessionOptions(provider, threads=1),)
 
-    def open(self, data: bytes, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, data: bytes, spec: PartSpec, options: SessionOptions) -> Runner:
         from vae_export.formats._torch import torch_runner
 
         assert data == self.data
-        if provider == "nowhere":
-            raise TargetError("toy cannot run", where=provider)
-        run = torch_runner(self.module, spec, "cpu", setting)
+        if options.provider == "nowhere":
+            raise TargetError("toy cannot run", where=options.provider)
+        run = torch_runner(self.module, spec, replace(options, provider="cpu"))
 
         def off(inputs: Mapping[str, Array]) -> dict[str, Array]:
             return {name: array + np.float32(self.wrong) for name, array in run(inputs).items()}

@@ -17,9 +17,10 @@ from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileEntry
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
-from vae_export.formats import FORMATS, Setting
+from vae_export.formats import FORMATS
 from vae_export.formats.aoti import check_machine
 from vae_export.parity.oracle import evaluate_graph
+from vae_export.session_options import SessionOptions
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +51,7 @@ def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     artifact, _ = compiled
     content, graph = read_content(artifact, artifact.entry("decoder", "aoti")), capture(mlp.source, "decoder")
-    run = FORMATS["aoti"].open(content, graph.spec, "cpu", Setting())
+    run = FORMATS["aoti"].open(content, graph.spec, SessionOptions("cpu", threads=1))
     for batch in (1, 2, 5, 64):
         given = inputs(mlp, "decoder", batch)
         np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-6)
@@ -82,7 +83,7 @@ def test_a_machine_that_lacks_instructions_refuses_it(
     with pytest.raises(
         TargetError, match=f"another machine: decoder; expected {machine}, got linux riscv64; export it"
     ):
-        FORMATS["aoti"].open(content, spec, "cpu", Setting())
+        FORMATS["aoti"].open(content, spec, SessionOptions("cpu", threads=1))
 
 
 def test_every_instruction_set_that_is_named_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,11 @@ from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError
-from vae_export.formats import FORMATS, Setting, WriteOptions
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.base import Runner
 from vae_export.models import FAMILIES
 from vae_export.parity.oracle import evaluate_graph
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import EXTRAS
 
 SOURCES = [*FAMILIES, "foreign"]
@@ -39,7 +40,7 @@ def opened(exported: Exported, part: Part, format: str) -> Runner:
     entry = exported.artifact.entry(part, format)
     provider = FORMATS[format].providers()[-1 if format != "onnx" else 0]
     spec = exported.source.contract.spec(part)
-    return FORMATS[format].open(read_content(exported.artifact, entry), spec, provider, Setting())
+    return FORMATS[format].open(read_content(exported.artifact, entry), spec, SessionOptions(provider, threads=1))
 
 
 def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
@@ -87,7 +88,7 @@ def test_what_is_timed_computes_what_is_verified(mlp: Exported, format: str, par
 def test_binding_puts_back_what_it_set_for_the_whole_process(mlp: Exported, format: str) -> None:
     entry = mlp.artifact.entry("decoder", format)
     spec, provider = mlp.source.contract.spec("decoder"), FORMATS[format].providers()[0]
-    run = FORMATS[format].open(read_content(mlp.artifact, entry), spec, provider, Setting(threads=2))
+    run = FORMATS[format].open(read_content(mlp.artifact, entry), spec, SessionOptions(provider, threads=2))
     before = torch.get_num_threads(), torch.is_inference_mode_enabled()
     with pytest.raises(KeyError), run.bind(inputs(mlp, "decoder", 3)) as bound:
         bound.call()
@@ -279,7 +280,7 @@ def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
     graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
-    run = FORMATS[format].open(data, graph.spec, FORMATS[format].providers()[0], Setting())
+    run = FORMATS[format].open(data, graph.spec, SessionOptions(FORMATS[format].providers()[0], threads=1))
     np.testing.assert_allclose(run(latent)["image"], evaluate_graph(graph, latent)["image"], rtol=1e-5)
 
 

@@ -13,8 +13,9 @@ from tests.commands import tree
 from vae_export import Source, export, exporter
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
-from vae_export.formats import FORMATS, Setting, WriteOptions, openvino
+from vae_export.formats import FORMATS, WriteOptions, openvino
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 
 OPENVINO = FORMATS["openvino"]
 HALVES: list[PrecisionName] = ["fp16", "bf16"]
@@ -41,10 +42,11 @@ def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionN
     if not computes_in(precision):
         refused = r"does not compute in .*got (f32|bf16)( and f32)?; name another --precision"
         with pytest.raises(TargetError, match=refused):
-            OPENVINO.open(files[precision], graph.spec, "CPU", Setting())
+            OPENVINO.open(files[precision], graph.spec, SessionOptions("CPU", threads=1))
         return
     exact, rounded = (
-        OPENVINO.open(data, graph.spec, "CPU", Setting())({"latent": latent})["image"] for data in files.values()
+        OPENVINO.open(data, graph.spec, SessionOptions("CPU", threads=1))({"latent": latent})["image"]
+        for data in files.values()
     )
     assert 1e-5 < np.abs(exact - rounded).max() < 0.02
 
@@ -72,7 +74,7 @@ def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest
     data = OPENVINO.write(graph, WriteOptions(precision="bf16"))
     monkeypatch.setattr(openvino, "_used", lambda _compiled: {"bf16", "f32"})
     with pytest.raises(TargetError, match=r"does not compute in bf16.*expected bf16, got bf16 and f32; name another"):
-        OPENVINO.open(data, graph.spec, "CPU", Setting())
+        OPENVINO.open(data, graph.spec, SessionOptions("CPU", threads=1))
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from tests.parity.subject import Subject
 from vae_export import Contract, Source, export
 from vae_export.capture import capture
 from vae_export.errors import ModelError
-from vae_export.formats import FORMATS, Setting, WriteOptions
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity import calibration_inputs, probes
 from vae_export.parity.fake_quant import fake_quantize
 from vae_export.parity.oracle import Oracle
 from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.parity.reference import reference_cases
+from vae_export.session_options import SessionOptions
 
 
 def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
@@ -27,7 +28,9 @@ def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     graphs = {part: capture(mlp.source, part) for part in mlp.source.parts}
     graph, inputs = graphs["encoder"], calibration_inputs(mlp.source, graphs)["encoder"]
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
-    runner = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, "all"))
+    runner = FORMATS["onnx"].open(
+        data, graph.spec, SessionOptions("CPUExecutionProvider", threads=1, optimisation="all")
+    )
     ours, theirs, exact = (
         fake_quantize(graph, "int8-static", inputs)(inputs),
         runner(inputs),

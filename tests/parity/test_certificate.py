@@ -17,7 +17,6 @@ from tests.parity.subject import Subject
 from vae_export import Contract, Source, export
 from vae_export.artifact.certificate import FORMAT
 from vae_export.errors import ModelError, ParityError
-from vae_export.formats import Setting
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import CaseResult, Comparison
@@ -25,10 +24,18 @@ from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.onnx_debug import NodeMismatch
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import GreyLevels
+from vae_export.session_options import SessionOptions
 
 GOOD = Comparison(1e-7, 1e-8, (0, 0), 1e-7, 1.0, mean_error=1e-8)
 ROW = CaseResult(
-    "decoder", "onnx/CPUExecutionProvider", Setting(), "prior", 2, "image", GOOD, ErrorLimits(1e-7, 1e-7, 1.0)
+    "decoder",
+    "onnx/CPUExecutionProvider",
+    SessionOptions(threads=1),
+    "prior",
+    2,
+    "image",
+    GOOD,
+    ErrorLimits(1e-7, 1e-7, 1.0),
 )
 DRIFT = Degradation("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
 PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))

@@ -11,13 +11,13 @@ import pytest
 from onnx import numpy_helper
 
 from tests.parity.subject import Subject, passed_off, written
-from vae_export.formats import Setting
 from vae_export.parity import CaseResult, Certificate
 from vae_export.parity.compare import Comparison, loose_tolerances
 from vae_export.parity.oracle import Sensitivity
 from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.tolerance import ErrorLimits
 from vae_export.precision import PrecisionName
+from vae_export.session_options import SessionOptions
 
 
 @pytest.mark.parametrize(("precision", "shift"), [("int8", 0.05), ("int4-weights", 0.3)])
@@ -47,7 +47,14 @@ def test_a_band_wider_than_the_range_is_named_and_not_passed_over() -> None:
     )
     measure = Comparison(error=0.9, mean_error=0.01)
     row = CaseResult(
-        "decoder", "onnx+int4-weights/CPUExecutionProvider", Setting(), "prior", 1, "image", measure, scale
+        "decoder",
+        "onnx+int4-weights/CPUExecutionProvider",
+        SessionOptions(threads=1),
+        "prior",
+        1,
+        "image",
+        measure,
+        scale,
     )
     assert list(loose_tolerances([row])) == []  # as wide as the range: an image that is all wrong still misses it
     wide = replace(row, limits=replace(scale, eager_error=0.6))

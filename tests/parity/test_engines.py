@@ -15,7 +15,8 @@ from vae_export import Certificate, verify
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import TargetError, UsageError
-from vae_export.formats import FORMATS, Runner, Setting
+from vae_export.formats import FORMATS, Runner
+from vae_export.session_options import SessionOptions
 
 Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
@@ -25,14 +26,14 @@ Outputs = dict[str, Any]
 class Engine:
     """ONNX Runtime with something wrong: `change` gets the outputs of each run and the setting."""
 
-    change: Callable[[Outputs, Setting], Outputs]
+    change: Callable[[Outputs, SessionOptions], Outputs]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_ONNX, name)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
-        run = _ONNX.open(content, spec, provider, setting)
-        return Runner(run.bind, lambda inputs: self.change(run(inputs), setting))
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        run = _ONNX.open(content, spec, options)
+        return Runner(run.bind, lambda inputs: self.change(run(inputs), options))
 
 
 _ONNX = FORMATS["onnx"]
@@ -58,23 +59,23 @@ def shifted(outputs: Mapping[str, Any]) -> Outputs:
 @pytest.mark.parametrize(
     ("where", "thorough"),
     [
-        (Setting(1, "all"), False),
-        (Setting(1, "disabled"), False),
-        (Setting(1, "basic"), True),
-        (Setting(2, "all"), True),
-        (Setting(2, "extended"), True),
+        (SessionOptions(threads=1, optimisation="all"), False),
+        (SessionOptions(threads=1, optimisation="disabled"), False),
+        (SessionOptions(threads=1, optimisation="basic"), True),
+        (SessionOptions(threads=2, optimisation="all"), True),
+        (SessionOptions(threads=2, optimisation="extended"), True),
     ],
     ids=str,
 )
 def test_an_engine_that_is_wrong_with_one_setting(
-    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: Setting, thorough: bool
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: SessionOptions, thorough: bool
 ) -> None:
-    def change(outputs: Outputs, setting: Setting) -> Outputs:
-        return shifted(outputs) if setting == where else outputs
+    def change(outputs: Outputs, options: SessionOptions) -> Outputs:
+        return shifted(outputs) if options == where else outputs
 
     certificate = through(mlp, monkeypatch, tmp_path, change, thorough=thorough)
     refused(certificate)
-    assert {row.setting for row in certificate.failures} == {where}
+    assert {row.options for row in certificate.failures} == {where}
 
 
 ENGINES: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -117,7 +118,7 @@ def test_an_engine_that_gives_other_outputs(
 def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def change(outputs: Outputs, _: Setting) -> Outputs:
+    def change(outputs: Outputs, _: SessionOptions) -> Outputs:
         if len(outputs["image"]) == 7:
             raise RuntimeError("no memory\nfor seven")
         return outputs
@@ -132,8 +133,8 @@ def test_an_engine_that_is_not_deterministic(mlp: Subject, monkeypatch: pytest.M
     """Within the band it passes, and the certificate says so; beyond it fails."""
     rng = np.random.default_rng(0)
 
-    def jitter(scale: float) -> Callable[[Outputs, Setting], Outputs]:
-        def change(outputs: Outputs, _: Setting) -> Outputs:
+    def jitter(scale: float) -> Callable[[Outputs, SessionOptions], Outputs]:
+        def change(outputs: Outputs, _: SessionOptions) -> Outputs:
             image = outputs["image"]
             return {"image": (image * (1 + scale * rng.uniform(-1, 1, image.shape))).astype(np.float32)}
 

@@ -15,11 +15,12 @@ from torch import nn
 
 from tests.parity.subject import Subject, written
 from vae_export import Contract, Source, export
-from vae_export.artifact.manifest import OPTIMISATION_LEVELS, FileContent
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
-from vae_export.formats import FORMATS, Setting, WriteOptions
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.fake_quant import fake_quantize
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import OPTIMISATION_LEVELS, SessionOptions
 
 
 def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
@@ -27,7 +28,10 @@ def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     graph = capture(mlp.source, "decoder")
     latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
     runner = FORMATS["onnx"].open(
-        FileContent(written(mlp, "decoder", "int8")), graph.spec, "CPUExecutionProvider", Setting(1, "all")
+        FileContent(written(mlp, "decoder", "int8")),
+        graph.spec,
+        "CPUExecutionProvider",
+        SessionOptions(threads=1, optimisation="all"),
     )
     ours, theirs = fake_quantize(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
     assert np.median(np.abs(ours - theirs)) < 1e-6
@@ -76,6 +80,8 @@ def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, lev
             parameter.fill_(1 / parameter.shape[-1] if parameter.dim() > 1 else 0)
     graph = replace(graph, module=means)
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8"))
-    runner = FORMATS["onnx"].open(data, graph.spec, "CPUExecutionProvider", Setting(1, level))
+    runner = FORMATS["onnx"].open(
+        data, graph.spec, SessionOptions("CPUExecutionProvider", threads=1, optimisation=level)
+    )
     image = runner({"latent": np.ones((1, *mlp.source.contract.latent_shape), dtype=np.float32)})["image"]
     np.testing.assert_allclose(image, 1 / (1 + np.exp(-1)), atol=1e-3)

@@ -21,7 +21,7 @@ from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 from vae_export.parity import calibration_inputs, golden_vectors
 from vae_export.parity.onnx_debug import first_mismatch, node_providers, nodes_on_the_cpu
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU
 from vae_export.system.threads import fastest_threads
 
 

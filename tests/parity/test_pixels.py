@@ -27,12 +27,13 @@ from vae_export.bundle import open_bundle, pack
 from vae_export.capture import PixelsGraph, capture
 from vae_export.contract import MAX_LEVEL, PIXELS, Array, Part, Pixels
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats import FORMATS, Setting
+from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
 from vae_export.likelihood import Likelihood
 from vae_export.pixels import compare_levels, rounding_miss, to_bytes, to_levels, unrounded
 from vae_export.precision import PrecisionName
 from vae_export.runtime.self_test import self_test
+from vae_export.session_options import SessionOptions
 
 LAYOUTS: tuple[Pixels, ...] = ("uint8-hwc", "uint8-chw")
 HWC, CHW = PIXELS["uint8-hwc"], PIXELS["uint8-chw"]
@@ -106,7 +107,7 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
         for format in samples.QUICK:
             entry, spec = artifact.entry(PIXELS[layout], format), source.contract.spec(PIXELS[layout])
             runner = FORMATS[format].open(
-                read_content(artifact, entry), spec, FORMATS[format].providers()[0], Setting()
+                read_content(artifact, entry), spec, SessionOptions(FORMATS[format].providers()[0], threads=1)
             )
             got = runner({"latent": latent})["pixels"]
             assert rounding_miss(got, unrounded(exact, source.contract, PIXELS[layout])).max() < 1e-2

@@ -18,8 +18,9 @@ from vae_export import Contract, Source, export, load, open_artifact
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
-from vae_export.pipeline import ModelPayload, Settings
+from vae_export.pipeline import ModelPayload
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
+from vae_export.session_options import SessionOptions
 
 KINDS = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions if precision != FULL]
 INTEGERS: list[PrecisionName] = ["int8", "int8-static", "int4-weights"]
@@ -125,7 +126,7 @@ def test_the_runtime_takes_a_precision_that_is_there(mlp: Subject, tmp_path: Pat
     with pytest.raises(UsageError, match="no ONNX file has this precision; expected int8, got fp16"):
         load(folder, precision="fp16")
     # And so do machines that get nothing but the files that they need.
-    parcel = ModelPayload.of(open_artifact(folder), ("decoder",), Settings())
+    parcel = ModelPayload.of(open_artifact(folder), ("decoder",), SessionOptions())
     assert list(parcel.files) == ["decoder.int8.onnx"]
     assert np.array_equal(parcel.open().sample(2, 0), load(folder).sample(2, 0))
 

@@ -149,6 +149,6 @@ def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
             decoder.decoder.linear.bias.zero_()  # type: ignore[union-attr]
         graph, onnx = capture(decoder, "decoder"), FORMATS["onnx"]
         data = onnx.write(graph, WriteOptions())
-        for setting in onnx.settings("CPUExecutionProvider"):
-            image = onnx.open(data, graph.spec, "CPUExecutionProvider", setting)({"latent": values.reshape(-1, 4)})
+        for setting in onnx.session_options("CPUExecutionProvider"):
+            image = onnx.open(data, graph.spec, setting)({"latent": values.reshape(-1, 4)})
             assert beyond_range(image["image"], graph.spec.outputs[0]).max() <= 0

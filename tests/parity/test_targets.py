@@ -7,9 +7,9 @@ import pytest
 from tests import samples
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.errors import IntegrityError, TargetError, UsageError
-from vae_export.formats import FORMATS, Setting
+from vae_export.formats import FORMATS
 from vae_export.parity.targets import Kind, Target, choose_targets, parse_target
-from vae_export.runtime.session import CPU, CUDA, TENSORRT
+from vae_export.session_options import CPU, CUDA, TENSORRT, SessionOptions
 
 #: Every format in every precision that it has.
 KINDS: list[Kind] = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions]
@@ -85,13 +85,16 @@ def test_a_target_runs_the_files_of_its_format_and_precision_alone() -> None:
 
 def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:
     target = Target("onnx", CPU)
-    assert target.settings(thorough=False) == (Setting(1, "all"), Setting(1, "disabled"))
-    thorough = target.settings(thorough=True)
+    assert target.session_options(thorough=False) == (
+        SessionOptions(threads=1, optimisation="all"),
+        SessionOptions(threads=1, optimisation="disabled"),
+    )
+    thorough = target.session_options(thorough=True)
     assert len(thorough) == len(set(thorough)) == 8
-    assert thorough[0] == target.settings(thorough=False)[0]
+    assert thorough[0] == target.session_options(thorough=False)[0]
     for format in samples.QUICK:
         plain = Target(format, FORMATS[format].providers()[0])
-        assert set(plain.settings(thorough=False)) <= set(plain.settings(thorough=True))
+        assert set(plain.session_options(thorough=False)) <= set(plain.session_options(thorough=True))
 
 
 def test_tf32_is_what_the_target_says_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

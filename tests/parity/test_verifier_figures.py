@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vae_export import Certificate
 from vae_export.contract import TensorSpec
-from vae_export.formats import Setting
 from vae_export.parity import CaseResult
 from vae_export.parity.compare import Comparison, compare_output
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ErrorLimits
+from vae_export.session_options import SessionOptions
 
 ONNX = "onnx/CPUExecutionProvider"
 
@@ -34,7 +34,14 @@ positive = st.floats(0, 1e30)
 )
 def test_only_a_finite_error_within_the_band_passes(error: float | None, fault: str | None, scale: ErrorLimits) -> None:
     row = CaseResult(
-        "decoder", ONNX, Setting(), "prior", 1, "image", Comparison(error=error, fault=fault, mean_error=error), scale
+        "decoder",
+        ONNX,
+        SessionOptions(threads=1),
+        "prior",
+        1,
+        "image",
+        Comparison(error=error, fault=fault, mean_error=error),
+        scale,
     )
     good = fault is None and error is not None and math.isfinite(error) and error <= scale.tolerance()
     assert row.passed == good
@@ -54,7 +61,7 @@ def test_a_value_that_is_not_finite_never_passes(index: int, bad: float) -> None
     value.flat[index] = bad
     huge = ErrorLimits(1e30, 1e30, 1e30)
     bad_row, good_row = (
-        CaseResult("decoder", ONNX, Setting(), "zeros", 3, "image", measured(array, spec, eager), huge)
+        CaseResult("decoder", ONNX, SessionOptions(threads=1), "zeros", 3, "image", measured(array, spec, eager), huge)
         for array in (value, eager)
     )
     assert not bad_row.passed

@@ -166,7 +166,8 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
     code = f"""if True:
         import os
         import numpy as np
-        from vae_export.pipeline import ModelPayload, Chunks, Settings, Task
+        from vae_export.pipeline import ModelPayload, Chunks, Task
+        from vae_export.session_options import SessionOptions
         from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
@@ -178,7 +179,7 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
                 return np.zeros((stop - start, 4), np.float32)
             def locate(self, row):
                 return f"deadly, row {{row}}"
-        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
+        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), SessionOptions()), actors=1)
         seen = 0
         try:
             for outputs in engine.run(Task("decode", Deadly()), Chunks(40, 10)):
@@ -196,14 +197,15 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path) -> None:
 def test_drivers_that_all_die_are_one_line(bundle: Path) -> None:
     code = f"""if True:
         import os
-        from vae_export.pipeline import ModelPayload, Chunks, Settings, Task
+        from vae_export.pipeline import ModelPayload, Chunks, Task
+        from vae_export.session_options import SessionOptions
         from vae_export.pipeline.ray.engine import RayEngine
         from vae_export.errors import MachineError
         from vae_export.runtime import open_package
         class Deadly:
             def __reduce__(self):
                 return os.kill, (0, 9)  # whoever unpickles it, and its group: the driver alone
-        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), Settings()), actors=1)
+        engine = RayEngine(ModelPayload.of(open_package({str(bundle)!r}), ("decoder",), SessionOptions()), actors=1)
         try:
             list(engine.run(Task("decode", Deadly()), Chunks(40, 10)))
         except MachineError as error:

@@ -9,13 +9,13 @@ import numpy as np
 
 from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
 from vae_export.contract import Contract, Part
-from vae_export.formats.base import Setting
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import CaseResult, Comparison
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.tolerance import ErrorLimits
 from vae_export.pixels import GreyLevels
 from vae_export.report import certificate_page
+from vae_export.session_options import SessionOptions
 
 GREY = Contract((1, 12, 12), (4,))
 COLOUR = Contract((3, 16, 16), (4, 2, 2), (-1.0, 1.0))
@@ -29,7 +29,16 @@ def row(
     error = ratio * UNIT
     grey = GreyLevels(3, 0, 1) if output == "image" else None
     measure = Comparison(error / 2, error / 9, (0, 0, 1, 2), error, ratio, grey, mean_error=error / 8)
-    whole = CaseResult(part, target, Setting(1, "all"), "prior", 3, output, measure, ErrorLimits(UNIT, UNIT / 2, 0.5))
+    whole = CaseResult(
+        part,
+        target,
+        SessionOptions(threads=1, optimisation="all"),
+        "prior",
+        3,
+        output,
+        measure,
+        ErrorLimits(UNIT, UNIT / 2, 0.5),
+    )
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 

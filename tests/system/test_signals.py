@@ -81,11 +81,12 @@ def test_a_signal_after_openvino_has_come_and_gone_is_only_a_signal(mlp: Exporte
 import faulthandler, os, signal, sys
 faulthandler.enable()
 from vae_export.artifact.folder import open_artifact, read_content
-from vae_export.formats import FORMATS, Setting
+from vae_export.formats import FORMATS
+from vae_export.session_options import SessionOptions
 artifact = open_artifact(sys.argv[1])
 entry = artifact.entry("decoder", "openvino")
 content, spec = read_content(artifact, entry), artifact.manifest.contract.spec("decoder")
-runners = [FORMATS["openvino"].open(content, spec, "CPU", Setting()) for _ in range(2)]
+runners = [FORMATS["openvino"].open(content, spec, SessionOptions("CPU", threads=1)) for _ in range(2)]
 while runners:
     del runners[0]
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))

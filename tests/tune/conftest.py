@@ -13,6 +13,7 @@ from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
 from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.artifact.manifest import Recommendation
+from vae_export.session_options import SessionOptions
 from vae_export.system.hardware import identity
 from vae_export.tune.plan import TunePlan
 
@@ -54,10 +55,7 @@ def advice(small: Small) -> Recommendation:
         part="decoder",
         file=entry.name,
         sha256=entry.sha256,
-        provider="CPUExecutionProvider",
-        threads=1,
-        optimisation="basic",
-        switches=("no-spinning", "no-arena"),
+        options=SessionOptions("CPUExecutionProvider", 1, "basic", switches=("no-spinning", "no-arena")),
         batch=2,
         p50_seconds=1e-5,
         speedup=1.5,

@@ -13,9 +13,10 @@ import pytest
 from tests.cli.lines import ONE_LINE, Invoke
 from tests.tune.conftest import Small
 from vae_export import load, open_artifact
-from vae_export.artifact.manifest import MANIFEST, OPTIMISATION_LEVELS, SWITCHES, Recommendation, parse_manifest
+from vae_export.artifact.manifest import MANIFEST, Recommendation, parse_manifest
 from vae_export.errors import IntegrityError, TargetError
 from vae_export.runtime import options, session
+from vae_export.session_options import OPTIMISATION_LEVELS, SWITCHES, SessionOptions
 from vae_export.system import hardware
 from vae_export.tune.tuner import publish
 
@@ -40,14 +41,14 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
 def test_the_runtime_runs_what_is_recommended(small: Small, advised: Advised) -> None:
     model = load(advised())
     how = model.running("decoder")
-    assert (how.precision, how.threads, how.optimisation) == ("int8", 1, "basic")
-    assert how.switches == ("no-spinning", "no-arena")
-    assert how.why == "recommended for batches of 2, measured on a machine like this one"
+    assert (how.precision, how.options.threads, how.options.optimisation) == ("int8", 1, "basic")
+    assert how.options.switches == ("no-spinning", "no-arena")
+    assert how.reason == "recommended for batches of 2, measured on a machine like this one"
     latent = model.prior(3, 1)
     eight = load(small.artifact.folder, precision="int8").decode(latent)
     assert np.array_equal(model.decode(latent), eight)
     assert not np.array_equal(model.decode(latent), load(small.artifact.folder).decode(latent))
-    assert model.running("encoder").why == "nothing was recommended"
+    assert model.running("encoder").reason == "nothing was recommended"
     assert {judgement.part for judgement in model.self_test().judgements} == {"encoder", "decoder"}
     model.self_test().require()
 
@@ -56,8 +57,8 @@ def test_the_runtime_runs_what_is_recommended(small: Small, advised: Advised) ->
 def test_what_the_caller_gives_wins(small: Small, advised: Advised, given: dict[str, Any]) -> None:
     model = load(advised(), **given)
     how = model.running("decoder")
-    assert (how.precision, how.threads, how.switches) == ("fp32", given.get("threads"), ())
-    assert how.why == f"recommendation not followed: {next(iter(given))} given by the caller"
+    assert (how.precision, how.options.threads, how.options.switches) == ("fp32", given.get("threads"), ())
+    assert how.reason == f"recommendation not followed: {next(iter(given))} given by the caller"
     latent = model.prior(3, 1)
     assert np.array_equal(model.decode(latent), load(small.artifact.folder, **given).decode(latent))
 
@@ -69,15 +70,15 @@ def test_another_machine_runs_as_usual_and_says_why(advised: Advised, monkeypatc
     how = load(folder).running("decoder")
     assert how.precision == "fp32"
     assert (
-        how.why
+        how.reason
         == f"recommendation not followed: it was measured on another machine: cores {here['cores']}, and here 96"
     )
 
 
 def test_a_provider_that_is_not_here_is_not_used_and_that_is_said(advised: Advised) -> None:
     model = load(advised(provider="TensorrtExecutionProvider"))
-    assert model.running("decoder").provider == "CPUExecutionProvider"
-    assert model.running("decoder").why.startswith(
+    assert model.running("decoder").options.provider == "CPUExecutionProvider"
+    assert model.running("decoder").reason.startswith(
         "recommendation not followed: provider is not there: TensorrtExecutionProvider"
     )
     assert model.sample(1).shape == (1, 1, 28, 28)
@@ -126,14 +127,14 @@ def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
 
 
 def test_names_of_options_are_those_that_a_session_knows(small: Small) -> None:
-    assert tuple(session.SWITCHES) == SWITCHES
+    assert tuple(session.SET_SWITCH) == SWITCHES
     assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
     data = small.artifact.read(small.artifact.entry("decoder"))
     spec = small.artifact.manifest.contract.spec("decoder")
     latent = np.ones((3, *spec.inputs[0].item), np.float32)
     usual = session.Session(data, spec).run({"latent": latent})["image"]
     for switch in SWITCHES:
-        opened = session.Session(data, spec, threads=2, switches=(switch,))
+        opened = session.Session(data, spec, SessionOptions(threads=2, switches=(switch,)))
         assert np.array_equal(opened.run({"latent": latent})["image"], usual)
 
 
@@ -141,7 +142,7 @@ def test_a_switch_reaches_the_engine() -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    for switch in session.SWITCHES.values():
+    for switch in session.SET_SWITCH.values():
         switch(options)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
@@ -154,7 +155,7 @@ def test_a_provider_that_does_not_work_is_an_obstacle(advised: Advised, monkeypa
         raise TargetError("provider is not usable", got="no device")
 
     monkeypatch.setattr(options, "try_provider", broken)
-    assert "provider is not usable; got no device" in load(advised()).running("decoder").why
+    assert "provider is not usable; got no device" in load(advised()).running("decoder").reason
 
 
 def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
@@ -167,17 +168,17 @@ def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Pat
     assert lines[0] == "decoder, batch 1: median, times as fast as the runtime's defaults"
     assert any(line.startswith("ort/CPUExecutionProvider, 1 thread") for line in lines)
     (winner,) = open_artifact(run / "export").manifest.recommended
-    assert lines[-1] == f"recommended for decoder: {winner.file}, {winner.words}, in {run / 'export'}"
+    assert lines[-1] == f"recommended for decoder: {winner.file}, {winner.options}, in {run / 'export'}"
     assert " won: " in outcome.out
 
     outcome = invoke("bundle", "--run", run, "--format", "onnx", "--out", tmp_path / "tuned.zip")
     assert outcome.code == 0, outcome.err
     model = load(tmp_path / "tuned.zip")
     assert model.manifest.recommended == (winner,)
-    assert model.running("decoder").why.startswith("recommended for batches of 1, ")
+    assert model.running("decoder").reason.startswith("recommended for batches of 1, ")
     model.self_test().require()
     shown = invoke("inspect", tmp_path / "tuned.zip").out
-    assert f"{winner.file}, {winner.words}, for decoder in batches of 1" in " ".join(shown.split())
+    assert f"{winner.file}, {winner.options}, for decoder in batches of 1" in " ".join(shown.split())
     assert "recommended for batches of 1, measured on a machine like this one" in " ".join(shown.split())
 
     before = (run / "export" / MANIFEST).read_bytes()

@@ -189,8 +189,8 @@ def search(field: dict[Candidate, list[float]], usual: Candidate) -> SuccessiveH
 def test_a_tie_goes_to_the_more_exact_and_a_lead_beyond_noise_does_not(small: Small) -> None:
     field = candidates(small.artifact.manifest, small.record, "decoder")
     usual, exact, eight = (
-        next(item for item in field if item.target.precision == precision and item.setting.threads == threads)
-        for precision, threads in (("fp32", 0), ("fp32", 1), ("int8", 1))
+        next(item for item in field if item.target.precision == precision and item.options.threads == threads)
+        for precision, threads in (("fp32", None), ("fp32", 1), ("int8", 1))
     )
     slow = [2.0, 2.0, 2.0, 2.0]
     tied = search({usual: slow, exact: [1.0, 1.0, 1.1, 0.9], eight: [0.9, 1.1, 1.0, 0.9]}, usual)
@@ -230,7 +230,8 @@ def test_other_parts_keep_what_was_recommended_for_them(small: Small, advice: Re
     artifact = open_artifact(artifact.folder)
     publish(artifact, encoder)
     assert open_artifact(artifact.folder).manifest.recommended == (advice, encoder)
-    publish(open_artifact(artifact.folder), replace(encoder, threads=1))
-    assert open_artifact(artifact.folder).manifest.recommended == (advice, replace(encoder, threads=1))
+    other = replace(encoder, options=replace(encoder.options, threads=2))
+    publish(open_artifact(artifact.folder), other)
+    assert open_artifact(artifact.folder).manifest.recommended == (advice, other)
     with pytest.raises(IntegrityError, match="changed while it was tuned"):
         publish(artifact, encoder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.io.strict import MANIFEST_LIMIT, check_distinct, check_name, parse_json
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
+from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.artifact.golden import GoldenPart
@@ -47,38 +48,25 @@ def sidecar_name(name: str, suffix: str) -> str:
     return str(PurePosixPath(name).with_suffix(suffix))
 
 
-#: The format whose files the runtime runs: the others load programs, or are checked by nobody.
-RUNTIME_FORMAT = "onnx"
-#: What of ONNX Runtime's session options departs from its defaults, by name; `runtime.session` does it.
-SWITCHES = ("no-spinning", "parallel", "no-arena", "no-pattern")
-#: ONNX Runtime's levels of graph optimisation; the last is its default.
-OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
-_MOST_THREADS = 1024
-
-
 @dataclass(frozen=True)
 class Recommendation:
-    """Attributes:
-    part: which graph.
-    file, sha256: the ONNX file, and its bytes: a recommendation is of what was measured.
-    provider: of ONNX Runtime.
-    threads: within an operator; 0 lets ONNX Runtime choose.
-    optimisation: one of `OPTIMISATION_LEVELS`.
-    switches: some of `SWITCHES`.
-    batch: rows of the calls that it was the quickest for.
-    p50_seconds: of such a call.
-    speedup: the time of the runtime's defaults over this one's; 1 where they are the same.
-    budget: what the file was allowed to cost: `max_grey_levels`, `max_nats`, each a number or null.
-    machine: that it was measured on, see `vae_export.system.hardware.identity`.
+    """The session options with which a part runs best on one machine, as `tune` measured them.
+
+    Attributes:
+        part: which graph.
+        file, sha256: the ONNX file that was measured, and its hash.
+        options: how it is opened.
+        batch: number of rows in the calls that it was the fastest for.
+        p50_seconds: median time of such a call.
+        speedup: time of the runtime's defaults divided by this one's; 1 where they are the same.
+        budget: how much accuracy the file was allowed to lose: `max_grey_levels`, `max_nats`, each a number or None.
+        machine: where it was measured, see `vae_export.system.hardware.identity`.
     """
 
     part: Part
     file: str
     sha256: str
-    provider: str
-    threads: int
-    optimisation: str
-    switches: tuple[str, ...]
+    options: SessionOptions
     batch: int
     p50_seconds: float
     speedup: float
@@ -86,19 +74,21 @@ class Recommendation:
     machine: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"switches": list(self.switches)}
-
-    @property
-    def words(self) -> str:
-        """The settings, for a person."""
-        return describe_session(self.provider, self.threads, self.optimisation, self.switches)
-
-
-def describe_session(provider: str, threads: int, optimisation: str, switches: Iterable[str]) -> str:
-    """Settings of a session for a person; what is ONNX Runtime's default is not mentioned."""
-    count = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "default threads"
-    level = [] if optimisation in ("", OPTIMISATION_LEVELS[-1]) else [f"optimisation {optimisation}"]
-    return ", ".join([provider, count, *level, *switches])
+        """Return the entry of "recommended" in the manifest; "threads" is 0 where ONNX Runtime chooses."""
+        return {
+            "part": self.part,
+            "file": self.file,
+            "sha256": self.sha256,
+            "provider": self.options.provider,
+            "threads": self.options.threads or 0,
+            "optimisation": self.options.optimisation,
+            "switches": list(self.options.switches),
+            "batch": self.batch,
+            "p50_seconds": self.p50_seconds,
+            "speedup": self.speedup,
+            "budget": dict(self.budget),
+            "machine": dict(self.machine),
+        }
 
 
 def parse_recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
@@ -117,19 +107,21 @@ def parse_recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recom
 
 def _one(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
     # Keys that a later version added are ignored, as everywhere in the manifest.
-    known = {key: item[key] for key in Recommendation.__annotations__}
-    found = Recommendation(**(known | {"switches": tuple(item["switches"])}))
+    threads, switches = item["threads"], tuple(item["switches"])
+    options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
+    keys = ("batch", "p50_seconds", "speedup", "budget", "machine")
+    found = Recommendation(item["part"], item["file"], item["sha256"], options, **{key: item[key] for key in keys})
     for name in ("p50_seconds", "speedup"):
-        _check(name, type(value := getattr(found, name)) in (int, float) and value > 0, value)
+        _check(name, type(value := item[name]) in (int, float) and value > 0, value)
     _check("part", found.part in PARTS, found.part)
-    _check("provider", type(found.provider) is str and found.provider.isalnum(), found.provider)
-    _check("threads", type(found.threads) is int and 0 <= found.threads <= _MOST_THREADS, found.threads)
+    _check("provider", type(options.provider) is str and options.provider.isalnum(), options.provider)
+    _check("threads", type(threads) is int and 0 <= threads <= MAX_THREADS, threads)
     _check("batch", type(found.batch) is int and found.batch >= 1, found.batch)
-    _check("optimisation", found.optimisation in OPTIMISATION_LEVELS, found.optimisation)
-    unknown = set(map(str, found.switches)) - set(SWITCHES)
-    _check("switches", not unknown and len(set(found.switches)) == len(found.switches), found.switches)
+    _check("optimisation", options.optimisation in OPTIMISATION_LEVELS, options.optimisation)
+    unknown = set(map(str, switches)) - set(SWITCHES)
+    _check("switches", not unknown and len(set(switches)) == len(switches), switches)
     for name in ("budget", "machine"):
-        _check(name, isinstance(getattr(found, name), dict), getattr(found, name))
+        _check(name, isinstance(item[name], dict), item[name])
     entry = next((entry for entry in files if entry.name == found.file), None)
     if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
         expected = f"an {RUNTIME_FORMAT} file of {found.part}"

@@ -252,7 +252,7 @@ class _PartBenchmark:
         target, entry = self._target(name), self._entry(name)
         if target is None or entry is None:
             return None
-        return ExportedFile(entry.name, target.format, target.provider, target.settings(thorough=True)[0])
+        return ExportedFile(entry.name, target.format, target.session_options(thorough=True)[0])
 
     def _target(self, name: str) -> Target | None:
         if name in (*NOT_FILES, *ROOFLINES):

@@ -20,7 +20,8 @@ import numpy as np
 
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import UsageError
-from vae_export.formats.base import Bound, Runner, Setting
+from vae_export.formats.base import Bound, Runner
+from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -34,17 +35,16 @@ ROOFLINES = (PRODUCTS, WEIGHTS)
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An exported file and how it is opened; the threads of the setting are replaced by those that are measured."""
+    """An exported file and how it is opened; the threads of the options are replaced by those that are measured."""
 
     name: str
     format: str
-    provider: str
-    setting: Setting
+    options: SessionOptions
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportedFile:
-        setting = Setting(**(data["setting"] | {"switches": tuple(data["setting"]["switches"])}))
-        return cls(data["name"], data["format"], data["provider"], setting)
+        options = SessionOptions(**(data["options"] | {"switches": tuple(data["options"]["switches"])}))
+        return cls(data["name"], data["format"], options)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Subject:
         artifact, file = open_artifact(self.export), self.file
         content = read_content(artifact, next(entry for entry in artifact.manifest.files if entry.name == file.name))
         spec = artifact.manifest.contract.spec(self.part)
-        return FORMATS[file.format].open(content, spec, file.provider, replace(file.setting, threads=threads))
+        return FORMATS[file.format].open(content, spec, replace(file.options, threads=threads))
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
@@ -123,7 +123,7 @@ def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
 def _eager_runner(graph: Graph, threads: int) -> Runner:
     from vae_export.formats._torch import torch_runner
 
-    return torch_runner(graph.module, graph.spec, "cpu", Setting(threads))
+    return torch_runner(graph.module, graph.spec, SessionOptions("cpu", threads))
 
 
 def _compiled_runner(graph: Graph, threads: int) -> Runner:
@@ -132,7 +132,7 @@ def _compiled_runner(graph: Graph, threads: int) -> Runner:
     from vae_export.formats._torch import torch_runner
 
     # Without dynamic=True each batch size is compiled separately, until the compiler gives up on the module.
-    return torch_runner(torch.compile(graph.module, dynamic=True), graph.spec, "cpu", Setting(threads))
+    return torch_runner(torch.compile(graph.module, dynamic=True), graph.spec, SessionOptions("cpu", threads))
 
 
 def _runtime_runner(export: str, part: Part, threads: int) -> Runner:

@@ -21,10 +21,11 @@ from vae_export.cli.command import grouped, option_group
 from vae_export.cli.options import BundleOption, ForceOption, JsonOption, RunOption, chosen_run, refuse_together
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
+from vae_export.session_options import CPU, SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
-    from vae_export.pipeline import Engine, Operation, Settings, Task
+    from vae_export.pipeline import Engine, Operation, Task
     from vae_export.pipeline.readers import Reader
     from vae_export.pipeline.writers import Shards, Writer
     from vae_export.runtime import Model
@@ -277,18 +278,18 @@ def _run(
     target = _target(work.job, out, output)
     check_free(out, force=output.force)
 
-    from vae_export.pipeline import LocalEngine, Settings, Task, split_into_chunks
+    from vae_export.pipeline import LocalEngine, Task, split_into_chunks
     from vae_export.pipeline.run import run_pipeline
-    from vae_export.runtime import open_package
-    from vae_export.runtime.session import CPU
+    from vae_export.runtime import Model, open_package
 
-    settings = Settings(machine.provider or CPU, machine.threads, machine.batch_size)
+    provider, threads = machine.provider or CPU, machine.threads
     package = open_package(place)
-    opened = settings.model(package)
+    opened = Model(package, provider=provider, threads=threads, batch_size=machine.batch_size)
     include_input = target.beside and work.job == "reconstruct"
     task = Task(work.job, work.read(opened), levels=work.levels or target.is_picture, include_input=include_input)
     chunks = split_into_chunks(task, opened, rows=output.shard_rows)
-    engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, settings, machine)
+    options = SessionOptions(provider, threads)
+    engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, options, machine)
     rows, started = task.reader.rows, time.perf_counter()
     with console.report_progress(work.verb, rows) as report:
         run_pipeline(engine, task, chunks, target.open(out, task, opened, output), report)
@@ -300,12 +301,13 @@ def _run(
     console.result(f"{work.verb} {rows:,} in {seconds:.1f} s, {rows / seconds:,.0f}/s: {out}")
 
 
-def _ray(task: Task, package: Package, settings: Settings, machine: MachineOptions) -> Engine:
+def _ray(task: Task, package: Package, options: SessionOptions, machine: MachineOptions) -> Engine:
     from vae_export.pipeline import ModelPayload
     from vae_export.pipeline.ray.engine import RayEngine
 
     address = machine.ray_address or os.environ.get("RAY_ADDRESS") or None
-    return RayEngine(ModelPayload.of(package, task.parts, settings), machine.actors, address, console.message)
+    payload = ModelPayload.of(package, task.parts, options, machine.batch_size)
+    return RayEngine(payload, machine.actors, address, console.message)
 
 
 _Writing = AbstractContextManager["Writer | Shards"]

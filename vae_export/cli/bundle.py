@@ -157,7 +157,7 @@ def inspect(
 ) -> None:
     """Show what is in a bundle, after every byte of it was checked."""
     from vae_export.bundle import open_bundle
-    from vae_export.runtime.options import running
+    from vae_export.runtime.options import choose_options
 
     opened = open_bundle(file)
     if json:
@@ -179,8 +179,10 @@ def inspect(
     own_band = opened.certificate.own_band
     facts.add_row("verified", verdict + (f", within a band of the maker's own: {own_band}" if own_band else ""))
     for advice in opened.manifest.recommended:
-        facts.add_row("recommended", f"{advice.file}, {advice.words}, for {advice.part} in batches of {advice.batch:,}")
-        facts.add_row("here", f"{advice.part}: {running(opened.manifest, advice.part, None, None, None)}")
+        facts.add_row(
+            "recommended", f"{advice.file}, {advice.options}, for {advice.part} in batches of {advice.batch:,}"
+        )
+        facts.add_row("here", f"{advice.part}: {choose_options(opened.manifest, advice.part)}")
     facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
     console.result(facts)
     table = Table("file", "bytes", "what", box=None, pad_edge=False)

@@ -102,7 +102,8 @@ def _torch_devices() -> dict[str, str | None]:
 
 
 def _providers() -> dict[str, str | None]:
-    from vae_export.runtime.session import PROVIDERS, try_provider
+    from vae_export.runtime.session import try_provider
+    from vae_export.session_options import PROVIDERS
 
     states: dict[str, str | None] = {}
     for provider in PROVIDERS:

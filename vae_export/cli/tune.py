@@ -71,7 +71,7 @@ def tune(
         console.result_json(tuning.to_json())
         return
     _show(tuning)
-    console.result(f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.words}, in {folder}")
+    console.result(f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.options}, in {folder}")
 
 
 def _show(tuning: TuningResult) -> None:

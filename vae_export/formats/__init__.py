@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from vae_export.formats.aoti import Aoti
-from vae_export.formats.base import OPSET, Bound, Format, Runner, Setting, WriteOptions
+from vae_export.formats.base import OPSET, Bound, Format, Runner, WriteOptions
 from vae_export.formats.executorch import ExecuTorch
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.openvino import OpenVino
@@ -39,4 +39,4 @@ def versions(formats: Iterable[str]) -> dict[str, str]:
     return found
 
 
-__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "Setting", "WriteOptions", "versions"]
+__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "WriteOptions", "versions"]

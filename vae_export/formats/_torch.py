@@ -10,11 +10,13 @@ import functools
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Bound, Finding, Runner, Setting, machine_traces
+from vae_export.formats.base import Bound, Finding, Runner, machine_traces
+from vae_export.session_options import SessionOptions
 
 
 def torch_devices() -> tuple[str, ...]:
@@ -24,9 +26,10 @@ def torch_devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def torch_settings(provider: str) -> tuple[Setting, ...]:
+def torch_session_options(provider: str) -> tuple[SessionOptions, ...]:
     """On a CPU with one thread and with two; on a GPU without TF32 and with it."""
-    return (Setting(), Setting(tf32=True)) if provider == "cuda" else (Setting(), Setting(threads=2))
+    plain = SessionOptions(provider, threads=1)
+    return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
 
 
 def check_device(device: str) -> None:
@@ -35,7 +38,7 @@ def check_device(device: str) -> None:
         raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
 
-def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str, setting: Setting) -> Runner:
+def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:
     """`module` takes and gives tensors in the order of `spec`; the runner takes and gives arrays by name."""
     import torch
 
@@ -48,28 +51,29 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, device: str, settin
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
         # A copy: torch warns of, and could write to, arrays that are read-only.
-        tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(device) for tensor in spec.inputs]
+        tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(options.provider) for tensor in spec.inputs]
 
         def waited() -> Any:
             outputs = module(*tensors)
             torch.cuda.synchronize()
             return outputs
 
-        with torch.inference_mode(), process_set(setting):
-            yield Bound(functools.partial(module, *tensors) if device == "cpu" else waited, fetch)
+        with torch.inference_mode(), process_set(options):
+            yield Bound(functools.partial(module, *tensors) if options.provider == "cpu" else waited, fetch)
 
     return Runner(bind)
 
 
 @contextlib.contextmanager
-def process_set(setting: Setting) -> Iterator[None]:
+def process_set(options: SessionOptions) -> Iterator[None]:
     """PyTorch's threads and TF32 are global; they are put back."""
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = torch.get_num_threads(), matmul.allow_tf32, cudnn.allow_tf32
-    torch.set_num_threads(setting.threads)
-    matmul.allow_tf32 = cudnn.allow_tf32 = setting.tf32
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    matmul.allow_tf32 = cudnn.allow_tf32 = options.tf32
     try:
         yield
     finally:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats._torch import archive_traces, rewritten, torch_runner, torch_settings
-from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
+from vae_export.formats._torch import archive_traces, rewritten, torch_runner, torch_session_options
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
@@ -92,17 +93,17 @@ class Aoti:
     def providers(self) -> tuple[str, ...]:
         return ("cpu",) if missing(self.extra, "torch") is None else ()
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
-        return torch_settings(provider)
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        return torch_session_options(provider)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         import torch
 
-        if provider != "cpu":
-            raise TargetError("device is not there", where=f"aoti/{provider}", expected="cpu")
+        if options.provider != "cpu":
+            raise TargetError("device is not there", where=f"aoti/{options.provider}", expected="cpu")
         check_machine(self.machine(content), spec.part)
         # It goes through a private temporary file, which PyTorch removes.
-        return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, provider, setting)
+        return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, options)
 
 
 def check_machine(needed: str, where: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -108,32 +109,6 @@ class WriteOptions:
     calibration: Mapping[str, Array] | None = None
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a file is opened, where that may change what it computes.
-
-    Attributes:
-        threads: within an operator.
-        optimisation: of the engine, as the engine calls it; empty where it has no such choice.
-        tf32: let an NVIDIA GPU round the factors of products to 10 bits; a computation of its own, never the default.
-        switches: what else of the engine's defaults is departed from, by name; it changes time and no result.
-    """
-
-    threads: int = 1
-    optimisation: str = ""
-    tf32: bool = False
-    switches: tuple[str, ...] = ()
-
-    @property
-    def is_extreme(self) -> bool:
-        """Whether the engine leaves the graph as it is, or rewrites it as far as it can."""
-        return self.optimisation in ("", "disabled", "all")
-
-    def __str__(self) -> str:
-        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return ", ".join(part for part in (self.optimisation, threads) if part)
-
-
 class Format(Protocol):
     """Attributes:
     name: as it is typed after --format.
@@ -177,8 +152,8 @@ class Format(Protocol):
     def providers(self) -> tuple[str, ...]:
         """What can run a file of this format here, the CPU first."""
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """Every way of opening a file that parity tries on a provider."""
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a file for running; raises `TargetError` if the provider is not really used."""

@@ -18,8 +18,9 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import torch_runner
-from vae_export.formats.base import Finding, Runner, Setting, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
 
 if TYPE_CHECKING:
@@ -82,23 +83,23 @@ class ExecuTorch:
     def providers(self) -> tuple[str, ...]:
         return ("cpu",) if self.unavailable() is None else ()
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:  # noqa: ARG002 -- there is one
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """One thread: ExecuTorch has one pool for the process, whose size must not change under an open program."""
-        return (Setting(),)
+        return (SessionOptions(provider, threads=1),)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         require(self.extra, "executorch")
-        if provider != "cpu":
-            raise TargetError("device is not there", where=f"executorch/{provider}", expected="cpu")
+        if options.provider != "cpu":
+            raise TargetError("device is not there", where=f"executorch/{options.provider}", expected="cpu")
         with _quiet():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
 
-            if portable_lib._threadpool_get_thread_count() != setting.threads:
-                portable_lib._unsafe_reset_threadpool(setting.threads)
+            if portable_lib._threadpool_get_thread_count() != options.threads:
+                portable_lib._unsafe_reset_threadpool(options.threads)
             program = Runtime.get().load_program(content.data)
             loaded = _Loaded(program, program.load_method("forward"))
-        return torch_runner(loaded, spec, provider, setting)
+        return torch_runner(loaded, spec, options)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from weakref import WeakKeyDictionary
 from vae_export.artifact.manifest import NOT_STATED, FileContent
 from vae_export.contract import BATCH, Array, PartSpec
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions
+from vae_export.formats.base import Bound, Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import CPU, OPTIMISATION_LEVELS, SessionOptions
 from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
@@ -153,28 +154,17 @@ class Onnx:
             foreign=FOREIGN.get(precision, frozenset()),
         )
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """On the CPU every optimisation level with one thread and with two; on a GPU without TF32 and with it."""
-        from vae_export.runtime.session import CPU, OPTIMISATIONS
-
         if provider != CPU:
-            return Setting(), Setting(tf32=True)
-        return tuple(Setting(threads, level) for level in reversed(OPTIMISATIONS) for threads in (1, 2))
+            return SessionOptions(provider, threads=1), SessionOptions(provider, threads=1, tf32=True)
+        levels = reversed(OPTIMISATION_LEVELS)
+        return tuple(SessionOptions(provider, threads, level) for level in levels for threads in (1, 2))
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         from vae_export.runtime.session import Session
 
-        return session_runner(
-            Session(
-                content.data,
-                spec,
-                provider=provider,
-                threads=setting.threads,
-                optimisation=setting.optimisation or None,
-                tf32=setting.tf32,
-                switches=setting.switches,
-            )
-        )
+        return session_runner(Session(content.data, spec, options))
 
 
 def session_runner(session: Session) -> Runner:

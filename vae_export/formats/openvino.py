@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import BATCH, Array, PartSpec, TensorSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Bound, Finding, Runner, Setting, WriteOptions, machine_traces
+from vae_export.formats.base import Bound, Finding, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
 
 if TYPE_CHECKING:
@@ -100,26 +101,29 @@ class OpenVino:
         devices = _core().available_devices
         return tuple(sorted(devices, key=lambda device: (device != "CPU", device)))
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """On the CPU one thread and two; elsewhere it is the device that decides."""
-        return (Setting(), Setting(threads=2)) if provider == "CPU" else (Setting(),)
+        counts = (1, 2) if provider == "CPU" else (1,)
+        return tuple(SessionOptions(provider, threads=count) for count in counts)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
-        if provider not in (devices := self.providers()):
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        if options.provider not in (devices := self.providers()):
             require(self.extra, "openvino")
-            raise TargetError("device is not there", where=f"openvino/{provider}", expected=" | ".join(devices))
+            raise TargetError("device is not there", where=f"openvino/{options.provider}", expected=" | ".join(devices))
         import numpy as np
         import openvino
 
         model = _read(content, spec.part)
         _check_signature(model, spec)
         wanted = _type(model, spec.part)
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
-        if provider == "CPU":
-            options |= {"INFERENCE_NUM_THREADS": setting.threads, "NUM_STREAMS": 1}
-        where = f"openvino/{provider}, {spec.part}"
+        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
+        if options.provider == "CPU":
+            properties["NUM_STREAMS"] = 1
+            if options.threads is not None:
+                properties["INFERENCE_NUM_THREADS"] = options.threads
+        where = f"openvino/{options.provider}, {spec.part}"
         try:
-            compiled = _core().compile_model(model, provider, options)
+            compiled = _core().compile_model(model, options.provider, properties)
         except RuntimeError as error:
             what = f"device has no way to compute in {wanted}"
             raise TargetError(what, where=where, got=error, do="name another --precision") from error

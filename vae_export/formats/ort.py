@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.formats.base import Finding, Runner, Setting, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import CPU, SessionOptions
 from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Ort:
         import onnxruntime
 
         from vae_export.formats.ort_layout import canonical
-        from vae_export.runtime.session import CPU, LOG_FATAL, OPTIMISATIONS
+        from vae_export.runtime.session import LOG_FATAL, OPTIMISATIONS
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.ort"
@@ -92,15 +93,13 @@ class Ort:
 
     def providers(self) -> tuple[str, ...]:
         """The CPU alone: a provider of a GPU takes nodes out of a graph that an optimiser has finished with."""
-        from vae_export.runtime.session import CPU
-
         return (CPU,)
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:  # noqa: ARG002 -- there is one
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """One thread and two; the level is fixed since the file was written."""
-        return Setting(), Setting(threads=2)
+        return SessionOptions(provider, threads=1), SessionOptions(provider, threads=2)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         from vae_export.runtime.session import Session
 
-        return session_runner(Session(content.data, spec, provider=provider, threads=setting.threads))
+        return session_runner(Session(content.data, spec, options))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.formats._torch import archive_traces, check_device, torch_devices, torch_runner, torch_settings
-from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
+from vae_export.formats._torch import archive_traces, check_device, torch_devices, torch_runner, torch_session_options
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
@@ -67,17 +68,17 @@ class Pt2:
             if is_stochastic(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
-        return torch_settings(provider)
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        return torch_session_options(provider)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         from torch.export.passes import move_to_device_pass
 
-        check_device(provider)
+        check_device(options.provider)
         program = _load(content.data)
-        if provider != "cpu":
-            program = move_to_device_pass(program, provider)
-        return torch_runner(program.module(), spec, provider, setting)
+        if options.provider != "cpu":
+            program = move_to_device_pass(program, options.provider)
+        return torch_runner(program.module(), spec, options)
 
 
 def _load(data: bytes) -> torch.export.ExportedProgram:

@@ -23,10 +23,11 @@ from vae_export.formats._torch import (
     rewritten,
     torch_devices,
     torch_runner,
-    torch_settings,
+    torch_session_options,
 )
-from vae_export.formats.base import Finding, Runner, Setting, WriteOptions
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
@@ -102,16 +103,16 @@ class TorchScript:
         for operator in _DRAWS.findall(str(module.inlined_graph)):
             yield Finding("random-operator", "error", name, operator)
 
-    def settings(self, provider: str) -> tuple[Setting, ...]:
-        return torch_settings(provider)
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        return torch_session_options(provider)
 
-    def open(self, content: FileContent, spec: PartSpec, provider: str, setting: Setting) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         import torch
 
-        check_device(provider)
+        check_device(options.provider)
         with _deprecation_known():
-            module = torch.jit.load(io.BytesIO(content.data), map_location=provider)
-            return torch_runner(module, spec, provider, setting)
+            module = torch.jit.load(io.BytesIO(content.data), map_location=options.provider)
+            return torch_runner(module, spec, options)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,10 @@ import numpy as np
 
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, VaeExportError
-from vae_export.formats.base import Finding, Setting
+from vae_export.formats.base import Finding
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ErrorLimits
 from vae_export.pixels import GreyLevels, compare_levels, rounding_miss
+from vae_export.session_options import SessionOptions
 
 #: Characters of an engine's own message that a result keeps.
 _FAULT_LENGTH = 400
@@ -63,7 +64,7 @@ class CaseResult:
 
     part: str
     target: str
-    setting: Setting
+    setting: SessionOptions
     probe: str
     batch: int
     output: str
@@ -141,7 +142,7 @@ class CaseResult:
         return {
             "part": self.part,
             "target": self.target,
-            "setting": str(self.setting),
+            "setting": self.setting.certificate_name,
             "probe": self.probe,
             "batch": self.batch,
             "output": self.output,

@@ -235,7 +235,7 @@ class DegradationMeter:
             self.planned += len(METRICS)
             encoder, decoder = self._runners[target, "encoder"], self._runners[target, "decoder"]
             own = {part: self._prepared.pytorch(part, target.precision) for part in _BOTH}
-            setting = target.settings(thorough=False)[0]
+            setting = target.session_options(thorough=False)[0]
             scales = self._metric.scales(target.precision, own)
             self.rows += self._metric.rows(str(target), setting, encoder, decoder, scales)
 

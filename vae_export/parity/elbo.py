@@ -17,7 +17,7 @@ import numpy as np
 
 from vae_export.capture import Graph
 from vae_export.contract import Array, Contract, Part
-from vae_export.formats.base import Runner, Setting
+from vae_export.formats.base import Runner
 from vae_export.likelihood import Likelihood
 from vae_export.parity.compare import (
     CaseResult,
@@ -31,6 +31,7 @@ from vae_export.parity.fake_quant import Evaluate
 from vae_export.parity.oracle import PERTURBATIONS, Oracle, Sensitivity, evaluate_graph, perturbation_direction
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, ErrorLimits, Tolerance, ulp
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import SessionOptions
 
 #: Noises for each image, where nothing else is said.
 NOISE_SAMPLES = 8
@@ -109,7 +110,7 @@ class ElboParity:
         )
 
     def rows(
-        self, target: str, setting: Setting, encoder: Runner, decoder: Runner, scales: Mapping[str, ErrorLimits]
+        self, target: str, setting: SessionOptions, encoder: Runner, decoder: Runner, scales: Mapping[str, ErrorLimits]
     ) -> Iterator[CaseResult]:
         """One row for each metric, through the files of one target."""
         fault, values = None, {}

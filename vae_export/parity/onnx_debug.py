@@ -30,7 +30,7 @@ from vae_export.parity.oracle import PERTURBATIONS, perturbation_direction
 from vae_export.parity.reference import Case
 from vae_export.parity.tolerance import FP32_UNIT_ROUNDOFF, TOLERANCE_FACTORS, ErrorLimits
 from vae_export.precision import FULL
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU
 
 if TYPE_CHECKING:
     import onnx

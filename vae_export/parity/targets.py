@@ -16,9 +16,8 @@ from typing import TypeAlias
 from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
-from vae_export.formats.base import Setting
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
-from vae_export.runtime.session import CUDA, TENSORRT
+from vae_export.session_options import CUDA, TENSORRT, SessionOptions
 
 _TF32 = "+tf32"
 #: A format and a precision.
@@ -49,13 +48,13 @@ class Target:
         """Whether a file is one of those that run on it."""
         return (entry.format, entry.precision) == (self.format, self.precision)
 
-    def settings(self, *, thorough: bool) -> tuple[Setting, ...]:
+    def session_options(self, *, thorough: bool) -> tuple[SessionOptions, ...]:
         """Every way of opening a file that is tried; the first is the plain one.
 
         Not `thorough`, those with one thread that leave the graph as it is and that rewrite it most: a fault that only
         another level or thread count shows is one of the engine.
         """
-        every = (replace(setting, tf32=self.tf32) for setting in FORMATS[self.format].settings(self.provider))
+        every = (replace(setting, tf32=self.tf32) for setting in FORMATS[self.format].session_options(self.provider))
         return tuple(setting for setting in every if thorough or (setting.threads == 1 and setting.is_extreme))
 
     @property

@@ -24,7 +24,7 @@ from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Array, Part, PartSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
-from vae_export.formats import FORMATS, Runner, Setting, versions
+from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, Determinism
@@ -39,6 +39,7 @@ from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_u
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
 from vae_export.sandbox.crash_check import Trial, crash_check
+from vae_export.session_options import SessionOptions
 from vae_export.sources import Source
 from vae_export.system.threads import fastest_threads
 
@@ -203,11 +204,11 @@ class _Verification:
         self._findings += _findings(entry, content, self._artifact.manifest.opset)
         cases = self._prepared.cases(entry.part, entry.precision)
         for target in targets:
-            settings = target.settings(thorough=self._thorough)
+            settings = target.session_options(thorough=self._thorough)
             try:
                 target.check()
                 self._refuse_crash(entry, target)
-                plain = format.open(content, spec, target.provider, settings[0])
+                plain = format.open(content, spec, settings[0])
             except TargetError as error:
                 if asked:
                     raise
@@ -217,7 +218,7 @@ class _Verification:
             self._planned += len(settings) * len(cases) * len(spec.outputs)
             self._plain(entry, content, target, settings[0], plain)
             for setting in settings:
-                runner = plain if setting == settings[0] else format.open(content, spec, target.provider, setting)
+                runner = plain if setting == settings[0] else format.open(content, spec, setting)
                 self._rows += self._measured(entry.part, target, setting, runner, cases)
             self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
         if not asked and entry.name not in self._hashes:
@@ -259,9 +260,9 @@ class _Verification:
         )
 
     def _measured(
-        self, part: Part, target: Target, setting: Setting, runner: Runner, cases: Sequence[Case]
+        self, part: Part, target: Target, setting: SessionOptions, runner: Runner, cases: Sequence[Case]
     ) -> Iterator[CaseResult]:
-        plain = setting == target.settings(thorough=False)[0]
+        plain = setting == target.session_options(thorough=False)[0]
         builder = ErrorMapBuilder() if part == "decoder" and plain else None
         for case in cases:
             outputs, fault = run_case(runner, case.inputs, self._prepared.graphs[part].spec)
@@ -287,13 +288,15 @@ class _Verification:
         if builder is not None and (evidence := builder.build()) is not None:
             self._evidence[str(target)] = evidence
 
-    def _plain(self, entry: FileEntry, content: FileContent, target: Target, setting: Setting, runner: Runner) -> None:
+    def _plain(
+        self, entry: FileEntry, content: FileContent, target: Target, setting: SessionOptions, runner: Runner
+    ) -> None:
         """What is looked at once for a target, with its plain setting: the same bits again, and where nodes ran."""
         self._costs.add(target, entry.part, runner)
         spec = self._prepared.graphs[entry.part].spec
         cases = self._prepared.cases(entry.part, entry.precision)
         case = next((case for case in cases if (case.probe, case.batch) == _USUAL), cases[0])
-        fresh = FORMATS[entry.format].open(content, spec, target.provider, setting)
+        fresh = FORMATS[entry.format].open(content, spec, setting)
         (first, fault), (again, _), (other, _) = (
             run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
         )

@@ -1,6 +1,6 @@
 """Decode, encode or reconstruct any number of rows, in this process or on a Ray cluster, with the same result."""
 
-from vae_export.pipeline.ray.worker import ModelPayload, Settings
+from vae_export.pipeline.ray.worker import ModelPayload
 from vae_export.pipeline.run import Engine, LocalEngine
 from vae_export.pipeline.task import Chunk, Chunks, Operation, Task, split_into_chunks
 
@@ -11,7 +11,6 @@ __all__ = [
     "LocalEngine",
     "ModelPayload",
     "Operation",
-    "Settings",
     "Task",
     "split_into_chunks",
 ]

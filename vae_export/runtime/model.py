@@ -21,9 +21,10 @@ from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
-from vae_export.runtime.options import Running, running
+from vae_export.runtime.options import ChosenOptions, choose_options
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
+from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
 
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -34,8 +35,8 @@ ROUNDING = 1e-6
 #: Rows that go through a network at a time, and bytes of its inputs and outputs: enough to keep every core busy, and
 #: few enough that what lies between the layers fits into memory.
 _MOST_ROWS, _MOST_BYTES = 1024, 64 << 20
-#: More than any memory holds and any processor has: numpy and ONNX Runtime answer larger ones badly, or not at all.
-_MOST_IMAGES, _MOST_THREADS = 1 << 40, 1024
+#: More than any memory holds: numpy answers larger numbers badly.
+_MOST_IMAGES = 1 << 40
 
 
 class Model:
@@ -55,10 +56,10 @@ class Model:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        threads = None if threads is None else check_integer("threads", threads, 1, _MOST_THREADS)
+        threads = None if threads is None else check_integer("threads", threads, 1, MAX_THREADS)
         self._batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
         self._package = package
-        self._running = {part: running(package.manifest, part, precision, provider, threads) for part in PARTS}
+        self._chosen = {part: choose_options(package.manifest, part, precision, provider, threads) for part in PARTS}
         self._sessions: dict[Part, Session] = {}
         self._opening = threading.Lock()
 
@@ -140,12 +141,12 @@ class Model:
 
     def self_test(self) -> SelfTest:
         """Run the golden vectors through every ONNX file: does this machine compute the right pixels?"""
-        precisions = {part: running.precision for part, running in self._running.items()}
+        precisions = {part: chosen.precision for part, chosen in self._chosen.items()}
         return self_test(self._package, self.run, precisions)
 
-    def running(self, part: Part) -> Running:
+    def running(self, part: Part) -> ChosenOptions:
         """The settings that a part runs with, and why these; a decoder of bytes runs as the decoder does."""
-        return self._running[float_part(part)]
+        return self._chosen[float_part(part)]
 
     def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
         """One part as it is: its inputs by name → its outputs by name."""
@@ -187,22 +188,15 @@ class Model:
         return max(1, min(_MOST_ROWS, _MOST_BYTES // row))
 
     def _has(self, part: Part) -> bool:
-        kind = part, "onnx", self.running(part).precision
+        kind = part, RUNTIME_FORMAT, self.running(part).precision
         return any((entry.part, entry.format, entry.precision) == kind for entry in self.manifest.files)
 
     def _session(self, part: Part) -> Session:
         with self._opening:
             if part not in self._sessions:
-                how = self.running(part)
-                data = self._package.read(self.manifest.entry(part, precision=how.precision))
-                self._sessions[part] = Session(
-                    data,
-                    self.contract.spec(part),
-                    provider=how.provider,
-                    threads=how.threads,
-                    optimisation=how.optimisation,
-                    switches=how.switches,
-                )
+                chosen = self.running(part)
+                data = self._package.read(self.manifest.entry(part, precision=chosen.precision))
+                self._sessions[part] = Session(data, self.contract.spec(part), chosen.options)
             return self._sessions[part]
 
 

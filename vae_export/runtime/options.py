@@ -4,54 +4,67 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vae_export.artifact.manifest import Manifest, Recommendation, describe_session
+from vae_export.artifact.manifest import Manifest, Recommendation
 from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.precision import FULL, PrecisionName
-from vae_export.runtime.session import CPU, try_provider
+from vae_export.runtime.session import try_provider
+from vae_export.session_options import CPU, RUNTIME_FORMAT, SessionOptions
 
 
 @dataclass(frozen=True)
-class Running:
-    """Attributes:
-    precision: of the ONNX file.
-    provider: of ONNX Runtime.
-    threads, optimisation, switches: see `vae_export.runtime.session.Session`.
-    why: these settings and no others, in one line.
+class ChosenOptions:
+    """The ONNX file and the session options that a part runs with.
+
+    Attributes:
+        precision: the precision of the ONNX file.
+        options: how it is opened.
+        reason: why these options were chosen, in one line.
     """
 
     precision: PrecisionName
-    provider: str = CPU
-    threads: int | None = None
-    optimisation: str | None = None
-    switches: tuple[str, ...] = ()
-    why: str = "nothing was recommended"
+    options: SessionOptions
+    reason: str = "nothing was recommended"
 
     def __str__(self) -> str:
-        settings = describe_session(self.provider, self.threads or 0, self.optimisation or "", self.switches)
-        return f"{self.precision}, {settings}: {self.why}"
+        return f"{self.precision}, {self.options}: {self.reason}"
 
 
-def running(
-    manifest: Manifest, part: Part, precision: PrecisionName | None, provider: str | None, threads: int | None
-) -> Running:
-    """The settings of a part; None leaves one to us. Raises `UsageError` for a precision that no ONNX file has.
+def choose_options(
+    manifest: Manifest,
+    part: Part,
+    precision: PrecisionName | None = None,
+    provider: str | None = None,
+    threads: int | None = None,
+) -> ChosenOptions:
+    """Choose the file and the session options of a part.
 
-    A recommendation was measured as a whole: a caller who gives one of these settings gets the usual others.
+    A recommendation was measured as a whole: a caller who gives one of these arguments gets the usual others.
+
+    Args:
+        manifest: of the export or bundle.
+        part: the part that is to run.
+        precision: of the file; None takes float32, or the only precision that there is.
+        provider: an ONNX Runtime provider; None takes the recommended one, or the CPU.
+        threads: within an operator; None takes the recommended number, or lets ONNX Runtime choose.
+
+    Raises:
+        UsageError: no ONNX file has this precision, or several could be meant.
     """
     advice = manifest.recommendation(part)
     asked = {"precision": precision, "provider": provider, "threads": threads}
     given = [name for name, value in asked.items() if value is not None]
     if advice is not None and not given and (obstacle := _obstacle(advice)) is None:
         entry = next(entry for entry in manifest.files if entry.name == advice.file)
-        why = f"recommended for batches of {advice.batch:,}, measured on a machine like this one"
-        threads = advice.threads or None
-        return Running(entry.precision, advice.provider, threads, advice.optimisation, advice.switches, why)
-    usual = Running(_precision(manifest, precision), CPU if provider is None else provider, threads)
+        reason = f"recommended for batches of {advice.batch:,}, measured on a machine like this one"
+        return ChosenOptions(entry.precision, advice.options, reason)
+    usual = ChosenOptions(
+        _precision(manifest, precision), SessionOptions(CPU if provider is None else provider, threads)
+    )
     if advice is None:
         return usual
-    reason = f"{' and '.join(given)} given by the caller" if given else obstacle
-    return replace(usual, why=f"recommendation not followed: {reason}")
+    cause = f"{' and '.join(given)} given by the caller" if given else obstacle
+    return replace(usual, reason=f"recommendation not followed: {cause}")
 
 
 def _obstacle(advice: Recommendation) -> str | None:
@@ -62,7 +75,7 @@ def _obstacle(advice: Recommendation) -> str | None:
         if (measured := advice.machine.get(name)) != here:
             return f"it was measured on another machine: {name} {measured}, and here {here}"
     try:
-        try_provider(advice.provider)
+        try_provider(advice.options.provider)
     except TargetError as error:
         return error.line()
     return None
@@ -70,7 +83,7 @@ def _obstacle(advice: Recommendation) -> str | None:
 
 def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
     """The precision of the ONNX files to run: float32 where there are such files, the only one where not."""
-    have = dict.fromkeys(entry.precision for entry in manifest.known if entry.format == "onnx")
+    have = dict.fromkeys(entry.precision for entry in manifest.known if entry.format == RUNTIME_FORMAT)
     if asked is not None and asked not in have:
         raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
     if asked is None and have and FULL not in have and len(have) > 1:

@@ -10,6 +10,7 @@ from vae_export.artifact.golden import Judgement, judge, judge_pixels
 from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.precision import FULL, PrecisionName
+from vae_export.session_options import RUNTIME_FORMAT
 
 RunPart = Callable[..., dict[str, Array]]
 
@@ -61,7 +62,7 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
     judgements = []
     for golden in manifest.golden:
         precision = (precisions or {}).get(golden.part, FULL)
-        kind = golden.part, "onnx", precision
+        kind = golden.part, RUNTIME_FORMAT, precision
         if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.known):
             continue
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
@@ -75,7 +76,7 @@ def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iter
     """The decoders that give bytes: they have the decoder's golden vectors, and no others."""
     manifest = package.manifest
     for entry in manifest.files:
-        if entry.part in PIXELS.values() and (entry.format, entry.precision) == ("onnx", precision):
+        if entry.part in PIXELS.values() and (entry.format, entry.precision) == (RUNTIME_FORMAT, precision):
             [golden] = (golden for golden in manifest.golden if golden.part == "decoder")
             [latent], image = golden.inputs, golden.outputs[0]
             pixels = run(entry.part, latent=latent.array(package.read(latent)))["pixels"]

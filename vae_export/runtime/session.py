@@ -6,29 +6,25 @@ latent with a NaN image, each without an error. Here each is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnxruntime as ort
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
+from vae_export.session_options import CPU, CUDA, PROVIDERS, TENSORRT, SessionOptions
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
-PROVIDERS = (CPU, CUDA, TENSORRT)
-
-#: ONNX Runtime's graph optimisation levels by name.
+#: The levels of `vae_export.session_options.OPTIMISATION_LEVELS`, as ONNX Runtime has them.
 OPTIMISATIONS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-#: What departs from ONNX Runtime's defaults and changes no result: `vae_export.artifact.manifest.SWITCHES` by name.
+#: How each of `vae_export.session_options.SWITCHES` is set.
 #: https://onnxruntime.ai/docs/performance/tune-performance/threading.html
-SWITCHES: dict[str, Callable[[ort.SessionOptions], None]] = {
+SET_SWITCH: dict[str, Callable[[ort.SessionOptions], None]] = {
     "no-spinning": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
     "parallel": lambda options: setattr(options, "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
     "no-arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
@@ -39,44 +35,24 @@ LOG_FATAL = 4
 #: What ONNX Runtime calls the contract's dtypes.
 _TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
+_DEFAULT = SessionOptions()
+
 
 class Session:
     """One opened graph.
 
     Args:
-        data: the file's bytes; hash them before you come here.
+        data: the file's bytes. The caller has compared their hash.
         spec: names, dtypes and shapes that the graph must have.
-        provider: one of `PROVIDERS`; used, or `TargetError`.
-        threads: within an operator; None lets ONNX Runtime choose.
-        optimisation: one of `OPTIMISATIONS`; None is ONNX Runtime's default, the last of them.
-        tf32: let an NVIDIA GPU round the factors of products to 10 bits. Off here, on by default in ONNX Runtime.
-        switches: some of `SWITCHES`.
+        options: provider, threads, optimisation, tf32 and switches.
 
     Raises:
         ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
-        TargetError: the provider is not there.
+        TargetError: the provider is not there, or does not work.
     """
 
-    def __init__(
-        self,
-        data: bytes,
-        spec: PartSpec,
-        *,
-        provider: str = CPU,
-        threads: int | None = None,
-        optimisation: str | None = None,
-        tf32: bool = False,
-        switches: Sequence[str] = (),
-    ) -> None:
-        self._session = _open(
-            data,
-            provider,
-            threads=threads,
-            optimisation=optimisation,
-            tf32=tf32,
-            switches=switches,
-            where=spec.part,
-        )
+    def __init__(self, data: bytes, spec: PartSpec, options: SessionOptions = _DEFAULT) -> None:
+        self._session = _open(data, options, where=spec.part)
         self._spec = spec
         self._check_signature()
 
@@ -147,7 +123,7 @@ def available_providers() -> tuple[str, ...]:
 
 def try_provider(provider: str) -> None:
     """Raise `TargetError` unless the provider runs a graph on this machine."""
-    _open(_IDENTITY, provider)
+    _open(_IDENTITY, SessionOptions(provider), where="probe")
 
 
 #: A graph of one Identity node, float32 (N,) → (N,), opset 18, as onnx.helper makes it.
@@ -157,31 +133,22 @@ _IDENTITY = (
 )
 
 
-def _open(
-    data: bytes,
-    provider: str,
-    *,
-    threads: int | None = None,
-    optimisation: str | None = None,
-    tf32: bool = False,
-    switches: Sequence[str] = (),
-    where: str = "probe",
-) -> ort.InferenceSession:
-    available = available_providers()
+def _open(data: bytes, options: SessionOptions, where: str) -> ort.InferenceSession:
+    provider, available = options.provider, available_providers()
     if provider not in available:
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
         raise TargetError("provider is not there", where=provider, expected=" | ".join(available), do=do)
-    options = ort.SessionOptions()
-    options.log_severity_level = LOG_FATAL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if optimisation is not None:
-        options.graph_optimization_level = OPTIMISATIONS[optimisation]
-    for switch in switches:
-        SWITCHES[switch](options)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = LOG_FATAL
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if options.optimisation is not None:
+        settings.graph_optimization_level = OPTIMISATIONS[options.optimisation]
+    for switch in options.switches:
+        SET_SWITCH[switch](settings)
     try:
         session = ort.InferenceSession(
-            data, options, providers=[(provider, _provider_options(provider, tf32=tf32))], enable_fallback=0
+            data, settings, providers=[(provider, _provider_options(options))], enable_fallback=0
         )
     except Exception as error:
         if provider != CPU:
@@ -193,9 +160,9 @@ def _open(
     return session
 
 
-def _provider_options(provider: str, *, tf32: bool) -> dict[str, str]:
+def _provider_options(options: SessionOptions) -> dict[str, str]:
     """ONNX Runtime lets CUDA use TF32 by default (microsoft/onnxruntime#19288); here it must be asked for.
 
     TensorRT has no such option: `NVIDIA_TF32_OVERRIDE` in the environment decides (see `vae_export.parity.targets`).
     """
-    return {"use_tf32": str(int(tf32))} if provider == CUDA else {}
+    return {"use_tf32": str(int(options.tf32))} if options.provider == CUDA else {}

@@ -101,8 +101,7 @@ def _run(item: dict[str, Any], content: FileContent, contract: Contract) -> None
     from vae_export.formats import FORMATS
 
     format, spec = FORMATS[item["format"]], contract.spec(item["part"])
-    setting = format.settings(item["provider"])[0]
-    run = format.open(content, spec, item["provider"], setting)
+    run = format.open(content, spec, format.session_options(item["provider"])[0])
     run({tensor.name: np.full((1, *tensor.item), max(tensor.low, 0.0), np.float32) for tensor in spec.inputs})
 
 

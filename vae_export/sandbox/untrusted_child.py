@@ -23,6 +23,7 @@ import onnx
 from vae_export.contract import Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError, VaeExportError
 from vae_export.formats.onnx_lint import DOMAINS, constants, every_graph, external_location, weights
+from vae_export.session_options import SessionOptions
 
 MIN_OPSET = 7  # ONNX Runtime reads no older one
 
@@ -90,7 +91,7 @@ def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
     list(lint(data, part, opset=None))
     # The extreme levels, with zeros and with numbers as large as parity's usual ones.
     for optimisation in ("disabled", "all"):
-        session = Session(data, spec, threads=1, optimisation=optimisation)
+        session = Session(data, spec, SessionOptions(threads=1, optimisation=optimisation))
         for spread in (0.0, 6.0):
             # What it computes is for parity to judge, with all figures: an output that is NaN is no danger.
             with contextlib.suppress(ModelError):

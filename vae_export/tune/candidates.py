@@ -11,22 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vae_export.artifact.certificate import StoredCertificate
-from vae_export.artifact.manifest import (
-    OPTIMISATION_LEVELS,
-    RUNTIME_FORMAT,
-    SWITCHES,
-    FileEntry,
-    Manifest,
-    describe_session,
-)
+from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.contract import Part
 from vae_export.errors import UsageError
-from vae_export.formats.base import Setting
 from vae_export.parity import Degradation
 from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 
 #: Rows of a certificate that are of encoder and decoder together.
 _METRIC = "metric"
@@ -37,20 +29,17 @@ class Candidate:
     """Attributes:
     entry: the file.
     target: its format, with a provider.
-    setting: how it is opened; 0 threads let ONNX Runtime choose, as it does by default.
+    options: how it is opened.
     cost: of the file on this target: worst grey level of the decoder's images, nats of encoder and decoder together.
     """
 
     entry: FileEntry
     target: Target
-    setting: Setting
+    options: SessionOptions
     cost: Degradation
 
     def __str__(self) -> str:
-        how = self.setting
-        if not self.is_followed:
-            return f"{self.target}, {how}"
-        return describe_session(str(self.target), how.threads, how.optimisation, how.switches)
+        return f"{self.target}, {self.options.details}"
 
     @property
     def is_followed(self) -> bool:
@@ -60,19 +49,20 @@ class Candidate:
     @property
     def plainness(self) -> tuple[float, int, int, int]:
         """Of two that are as quick the lower one is better: fewer levels, more bits, fewer settings, fewer threads."""
-        how = self.setting
-        departures = bool(how.threads) + (how.optimisation != OPTIMISATION_LEVELS[-1]) + len(how.switches)
+        how = self.options
+        is_default = how.optimisation == OPTIMISATION_LEVELS[-1]
+        departures = (how.threads is not None) + (not is_default) + len(how.switches)
         levels = float("inf") if self.cost.worst_levels is None else self.cost.worst_levels
-        return levels, PRECISIONS.index(self.target.precision), departures, how.threads
+        return levels, PRECISIONS.index(self.target.precision), departures, how.threads or 0
 
-    def variants(self, levels: Sequence[str]) -> Iterator[Candidate]:
+    def variants(self, levels: Sequence[str | None]) -> Iterator[Candidate]:
         """The same with one of its session's options changed; `levels` are those it was verified at."""
         for level in levels:
-            if level != self.setting.optimisation:
-                yield replace(self, setting=replace(self.setting, optimisation=level))
+            if level != self.options.optimisation:
+                yield replace(self, options=replace(self.options, optimisation=level))
         for switch in SWITCHES:
-            if switch != "no-spinning" or self.setting.threads != 1:  # one thread has nobody to spin
-                yield replace(self, setting=replace(self.setting, switches=(switch,)))
+            if switch != "no-spinning" or self.options.threads != 1:  # one thread has nobody to spin
+                yield replace(self, options=replace(self.options, switches=(switch,)))
 
 
 def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> list[Candidate]:
@@ -91,23 +81,23 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
     for target in choose_targets(list(kinds), None):
         if target.tf32 or not verified_levels(record, part, target):
             continue
-        plain = target.settings(thorough=False)[0]
+        plain = target.session_options(thorough=False)[0]
         # On a GPU it is the device that computes; ONNX Runtime's own choice is what its users have without a word.
-        of_target = counts if not target.is_gpu else [plain.threads]
+        of_target: list[int | None] = [*counts] if not target.is_gpu else [plain.threads]
         if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
-            of_target = [0, *of_target]
+            of_target = [None, *of_target]
         entry, price = kinds[target.format, target.precision], degradation_of(record, part, target)
         found += [Candidate(entry, target, replace(plain, threads=count), price) for count in of_target]
     return found
 
 
-def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str]:
-    """The optimisation levels that a part was verified at on a target. An engine without any has ""."""
+def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str | None]:
+    """The optimisation levels that a part was verified at on a target. An engine without any has None."""
     settings = [
         row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]
     stated = {setting.split(",")[0] for setting in settings}
-    return [level for level in OPTIMISATION_LEVELS if level in stated] or ([""] if settings else [])
+    return [level for level in OPTIMISATION_LEVELS if level in stated] or ([None] if settings else [])
 
 
 def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Degradation:

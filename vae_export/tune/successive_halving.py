@@ -59,9 +59,7 @@ class CandidatePool:
     def enter(self, candidates: Iterable[Candidate]) -> None:
         """Open each in a process of its own, and compute a batch; what cannot is `broken`."""
         for candidate in candidates:
-            opening = ExportedFile(
-                candidate.entry.name, candidate.target.format, candidate.target.provider, candidate.setting
-            )
+            opening = ExportedFile(candidate.entry.name, candidate.target.format, candidate.options)
             worker = self._stack.enter_context(
                 SubjectProcess(Subject(str(self._export), "", self._plan.part, str(candidate), opening))
             )
@@ -69,7 +67,7 @@ class CandidatePool:
             try:
                 candidate.target.check()
                 worker.begin()
-                worker.ask("open", threads=candidate.setting.threads, batch=self._plan.batch)
+                worker.ask("open", threads=candidate.options.threads, batch=self._plan.batch)
             except MachineError as error:  # the engine, or what this machine lacks for it
                 self._break(candidate, str(error))
 
@@ -78,7 +76,7 @@ class CandidatePool:
         self._seconds = {candidate: [] for candidate in self._workers}
         for _ in range(rounds):
             for candidate in self._order.sample(self.entered, len(self._workers)):
-                threads = candidate.setting.threads
+                threads = candidate.options.threads
                 order = {"threads": threads, "batch": self._plan.batch, "seconds": self._plan.seconds}
                 try:
                     taken = self._workers[candidate].ask("time", **order)["nanoseconds"]
@@ -150,7 +148,7 @@ class SuccessiveHalving:
         self.contest = CandidatePool(export, plan)
         self.tried: list[CandidateResult] = []
 
-    def run(self, pool: Iterable[Candidate], levels_of: Callable[[Candidate], list[str]]) -> None:
+    def run(self, pool: Iterable[Candidate], levels_of: Callable[[Candidate], list[str | None]]) -> None:
         """Heat after heat, until what is left was measured for as long as the plan says."""
         self._enter(pool)
         for rounds in self._plan.heats[:2]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import MANIFEST, OPTIMISATION_LEVELS, Recommendation, read_manifest
+from vae_export.artifact.manifest import MANIFEST, Recommendation, read_manifest
 from vae_export.errors import IntegrityError, ParityError
 from vae_export.io.atomic import write_atomic
 from vae_export.parity import Budget
 from vae_export.runtime.model import Model
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU, OPTIMISATION_LEVELS
 from vae_export.system.hardware import identity
 from vae_export.tune.candidates import Candidate, candidates, verified_levels
 from vae_export.tune.plan import TunePlan
@@ -104,10 +104,7 @@ def _recommendation(search: SuccessiveHalving, winner: Candidate, plan: TunePlan
         part=plan.part,
         file=winner.entry.name,
         sha256=winner.entry.sha256,
-        provider=winner.target.provider,
-        threads=winner.setting.threads,
-        optimisation=winner.setting.optimisation or OPTIMISATION_LEVELS[-1],
-        switches=winner.setting.switches,
+        options=replace(winner.options, optimisation=winner.options.optimisation or OPTIMISATION_LEVELS[-1]),
         batch=plan.batch,
         p50_seconds=_rounded(search.contest.p50(winner)),
         speedup=_rounded(search.contest.ratio(search.usual, winner).median),

@@ -27,7 +27,7 @@ from vae_export.contract import Array
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.pipeline.ray.worker import Actor, AttemptCounter, ModelPayload
 from vae_export.pipeline.task import Chunk, Task
-from vae_export.runtime.session import CPU
+from vae_export.session_options import CPU
 from vae_export.system.extras import require
 
 #: How long a machine may take to accept a connection.
@@ -61,12 +61,12 @@ class DriverRequest:
     @property
     def threads(self) -> int:
         """Cores that are reserved for each actor."""
-        return self.payload.settings.threads or 1
+        return self.payload.options.threads or 1
 
     @property
     def gpus(self) -> int:
         """GPUs that are reserved for each actor."""
-        return 0 if self.payload.settings.provider == CPU else 1
+        return 0 if self.payload.options.provider == CPU else 1
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class RayEngine:
         """
         check_ray(self.address)
         if self.address is None:  # before a cluster is started for nothing
-            check_capacity(self.actors, self.payload.settings.threads or 1, os.cpu_count() or 1)
+            check_capacity(self.actors, self.payload.options.threads or 1, os.cpu_count() or 1)
         done, deaths, lost = 0, 0, False
         while done < len(chunks):
             request = DriverRequest(self.payload, task, chunks[done:], self.actors, self.address, allow_fewer=lost)

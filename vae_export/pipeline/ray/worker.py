@@ -15,23 +15,10 @@ from vae_export.contract import Array, Part
 from vae_export.errors import MachineError, OutOfMemoryError, VaeExportError
 from vae_export.pipeline.task import Chunk, Task
 from vae_export.runtime import Model
-from vae_export.runtime.session import CPU
+from vae_export.session_options import SessionOptions
 
 #: How often a chunk is started. Ray would give a chunk that kills every actor to the next one, forever.
 MAX_ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a model's sessions; see `vae_export.load`."""
-
-    provider: str = CPU
-    threads: int | None = None
-    batch_size: int | None = None
-
-    def model(self, package: Package) -> Model:
-        """Return the model of a package with these settings."""
-        return Model(package, provider=self.provider, threads=self.threads, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -41,31 +28,36 @@ class ModelPayload:
     Attributes:
         manifest: the manifest of the whole export.
         files: the bytes of the ONNX files that the parts need, by name.
-        settings: the settings of the model.
+        options: provider and threads of the model.
+        batch_size: rows that go through a network at a time; None chooses by their size.
         version: the version of this library that packed it.
     """
 
     manifest: Manifest
     files: Mapping[str, bytes]
-    settings: Settings
+    options: SessionOptions
+    batch_size: int | None = None
     version: str = __version__
 
     @classmethod
-    def of(cls, package: Package, parts: Iterable[Part], settings: Settings) -> ModelPayload:
+    def of(
+        cls, package: Package, parts: Iterable[Part], options: SessionOptions, batch_size: int | None = None
+    ) -> ModelPayload:
         """Read what the parts need.
 
         Args:
             package: an export or a bundle.
             parts: the parts to take.
-            settings: the settings of the model.
+            options: provider and threads of the model.
+            batch_size: rows that go through a network at a time; None chooses by their size.
 
         Raises:
             ModelError: a part was not exported.
             IntegrityError: a file was altered.
         """
-        model = settings.model(package)
+        model = Model(package, provider=options.provider, threads=options.threads)
         entries = [package.manifest.entry(part, precision=model.running(part).precision) for part in parts]
-        return cls(package.manifest, {entry.name: package.read(entry) for entry in entries}, settings)
+        return cls(package.manifest, {entry.name: package.read(entry) for entry in entries}, options, batch_size)
 
     def read(self, file: Hashed) -> bytes:
         """Return the bytes of a file, whose hash is checked again here, on the machine that received it."""
@@ -82,7 +74,7 @@ class ModelPayload:
                 got=__version__,
                 do="install the same version on all machines",
             )
-        return self.settings.model(self)
+        return Model(self, provider=self.options.provider, threads=self.options.threads, batch_size=self.batch_size)
 
 
 class Actor:
