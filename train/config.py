@@ -22,6 +22,7 @@ DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 DataProtocol = Literal["grey", "dynamic", "static"]
 DATA_PROTOCOLS: tuple[DataProtocol, ...] = get_args(DataProtocol)
 
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
 
 #: Where downloads go, below the working folder.
@@ -146,7 +147,7 @@ class TrainOptions:
     objective: ObjectiveOptions = field(default_factory=ObjectiveOptions)
     recipe: RecipeOptions = field(default_factory=RecipeOptions)
     seed: int = 0
-    device: str = "auto"
+    device: DeviceName = "auto"
     precision: PrecisionOption = "auto"
     threads: int | None = None
     preset: str | None = None

@@ -93,6 +93,7 @@ class TrainingProgress:
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._looked = self._started = time.perf_counter()
         self._watcher = CollapseMonitor()
+        self._has_heading = False
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
         """After a step; `total` is the sum of the epoch's losses. Raises `InputError` when it is not finite."""
@@ -114,13 +115,17 @@ class TrainingProgress:
         )
 
     def epoch(self, epoch: EpochResult, validation: Score, *, best: bool) -> None:
-        line = (
-            f"epoch {epoch.number:>{len(str(self._epochs))}}/{self._epochs}  "
-            f"validation -ELBO {validation.negative_elbo:.2f} nats/image, {self._protocol} "
-            f"(reconstruction {validation.reconstruction:.2f} + KL {validation.kl:.2f}), "
-            f"{validation.active_units} active units, {epoch.images_per_second:,.0f} images/s"
-            + (", saved" if best else "")
+        """Print the scores after an epoch, in nats per image, within 80 columns."""
+        if not self._has_heading:
+            self._has_heading = True
+            self._say(f"validation, in nats per image ({self._protocol}): -ELBO = reconstruction + KL")
+        number = f"{epoch.number:>{len(str(self._epochs))}}/{self._epochs}"
+        digits = 2 if validation.negative_elbo < 10_000 else 1
+        bound, reconstruction, kl = (
+            f"{nats:.{digits}f}" for nats in (validation.negative_elbo, validation.reconstruction, validation.kl)
         )
+        line = f"epoch {number}  -ELBO {bound} = {reconstruction} + KL {kl}, {validation.active_units} active units"
+        line += f", {epoch.images_per_second:,.0f}/s" + (", saved" if best else "")
         self._say(line)
         if (note := self._watcher.note_after(epoch.number, validation)) is not None:
             self._say(f"note: {note}")

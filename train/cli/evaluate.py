@@ -1,20 +1,26 @@
-"""`cli.py evaluate`."""
+"""`cli.py evaluate`: score a checkpoint or an export in nats per image."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from train.cli.options import DataDirOption, DeviceOption, DownloadOption, ImageSizeOption, ThreadsOption
-from train.cli.process import device as chosen_device
-from train.cli.process import memory_errors, prepare
-from train.cli.tables import score_table
+from train.cli.options import (
+    DataDirOption,
+    DeviceOption,
+    DownloadOption,
+    ImageSizeOption,
+    choose_device,
+    memory_errors,
+    prepare_process,
+)
 from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
 from train.recipes import check_range
-from train.results import is_likelihood
+from train.results import describe_figures, is_likelihood, nll_heading, reconstruction_heading
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption, RunOption, chosen_run
 from vae_export.errors import CheckpointError, DataError, InputError, StorageError, UsageError
@@ -23,6 +29,7 @@ from vae_export.runs import Run
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from train.data.datasets import Dataset
     from train.iwae import NllEstimate
@@ -30,66 +37,90 @@ if TYPE_CHECKING:
 
 Split = Literal["test", "validation", "train"]
 ScoredFormat = Literal["checkpoint", "onnx"]
+#: Units with less KL than this, in nats, are counted and not listed.
+_LEAST_KL = 0.01
 
 
 def evaluate(
     run: RunOption = None,
     format: Annotated[
-        ScoredFormat, typer.Option("--format", help="What is scored: the checkpoint, or the run's exported files.")
+        ScoredFormat,
+        typer.Option("--format", help="Score the checkpoint, or the exported ONNX files.", rich_help_panel="Model"),
     ] = "checkpoint",
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A checkpoint, instead of a run's.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="FILE",
+            help="Checkpoint, instead of a run.",
+            show_default=False,
+            rich_help_panel="Model",
+        ),
     ] = None,
     export: Annotated[
         Path | None,
-        typer.Option("--export", help="For onnx: an export folder, instead of a run's.", show_default=False),
-    ] = None,
-    split: Annotated[Split, typer.Option("--split", help="Which images.")] = "test",
-    first: Annotated[
-        int | None, typer.Option("--images", help="Only so many of them, the first.", show_default=False)
+        typer.Option(
+            "--export",
+            metavar="FOLDER",
+            help="With --format onnx: export folder, instead of a run.",
+            show_default=False,
+            rich_help_panel="Model",
+        ),
     ] = None,
     importance_samples: Annotated[
         int,
         typer.Option(
-            "--importance-samples", help="K of the IWAE bound, up to 5,000 as published figures have it; 0 for none."
+            "--importance-samples",
+            metavar="K",
+            help="Samples of the IWAE bound; 0: none. Published figures have 5,000.",
+            rich_help_panel="Score",
         ),
     ] = 0,
+    split: Annotated[Split, typer.Option("--split", help="Images to score.", rich_help_panel="Data")] = "test",
+    first: Annotated[
+        int | None,
+        typer.Option("--images", help="Score the first N images only.", show_default=False, rich_help_panel="Data"),
+    ] = None,
     dataset: Annotated[
         DatasetName | None,
-        typer.Option("--dataset", help="Default: what it was trained on.", show_default=False),
+        typer.Option(
+            "--dataset",
+            help="Data set. Default: the one of the training.",
+            show_default=False,
+            rich_help_panel="Data",
+        ),
     ] = None,
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
     download: DownloadOption = True,
     device: DeviceOption = "auto",
-    threads: ThreadsOption = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", help="CPU threads. Default: torch's, at most 4.", show_default=False, rich_help_panel="Machine"
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Score a model in nats per image, in PyTorch or through its exported ONNX files.
+    """Score a model in nats per image.
 
-    Sampled -ELBO with its standard error, reconstruction, KL of each unit, how many units are active; with
-    --importance-samples K the importance-weighted bound of Burda et al. Pixels are those of the training's protocol.
-    Figures of a run are kept in its evaluations.jsonl, for `runs`.
+    Scores a checkpoint in PyTorch or an export through its ONNX files: sampled -ELBO with its standard error,
+    reconstruction, KL of each unit and the number of active units; with --importance-samples K also the
+    importance-weighted bound of Burda et al. Pixels follow the protocol of the training. The scores of a run are added
+    to its evaluations.jsonl, which `runs` reads.
     """
-    if split not in get_args(Split):
-        raise UsageError("unknown split", expected=" | ".join(get_args(Split)), got=split)
     check_range("number of images", first, 1, 2**31)
     check_range("importance samples", importance_samples, 0, 100_000)
     if run is not None and (checkpoint is not None or export is not None):
         raise UsageError("--run and --checkpoint or --export together", do="pass one of them")
     if (checkpoint is not None and format == "onnx") or (export is not None and format != "onnx"):
-        raise UsageError(
-            "--checkpoint is for --format checkpoint, --export for --format onnx", got=f"--format {format}"
-        )
-    prepare()
+        expected = "--checkpoint with --format checkpoint, --export with --format onnx"
+        raise UsageError("options do not fit together", expected=expected, got=f"--format {format}")
+    prepare_process()
     with memory_errors():
-        import torch
-
         from train.data.datasets import evaluated_pixels
-        from train.iwae import importance_weighted_nll
-        from train.scoring import evaluate_model as score_of
 
-        chosen = chosen_device(device, threads)
+        chosen = choose_device(device, threads)
         path, home = checkpoint if checkpoint is not None else export, None
         if path is None:
             home = chosen_run(run)
@@ -97,19 +128,8 @@ def evaluate(
         subject = _exported(path, threads) if format == "onnx" else _trained(path, chosen)
         images = _images(subject, dataset, data_dir, image_size, download)
         pixels = evaluated_pixels(images, split, most=first)
-        score, evidence = score_of(subject.model, pixels), None
-        if importance_samples:
-            # ONNX Runtime has threads of its own, and an accelerator needs none.
-            workers = torch.get_num_threads() if format == "checkpoint" and chosen.type == "cpu" else 1
-            with console.progress() as bar:
-                task = bar.add_task(f"K = {importance_samples:,}", total=len(pixels), note="images")
-                evidence = importance_weighted_nll(
-                    subject.model,
-                    pixels,
-                    importance_samples,
-                    workers=workers,
-                    report=lambda done: bar.update(task, completed=done),
-                )
+        score = _score(subject, pixels)
+        nll = _nll(subject, pixels, importance_samples) if importance_samples else None
     figures: dict[str, Any] = {
         "dataset": images.name,
         "protocol": subject.protocol,
@@ -118,26 +138,99 @@ def evaluate(
         **score.to_json(),
         "kl_per_unit": list(score.unit_kls),
     }
-    if evidence is not None:
+    if nll is not None:
         is_one = is_likelihood(subject.protocol, subject.likelihood)
-        figures["importance_weighted"] = evidence.to_json() | {"is_likelihood": is_one}
+        figures["importance_weighted"] = nll.to_json() | {"is_likelihood": is_one}
     if json:
         console.result_json({subject.kind: str(subject.path), "sha256": subject.sha256, **figures})
     else:
-        _show(subject, split, score, evidence, images.name)
+        console.result(f"{subject.path} on {images.name}")
+        show_scores({split: score}, subject.protocol, subject.likelihood, nll)
+        console.paragraph(_unit_kls(score))
     if home is not None:
         _record(home, subject, format, figures | {"dataset": {"name": images.name, "sha256": images.sha256}})
 
 
-def _show(subject: _Subject, split: Split, score: Score, evidence: NllEstimate | None, dataset: str) -> None:
-    title = f"{subject.path} on {dataset}"
-    console.result(score_table({split: score}, title, subject.protocol, subject.likelihood, evidence))
-    units = ", ".join(f"{score.unit_kls[unit]:.2f}" for unit in score.units_by_activity())
-    console.result(f"KL of each unit, the most active first: {units}")
+def _score(subject: _Subject, pixels: Tensor) -> Score:
+    """Score the images, with progress: each is encoded and then decoded."""
+    from train.scoring import evaluate_model
+
+    with console.report_progress("scored", len(pixels)) as report:
+        return evaluate_model(_WithProgress(subject.model, report), pixels)
+
+
+class _WithProgress:
+    """A model that reports how many images were encoded and decoded."""
+
+    def __init__(self, model: ScoredModel, report: Callable[[int], None]) -> None:
+        self._model, self._report, self._half_images = model, report, 0
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = self._model.encode(image)
+        self._count(image)
+        return posterior
+
+    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
+        nll = self._model.reconstruction_nll(latent, image)
+        self._count(image)
+        return nll
+
+    def _count(self, image: Tensor) -> None:
+        self._half_images += len(image)
+        self._report(self._half_images // 2)
+
+
+def _nll(subject: _Subject, pixels: Tensor, samples: int) -> NllEstimate:
+    """Estimate the importance-weighted bound, with progress."""
+    import torch
+
+    from train.iwae import importance_weighted_nll
+
+    # ONNX Runtime has its own threads, and an accelerator needs none.
+    workers = torch.get_num_threads() if subject.is_on_cpu else 1
+    with console.report_progress(f"K = {samples:,}: scored", len(pixels)) as report:
+        return importance_weighted_nll(subject.model, pixels, samples, workers=workers, report=report)
+
+
+def show_scores(
+    scores: Mapping[str, Score], protocol: DataProtocol, likelihood: Likelihood, nll: NllEstimate | None = None
+) -> None:
+    """Print the scores as a table with a line for each split, and what the figures are.
+
+    Args:
+        scores: by the name of the split.
+        protocol: of the pixels, see `train.data.datasets`.
+        likelihood: of the model.
+        nll: importance-weighted bound of the only split in `scores`.
+    """
+    headings = ["images", f"-ELBO, {protocol}", reconstruction_heading(protocol, likelihood), "KL"]
+    if nll is not None:
+        headings.append(nll_heading(protocol, likelihood, nll.samples))
+    table = console.table("split", *headings, "active units", right=(*headings, "active units"))
+    table.caption, table.caption_justify = (
+        f"nats per image, z sampled; {describe_figures(protocol, likelihood)}",
+        "left",
+    )
+    for split, score in scores.items():
+        figures = [f"{score.negative_elbo:.2f} ± {score.standard_error:.2f}", f"{score.reconstruction:.2f}"]
+        figures.append(f"{score.kl:.2f}")
+        if nll is not None:
+            figures.append(f"{nll.nll:.2f} ± {nll.standard_error:.2f}")
+        table.add_row(split, f"{score.images:,}", *figures, f"{score.active_units} of {len(score.unit_variances)}")
+    console.result(table)
+    console.paragraph(f"nats per image, z sampled; {describe_figures(protocol, likelihood)}")
+
+
+def _unit_kls(score: Score) -> str:
+    """Return a line such as "KL of each unit in nats, largest first: 12: 3.41, 4: 3.02; 2 others below 0.01"."""
+    listed = [unit for unit in score.units_by_kl() if score.unit_kls[unit] >= _LEAST_KL]
+    line = "KL of each unit in nats, largest first: " + ", ".join(f"{n}: {score.unit_kls[n]:.2f}" for n in listed)
+    others = len(score.unit_kls) - len(listed)
+    return f"{line}; {others} others below {_LEAST_KL}" if others else line
 
 
 def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str, Any]) -> None:
-    """Keep the figures with the run, for `cli.py runs`; where that cannot be, a note says so: they were shown."""
+    """Add the figures to the run, for `cli.py runs`. A failure is a note and no error: the figures were shown."""
     from train.results import append_evaluation
     from vae_export.io.atomic import sha256
     from vae_export.models.checkpoint import read_checkpoint_header
@@ -153,12 +246,24 @@ def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is scored, and what it says of itself."""
+    """The model that is scored.
+
+    Attributes:
+        kind: "checkpoint" or "export", as the JSON result names it.
+        path: of the checkpoint file or the export folder.
+        sha256: of the checkpoint.
+        model: computes encoder and reconstruction NLL.
+        is_on_cpu: whether PyTorch computes it on the CPU.
+        image_shape: (C, H, W).
+        likelihood: p(x|z).
+        trained_on: the data set, as the training recorded it.
+    """
 
     kind: str
     path: Path
     sha256: str
     model: ScoredModel
+    is_on_cpu: bool
     image_shape: tuple[int, ...]
     likelihood: Likelihood
     trained_on: dict[str, Any]
@@ -178,8 +283,17 @@ def _trained(path: Path, device: torch.device) -> _Subject:
     loaded = load_checkpoint(path)
     # As in training, and twice as fast in families with convolutions; torch's type hints do not know the argument.
     model = PyTorchModel(loaded.model().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
-    data, config = loaded.provenance.get("data", {}), loaded.config
-    return _Subject("checkpoint", path, loaded.sha256, model, config.image_shape, config.likelihood, data)
+    config = loaded.config
+    return _Subject(
+        kind="checkpoint",
+        path=path,
+        sha256=loaded.sha256,
+        model=model,
+        is_on_cpu=device.type == "cpu",
+        image_shape=config.image_shape,
+        likelihood=config.likelihood,
+        trained_on=loaded.provenance.get("data", {}),
+    )
 
 
 def _exported(folder: Path, threads: int | None) -> _Subject:
@@ -189,24 +303,22 @@ def _exported(folder: Path, threads: int | None) -> _Subject:
 
     artifact = open_artifact(folder)
     contract, provenance = artifact.manifest.contract, artifact.manifest.provenance
-    likelihood = contract.likelihood or Likelihood.usual(contract.image_range)
-    data = provenance.get("training", {}).get("data", {})
-    sha256 = str(provenance.get("checkpoint_sha256", ""))
     return _Subject(
-        "export",
-        folder,
-        sha256,
-        ExportedModel(Model(artifact, threads=threads)),
-        contract.image_shape,
-        likelihood,
-        data,
+        kind="export",
+        path=folder,
+        sha256=str(provenance.get("checkpoint_sha256", "")),
+        model=ExportedModel(Model(artifact, threads=threads)),
+        is_on_cpu=False,
+        image_shape=contract.image_shape,
+        likelihood=contract.likelihood or Likelihood.usual(contract.image_range),
+        trained_on=provenance.get("training", {}).get("data", {}),
     )
 
 
 def _images(
     subject: _Subject, dataset: DatasetName | None, data_dir: Path | None, image_size: int | None, download: bool
 ) -> Dataset:
-    """The images that it was trained on, or others that fit, under its protocol."""
+    """Load the images of the training, or of another data set that fits, under the protocol of the training."""
     from train.progress import load_with_progress
 
     name = dataset if dataset is not None else subject.trained_on.get("name")
@@ -220,5 +332,5 @@ def _images(
         got = f"{images.image_shape} of {name}"
         raise DataError("images do not fit", where=subject.path, expected=subject.image_shape, got=got)
     if dataset is None and subject.trained_on.get("sha256") != images.sha256:
-        console.message("note: these are not the images that it was trained on")
+        console.message("note: the model was trained on other images")
     return images

@@ -1,55 +1,104 @@
-"""`--preset` and `--list-presets`: a preset's options become the defaults of the command.
-
-Options that both commands share.
-"""
+"""Options that `train` and `evaluate` share, and the process settings that follow from them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.recipes import preset_names, read_preset
-from vae_export.cli import console
-from vae_export.errors import InputError
+from train.config import MAX_DEFAULT_THREADS, DeviceName
+from vae_export.errors import TargetError, UsageError
+from vae_export.system.extras import require
 
-
-def take_preset(context: typer.Context, name: str | None) -> str | None:
-    """Make the preset's options this command's defaults: whatever is typed overrides them."""
-    if name is None:
-        return None
-    preset = read_preset(name)
-    known = {
-        option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
-    }
-    if unknown := [option for option in preset.options if option not in known]:
-        raise InputError("preset names no option of train", where=name, got=", ".join(unknown))
-    ours = {known[option]: value for option, value in preset.options.items()}
-    context.default_map = {**ours, **(context.default_map or {})}  # of a run that goes on, before a preset
-    return name
-
-
-def list_presets(_: typer.Context, wanted: bool) -> None:
-    if wanted:
-        width = max(map(len, preset_names()))
-        for name in preset_names():
-            console.result(f"{name:<{width}}  {read_preset(name).summary}")
-        raise typer.Exit
-
+if TYPE_CHECKING:
+    import torch
 
 DataDirOption = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="Where its files lie; for 'folder', the images. Default: data/.", show_default=False
+        "--data-dir",
+        metavar="FOLDER",
+        help="Folder of the data set's files; with --dataset folder, of the images. Default: data/.",
+        show_default=False,
+        rich_help_panel="Data",
     ),
 ]
 ImageSizeOption = Annotated[
     int | None,
-    typer.Option("--image-size", help="For 'folder': side in pixels. Default: 28.", show_default=False),
+    typer.Option(
+        "--image-size",
+        help="With --dataset folder: side of an image in pixels. Default: 28.",
+        show_default=False,
+        rich_help_panel="Data",
+    ),
 ]
-DownloadOption = Annotated[bool, typer.Option("--download/--no-download", help="Fetch what is not there.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", help="CPU threads. Default: torch's, 4 at most.", show_default=False)
+DownloadOption = Annotated[
+    bool, typer.Option("--download/--no-download", help="Download missing files.", rich_help_panel="Data")
 ]
+DeviceOption = Annotated[
+    DeviceName,
+    typer.Option("--device", help="auto: cuda or mps where there is one, else cpu.", rich_help_panel="Machine"),
+]
+
+
+def prepare_process() -> None:
+    """Require the extra `train`, and let waiting OpenMP threads give way. Call this before torch is imported.
+
+    OpenMP threads that wait for each other spin for milliseconds. On cores that others use too, steps as small as ours
+    then take six times as long with two threads as with one. With this limit they do not, and lose nothing on idle
+    cores. Raises `MissingExtraError`.
+    """
+    require("train")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def choose_device(name: DeviceName, threads: int | None) -> torch.device:
+    """Set the number of CPU threads and return the device.
+
+    Args:
+        name: `auto` stands for the fastest device that is there; any other device is used or refused.
+        threads: None for torch's own number, at most `MAX_DEFAULT_THREADS`.
+
+    Raises:
+        TargetError: there is no such device here, or there are more processes than GPUs.
+    """
+    import torch
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), MAX_DEFAULT_THREADS))
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    chosen = next(device for device in usable if usable[device]) if name == "auto" else name
+    if chosen not in usable:
+        raise UsageError("unknown device", expected="auto | cpu | cuda | mps", got=name)
+    if not usable[chosen]:
+        expected = ", ".join(device for device, is_usable in usable.items() if is_usable)
+        raise TargetError("no such device here", where=f"--device {name}", expected=expected, do="pass --device auto")
+    return _own_gpu() if chosen == "cuda" else torch.device(chosen)
+
+
+def _own_gpu() -> torch.device:
+    """Return the GPU of this process: each process of a training on one machine has its own."""
+    import torch
+
+    from train.distributed import local_rank
+
+    if local_rank() >= torch.cuda.device_count():
+        expected, got = f"{torch.cuda.device_count()} or fewer processes", local_rank() + 1
+        raise TargetError("more processes than GPUs", expected=expected, got=got, do="pass a smaller --nproc-per-node")
+    gpu = torch.device("cuda", local_rank())
+    torch.cuda.set_device(gpu)
+    return gpu
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn the `RuntimeError` of torch for lack of memory into a `MemoryError`, which the command line explains."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "out of memory" in str(error) or "can't allocate memory" in str(error):
+            raise MemoryError(str(error).splitlines()[0]) from error
+        raise

@@ -1,8 +1,8 @@
-"""`cli.py runs`."""
+"""`cli.py runs`: compare the runs of a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,27 +21,32 @@ if TYPE_CHECKING:
     from train.results import RunSummary
 
 
+#: Columns of a terminal from which on a table has all of its columns.
+_WIDE = 120
+
+
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = ARTIFACTS,
+    folder: Annotated[Path, typer.Argument(help="Folder of the runs.")] = ARTIFACTS,
     json: JsonOption = False,
 ) -> None:
-    """Compare runs: scores in nats per test image, settings and time, the best first.
+    """Compare runs by their scores, the best first.
 
-    One table for each data set, protocol and likelihood: figures of two do not compare. NLL is there for runs that
-    were scored with evaluate --importance-samples.
+    Shows scores in nats per test image, settings and training time, in a table for each data set, protocol and
+    likelihood, because scores of two of them do not compare. NLL is shown for runs that were scored with evaluate
+    --importance-samples.
     """
     from train.results import read_run_summaries
 
     if not folder.is_dir():
         raise UsageError("no such folder", where=folder, do="train first, or say where the runs are")
-    outcomes, unreadable = read_run_summaries(folder)
-    if not outcomes:
+    summaries, unreadable = read_run_summaries(folder)
+    if not summaries:
         if unreadable:
             raise unreadable[0] if len(unreadable) == 1 else _none(folder, unreadable)
         raise UsageError("no run found", where=folder, do="train one first: python cli.py train")
     for error in unreadable:
         console.message(f"left out: {error}")
-    groups = _grouped(outcomes)
+    groups = _grouped(summaries)
     if json:
         tables = [
             {
@@ -50,7 +55,7 @@ def runs(
                 "protocol": group[0].protocol,
                 "likelihood": group[0].config.likelihood.to_json(),
                 "is_likelihood": group[0].is_likelihood,
-                "runs": [outcome.to_json() for outcome in group],
+                "runs": [summary.to_json() for summary in group],
             }
             for group in groups
         ]
@@ -61,6 +66,8 @@ def runs(
         same = f", images {group[0].dataset_sha256[:8]}" if names.count(name) > 1 else ""
         console.result(("\n" if number else "") + name + same)
         console.result(_table(group))
+        figures = describe_figures(group[0].protocol, group[0].config.likelihood)
+        console.paragraph(f"nats per test image, z sampled; {figures}")
 
 
 def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
@@ -69,68 +76,74 @@ def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
     return InputError("no run can be read", where=folder, got=f"{len(unreadable)} that cannot, above")
 
 
-def _grouped(outcomes: Iterable[RunSummary]) -> list[list[RunSummary]]:
-    """Those that compare together, the best first."""
-    in_order = sorted(outcomes, key=lambda outcome: (*map(str, outcome.comparison_key), outcome.negative_elbo))
-    return [list(group) for _, group in groupby(in_order, key=lambda outcome: outcome.comparison_key)]
+def _grouped(summaries: Iterable[RunSummary]) -> list[list[RunSummary]]:
+    """Return the groups of runs whose scores compare, the best run of each first."""
+    in_order = sorted(summaries, key=lambda summary: (*map(str, summary.comparison_key), summary.negative_elbo))
+    return [list(group) for _, group in groupby(in_order, key=lambda summary: summary.comparison_key)]
 
 
-def _name(outcome: RunSummary) -> str:
-    """Of a table."""
-    likelihood = outcome.config.likelihood
+def _name(summary: RunSummary) -> str:
+    """Return the title of a run's table."""
+    likelihood = summary.config.likelihood
     scale = f" of scale {likelihood.scale:g}" if likelihood.name == "gaussian-fixed" else ""
-    return f"{outcome.dataset}, {outcome.protocol}, {likelihood.name}{scale}"
+    return f"{summary.dataset}, {summary.protocol}, {likelihood.name}{scale}"
 
 
 def _table(group: Sequence[RunSummary]) -> Table:
-    from rich.table import Table
-
-    first = group[0]
-    protocol, likelihood = first.protocol, first.config.likelihood
-    table = Table(
-        box=None,
-        pad_edge=False,
-        caption=f"nats per test image, z sampled; {describe_figures(protocol, likelihood)}",
-        caption_justify="left",
-    )
-    evaluated = any(outcome.nll is not None for outcome in group)
-    evidence = [nll_name(protocol, likelihood)] if evaluated else []
-    for heading in ("run", "network", "latent", "active", "-ELBO", *evidence, "parameters", "epochs", "time", "on"):
-        table.add_column(heading, justify="left" if heading in ("run", "network", "on") else "right")
-    for outcome in group:
-        config, test = outcome.config, outcome.test
-        epochs = str(outcome.epochs)
-        if outcome.planned_epochs not in (None, outcome.epochs):
-            epochs += f" of {outcome.planned_epochs}"
-        table.add_row(
-            outcome.run.folder.name,
-            config.family if outcome.preset in (None, config.family) else f"{config.family} ({outcome.preset})",
-            str(config.latent_size),
-            str(test["active_units"]),
-            f"{outcome.negative_elbo:.2f} ± {test['negative_elbo_standard_error']:.2f}",
-            *([_evidence(outcome)] if evaluated else []),
-            f"{outcome.parameters:,}",
-            epochs,
-            "" if outcome.seconds is None else _duration(outcome.seconds),
-            _machine(outcome),
-        )
+    """Return a line for each run; a narrow terminal has no columns for parameters and machine."""
+    protocol, likelihood = group[0].protocol, group[0].config.likelihood
+    is_wide = console.width() >= _WIDE
+    columns: dict[str, Callable[[RunSummary], str]] = {
+        "run": lambda run: run.run.folder.name,
+        "network": _network,
+        "latent": lambda run: str(run.config.latent_size),
+        "active": lambda run: str(run.test["active_units"]),
+        "-ELBO": lambda run: _interval(run.negative_elbo, run.test["negative_elbo_standard_error"], is_wide=is_wide),
+    }
+    if any(run.nll is not None for run in group):
+        columns[nll_name(protocol, likelihood)] = lambda run: _nll(run, is_wide=is_wide)
+    if is_wide:
+        columns["parameters"] = lambda run: f"{run.parameters:,}"
+    columns["epochs"] = _epochs
+    columns["time"] = lambda run: "" if run.seconds is None else _duration(run.seconds)
+    if is_wide:
+        columns["on"] = _machine
+    words = ("run", "network", "on")
+    table = console.table(*columns, right=[name for name in columns if name not in words], wrap=words)
+    for run in group:
+        table.add_row(*(cell(run) for cell in columns.values()))
     return table
 
 
-def _evidence(outcome: RunSummary) -> str:
-    if (found := outcome.nll) is None:
+def _network(run: RunSummary) -> str:
+    family = run.config.family
+    return family if run.preset in (None, family) else f"{family} ({run.preset})"
+
+
+def _epochs(run: RunSummary) -> str:
+    return f"{run.epochs}" if run.planned_epochs in (None, run.epochs) else f"{run.epochs} of {run.planned_epochs}"
+
+
+def _nll(run: RunSummary, *, is_wide: bool) -> str:
+    if (found := run.nll) is None:
         return ""
-    return f"{found['nats_per_image']:.2f} ± {found['standard_error']:.2f}, K = {found['importance_samples']:,}"
+    interval = _interval(found["nats_per_image"], found["standard_error"], is_wide=is_wide)
+    return f"{interval}{', ' if is_wide else chr(10)}K = {found['importance_samples']:,}"
 
 
-def _machine(outcome: RunSummary) -> str:
-    device, threads = outcome.training.get("device", ""), outcome.training.get("threads")
+def _interval(nats: float, standard_error: float, *, is_wide: bool) -> str:
+    """Return "98.93 ± 0.05", in two lines where the terminal is narrow."""
+    return f"{nats:.2f}{' ' if is_wide else chr(10)}± {standard_error:.2f}"
+
+
+def _machine(summary: RunSummary) -> str:
+    device, threads = summary.training.get("device", ""), summary.training.get("threads")
     words = [device if threads is None else f"{threads} thread{'s' if threads != 1 else ''}"]
-    return ", ".join(filter(None, [*words, outcome.training.get("precision", "")]))
+    return ", ".join(filter(None, [*words, summary.training.get("precision", "")]))
 
 
 def _duration(seconds: float) -> str:
-    """As a person reads it: "59 s", "12 min", "3.4 h"."""
+    """Return "59 s", "12 min" or "3.4 h"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,25 +1,26 @@
-"""`--resume`: options of the training that goes on become the defaults of the command.
-
-A training as it was asked for, from reading images to the last line on the screen.
-
-`cli.py train`.
-"""
+"""`cli.py train`: its options, the steps of a training, and what it prints."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from train.cli.options import DataDirOption, DeviceOption, DownloadOption, ImageSizeOption, list_presets, take_preset
-from train.cli.process import device as chosen_device
-from train.cli.process import ending_together, memory_errors, prepare
-from train.cli.tables import score_table
+from train.cli.evaluate import show_scores
+from train.cli.options import (
+    DataDirOption,
+    DeviceOption,
+    DownloadOption,
+    ImageSizeOption,
+    choose_device,
+    memory_errors,
+    prepare_process,
+)
 from train.config import (
     DataOptions,
     DataProtocol,
@@ -29,11 +30,12 @@ from train.config import (
     PrecisionOption,
     TrainOptions,
 )
-from train.recipes import RecipeOptions, parse_stages
+from train.recipes import RECIPES, SMALL_BATCH, SMALL_SET, RecipeOptions, parse_stages, preset_names, read_preset
 from vae_export.cli import console
+from vae_export.cli.command import grouped, option_group
 from vae_export.cli.options import ForceOption, JsonOption
-from vae_export.errors import UsageError
-from vae_export.likelihood import LikelihoodName
+from vae_export.errors import InputError, UsageError
+from vae_export.likelihood import SCALE, LikelihoodName
 from vae_export.models.config import Activation, Family
 from vae_export.runs import ARTIFACTS, Run
 from vae_export.system.extras import require
@@ -41,49 +43,239 @@ from vae_export.system.extras import require
 if TYPE_CHECKING:
     import torch
 
+    from train.autotune import AutotuneResult
+    from train.data.datasets import Dataset
     from train.distributed import Processes
-    from train.resume import TrainingState
+    from train.recipes import Recipe
+    from train.resume import SavedCheckpoint
     from train.session import TrainingSession
+    from vae_export.models import VAEConfig
 
-#: Of the command and not of the training.
-_OURS = {"out", "resume", "force", "json"}
+#: Parameters of the command that are not part of the training and so not kept in its state.
+_NOT_KEPT = {"out", "resume", "force", "json"}
 
 
-def take_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Callback of --resume and of --out, which come in any order: with both known, read that run's options.
+def _recipe_defaults(name: str) -> str:
+    """Return the default of an option in each family's recipe, such as "14; blog and conv 10, residual 12"."""
+    values: dict[str, list[str]] = {}
+    for family, recipe in RECIPES.items():
+        values.setdefault(f"{getattr(recipe, name):g}", []).append(family)
+    (first, _), *others = values.items()
+    return "; ".join([first, ", ".join(f"{' and '.join(families)} {value}" for value, families in others)])
 
-    Whatever is typed overrides them; `train.resume` decides whether that is still the same training.
+
+@option_group("Data")
+class DataFlags:
+    """The images; see `DataOptions`."""
+
+    dataset: Annotated[DatasetName, typer.Option("--dataset", help="Data set to train on.")] = DataOptions.name
+    data_dir: DataDirOption = DataOptions.folder
+    data_protocol: Annotated[
+        DataProtocol,
+        typer.Option(
+            "--data-protocol",
+            help="grey: the grey levels. dynamic, static: binary pixels drawn from them, anew each epoch or once.",
+        ),
+    ] = DataOptions.protocol
+    image_size: ImageSizeOption = DataOptions.image_size
+    download: DownloadOption = DataOptions.download
+
+    def options(self) -> DataOptions:
+        return DataOptions(
+            name=self.dataset,
+            folder=self.data_dir,
+            image_size=self.image_size,
+            download=self.download,
+            protocol=self.data_protocol,
+        )
+
+
+@option_group("Model")
+class ModelFlags:
+    """The network and its likelihood: the fields of `NetworkOptions`."""
+
+    family: Annotated[Family, typer.Option("--family", help="Kind of network; see above.")] = NetworkOptions.family
+    latent_size: Annotated[int, typer.Option("--latent-size", help="Number of latent units.")] = (
+        NetworkOptions.latent_size
+    )
+    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Width of the fully connected layers.")] = (
+        NetworkOptions.hidden_size
+    )
+    activation: Annotated[
+        Activation | None,
+        typer.Option("--activation", help="Function between layers. Default: relu.", show_default=False),
+    ] = NetworkOptions.activation
+    likelihood: Annotated[
+        LikelihoodName, typer.Option("--likelihood", help="p(x|z), the distribution of pixels given the latent.")
+    ] = NetworkOptions.likelihood
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            "--scale",
+            help=f"Standard deviation of gaussian-fixed, for pixels in [0, 1]. Default: {SCALE:g}.",
+            show_default=False,
+        ),
+    ] = NetworkOptions.scale
+
+
+@option_group("Loss")
+class LossFlags:
+    """The terms of the loss: the fields of `ObjectiveOptions`."""
+
+    beta: Annotated[float, typer.Option("--beta", help="Weight of the KL term in the loss, not in the scores.")] = (
+        ObjectiveOptions.beta
+    )
+    kl_warmup: Annotated[float, typer.Option("--kl-warmup", help="Epochs over which the KL weight rises from 0.")] = (
+        ObjectiveOptions.kl_warmup
+    )
+    free_bits: Annotated[
+        float, typer.Option("--free-bits", help="KL per latent unit, in nats, that is not penalised.")
+    ] = ObjectiveOptions.free_bits
+
+
+@option_group("Optimiser")
+class OptimiserFlags:
+    """The recipe; see `RecipeOptions`."""
+
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            help=f"Passes over the images. Default: {_recipe_defaults('epochs')}; more for fewer than {SMALL_SET:,} "
+            "images.",
+            show_default=False,
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            help=f"Images of a step. Default: {_recipe_defaults('batch_size')}; {SMALL_BATCH} for fewer than "
+            f"{SMALL_SET:,} images.",
+            show_default=False,
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate",
+            help=f"Adam's, at its peak. Default: {_recipe_defaults('learning_rate')}.",
+            show_default=False,
+        ),
+    ] = None
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of weights, order and noise; the splits do not depend on it.")
+    ] = TrainOptions.seed
+    warmup_ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--warmup-ratio",
+            help="Share of the steps in which the rate rises. Default: 0.3; mlp 0.1.",
+            show_default=False,
+        ),
+    ] = None
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            "--stages",
+            metavar="EPOCHS:RATE,…",
+            help="Stages of constant rate, such as 1:1e-3,3:7e-4.",
+            show_default=False,
+        ),
+    ] = None
+    epsilon: Annotated[
+        float | None, typer.Option("--epsilon", help="Adam's epsilon. Default: 1e-8.", show_default=False)
+    ] = None
+    weight_average: Annotated[
+        float | None,
+        typer.Option(
+            "--weight-average",
+            help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: 0; mlp "
+            "0.99.",
+            show_default=False,
+        ),
+    ] = None
+
+    def options(self) -> RecipeOptions:
+        return RecipeOptions(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            stages=None if self.stages is None else parse_stages(self.stages),
+            epsilon=self.epsilon,
+            average=self.weight_average,
+            warmup_ratio=self.warmup_ratio,
+        )
+
+
+@option_group("Machine")
+class MachineFlags:
+    """Where and how the steps are computed: fields of `TrainOptions`."""
+
+    device: DeviceOption = "auto"
+    precision: Annotated[
+        PrecisionOption,
+        typer.Option(
+            "--precision", help="Precision of matrix products. auto: bfloat16 where it is measured to be faster."
+        ),
+    ] = TrainOptions.precision
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", help="CPU threads. Default: measured, at most 4.", show_default=False),
+    ] = TrainOptions.threads
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the step: half a minute at first, then faster steps.")
+    ] = TrainOptions.compiled
+
+
+def take_preset(context: typer.Context, name: str | None) -> str | None:
+    """Make the options of a preset the defaults of the command; options that are typed override them."""
+    if name is None:
+        return None
+    preset = read_preset(name)
+    known = {
+        option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
+    }
+    if unknown := [option for option in preset.options if option not in known]:
+        raise InputError("preset names no option of train", where=name, got=", ".join(unknown))
+    defaults = {known[option]: value for option, value in preset.options.items()}
+    context.default_map = {**defaults, **(context.default_map or {})}  # options of a resumed run come first
+    return name
+
+
+def list_presets(_: typer.Context, wanted: bool) -> None:
+    """Print the presets and exit."""
+    if wanted:
+        width = max(map(len, preset_names()))
+        for name in preset_names():
+            console.result(f"{name:<{width}}  {read_preset(name).summary}")
+        raise typer.Exit
+
+
+def take_resumed_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Make the options of the resumed run the defaults of the command.
+
+    This is the callback of --resume and of --out, which come in any order: it acts once both are known. Options that
+    are typed override the defaults; `train.resume` decides whether that is still the same training.
     """
     known = context.params | {parameter.name: value}
     if not known.get("resume") or "out" not in known:
         return value
-    folder = known["out"] if known["out"] is not None else _newest()
-    prepare()
+    folder = known["out"] if known["out"] is not None else _newest_resumable()
+    prepare_process()
     from train.resume import load_state
 
     arguments = dict(load_state(Run(folder)).arguments)
-    began_with = arguments.pop("preset", None)
+    context.meta[_FIRST_PRESET] = arguments.pop("preset", None)
     context.default_map = {**(context.default_map or {}), **arguments}
-    context.meta["began with"] = began_with
     return folder if parameter.name == "out" else value
 
 
-def same_preset(context: typer.Context, preset: str | None) -> str | None:
-    """The one that the training began with; another is refused."""
-    began_with: str | None = context.meta["began with"]
-    if preset not in (None, began_with):
-        expected, got = f"preset {began_with}", f"preset {preset}"
-        raise UsageError("resume would be another training", expected=expected, got=got, do="leave it out")
-    return began_with
+#: Key in the context's `meta`: the preset that a resumed training began with.
+_FIRST_PRESET = "preset of the resumed run"
 
 
-def recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A command's parameters as a state keeps them; paths hold from any working folder."""
-    ours = {name: value for name, value in parameters.items() if name not in _OURS and value is not None}
-    return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in ours.items()}
-
-
-def _newest() -> Path:
+def _newest_resumable() -> Path:
     states = sorted(ARTIFACTS.glob(f"*/{Run(Path()).training_state}"), key=lambda path: path.stat().st_mtime)
     if not states:
         raise UsageError("no run to resume", where=ARTIFACTS, do="say which: --out FOLDER")
@@ -92,101 +284,255 @@ def _newest() -> Path:
     return run
 
 
-def run_training(
-    options: TrainOptions,
-    run: Run,
-    arguments: Mapping[str, Any],
-    *,
-    resume: bool,
-    force: bool,
-    tensorboard: bool,
-    json: bool,
-) -> None:
-    """Train, draw, print.
+def _preset_of_resumed(context: typer.Context, preset: str | None) -> str | None:
+    """Return the preset that the training began with. Raises `UsageError` if another one was passed."""
+    first: str | None = context.meta[_FIRST_PRESET]
+    if preset not in (None, first):
+        expected, got = f"preset {first}", f"preset {preset}"
+        raise UsageError("resume would be another training", expected=expected, got=got, do="leave it out")
+    return first
 
-    Args:
-        options: of the training.
-        run: where it goes.
-        arguments: as they were typed, for the state; device and threads go in as they were chosen.
-        resume: go on with what lies in the run.
-        force: replace it.
-        tensorboard: write event files too.
-        json: print the result as JSON.
+
+@grouped
+def train(
+    context: typer.Context,
+    *,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            help="Named set of options; options that are typed override it.",
+            show_default=False,
+            callback=take_preset,
+            is_eager=True,
+            rich_help_panel="Start",
+        ),
+    ] = None,
+    _list: Annotated[
+        bool,
+        typer.Option(
+            "--list-presets",
+            help="Show the presets and exit.",
+            callback=list_presets,
+            is_eager=True,
+            rich_help_panel="Start",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the training in --out, or the newest, with its options.",
+            callback=take_resumed_run,
+            is_eager=True,
+            rich_help_panel="Start",
+        ),
+    ] = False,
+    data: DataFlags,
+    model: ModelFlags,
+    optimiser: OptimiserFlags,
+    loss: LossFlags,
+    machine: MachineFlags,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--run",
+            metavar="FOLDER",
+            help="Run folder. Default: artifacts/<dataset>-<preset or family>.",
+            show_default=False,
+            callback=take_resumed_run,
+            is_eager=True,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write event files to tensorboard/ in the run.", rich_help_panel="Output"
+        ),
+    ] = False,
+    force: ForceOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train a VAE.
+
+    Writes the best checkpoint, metrics and pictures to a run folder. Ctrl-C and SIGTERM save after the current step;
+    --resume continues from there and arrives at the same weights, bit by bit.
+
+    \b
+    Families, and the -ELBO of their defaults in nats per MNIST test image (grey):
+      mlp       two hidden layers, linear heads               98.9
+      blog      ReLU heads, dropout and loss of a blog post  155.9
+      conv      two strided convolutions each way             99.5
+      residual  conv with residual blocks in its decoder, for --preset mnist-best
     """
+    if resume:
+        if force:
+            raise UsageError("--resume and --force exclude each other", do="resume, or start anew with --force")
+        preset = _preset_of_resumed(context, preset)
+    options = TrainOptions(
+        data=data.options(),
+        network=NetworkOptions(**vars(model)),
+        objective=ObjectiveOptions(**vars(loss)),
+        recipe=optimiser.options(),
+        seed=optimiser.seed,
+        preset=preset,
+        **vars(machine),
+    )
+    prepare_process()
     if tensorboard:
         require("tensorboard")
+    run = Run(out if out is not None else ARTIFACTS / _run_name(data.dataset, preset, model.family))
+    arguments = _kept_arguments(context.params | {"preset": preset})
     with memory_errors():
-        import torch
-
-        from train import progress
-        from train.autotune import autotune
-        from train.distributed import join_processes
-        from train.pictures import draw_pictures
-        from train.progress import load_with_progress, show_progress
-        from train.resume import check_out, load_state, new_run, resumed_run
-        from train.session import TrainingSession
-        from train.trainer import check_compiler, steps_per_epoch
-        from vae_export.models.checkpoint import load_checkpoint
-
-        chosen = chosen_device(options.device, options.threads)
-        with ending_together(), join_processes(chosen) as processes:
-            say: Callable[[str], None] = console.message if processes.is_first else lambda _: None
-            if not resume:
-                processes.on_first(lambda: check_out(run, force=force))
-            images = processes.on_each(lambda: load_with_progress(options.data))
-            config = options.network.config(images.image_shape)  # before the folder is touched: it may not fit
-            recipe = options.recipe_for(len(images.train))
-            steps = steps_per_epoch(len(images.train), recipe.batch_size)
-            processes.batch_slice(recipe.batch_size)
-            if options.compiled:
-                check_compiler(chosen)
-            pace = processes.gather(autotune(options, config, images, chosen, processes))[0]
-            torch.set_num_threads(pace.config.threads)
-            options = replace(options, precision=pace.config.precision, threads=pace.config.threads)
-            arguments = dict(arguments) | {"device": chosen.type, "threads": pace.config.threads}
-            with processes.first_holds(resumed_run(run) if resume else new_run(run, force=force)):
-                session = TrainingSession(options, run, images, chosen, arguments, processes)
-                count = f"{len(images.train):,} images of {options.data.name}"
-                say(f"{run.folder}: {config.family} on {count}, {_where(chosen, processes)}")
-                say(pace.describe(recipe.batch_size // processes.count))
-                for line in progress.notes_before_training(config, images):
-                    say(f"note: {line}")
-                if resume:
-                    _go_on(session, processes.on_first(lambda: load_state(run)), say)
-                was_done = session.is_done
-                with (
-                    show_progress(
-                        epochs=recipe.epochs,
-                        steps=steps,
-                        batch_size=recipe.batch_size,
-                        protocol=options.data.protocol,
-                        silent=not processes.is_first,
-                    ) as report,
-                    _events(tensorboard and not was_done and processes.is_first, session),
-                ):
-                    saved = session.train(report)
-                if processes.is_first and not (was_done and run.pictures.exists()):
-                    draw_pictures(load_checkpoint(run.checkpoint).model(), images, run)
-    if not processes.is_first:
-        return
-    if json:
-        console.result_json({"run": str(run.folder), "checkpoint": str(run.checkpoint), **saved.to_json()})
-        return
-    scores, title = {"validation": saved.validation, "test": saved.test}, f"{run.folder}, epoch {saved.epoch}"
-    console.result(score_table(scores, title, options.data.protocol, config.likelihood))
-    console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")
+        _train(_Request(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json))
 
 
-def _where(device: torch.device, processes: Processes) -> str:
-    return device.type if processes.is_single else f"{device.type}, {processes.count} processes"
+def _run_name(dataset: str, preset: str | None, family: str) -> str:
+    name = preset or family
+    return name if name.startswith(dataset) else f"{dataset}-{name}"
+
+
+def _kept_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the command's parameters as a training state keeps them, with paths that hold in any working folder."""
+    kept = {name: value for name, value in parameters.items() if name not in _NOT_KEPT and value is not None}
+    return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A training as it was asked for.
+
+    Attributes:
+        options: of the training.
+        run: the folder that it writes to.
+        arguments: the command's parameters, for the state.
+        resume: whether it continues the training in the folder.
+        force: whether it replaces the run in the folder.
+        tensorboard: whether it writes event files.
+        json: whether the result is printed as JSON.
+    """
+
+    options: TrainOptions
+    run: Run
+    arguments: Mapping[str, Any]
+    resume: bool
+    force: bool
+    tensorboard: bool
+    json: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A training before its first step: the images are loaded, and nothing is left to be chosen.
+
+    Attributes:
+        request: with the threads and the precision that were chosen.
+        images: the data set.
+        config: the network for images of this shape.
+        recipe: epochs, batch size and rates for this number of images.
+        device: of the weights.
+        speed: threads and precision, and the measurements that they were chosen by.
+        processes: that train together.
+    """
+
+    request: _Request
+    images: Dataset
+    config: VAEConfig
+    recipe: Recipe
+    device: torch.device
+    speed: AutotuneResult
+    processes: Processes
+
+    def message(self, line: str) -> None:
+        """Print a line on stderr, once for all processes."""
+        if self.processes.is_first:
+            console.message(line)
+
+
+def _train(request: _Request) -> None:
+    """Train, draw the pictures and print the result; the first process alone prints."""
+    from train.distributed import join_processes
+
+    device = choose_device(request.options.device, request.options.threads)
+    with _exit_with_peers(), join_processes(device) as processes:
+        plan = _make_plan(request, device, processes)
+        saved = _run_plan(plan)
+    if processes.is_first:
+        _print_result(plan, saved)
+
+
+def _make_plan(request: _Request, device: torch.device, processes: Processes) -> _Plan:
+    """Load the images and check that everything fits, before the run folder is touched; choose threads, precision."""
+    import torch
+
+    from train.autotune import autotune
+    from train.progress import load_with_progress
+    from train.resume import check_out
+    from train.trainer import check_compiler, steps_per_epoch
+
+    options = request.options
+    if not request.resume:
+        processes.on_first(lambda: check_out(request.run, force=request.force))
+    images = processes.on_each(lambda: load_with_progress(options.data))
+    config = options.network.config(images.image_shape)
+    recipe = options.recipe_for(len(images.train))
+    steps_per_epoch(len(images.train), recipe.batch_size)  # raises an error for fewer images than a batch has
+    processes.batch_slice(recipe.batch_size)  # raises an error where processes would get unequal parts
+    if options.compiled:
+        check_compiler(device)
+    speed = processes.gather(autotune(options, config, images, device, processes))[0]
+    torch.set_num_threads(speed.config.threads)
+    options = replace(options, precision=speed.config.precision, threads=speed.config.threads)
+    arguments = {**request.arguments, "device": device.type, "threads": speed.config.threads}
+    request = replace(request, options=options, arguments=arguments)
+    return _Plan(request, images, config, recipe, device, speed, processes)
+
+
+def _run_plan(plan: _Plan) -> SavedCheckpoint:
+    """Train in the run folder, which this process holds meanwhile."""
+    from train.pictures import draw_pictures
+    from train.resume import load_state, new_run, resumed_run
+    from train.session import TrainingSession
+    from vae_export.models.checkpoint import load_checkpoint
+
+    request, processes = plan.request, plan.processes
+    run = request.run
+    with processes.first_holds(resumed_run(run) if request.resume else new_run(run, force=request.force)):
+        session = TrainingSession(request.options, run, plan.images, plan.device, request.arguments, processes)
+        _describe(plan)
+        if request.resume:
+            state = processes.on_first(lambda: load_state(run))
+            changes = session.resume(state)
+            _describe_resumed(plan, session, state.position, changes)
+        was_done = session.is_done
+        saved = _run_session(plan, session)
+        if processes.is_first and not (was_done and run.pictures.exists()):
+            draw_pictures(load_checkpoint(run.checkpoint).model(), plan.images, run)
+    return saved
+
+
+def _run_session(plan: _Plan, session: TrainingSession) -> SavedCheckpoint:
+    """Train to the end with progress on stderr and, if they are wanted, event files."""
+    from train.progress import show_progress
+
+    is_first = plan.processes.is_first
+    shown = show_progress(
+        epochs=plan.recipe.epochs,
+        steps=session.trainer.steps_per_epoch,
+        batch_size=plan.recipe.batch_size,
+        protocol=plan.request.options.data.protocol,
+        silent=not is_first,
+    )
+    logs_events = plan.request.tensorboard and is_first and not session.is_done
+    with shown as report, _event_log(session) if logs_events else nullcontext():
+        return session.train(report)
 
 
 @contextmanager
-def _events(wanted: bool, session: TrainingSession) -> Iterator[None]:
-    """Let the session write TensorBoard's event files, if they are wanted."""
-    if not wanted:
-        yield
-        return
+def _event_log(session: TrainingSession) -> Iterator[None]:
+    """Let the session write TensorBoard's event files."""
     from train.tensorboard import event_writer
 
     done, epochs = session.epochs, session.recipe.epochs
@@ -194,170 +540,48 @@ def _events(wanted: bool, session: TrainingSession) -> Iterator[None]:
         yield
 
 
-def _go_on(session: TrainingSession, state: TrainingState, say: Callable[[str], None]) -> None:
-    """Bring the session where it was, and say so."""
-    changes, steps = session.resume(state), session.trainer.steps_per_epoch
+@contextmanager
+def _exit_with_peers() -> Iterator[None]:
+    """Exit in silence if another process of the training ended and said why."""
+    from train.distributed import PeerEndedError
+
+    try:
+        yield
+    except PeerEndedError as ended:
+        raise typer.Exit(ended.code) from ended
+
+
+def _describe(plan: _Plan) -> None:
+    """Print what is trained on what, and notes about options that hardly fit together."""
+    from train.progress import notes_before_training
+
+    processes, device = plan.processes, plan.device.type
+    where = device if processes.is_single else f"{device}, {processes.count} processes"
+    images = f"{len(plan.images.train):,} images of {plan.request.options.data.name}"
+    plan.message(f"{plan.request.run.folder}: {plan.config.family} on {images}, {where}")
+    plan.message(plan.speed.describe(plan.recipe.batch_size // processes.count))
+    for line in notes_before_training(plan.config, plan.images):
+        plan.message(f"note: {line}")
+
+
+def _describe_resumed(plan: _Plan, session: TrainingSession, position: int, changes: list[str]) -> None:
+    """Print where the training continues, and what is different from before."""
     if session.is_done:
-        say(f"finished: all {session.epochs} epochs are done; nothing to resume")
+        plan.message(f"finished: all {session.epochs} epochs are done; nothing to resume")
         return
-    done = state.position - session.epochs * steps
-    say(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
+    steps = session.trainer.steps_per_epoch
+    done = position - session.epochs * steps
+    plan.message(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
     for change in changes:
-        say(f"note: {change}: from here on as before within rounding, not bit by bit")
+        plan.message(f"note: {change}: from here on results agree within rounding, not bit by bit")
 
 
-def train(
-    context: typer.Context,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="Options under a name; others override them.",
-            show_default=False,
-            callback=take_preset,
-            is_eager=True,
-        ),
-    ] = None,
-    _list: Annotated[
-        bool, typer.Option("--list-presets", help="Show the presets and exit.", callback=list_presets, is_eager=True)
-    ] = False,
-    dataset: Annotated[DatasetName, typer.Option("--dataset", help="What to train on.")] = "mnist",
-    data_protocol: Annotated[
-        DataProtocol,
-        typer.Option(
-            "--data-protocol",
-            help="Grey levels as they are, or binary pixels drawn from them: anew each epoch, or once.",
-        ),
-    ] = "grey",
-    family: Annotated[Family, typer.Option("--family", help="Which network; see above.")] = "mlp",
-    latent_size: Annotated[int, typer.Option("--latent-size", help="Number of latent units.")] = 20,
-    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Width of fully connected layers.")] = 400,
-    activation: Annotated[
-        Activation | None,
-        typer.Option("--activation", help="Between layers. Default: relu.", show_default=False),
-    ] = None,
-    likelihood: Annotated[
-        LikelihoodName, typer.Option("--likelihood", help="p(x|z): what the decoder says of a pixel.")
-    ] = "bernoulli",
-    scale: Annotated[
-        float | None,
-        typer.Option("--scale", help="Deviation of gaussian-fixed. Default: 0.1.", show_default=False),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 14, blog and conv 10, residual 12.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Default: 128, conv 256.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", help="Default: 3e-3, blog 1e-3, residual 2e-3.")
-    ] = None,
-    warmup_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--warmup-ratio",
-            help="Share of the steps in which the rate rises. Default: 0.3, mlp 0.1.",
-            show_default=False,
-        ),
-    ] = None,
-    stages: Annotated[
-        str | None,
-        typer.Option("--stages", help="Epochs and rate of each stage: 1:1e-3,3:7e-4,…", show_default=False),
-    ] = None,
-    epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="Adam's. Default: 1e-8.", show_default=False)
-    ] = None,
-    weight_average: Annotated[
-        float | None,
-        typer.Option(
-            "--weight-average",
-            help="Score and keep an average of the weights, of this decay a step. Default: 0, for none; mlp 0.99.",
-            show_default=False,
-        ),
-    ] = None,
-    beta: Annotated[float, typer.Option("--beta", help="Weight of the KL term in the loss, not in the scores.")] = 1.0,
-    kl_warmup: Annotated[float, typer.Option("--kl-warmup", help="Epochs in which it grows from 0.")] = 0.0,
-    free_bits: Annotated[float, typer.Option("--free-bits", help="Nats a unit has for nothing in the loss.")] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights, order and noise; not of the splits.")] = 0,
-    device: DeviceOption = "auto",
-    precision: Annotated[
-        PrecisionOption,
-        typer.Option("--precision", help="Of products in training. auto: bfloat16, if measured to be quicker."),
-    ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads. Default: measured, 4 at most.", show_default=False),
-    ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the step first: half a minute, then quicker steps.")
-    ] = False,
-    data_dir: DataDirOption = None,
-    image_size: ImageSizeOption = None,
-    download: DownloadOption = True,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write event files too, to the run's tensorboard/.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--run",
-            help="Run folder. Default: artifacts/<dataset>-<preset or family>.",
-            show_default=False,
-            callback=take_run,
-            is_eager=True,
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Go on with the training in --out, or the newest, as it was begun.",
-            callback=take_run,
-            is_eager=True,
-        ),
-    ] = False,
-    force: ForceOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Train a VAE. Writes the best checkpoint, metrics and pictures to a run folder.
-
-    Ctrl-C and SIGTERM end the step at hand and save; --resume goes on from there, to the same weights, bit by bit.
-
-    \b
-    Families, and the -ELBO of their defaults in nats per MNIST test image (grey):
-      mlp    two hidden layers, linear heads                  98.9
-      blog   ReLU heads, dropout and loss of a blog post     155.9
-      conv   two strided convolutions each way                99.5
-      residual  conv with residual blocks in its decoder, for --preset mnist-best
-    """
-    if resume:
-        if force:
-            raise UsageError("--resume and --force together", do="go on with --resume, or begin anew with --force")
-        preset = same_preset(context, preset)
-    options = TrainOptions(
-        DataOptions(dataset, data_dir, image_size, download, data_protocol),
-        NetworkOptions(family, latent_size, hidden_size, activation, likelihood, scale),
-        ObjectiveOptions(beta, kl_warmup, free_bits),
-        RecipeOptions(
-            epochs,
-            batch_size,
-            learning_rate,
-            None if stages is None else parse_stages(stages),
-            epsilon,
-            weight_average,
-            warmup_ratio,
-        ),
-        seed,
-        device,
-        precision,
-        threads,
-        preset,
-        compiled,
-    )
-    prepare()
-    run = Run(out if out is not None else ARTIFACTS / _name(dataset, preset, family))
-    arguments = recorded(context.params | {"preset": preset})
-    run_training(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json)
-
-
-def _name(dataset: str, preset: str | None, family: str) -> str:
-    """Of the run's folder."""
-    name = preset or family
-    return name if name.startswith(dataset) else f"{dataset}-{name}"
+def _print_result(plan: _Plan, saved: SavedCheckpoint) -> None:
+    run = plan.request.run
+    if plan.request.json:
+        console.result_json({"run": str(run.folder), "checkpoint": str(run.checkpoint), **saved.to_json()})
+        return
+    console.result(f"{run.folder}, epoch {saved.epoch}")
+    scores = {"validation": saved.validation, "test": saved.test}
+    show_scores(scores, plan.images.protocol, plan.config.likelihood)
+    console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")

@@ -11,23 +11,27 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from vae_export.errors import StorageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
+    from rich.table import Table
 
 #: Between two lines of progress where there is no terminal.
 _SECONDS_BETWEEN_LINES = 10.0
+#: Columns that a text which wraps is given at least.
+_LEAST_WORDS = 10
 
 
 def result(value: RenderableType) -> None:
-    """A result, for a person: text or a rich table, on stdout."""
+    """Print a result for a person on stdout: text, or a table."""
     from rich.console import Console
+    from rich.table import Table
 
     # To memory first: rich ends the process when a pipe breaks.
     text, terminal = io.StringIO(), sys.stdout.isatty()
@@ -35,10 +39,62 @@ def result(value: RenderableType) -> None:
     console = Console(
         file=text, force_terminal=terminal, highlight=False, markup=False, soft_wrap=isinstance(value, str)
     )
-    if not terminal:
-        console.width = 160  # a pipe has no width: tables must not be cut to the 80 columns that rich assumes there
+    console.width = width()
+    if isinstance(value, Table):
+        console.width = _fit(value, console.width)
     console.print(value)
     write(sys.stdout, text.getvalue())
+
+
+def paragraph(text: str) -> None:
+    """Print a long line as a result: a terminal shows it wrapped at words, a pipe gets one line."""
+    from rich.text import Text
+
+    result(Text(text) if sys.stdout.isatty() else text)
+
+
+def width() -> int:
+    """Return the columns of the terminal; 160 where there is none, because rich would cut tables to 80 there."""
+    from rich.console import Console
+
+    return Console().width if sys.stdout.isatty() else 160
+
+
+def table(*headings: str, right: Container[str] = (), wrap: Container[str] = ()) -> Table:
+    """Return an empty table for `result`, without lines.
+
+    Args:
+        headings: one for each column; they may wrap.
+        right: headings of the columns that are aligned to the right.
+        wrap: headings of the columns that wrap where the terminal is narrow; the others are never cut.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False)
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        made.add_column(Text(heading, no_wrap=False), justify=justify, overflow="fold", no_wrap=heading not in wrap)
+    return made
+
+
+def _fit(table: Table, columns: int) -> int:
+    """Let headings wrap if `table` is wider than `columns`; return the width it needs so that no number is cut."""
+    from rich.cells import cell_len
+
+    gaps, natural, least = 2 * (len(table.columns) - 1), 0, 0
+    for column in table.columns:
+        heading = str(column.header)
+        lines = [line for cell in column.cells for line in str(cell).splitlines()][1 if heading else 0 :]
+        words = [word for line in [heading, *([] if column.no_wrap else lines)] for word in line.split()]
+        shortest = max(map(cell_len, [*words, *(lines if column.no_wrap else [])]), default=0)
+        natural += max(map(cell_len, [heading, *lines]))
+        least += shortest if column.no_wrap else min(shortest, _LEAST_WORDS)
+        column.min_width = shortest if column.no_wrap else None
+    if natural + gaps > columns:
+        for column in table.columns:
+            column.max_width = column.min_width
+    return max(columns, least + gaps)
 
 
 def result_json(value: Any) -> None:
