@@ -10,6 +10,7 @@ import pytest
 
 from tests import samples
 from vae_export import Source
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import Graph
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError, UsageError
@@ -30,7 +31,7 @@ class Toy:
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
     precisions: tuple[PrecisionName, ...] = ("fp32",)
-    beside = ()
+    sidecars = ()
     packages = ()
     danger = ""
     may_crash = is_slow = False
@@ -45,28 +46,28 @@ class Toy:
         if options.opset == 99:
             raise UsageError("no such thing")
 
-    def write(self, graph: Graph, options: WriteOptions) -> bytes:
+    def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         assert set(options.metadata) == {"vae_export.part", "vae_export.contract", "vae_export.provenance"}
         self.module = graph.module
-        self.data = b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters())
-        return self.data
+        self.content = FileContent(b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters()))
+        return self.content
 
-    def machine(self, data: bytes) -> str:  # noqa: ARG002 -- anywhere
+    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
-    def lint(self, _data: bytes, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
+    def lint(self, _content: FileContent, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
         return []
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         return (SessionOptions(provider, threads=1),)
 
-    def open(self, data: bytes, spec: PartSpec, options: SessionOptions) -> Runner:
+    def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         from vae_export.formats._torch import torch_runner
 
-        assert data == self.data
+        assert content == self.content
         if options.provider == "nowhere":
             raise TargetError("toy cannot run", where=options.provider)
         run = torch_runner(self.module, spec, replace(options, provider="cpu"))

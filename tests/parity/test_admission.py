@@ -222,7 +222,7 @@ def in_place_of_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code:
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "trial run crashed: .*died of SIGSEGV"),
         ("import os; os.abort()", "trial run crashed: .*died of SIGABRT"),
         ("raise SystemExit('no\\nmemory')", "trial run failed: .*got exit code 1, memory"),
-        ("import sys; print('{}'); sys.exit(3)", "trial run failed: .*got exit code 3, no word"),
+        ("import sys; print('{}'); sys.exit(3)", "trial run failed: .*got exit code 3, no output"),
     ],
 )
 def test_however_the_child_ends_it_is_one_line(

@@ -108,7 +108,7 @@ def test_a_worker_and_a_driver_that_are_killed_change_nothing(bundle: Path, loca
     out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said.read_text()
     assert done < ROWS // SHARD, "it was killed too late"
-    assert "Ray's driver died (SIGSEGV)" in said.read_text()
+    assert "Ray's driver died of SIGSEGV;" in said.read_text()
     assert json.loads(out)["engine"] == "ray"
     assert [path.name for path in home.iterdir()] == ["out"]
     assert tree(home / "out") == tree(local)
@@ -212,7 +212,7 @@ def test_drivers_that_all_die_are_one_line(bundle: Path) -> None:
             print(error)
     """
     done = run_python(code)
-    assert done.stdout == "Ray's driver died; got SIGKILL, 4 times; see Ray's logs; --engine local needs none\n"
+    assert done.stdout == "Ray's driver died of SIGKILL: 4 times in a row; see Ray's logs; --engine local needs none\n"
 
 
 def test_ctrl_c_leaves_nothing(bundle: Path, tmp_path: Path) -> None:

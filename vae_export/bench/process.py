@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import selectors
-import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vae_export.bench import worker
 from vae_export.bench.subjects import Subject
 from vae_export.errors import MachineError
+from vae_export.system.child_process import child_environment, describe_exit, last_line, python_command
 
 #: Timeout of one request. A compiler may take a minute on a busy machine; nothing takes this long.
 TIMEOUT_SECONDS = 300.0
@@ -38,9 +37,7 @@ class SubjectProcess:
         self._seconds = seconds
         self._scratch = tempfile.TemporaryDirectory(prefix="vae-export-bench-")
         self._stderr = open(Path(self._scratch.name) / "stderr", "w+b")
-        environment = os.environ | {
-            # The child looks for packages where this process does, and not in the working folder.
-            "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
+        environment = child_environment() | {
             # An engine that is killed leaves the files that it has unpacked: `close` removes them.
             "TMPDIR": self._scratch.name,
             # A compiler cache would make the load time of a second run shorter than that of the first.
@@ -48,7 +45,7 @@ class SubjectProcess:
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            command or (sys.executable, "-P", "-m", "vae_export.bench.worker"),
+            command or python_command(worker.__name__),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -111,7 +108,5 @@ class SubjectProcess:
         """Return an error that says how the child ended, with the last line that it printed."""
         code = self._process.wait()
         self._stderr.seek(0)
-        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), None)
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return SubjectError(f"its process {how}", got=last and last[:300])
+        last = last_line(self._stderr.read())
+        return SubjectError(f"its process {describe_exit(code)}", got=last and last[:300])

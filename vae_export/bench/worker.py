@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.folder import open_artifact
 from vae_export.bench.subjects import Subject, make_inputs
 from vae_export.errors import VaeExportError
+from vae_export.system.child_process import private_stdout
 
 if TYPE_CHECKING:
     from vae_export.formats import Runner
@@ -104,7 +105,7 @@ def peak_memory() -> int:
 def _main() -> None:
     # The parent handles Ctrl-C: this process ends when its input does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    answers = _redirect_stdout()
+    answers = private_stdout()
     server: SubjectServer | None = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -121,13 +122,6 @@ def _main() -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)
-
-
-def _redirect_stdout() -> IO[str]:
-    """Return the stream that was stdout, and send what is printed from now on to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
 
 
 if __name__ == "__main__":

@@ -6,10 +6,6 @@ written, so that it has a largest batch; a runner hands larger ones to it in pie
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +14,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import torch_runner
-from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces, silenced
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -56,7 +52,7 @@ class ExecuTorch:
         """It has no options that could be wrong."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:  # noqa: ARG002 -- a program has no room for metadata
-        with _quiet():
+        with silenced():
             from executorch.backends.xnnpack.partition import config
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
@@ -91,7 +87,7 @@ class ExecuTorch:
         require(self.extra, "executorch")
         if options.provider != "cpu":
             raise TargetError("device is not there", where=f"executorch/{options.provider}", expected="cpu")
-        with _quiet():
+        with silenced():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
 
@@ -116,17 +112,3 @@ class _Loaded:
         # Outputs lie in memory that the next run writes to.
         outputs = [[output.clone() for output in self.method.execute(piece)] for piece in pieces]
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Its imports and passes warn, log and print about their own code."""
-    said: Any = io.StringIO()
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

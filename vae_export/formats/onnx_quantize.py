@@ -7,9 +7,6 @@ in half precision, and nats are made of the logarithm of what is missing to it.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
@@ -19,6 +16,7 @@ import numpy as np
 
 from vae_export.contract import Array
 from vae_export.errors import ModelError, UsageError
+from vae_export.formats.base import silenced
 from vae_export.precision import PrecisionName
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def convert_precision(
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     before, ir_version = {node.op_type for node in model.graph.node}, model.ir_version
-    with _quiet():
+    with silenced():
         try:
             result = _CONVERTERS[precision](model, calibration)
         except (ModelError, UsageError):
@@ -217,16 +215,3 @@ def _tidy(model: onnx.ModelProto, metadata: Mapping[str, str], ir_version: int) 
     del model.metadata_props[:]
     for key, value in sorted(metadata.items()):
         model.metadata_props.add(key=key, value=value)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converters print and log advice for those who call them by hand."""
-    said = io.StringIO()
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield
-    finally:
-        logging.disable(before)

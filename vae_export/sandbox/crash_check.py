@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -22,6 +20,7 @@ from typing import IO, Any
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Contract, Part
+from vae_export.system.child_process import child_environment, describe_exit, private_stdout, python_command
 
 #: Of one child. Most of an ordinary one's second or two are imports.
 SECONDS = 120
@@ -53,21 +52,21 @@ def crash_check(scenes: Sequence[Trial], contract: Contract) -> dict[tuple[str, 
 
 def _child(scenes: Sequence[Trial], contract: Contract) -> tuple[int, str | None]:
     """How many scenes a child came through, and how it ended before the last of them, if it did."""
-    # The child finds packages where this process does, and none in the working folder.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = [sys.executable, "-P", "-m", "vae_export.sandbox.crash_check"]
     try:
         child = subprocess.run(
-            command, input=_packed(scenes, contract), capture_output=True, env=environment, timeout=SECONDS, check=False
+            python_command(__name__),
+            input=_packed(scenes, contract),
+            capture_output=True,
+            env=child_environment(),
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         return len((error.stdout or b"").splitlines()), f"no answer within {SECONDS} s"
     finished = len(child.stdout.splitlines())
     if finished == len(scenes):
         return finished, None
-    if child.returncode < 0:
-        return finished, f"a process that died of {signal.Signals(-child.returncode).name}"
-    return finished, f"a process that ended with exit code {child.returncode}"
+    return finished, f"a process that {describe_exit(child.returncode)}"
 
 
 def _packed(scenes: Iterable[Trial], contract: Contract) -> bytes:
@@ -82,9 +81,7 @@ def _packed(scenes: Iterable[Trial], contract: Contract) -> bytes:
 
 
 def _main(source: IO[bytes]) -> None:
-    # Engines write to stdout as they like; what is said to the parent goes by a handle of its own.
-    with os.fdopen(os.dup(1), "w") as parent:
-        os.dup2(2, 1)
+    with private_stdout() as parent:
         head = json.loads(source.readline())
         contract = Contract.from_json(head["contract"])
         for item in head["scenes"]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 from vae_export.contract import Contract, Part
 from vae_export.errors import InputError, ModelError
+from vae_export.system.child_process import child_environment, describe_exit, last_line, python_command
 
 #: Larger than any VAE decoder that we have seen, smaller than what protobuf can hold.
 MAX_BYTES = 1 << 30
@@ -60,19 +59,13 @@ def read_plain(path: Path) -> bytes:
 
 def _try(data: bytes, contract: Contract, part: Part, batch: int, path: Path) -> None:
     """Let `trial.py` parse, check, open and run it; raise what it says, or of what it died."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "vae_export.sandbox.untrusted_child",
-        json.dumps(contract.to_json()),
-        part,
-        str(batch),
-    ]
-    # The child finds packages where this process does, and none in the working folder.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    from vae_export.sandbox import untrusted_child
+
+    command = python_command(untrusted_child.__name__, [json.dumps(contract.to_json()), part, str(batch)])
     try:
-        child = subprocess.run(command, input=data, capture_output=True, env=environment, timeout=SECONDS, check=False)
+        child = subprocess.run(
+            command, input=data, capture_output=True, env=child_environment(), timeout=SECONDS, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise ModelError(
             "trial run took too long", where=path, expected=f"{SECONDS} s at most", do="try smaller batches (--quick)"
@@ -85,13 +78,11 @@ def _try(data: bytes, contract: Contract, part: Part, batch: int, path: Path) ->
 def _reason(child: subprocess.CompletedProcess[bytes], path: Path) -> InputError:
     """The child's own words; where it had none, how it ended."""
     if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        return ModelError("trial run crashed", where=path, got=f"a process that died of {name}")
+        return ModelError("trial run crashed", where=path, got=f"a process that {describe_exit(child.returncode)}")
     try:
         said = json.loads(child.stdout)
         where = ", ".join(str(place) for place in (path, said["where"]) if place)
         return ModelError(said["what"], where=where, expected=said["expected"], got=said["got"])
     except (ValueError, LookupError, TypeError):
-        lines = child.stderr.decode("utf-8", "replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "no word")
+        last = last_line(child.stderr) or "no output"
         return ModelError("trial run failed", where=path, got=f"exit code {child.returncode}, {last}")

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,6 +30,7 @@ from vae_export.errors import (
     UsageError,
     VaeExportError,
 )
+from vae_export.pipeline.ray import driver
 from vae_export.pipeline.ray.driver import (
     ChunkDone,
     DriverRequest,
@@ -43,6 +42,7 @@ from vae_export.pipeline.ray.driver import (
 )
 from vae_export.pipeline.ray.worker import ModelPayload
 from vae_export.pipeline.task import Chunk, Task
+from vae_export.system.child_process import child_environment, describe_exit, python_command
 
 #: How many drivers may die one after the other without a result in between.
 _MAX_DRIVER_DEATHS = 4
@@ -84,10 +84,10 @@ class RayEngine:
         done, deaths, lost = 0, 0, False
         while done < len(chunks):
             request = DriverRequest(self.payload, task, chunks[done:], self.actors, self.address, allow_fewer=lost)
-            with _driver(request) as driver:
+            with _driver(request) as child:
                 try:
                     while done < len(chunks):
-                        match driver.receive():
+                        match child.receive():
                             case ChunkDone(outputs):
                                 done, deaths = done + 1, 0
                                 yield outputs
@@ -101,10 +101,10 @@ class RayEngine:
                                 break
                 except _DriverDiedError as death:
                     lost, deaths = True, deaths + 1
-                    self.report(f"Ray's driver died ({death}); {done} of {len(chunks)} chunks done")
+                    self.report(f"Ray's driver {death}; {done} of {len(chunks)} chunks done")
                     if deaths == _MAX_DRIVER_DEATHS:
-                        got, do = f"{death}, {deaths} times", "see Ray's logs; --engine local needs none"
-                        raise MachineError("Ray's driver died", got=got, do=do) from None
+                        where, do = f"{deaths} times in a row", "see Ray's logs; --engine local needs none"
+                        raise MachineError(f"Ray's driver {death}", where=where, do=do) from None
 
 
 class _DriverDiedError(Exception):
@@ -124,8 +124,7 @@ class _Driver:
             message: Message = self.pipe.recv()
         except (EOFError, OSError):
             code = self.process.wait()
-            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise _DriverDiedError(how) from None
+            raise _DriverDiedError(describe_exit(code)) from None
         return message
 
 
@@ -133,12 +132,11 @@ class _Driver:
 def _driver(request: DriverRequest) -> Iterator[_Driver]:
     """Start a driver that computes a request; it ends with the block."""
     cloudpickle: Any = import_module("ray.cloudpickle")  # a reader may be a class of any program
-    # It looks for packages where this process does. Its process group keeps Ctrl-C away: this process ends it.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    command = [sys.executable, "-P", "-m", "vae_export.pipeline.ray.driver"]
+    # Its own process group keeps Ctrl-C away from it: this process ends it.
+    command = python_command(driver.__name__)
     near, far = socket.socketpair()
     with far:
-        process = subprocess.Popen(command, stdin=far.fileno(), stdout=2, env=environment, process_group=0)
+        process = subprocess.Popen(command, stdin=far.fileno(), stdout=2, env=child_environment(), process_group=0)
     try:
         with contextlib.closing(Connection(near.detach())) as pipe:
             with contextlib.suppress(OSError):  # it died at once, and `receive` says how

@@ -1,0 +1,46 @@
+"""Python child processes: how they are started, how they answer, and how their end is described.
+
+Engines can crash, hang or print; a child process keeps that away from this one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+
+def python_command(module: str, arguments: Sequence[str] = ()) -> list[str]:
+    """Return the command line that runs a module as a program.
+
+    Args:
+        module: `__name__` of an imported module, so that a move of the file cannot leave a stale name behind.
+        arguments: what follows on the command line.
+    """
+    # -P: the working folder, which may hold anything, is not searched for packages.
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process's environment, extended so that a child finds packages where this process finds them."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+
+
+def private_stdout() -> IO[str]:
+    """Return a handle to stdout for answers to the parent, and send to stderr whatever else is printed from now on."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended: "died of SIGSEGV" or "ended with exit code 3"."""
+    return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def last_line(output: bytes) -> str | None:
+    """Return the last line that is not blank, or None."""
+    lines = output.decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)
