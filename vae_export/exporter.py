@@ -107,7 +107,7 @@ def export(
     with watch.lap("capture"):
         graphs = captured.graphs(chosen)
         for part in chosen:
-            _ = graphs[part].program  # shared by all formats and precisions of float32
+            graphs[part].check_program()
         # Before anything is written: what is too little or no number to calibrate with is known by now.
         calibrated = calibration_inputs(source, graphs) if any(kind[1] in CALIBRATED for kind in kinds) else None
     with staged_folder(out, force=force) as staging:

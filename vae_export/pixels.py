@@ -5,8 +5,8 @@ a pixel proves nothing; any other that differs does.
 
 An image as the bytes of a screen: what the decoders of `--pixels` give, made of a float32 or float64 image.
 
-Here in numpy, as an application without such a file does it; `vae_export.capture.PixelsGraph` is the same within a
-graph. The rounding is that of `vae_export.pixels`. No torch in here: the runtime reads it too.
+Here in numpy, as an application without such a file does it; `PixelsModule` of `vae_export.capture.part_modules` is the
+same within a graph. The rounding is that of `vae_export.pixels`. No torch in here: the runtime reads it too.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from tests.parity import mutations
 from tests.parity.mutations import Change, after, f32, i64, step
 from tests.parity.subject import Subject
+from vae_export.capture.onnx_translation import IR_VERSION
 from vae_export.contract import PARTS, Part
 from vae_export.formats import OPSET, onnx_lint
 from vae_export.formats.base import Finding
-from vae_export.formats.onnx import IR_VERSION
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 

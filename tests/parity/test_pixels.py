@@ -24,7 +24,8 @@ from vae_export.artifact.folder import read_content
 from vae_export.artifact.golden import judge_pixels
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundle import open_bundle, pack
-from vae_export.capture import PixelsGraph, capture
+from vae_export.capture import capture
+from vae_export.capture.part_modules import PixelsModule
 from vae_export.contract import MAX_LEVEL, PIXELS, Array, Part, Pixels
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
@@ -51,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificat
 
 
 def graph(contract: Contract, part: Part, decoder: nn.Module | None = None) -> Callable[[Array], Array]:
-    module = PixelsGraph(decoder or nn.Identity(), contract.image_range, part)
+    module = PixelsModule(decoder or nn.Identity(), contract.image_range, part)
     return lambda image: module(torch.from_numpy(image)).numpy()
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from vae_export.artifact.folder import open_artifact
 from vae_export.bench.subjects import Subject, make_inputs
 from vae_export.errors import VaeExportError
-from vae_export.system.child_process import private_stdout
+from vae_export.system.streams import private_stdout
 
 if TYPE_CHECKING:
     from vae_export.formats import Runner

@@ -64,14 +64,12 @@ class Aoti:
         import torch
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-        program = graph.program
-        program._example_inputs = (graph.example, {})
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's notes are about its own code
             configs = _OPTIONS | {"aot_inductor.metadata": dict(options.metadata)}
             try:
-                torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs=configs)
+                torch._inductor.aoti_compile_and_package(graph.program, package_path=buffer, inductor_configs=configs)
             except Exception as error:  # the compiler raises whatever the graph led it to
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error

@@ -5,11 +5,7 @@ What a format must be able to do. A new one is one file beside this and one line
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -59,20 +55,6 @@ def machine_traces(text: bytes, where: str) -> Iterator[Finding]:
     for pattern in _TRACES:
         if (match := pattern.search(text)) is not None:
             yield Finding("machine-trace", "error", where, match.group().decode("utf-8", "replace"))
-
-
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Suppress what converters warn, log and print about their own code."""
-    output = io.StringIO()
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 #: ONNX operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
@@ -159,7 +141,11 @@ class Format(Protocol):
         """Raise `UsageError` for options that no file can be written with. Asked before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
-        """The whole file. Equal inputs and versions give equal bytes; no path of this machine is inside."""
+        """Write one part to memory.
+
+        Equal inputs and versions give equal bytes in every format but `ort` and `aoti`. No path of this machine is in
+        a file.
+        """
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
         """What reading the file `name` shows, before it is run."""

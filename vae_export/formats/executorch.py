@@ -14,10 +14,11 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import torch_runner
-from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces, silenced
+from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
+from vae_export.system.streams import silenced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ class ExecuTorch:
 
             # XNNPACK's sigmoid gives NaN for numbers of 1e30; the portable kernel gives 0 and 1.
             kept = [known for known in config.ALL_PARTITIONER_CONFIGS if known.__name__ != "SigmoidConfig"]
-            captured = graph.captured(MOST)
+            captured = graph.capture_program(MOST)
             try:
                 lowered = to_edge_transform_and_lower(captured, partitioner=[XnnpackPartitioner(configs=kept)])
                 return FileContent(bytes(lowered.to_executorch().buffer))

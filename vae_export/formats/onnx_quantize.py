@@ -16,8 +16,8 @@ import numpy as np
 
 from vae_export.contract import Array
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats.base import silenced
 from vae_export.precision import PrecisionName
+from vae_export.system.streams import silenced
 
 if TYPE_CHECKING:
     import onnx

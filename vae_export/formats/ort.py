@@ -29,7 +29,10 @@ _DRAWS = ("Random", "Bernoulli", "Multinomial", "Dropout")
 
 
 class Ort:
-    """FlatBuffers of ONNX Runtime's format version 6, made from our ONNX files."""
+    """FlatBuffers of ONNX Runtime's format version 6, made from our ONNX files.
+
+    ONNX Runtime writes part of them in the order of a hash table: equal inputs may give files with other bytes.
+    """
 
     name = "ort"
     suffix = ".ort"
@@ -53,7 +56,6 @@ class Ort:
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import onnxruntime
 
-        from vae_export.formats.ort_layout import canonical
         from vae_export.runtime.session import LOG_FATAL, OPTIMISATIONS
 
         with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +66,7 @@ class Ort:
             session.optimized_model_filepath = str(path)
             session.add_session_config_entry("session.save_model_format", "ORT")
             onnxruntime.InferenceSession(Onnx().write(graph, options).data, session, providers=[CPU])
-            return FileContent(canonical(path.read_bytes()))
+            return FileContent(path.read_bytes())
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
         """Operators that draw, or are none of ONNX's own, and traces of this machine in every text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 from collections.abc import Iterator
@@ -45,8 +46,8 @@ class Pt2:
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
 
-        program = graph.at(options.precision).program
-        # The inputs it was captured with would travel as a pickle; nobody needs them.
+        program = copy.copy(graph.at(options.precision).program)  # formats share the original
+        # The inputs that it was captured with would be stored as a pickle, and nothing needs them.
         program._example_inputs = None
         buffer = io.BytesIO()
         # To memory: saving to a path aborts the process on a full disk (pytorch#156955).

@@ -65,9 +65,8 @@ class TorchScript:
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
 
-        # Tracing takes random draws and all; capturing refuses them.
         graph = graph.at(options.precision)
-        _ = graph.program
+        graph.check_program()  # tracing would record stochastic ops without a word
         buffer = io.BytesIO()
         # check_trace would run the module twice and compare at a tolerance of its own, and the tracer warns of each
         # Python value it takes from a shape: parity, with several batches, does both better.

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Contract, Part
-from vae_export.system.child_process import child_environment, describe_exit, private_stdout, python_command
+from vae_export.system.child_process import child_environment, describe_exit, python_command
+from vae_export.system.streams import private_stdout
 
 #: Of one child. Most of an ordinary one's second or two are imports.
 SECONDS = 120

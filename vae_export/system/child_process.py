@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import IO
 
 
 def python_command(module: str, arguments: Sequence[str] = ()) -> list[str]:
@@ -26,13 +25,6 @@ def python_command(module: str, arguments: Sequence[str] = ()) -> list[str]:
 def child_environment() -> dict[str, str]:
     """Return this process's environment, extended so that a child finds packages where this process finds them."""
     return os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-
-
-def private_stdout() -> IO[str]:
-    """Return a handle to stdout for answers to the parent, and send to stderr whatever else is printed from now on."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
 
 
 def describe_exit(code: int) -> str:

@@ -1,113 +1,46 @@
-"""Capture the parts of a source as graphs: in eval mode, on the CPU, with a dynamic batch and no stochastic op.
-
-From here on nothing knows a model family. A `Graph` is one part of a `Source`, ready to be written by any format; the
-module of each part gives its tensors in the order of the contract.
-"""
+"""Capture the parts of a source as graphs: in eval mode, on the CPU, with a dynamic batch and no stochastic op."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_export.contract import BATCH, MAX_LEVEL, PIXELS, Part, PartSpec, float_part
+from vae_export.capture.part_modules import AutoencoderModule, DecoderModule, EncoderModule, PixelsModule
+from vae_export.contract import BATCH, PIXELS, Part, PartSpec, float_part
 from vae_export.errors import ModelError
-from vae_export.models import reparameterize
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
 
-
-class EncoderGraph(nn.Module):
-    """image (N, C, H, W) → mean, logvar, each (N, *latent)."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Tensors in the order of the contract."""
-        mean, logvar = self.encoder(image)
-        return mean, logvar
+if TYPE_CHECKING:
+    import onnx
 
 
-class DecoderGraph(nn.Module):
-    """latent (N, *latent) → image (N, C, H, W), and what else the likelihood has."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, latent: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Tensors in the order of the contract."""
-        outputs: Tensor | tuple[Tensor, ...] = self.decoder(latent)
-        return outputs
-
-
-class AutoencoderGraph(nn.Module):
-    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent, and what else p(x|z) has."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """Tensors in the order of the contract."""
-        mean, logvar = self.encoder(image)
-        latent = reparameterize(mean, logvar, noise)
-        decoded = self.decoder(latent)
-        reconstruction, *rest = decoded if isinstance(decoded, tuple) else (decoded,)
-        return reconstruction, mean, logvar, latent, *rest
-
-
-class PixelsGraph(nn.Module):
-    """latent (N, *latent) → pixels, uint8: the decoder's image as an application would round it, in 8 bits.
-
-    The same rounding as `vae_export.pixels.levels`, half up: the cast cuts off what is behind the point. What else the
-    likelihood has is left out.
-    """
-
-    def __init__(self, decoder: nn.Module, image_range: tuple[float, float], part: Part) -> None:
-        super().__init__()
-        self.decoder = decoder
-        low, high = image_range
-        self.scale = MAX_LEVEL / (high - low)
-        self.shift = 0.5 - low * self.scale
-        self.channels_last = part == PIXELS["uint8-hwc"]
-
-    def forward(self, latent: Tensor) -> Tensor:
-        """(N, H, W, C) or (N, C, H, W), row-major: a host copies it to its canvas as it is."""
-        decoded: Tensor | tuple[Tensor, ...] = self.decoder(latent)
-        image = decoded[0] if isinstance(decoded, tuple) else decoded
-        pixels = (image * self.scale + self.shift).clamp(0, MAX_LEVEL).to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).contiguous() if self.channels_last else pixels
-
-
-#: Graphs are captured with this batch: some versions bake a batch of 1 into the graph (pytorch#157621).
+#: Graphs are captured with this batch: some versions of PyTorch turn a batch of 1 into a constant (pytorch#157621).
 _EXAMPLE_BATCH = 2
-#: Precisions that PyTorch computes in, beside its own.
+#: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def capture(source: Source, part: Part) -> Graph:
-    """The graph of `part` of a source; raises `ModelError` if the modules do not keep the contract."""
+    """Return the graph of one part of a source; raise `ModelError` if the modules do not keep the contract."""
     if float_part(part) not in source.parts:
         raise ModelError("part cannot be made", where=part, expected=" | ".join(source.parts))
     modules = [module for module in (source.encoder, source.decoder) if module is not None]
     if part == "encoder":
-        module: nn.Module = EncoderGraph(modules[0])
+        module: nn.Module = EncoderModule(modules[0])
     elif part == "decoder":
-        module = DecoderGraph(modules[-1])
+        module = DecoderModule(modules[-1])
     elif part in PIXELS.values():
-        module = PixelsGraph(modules[-1], source.contract.image_range, part)
+        module = PixelsModule(modules[-1], source.contract.image_range, part)
     else:
-        module = AutoencoderGraph(*modules)
+        module = AutoencoderModule(*modules)
     # A copy: the caller's modules keep their mode and device.
     graph = Graph(source.contract.spec(part), copy.deepcopy(module).cpu().float().eval().requires_grad_(False))
     graph.check()
@@ -115,9 +48,9 @@ def capture(source: Source, part: Part) -> Graph:
 
 
 class Captured:
-    """The parts of one source, each captured when it is first asked for and never again.
+    """A source and the graphs of its parts, each copied, checked and captured once, when it is first asked for.
 
-    Whoever needs the same graphs twice, such as `export` for writing, golden vectors and verification, passes this on.
+    Pass it on wherever two stages need the same graphs, such as writing, golden vectors and verification.
     """
 
     def __init__(self, source: Source) -> None:
@@ -140,39 +73,44 @@ class Captured:
         return {part: self.graph(part) for part in dict.fromkeys((*self.source.parts, *parts))}
 
 
-class _Cast(nn.Module):
-    """A module that computes in another dtype; what goes in and comes out is float32."""
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.module = module.to(dtype)
-        self.dtype = dtype
-
-    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.module(values.to(self.dtype))
-        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
-
-
 @dataclass(frozen=True)
 class Graph:
-    """One part, ready to be written: its names and shapes, and a module in eval mode on the CPU."""
+    """One part of a source, ready to be written in any format; nothing in it depends on a model family.
+
+    Attributes:
+        spec: names, shapes and dtypes of its inputs and outputs.
+        module: the part in eval mode on the CPU; takes and gives tensors in the order of `spec`.
+    """
 
     spec: PartSpec
     module: nn.Module
+    _translations: dict[int, onnx.ModelProto] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
-        """Inputs to capture the graph with, in the order of the spec; the values are arbitrary."""
+        """Return inputs to capture the graph with, in the order of the spec; the values are arbitrary."""
         return tuple(torch.full((_EXAMPLE_BATCH, *tensor.item), 0.5) for tensor in self.spec.inputs)
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The graph captured by torch.export, with a dynamic batch; most formats share it."""
-        return self.captured()
+        """The graph captured by torch.export, with a dynamic batch. Formats share it: copy it before changing it."""
+        return self.capture_program()
 
-    def captured(self, most: int | None = None) -> torch.export.ExportedProgram:
-        """The graph captured anew, for batches of 1 to `most`: an engine that plans its memory must know how many."""
-        batch = torch.export.Dim(BATCH, min=1, max=most)
+    def onnx(self, opset: int) -> onnx.ModelProto:
+        """Return the program as an ONNX model, translated once an operator set. Copy it before changing it."""
+        from vae_export.capture.onnx_translation import translate
+
+        if opset not in self._translations:
+            self._translations[opset] = translate(self.program, self.spec, opset)
+        return self._translations[opset]
+
+    def check_program(self) -> None:
+        """Raise `ModelError` if torch.export cannot capture the graph, or if it draws random numbers."""
+        _ = self.program
+
+    def capture_program(self, max_batch: int | None = None) -> torch.export.ExportedProgram:
+        """Capture the graph anew, for batches of 1 to `max_batch`: some engines plan their memory for the largest."""
+        batch = torch.export.Dim(BATCH, min=1, max=max_batch)
         dynamic = {tensor.name: {0: batch} for tensor in self.spec.inputs}
         try:
             program = torch.export.export(self.module, self.example, dynamic_shapes=dynamic, strict=False)
@@ -180,18 +118,18 @@ class Graph:
             raise ModelError(
                 "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
             ) from error
-        self._refuse_draws(program)
+        self._refuse_stochastic_ops(program)
         return _without_source_lines(_without_dropout(program))
 
     def at(self, precision: PrecisionName) -> Graph:
-        """The same graph, whose encoder and decoder compute in `precision`, between float32 inputs and outputs.
+        """Return the graph with an encoder and decoder that compute in `precision`; inputs and outputs stay float32.
 
-        Raises `ModelError` for a precision that PyTorch has no numbers of.
+        Raises `ModelError` for a precision that PyTorch cannot compute in.
         """
         if precision == FULL:
             return self
         if precision not in _DTYPES:
-            raise ModelError("PyTorch has no such numbers", where=precision, expected=" | ".join(_DTYPES))
+            raise ModelError("PyTorch cannot compute in this precision", where=precision, expected=" | ".join(_DTYPES))
         module = copy.deepcopy(self.module)
         for name, child in list(module.named_children()):
             setattr(module, name, _Cast(child, _DTYPES[precision]).eval().requires_grad_(False))
@@ -227,20 +165,33 @@ class Graph:
                     got=f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}",
                 )
 
-    def _refuse_draws(self, program: torch.export.ExportedProgram) -> None:
-        """Randomness is an input: a graph that draws gives other values at each run, and cannot be verified."""
-        drawing = [str(node.target) for node in program.graph.nodes if is_stochastic(node)]
-        if drawing:
+    def _refuse_stochastic_ops(self, program: torch.export.ExportedProgram) -> None:
+        """Raise `ModelError` for a graph that draws random numbers: its outputs differ in each run."""
+        stochastic = [str(node.target) for node in program.graph.nodes if is_stochastic(node)]
+        if stochastic:
             raise ModelError(
                 "graph draws random numbers",
-                where=f"{self.spec.part}, operator {drawing[0]}",
+                where=f"{self.spec.part}, operator {stochastic[0]}",
                 expected="noise as an input",
                 do="return mean and logvar and let the caller draw",
             )
 
 
+class _Cast(nn.Module):
+    """A module that computes in another dtype, with float32 inputs and outputs."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = module.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs = self.module(values.to(self.dtype))
+        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+
 def is_stochastic(node: torch.fx.Node) -> bool:
-    """Does this operator take numbers from a random generator? Dropout in eval mode and attention without it do not."""
+    """Whether the op draws random numbers; dropout in eval mode and attention without dropout do not."""
     if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
     given = _arguments(node)
@@ -248,10 +199,10 @@ def is_stochastic(node: torch.fx.Node) -> bool:
 
 
 def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Take out dropout, which in eval mode hands on what it is given."""
+    """Remove dropout nodes, which are the identity in eval mode."""
     ends = {output for node in program.graph.find_nodes(op="output") for output in node.all_input_nodes}
     for node in list(program.graph.nodes):
-        # An output has its name in the program's signature, and stays.
+        # An output's name is in the program's signature, so that its node must stay.
         if str(node.target).endswith("dropout.default") and _arguments(node).get("train") is False and node not in ends:
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
@@ -260,7 +211,7 @@ def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.Expo
 
 
 def _arguments(node: torch.fx.Node) -> dict[str, Any]:
-    """What an operator was called with, by the names of its schema; a default that was not given is there too."""
+    """Return an op's arguments by the names in its schema, defaults included."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]  # every target of a captured graph is an operator
     given = {argument.name: argument.default_value for argument in schema}
     given |= dict(zip(given, node.args, strict=False))
@@ -268,7 +219,7 @@ def _arguments(node: torch.fx.Node) -> dict[str, Any]:
 
 
 def _without_source_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Drop what would carry paths and source lines of this machine into a file."""
+    """Remove node metadata that would carry paths and source lines of this machine into a file."""
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack"):
             node.meta.pop(key, None)

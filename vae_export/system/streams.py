@@ -1,0 +1,32 @@
+"""Standard streams: a private handle for answers, and silence for libraries that print about their own code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from typing import IO
+
+
+def private_stdout() -> IO[str]:
+    """Return a handle to stdout for answers to the parent, and send to stderr whatever else is printed from now on."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Suppress warnings, log records and whatever Python code prints within the block."""
+    output = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
