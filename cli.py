@@ -3,10 +3,10 @@
 python cli.py train && python cli.py export --format onnx && python cli.py verify
 """
 
-from vae_export.cli import exit_on_interrupt
+from vae_export.cli import prepare
 
 if __name__ == "__main__":
-    exit_on_interrupt()
+    prepare()
     from train.cli import evaluate, runs, train
     from vae_export.cli.app import main
 

@@ -3,10 +3,12 @@
     checkpoint = vae_export.load_checkpoint("artifacts/mnist/checkpoint.safetensors")
     artifact, certificate = vae_export.export(checkpoint, "exported", formats=["onnx"])
     certificate = vae_export.verify(artifact, checkpoint)                 # again, at any time
-    model = vae_export.load("exported")                                   # numpy and onnxruntime alone, no torch
+    model = vae_export.load("exported")                                   # needs numpy and onnxruntime alone
     images = model.decode(latents)
 
-Names are imported when they are first used: importing this package costs nothing, and `load` never brings in torch.
+Names are imported when they are first used: importing this package costs nothing, and `load` never imports PyTorch.
+Exporting and verifying need more packages than running: `pip install 'vae-export[export]'` brings them, and
+`pip install 'vae-export[cli]'` brings the command `vae-export`.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from vae_export.runtime import Model, load
     from vae_export.sources import Source
 
-# Since 1.29 ONNX Runtime's wheels send what they open, with hashes of graph and weights, to Microsoft, and leave an
-# identifier in the home folder. It looks once, while it is loaded, and child processes inherit it: so here, before
-# any of our modules loads it. https://github.com/microsoft/onnxruntime/pull/27379
+# Since 1.29 ONNX Runtime's wheels send hashes of the graph and weights of each file that they open to Microsoft, and
+# leave an identifier in the home folder. ONNX Runtime reads this variable once, while it is loaded, and child processes
+# inherit it. So it is set here, before any module loads ONNX Runtime.
+# https://github.com/microsoft/onnxruntime/pull/27379
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+#: The module that each public name is imported from.
 _HOMES = {
     "Artifact": "artifact.folder",
     "Certificate": "parity",
@@ -69,7 +73,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        # Star import, help() and tab completion ask for every name. They must not fail where PyTorch is missing.
+        from vae_export.system.extras import EXTRAS, missing_stub
+
+        if error.name is None or error.name.partition(".")[0] not in EXTRAS["export"]:
+            raise
+        return missing_stub(name, error.name.partition(".")[0], "export")
     globals()[name] = value
     return value
 

@@ -57,8 +57,8 @@ class TestInterrupts:
         code = """if True:
             import signal
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            from vae_export.cli import exit_on_interrupt
-            exit_on_interrupt()
+            from vae_export.cli import prepare
+            prepare()
             print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
         """
         assert run_python(code, cwd=tmp_path).stdout == "True\n"

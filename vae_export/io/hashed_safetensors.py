@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_export.errors import CheckpointError, IntegrityError
+from vae_export.system.extras import require
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ _LIMIT = 16 << 20
 
 def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """The bytes of a file; `header` is JSON-able and has a "format", tensors are on the CPU."""
+    require("export", "torch", "safetensors")
     from safetensors.torch import save
 
     dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -50,6 +52,7 @@ def read_hashed(
         CheckpointError: no such file, not safetensors, another format.
         IntegrityError: the bytes are not those that were written.
     """
+    require("export", "torch", "safetensors")
     from safetensors import SafetensorError
 
     try:

@@ -24,6 +24,8 @@ from vae_export.errors import CheckpointError, InputError
 from vae_export.io.atomic import sha256, write_atomic
 from vae_export.io.hashed_safetensors import ENTRY, hashed_bytes, read_hashed, read_tensor_table
 from vae_export.models.config import VAEConfig
+from vae_export.runs import Run
+from vae_export.system.extras import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,11 +119,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: no such file, not safetensors, another version, keys or shapes that do not fit, weights that
             are not finite float32.
         IntegrityError: the bytes are not those that were written.
+        MissingExtraError: PyTorch or safetensors is not installed.
     """
+    require("export", "torch", "safetensors")
     import torch
 
     path = Path(path)
-    previous = path.parent / "state" / f"previous-{path.name}"
+    previous = Run(path.parent).previous(path)
     do = f"the one before it is {previous}" if previous.exists() else None
     expected = "a checkpoint of python cli.py train"
     header, tensors, data = read_hashed(

@@ -1,13 +1,15 @@
-"""Optional dependencies: are they here, and which `pip install` brings them? Asked without importing them."""
+"""Optional dependencies: whether they are installed, and which `pip install` brings them. None of them is imported."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any, NoReturn
 
 from vae_export.errors import MissingExtraError
 
-#: What each extra of pyproject.toml is needed for, by the modules that are imported.
+#: The modules that each extra of pyproject.toml brings, by the names under which they are imported.
 EXTRAS: dict[str, tuple[str, ...]] = {
+    "cli": ("typer", "rich"),
     "export": ("torch", "safetensors", "onnx", "onnxscript", "jinja2", "PIL"),
     "pictures": ("PIL",),
     "parquet": ("pyarrow",),
@@ -20,7 +22,12 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 
 
 def missing(extra: str, *modules: str) -> MissingExtraError | None:
-    """The error that names the first of `modules` (default: all of the extra) that is not installed, or None."""
+    """Return the error for the first module that is not installed, or None.
+
+    Args:
+        extra: the extra of pyproject.toml that brings them.
+        modules: names of modules; all modules of the extra where none is given.
+    """
     for module in modules or EXTRAS[extra]:
         if find_spec(module) is None:
             return MissingExtraError(module, extra)
@@ -28,6 +35,22 @@ def missing(extra: str, *modules: str) -> MissingExtraError | None:
 
 
 def require(extra: str, *modules: str) -> None:
-    """Raise `MissingExtraError` unless all of them are installed."""
+    """Raise `MissingExtraError` unless the modules are installed; see `missing`."""
     if (error := missing(extra, *modules)) is not None:
         raise error
+
+
+def missing_stub(name: str, module: str, extra: str) -> Any:
+    """Return a class that stands for a name whose module cannot be imported: it raises `MissingExtraError` when used.
+
+    Args:
+        name: the public name that was asked for.
+        module: the missing module.
+        extra: the extra that brings it.
+    """
+
+    class Stub(type):
+        def __call__(cls, *_: object, **__: object) -> NoReturn:
+            raise MissingExtraError(module, extra)
+
+    return Stub(name, (), {"__doc__": f"Not usable here: {MissingExtraError(module, extra)}."})
