@@ -35,7 +35,7 @@ BAD_INPUT = [
     ("export --run {run} --out {none} --format zip", 2, "unknown format; expected onnx | "),
     ("export --run {run} --out {none} --format ONNX", 2, "unknown format; .*got ONNX; did you mean onnx?"),
     ("export --run {run} --out {none} --pixels uint8", 2, "unknown pixels; expected uint8-hwc | uint8-chw, got uint8"),
-    ("export --run {run} --out {none} --pixels uint8-hwc --precision int8", 2, "pixels are of float32 alone"),
+    ("export --run {run} --out {none} --pixels uint8-hwc --precision int8", 2, "pixels are exported in float32 only"),
     ("export --run {run} --out {none} --part head", 2, "unknown part; expected encoder | decoder | autoencoder | all"),
     ("export --run {run} --out {none} --opset 0", 2, "opset cannot be written"),
     ("export --run {run} --out {none} --opset -1", 2, "opset cannot be written"),

@@ -246,11 +246,11 @@ def source_named(name: str) -> Source:
 
 
 def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
-    from vae_export.exporter import _metadata
+    from vae_export.exporter import file_metadata
     from vae_export.formats import OPSET
 
     source = export.source if isinstance(export, Exported) else export
-    return {part: WriteOptions(_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}
+    return {part: WriteOptions(file_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}
 
 
 @every_format

@@ -266,8 +266,8 @@ def test_a_byte_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not(
     ("pixels", "precisions", "message"),
     [
         (["uint8"], ["fp32"], r"unknown pixels; expected uint8-hwc \| uint8-chw, got uint8"),
-        (["uint8-hwc"], ["int8"], r"pixels are of float32 alone; expected fp32, got int8"),
-        (["uint8-hwc"], ["fp32", "fp16"], r"pixels are of float32 alone; expected fp32, got fp32, fp16"),
+        (["uint8-hwc"], ["int8"], r"pixels are exported in float32 only; expected fp32, got int8"),
+        (["uint8-hwc"], ["fp32", "fp16"], r"pixels are exported in float32 only; expected fp32, got fp32, fp16"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(
@@ -280,5 +280,5 @@ def test_what_cannot_be_written_is_refused_before_any_work(
 
 def test_bytes_need_a_decoder(tmp_path: Path) -> None:
     source = replace(samples.foreign_source(), decoder=None)
-    with pytest.raises(UsageError, match="pixels are a decoder's"):
+    with pytest.raises(UsageError, match="pixels need a decoder"):
         export(source, tmp_path / "export", pixels=["uint8-hwc"])
