@@ -136,7 +136,7 @@ class Report:
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
     """A folder in which the pages' lines can be typed as in the repository, without writing to the repository."""
-    for name in ("examples", "artifacts"):
+    for name in ("examples", "artifacts", "vae_export"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     yield folder

@@ -1,5 +1,5 @@
-// index.html?bundle=URL&seed=NUMBER&backend=wasm|webgpu: tests the bundle in this browser, then draws 16 new images.
-import { checkNoise, level, line, readBundle, sample, selfTest } from "./bundle.js";
+// index.html?bundle=URL&seed=NUMBER&backend=wasm|webgpu tests the bundle in this browser, then draws 16 new images.
+import { checkNoise, modelBytes, openBundle, sample, selfTest, toLevel } from "../../vae_export/explorer/page/vae-bundle.mjs";
 
 const RUNTIME = "./node_modules/onnxruntime-web/dist/";
 const status = document.querySelector("pre");
@@ -11,19 +11,19 @@ function say(text) {
   console.log(text);
 }
 
-/** WebGPU where a GPU answers, else WebAssembly; what was asked for is never replaced. */
-async function loadEngine(wanted) {
-  const gpu = wanted === "wasm" ? null : await navigator.gpu?.requestAdapter();
-  if (wanted === "webgpu" && !gpu) throw new Error("no WebGPU here");
+/** Load WebGPU if there is a GPU, WebAssembly otherwise. A backend that was asked for is never replaced by another. */
+async function loadEngine(requested) {
+  const gpu = requested === "wasm" ? null : await navigator.gpu?.requestAdapter();
+  if (requested === "webgpu" && !gpu) throw new Error("this browser has no WebGPU adapter");
   const ort = await import(`${RUNTIME}ort.${gpu ? "webgpu" : "wasm"}.min.mjs`);
-  ort.env.wasm.numThreads = 1; // more need two headers of the server, and a larger model to be of use
+  ort.env.wasm.numThreads = 1; // more threads need two HTTP headers, and help large models only
   return { ort, backend: gpu ? "webgpu" : "wasm" };
 }
 
 async function main() {
   const response = await fetch(query.get("bundle") ?? "../../artifacts/reference/mnist.zip");
   if (!response.ok) throw new Error(`${response.url}: ${response.status} ${response.statusText}`);
-  const bundle = await readBundle(new Uint8Array(await response.arrayBuffer()));
+  const bundle = await openBundle(await response.arrayBuffer());
   const { latent_shape: latentShape, image_range: range } = bundle.manifest.contract;
   const latentSize = latentShape.reduce((a, b) => a * b, 1);
   const { ort, backend } = await loadEngine(query.get("backend"));
@@ -31,7 +31,7 @@ async function main() {
   const sessions = new Map();
   async function run(part, inputs) {
     if (!sessions.has(part)) {
-      sessions.set(part, await ort.InferenceSession.create(bundle.model(part), { executionProviders: [backend] }));
+      sessions.set(part, await ort.InferenceSession.create(modelBytes(bundle, part), { executionProviders: [backend] }));
     }
     const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data, dims)]);
     return sessions.get(part).run(Object.fromEntries(tensors));
@@ -45,15 +45,21 @@ async function main() {
   say(`first image ${(performance.now() / 1000).toFixed(3)} s after the start, on ${backend}`);
 
   const noise = checkNoise(bundle);
-  say(`noise: ${noise.same} of ${noise.of} golden latents bit for bit`);
+  say(`noise: ${noise.same} of ${noise.total} golden latents bit for bit`);
   const test = await selfTest(bundle, run);
-  test.rows.forEach((row) => say(line(row)));
+  test.outputs.forEach((output) => say(describe(output)));
 
   show(await draw(16), range, 4);
-  return test.passed && noise.same === noise.of;
+  return test.passed && noise.same === noise.total;
 }
 
-/** Images (N, C, H, W) → a grid on the canvas. */
+/** Describe how one output compares with its golden array. */
+function describe({ part, tensor, error, tolerance, pixels, differing, unexplained }) {
+  const levels = pixels ? `, ${differing} pixels differ, ${unexplained} unexplained` : "";
+  return `${part} ${tensor}: worst error ${error.toExponential(2)}, ${tolerance.toExponential(2)} allowed${levels}`;
+}
+
+/** Draw images (N, C, H, W) as a grid on the canvas. */
 function show({ data, dims: [n, channels, height, width] }, range, columns) {
   const canvas = document.querySelector("canvas");
   canvas.hidden = false;
@@ -63,7 +69,7 @@ function show({ data, dims: [n, channels, height, width] }, range, columns) {
     const tile = context.createImageData(width, height);
     const [first, size] = [i * channels * width * height, width * height];
     for (let p = 0; p < size; p++) {
-      for (const c of [0, 1, 2]) tile.data[4 * p + c] = level(data[first + (channels === 3 ? c : 0) * size + p], range);
+      for (const c of [0, 1, 2]) tile.data[4 * p + c] = toLevel(data[first + (channels === 3 ? c : 0) * size + p], range);
       tile.data[4 * p + 3] = 255;
     }
     context.putImageData(tile, (i % columns) * width, Math.floor(i / columns) * height);

@@ -1,19 +1,19 @@
-// node main.js BUNDLE PICTURE [SEED]: tests the bundle on this machine, then draws 16 new images.
+// node main.js BUNDLE PICTURE [SEED] tests the bundle on this machine, then writes 16 new images to PICTURE.
 import { readFileSync, writeFileSync } from "node:fs";
-import { checkNoise, level, line, readBundle, sample, selfTest } from "../browser/bundle.js";
+import { checkNoise, modelBytes, openBundle, sample, selfTest, toLevel } from "../../vae_export/explorer/page/vae-bundle.mjs";
 
-process.env.ORT_DISABLE_TELEMETRY ??= "1"; // before it is loaded: it sends what it opens to Microsoft
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // must be set before the import: it reports the models that it opens to Microsoft
 const ort = await import("onnxruntime-node");
 
 async function main(path, picture, seed = "0") {
   if (!/^[0-9]+$/.test(seed)) throw new Error(`bad seed: ${seed}; expected 0 to 2^64 - 1`);
-  const bundle = await readBundle(readFileSync(path));
+  const bundle = await openBundle(readFileSync(path));
   const { latent_shape: latentShape, image_range: range } = bundle.manifest.contract;
   const latentSize = latentShape.reduce((a, b) => a * b, 1);
 
   const sessions = new Map();
   async function run(part, inputs) {
-    if (!sessions.has(part)) sessions.set(part, await ort.InferenceSession.create(bundle.model(part)));
+    if (!sessions.has(part)) sessions.set(part, await ort.InferenceSession.create(modelBytes(bundle, part)));
     const tensors = Object.entries(inputs).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data, dims)]);
     return sessions.get(part).run(Object.fromEntries(tensors));
   }
@@ -26,16 +26,22 @@ async function main(path, picture, seed = "0") {
   console.log(`first image ${process.uptime().toFixed(3)} s after the start`);
 
   const noise = checkNoise(bundle);
-  console.log(`noise: ${noise.same} of ${noise.of} golden latents bit for bit`);
+  console.log(`noise: ${noise.same} of ${noise.total} golden latents bit for bit`);
   const test = await selfTest(bundle, run);
-  test.rows.forEach((row) => console.log(line(row)));
+  test.outputs.forEach((output) => console.log(describe(output)));
 
   writePicture(picture, await draw(16), range, 4);
   console.log(`wrote ${picture}`);
-  return test.passed && noise.same === noise.of;
+  return test.passed && noise.same === noise.total;
 }
 
-/** Images (N, C, H, W) → a grid as PGM, or as PPM where there are three channels. */
+/** Describe how one output compares with its golden array. */
+function describe({ part, tensor, error, tolerance, pixels, differing, unexplained }) {
+  const levels = pixels ? `, ${differing} pixels differ, ${unexplained} unexplained` : "";
+  return `${part} ${tensor}: worst error ${error.toExponential(2)}, ${tolerance.toExponential(2)} allowed${levels}`;
+}
+
+/** Write images (N, C, H, W) as a grid: a PGM file, or PPM if there are three channels. */
 function writePicture(file, { data, dims: [n, channels, height, width] }, range, columns) {
   const rows = Math.ceil(n / columns);
   const grid = Buffer.alloc(rows * height * columns * width * channels);
@@ -45,7 +51,7 @@ function writePicture(file, { data, dims: [n, channels, height, width] }, range,
       for (let y = 0; y < height; y++) {
         for (let x = 0; x < width; x++) {
           const [row, column] = [Math.floor(image / columns) * height + y, (image % columns) * width + x];
-          grid[(row * columns * width + column) * channels + channel] = level(data[i++], range);
+          grid[(row * columns * width + column) * channels + channel] = toLevel(data[i++], range);
         }
       }
     }

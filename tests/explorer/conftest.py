@@ -59,10 +59,10 @@ def ort() -> Path:
     """onnxruntime-web's folder: of the checkout, or of the example that uses it too."""
     for start in (ROOT, ROOT / "examples" / "browser"):
         try:
-            return next(iter(server.from_folder(start=start).files.values())).parent
+            return next(iter(server.WebRuntime.from_folder(start=start).files.values())).parent
         except MachineError:
             continue
-    return absent("onnxruntime-web", f"run: {server.INSTALL}")
+    return absent("onnxruntime-web", f"run: {server.INSTALL_COMMAND}")
 
 
 @contextmanager

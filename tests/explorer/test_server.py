@@ -1,4 +1,4 @@
-"""`explore` serves its page, a checked bundle and the engine, on this machine only, and says what is missing."""
+"""`explore` serves its page, a checked bundle and onnxruntime-web to this machine only, and reports what is missing."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
 from vae_export.bundle import open_bundle
 from vae_export.cli.explore import REFERENCE
-from vae_export.explorer.server import CDN, FILES, VERSION, Server, WebRuntime, from_cdn, from_folder, routes
+from vae_export.explorer.server import CDN_URL, RUNTIME_FILES, VERSION, Server, WebRuntime, build_routes
 
 
 @pytest.fixture
 def fake_ort(tmp_path: Path) -> Path:
-    """A folder that looks like the package: the server does not care what its files hold."""
+    """A folder with the file names of onnxruntime-web; the server does not read their contents."""
     dist = tmp_path / "somewhere" / "node_modules" / "onnxruntime-web" / "dist"
     dist.mkdir(parents=True)
-    for name in (*FILES, "ort.all.js"):
+    for name in (*RUNTIME_FILES, "ort.all.js"):
         (dist / name).write_text(name)
     return dist
 
 
 @pytest.fixture
 def server(fake_ort: Path) -> Iterator[Server]:
-    with Server(routes(b"PK", "test.zip", from_folder(fake_ort)), 0) as running:
+    with Server(build_routes(b"PK", "test.zip", WebRuntime.from_folder(fake_ort)), 0) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
         thread.start()
         yield running
@@ -52,8 +52,8 @@ def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple
     return response, content
 
 
-def test_it_hands_out_page_bundle_and_engine_with_their_types(server: Server) -> None:
-    assert {path.name for path in PAGE.iterdir()} >= {"index.html", "style.css", "main.js", "bundle.js"}
+def test_page_bundle_and_runtime_are_served_with_their_types(server: Server) -> None:
+    assert {path.name for path in PAGE.iterdir()} >= {"index.html", "style.css", "main.js", "vae-bundle.mjs"}
     for path, type, content in (
         ("/", "text/html; charset=utf-8", (PAGE / "index.html").read_bytes()),
         ("/main.js?x=1", "text/javascript; charset=utf-8", (PAGE / "main.js").read_bytes()),
@@ -62,7 +62,7 @@ def test_it_hands_out_page_bundle_and_engine_with_their_types(server: Server) ->
         ("/bundle.zip", "application/zip", b"PK"),
         ("/settings.json", "application/json", b'{"bundle": "test.zip", "engine": "/ort/"}'),
         ("/ort/ort.wasm.min.mjs", "text/javascript; charset=utf-8", b"ort.wasm.min.mjs"),
-        (f"/ort/{FILES[2]}", "application/wasm", FILES[2].encode()),
+        (f"/ort/{RUNTIME_FILES[2]}", "application/wasm", RUNTIME_FILES[2].encode()),
     ):
         response, got = ask(server, path)
         assert (response.status, response.getheader("Content-Type"), got) == (200, type, content), path
@@ -71,7 +71,7 @@ def test_it_hands_out_page_bundle_and_engine_with_their_types(server: Server) ->
     assert int(response.getheader("Content-Length") or 0) == (PAGE / "index.html").stat().st_size
 
 
-def test_it_isolates_the_page_and_lets_it_reach_nothing_else(server: Server) -> None:
+def test_headers_isolate_the_page(server: Server) -> None:
     for path in ("/", "/worker.js", "/ort/ort.wasm.min.mjs", "/nothing"):
         headers = ask(server, path)[0].headers
         assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
@@ -89,72 +89,70 @@ def test_it_isolates_the_page_and_lets_it_reach_nothing_else(server: Server) -> 
     ["/index.html", "/page/", "/../server.py", "/%2e%2e/server.py", "//etc/passwd", "/ort/", "/ort/ort.all.js",
      "/ort/../server.py", "/bundle.zip/", "/main.js%00"],
 )  # fmt: skip
-def test_any_other_path_is_not_found(server: Server, path: str) -> None:
+def test_other_path_is_not_found(server: Server, path: str) -> None:
     assert ask(server, path)[0].status == 404
 
 
 @pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "127.0.0.1:1", "localhost.example.org", ""])
-def test_another_host_name_is_refused(server: Server, host: str) -> None:
+def test_other_host_name_is_refused(server: Server, host: str) -> None:
     response, content = ask(server, "/bundle.zip", Host=host)
     assert response.status == 421
     assert b"PK" not in content
 
 
-def test_its_own_names_are_answered(server: Server) -> None:
+def test_own_host_names_are_answered(server: Server) -> None:
     for host in ("127.0.0.1", "localhost", "LOCALHOST"):
         assert ask(server, "/bundle.zip", Host=f"{host}:{server.server_port}")[1] == b"PK"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_it_takes_no_data(server: Server, method: str) -> None:
+def test_other_methods_are_refused(server: Server, method: str) -> None:
     assert ask(server, "/", method)[0].status == 501
 
 
-def test_only_this_machine_can_reach_it(server: Server) -> None:
+def test_server_listens_on_this_machine_only(server: Server) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
 
-def test_what_is_not_http_leaves_it_running(server: Server) -> None:
+def test_malformed_request_leaves_the_server_running(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as stranger:
         stranger.sendall(b"\x16\x03\x01 no words\r\n\r\n")
         stranger.recv(100)
     assert ask(server, "/")[0].status == 200
 
 
-def test_the_cdn_is_allowed_only_where_it_was_asked_for() -> None:
-    engine = from_cdn()
-    assert engine == WebRuntime(CDN)
-    assert f"@{VERSION}/" in engine.url
-    with Server(routes(b"", "x", engine), 0, origin=engine.origin) as server:
+def test_cdn_runtime_is_allowed_by_the_policy() -> None:
+    runtime = WebRuntime.from_cdn()
+    assert runtime == WebRuntime(CDN_URL)
+    assert f"@{VERSION}/" in runtime.url
+    with Server(build_routes(b"", "x", runtime), 0, origin=runtime.origin) as server:
         policy = server.headers["Content-Security-Policy"]
         assert "script-src 'self' 'wasm-unsafe-eval' https://cdn.jsdelivr.net blob:" in policy
         assert not [path for path in server.resources if path.startswith("/ort/")]
 
 
-def test_the_package_is_found_from_the_working_folder_up(fake_ort: Path) -> None:
+def test_package_is_found_in_a_parent_folder(fake_ort: Path) -> None:
     inner = fake_ort.parents[2] / "a" / "b"
     inner.mkdir(parents=True)
-    assert from_folder(start=inner).files == {name: fake_ort / name for name in FILES}
-    assert from_folder(fake_ort.parent) == from_folder(fake_ort)  # the package, or its dist
+    assert WebRuntime.from_folder(start=inner).files == {name: fake_ort / name for name in RUNTIME_FILES}
+    assert WebRuntime.from_folder(fake_ort.parent) == WebRuntime.from_folder(fake_ort)  # the package, or its dist
 
 
-def test_a_missing_or_incomplete_package_is_one_line_with_the_command_that_brings_it(
-    bundle: Path, fake_ort: Path, tmp_path: Path
-) -> None:
+def test_missing_or_incomplete_package_names_the_install_command(bundle: Path, fake_ort: Path, tmp_path: Path) -> None:
     done = run_cli("explore", "--bundle", bundle, "--no-open", cwd=tmp_path)
     assert done.returncode == 6
     assert done.stderr.count("\n") == 1
     assert f"npm install --no-save onnxruntime-web@{VERSION}" in done.stderr
     assert "--cdn" in done.stderr
-    (fake_ort / FILES[-1]).unlink()
+    (fake_ort / RUNTIME_FILES[-1]).unlink()
     done = run_cli("explore", "--bundle", bundle, "--no-open", cwd=fake_ort)
     assert done.returncode == 6
-    assert f"without {FILES[-1]}" in done.stderr
+    assert f"without {RUNTIME_FILES[-1]}" in done.stderr
     done = run_cli("explore", "--bundle", bundle, "--no-open", "--ort", tmp_path, cwd=tmp_path)
     assert done.returncode == 2
 
 
-def test_a_broken_bundle_is_named_before_a_package_that_is_missing(tmp_path: Path) -> None:
+def test_broken_bundle_is_reported_before_a_missing_package(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     done = run_cli("explore", "--bundle", "broken.zip", "--no-open", cwd=tmp_path)
     assert done.returncode == 4
@@ -162,22 +160,20 @@ def test_a_broken_bundle_is_named_before_a_package_that_is_missing(tmp_path: Pat
     assert "broken.zip" in done.stderr
 
 
-def test_options_that_exclude_each_other_are_refused(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_conflicting_options_are_refused(invoke: Callable[..., Outcome], tmp_path: Path) -> None:
     assert invoke("explore", "--bundle", "a.zip", "--run", tmp_path).code == 2
     assert invoke("explore", "--ort", tmp_path, "--cdn").code == 2
     assert invoke("explore", "--port", 65536).code == 2
 
 
-def test_a_port_in_use_is_one_line(invoke: Callable[..., Outcome], bundle: Path, server: Server) -> None:
+def test_port_in_use_is_a_one_line_error(invoke: Callable[..., Outcome], bundle: Path, server: Server) -> None:
     said = invoke("explore", "--bundle", bundle, "--cdn", "--no-open", "--port", server.server_port)
     assert said.code == 6
     assert said.err.startswith(f"vae-export: error: port is in use: 127.0.0.1:{server.server_port}; pass --port 0")
     assert said.err.count("\n") == 1
 
 
-def test_a_bundle_that_was_tampered_with_is_not_served(
-    invoke: Callable[..., Outcome], bundle: Path, tmp_path: Path
-) -> None:
+def test_altered_bundle_is_not_served(invoke: Callable[..., Outcome], bundle: Path, tmp_path: Path) -> None:
     data = bytearray(bundle.read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "bad.zip").write_bytes(data)
@@ -195,7 +191,7 @@ def fetched(address: str, path: str) -> bytes:
     return content
 
 
-def test_a_run_is_packed_as_a_bundle_of_its_onnx_files(run_folder: Path, fake_ort: Path, tmp_path: Path) -> None:
+def test_run_is_served_as_a_bundle_of_its_onnx_files(run_folder: Path, fake_ort: Path, tmp_path: Path) -> None:
     before = sorted(run_folder.rglob("*"))
     with exploring("--run", run_folder, "--ort", fake_ort) as address:
         (tmp_path / "got.zip").write_bytes(fetched(address, "/bundle.zip"))
@@ -205,7 +201,7 @@ def test_a_run_is_packed_as_a_bundle_of_its_onnx_files(run_folder: Path, fake_or
     assert sorted(run_folder.rglob("*")) == before
 
 
-def test_without_a_run_the_reference_bundle_is_shown(
+def test_reference_bundle_is_served_without_a_run(
     invoke: Callable[..., Outcome], fake_ort: Path, tmp_path: Path
 ) -> None:
     said = invoke("explore", "--ort", fake_ort, "--no-open")
@@ -217,7 +213,7 @@ def test_without_a_run_the_reference_bundle_is_shown(
         assert fetched(address, "/bundle.zip") == reference.read_bytes()
 
 
-def test_the_page_is_opened_in_the_browser_unless_told_not_to(bundle: Path, fake_ort: Path, tmp_path: Path) -> None:
+def test_page_opens_in_the_browser(bundle: Path, fake_ort: Path, tmp_path: Path) -> None:
     script = tmp_path / "browser"
     script.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened.tmp && mv {tmp_path}/opened.tmp {tmp_path}/opened\n')
     script.chmod(0o755)
@@ -240,7 +236,7 @@ def test_the_page_is_opened_in_the_browser_unless_told_not_to(bundle: Path, fake
     assert (tmp_path / "opened").read_text().strip() == address
 
 
-def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
+def test_wheel_contains_the_page(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,10 +59,16 @@ def host(folder: Path) -> Callable[[str], Host]:
     return get
 
 
-def consistent(files: Mapping[str, bytes], manifest: object) -> bytes:
-    """The bytes of a bundle of these files, with another manifest, in which all hashes agree."""
-    held = {name: data for name, data in files.items() if name != "SHA256SUMS"}
+def consistent(files: Mapping[str, bytes], manifest: Any) -> bytes:
+    """Return a bundle of these files with another manifest, in the canonical order and with hashes that fit."""
+    stored = [file for entry in manifest["files"] for file in (entry, *entry.get("beside", ()))]
+    golden = [array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])]
+    order = ["manifest.json", *(file["name"] for file in stored), *golden]
+    held = {name: files[name] for name in [*order, *files] if name != "SHA256SUMS"}
     held["manifest.json"] = json.dumps(manifest).encode()
+    certificate = json.loads(files["certificate.json"])
+    certificate["files"] |= {file["name"]: file["sha256"] for file in stored}
+    held["certificate.json"] = json.dumps(certificate).encode()
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in held.items())
     return write_archive({"SHA256SUMS": sums.encode(), **held})
 

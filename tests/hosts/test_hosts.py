@@ -158,7 +158,7 @@ def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str],
         lines, _ = headless.console(
             f"{served.url}/examples/browser/?backend=webgpu", "--disable-gpu", last=("pass", "FAIL")
         )
-    assert lines[-2:] == ["error: no WebGPU here", "FAIL"]
+    assert lines[-2:] == ["error: this browser has no WebGPU adapter", "FAIL"]
 
 
 def test_a_few_lines_of_python_do_the_same(folder: Path, wrong: Path) -> None:

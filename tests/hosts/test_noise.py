@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -39,35 +38,6 @@ def test_python(draw: tuple[int, int, int, int], example: ModuleType) -> None:
 def test_python_where_the_branches_meet(example: ModuleType) -> None:
     expected = bits(rng.normal(np.array(WORDS, np.uint32)))
     assert bits(np.array([example.normal(word) for word in WORDS])) == expected
-
-
-def test_javascript() -> None:
-    require("node")
-    code = """
-        const { sample, normal } = await import(process.argv[1]);
-        const { draws, words } = JSON.parse(process.argv[2]);
-        const bits = (numbers) => Array.from(new Uint32Array(Float32Array.from(numbers).buffer));
-        const drawn = draws.map(([n, size, seed, start]) => bits(sample(n, size, BigInt(seed), start)));
-        console.log(JSON.stringify([drawn, bits(words.map(normal))]));
-    """
-    request = {"draws": [(n, size, str(seed), start) for n, size, seed, start in DRAWS], "words": WORDS}
-    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js"), json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    drawn, normals = json.loads(done.stdout)
-    for (n, size, seed, start), got in zip(DRAWS, drawn, strict=True):
-        assert got == bits(rng.sample((n, size), seed, start=start))
-    assert normals == bits(rng.normal(np.array(WORDS, np.uint32)))
-
-
-@pytest.mark.parametrize("seed", ["1.5", "-1", "2 ** 53", "1n << 64n"])
-def test_javascript_refuses_a_seed_that_it_cannot_count_with(seed: str) -> None:
-    require("node")
-    code = f"const {{ sample }} = await import(process.argv[1]); sample(1, 1, {seed});"
-    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "bad seed" in done.stderr
 
 
 @pytest.mark.parametrize("options", [["-O0"], ["-O3", "-march=native"]], ids=" ".join)

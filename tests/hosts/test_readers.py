@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.hosts.conftest import require
 from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
 
@@ -53,37 +50,3 @@ def test_python(small: bytes, example: ModuleType, tmp_path: Path) -> None:
         accepted += 1
         assert bundle._files == whole
     assert accepted < TRIES  # a quarter of what was tried, and most of that is a date or an attribute
-
-
-def test_javascript(small: bytes, tmp_path: Path) -> None:
-    require("node")
-    code = """
-        import { readFileSync } from "node:fs";
-        const { readBundle } = await import(process.argv[1]);
-        const names = JSON.parse(readFileSync(process.argv[2]));
-        const entry = { part: "decoder", format: "onnx", name: "decoder.onnx", sha256: process.argv[3] };
-        const seen = [];
-        for (const hex of names) {
-            try {
-                const bundle = await readBundle(Buffer.from(hex, "hex"));
-                bundle.manifest.files = [entry];
-                seen.push(Buffer.from(bundle.model("decoder")).toString("hex"));
-            } catch (error) {
-                if (!(error instanceof Error)) throw error;
-                seen.push(null);
-            }
-        }
-        console.log(JSON.stringify(seen));
-    """
-    path = tmp_path / "damages.json"
-    damaged = [small, *damages(small)]
-    path.write_text(json.dumps([damage.hex() for damage in damaged]))
-    model = bytes(range(64))
-    command = ["node", "--input-type=module", "-e", code, str(ROOT / "examples/browser/bundle.js"), str(path)]
-    done = subprocess.run([*command, sha256(model)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    whole, *seen = json.loads(done.stdout)
-    assert whole == model.hex()
-    accepted = [content for content in seen if content is not None]
-    assert set(accepted) <= {whole}
-    assert len(accepted) < TRIES

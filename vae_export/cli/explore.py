@@ -45,11 +45,11 @@ def explore(
     refuse_together(bundle=bundle, run=run)
     refuse_together(ort=ort, cdn=cdn)
 
-    from vae_export.explorer.server import Server, from_cdn, from_folder, routes
+    from vae_export.explorer.server import Server, WebRuntime, build_routes
 
     data, name = _bundle(bundle, run)
-    engine = from_cdn() if cdn else from_folder(ort)
-    with Server(routes(data, name, engine), port, origin=engine.origin) as server:
+    runtime = WebRuntime.from_cdn() if cdn else WebRuntime.from_folder(ort)
+    with Server(build_routes(data, name, runtime), port, origin=runtime.origin) as server:
         console.result(server.url)
         console.message(f"exploring {name}; Ctrl-C ends it")
         if open_page:

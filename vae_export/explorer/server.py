@@ -1,10 +1,9 @@
-"""onnxruntime-web, which runs ONNX files in a browser: an npm package on disk, or a public server if asked for.
+"""Serve the explorer: its page, one bundle and onnxruntime-web, to this machine only.
 
-Hands out the page, one bundle and onnxruntime-web: to this machine only, and nothing else.
-
-A page that any site could read would leak the model, so: bound to 127.0.0.1; requests that name another host are
-refused (a stranger's name that resolves to 127.0.0.1 would otherwise count as his own site: DNS rebinding); no other
-site may embed or read what is served; and the page can reach nothing but this server, and the CDN if asked for.
+A page that any site could read would leak the model. So the server binds to 127.0.0.1, refuses requests that name
+another host (a stranger's name that resolves to 127.0.0.1 would otherwise count as the stranger's own site: DNS
+rebinding), lets no other site embed or read what it serves, and lets the page reach nothing but this server, and the
+CDN if asked for.
 """
 
 from __future__ import annotations
@@ -21,13 +20,14 @@ from typing import Any
 
 from vae_export.errors import MachineError, UsageError
 
-#: The release that was tested.
+HOST = "127.0.0.1"
+PAGE_FOLDER = Path(__file__).parent / "page"
+#: The release of onnxruntime-web that was tested.
 VERSION = "1.30.0"
-INSTALL = f"npm install --no-save onnxruntime-web@{VERSION}"
-CDN = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
-_DIST = Path("node_modules", "onnxruntime-web", "dist")
-#: What the page asks for: two builds of the library, each with its WebAssembly file and the script that loads it.
-FILES = (
+INSTALL_COMMAND = f"npm install --no-save onnxruntime-web@{VERSION}"
+CDN_URL = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
+#: The files that the page loads: two builds, each with its WebAssembly file and the script that loads it.
+RUNTIME_FILES = (
     "ort.wasm.min.mjs",
     "ort-wasm-simd-threaded.mjs",
     "ort-wasm-simd-threaded.wasm",
@@ -35,133 +35,144 @@ FILES = (
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
+_PACKAGE_FOLDER = Path("node_modules", "onnxruntime-web", "dist")
+_RUNTIME_PATH = "/ort/"
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",  # browsers run a module of no other type
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",  # browsers compile a file of this type while it arrives
+    ".zip": "application/zip",
+}
+#: How long a connection may be silent.
+_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class WebRuntime:
-    """Where the page gets onnxruntime-web from.
+    """Where the page loads onnxruntime-web from, which runs ONNX files in a browser.
 
     Attributes:
-        url: its folder, as the page says it: below this server, or a public one.
-        files: what this server hands out of it, by name.
+        url: the folder of its files, as the page sees it: a path on this server, or a public URL.
+        files: the files that this server answers, by name; empty for a public URL.
     """
 
     url: str
-    files: dict[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def from_cdn(cls) -> WebRuntime:
+        """Return the public server; the page then needs a network."""
+        return cls(CDN_URL)
+
+    @classmethod
+    def from_folder(cls, folder: Path | None = None, *, start: Path | None = None) -> WebRuntime:
+        """Return the npm package in a folder.
+
+        Args:
+            folder: the package, or its folder `dist`. None searches for a node_modules folder that has it.
+            start: where the search starts; it goes up from there. None is the working folder.
+
+        Raises:
+            UsageError: `folder` does not hold the package.
+            MachineError: the search found no complete package.
+        """
+        dist = _find_package(start or Path.cwd()) if folder is None else _dist_folder(folder)
+        return cls(_RUNTIME_PATH, {name: dist / name for name in RUNTIME_FILES})
 
     @property
     def origin(self) -> str:
-        """What the page's Content-Security-Policy must allow besides this server; empty if nothing."""
+        """The origin that the page's Content-Security-Policy must allow besides this server; empty if there is none."""
         return "" if self.files else "/".join(self.url.split("/")[:3])
 
 
-def from_cdn() -> WebRuntime:
-    """The public server; the page fetches from it, and works with a network only."""
-    return WebRuntime(CDN)
-
-
-def from_folder(folder: Path | None = None, *, start: Path | None = None) -> WebRuntime:
-    """The package in `folder`, or in the first node_modules from `start` (the working folder) up.
-
-    Raises:
-        UsageError: `folder` does not hold it.
-        MachineError: no folder holds it.
-    """
-    do = f"run: {INSTALL}"
-    if folder is not None:
-        inner = [path for path in (folder, folder / "dist") if not _missing(path)]
-        if not inner:
-            expected = f"the folder dist of onnxruntime-web {VERSION}, with {FILES[0]}"
-            raise UsageError("onnxruntime-web is not there", where=folder, expected=expected, do=do)
-        return _engine(inner[0])
-    here = (start or Path.cwd()).absolute()
-    incomplete = None
-    for dist in _candidates(here):
-        if not (missing := _missing(dist)):
-            return _engine(dist)
-        incomplete = incomplete or f"{dist} without {missing[0]}"
-    raise MachineError(
-        "onnxruntime-web is not installed",
-        where=f"{_DIST}, in {here} and above",
-        got=incomplete,
-        do=f"{do}, or pass --ort DIR, or --cdn to fetch it from {CDN.split('/')[2]}",
+def _dist_folder(folder: Path) -> Path:
+    for candidate in (folder, folder / "dist"):
+        if not _missing_files(candidate):
+            return candidate
+    raise UsageError(
+        "onnxruntime-web is not there",
+        where=folder,
+        expected=f"the folder dist of onnxruntime-web {VERSION}, with {RUNTIME_FILES[0]}",
+        do=f"run: {INSTALL_COMMAND}",
     )
 
 
-def _candidates(here: Path) -> Iterator[Path]:
-    for above in (here, *here.parents):
-        if (above / _DIST).is_dir():
-            yield above / _DIST
+def _find_package(start: Path) -> Path:
+    incomplete = None
+    for dist in _package_folders(start.absolute()):
+        if not (missing := _missing_files(dist)):
+            return dist
+        incomplete = incomplete or f"{dist} without {missing[0]}"
+    raise MachineError(
+        "onnxruntime-web is not installed",
+        where=f"{_PACKAGE_FOLDER}, in {start.absolute()} and above",
+        got=incomplete,
+        do=f"run: {INSTALL_COMMAND}, or pass --ort DIR, or --cdn to fetch it from {CDN_URL.split('/')[2]}",
+    )
 
 
-def _missing(dist: Path) -> list[str]:
-    return [name for name in FILES if not (dist / name).is_file()]
+def _package_folders(start: Path) -> Iterator[Path]:
+    for folder in (start, *start.parents):
+        if (folder / _PACKAGE_FOLDER).is_dir():
+            yield folder / _PACKAGE_FOLDER
 
 
-def _engine(dist: Path) -> WebRuntime:
-    return WebRuntime("/ort/", {name: dist / name for name in FILES})
-
-
-HOST = "127.0.0.1"
-PAGE_FOLDER = Path(__file__).parent / "page"
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",  # browsers run a module of this type only
-    ".json": "application/json",
-    ".svg": "image/svg+xml",
-    ".wasm": "application/wasm",  # compiled while it arrives, with this type only
-    ".zip": "application/zip",
-}
-#: Seconds that a connection may be silent.
-_PATIENCE = 60
+def _missing_files(dist: Path) -> list[str]:
+    return [name for name in RUNTIME_FILES if not (dist / name).is_file()]
 
 
 @dataclass(frozen=True)
 class Resource:
-    """What one route answers: bytes, or a file that is read when it is asked for."""
+    """The answer to one path: bytes, or a file that is read at each request."""
 
-    type: str
+    media_type: str
     content: bytes | Path
+
+    @classmethod
+    def from_file(cls, path: Path) -> Resource:
+        return cls(_MEDIA_TYPES[path.suffix], path)
 
     def read(self) -> bytes:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 
-def routes(bundle: bytes, name: str, engine: WebRuntime) -> dict[str, Resource]:
-    """Every path that is answered.
+def build_routes(bundle: bytes, name: str, runtime: WebRuntime) -> dict[str, Resource]:
+    """Return the resource of every path that the server answers.
 
     Args:
-        bundle: the file's bytes.
-        name: what the page calls it.
-        engine: where the page gets onnxruntime-web from.
+        bundle: the bytes of the bundle.
+        name: the bundle's name, which the page shows if the model card has no title.
+        runtime: where the page loads onnxruntime-web from.
     """
-    settings = json.dumps({"bundle": name, "engine": engine.url}).encode()
-    pages = {f"/{path.name}": _resource(path) for path in sorted(PAGE_FOLDER.iterdir())}
+    settings = json.dumps({"bundle": name, "engine": runtime.url}).encode()
+    page = {f"/{path.name}": Resource.from_file(path) for path in sorted(PAGE_FOLDER.iterdir())}
     return {
-        "/": pages.pop("/index.html"),
-        **pages,
-        "/settings.json": Resource(_TYPES[".json"], settings),
-        "/bundle.zip": Resource(_TYPES[".zip"], bundle),
-        **{f"/ort/{name}": _resource(path) for name, path in engine.files.items()},
+        "/": page.pop("/index.html"),
+        **page,
+        "/settings.json": Resource(_MEDIA_TYPES[".json"], settings),
+        "/bundle.zip": Resource(_MEDIA_TYPES[".zip"], bundle),
+        **{f"{_RUNTIME_PATH}{name}": Resource.from_file(path) for name, path in runtime.files.items()},
     }
 
 
 class Server(ThreadingHTTPServer):
-    """Listens from the moment it is made; `serve_forever` answers.
+    """Listen on 127.0.0.1 from construction on; `serve_forever` answers the requests.
 
     Args:
-        resources: what to answer, by path.
-        port: 0 takes a free one.
-        origin: a further origin that the page may load the engine from; empty for none.
+        resources: the answers, by path.
+        port: the port; 0 takes a free one.
+        origin: another origin that the page may load the runtime from; empty for none.
 
     Raises:
-        MachineError: the port is taken, or needs rights that this process does not have.
+        MachineError: the port is in use, or this process may not open it.
     """
 
     daemon_threads = True
-    # Two servers on one port would answer in turn.
+    # With it, two servers could listen on one port and would answer in turn.
     allow_reuse_port = False
 
     def __init__(self, resources: Mapping[str, Resource], port: int, *, origin: str = "") -> None:
@@ -169,20 +180,20 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
+            in_use = error.errno == errno.EADDRINUSE
             raise MachineError(
-                "port is in use" if taken else "port cannot be opened",
+                "port is in use" if in_use else "port cannot be opened",
                 where=f"{HOST}:{port}",
-                got=None if taken else error.strerror,
+                got=None if in_use else error.strerror,
                 do="pass --port 0 for a free one",
             ) from error
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
         self.headers = {
-            # Threads of WebAssembly need an isolated page; no other site may embed or read anything.
+            # WebAssembly gets threads only on an isolated page, which no other site can embed or read.
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cross-Origin-Embedder-Policy": "require-corp",
             "Cross-Origin-Resource-Policy": "same-origin",
-            "Content-Security-Policy": _policy(origin),
+            "Content-Security-Policy": _content_security_policy(origin),
             "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-store",
@@ -190,30 +201,31 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
+        """The address of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
     def server_bind(self) -> None:
-        """Without looking up this machine's name, which can take seconds where no network is."""
+        """Bind without looking up the name of this machine, which can take seconds without a network."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # an address of IPv4 is these two
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of an answer is no event."""
+        """Ignore a browser that closes the connection in the middle of an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "vae-export", ""
-    timeout = _PATIENCE
+    timeout = _TIMEOUT_SECONDS
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._answer(with_body=True)
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._answer(with_body=False)
 
-    def _answer(self, *, body: bool) -> None:
+    def _answer(self, *, with_body: bool) -> None:
         if self.headers.get("Host", "").lower() not in self.server.hosts:
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return
@@ -223,14 +235,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         try:
             content = resource.read()
-        except OSError:  # the engine's folder went away
+        except OSError:  # the folder of the runtime was removed
             self.send_error(HTTPStatus.NOT_FOUND)
             return
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", resource.type)
+        self.send_header("Content-Type", resource.media_type)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if body:
+        if with_body:
             self.wfile.write(content)
 
     def end_headers(self) -> None:
@@ -239,17 +251,17 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence: the terminal is for the address of the page."""
+        """Log nothing: the terminal shows the address of the page."""
 
 
-def _policy(origin: str) -> str:
-    """What the page may load. 'wasm-unsafe-eval' lets WebAssembly be compiled, and nothing else."""
-    workers = "'self' blob:" if origin else "'self'"  # an engine from elsewhere starts its threads through blobs
+def _content_security_policy(origin: str) -> str:
+    """Return the rules for what the page may load; 'wasm-unsafe-eval' allows compiling WebAssembly and nothing else."""
+    blobs = " blob:" if origin else ""  # a runtime from another origin starts its threads through blobs
     rules = {
         "default-src": "'none'",
-        "script-src": f"'self' 'wasm-unsafe-eval' {origin}" + (" blob:" if origin else ""),
+        "script-src": f"'self' 'wasm-unsafe-eval' {origin}{blobs}",
         "connect-src": f"'self' {origin}",
-        "worker-src": workers,
+        "worker-src": f"'self'{blobs}",
         "style-src": "'self'",
         "img-src": "'self' blob:",
         "base-uri": "'none'",
@@ -257,7 +269,3 @@ def _policy(origin: str) -> str:
         "frame-ancestors": "'none'",
     }
     return "; ".join(f"{name} {value.strip()}" for name, value in rules.items())
-
-
-def _resource(path: Path) -> Resource:
-    return Resource(_TYPES[path.suffix], path)

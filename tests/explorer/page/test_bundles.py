@@ -1,4 +1,4 @@
-"""A bundle of any kind is shown, and one that was changed is not."""
+"""The page shows bundles of every kind and refuses altered ones."""
 
 from __future__ import annotations
 
@@ -43,21 +43,19 @@ def refused(page: Page) -> None:
     assert page.evaluate("Array.from(document.querySelectorAll('canvas')).every((canvas) => canvas.width === 0)")
 
 
-def test_a_bundle_changed_on_its_way_shows_the_error_and_no_picture(
-    browser: Browser, address: str, bundle: Path
-) -> None:
+def test_altered_bundle_shows_an_error_and_no_image(browser: Browser, address: str, bundle: Path) -> None:
     with quiet_page(browser) as page:
         page.route("**/bundle.zip", lambda route: route.fulfill(body=tampered(bundle), content_type="application/zip"))
         page.goto(address)
         refused(page)
-        # Another bundle, a whole one this time.
+        # Then an intact bundle.
         page.set_input_files("#bundle-file", bundle)
         wait_ready(page)
         assert page.get_attribute("#check", "data-state") == "passed"
         assert not page.is_visible("#failure")
 
 
-def test_another_bundle_takes_the_place_of_the_first(page: Page, bundle: Path, colour: Path) -> None:
+def test_second_bundle_replaces_the_first(page: Page, bundle: Path, colour: Path) -> None:
     page.set_input_files("#bundle-file", colour)
     assert page.input_value("#bundle-file") == ""  # the same file can be chosen again
     eventually(lambda: page.inner_text("#facts").startswith("64 latents (4 × 4 × 4)"))
@@ -69,7 +67,7 @@ def test_another_bundle_takes_the_place_of_the_first(page: Page, bundle: Path, c
     refused(page)
 
 
-def test_colour_feature_maps_and_other_ranges_work(browser: Browser, colour: Path, ort: Path) -> None:
+def test_colour_bundle_with_feature_map_latents_works(browser: Browser, colour: Path, ort: Path) -> None:
     model = vae_export.load(colour)
     with exploring("--bundle", colour, "--ort", ort) as address, quiet_page(browser) as page:
         page.goto(address)
@@ -85,7 +83,7 @@ def test_colour_feature_maps_and_other_ranges_work(browser: Browser, colour: Pat
         assert overflow(page) <= 0
 
 
-def test_a_decoder_alone_is_enough(
+def test_bundle_without_encoder_works(
     browser: Browser, exported: Callable[[str], Exported], ort: Path, tmp_path: Path
 ) -> None:
     artifact = exported("mlp").artifact
@@ -97,8 +95,8 @@ def test_a_decoder_alone_is_enough(
         page.goto(address)
         wait_ready(page)
         assert page.get_attribute("#check", "data-state") == "passed"
-        assert "a decoder alone" in page.inner_text("#facts")
+        assert "no encoder" in page.inner_text("#facts")
         assert not page.is_visible("#drawing")
-        assert not page.is_visible("#way")
+        assert not page.is_visible("#position")
         page.click("#random")
         eventually(lambda: len(np.unique(shown(page))) > 10)

@@ -1,4 +1,4 @@
-"""Where the page's engine comes from and what it runs on; nothing else is reached."""
+"""The page loads its engine from this server or the CDN, and reaches no other host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import vae_export
 from tests.absent import absent
 from tests.explorer.conftest import SOFTWARE_GPU, exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import eventually, looks_like, shown, sliders
-from vae_export.explorer.server import CDN, VERSION
+from vae_export.explorer.server import CDN_URL, VERSION
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_the_page_can_reach_no_other_host(browser: Browser, address: str) -> None:
+def test_page_reaches_no_other_host(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(address)
     wait_ready(page)
@@ -33,7 +33,7 @@ def test_the_page_can_reach_no_other_host(browser: Browser, address: str) -> Non
     page.close()
 
 
-def test_without_webgpu_the_choice_is_not_offered(page: Page) -> None:
+def test_webgpu_is_disabled_without_an_adapter(page: Page) -> None:
     eventually(lambda: page.inner_text("#backend option:last-child") == "WebGPU (no adapter)")
     assert page.evaluate("document.querySelector('#backend option:last-child').disabled")
     assert page.input_value("#backend") == "wasm"
@@ -47,9 +47,7 @@ def open_with_webgpu(page: Page, address: str) -> None:
         absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
 
 
-def test_webgpu_is_tested_again_before_it_is_trusted(
-    launch: Callable[..., Browser], address: str, model: Model
-) -> None:
+def test_switch_to_webgpu_runs_the_self_test_again(launch: Callable[..., Browser], address: str, model: Model) -> None:
     with closing(launch(*SOFTWARE_GPU)) as browser, quiet_page(browser) as page:
         open_with_webgpu(page, address)
         page.click("#zero")
@@ -68,7 +66,7 @@ def test_webgpu_is_tested_again_before_it_is_trusted(
         eventually(lambda: "thread" in page.inner_text("#speed-unit"))
 
 
-def test_a_bundle_that_is_opened_while_an_engine_starts_is_the_one_that_is_shown(
+def test_bundle_opened_while_an_engine_starts_is_shown(
     launch: Callable[..., Browser], address: str, colour: Path
 ) -> None:
     with closing(launch(*SOFTWARE_GPU)) as browser, quiet_page(browser) as page:
@@ -85,13 +83,13 @@ def test_a_bundle_that_is_opened_while_an_engine_starts_is_the_one_that_is_shown
         eventually(lambda: looks_like(shown(page), model.decode(zero)[0], model))
 
 
-def test_the_engine_can_come_from_the_cdn(browser: Browser, bundle: Path, ort: Path) -> None:
-    """No network here: the browser asks the CDN's own address, and this test answers with the package's files."""
+def test_engine_loads_from_the_cdn(browser: Browser, bundle: Path, ort: Path) -> None:
+    """The test answers for the CDN with the files of the npm package, since the suite has no network."""
     asked = []
 
     def answer(route: Any) -> None:
         asked.append(route.request.url)
-        file = ort / route.request.url.removeprefix(CDN)
+        file = ort / route.request.url.removeprefix(CDN_URL)
         type = "application/wasm" if file.suffix == ".wasm" else "application/javascript"
         headers = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
         route.fulfill(body=file.read_bytes(), content_type=type, headers=headers)
@@ -105,7 +103,7 @@ def test_the_engine_can_come_from_the_cdn(browser: Browser, bundle: Path, ort: P
     assert all(url.startswith(f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/") for url in asked)
 
 
-def test_an_engine_that_cannot_be_loaded_is_said(browser: Browser, bundle: Path) -> None:
+def test_engine_that_fails_to_load_is_reported(browser: Browser, bundle: Path) -> None:
     with exploring("--bundle", bundle, "--cdn") as address:
         page = browser.new_page()
         page.route("https://cdn.jsdelivr.net/**", lambda route: route.abort())

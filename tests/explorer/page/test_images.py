@@ -1,4 +1,4 @@
-"""An image is drawn, opened, dropped or pasted, and goes through the encoder."""
+"""Images that are drawn, opened, dropped or pasted are encoded as Python encodes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_drawn_is_encoded_and_reconstructed(page: Page, model: Model) -> None:
+def test_mouse_drawing_is_encoded_and_reconstructed(page: Page, model: Model) -> None:
     page.click("#clear")
     assert len(np.unique(pixels(page, "#drawing"))) == 1
     page.locator("#drawing").scroll_into_view_if_needed()
@@ -37,10 +37,10 @@ def test_what_is_drawn_is_encoded_and_reconstructed(page: Page, model: Model) ->
     assert "KL to the prior" in page.inner_text("#posterior")
 
 
-def test_the_keyboard_draws(page: Page, model: Model) -> None:
+def test_keyboard_drawing_is_encoded_and_reconstructed(page: Page, model: Model) -> None:
     page.click("#clear")
     page.locator("#clear").focus()
-    page.keyboard.press("Shift+Tab")  # over the picture's button
+    page.keyboard.press("Shift+Tab")  # past the label of the file input
     page.locator("#drawing").focus()
     empty = pixels(page, "#drawing")
     page.keyboard.press("ArrowUp")
@@ -54,14 +54,14 @@ def test_the_keyboard_draws(page: Page, model: Model) -> None:
     encoded(page, model)
 
 
-@pytest.mark.parametrize("way", ["opened", "dropped", "pasted"])
-def test_a_picture_is_encoded_however_it_comes(page: Page, model: Model, way: str) -> None:
+@pytest.mark.parametrize("route", ["opened", "dropped", "pasted"])
+def test_image_file_is_encoded(page: Page, model: Model, route: str) -> None:
     image = picture(1)
     data = b64encode(png(image)).decode()
-    if way == "opened":
+    if route == "opened":
         page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": png(image)})
         assert page.input_value("#file") == ""  # the same file can be chosen again
-    elif way == "dropped":
+    elif route == "dropped":
         page.evaluate(DROP, [".encode", "x.png", "image/png", data])
     else:
         code = (
@@ -76,19 +76,19 @@ def test_a_picture_is_encoded_however_it_comes(page: Page, model: Model, way: st
     encoded(page, model)
 
 
-def test_a_picture_that_cannot_be_read_is_named_in_sight_until_another_is_tried(browser: Browser, address: str) -> None:
+def test_unreadable_image_file_is_named_until_another_is_opened(browser: Browser, address: str) -> None:
     with quiet_page(browser, viewport={"width": 390, "height": 844}) as page:
         page.goto(address)
         wait_ready(page)
         page.set_input_files("#file", {"name": "torn.png", "mimeType": "image/png", "buffer": b"no picture"})
         eventually(lambda: page.is_visible("#failure"))
-        assert "torn.png is no picture" in page.inner_text("#failure")
+        assert "This browser cannot read torn.png as an image." in page.inner_text("#failure")
         assert page.evaluate("document.getElementById('failure').getBoundingClientRect().top >= 0")
         page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": png(picture(1))})
         eventually(lambda: not page.is_visible("#failure"))
 
 
-def test_the_way_from_one_image_to_another_is_the_runtimes(page: Page, model: Model) -> None:
+def test_interpolation_matches_python(page: Page, model: Model) -> None:
     for end, seed in (("a", 1), ("b", 9)):
         page.evaluate(DROP, [f"#image-{end}", "x.png", "image/png", b64encode(png(picture(seed))).decode()])
     eventually(lambda: np.abs(pixels(page, "#image-b")[..., 0].astype(int) - picture(9)).max() <= 1)
@@ -98,7 +98,7 @@ def test_the_way_from_one_image_to_another_is_the_runtimes(page: Page, model: Mo
         eventually(lambda index=index: looks_like(pixels(page, "#steps canvas", index), wanted[index], model))  # type: ignore[misc]
     page.locator("#steps .cell").nth(4).click()
     eventually(lambda: looks_like(shown(page), wanted[4], model))
-    assert page.input_value("#way") == "0.5"
+    assert page.input_value("#position") == "0.5"
     page.click("#clear")
     page.click("[data-end=a]")
     eventually(lambda: np.array_equal(pixels(page, "#image-a"), pixels(page, "#drawing")))

@@ -1,4 +1,4 @@
-"""A latent is moved by sliders, on the pad and over the manifold, and the picture follows."""
+"""Sliders, the pad and the buttons change the latents, and the image follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_a_slider_moves_the_pixels(page: Page, model: Model) -> None:
+def test_slider_changes_the_image(page: Page, model: Model) -> None:
     before = shown(page)
     latent = np.array([sliders(page)], np.float32)
     assert looks_like(before, model.decode(latent)[0], model)
@@ -33,7 +33,7 @@ def test_a_slider_moves_the_pixels(page: Page, model: Model) -> None:
     assert page.locator("#sliders output").nth(1).inner_text() == f"{moved[0, 1]:.2f}".replace("-", "−")
 
 
-def test_arrow_keys_and_the_mouse_move_on_the_pad(page: Page, model: Model) -> None:
+def test_pad_follows_arrow_keys_and_mouse(page: Page, model: Model) -> None:
     across, up = int(page.input_value("#across")), int(page.input_value("#up"))
     assert across != up
     pad = page.locator("#pad")
@@ -54,7 +54,7 @@ def test_arrow_keys_and_the_mouse_move_on_the_pad(page: Page, model: Model) -> N
     assert sliders(page)[up] == pytest.approx(0, abs=0.02)
 
 
-def test_the_manifold_has_the_image_of_each_place(page: Page, model: Model) -> None:
+def test_manifold_shows_the_image_of_each_position(page: Page, model: Model) -> None:
     from statistics import NormalDist
 
     _, height, width = model.contract.image_shape
@@ -71,7 +71,7 @@ def test_the_manifold_has_the_image_of_each_place(page: Page, model: Model) -> N
     eventually(lambda: looks_like(pixels(page, "#manifold", 0, place), model.decode(latent)[0], model))
 
 
-def test_random_zero_and_copy(browser: Browser, address: str, model: Model) -> None:
+def test_random_zero_copy_and_save_buttons(browser: Browser, address: str, model: Model) -> None:
     with quiet_page(browser, permissions=["clipboard-read", "clipboard-write"]) as page:
         page.goto(address)
         wait_ready(page)

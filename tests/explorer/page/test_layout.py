@@ -1,4 +1,4 @@
-"""The page on a small screen, and without a mouse."""
+"""The page works on small screens and without a mouse."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("width", [360, 600, 800, 1000])
-def test_a_small_screen_never_scrolls_sideways(browser: Browser, address: str, width: int) -> None:
+def test_small_screen_never_scrolls_sideways(browser: Browser, address: str, width: int) -> None:
     with quiet_page(browser, viewport={"width": width, "height": 740}, has_touch=True, color_scheme="dark") as page:
         page.goto(address)
         wait_ready(page)
@@ -31,7 +31,7 @@ def test_a_small_screen_never_scrolls_sideways(browser: Browser, address: str, w
         assert small == 0
 
 
-def test_the_image_stays_in_sight_on_a_phone(browser: Browser, address: str) -> None:
+def test_image_stays_visible_on_a_phone(browser: Browser, address: str) -> None:
     with quiet_page(browser, viewport={"width": 360, "height": 740}) as page:
         page.goto(address)
         wait_ready(page)
@@ -41,7 +41,7 @@ def test_the_image_stays_in_sight_on_a_phone(browser: Browser, address: str) -> 
         assert 0 <= box["y"] < 200
 
 
-def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Page) -> None:
+def test_every_control_has_a_name_and_keyboard_focus(page: Page) -> None:
     nameless = page.evaluate("""Array.from(document.querySelectorAll("button, input, select, [tabindex], canvas[role]"))
         .filter((element) => !element.labels?.length && !element.getAttribute("aria-label"))
         .filter((element) => element.textContent.trim() === "")
@@ -54,5 +54,5 @@ def test_every_control_has_a_name_and_can_be_reached_with_the_keyboard(page: Pag
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.parentElement.id"))
     assert reached >= {
         "backend", "random", "zero", "copy", "save", "pad", "across", "up", "drawing", "to-latents", "file", "clear",
-        "invert", "examples", "seed", "count", "next-seed", "samples", "steps", "way", "bundle-file",
+        "invert", "examples", "seed", "count", "next-seed", "samples", "steps", "position", "bundle-file",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A seed gives the images that Python gives."""
+"""A seed gives the images that Python draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_a_seed_gives_the_images_that_python_gives(page: Page, model: Model) -> None:
+def test_samples_match_python(page: Page, model: Model) -> None:
     page.fill("#seed", "18446744073709551615")
     page.select_option("#count", "16")
     page.click("#samples-form button[type=submit]")
@@ -35,7 +35,7 @@ def test_a_seed_gives_the_images_that_python_gives(page: Page, model: Model) -> 
     eventually(lambda: looks_like(shown(page), model.sample(2, seed=0)[1], model))
 
 
-def test_a_seed_that_is_none_is_refused_with_a_word(page: Page) -> None:
+def test_invalid_seed_is_refused_with_a_message(page: Page) -> None:
     before = pixels(page, "#samples canvas", 3)
     for seed in ("-1", "18446744073709551616", "1.5", "one", ""):
         page.fill("#seed", seed)

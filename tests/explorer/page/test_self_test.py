@@ -1,4 +1,4 @@
-"""The page tests its engine before it shows a picture, and says what came of it."""
+"""The page runs the self-test before it shows an image, and reports the result."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-def test_the_self_test_passes_and_says_how_well(page: Page, bundle: Path) -> None:
+def test_self_test_passes_and_shows_its_figures(page: Page, bundle: Path) -> None:
     assert page.get_attribute("#check", "data-state") == "passed"
     said = page.inner_text("#check")
     assert said.startswith("Self-test passed. Worst error ")
     assert "0 of 12,544 pixels differ" in said
-    assert "noise right to the bit" in said
+    assert "random latents correct to the bit" in said
     assert page.get_attribute("#check", "aria-live") == "polite"
     assert float(page.inner_text("#speed")) > 0
     assert page.evaluate("crossOriginIsolated") is True
@@ -38,8 +38,8 @@ def test_the_self_test_passes_and_says_how_well(page: Page, bundle: Path) -> Non
     assert page.inner_text("h1") == "tests"
 
 
-def test_a_self_test_that_fails_is_said_first(browser: Browser, address: str, bundle: Path) -> None:
-    """Somebody's golden image is brighter by half a grey level, and all hashes agree."""
+def test_failed_self_test_is_shown_first(browser: Browser, address: str, bundle: Path) -> None:
+    """The golden image is half a grey level too bright, with hashes that fit."""
     files = {name: bytes(data) for name, data in open_bundle(bundle).files.items()}
     name = "golden/decoder.image.f32"
     golden = (np.frombuffer(files[name], "<f4") + np.float32(0.5 / 255)).astype("<f4").tobytes()
@@ -58,10 +58,10 @@ def test_a_self_test_that_fails_is_said_first(browser: Browser, address: str, bu
         assert " 0 unexplained" not in said
 
 
-def test_numbers_are_those_of_the_runtime_within_the_golden_band(page: Page, model: Model) -> None:
+def test_decoded_images_match_python_within_the_tolerance(page: Page, model: Model) -> None:
     code = """async ([engine, seed]) => {
         const { Model } = await import("/model.js");
-        const { sample } = await import("/noise.js");
+        const { sample } = await import("/vae-bundle.mjs");
         const data = await (await fetch("/bundle.zip")).arrayBuffer();
         const model = await Model.open(data, "wasm", new URL(engine, location.href).href);
         const images = await model.decode(sample(7, model.size, BigInt(seed)));
@@ -70,21 +70,21 @@ def test_numbers_are_those_of_the_runtime_within_the_golden_band(page: Page, mod
     }"""
     made = np.array(page.evaluate(code, ["/ort/", "12345"]), np.float32).reshape(7, *model.contract.image_shape)
     wanted = model.sample(7, seed=12345)
-    [band] = [
+    [tolerance] = [
         array.band
         for golden in model.manifest.golden
         for array in golden.outputs
         if (golden.part, array.tensor) == ("decoder", "image")
     ]
-    assert band is not None
-    # Each of the two may be as far as the band from the exact number.
-    assert np.abs(made.astype(np.float64) - wanted).max() <= 2 * band
+    assert tolerance is not None
+    # Each of the two may be one tolerance away from the reference.
+    assert np.abs(made.astype(np.float64) - wanted).max() <= 2 * tolerance
     low, high = model.contract.image_range
-    assert compare_levels(made, wanted.astype(np.float64), low=low, high=high, band=2 * band).unexplained == 0
+    assert compare_levels(made, wanted.astype(np.float64), low=low, high=high, band=2 * tolerance).unexplained == 0
 
 
 @pytest.mark.parametrize("beyond", [False, True])
-def test_eight_bits_alone_are_judged_by_their_own_band(
+def test_int8_bundle_is_compared_with_int8_tolerances(
     browser: Browser, eight_bits: Artifact, ort: Path, tmp_path: Path, beyond: bool
 ) -> None:
     path = tmp_path / "int8.zip"

@@ -1,38 +1,35 @@
-// The page: opens the bundle, shows whether it computes the right pixels, and gives the model to the views.
+// The page: it opens a bundle, shows the verdict of the self-test, and passes the model to the views.
 
-import { onnxFile } from "./bundle.js";
-import { Latent } from "./latent.js";
+import { showDecodeView } from "./decode-view.js";
+import { showEncodeView } from "./encode-view.js";
+import { describeImage, takeFile } from "./images.js";
+import { showInterpolation } from "./interpolate.js";
+import { Latents, measureEffects, showSliders } from "./latents.js";
 import { Model } from "./model.js";
-import { describe, takeFile } from "./image.js";
-import { showEncode } from "./encode.js";
-import { showNow } from "./now.js";
 import { showPad } from "./pad.js";
 import { showSamples } from "./samples.js";
-import { showSliders } from "./sliders.js";
-import { hideFailure, showFailure, showSelfTest, showSpeed, showWorking } from "./status.js";
-import { showWay } from "./way.js";
-import { measureEffects } from "./effects.js";
-import { sample } from "./noise.js";
+import { hideFailure, showFailure, showProgress, showSelfTest } from "./status.js";
+import { findModel, sample } from "./vae-bundle.mjs";
 
 const find = (id) => document.getElementById(id);
 const backend = find("backend");
 
-const FIRST = 6; // of the random latents of seed 0: what the page starts with
+const FIRST_SAMPLE = 6; // the page starts with this latent of seed 0
 
-let settings; // of the server: {bundle, engine}
-let data; // of the bundle
-let views = new AbortController(); // ends the listeners of the bundle that was shown before
+let settings; // from the server: {bundle, engine}
+let data; // the bundle's bytes
+let views = new AbortController(); // removes the event listeners of the previous bundle
 
 /**
- * What every view gets; `model` is replaced when another engine is chosen, and `renewed` is told so.
+ * The state that every view gets. Choosing another engine replaces `model` and fires "change" on `engineChanged`.
  *
- * @typedef {{model: Model, latent: Latent, effects: Float32Array, signal: AbortSignal, renewed: EventTarget}} Shown
+ * @typedef {{model: Model, latents: Latents, effects: Float32Array, signal: AbortSignal, engineChanged: EventTarget}} Shown
  */
 let shown = null;
 
 let last = Promise.resolve();
 
-/** One change of model after the other: an engine that starts slowly must not put an old bundle's model under a new page. */
+/** Run changes of the model one at a time: a slow engine must not show the model of an earlier bundle. */
 function inTurn(change) {
   last = last.then(change);
   return last;
@@ -41,41 +38,42 @@ function inTurn(change) {
 async function openBundle(bytes) {
   document.body.dataset.state = "loading";
   hideFailure();
-  showWorking("Checking the bundle …");
+  showProgress("Checking the bundle …");
   const model = await Model.open(bytes, backend.value, settings.engine);
   data = bytes;
   views.abort();
   shown?.model.close();
   views = new AbortController();
-  const latent = new Latent(model.size);
-  shown = { model, latent, signal: views.signal, renewed: new EventTarget(), effects: await measureEffects(model) };
+  const latents = new Latents(model.size);
+  shown = { model, latents, signal: views.signal, engineChanged: new EventTarget(), effects: await measureEffects(model) };
   describeBundle(model);
   showSelfTest(model);
-  const encode = showEncode(shown);
-  for (const show of [showSliders, showPad, showNow, showSamples]) show(shown);
-  showWay(shown, encode);
-  latent.replace(sample(1, model.size, 0n, FIRST));
+  const drawing = showEncodeView(shown);
+  for (const show of [showSliders, showPad, showDecodeView, showSamples]) show(shown);
+  showInterpolation(shown, drawing);
+  latents.replace(sample(1, model.size, 0n, FIRST_SAMPLE));
   document.body.dataset.state = "ready";
 }
 
-/** The same bundle on another engine: the latents and drawings stay, and the self-test is done again. */
+/** Open the same bundle on another engine and test it again. The latents and the drawing stay. */
 async function changeEngine() {
   if (!shown || backend.value === shown.model.backend) return;
   backend.disabled = true;
-  showWorking(`Checking what ${backend.selectedOptions[0].text} computes …`);
+  showProgress(`Testing ${backend.selectedOptions[0].text} …`);
   try {
     const model = await Model.open(data, backend.value, settings.engine);
     const before = shown.model;
     shown.model = model;
     showSelfTest(model);
     before.close();
-    shown.renewed.dispatchEvent(new Event("renewed"));
-    shown.latent.replace(shown.latent.values);
+    shown.engineChanged.dispatchEvent(new Event("change"));
+    shown.latents.replace(shown.latents.values);
   } catch (error) {
-    const wanted = backend.selectedOptions[0].text;
+    const failed = backend.selectedOptions[0].text;
     backend.value = shown.model.backend;
+    const current = backend.selectedOptions[0].text;
     showSelfTest(shown.model);
-    showFailure(`${wanted} cannot run this model`, `${error.message}. Everything below still runs on ${backend.selectedOptions[0].text}.`);
+    showFailure(`${failed} cannot run this model`, `${error.message}. The page still uses ${current}.`);
   }
   backend.disabled = false;
 }
@@ -85,16 +83,16 @@ function describeBundle({ manifest, contract, card, identity, size, canEncode })
   const [low, high] = contract.image_range;
   const shape = contract.latent_shape.length > 1 ? ` (${contract.latent_shape.join(" × ")})` : "";
   find("name").textContent = document.title = name;
-  const { precision = "fp32" } = onnxFile(manifest, "decoder");
-  const notes = [...(canEncode ? [] : ["a decoder alone"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
-  const facts = `${size.toLocaleString("en")} latents${shape} → ${describe(contract)}, pixels in [${low}, ${high}]`;
+  const { precision = "fp32" } = findModel(manifest, "decoder");
+  const notes = [...(canEncode ? [] : ["no encoder"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
+  const facts = `${size.toLocaleString("en")} latents${shape} → ${describeImage(contract)}, pixels in [${low}, ${high}]`;
   find("facts").textContent = [facts, ...notes].join(" · ");
   find("card").textContent = card;
   find("identity").textContent = identity.slice(0, 16);
   find("identity").title = identity;
 }
 
-/** Nothing of a bundle that was refused, or of the one before it, stays on the page. */
+/** Show why a bundle was refused, and remove everything of it and of the previous one from the page. */
 function fail(error) {
   views.abort();
   shown?.model.close();
@@ -103,12 +101,12 @@ function fail(error) {
   find("name").textContent = document.title = "Explorer";
   for (const id of ["facts", "card", "identity"]) find(id).textContent = "";
   document.body.dataset.state = "failed";
-  showFailure("This bundle is not shown", error.message);
+  showFailure("This bundle cannot be shown", error.message);
 }
 
 async function fetchFrom(path) {
   const response = await fetch(path);
-  if (!response.ok) throw new Error(`${path} cannot be fetched: ${response.status} ${response.statusText}`);
+  if (!response.ok) throw new Error(`cannot fetch ${path}: ${response.status} ${response.statusText}`);
   return response;
 }
 
@@ -145,10 +143,10 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   if (file && isBundle(file)) openFile(file);
 });
-// What went wrong before is said until something else is tried.
+// An error message stays until the user does something else.
 for (const event of ["change", "drop", "paste"]) document.addEventListener(event, hideFailure, { capture: true });
 window.addEventListener("unhandledrejection", (event) => {
-  event.preventDefault(); // it is said here, not in the console
+  event.preventDefault(); // the page shows it, not the console
   showFailure("Something went wrong", event.reason?.message ?? String(event.reason));
 });
 

@@ -1,37 +1,39 @@
-// Random samples of a seed: the same latents as every other implementation draws.
+// Random samples of a seed: every implementation draws the same latents.
 
-import { Gallery } from "./gallery.js";
-import { latest } from "./latest.js";
-import { checkSeed, sample } from "./noise.js";
+import { Gallery } from "./images.js";
+import { coalesce } from "./model.js";
+import { checkSeed, sample } from "./vae-bundle.mjs";
 
 const COUNTS = [16, 32, 48, 96];
-const AT_A_TIME = 16;
-const LARGEST = 128; // pixels a side of an image of which many are shown at once
+const BATCH = 16;
+const LARGEST = 128; // images with a longer side, in pixels, are shown 16 at a time
 
+/** Show the samples of a seed; choosing one of them sets the latents. */
 export function showSamples(shown) {
-  const { latent, signal, model: { size, contract } } = shown;
+  const { latents, signal, model: { size, contract } } = shown;
   const [form, seed, count, error] = ["samples-form", "seed", "count", "seed-error"].map((id) => document.getElementById(id));
   const large = Math.max(...contract.image_shape.slice(1)) > LARGEST;
   count.replaceChildren(...COUNTS.slice(0, large ? 1 : undefined).map((number) => new Option(number, number)));
   count.value = large ? COUNTS[0] : COUNTS[2];
-  let latents = new Float32Array(0);
-  const gallery = new Gallery("samples", contract, (index) => latent.replace(latents.subarray(index * size, (index + 1) * size)), signal);
+  let drawn = new Float32Array(0);
+  const choose = (index) => latents.replace(drawn.subarray(index * size, (index + 1) * size));
+  const gallery = new Gallery("samples", contract, choose, signal);
 
-  const draw = latest(async (stale) => {
-    const wanted = readSeed(seed.value);
-    error.hidden = wanted !== null;
-    seed.setAttribute("aria-invalid", wanted === null);
-    if (wanted === null) {
+  const draw = coalesce(async (isStale) => {
+    const chosen = readSeed(seed.value);
+    error.hidden = chosen !== null;
+    seed.setAttribute("aria-invalid", chosen === null);
+    if (chosen === null) {
       error.textContent = `A seed is a whole number from 0 to ${(1n << 64n) - 1n}.`;
       return;
     }
     const rows = Number(count.value);
-    latents = sample(rows, size, wanted);
-    document.getElementById("python").textContent = `model.sample(${rows}, seed=${wanted})`;
+    drawn = sample(rows, size, chosen);
+    document.getElementById("python").textContent = `model.sample(${rows}, seed=${chosen})`;
     gallery.resize(rows, "Sample");
-    for (let first = 0; first < rows; first += AT_A_TIME) {
-      const images = await shown.model.decode(latents.slice(first * size, (first + AT_A_TIME) * size));
-      if (stale()) return;
+    for (let first = 0; first < rows; first += BATCH) {
+      const images = await shown.model.decode(drawn.slice(first * size, (first + BATCH) * size));
+      if (isStale()) return;
       images.forEach((image, index) => gallery.show(first + index, image));
     }
   });
@@ -43,16 +45,14 @@ export function showSamples(shown) {
     seed.value = now === null ? 0 : BigInt.asUintN(64, now + 1n);
     draw();
   }, { signal });
-  shown.renewed.addEventListener("renewed", draw, { signal });
+  shown.engineChanged.addEventListener("change", draw, { signal });
   draw();
 }
 
-/** A seed as it was typed → BigInt, or null where it is none. */
+/** Return the typed seed as a BigInt, or null if it is not valid. */
 function readSeed(text) {
   try {
-    const seed = BigInt(text.trim() || "no number");
-    checkSeed(seed);
-    return seed;
+    return checkSeed(BigInt(text.trim() || "missing"));
   } catch {
     return null;
   }

@@ -1,25 +1,25 @@
-// The bar that says whether this machine computes the right pixels, the speed, and what went wrong.
+// The status bar: the verdict of the self-test, the decoding speed, and error messages.
 
 const find = (id) => document.getElementById(id);
 
-export function showWorking(what) {
-  set("running", what, "");
+export function showProgress(text) {
+  setStatus("running", text, "");
 }
 
-/** Verdict and figures of the golden vectors, on the engine that was chosen. */
+/** Show the verdict and the figures of the self-test. */
 export function showSelfTest(model) {
-  const { judgements, noise, passed } = model.selfTest;
-  const worst = judgements.reduce((a, b) => (b.error / b.band > a.error / a.band ? b : a));
-  const pixels = judgements.reduce((sum, item) => sum + item.pixels, 0);
-  const sum = (key) => judgements.reduce((total, item) => total + item[key], 0).toLocaleString("en");
+  const { outputs, noise, passed } = model.selfTest;
+  const worst = outputs.reduce((a, b) => (b.error / b.tolerance > a.error / a.tolerance ? b : a));
+  const sum = (key) => outputs.reduce((total, output) => total + output[key], 0);
+  const count = (key) => sum(key).toLocaleString("en");
   const figures = [
-    `worst error ${figure(worst.error)} of ${figure(worst.band)} allowed (${worst.part}, ${worst.tensor})`,
-    `${sum("differing")} of ${pixels.toLocaleString("en")} pixels differ` + (sum("differing") === "0" ? "" : `, ${sum("unexplained")} unexplained`),
-    ...(noise === null ? [] : [noise ? "noise right to the bit" : "noise has other bits"]),
+    `worst error ${figure(worst.error)} of ${figure(worst.tolerance)} allowed (${worst.part}, ${worst.tensor})`,
+    `${count("differing")} of ${count("pixels")} pixels differ` + (sum("differing") ? `, ${count("unexplained")} unexplained` : ""),
+    ...(noise.total ? [noise.same === noise.total ? "random latents correct to the bit" : "random latents have wrong bits"] : []),
   ];
   const verdict = passed ? "Self-test passed" : "Self-test failed: do not trust these pixels";
   const where = model.backend === "webgpu" ? " on WebGPU" : "";
-  set(passed ? "passed" : "failed", `${verdict}${where}.`, `${capital(figures.join(" · "))}`);
+  setStatus(passed ? "passed" : "failed", `${verdict}${where}.`, capitalise(figures.join(" · ")));
   showSpeed(model);
 }
 
@@ -40,11 +40,11 @@ export function hideFailure() {
   find("failure").hidden = true;
 }
 
-function set(state, verdict, figures) {
+function setStatus(state, verdict, figures) {
   find("check").dataset.state = state;
   find("verdict").textContent = verdict;
   find("figures").textContent = figures;
 }
 
 const figure = (number) => (number === 0 ? "0" : number === Infinity ? "∞" : number.toExponential(1).replace("e-", "e−"));
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
+const capitalise = (text) => text[0].toUpperCase() + text.slice(1);

@@ -1,0 +1,532 @@
+// Opens a vae-export bundle, draws its random latents, and tests what an engine computes from it.
+//
+// docs/bundle-format.md is the specification; the section numbers below are its own. The reader is strict: it checks every
+// byte of the bundle before any of it is used. The file has no dependencies and runs in browsers, workers and Node 20.
+// Browsers offer SHA-256 on https:// and on localhost only.
+
+export class BundleError extends Error {
+  name = "BundleError";
+}
+
+const FORMAT = "vae-export/1";
+const CERTIFICATE_FORMAT = "vae-export-certificate/1";
+const PRIOR = "standard normal";
+const [MANIFEST_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 64 << 20]; // bytes
+const FLOAT_PARTS = ["encoder", "decoder", "autoencoder"];
+// A reader takes the first of these that a part has, and ignores files of any other precision.
+const PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"];
+
+/**
+ * Open a bundle.
+ *
+ * @param {ArrayBuffer | Uint8Array} data the whole file
+ * @returns {Promise<Bundle>} `files` maps the name of every entry to its bytes, as a view of `data`; `identity` is the
+ *   SHA-256 of the list of hashes, which only bundles with equal contents share
+ * @throws {BundleError} if any byte is not as the specification says; the message names the file
+ * @typedef {{identity: string, manifest: object, certificate: object, card: string, files: Map<string, Uint8Array>}} Bundle
+ */
+export async function openBundle(data) {
+  if (!globalThis.crypto?.subtle) throw new BundleError("SHA-256 is not available; open this page on https:// or localhost");
+  try {
+    // A plain view even of Node's Buffer, whose slice() would not copy.
+    const isView = ArrayBuffer.isView(data);
+    return await readBundle(isView ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array(data));
+  } catch (error) {
+    // A forged manifest can hold any type in any place, which then fails as a TypeError.
+    throw error instanceof BundleError ? error : new BundleError(`bundle cannot be read; got ${error.message}`);
+  }
+}
+
+async function readBundle(bytes) {
+  const { files, checksums } = readArchive(bytes);
+  const [first] = files.keys();
+  if (first !== "SHA256SUMS") refuse("not a bundle", "its first file", "SHA256SUMS", first);
+  const sums = files.get(first);
+  const hashes = await checkSums(ascii(sums), files);
+  for (const [name, stated] of checksums) { // after SHA-256, whose message says more
+    const found = crc32(files.get(name));
+    if (found !== stated) refuse("file has another CRC-32 than its header", name, hex(stated), hex(found));
+  }
+  if (!files.has("manifest.json")) refuse("file is missing", "manifest.json");
+  const manifest = readManifest(files.get("manifest.json"));
+  checkEntries(manifest, [...files.keys()]);
+  for (const { name, sha256, size } of namedFiles(manifest)) {
+    if (hashes.get(name) !== sha256) refuse("hash is not the manifest's", name, `SHA-256 ${sha256}`, hashes.get(name));
+    if (size !== files.get(name).length) refuse("wrong size", name, `${size} bytes`, files.get(name).length);
+  }
+  const certificate = readCertificate(files.get("certificate.json"), manifest);
+  const card = new TextDecoder().decode(files.get("MODEL_CARD.md"));
+  return { identity: await digest(sums), manifest, certificate, card, files };
+}
+
+// ------------------------------------------------------------------------------------------------ model files (section 3)
+
+/** Return the manifest's entry for a part's model file, in float32 if there is one, or undefined if there is none. */
+export function findModel(manifest, part, format = "onnx") {
+  const files = manifest.files.filter((entry) => entry.part === part && entry.format === format);
+  const found = PRECISIONS.map((precision) => files.find((file) => precisionOf(file) === precision));
+  return found.find((file) => file !== undefined);
+}
+
+/** Return the bytes of a part's model file. Throws if the bundle has none. */
+export function modelBytes(bundle, part, format = "onnx") {
+  const entry = findModel(bundle.manifest, part, format);
+  return bundle.files.get(entry ? entry.name : refuse(`bundle has no ${part} as ${format}`));
+}
+
+/** Return the largest error that the specification allows a model file in a golden output; 0 if its precision has none. */
+export function toleranceOf(output, file) {
+  const precision = precisionOf(file);
+  return precision === "fp32" ? output.band : (output.bands?.[precision] ?? 0);
+}
+
+/** Return a golden array as {data, dims}. Files are little-endian, and so is every machine that runs a browser. */
+export function goldenArray(bundle, item) {
+  return { data: new Float32Array(bundle.files.get(item.file).slice().buffer), dims: item.shape };
+}
+
+// ------------------------------------------------------------------------------------- pixels and the self-test (4 and 5)
+
+/** Return the byte that shows a pixel of the range [low, high]. */
+export function toLevel(pixel, [low, high]) {
+  return Math.floor(Math.min(255, Math.max(0, ((pixel - low) / (high - low)) * 255)) + 0.5);
+}
+
+/**
+ * Compare one output of an engine with its golden array.
+ *
+ * @param {ArrayLike<number>} got
+ * @param {ArrayLike<number>} expected
+ * @param {number} tolerance the largest absolute error that is allowed
+ * @param {[number, number] | null} range of a pixel; null for an output that is no image
+ * @returns {{error: number, tolerance: number, pixels: number, differing: number, unexplained: number, passed: boolean}}
+ *   `error` is infinite if the sizes differ or a number is not finite. A `differing` pixel has another level than expected;
+ *   it is `unexplained` if no value within the tolerance has its level.
+ */
+export function compare(got, expected, tolerance, range) {
+  const pixels = range === null ? 0 : expected.length;
+  let [error, differing, unexplained] = [0, 0, 0];
+  if (got.length !== expected.length) return { error: Infinity, tolerance, pixels, differing, unexplained, passed: false };
+  for (let index = 0; index < expected.length; index += 1) {
+    error = Number.isFinite(got[index]) ? Math.max(error, Math.abs(got[index] - expected[index])) : Infinity;
+    if (range === null) continue;
+    const level = toLevel(got[index], range);
+    const [lowest, highest] = [expected[index] - tolerance, expected[index] + tolerance];
+    if (level !== toLevel(expected[index], range)) differing += 1;
+    if (!(level >= toLevel(lowest, range) && level <= toLevel(highest, range))) unexplained += 1; // NaN is unexplained
+  }
+  return { error, tolerance, pixels, differing, unexplained, passed: error <= tolerance && unexplained === 0 };
+}
+
+/**
+ * Run the golden vectors through an engine and compare what it computes.
+ *
+ * @param {Bundle} bundle
+ * @param {(part: string, inputs: object) => Promise<object>} run computes one part; inputs and outputs are {data, dims} by name
+ * @param {string[]} parts the parts to test; those that the bundle does not have as ONNX are left out
+ * @returns {Promise<{passed: boolean, outputs: object[]}>} for each output its `part`, `tensor` and what `compare` returns
+ */
+export async function selfTest(bundle, run, parts = FLOAT_PARTS) {
+  const outputs = [];
+  for (const golden of bundle.manifest.golden) {
+    const file = findModel(bundle.manifest, golden.part);
+    if (!file || !parts.includes(golden.part)) continue;
+    const inputs = golden.inputs.map((item) => [item.tensor, goldenArray(bundle, item)]);
+    const results = await run(golden.part, Object.fromEntries(inputs));
+    for (const item of golden.outputs) {
+      const expected = goldenArray(bundle, item);
+      const { data, dims } = results[item.tensor];
+      const got = String(dims) === String(expected.dims) ? data : [];
+      const { range } = file.outputs.find((tensor) => tensor.name === item.tensor);
+      outputs.push({ part: golden.part, tensor: item.tensor, ...compare(got, expected.data, toleranceOf(item, file), range) });
+    }
+  }
+  return { passed: outputs.length > 0 && outputs.every((output) => output.passed), outputs };
+}
+
+/** Return how many golden latents `sample` reproduces bit for bit, and how many there are: from row 2 on they are seed 0. */
+export function checkNoise(bundle) {
+  const item = bundle.manifest.golden.flatMap((golden) => golden.inputs).find((input) => input.tensor === "latent");
+  if (!item) return { same: 0, total: 0 };
+  const { data, dims: [rows] } = goldenArray(bundle, item);
+  const size = data.length / rows;
+  const bits = (array) => new Uint32Array(array.slice().buffer);
+  const [drawn, expected] = [bits(sample(rows - 2, size, 0n)), bits(data.subarray(2 * size))];
+  const row = (array, index) => array.subarray(index * size, (index + 1) * size).join();
+  const same = Array.from({ length: rows - 2 }, (_, index) => row(drawn, index) === row(expected, index));
+  return { same: same.filter(Boolean).length, total: rows - 2 };
+}
+
+// ----------------------------------------------------------------------------------------------- random latents (section 6)
+
+/**
+ * Draw latents from N(0, I). A seed gives the same bits in every language.
+ *
+ * @param {number} n how many latents
+ * @param {number} size numbers in one latent
+ * @param {number | bigint} seed 0 to 2^64 - 1; a BigInt above 2^53 - 1
+ * @param {number} start how many latents of this seed to skip
+ * @returns {Float32Array} n · size numbers, row-major
+ */
+export function sample(n, size, seed = 0, start = 0) {
+  const wide = checkSeed(seed);
+  const [first, count] = [start * size, n * size];
+  if (![n, size, start, first + count].every((number) => Number.isSafeInteger(number) && number >= 0)) {
+    throw new RangeError(`bad number of latents: ${n} after ${start}`);
+  }
+  const key = [Number(wide & 0xffffffffn), Number(wide >> 32n)];
+  const numbers = new Float32Array(count);
+  let words = null;
+  for (let index = 0; index < count; index += 1) {
+    const word = (first + index) % 4;
+    if (words === null || word === 0) {
+      const block = Math.floor((first + index) / 4);
+      words = philox([block % 2 ** 32, Math.floor(block / 2 ** 32), 0, 0], key);
+    }
+    numbers[index] = normal(words[word]);
+  }
+  return numbers;
+}
+
+/** Return a seed as a BigInt. Throws RangeError unless it is a whole number from 0 to 2^64 - 1. */
+export function checkSeed(seed) {
+  const exact = typeof seed === "bigint" || Number.isSafeInteger(seed);
+  if (!exact || seed < 0 || seed >= 1n << 64n) {
+    throw new RangeError(`bad seed: ${seed}; expected 0 to 2^64 - 1, as a BigInt above 2^53 - 1`);
+  }
+  return BigInt(seed);
+}
+
+/** Philox 4x32-10: encrypt a counter of four 32-bit words under a key of two (Salmon et al., SC'11). */
+export function philox(counter, key) {
+  let [c0, c1, c2, c3] = counter;
+  let [k0, k1] = key;
+  for (let round = 0; round < 10; round += 1) {
+    const odd = highWord(0xcd9e8d57, c2) ^ c1 ^ k0;
+    const even = highWord(0xd2511f53, c0) ^ c3 ^ k1;
+    c1 = Math.imul(0xcd9e8d57, c2);
+    c3 = Math.imul(0xd2511f53, c0);
+    c0 = odd;
+    c2 = even;
+    k0 = (k0 + 0x9e3779b9) | 0;
+    k1 = (k1 + 0xbb67ae85) | 0;
+  }
+  return [c0 >>> 0, c1 >>> 0, c2 >>> 0, c3 >>> 0];
+}
+
+/** Return the upper 32 bits of the product of two 32-bit words, in halves that a float64 holds exactly. */
+function highWord(a, b) {
+  const [a1, a0, b1, b0] = [a >>> 16, a & 0xffff, b >>> 16, b & 0xffff];
+  const middle = a1 * b0 + ((a0 * b0) >>> 16);
+  const other = a0 * b1 + (middle & 0xffff);
+  return a1 * b1 + (middle >>> 16) + (other >>> 16);
+}
+
+/** Turn a 32-bit word into a standard normal number, as float32. */
+export function normal(word) {
+  return Math.fround(normalQuantile((word + 0.5) / 4294967296));
+}
+
+// Wichura's AS 241 (PPND16), the coefficient of the highest power first.
+const A = [
+  2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
+  13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608,
+];
+const B = [
+  5226.495278852854561, 28729.085735721942674, 39307.89580009271061, 21213.794301586595867,
+  5394.1960214247511077, 687.1870074920579083, 42.313330701600911252, 1,
+];
+const C = [
+  7.7454501427834140764e-4, 0.0227238449892691845833, 0.24178072517745061177, 1.27045825245236838258,
+  3.64784832476320460504, 5.7694972214606914055, 4.6303378461565452959, 1.42343711074968357734,
+];
+const D = [
+  1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
+  0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1,
+];
+const ATANH = [23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1].map((odd) => 1 / odd);
+
+/** The inverse of the standard normal distribution function, for 0 < p < 1. */
+export function normalQuantile(p) {
+  const q = p - 0.5;
+  if (Math.abs(q) <= 0.425) {
+    const r = 0.180625 - q * q;
+    return (q * horner(A, r)) / horner(B, r);
+  }
+  const r = Math.sqrt(-ln(q < 0 ? p : 1 - p)) - 1.6;
+  const x = horner(C, r) / horner(D, r);
+  return q < 0 ? -x : x;
+}
+
+/** The natural logarithm. Math.log would not do: ECMAScript lets each engine approximate it. */
+function ln(x) {
+  let doublings = 0;
+  for (; x < 0.7071067811865476; x *= 2) doublings += 1;
+  const s = (x - 1) / (x + 1);
+  return 2 * s * horner(ATANH, s * s) - doublings * 0.6931471805599453;
+}
+
+function horner(coefficients, x) {
+  let total = coefficients[0];
+  for (let index = 1; index < coefficients.length; index += 1) total = total * x + coefficients[index];
+  return total;
+}
+
+// ------------------------------------------------------------------------------------------------ the container (section 1)
+
+const NAME_PART = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?";
+const NAME = new RegExp(`^${NAME_PART}(?:/${NAME_PART})?$`);
+const [LOCAL, CENTRAL, END] = [0x04034b50, 0x02014b50, 0x06054b50]; // the first four bytes of each header
+const [CENTRAL_SIZE, END_SIZE] = [46, 22]; // bytes of a header without its name
+
+function readArchive(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  const end = bytes.length - END_SIZE;
+  if (end < 0 || view.getUint32(0, true) !== LOCAL) refuse("not a bundle", "this file", "a ZIP file made by vae-export bundle");
+  const [count, size, start] = [view.getUint16(end + 10, true), view.getUint32(end + 12, true), view.getUint32(end + 16, true)];
+  if (view.getUint32(end, true) !== END || start + size !== end) refuse("bundle is cut off, or has bytes after its end");
+  const [files, checksums, folded] = [new Map(), new Map(), new Set()];
+  let [position, header] = [0, start];
+  for (let number = 1; number <= count; number += 1) {
+    if (header + CENTRAL_SIZE > end) refuse("bundle is cut off", `entry ${number}`);
+    const entry = { crc: view.getUint32(header + 16, true), size: view.getUint32(header + 20, true), offset: position };
+    const nameEnd = header + CENTRAL_SIZE + view.getUint16(header + 28, true);
+    const name = ascii(bytes.subarray(header + CENTRAL_SIZE, Math.min(end, nameEnd)));
+    if (!NAME.test(name)) refuse("file name is not allowed", JSON.stringify(name.slice(0, 120)));
+    if (folded.has(name.toLowerCase())) refuse("two files have one name", name);
+    folded.add(name.toLowerCase());
+    const [central, local] = [centralHeader(name, entry), localHeader(name, entry)];
+    const body = position + local.length;
+    if (body + entry.size > start) refuse("file is not where it should be", name);
+    if (!equal(bytes, header, central) || !equal(bytes, position, local)) refuse("header is not in the canonical form", name);
+    files.set(name, bytes.subarray(body, body + entry.size));
+    checksums.set(name, entry.crc);
+    position = body + entry.size;
+    header += central.length;
+  }
+  if (position !== start || header !== end || !equal(bytes, end, endRecord(count, size, start))) {
+    refuse("bundle is not in the canonical form", "central directory");
+  }
+  return { files, checksums };
+}
+
+// A header has one canonical form: these functions build it, and the bytes of the file are compared with it.
+
+function localHeader(name, { crc, size }) {
+  return packed("4 2 2 2 2 2 4 4 4 2 2", [LOCAL, 20, 0, 0, 0, 0x21, crc, size, size, name.length, 0], name);
+}
+
+function centralHeader(name, { crc, size, offset }) {
+  const sizes = [crc, size, size, name.length, 0, 0, 0, 0, 0x81a40000, offset];
+  return packed("4 2 2 2 2 2 2 4 4 4 2 2 2 2 2 4 4", [CENTRAL, 0x0314, 20, 0, 0, 0, 0x21, ...sizes], name);
+}
+
+function endRecord(count, size, start) {
+  return packed("4 2 2 2 2 4 4 2", [END, 0, 0, count, count, size, start, 0], "");
+}
+
+function packed(widths, values, name) {
+  const bytes = [];
+  widths.split(" ").forEach((width, field) => {
+    for (let shift = 0; shift < 8 * width; shift += 8) bytes.push((values[field] >>> shift) & 0xff);
+  });
+  return Uint8Array.from([...bytes, ...[...name].map((letter) => letter.charCodeAt(0))]);
+}
+
+// --------------------------------------------------------------------------------------------- the contents (2 and 3)
+
+/** Check the hash of every file, and that the list of hashes is in its only valid spelling. */
+async function checkSums(sums, files) {
+  const names = [...files.keys()].slice(1);
+  const stated = new Map(sums.split("\n").slice(0, -1).map((line) => [line.slice(66), line.slice(0, 64)]));
+  const hashes = new Map();
+  for (const name of names) {
+    const found = await digest(files.get(name));
+    if (!stated.has(name)) refuse("extra file", name, "the files in SHA256SUMS");
+    if (stated.get(name) !== found) refuse("file was altered", name, `SHA-256 ${stated.get(name)}`, found);
+    hashes.set(name, found);
+  }
+  for (const name of stated.keys()) if (!hashes.has(name)) refuse("file is missing", name);
+  const canonical = names.map((name) => `${hashes.get(name)}  ${name}\n`).join("");
+  if (sums !== canonical) refuse("list of hashes is malformed", "SHA256SUMS");
+  return hashes;
+}
+
+function readManifest(bytes) {
+  const manifest = parseJson(bytes, "manifest.json", MANIFEST_LIMIT);
+  if (manifest?.format !== FORMAT) refuse("manifest of another version", "manifest.json", FORMAT, String(manifest?.format));
+  const { contract, files, golden } = manifest;
+  const range = contract?.image_range;
+  if (!isShape(contract?.image_shape) || contract.image_shape.length !== 3 || !isShape(contract.latent_shape)) {
+    refuse("shapes cannot be read", "manifest.json, contract");
+  }
+  if (!Array.isArray(range) || range.length !== 2 || !range.every(Number.isFinite) || !(range[0] < range[1])) {
+    refuse("range of pixels cannot be read", "manifest.json, contract");
+  }
+  if (contract.prior !== PRIOR) refuse("prior is not known", "manifest.json, contract", PRIOR, String(contract.prior));
+  if (manifest.precision !== "float32") {
+    refuse("inputs and outputs of another precision", "manifest.json", "float32", String(manifest.precision));
+  }
+  if (![files, golden].every((list) => Array.isArray(list) && list.length > 0)) {
+    refuse("bundle has no model or no golden vectors", "manifest.json");
+  }
+  checkModels(manifest);
+  checkGolden(manifest);
+  return manifest;
+}
+
+/** Check that the tensors of every model file follow from the contract, and that no part is there twice. */
+function checkModels({ contract, files }) {
+  const [kinds, names] = [new Set(), new Set()];
+  for (const file of files) {
+    for (const { name } of [file, ...(file.beside ?? [])]) {
+      if (typeof name !== "string" || !NAME.test(name)) refuse("file name is not allowed", JSON.stringify(name));
+      if (names.has(name.toLowerCase())) refuse("two files have one name", name);
+      names.add(name.toLowerCase());
+    }
+    const tensors = tensorsOf(file.part, contract) ?? refuse("part is not known", file.name, null, String(file.part));
+    for (const kind of ["inputs", "outputs"]) {
+      const [expected, got] = [describeTensors(tensors[kind]), describeTensors(file[kind])];
+      if (expected !== got) refuse(`${kind} are not those of the contract`, file.name, expected, got);
+    }
+    const kind = [file.part, file.format, precisionOf(file)].join();
+    if (kinds.has(kind)) refuse("part is there twice in one format and precision", file.name);
+    kinds.add(kind);
+  }
+}
+
+function describeTensors(tensors) {
+  return tensors.map(({ name, dtype, shape, range }) => `${name} ${dtype} [${shape}] in [${range}]`).join(", ");
+}
+
+/** Return the inputs and outputs that section 3 gives a part, or undefined if there is no such part. */
+function tensorsOf(part, { image_shape: imageShape, image_range: range, latent_shape: latentShape, likelihood }) {
+  const tensor = (name, shape, range = null, dtype = "float32") => ({ name, dtype, shape: ["N", ...shape], range });
+  const image = tensor("image", imageShape, range);
+  const reconstruction = tensor("reconstruction", imageShape, range);
+  const [latent, noise, mean, logvar] = ["latent", "noise", "mean", "logvar"].map((name) => tensor(name, latentShape));
+  const suffix = { gaussian: "logvar", "discretised-logistic": "log_scale" }[likelihood?.name];
+  const spread = (name) => (suffix ? [tensor(`${name}_${suffix}`, imageShape)] : []);
+  const pixels = (shape) => ({ inputs: [latent], outputs: [tensor("pixels", shape, [0, 255], "uint8")] });
+  const [channels, ...sizes] = imageShape;
+  return new Map([
+    ["encoder", { inputs: [image], outputs: [mean, logvar] }],
+    ["decoder", { inputs: [latent], outputs: [image, ...spread("image")] }],
+    ["autoencoder", { inputs: [image, noise], outputs: [reconstruction, mean, logvar, latent, ...spread("reconstruction")] }],
+    ["decoder-uint8-hwc", pixels([...sizes, channels])],
+    ["decoder-uint8-chw", pixels(imageShape)],
+  ]).get(part);
+}
+
+/** Check that there are golden vectors for each part that gives float32, with the tensors of that part. */
+function checkGolden({ contract, files, golden }) {
+  const parts = new Set(files.map(({ part }) => (FLOAT_PARTS.includes(part) ? part : "decoder")));
+  const found = golden.map(({ part }) => part);
+  if ([...parts].sort().join() !== found.sort().join()) {
+    refuse("golden vectors are not those of the files", "manifest.json", [...parts], found);
+  }
+  for (const part of golden) {
+    const { inputs, outputs } = tensorsOf(part.part, contract);
+    const rows = part.inputs[0].shape[0];
+    for (const [items, tensors] of [[part.inputs, inputs], [part.outputs, outputs]]) {
+      for (const { shape, file } of items) {
+        if (!isShape(shape)) refuse("shape cannot be read", String(file));
+        if (shape[0] < 2 || shape[0] > 16) refuse("wrong number of rows", String(file), "2 to 16", shape[0]);
+        if (!NAME.test(file) || !file.startsWith("golden/")) refuse("golden vector is not in golden/", String(file));
+      }
+      const expected = tensors.map(({ name, shape }) => [name, rows, ...shape.slice(1)]).join(" | ");
+      const got = items.map(({ tensor, shape }) => [tensor, ...shape]).join(" | ");
+      if (expected !== got) refuse("golden vectors are not those of the contract", part.part, expected, got);
+    }
+    for (const { band, bands, file } of part.outputs) {
+      const isPositive = (value) => Number.isFinite(value) && value > 0;
+      if (![band, ...Object.values(bands ?? {})].every(isPositive)) refuse("tolerance cannot be read", file);
+    }
+  }
+}
+
+/** Check that the archive holds exactly the files of section 2, in that order. */
+function checkEntries(manifest, names) {
+  const models = namedFiles(manifest).map((item) => item.name);
+  const wanted = ["SHA256SUMS", "manifest.json", ...models, "certificate.json", "certificate.html", "MODEL_CARD.md", "LICENSE"];
+  for (const name of names) if (!wanted.includes(name)) refuse("extra file", name, "the files that manifest.json names");
+  for (const name of wanted) if (!names.includes(name) && name !== "certificate.html") refuse("file is missing", name);
+  if (wanted.filter((name) => names.includes(name)).join() !== names.join()) refuse("files are out of order");
+}
+
+/** Return every file that the manifest names, each once, as {name, sha256, size}: model files, then golden arrays. */
+function namedFiles(manifest) {
+  const arrays = manifest.golden.flatMap((part) => [...part.inputs, ...part.outputs]).map((item) => {
+    return { name: item.file, sha256: item.sha256, size: 4 * item.shape.reduce((a, b) => a * b) };
+  });
+  const items = [...modelFiles(manifest), ...arrays];
+  return items.filter((item, index) => items.findIndex((other) => other.name === item.name) === index);
+}
+
+/** Return every model file, each followed by the files that must lie beside it. */
+function modelFiles(manifest) {
+  return manifest.files.flatMap((entry) => [entry, ...(entry.beside ?? [])]);
+}
+
+function readCertificate(bytes, manifest) {
+  const certificate = parseJson(bytes, "certificate.json", CERTIFICATE_LIMIT);
+  if (certificate?.format !== CERTIFICATE_FORMAT) {
+    refuse("certificate of another version", "certificate.json", CERTIFICATE_FORMAT, String(certificate?.format));
+  }
+  if (certificate.verdict !== "pass") refuse("certificate did not pass", "certificate.json", "pass", String(certificate.verdict));
+  for (const entry of modelFiles(manifest)) {
+    const found = certificate.files?.[entry.name];
+    if (found !== entry.sha256) refuse("certificate is of another file", `certificate.json, ${entry.name}`, entry.sha256, String(found));
+  }
+  return certificate;
+}
+
+/** Parse JSON. Unlike JSON.parse, refuse a key that is there twice: another reader could take the other value. */
+function parseJson(bytes, name, limit) {
+  if (bytes.length > limit) refuse("file is too large", name, `${limit} bytes at most`, bytes.length);
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    const document = JSON.parse(text);
+    const objects = []; // the keys seen so far in each object that is still open
+    for (const [token, key] of text.matchAll(/[{}]|("(?:[^"\\]|\\.)*")(?=\s*:)|"(?:[^"\\]|\\.)*"/g)) {
+      if (token === "{") objects.push(new Set());
+      else if (token === "}") objects.pop();
+      else if (key) {
+        const keys = objects.at(-1);
+        if (keys.has(JSON.parse(key))) throw new Error(`key ${key} is there twice`);
+        keys.add(JSON.parse(key));
+      }
+    }
+    return document;
+  } catch (error) {
+    return refuse("JSON cannot be read", name, null, error.message);
+  }
+}
+
+const isShape = (shape) => Array.isArray(shape) && shape.length > 0 && shape.every((size) => Number.isSafeInteger(size) && size > 0);
+const precisionOf = (file) => file.precision ?? "fp32";
+const ascii = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+const hex = (number) => number.toString(16).padStart(8, "0");
+const equal = (bytes, start, expected) => expected.every((byte, index) => bytes[start + index] === byte);
+
+async function digest(bytes) {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  let value = byte;
+  for (let bit = 0; bit < 8; bit += 1) value = value & 1 ? (value >>> 1) ^ 0xedb88320 : value >>> 1;
+  return value;
+});
+
+function crc32(bytes) {
+  let value = ~0;
+  for (let index = 0; index < bytes.length; index += 1) value = CRC_TABLE[(value ^ bytes[index]) & 0xff] ^ (value >>> 8);
+  return ~value >>> 0;
+}
+
+function refuse(what, where, expected, got) {
+  const details = [...(expected ? [`expected ${expected}`] : []), ...(got === undefined ? [] : [`got ${got}`])].join(", ");
+  throw new BundleError((where ? `${what}: ${where}` : what) + (details && `; ${details}`));
+}
