@@ -1,10 +1,12 @@
-"""The weights that training starts from.
+"""The initial weights of a training.
 
-PyTorch's default for linear layers is a third of what keeps a signal's size through ReLUs (He et al.,
-arXiv:1502.01852, equation 10): with it, the first two of twenty epochs go into growing the weights. Before a tanh it is
-Glorot & Bengio's (2010, equation 16), in every layer, as in Burda et al.'s code. Before a SiLU it is PyTorch's default:
-in family `residual`, three epochs from He's weights ended 1.8 nats above three from these. And a decoder that starts at
-the mean image need not learn that first. Family `blog` starts as the post does, from the defaults.
+relu  He et al., arXiv:1502.01852, equation 10, which keeps a signal's size. PyTorch's default for linear layers is a
+      third of that: with it, the first two of twenty epochs are spent on growing the weights.
+tanh  Glorot & Bengio 2010, equation 16, in every layer, as in the code of Burda et al.
+silu  PyTorch's default: in family `residual`, three epochs from He's weights ended 1.8 nats above three from these.
+
+The decoder's last bias is set so that it starts at the mean image, which then need not be learned. Family `blog` starts
+from PyTorch's defaults, as the blog post does.
 """
 
 from __future__ import annotations
@@ -13,16 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from train.loss import to_unit_range
-from vae_export.models import VAE
+from vae_export.models import VAE, VAEConfig
 from vae_export.models.residual import Residual
 
-#: Pixels that are always black have no logit.
+#: Pixels that are always black have no finite logit, so means are clamped to [this, 1 - this].
 _DARKEST = 1e-3
+
+
+def initial_model(config: VAEConfig, pixels: Tensor, seed: int) -> VAE:
+    """Make the network that a training starts from, on the CPU.
+
+    Args:
+        config: The network.
+        pixels: The training images, uint8 (N, C, H, W).
+        seed: Of the weights. PyTorch's global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = VAE(config)
+        initialise(model, pixels)
+    return model
 
 
 @torch.no_grad()
 def initialise(model: VAE, pixels: Tensor) -> None:
-    """Set `model`'s weights in place, from torch's global random state and the mean of pixels uint8 (N, C, H, W)."""
+    """Set the weights in place, from PyTorch's global random state and the mean of the pixels, uint8 (N, C, H, W)."""
     if model.config.family == "blog":
         return
     relu, tanh = (model.config.activation == name for name in ("relu", "tanh"))
@@ -35,7 +52,7 @@ def initialise(model: VAE, pixels: Tensor) -> None:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(_bias(layer))
         elif relu and not isinstance(layer, nn.ConvTranspose2d):
-            # The stride of a transposed one leaves gaps: its fan-in is not what the formula takes.
+            # Not for a transposed convolution: its stride leaves gaps, so that its fan-in is not the formula's.
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(_bias(layer))
     for block in model.modules():
@@ -45,7 +62,7 @@ def initialise(model: VAE, pixels: Tensor) -> None:
     mean = to_unit_range(pixels[:10_000]).mean(0)
     if isinstance(last, nn.ConvTranspose2d):
         mean = mean.mean((1, 2))  # one bias a channel
-    # What a second output says of a pixel begins in the middle of its range.
+    # A second output, of scales, starts in the middle of its range.
     bias = _bias(last)
     bias.zero_()
     bias[: mean.numel()].copy_(torch.logit(mean.flatten(), eps=_DARKEST))

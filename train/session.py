@@ -1,22 +1,20 @@
-"""A training in its run folder: the best checkpoint, the metrics, the state to go on from, and what happens on Ctrl-C.
+"""A training in its run folder: from a data set to the best checkpoint, with metrics and a state to resume from.
 
-The best checkpoint is chosen by the validation images, epoch by epoch; the test images are measured and never decide.
-The checkpoint before it stays at `Run.previous_checkpoint`. Equal options, data, versions, threads and precision (which
-are measured, unless they are options) give equal bytes on a CPU, whether or not the training was stopped and resumed in
-between: nothing about the time or the machine is in a checkpoint.
+The best checkpoint is chosen by the validation images, epoch by epoch; the test images are scored and never decide.
+Equal options, data, versions, threads and precision give equal bytes on a CPU, whether or not the training was stopped
+and resumed in between: no time and no path is in a checkpoint.
 
-An epoch's end is written in one order: checkpoint, line of metrics, state. Whatever is said to have been done is on the
-disk by then; what a kill leaves undone is done again, to the same bytes.
+The end of an epoch is written in this order: checkpoint, line of metrics, state. An epoch that was reported is on the
+disk; what a kill leaves undone is done again, to the same bytes.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,47 +22,45 @@ import torch
 from train.config import TrainOptions
 from train.data.datasets import Dataset, evaluated_pixels
 from train.distributed import Processes
-from train.init import initialise
+from train.init import initial_model
 from train.progress import TrainingProgress
+from train.provenance import TrainingProvenance
 from train.recipes import learning_rate_at
-from train.results import describe_figures
-from train.resume import (
-    SavedCheckpoint,
-    TrainingState,
-    changed_surroundings,
-    check_same_training,
-    recovery_hint,
-    save_state,
-    settings,
-    surroundings,
-)
+from train.resume import SavedCheckpoint, TrainingState, check_same_training, environment_changes, recovery_hint
+from train.run_folder import RunWriter
 from train.scoring import PyTorchModel, Score, evaluate_model
 from train.signals import StopReached, StopRequest, deferred_stop
 from train.trainer import EpochResult, Trainer, divergence_error, has_bfloat16_instructions
-from vae_export._version import __version__
 from vae_export.errors import CheckpointError, Interrupted
-from vae_export.io.atomic import append_line, write_atomic, write_generation
-from vae_export.models import VAE
-from vae_export.models.checkpoint import Checkpoint, checkpoint_bytes, load_checkpoint
+from vae_export.models.checkpoint import Checkpoint, load_checkpoint
 from vae_export.runs import Run
 
 if TYPE_CHECKING:
     from train.tensorboard import EventLog
 
-#: Test images that travel in the checkpoint: as many as say what a file of fewer bits costs in nats.
+#: Test images that are stored in the checkpoint: enough to measure what a file of fewer bits costs in nats.
 EXAMPLE_IMAGES = 256
 #: Seconds of training within an epoch that a kill or a power cut may cost.
-_AT_RISK = 120.0
+_STATE_INTERVAL = 120.0
 #: Steps after which processes ask each other whether to stop.
-_MEETING = 8
+_SYNC_STEPS = 8
 
 
 class TrainingSession:
-    """One training. Make it inside `claimed`, call `train` once; or inside `reclaimed`, and call `resume` first.
+    """One training. Call `train` once, inside `new_run`; or inside `resumed_run`, after `resume`.
 
     Args:
-        arguments: of the command, for the state to repeat; JSON-able.
-        processes: that train together. Each has a session; the first one's writes.
+        options: What to train and how.
+        run: The run folder, held by `new_run` or `resumed_run`.
+        dataset: The images.
+        device: Where the steps are computed.
+        arguments: Of the command, JSON-able; kept in the state for a resume to repeat.
+        processes: That train together. Each has a session; the first one's writes.
+
+    Attributes:
+        epochs: How many are scored and recorded.
+        saved: What is in the run's checkpoint; None before the end of the first epoch.
+        events: Event files for TensorBoard, if any are wanted.
     """
 
     def __init__(
@@ -76,22 +72,13 @@ class TrainingSession:
         arguments: Mapping[str, Any] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.options, self.run, self.dataset, self.device = options, run, dataset, device
+        self.run, self.dataset = run, dataset
         self.processes = processes or Processes()
-        self.saved: SavedCheckpoint | None = None
-        self.events: EventLog | None = None
-        self.epochs = 0  # scored and on record
-        self._data, self._arguments = dataset.to_json(), dict(arguments or {})
-        self._changes: tuple[str, ...] = ()
-        self._kept_at = time.monotonic()  # when there last was a state on the disk, or nothing to lose
         self.recipe = options.recipe_for(len(dataset.train))
-        self.precision = options.precision
-        if self.precision == "auto":
+        if options.precision == "auto":
             fast = self.recipe.bfloat16 and has_bfloat16_instructions(device)
-            self.precision = "bfloat16" if fast else "float32"
-        torch.manual_seed(options.seed)
-        model = VAE(options.network.config(dataset.image_shape))
-        initialise(model, dataset.train)
+            options = replace(options, precision="bfloat16" if fast else "float32")
+        model = initial_model(options.network.config(dataset.image_shape), dataset.train, options.seed)
         # Twice as fast in family `conv` on a CPU; torch's type hints do not know the argument.
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trainer = Trainer(
@@ -101,78 +88,91 @@ class TrainingSession:
             options.objective,
             protocol=dataset.protocol,
             seed=options.seed,
-            bfloat16=self.precision == "bfloat16",
+            bfloat16=options.precision == "bfloat16",
             compiling=options.compiled,
             processes=self.processes,
         )
+        self.epochs = 0
+        self.saved: SavedCheckpoint | None = None
+        self.events: EventLog | None = None
+        self._provenance = TrainingProvenance(options, self.recipe, model.config, dataset, device, self.processes.count)
+        self._writer = RunWriter(run, enabled=self.processes.is_first)
+        self._arguments = dict(arguments or {}) | {"precision": options.precision}
+        self._environment_changes: tuple[str, ...] = ()
+        self._state_time = time.monotonic()  # of the last state on the disk, or when there was nothing to lose
 
     @property
     def is_done(self) -> bool:
         return self.epochs >= self.recipe.epochs
 
     def resume(self, state: TrainingState) -> list[str]:
-        """Be where the training was whose state this is; what changes rounding since then, a few words each.
+        """Continue from a state.
+
+        Returns:
+            What has changed in the environment since then, a few words each; it changes rounding.
 
         Raises:
-            UsageError, DataError: with these options or images it would be another training.
-            CheckpointError, IntegrityError: the state does not fit, or the checkpoint that it speaks of is damaged.
+            UsageError, DataError: With these options or images it would be another training.
+            CheckpointError, IntegrityError: The state does not fit, or the checkpoint that it names is damaged.
         """
-        check_same_training(state.settings, self._settings(), where=self.run.folder, epochs=state.epochs)
+        provenance = self._provenance
+        check_same_training(state.settings, provenance.settings(), where=self.run.folder, epochs=state.epochs)
         if state.saved is not None:
             self.processes.on_first(lambda: load_checkpoint(self.run.checkpoint).config)
         try:
-            count = int(state.surroundings.get("processes", 1))
-            self.trainer.restore(state.tensors, position=state.position, seconds=state.seconds, processes=count)
+            count = int(state.environment.get("processes", 1))
+            self.trainer.restore(state.tensors, steps_done=state.steps_done, seconds=state.seconds, processes=count)
         except CheckpointError as error:
             where, do = self.run.training_state, recovery_hint(self.run)
             raise CheckpointError(error.what, where=where, got=error.got, do=do) from error
         self.epochs, self.saved = state.epochs, state.saved
-        changes = list(changed_surroundings(state.surroundings, self._surroundings()))
-        self._changes = state.changes + tuple(f"{change} at step {state.position}" for change in changes)
-        if self.processes.is_first and self.run.metrics.exists():
-            lines = self.run.metrics.read_bytes().splitlines(keepends=True)
-            if len(lines) > self.epochs:
-                write_atomic(self.run.metrics, b"".join(lines[: self.epochs]))
+        changes = environment_changes(state.environment, provenance.environment())
+        self._environment_changes = state.changes + tuple(f"{change} at step {state.steps_done}" for change in changes)
+        self._writer.truncate_metrics(self.epochs)
         return changes
 
     def train(self, report: TrainingProgress) -> SavedCheckpoint:
-        """Train to the end and return what was saved.
+        """Train to the last epoch.
+
+        Returns:
+            What is in the run's checkpoint then.
 
         Raises:
-            InputError: the loss is not finite. The checkpoint of the best epoch until then stays.
-            Interrupted, Terminated: on Ctrl-C or SIGTERM, after the step at hand was done and the state saved.
-            StorageError: disk full, for example. The last checkpoint and the last state stay.
+            InputError: The loss is not finite. The checkpoint of the best epoch until then stays.
+            Interrupted, Terminated: On Ctrl-C or SIGTERM, after the current step was done and the state saved.
+            StorageError: The disk is full, for example. The last checkpoint and the last state stay.
         """
         with deferred_stop() as stop:
 
-            def watch(epoch: int, step: int, total: torch.Tensor) -> None:
-                meeting = self.processes.is_single or self.trainer.steps_done % _MEETING == 0
-                due = meeting and self._stop_if_any_was_asked(stop)
+            def after_step(epoch: int, step: int, total: torch.Tensor) -> None:
+                in_sync = self.processes.is_single or self.trainer.steps_done % _SYNC_STEPS == 0
+                state_is_due = in_sync and self._check_stop(stop)
                 report.step(epoch, step, total)
-                if due:
+                if state_is_due:
                     self._save_state()
 
             try:
-                for epoch in self.trainer.train_epochs(watch, after=self.epochs):
+                for epoch in self.trainer.train_epochs(after_step, after=self.epochs):
                     self._end_epoch(epoch, report, stop)
-                    self._stop_if_any_was_asked(stop)
+                    self._check_stop(stop)
             except StopReached:
-                kind, said = stop.kind or Interrupted, self._save_on_interrupt()
-                raise kind(self.processes.on_first(lambda: said)) from None  # once it is saved, and not before
+                kind, message = stop.kind or Interrupted, self._save_on_stop()
+                raise kind(self.processes.on_first(lambda: message)) from None
         if self.saved is None:
             raise divergence_error(self.epochs, math.nan)
         return self.saved
 
-    def _stop_if_any_was_asked(self, stop: StopRequest) -> bool:
-        """Stop, all processes after the same step, where one of them was asked to; else whether state is to be kept."""
-        code, due = self.processes.maximum(stop.code, int(time.monotonic() - self._kept_at > _AT_RISK))
+    def _check_stop(self, stop: StopRequest) -> bool:
+        """Stop all processes after the same step if one of them was asked to; else return whether a state is due."""
+        overdue = time.monotonic() - self._state_time > _STATE_INTERVAL
+        code, state_is_due = self.processes.maximum(stop.code, int(overdue))
         stop.adopt(code)
-        return bool(due)
+        return bool(state_is_due)
 
     def _end_epoch(self, epoch: EpochResult, report: TrainingProgress, stop: StopRequest) -> None:
-        """Measure, save if best, log, keep the state."""
+        """Score the weights, save them if they are the best so far, record the epoch and save the state."""
         with stop.interruptible() if self.processes.is_single else nullcontext():
-            # As many training images as validation images: a full pass would cost a tenth of the epoch, for the gap.
+            # As many training images as validation images: to score all would cost a tenth of the epoch.
             train = self._score("train", most=len(self.dataset.validation))
             validation, test = self._score("validation"), self._score("test")
         if not all(score.is_finite for score in (train, validation, test)):
@@ -181,7 +181,16 @@ class TrainingSession:
         best = self.saved is None or validation.negative_elbo < self.saved.validation.negative_elbo
         if best:
             self.saved = self._save_checkpoint(validation, test)
-        line = {
+        line = self._metrics_line(epoch, train, validation, test)
+        self._writer.append_metrics(line)
+        if self.events is not None:
+            self.events.epoch(line, self.trainer.scored_model, validation)
+        self._save_state()
+        report.epoch(epoch, validation, best=best)
+
+    def _metrics_line(self, epoch: EpochResult, train: Score, validation: Score, test: Score) -> dict[str, Any]:
+        steps = self.trainer.steps_per_epoch
+        return {
             "epoch": epoch.number,
             "protocol": self.dataset.protocol,
             "likelihood": self.trainer.model.config.likelihood.name,
@@ -189,65 +198,55 @@ class TrainingSession:
             "validation": validation.to_json(),
             "test": test.to_json(),
             "loss": epoch.loss,
-            "precision": self.precision,
-            **({"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}),
-            **self._shared(),
-            "learning_rate": learning_rate_at(
-                self.recipe, epoch.number * self.trainer.steps_per_epoch - 1, self.trainer.steps_per_epoch
-            )[0],
+            **self._provenance.for_metrics(),
+            "learning_rate": learning_rate_at(self.recipe, epoch.number * steps - 1, steps)[0],
             "seconds": round(epoch.seconds, 3),
             "images_per_second": round(epoch.images_per_second, 1),
         }
-        if self.processes.is_first:
-            append_line(self.run.metrics, json.dumps(line))
-        if self.events is not None:
-            self.events.epoch(line, self.trainer.scored_model, validation)
-        self._save_state()
-        report.epoch(epoch, validation, best=best)
 
     def _score(self, split: str, *, most: int | None = None) -> Score:
-        """Of the weights at hand, on a split or its first images."""
+        """Score the current weights on a split or its first images."""
         pixels = evaluated_pixels(self.dataset, split, most=most)
         return evaluate_model(PyTorchModel(self.trainer.scored_model), pixels, processes=self.processes)
 
-    def _save_on_interrupt(self) -> str:
-        """Keep the state, and say in a few words what is where.
+    def _save_on_stop(self) -> str:
+        """Save the state; return a message with the paths.
 
-        Within the first epoch the weights at hand become a checkpoint too: better than none. The first whole epoch
-        replaces it, whatever its score, as if it had never been.
+        Within the first epoch the current weights become a checkpoint too, since there is none yet. The end of the
+        first epoch replaces it, whatever its score, so that a resumed training ends in the same bytes.
         """
         self._save_state()
-        saved, again = self.saved, f"go on with --resume --out {self.run.folder}"
+        saved = self.saved
         if saved is None:
             validation = self._score("validation")
             if not validation.is_finite:
                 raise divergence_error(1, validation.negative_elbo)
             saved = self._save_checkpoint(validation, self._score("test"))
         score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
-        return f"after {self.trainer.steps_done} steps, the best checkpoint is {self.run.checkpoint} ({score}); {again}"
+        best = f"the best checkpoint is {self.run.checkpoint} ({score})"
+        return f"after {self.trainer.steps_done} steps, {best}; go on with --resume --out {self.run.folder}"
 
     def _save_state(self) -> None:
-        """Save the state of this step. Raises `InputError` instead of keeping numbers that are not finite."""
+        """Save the state after this step. Raises `InputError` for numbers that are not finite, and saves nothing."""
         tensors = self.trainer.state_tensors()
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise divergence_error(self.epochs + 1, math.nan)
         state = TrainingState(
-            self._arguments | {"precision": self.precision},
-            self._settings(),
-            self._surroundings(),
-            self._changes,
-            self.trainer.steps_done,
-            self.trainer.seconds,
-            self.epochs,
-            self.saved,
-            tensors,
+            arguments=self._arguments,
+            settings=self._provenance.settings(),
+            environment=self._provenance.environment(),
+            changes=self._environment_changes,
+            steps_done=self.trainer.steps_done,
+            seconds=self.trainer.seconds,
+            epochs=self.epochs,
+            saved=self.saved,
+            tensors=tensors,
         )
-        if self.processes.is_first:
-            save_state(state, self.run)
-        self._kept_at = time.monotonic()
+        self._writer.write_state(state)
+        self._state_time = time.monotonic()
 
     def _save_checkpoint(self, validation: Score, test: Score) -> SavedCheckpoint:
-        """Make the weights at hand the run's checkpoint."""
+        """Make the current weights the run's checkpoint."""
         saved, model = (
             SavedCheckpoint(self.epochs, self.trainer.steps_done, validation, test),
             self.trainer.scored_model,
@@ -256,43 +255,7 @@ class TrainingSession:
             config=model.config,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
             examples=self.dataset.test[:EXAMPLE_IMAGES].clone(),
-            provenance=self._provenance() | saved.to_json(),
+            provenance=self._provenance.for_checkpoint(self._environment_changes) | saved.to_json(),
         )
-        if self.processes.is_first:
-            write_generation(self.run.checkpoint, checkpoint_bytes(checkpoint), previous=self.run.previous_checkpoint)
+        self._writer.write_checkpoint(checkpoint)
         return saved
-
-    def _training(self) -> dict[str, Any]:
-        """How, as far as the weights are a function of it."""
-        asked = self.recipe.to_json() | self.options.objective.to_json()
-        return asked | {"seed": self.options.seed, "precision": self.precision}
-
-    def _settings(self) -> dict[str, Any]:
-        return settings(self.trainer.model.config, self._data, self._training())
-
-    def _surroundings(self) -> dict[str, Any]:
-        return surroundings(self.device, compiled=self.options.compiled, processes=self.processes.count)
-
-    def _shared(self) -> dict[str, Any]:
-        """What of the surroundings is not as usual."""
-        compiled = {"compiled": True} if self.options.compiled else {}
-        return compiled | ({} if self.processes.is_single else {"processes": self.processes.count})
-
-    def _provenance(self) -> dict[str, Any]:
-        training = self._training() | {"device": self.device.type} | self._shared()
-        if self.device.type == "cpu":
-            training["threads"] = torch.get_num_threads()  # sums are split among them, and rounded accordingly
-        if self._changes:
-            training["changed_on_resume"] = list(self._changes)
-        likelihood = self.trainer.model.config.likelihood
-        return {
-            "data": self._data | {"note": f"figures: {describe_figures(self.dataset.protocol, likelihood)}"},
-            "likelihood": likelihood.to_json(),
-            **({"preset": self.options.preset} if self.options.preset else {}),
-            "training": training,
-            "versions": {
-                "vae-export": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }

@@ -254,8 +254,8 @@ class Trainer:
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], *, position: int, seconds: float, processes: int = 1) -> None:
-        """Be as the trainer was whose `tensors`, `position` and `seconds` these are, of so many processes.
+    def restore(self, tensors: Mapping[str, Tensor], *, steps_done: int, seconds: float, processes: int = 1) -> None:
+        """Be as the trainer was whose `tensors`, `steps_done` and `seconds` these are, of so many processes.
 
         Raises `CheckpointError` for names, shapes or dtypes that are not this trainer's.
         """
@@ -280,7 +280,7 @@ class Trainer:
             raise CheckpointError("training state does not fit", got=", ".join(sorted(problems)))
         for name, place in places.items():
             place.copy_(tensors[name])
-        self.steps_done, self.seconds = position, seconds
+        self.steps_done, self.seconds = steps_done, seconds
 
     @torch.no_grad()
     def _follow(self, average: VAE, step: int) -> None:

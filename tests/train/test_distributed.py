@@ -94,7 +94,7 @@ def test_a_signal_to_one_ends_all_and_they_go_on_to_the_same_bytes(pair: Run, tm
     assert code != 0
     assert said.count("vae-export: terminated: after 32 steps") == 1, said  # where they next ask each other
     assert said.count("exitcode  : 143") == 2, said
-    assert load_state(run).position == 32
+    assert load_state(run).steps_done == 32
     code, said = launch(tmp_path, 2, "--resume", "--out", run.folder)
     assert code == 0, said
     assert "resumed after epoch 1 and 10 of 22 steps" in said
@@ -107,7 +107,7 @@ def test_the_first_one_killed_is_one_line_and_loses_no_checkpoint(pair: Run, tmp
     code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm=9, rank=0)
     assert code != 0
     assert said.count("vae-export: error:") == said.count("a process of this training is gone") == 1, said
-    assert (load_state(run).epochs, load_state(run).position) == (1, STEPS)
+    assert (load_state(run).epochs, load_state(run).steps_done) == (1, STEPS)
     load_checkpoint(run.checkpoint)
     code, said = launch(tmp_path, 2, "--resume", "--out", run.folder)
     assert code == 0, said

@@ -20,7 +20,8 @@ from train.distributed import Processes
 from train.loss import LossTerms
 from train.progress import TrainingProgress, show_progress
 from train.recipes import RecipeOptions
-from train.resume import SavedCheckpoint, check_out, load_state, new_run
+from train.resume import SavedCheckpoint, load_state
+from train.run_folder import check_out, new_run
 from train.scoring import PyTorchModel, evaluate_model
 from train.session import TrainingSession
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
@@ -204,7 +205,7 @@ def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
     with pytest.raises(raised, match=r"after 3 steps, the best checkpoint is .*checkpoint.safetensors.*--resume"):
         do(digits, run)
     assert load_checkpoint(run.checkpoint).provenance["steps"] == 3
-    assert (load_state(run).position, load_state(run).saved) == (3, None)
+    assert (load_state(run).steps_done, load_state(run).saved) == (3, None)
     assert metrics(run) == []
     assert signal.getsignal(number) is before
 
@@ -224,7 +225,7 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
     with pytest.raises(Interrupted, match="after 8 steps"):
         do(digits, run)
     assert len(calls) == 5
-    assert (load_state(run).position, load_state(run).epochs) == (8, 1)
+    assert (load_state(run).steps_done, load_state(run).epochs) == (8, 1)
 
 
 def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +242,7 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt) as raised:
         do(digits, run)
     assert raised.type is KeyboardInterrupt
-    assert (load_state(run).position, load_state(run).epochs) == (4, 1), "the last that was whole"
+    assert (load_state(run).steps_done, load_state(run).epochs) == (4, 1), "the last that was whole"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -469,7 +469,7 @@ def _make_plan(request: _Request, device: torch.device, processes: Processes) ->
 
     from train.autotune import autotune
     from train.progress import load_with_progress
-    from train.resume import check_out
+    from train.run_folder import check_out
     from train.trainer import check_compiler, steps_per_epoch
 
     options = request.options
@@ -493,7 +493,8 @@ def _make_plan(request: _Request, device: torch.device, processes: Processes) ->
 def _run_plan(plan: _Plan) -> SavedCheckpoint:
     """Train in the run folder, which this process holds meanwhile."""
     from train.pictures import draw_pictures
-    from train.resume import load_state, new_run, resumed_run
+    from train.resume import load_state
+    from train.run_folder import new_run, resumed_run
     from train.session import TrainingSession
     from vae_export.models.checkpoint import load_checkpoint
 
@@ -505,7 +506,7 @@ def _run_plan(plan: _Plan) -> SavedCheckpoint:
         if request.resume:
             state = processes.on_first(lambda: load_state(run))
             changes = session.resume(state)
-            _describe_resumed(plan, session, state.position, changes)
+            _describe_resumed(plan, session, state.steps_done, changes)
         was_done = session.is_done
         saved = _run_session(plan, session)
         if processes.is_first and not (was_done and run.pictures.exists()):
@@ -564,13 +565,13 @@ def _describe(plan: _Plan) -> None:
         plan.message(f"note: {line}")
 
 
-def _describe_resumed(plan: _Plan, session: TrainingSession, position: int, changes: list[str]) -> None:
+def _describe_resumed(plan: _Plan, session: TrainingSession, steps_done: int, changes: list[str]) -> None:
     """Print where the training continues, and what is different from before."""
     if session.is_done:
         plan.message(f"finished: all {session.epochs} epochs are done; nothing to resume")
         return
     steps = session.trainer.steps_per_epoch
-    done = position - session.epochs * steps
+    done = steps_done - session.epochs * steps
     plan.message(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
     for change in changes:
         plan.message(f"note: {change}: from here on results agree within rounding, not bit by bit")

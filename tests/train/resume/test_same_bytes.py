@@ -49,7 +49,7 @@ def test_a_training_stopped_many_times_ends_in_the_same_bytes(
     assert len(codes) == len(stops) + 1
     assert run.checkpoint.read_bytes() == reference.checkpoint.read_bytes()
     assert figures(run) == figures(reference)
-    assert (load_state(run).position, load_state(run).epochs) == (4 * STEPS, 4)
+    assert (load_state(run).steps_done, load_state(run).epochs) == (4 * STEPS, 4)
     for name, tensor in load_state(reference).tensors.items():
         assert torch.equal(tensor, load_state(run).tensors[name]), name
 
