@@ -120,7 +120,7 @@ class ObjectiveOptions:
             if not 0 <= value < math.inf:
                 raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
 
-    def weight(self, epochs: float) -> float:
+    def kl_weight(self, epochs: float) -> float:
         """Weight of the KL term after so many epochs."""
         return self.beta * (min(1.0, epochs / self.kl_warmup) if self.kl_warmup else 1.0)
 

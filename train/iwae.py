@@ -1,14 +1,14 @@
-"""-log p(x), estimated by importance weighting: what figures of different models are compared in.
+"""-log p(x) estimated by importance weighting, the measure in which different models are compared.
 
 With K latents z drawn from q(z|x), the bound of Burda et al. (arXiv:1509.00519, equation 8):
 
     NLL_K(x) = -log mean over K of  p(x|z) p(z) / q(z|x)
 
-It falls towards -log p(x) as K grows; published figures take K = 5,000. Memory does not grow with K: the logarithm of
-the sum is carried from one block of latents to the next.
+It falls towards -log p(x) as K grows; published scores use K = 5,000. Memory does not grow with K: latents are decoded
+in blocks, and the logarithm of the sum is carried from one block to the next.
 
-Nearly all of the time goes into decoding: 50 million images for all of MNIST's test images. So blocks are small enough
-for a core's cache, and threads take whole images instead of sharing the sums of each.
+Nearly all of the time goes into decoding: 50 million images for MNIST's test set at K = 5,000. So blocks fit into the
+cache of a core, and each thread scores whole images instead of sharing the sums of each.
 """
 
 from __future__ import annotations
@@ -27,18 +27,20 @@ from train.loss import to_unit_range
 from train.scoring import ScoredModel
 from vae_export.models import reparameterize
 
-#: Latents that are decoded at once, and at most so many that their images have no more than these numbers: family
-#: `residual` decodes a quarter more a second than with 2,048, `mlp` as many.
-_ROWS, _NUMBERS = 256, 256 * 784
+#: Most latents that are decoded at once, and most numbers in their images. With 256 latents family `residual` decodes
+#: a quarter more images per second than with 2,048, and `mlp` as many.
+_MAX_LATENTS, _MAX_NUMBERS = 256, 256 * 784
 _NOISE_SEED = 1509_00519
 
 
 @dataclass(frozen=True)
 class NllEstimate:
-    """Attributes:
-    nll: mean over images, in nats.
-    standard_error: of that mean, over images.
-    samples: K.
+    """An estimate of -log p(x).
+
+    Attributes:
+        nll: Mean over images, in nats.
+        standard_error: Standard error of that mean over the images.
+        samples: K.
     """
 
     nll: float
@@ -57,33 +59,31 @@ def importance_weighted_nll(
     workers: int = 1,
     report: Callable[[int], None] = lambda _images: None,
 ) -> NllEstimate:
-    """NLL_K of pixels uint8 (N, C, H, W), K = `samples` ≥ 1.
+    """Estimate -log p(x) of images by the bound of Burda et al. (arXiv:1509.00519, equation 8).
 
-    The noise is the same for every model, and depends on an image's place alone: figures of the first images are parts
-    of those of all, and do not depend on `workers`. The global random state is not touched.
+    The noise is the same for every model and depends on an image's index alone, so the estimate of the first images is
+    part of that of all, and `workers` changes nothing. PyTorch's global random state is not used.
 
     Args:
-        workers: threads that score images, each on its own; more than one for a model that computes on the CPU.
-        report: is told how many images are done.
+        model: The model.
+        pixels: uint8 (N, C, H, W), N ≥ 1.
+        samples: K ≥ 1.
+        workers: Threads that score images, each on its own. More than one pays for a model that computes on the CPU.
+        report: Is called with the number of images that are done.
     """
-    rows = max(1, min(_ROWS, _NUMBERS // pixels[0].numel()))
-    at_once = max(1, rows // samples)
+    latents = max(1, min(_MAX_LATENTS, _MAX_NUMBERS // pixels[0].numel()))
+    batch = max(1, latents // samples)
+    block = latents // batch
 
-    def scored(start: int) -> Tensor:
+    def estimate(start: int) -> Tensor:
         noise = torch.Generator().manual_seed(_NOISE_SEED + start)
-        return _nll(
-            model,
-            to_unit_range(pixels[start : start + at_once]),
-            samples,
-            noise,
-            at_once=at_once,
-            block=rows // at_once,
-        )
+        image = to_unit_range(pixels[start : start + batch])
+        return _nll(model, image, samples, noise, batch=batch, block=block)
 
     found: list[Tensor] = []
     done = 0
-    with _spread(workers) as spread:
-        for part in spread(scored, range(0, len(pixels), at_once)):
+    with _threads(workers) as map_in_threads:
+        for part in map_in_threads(estimate, range(0, len(pixels), batch)):
             found.append(part)
             done += len(part)
             report(done)
@@ -92,12 +92,12 @@ def importance_weighted_nll(
 
 
 @contextmanager
-def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range], Iterator[Tensor]]]:
-    """A `map` whose calls are made by so many threads; torch gives none of them others to help.
+def _threads(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range], Iterator[Tensor]]]:
+    """Yield a `map` that calls its function in so many threads, each computing with one thread of torch.
 
-    Every worker says so itself: the number is OpenMP's, which keeps one for each thread. One that was set in the main
-    thread reaches a worker's matrix products only after it ran some other parallel operator, and until then two
-    workers may sum in different orders.
+    Every worker sets the number itself, since OpenMP keeps one for each thread. A number that is set in the main thread
+    reaches a worker's matrix products only after some other parallel operator ran there; until then two workers may sum
+    in different orders.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -111,21 +111,17 @@ def _spread(workers: int) -> Iterator[Callable[[Callable[[int], Tensor], range],
         torch.set_num_threads(before)
 
 
-def _nll(
-    model: ScoredModel, image: Tensor, samples: int, noise: torch.Generator, *, at_once: int, block: int
-) -> Tensor:
-    """Of images (N, C, H, W), N up to `at_once`, with `block` latents of each decoded at once → (N,), float64."""
+def _nll(model: ScoredModel, image: Tensor, samples: int, noise: torch.Generator, *, batch: int, block: int) -> Tensor:
+    """Return NLL_K of up to `batch` images, float64 (N,), decoding `block` latents of each at once."""
     mean, logvar = model.encode(image)
     total = torch.full((len(image),), -math.inf, dtype=torch.float64)
     for start in range(0, samples, block):
         count = min(block, samples - start)
-        # For as many images as there may be: those of a last, smaller part get what they get where others follow.
-        draw = torch.randn(count, at_once, *mean.shape[1:], generator=noise)[:, : len(image)]
+        # Noise for `batch` images, also for a smaller last batch: it must not depend on how many follow.
+        draw = torch.randn(count, batch, *mean.shape[1:], generator=noise)[:, : len(image)]
         latent = reparameterize(mean, logvar, draw)
-        reconstruction = model.reconstruction_nll(latent.flatten(0, 1), image.repeat(count, 1, 1, 1)).reshape(
-            count, len(image)
-        )
-        # log p(z) - log q(z|x): the constants of the two normals cancel.
+        reconstruction = model.reconstruction_nll(latent.flatten(0, 1), image.repeat(count, 1, 1, 1))
+        # log p(z) - log q(z|x), in which the constants of the two normals cancel.
         ratio = 0.5 * (draw.double().square() + logvar - latent.double().square()).sum(-1)
-        total = torch.logaddexp(total, torch.logsumexp(ratio - reconstruction, 0))
+        total = torch.logaddexp(total, torch.logsumexp(ratio - reconstruction.reshape(count, len(image)), 0))
     return math.log(samples) - total

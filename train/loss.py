@@ -4,8 +4,8 @@ For a posterior q(z|x) = N(mean, exp(logvar)) and the prior N(0, I) (Kingma & We
 
     -ELBO(x) = -log p(x|z) + KL(q(z|x) || p(z)),  with z sampled from q(z|x)
 
-Where pixels are grey levels and p(x|z) is a Bernoulli, its first term is a cross-entropy and no likelihood: such
-figures compare among themselves only.
+For grey pixels and a Bernoulli p(x|z), the first term is a cross-entropy and not a likelihood: such values are
+comparable among themselves only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,17 @@ from vae_export.models.networks import outputs
 
 
 def reconstruction_nll(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Tensor:
-    """-log p(x|z) of images (N, C, H, W) in [0, 1], given a decoder's raw outputs → (N,) nats.
+    """Compute -log p(x|z) from a decoder's raw outputs.
 
-    The Bernoulli's is computed on logits: log(sigmoid(x)) for a large negative x is lost once the sigmoid was rounded.
+    The Bernoulli's is computed on logits: for a large negative x, log(sigmoid(x)) is lost once the sigmoid is rounded.
+
+    Args:
+        likelihood: p(x|z).
+        raw: Raw outputs of the decoder, float32; logits for a Bernoulli.
+        image: float32 (N, C, H, W) in [0, 1].
+
+    Returns:
+        float32 (N,), in nats.
     """
     if likelihood.name == "bernoulli":
         return F.binary_cross_entropy_with_logits(raw, image, reduction="none").flatten(1).sum(1)
@@ -33,9 +41,17 @@ def reconstruction_nll(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Te
 
 
 def reconstruction_nll_of_outputs(likelihood: Likelihood, decoded: tuple[Tensor, ...], image: Tensor) -> Tensor:
-    """The same from a decoder's outputs, which is all that an exported one gives.
+    """Compute -log p(x|z) from a decoder's outputs, which is all that an exported decoder gives.
 
     The formulas are those of `Likelihood.log_prob`, in torch and float32.
+
+    Args:
+        likelihood: p(x|z).
+        decoded: The decoder's outputs: the image (N, C, H, W), and for some likelihoods its log-variance or log-scale.
+        image: float32 (N, C, H, W) in [0, 1].
+
+    Returns:
+        float32 (N,), in nats.
     """
     mean = decoded[0]
     if likelihood.name == "bernoulli":
@@ -62,12 +78,12 @@ def _discretised_logistic(mean: Tensor, log_scale: Tensor, image: Tensor) -> Ten
 
 
 def kl_per_unit(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL(N(mean, exp(logvar)) || N(0, I)) of each unit, both (N, Z) → (N, Z) nats (appendix B of the paper)."""
+    """Compute KL(N(mean, exp(logvar)) || N(0, I)) of each unit, (N, Z) in nats (appendix B of arXiv:1312.6114)."""
     return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
 
 class LossTerms(nn.Module):
-    """What the loss is made of, as one module: what is compiled, and what processes share."""
+    """The terms of the loss as one module, to be compiled and shared among processes."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -78,10 +94,10 @@ class LossTerms(nn.Module):
 
         Images are (N, C, H, W), noise is (N, Z).
 
-        Family `blog` keeps the post's loss, on probabilities; its value is the same but for rounding.
+        Family `blog` computes the loss on probabilities, as the blog post does; the value differs by rounding alone.
         """
         model = self.model
-        mean, logvar = (head.float() for head in model.encoder(image))  # bfloat16 where the loop lets products be that
+        mean, logvar = (head.float() for head in model.encoder(image))  # may be bfloat16 under autocast
         latent = reparameterize(mean, logvar, noise)
         if model.config.family == "blog":
             reconstruction = F.binary_cross_entropy(model.decoder.image(latent).float(), image, reduction="sum")
@@ -98,10 +114,16 @@ def weighted_loss(
     free_bits: float = 0.0,
     over_batch: Callable[[Tensor], Tensor] = lambda units: units,
 ) -> Tensor:
-    """What training minimises, of `LossTerms`, as a scalar.
+    """Combine the loss terms into what training minimises, a scalar.
 
-    `beta` and `free_bits` (see `ObjectiveOptions`) belong to training alone: `train.scoring` reports the bound itself.
-    Bits are free by the KL of the whole batch: `over_batch` makes it of a part's, where processes share one.
+    `beta` and `free_bits` apply to training alone: `train.scoring` reports the bound itself.
+
+    Args:
+        reconstruction: Scalar of `LossTerms`, in nats per image.
+        units: KL of each unit (Z,) of `LossTerms`, in nats per image.
+        beta: Weight of the KL term.
+        free_bits: KL per unit, in nats, that is not penalised.
+        over_batch: Averages the KL over the processes that share a batch, since free bits are those of the whole batch.
     """
     if free_bits:
         units = torch.where(over_batch(units.detach()) < free_bits, free_bits, units)
@@ -109,11 +131,11 @@ def weighted_loss(
 
 
 def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
-    """The mean over images (N, C, H, W), given noise (N, Z), as a scalar."""
+    """Compute the training loss, a scalar in nats: the mean over images (N, C, H, W), given noise (N, Z)."""
     reconstruction, units = LossTerms(model)(image, noise)
     return weighted_loss(reconstruction, units, beta=beta, free_bits=free_bits)
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:
-    """Grey levels uint8 → float32 in [0, 1]."""
+    """Convert pixels from uint8 to float32 in [0, 1]."""
     return pixels.to(torch.float32).div_(255)

@@ -1,8 +1,6 @@
-"""A model as its scores see it: a posterior for each image, and how badly a latent explains an image.
+"""Score a model on a set of images: sampled -ELBO, reconstruction, KL and active units, in nats per image.
 
-The same figures are asked of a checkpoint in PyTorch and of its exported ONNX files, so that the two can be compared.
-
-The figures that are reported of a model on a set of images.
+A checkpoint in PyTorch and its exported ONNX files are scored by the same code, so that the scores can be compared.
 """
 
 from __future__ import annotations
@@ -25,15 +23,17 @@ from vae_export.runtime import Model
 
 
 class ScoredModel(Protocol):
+    """A model that can be scored: it encodes images, and says how well a latent explains an image."""
+
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """image (N, C, H, W) in [0, 1] → mean, logvar of q(z|x), each (N, Z), on the CPU."""
+        """Return mean and logvar of q(z|x), each (N, Z) on the CPU, for images (N, C, H, W) in [0, 1]."""
 
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
-        """-log p(x|z) in nats, of latent (N, Z) and image (N, C, H, W) → (N,), on the CPU."""
+        """Return -log p(x|z) in nats, (N,) on the CPU, for latents (N, Z) and images (N, C, H, W)."""
 
 
 class PyTorchModel:
-    """A network on its device, in eval mode while any thread scores it; then its mode is given back as it was."""
+    """A network on its device. It is in eval mode while any thread scores it; then its mode is restored."""
 
     def __init__(self, model: VAE) -> None:
         self._model, self._device = model, next(model.parameters()).device
@@ -45,7 +45,7 @@ class PyTorchModel:
         return mean.cpu(), logvar.cpu()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """latent (N, Z) → image (N, C, H, W) in [0, 1], on the CPU."""
+        """Return images (N, C, H, W) in [0, 1], on the CPU, for latents (N, Z)."""
         with self._evaluating():
             image: Tensor = self._model.decoder.image(latent.to(self._device))
         return image.cpu()
@@ -73,7 +73,7 @@ class PyTorchModel:
 
 
 class ExportedModel:
-    """The encoder and decoder of an export, run by ONNX Runtime."""
+    """The ONNX encoder and decoder of an export, run by ONNX Runtime."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -91,20 +91,23 @@ class ExportedModel:
 #: A latent unit is active if the variance of its posterior mean over images exceeds this (Burda et al.,
 #: arXiv:1509.00519, section 2 of its experiments).
 ACTIVE_VARIANCE = 0.01
-#: Own noise, the same for every model and epoch, so that scores differ by the model alone.
+#: Seed of the noise, the same for every model and epoch, so that scores depend on the model alone.
 _NOISE_SEED = 20_131_220
 _BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means over `images` images, in nats; one sample of z an image.
+    """Scores of a model: means over images, in nats, with one sample of z per image.
 
     Attributes:
-        negative_elbo: reconstruction + kl, z sampled. No beta in it.
-        standard_error: of negative_elbo, over images.
-        unit_variances: variance of each latent unit's posterior mean over the images, Z numbers.
-        unit_kls: KL of each latent unit, Z numbers; their sum is `kl`.
+        images: Number of images.
+        negative_elbo: reconstruction + kl; beta is not in it.
+        standard_error: Standard error of negative_elbo over the images.
+        reconstruction: -log p(x|z).
+        kl: KL(q(z|x) || p(z)), summed over the latent units.
+        unit_variances: Variance of each unit's posterior mean over the images, Z numbers.
+        unit_kls: KL of each unit, Z numbers; their sum is `kl`.
     """
 
     images: int
@@ -124,11 +127,11 @@ class Score:
         return math.isfinite(self.negative_elbo)
 
     def units_by_activity(self) -> list[int]:
-        """Indices of the latent units, the most active first."""
+        """Return the indices of the latent units, the one of most variance first."""
         return sorted(range(len(self.unit_variances)), key=lambda unit: -self.unit_variances[unit])
 
     def units_by_kl(self) -> list[int]:
-        """Indices of the latent units, the one with most KL first."""
+        """Return the indices of the latent units, the one of most KL first."""
         return sorted(range(len(self.unit_kls)), key=lambda unit: -self.unit_kls[unit])
 
     def to_json(self) -> dict[str, Any]:
@@ -143,9 +146,13 @@ class Score:
 
 
 def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes | None = None) -> Score:
-    """Score `model` on pixels uint8 (N, C, H, W), N ≥ 1. The global random state is not touched.
+    """Score a model on images. PyTorch's global random state is not used.
 
-    Processes take batches in turns; each gets the score of all images, to the bit what one alone would have found.
+    Args:
+        model: The model.
+        pixels: uint8 (N, C, H, W), N ≥ 1.
+        processes: That share the work, batch by batch. Each returns the score of all images, with the same bits as one
+            process alone.
     """
     processes = processes or Processes()
     images = torch.split(pixels, _BATCH)

@@ -18,9 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from train.data.datasets import Dataset
-from train.pictures import grids
-from train.pictures.grids import Grid
-from train.pictures.sheet import draw_grid
+from train.pictures import Grid, draw_grid, manifold, reconstructions, samples
 from train.scoring import PyTorchModel, Score
 from vae_export.io.atomic import storage_errors
 from vae_export.models import VAE
@@ -52,9 +50,9 @@ class EventLog:
 
     def _grids(self, model: PyTorchModel, validation: Score) -> dict[str, Grid]:
         return {
-            "reconstructions": grids.reconstructions(model, self._dataset.test[:50]),
-            "samples": grids.samples(model, validation),
-            "manifold": grids.manifold(model, validation),
+            "reconstructions": reconstructions(model, self._dataset.test[:50]),
+            "samples": samples(model, validation),
+            "manifold": manifold(model, validation),
         }
 
     def _write(self, event: Event) -> None:

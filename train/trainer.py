@@ -1,15 +1,9 @@
-"""`--compile`: torch.compile, which either compiles or ends the command. Nothing runs uncompiled behind one's back.
+"""The training loop: Adam on the loss, epoch after epoch; random numbers of a step; torch.compile.
 
-What training draws: a function of the seed and of the place in the training, so that no random state has to be kept.
-
-A training that goes on after a stop draws what it would have drawn, at whichever step it was stopped; and processes
-that share a training draw the same and take each its part.
-
-The training loop: Adam on the loss, one epoch after the other.
-
-What changes while it runs is in `Trainer`: weights, their average, Adam's moments, the number of steps done. It can be
-taken out between two steps and put back. Everything else is a function of the epoch and the step: the learning rate,
-the weight of the KL term, and what is drawn.
+`Trainer` holds what changes while a training runs: weights, their average, Adam's moments, the number of steps done. It
+can be saved between two steps and restored. Everything else is a function of the epoch and the step: the learning rate,
+the weight of the KL term and the random numbers. So a resumed training draws what it would have drawn, and processes
+that train together draw the same and each take their part.
 """
 
 from __future__ import annotations
@@ -35,63 +29,6 @@ from train.recipes import Recipe, learning_rate_at
 from vae_export.errors import CheckpointError, DataError, InputError, MachineError
 from vae_export.models import VAE
 
-
-def compile_module(module: nn.Module, device: torch.device) -> nn.Module:
-    """`module`, compiled as one graph when it is first called; on CUDA, replayed as a CUDA graph.
-
-    `fullgraph`: whatever cannot be compiled, and a graph compiled too often, is an error and no slow path.
-    """
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    made = torch.compile(module, fullgraph=True, dynamic=False, mode=mode)
-    return cast(nn.Module, made)  # it is one; torch's type hints say a function
-
-
-def check_compiler(device: torch.device) -> None:
-    """Compile one line, before anything is read or written. Raises `MachineError`."""
-    with compile_errors():
-        torch.compile(lambda x: torch.exp(x).sum(), fullgraph=True)(torch.ones(64, device=device))
-
-
-@contextmanager
-def compile_errors() -> Iterator[None]:
-    """Turn what torch's compiler, or the C++ compiler behind it, raises into one line."""
-    try:
-        yield
-    except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()]
-        do = "see whether a C++ compiler (g++) is installed, or leave --compile out"
-        raise MachineError("cannot compile", where="--compile", got=": ".join(lines[:2])[:300], do=do) from error
-
-
-class StepRng:
-    """For one training with this seed, on this device."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._seed, self._generator = seed, torch.Generator(device)
-
-    def epoch_order(self, epoch: int, count: int) -> Tensor:
-        """A permutation of `count` images, int64, on the CPU."""
-        generator = torch.Generator().manual_seed(self._number("order", epoch))
-        return torch.randperm(count, generator=generator)
-
-    def step_generator(self, step: int) -> torch.Generator:
-        """For all that a step draws of its images, in the order in which it draws; `step` counts over all epochs."""
-        return self._generator.manual_seed(self._number("step", step))
-
-    def seed_dropout(self, step: int, rank: int) -> None:
-        """Dropout has no generator of its own: it draws from the global one, and is alone in that.
-
-        It draws for the images at hand, not for the whole batch: processes that share one draw each their own.
-        """
-        torch.manual_seed(self._number("dropout", step, *([rank] if rank else [])))
-
-    def _number(self, *place: object) -> int:
-        text = " ".join(map(str, (self._seed, *place)))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
 #: Called after each step with the epoch (from 1), the steps done in it, and the sum of their losses: a scalar that
 #: stays on the device, because reading it makes the device wait.
 StepCallback = Callable[[int, int, Tensor], None]
@@ -99,10 +36,13 @@ StepCallback = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """Attributes:
-    number: from 1.
-    loss: mean over the epoch, while the weights changed, in nats an image; beta is in it.
-    seconds, images_per_second: of training alone, without what is measured between epochs.
+    """The result of one epoch.
+
+    Attributes:
+        number: Number of the epoch, from 1.
+        loss: Mean of the training loss over the steps of the epoch, with beta, in nats per image.
+        seconds: Time of the training steps, without the scores between epochs.
+        images_per_second: Speed of the training steps.
     """
 
     number: int
@@ -112,19 +52,24 @@ class EpochResult:
 
 
 class Trainer:
-    """Trains `model` in place, on the model's device.
+    """Trains a network in place, on its device.
 
     Args:
-        pixels: uint8 (N, C, H, W).
-        protocol: "dynamic" has each step draw binary pixels from them.
-        seed: of all that is drawn.
-        bfloat16: matrix products and convolutions take bfloat16; weights, sums and the loss stay float32.
-        compiling: by torch.compile.
-        processes: that share each batch; those of one machine or many.
+        model: The network.
+        pixels: The training images, uint8 (N, C, H, W).
+        recipe: How long and how fast.
+        objective: The loss.
+        protocol: With "dynamic", each step samples binary pixels.
+        seed: Of all random numbers but the initial weights.
+        bfloat16: Whether matrix products and convolutions are in bfloat16. Weights, sums and the loss are float32.
+        compiling: Whether the loss is compiled by torch.compile.
+        processes: That share each batch.
 
     Attributes:
-        steps_done: steps of the optimizer, over all epochs.
-        seconds: spent on those of the present epoch.
+        average: The average of the weights, if the recipe asks for one.
+        steps_per_epoch: Number of steps; the last incomplete batch is dropped (drop_last).
+        steps_done: Number of steps done, over all epochs.
+        seconds: Time that those of the current epoch took.
     """
 
     def __init__(
@@ -143,132 +88,144 @@ class Trainer:
         self.model, self._recipe, self._objective = model, recipe, objective
         self._protocol, self._bfloat16, self._compiling = protocol, bfloat16, compiling
         self._processes = processes or Processes()
-        self._part = self._processes.batch_slice(recipe.batch_size)
+        self._slice = self._processes.batch_slice(recipe.batch_size)
         self._device = next(model.parameters()).device
         self._pixels = pixels.to(self._device)
         self.steps_per_epoch = steps_per_epoch(len(pixels), recipe.batch_size)
         self.optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=recipe.epsilon, fused=True)
         self.average = copy.deepcopy(model) if recipe.average else None
-        self._terms: nn.Module = LossTerms(model)
+        self._loss_terms: nn.Module = LossTerms(model)
         if compiling:
-            self._terms = compile_module(self._terms, self._device)
+            self._loss_terms = compile_module(self._loss_terms, self._device)
         if not self._processes.is_single:
-            self._terms = DistributedDataParallel(self._terms)
-        self._replaying = compiling and self._device.type == "cuda"
-        self._draws = StepRng(seed, self._device)
+            self._loss_terms = DistributedDataParallel(self._loss_terms)
+        self._uses_cuda_graphs = compiling and self._device.type == "cuda"
+        self._rng = StepRng(seed, self._device)
         self._has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
-        self._total = torch.zeros((), device=self._device)  # of the present epoch's losses
+        self._loss_sum = torch.zeros((), device=self._device)  # over the steps of the current epoch
         self.steps_done, self.seconds = 0, 0.0
 
     @property
     def scored_model(self) -> VAE:
-        """The weights that are scored and kept: the average, where there is one."""
+        """The network that is scored and saved: the average of the weights, if there is one."""
         return self.model if self.average is None else self.average
 
-    def train_epochs(self, watch: StepCallback, *, after: int = 0) -> Iterator[EpochResult]:
-        """Train to the last epoch; yield each that ends, from the one `after` that many.
+    def train_epochs(self, after_step: StepCallback, *, after: int = 0) -> Iterator[EpochResult]:
+        """Train to the last epoch and yield each epoch as it ends.
 
-        Where it was taken out within an epoch, or at its very end, that epoch's other steps are what is done of it.
-        Raises `InputError` when the loss is not finite.
+        Args:
+            after_step: Is called after each step.
+            after: Number of epochs that are done already. A trainer that was restored within an epoch does the
+                remaining steps of that epoch, if any, and yields it.
+
+        Raises:
+            InputError: The loss is not finite.
         """
         for number in range(after + 1, self._recipe.epochs + 1):
-            yield self._epoch(number, watch)
+            yield self._train_epoch(number, after_step)
 
-    def _epoch(self, number: int, watch: StepCallback) -> EpochResult:
+    def _train_epoch(self, number: int, after_step: StepCallback) -> EpochResult:
         self.model.train()
         size, first = self._recipe.batch_size, self.steps_done - (number - 1) * self.steps_per_epoch
         if first == 0:
-            self._total, self.seconds = torch.zeros((), device=self._device), 0.0
+            self._loss_sum, self.seconds = torch.zeros((), device=self._device), 0.0
         started = time.perf_counter() - self.seconds
-        order = self._draws.epoch_order(number, len(self._pixels)).to(self._device)
+        order = self._rng.epoch_order(number, len(self._pixels)).to(self._device)
         for step in range(first, self.steps_per_epoch):
-            self._total += self._step(order[step * size : (step + 1) * size], self.steps_done)
+            self._loss_sum += self._step(order[step * size : (step + 1) * size], self.steps_done)
             self.steps_done += 1
             self.seconds = time.perf_counter() - started
-            watch(number, step + 1, self._total)
-        mean = self._processes.mean(self._total).item() / self.steps_per_epoch
+            after_step(number, step + 1, self._loss_sum)
+        mean = self._processes.mean(self._loss_sum).item() / self.steps_per_epoch
         if not math.isfinite(mean):
             raise divergence_error(number, mean)
         self.seconds = max(self.seconds, time.perf_counter() - started)
         return EpochResult(number, mean, self.seconds, self.steps_per_epoch * size / self.seconds)
 
     def _step(self, batch: Tensor, step: int) -> Tensor:
-        """One step of the optimizer on the images with those numbers, of which this process computes its part.
+        """Do one step of the optimizer and return the loss of this process's part of the batch, detached.
 
-        `step` counts from 0 over all epochs. The loss of that part, detached.
+        `batch` holds the numbers of the images, for all processes; `step` counts from 0 over all epochs.
         """
-        rate, momentum = learning_rate_at(self._recipe, step, self.steps_per_epoch)
+        rate, beta1 = learning_rate_at(self._recipe, step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
-        generator = self._draws.step_generator(step)
+            group["lr"], group["betas"] = rate, (beta1, group["betas"][1])
+        generator = self._rng.step_generator(step)
         if self._has_dropout:
-            self._draws.seed_dropout(step, self._processes.rank)
-        # Not `pixels[batch]`, which takes fifteen times as long on a CPU.
+            self._rng.seed_dropout(step, self._processes.rank)
+        # index_select, since `pixels[batch]` takes fifteen times as long on a CPU.
         if self._protocol == "dynamic":
-            image = draw_binary(self._pixels.index_select(0, batch), generator, part=self._part)
+            image = draw_binary(self._pixels.index_select(0, batch), generator, part=self._slice)
         else:
-            image = to_unit_range(self._pixels.index_select(0, batch[self._part]))
+            image = to_unit_range(self._pixels.index_select(0, batch[self._slice]))
         noise = torch.randn(len(batch), self.model.config.latent_size, generator=generator, device=self._device)
         with compile_errors() if self._compiling else nullcontext():
-            value = self._loss(image, noise[self._part], step)
+            value = self._loss(image, noise[self._slice], step)
             self.optimizer.zero_grad()
             value.backward()
         self.optimizer.step()
         if self.average is not None:
-            self._follow(self.average, step)
+            self._update_average(self.average, step)
         return value.detach()
 
     def _loss(self, image: Tensor, noise: Tensor, step: int) -> Tensor:
-        if self._replaying:
+        if self._uses_cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()
         try:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-                reconstruction, units = self._terms(image, noise)
+                reconstruction, units = self._loss_terms(image, noise)
         except RuntimeError as error:
             if "between 0 and 1" not in str(error):
                 raise
-            # `binary_cross_entropy`, which family `blog` uses, refuses the NaN that the others' loss would become.
+            # `binary_cross_entropy`, which family `blog` uses, raises where the loss of other families becomes NaN.
             raise divergence_error(step // self.steps_per_epoch + 1, math.nan) from error
-        objective, mean = self._objective, self._processes.mean
-        beta = objective.weight(step / self.steps_per_epoch)
-        return weighted_loss(reconstruction, units, beta=beta, free_bits=objective.free_bits, over_batch=mean)
+        beta = self._objective.kl_weight(step / self.steps_per_epoch)
+        free_bits = self._objective.free_bits
+        return weighted_loss(reconstruction, units, beta=beta, free_bits=free_bits, over_batch=self._processes.mean)
 
     def run_trial_steps(self, steps: int) -> None:
-        """Take steps to see how long they take, of which nothing is kept on record."""
+        """Do steps on the first images, so that their time can be measured. They change the weights."""
         batch = torch.arange(self._recipe.batch_size, device=self._device)
         total = sum((self._step(batch, 0) for _ in range(steps)), torch.zeros((), device=self._device))
-        total.item()  # an accelerator is done only then
+        total.item()  # waits for an accelerator
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All that changes and is no number, on the CPU, by names that `restore` knows.
+        """Return copies, on the CPU, of all tensors that change in training, by the names that `restore` expects.
 
-        Call it between two steps, in every process.
+        Call it between two steps, and in every process.
         """
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not None:
             found |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             found |= {f"adam.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
-        totals = self._processes.gather(self._total.cpu())
-        found["loss"] = self._total if self._processes.is_single else torch.stack(totals)
+        totals = self._processes.gather(self._loss_sum.cpu())
+        found["loss"] = self._loss_sum if self._processes.is_single else torch.stack(totals)
         return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], *, steps_done: int, seconds: float, processes: int = 1) -> None:
-        """Be as the trainer was whose `tensors`, `steps_done` and `seconds` these are, of so many processes.
+        """Take over the state of another trainer.
 
-        Raises `CheckpointError` for names, shapes or dtypes that are not this trainer's.
+        Args:
+            tensors: Its `state_tensors`.
+            steps_done: Its attribute.
+            seconds: Its attribute.
+            processes: How many processes it trained in.
+
+        Raises:
+            CheckpointError: Names, shapes or dtypes are not those of this trainer.
         """
         networks = {"model": self.model} | ({} if self.average is None else {"average": self.average})
         places = {f"{kind}.{name}": place for kind, net in networks.items() for name, place in net.state_dict().items()}
         for name, parameter in self.model.named_parameters():
-            # In the parameter's own memory format: the fused optimizer goes through both as they lie.
+            # In the memory format of the parameter, since the fused optimizer reads both in the order of memory.
             moments = {"exp_avg": torch.empty_like(parameter), "exp_avg_sq": torch.empty_like(parameter)}
             moments["step"] = torch.zeros((), dtype=torch.float32, device=self._device)
             self.optimizer.state[parameter] = moments
             places |= {f"adam.{key}.{name}": tensor for key, tensor in moments.items()}
-        places["loss"] = self._total
-        if "loss" in tensors and tensors["loss"].numel() == processes:  # one a process; else it is refused below
+        places["loss"] = self._loss_sum
+        if "loss" in tensors and tensors["loss"].numel() == processes:  # one number a process; others are refused below
             tensors = {**tensors, "loss": self._processes.own_share(tensors["loss"])}
         problems = [f"missing {name}" for name in places.keys() - tensors.keys()]
         problems += [f"unknown {name}" for name in tensors.keys() - places.keys()]
@@ -283,37 +240,88 @@ class Trainer:
         self.steps_done, self.seconds = steps_done, seconds
 
     @torch.no_grad()
-    def _follow(self, average: VAE, step: int) -> None:
-        """Let the average follow the weights; at first faster, so that where training began is soon forgotten."""
+    def _update_average(self, average: VAE, step: int) -> None:
+        """Move the average towards the weights; faster in the first steps, to forget the initial weights."""
         decay = min(self._recipe.average, (1 + step) / (10 + step))
         torch._foreach_lerp_([*average.parameters()], [*self.model.parameters()], 1 - decay)
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """A rest smaller than a batch waits for the next epoch's order. Raises `DataError` where all is rest."""
+    """Return the number of whole batches: the last incomplete one is dropped. Raises `DataError` if there is none."""
     if images < batch_size:
         got = f"{images:,} training images"
-        raise DataError(
-            "fewer images than a batch", expected=f"{batch_size:,} or more", got=got, do="pass a smaller --batch-size"
-        )
+        expected, do = f"{batch_size:,} or more", "pass a smaller --batch-size"
+        raise DataError("fewer images than a batch", expected=expected, got=got, do=do)
     return images // batch_size
 
 
 def has_bfloat16_instructions(device: torch.device) -> bool:
-    """Whether `device` has instructions for products of bfloat16; without them they are slower than float32."""
+    """Return whether a device has instructions for bfloat16 products; without them they are slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # newer than the oldest torch we take
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in the oldest supported torch
         can = torch.cpu.get_capabilities()
         return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
     return False
 
 
 def divergence_error(epoch: int, value: float) -> InputError:
-    return InputError(
-        "training diverged",
-        where=f"epoch {epoch}",
-        expected="a finite loss",
-        got=value,
-        do="try a smaller --learning-rate",
-    )
+    """Make the error for a loss, or a weight, that is not finite."""
+    expected, do = "a finite loss", "try a smaller --learning-rate"
+    return InputError("training diverged", where=f"epoch {epoch}", expected=expected, got=value, do=do)
+
+
+class StepRng:
+    """Random numbers of a training: a function of the seed, the epoch and the step, on the device of the training."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed, self._generator = seed, torch.Generator(device)
+
+    def epoch_order(self, epoch: int, count: int) -> Tensor:
+        """Return the order of the images in an epoch: a permutation of `count` numbers, int64, on the CPU."""
+        generator = torch.Generator().manual_seed(self._derived_seed("order", epoch))
+        return torch.randperm(count, generator=generator)
+
+    def step_generator(self, step: int) -> torch.Generator:
+        """Return the generator for the pixels and the noise of a step, which counts over all epochs."""
+        return self._generator.manual_seed(self._derived_seed("step", step))
+
+    def seed_dropout(self, step: int, rank: int) -> None:
+        """Seed PyTorch's global generator for the dropout of a step: dropout takes no generator of its own.
+
+        Its masks are for the images of one process, so that each process has its own.
+        """
+        torch.manual_seed(self._derived_seed("dropout", step, *([rank] if rank else [])))
+
+    def _derived_seed(self, *place: object) -> int:
+        text = " ".join(map(str, (self._seed, *place)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def compile_module(module: nn.Module, device: torch.device) -> nn.Module:
+    """Compile a module as one graph when it is first called; on CUDA it is replayed as a CUDA graph.
+
+    With `fullgraph`, what cannot be compiled is an error instead of a slow path.
+    """
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    compiled = torch.compile(module, fullgraph=True, dynamic=False, mode=mode)
+    return cast(nn.Module, compiled)  # torch's type hints say a function
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compile one line, to fail before any work. Raises `MachineError`."""
+    with compile_errors():
+        torch.compile(lambda x: torch.exp(x).sum(), fullgraph=True)(torch.ones(64, device=device))
+
+
+@contextmanager
+def compile_errors() -> Iterator[None]:
+    """Raise `MachineError`, one line, for errors of torch's compiler and the C++ compiler behind it."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        lines = [line.strip(" :") for line in str(error).splitlines() if line.strip()]
+        do = "see whether a C++ compiler (g++) is installed, or leave --compile out"
+        raise MachineError("cannot compile", where="--compile", got=": ".join(lines[:2])[:300], do=do) from error

@@ -104,5 +104,5 @@ def test_stages_that_cannot_be_read_are_refused(text: str) -> None:
 
 def test_the_weight_of_the_kl_term_grows_to_beta_and_stays() -> None:
     objective = ObjectiveOptions(beta=2.0, kl_warmup=4.0)
-    assert [objective.weight(epochs) for epochs in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
-    assert ObjectiveOptions(beta=2.0).weight(0) == 2
+    assert [objective.kl_weight(epochs) for epochs in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
+    assert ObjectiveOptions(beta=2.0).kl_weight(0) == 2

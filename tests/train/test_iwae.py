@@ -66,7 +66,7 @@ def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> No
     """Noise is drawn block by block, so other blocks are other draws; with the true posterior that does not show."""
     model = LinearGaussian()
     for rows in (1, 64, 4096):
-        monkeypatch.setattr(iwae, "_ROWS", rows)
+        monkeypatch.setattr(iwae, "_MAX_LATENTS", rows)
         assert importance_weighted_nll(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
 
 

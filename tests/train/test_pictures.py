@@ -13,10 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from train import pictures
 from train.data.datasets import Dataset
-from train.pictures import charts, draw_pictures, grids, sheet
-from train.pictures.charts import draw_curves, draw_units
-from train.pictures.grids import Grid
+from train.pictures import Grid, draw_curves, draw_pictures, draw_units
 from train.scoring import PyTorchModel, Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
@@ -70,7 +69,7 @@ def test_all_are_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size:
 def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
     levels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 56, 56)
     grid = Grid(levels, 3, "Title", "note", heads=("a", "b", "c"), rows=("first", "second"), breaks=(1,))
-    pixels = np.asarray(sheet.draw_grid(grid))
+    pixels = np.asarray(pictures.draw_grid(grid))
     # Where a level of 0 to 5 fills 56 x 56 pixels, no letter is.
     found = {}
     for level in range(6):
@@ -87,7 +86,7 @@ def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
 
 def test_a_long_note_is_broken_and_never_cut() -> None:
     tile = torch.zeros(1, 1, 56, 56, dtype=torch.uint8)
-    short, long = (sheet.draw_grid(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
+    short, long = (pictures.draw_grid(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
     assert long.height > short.height + 100
     assert long.width < 500
     assert (np.asarray(long)[:, -16:] == 255).all()
@@ -95,23 +94,23 @@ def test_a_long_note_is_broken_and_never_cut() -> None:
 
 def test_tiles_are_enlarged_by_whole_numbers_or_averaged_down() -> None:
     small, large = torch.rand(2, 1, 28, 28), torch.rand(2, 3, 512, 256)
-    assert grids.to_tiles(small).shape == (2, 1, 56, 56)
-    assert torch.equal(grids.to_tiles(small)[:, :, ::2, 1::2], (small * 255).round().to(torch.uint8))
-    assert grids.to_tiles(large).shape == (2, 3, 128, 64)
-    assert abs(grids.to_tiles(large).float().mean() / 255 - large.mean()) < 0.01
+    assert pictures.to_tiles(small).shape == (2, 1, 56, 56)
+    assert torch.equal(pictures.to_tiles(small)[:, :, ::2, 1::2], (small * 255).round().to(torch.uint8))
+    assert pictures.to_tiles(large).shape == (2, 3, 128, 64)
+    assert abs(pictures.to_tiles(large).float().mean() / 255 - large.mean()) < 0.01
 
 
 def test_reconstructions_stand_right_of_their_originals() -> None:
     model, pixels = Recorded(2, side=56), random_pixels(4, 1, 56, 56)
-    grid = grids.reconstructions(model, pixels)
+    grid = pictures.reconstructions(model, pixels)
     assert grid.columns % 2 == 0
     assert torch.equal(grid.tiles[0::2], pixels)
-    assert torch.equal(grid.tiles[1::2], grids.to_tiles(model.decode(model.encode(pixels / 255)[0])))
+    assert torch.equal(grid.tiles[1::2], pictures.to_tiles(model.decode(model.encode(pixels / 255)[0])))
 
 
 def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -> None:
     model = Recorded(4)
-    grid = grids.manifold(model, score_with(0.1, 2.0, 3.0, 0.0), side=5)
+    grid = pictures.manifold(model, score_with(0.1, 2.0, 3.0, 0.0), side=5)
     plane = model.latents.reshape(5, 5, 4)
     assert (plane[:, :, [0, 3]] == 0).all()
     even = pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=1e-6)
@@ -124,12 +123,12 @@ def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -
 
 
 def test_a_manifold_of_two_units_hides_none() -> None:
-    assert "other" not in grids.manifold(Recorded(2), score_with(1.0, 2.0)).note
+    assert "other" not in pictures.manifold(Recorded(2), score_with(1.0, 2.0)).note
 
 
 def test_the_traversal_moves_one_unit_a_row_most_kl_first() -> None:
     model, pixels = Recorded(4), random_pixels(1, 8, 8)
-    grid = grids.traversal(model, score_with(0.1, 2.0, 0.0, 3.0), pixels)
+    grid = pictures.traversal(model, score_with(0.1, 2.0, 0.0, 3.0), pixels)
     rows, rest = model.latents.reshape(4, 13, 4), model.encode(pixels[None] / 255)[0][0]
     for row, unit in enumerate((3, 1, 0, 2)):
         assert rows[row, :, unit].tolist() == pytest.approx(torch.linspace(-3, 3, 13).tolist())
@@ -140,7 +139,7 @@ def test_the_traversal_moves_one_unit_a_row_most_kl_first() -> None:
 
 def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
     model, pixels = Recorded(3, side=56), random_pixels(5, 1, 56, 56)
-    grid = grids.interpolation(model, pixels, steps=3)
+    grid = pictures.interpolation(model, pixels, steps=3)
     mean = model.encode(pixels / 255)[0]
     assert grid.tiles.shape[0] == 2 * grid.columns == 2 * 5  # the odd image is left out
     assert torch.equal(grid.tiles[[0, 4, 5, 9]], pixels[:4])
@@ -151,7 +150,7 @@ def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
 def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> None:
     network = VAE(VAEConfig("blog", (1, 8, 8), 3, 8)).train()
     before = torch.get_rng_state()
-    grids.samples(PyTorchModel(network), score_with(1.0, 2.0, 3.0))
+    pictures.samples(PyTorchModel(network), score_with(1.0, 2.0, 3.0))
     assert network.training
     assert torch.equal(before, torch.get_rng_state())
 
@@ -165,7 +164,7 @@ def test_curves_are_the_same_bytes_again(name: LikelihoodName) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(charts, "_png", figures.append)
+    monkeypatch.setattr(pictures, "_png", figures.append)
     draw_curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
     for axes in figures[0].axes:
         low, high = axes.get_xlim()
