@@ -31,6 +31,7 @@ settings.register_profile("project", deadline=None, derandomize=True, max_exampl
 settings.load_profile("project")
 
 
+OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
 #: One of each kind: plain, a program, a file with another beside it.
 PACKED = ("onnx", "torchscript", "openvino")
 
@@ -54,6 +55,16 @@ class Exported:
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.folder, target)
         return open_artifact(target)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that export another family than the default one as slow: capturing its graphs takes seconds."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is None or not {"exported", "subject"} & set(getattr(item, "fixturenames", ())):
+            continue
+        if OTHER_FAMILIES & {value for value in parameters.params.values() if isinstance(value, str)}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

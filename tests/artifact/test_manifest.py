@@ -58,6 +58,7 @@ def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place, *(below for key, inner in items for below in places(inner, (*place, key)))]
 
 
+@pytest.mark.slow
 @given(st.sampled_from(places(EXAMPLE.to_json())), values)
 def test_any_value_in_any_place_is_read_or_refused_and_never_a_crash(
     tmp_path_factory: pytest.TempPathFactory, place: tuple[Any, ...], value: object

@@ -77,6 +77,7 @@ def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
         FORMATS["openvino"].open(alone, mlp.source.contract.spec("decoder"), SessionOptions("CPU", threads=1))
 
 
+@pytest.mark.slow
 def test_one_file_without_a_manifest_is_verified_with_what_lies_beside_it(
     mlp: Exported, invoke: Invoke, tmp_path: Path
 ) -> None:

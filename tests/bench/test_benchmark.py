@@ -21,6 +21,8 @@ from vae_export.bench.subjects import EAGER, Subject
 from vae_export.capture import capture
 from vae_export.errors import InputError, IntegrityError, ParityError, TargetError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_side_has_a_figure_for_every_batch(timings: Timings) -> None:
     assert [(f.subject, f.batch) for f in timings.results] == [

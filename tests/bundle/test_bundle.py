@@ -217,6 +217,7 @@ def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> N
     assert (opened.licence, bytes(opened.files["certificate.html"])) == ("Mine.\n", b"<p>")
 
 
+@pytest.mark.slow
 def test_from_export_to_inspection_by_the_command_line(mlp: Exported, tmp_path: Path) -> None:
     out = tmp_path / "my model.zip"
     arguments = ("--export", str(mlp.folder), "--format", "onnx", "--name", "digits", "--out", str(out))
@@ -264,6 +265,7 @@ def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
         read_certificate(tmp_path / "certificate.json")
 
 
+@pytest.mark.slow
 def test_opening_a_bundle_brings_in_no_heavy_import(path: Path) -> None:
     code = f"import sys, vae_export; vae_export.load({str(path)!r}).sample(1); print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -282,6 +284,7 @@ def test_the_container_is_byte_for_byte_as_specified() -> None:
     assert zipfile.ZipFile(io.BytesIO(write_archive({"a.txt": data}))).read("a.txt") == data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
 def test_a_decoder_with_a_second_output_travels_and_tests_itself(likelihood: LikelihoodName, tmp_path: Path) -> None:
     config = VAEConfig("mlp", (3, 8, 8), 4, 16, likelihood=Likelihood(likelihood))

@@ -145,6 +145,7 @@ def test_refusing_an_opset_says_nothing_else(invoke: Invoke, run_folder: Path, t
     assert ONE_LINE.fullmatch(outcome.err)
 
 
+@pytest.mark.slow
 def test_a_damaged_pt2_file_is_one_line_and_no_traceback_in_a_log(run_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "decoder.pt2"
     path.write_bytes((run_folder / "export" / "decoder.pt2").read_bytes()[:-100])
@@ -156,6 +157,7 @@ def test_a_damaged_pt2_file_is_one_line_and_no_traceback_in_a_log(run_folder: Pa
     assert error.startswith("vae-export: error: not a readable pt2 file: decoder.pt2; got ")
 
 
+@pytest.mark.slow
 def test_asserts_are_no_checks(run_folder: Path, tmp_path: Path) -> None:
     """`python -O` removes them: what is refused must be refused all the same."""
     arguments = command("export", "--checkpoint", run_folder / "export" / "encoder.onnx", "--out", "out")[1:]

@@ -15,6 +15,8 @@ from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectProcess
 from vae_export.bench.subjects import EAGER, ROOFLINES
 
+pytestmark = pytest.mark.slow
+
 
 def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "fast.json"

@@ -19,6 +19,7 @@ from vae_export.cli import console
 
 
 class TestExport:
+    @pytest.mark.slow
     def test_prints_results_on_stdout_and_messages_on_stderr(self, run_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "with space"
         result = run_cli(
@@ -111,6 +112,7 @@ class TestDoctor:
 class TestPrecision:
     """Files of fewer bits on the command line: what is not good enough is not published."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("budget", [("--max-grey-levels", 0), ("--max-nats", 0)])
     def test_a_missed_budget_is_exit_5_and_publishes_nothing(
         self, invoke: Invoke, run_folder: Path, tmp_path: Path, budget: tuple[object, ...]
@@ -124,6 +126,7 @@ class TestPrecision:
         )
         assert not (tmp_path / "out").exists()
 
+    @pytest.mark.slow
     def test_a_high_cost_without_a_budget_is_a_warning_on_stderr(
         self, invoke: Invoke, run_folder: Path, tmp_path: Path
     ) -> None:

@@ -31,6 +31,7 @@ class TestHelp:
     def test_names_every_command(self, invoke: Invoke) -> None:
         assert set(COMMANDS) <= set(invoke("--help").out.split())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["", *COMMANDS])
     def test_imports_nothing_heavy(self, name: str, tmp_path: Path) -> None:
         code = f"""if True:
@@ -57,6 +58,7 @@ class TestHelp:
     def test_version_is_one_line(self, invoke: Invoke) -> None:
         assert invoke("--version") == Outcome(0, f"vae-export {__version__}\n", "")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["train", "evaluate"])
     @pytest.mark.parametrize("options", [[], ["--epochs", "3", "--force"], ["--run=x", "-v"]])
     def test_installed_command_says_where_training_lives(self, name: str, options: list[str], tmp_path: Path) -> None:
@@ -66,6 +68,7 @@ class TestHelp:
         assert ONE_LINE.fullmatch(result.stderr)
         assert f"python cli.py {name}" in result.stderr
 
+    @pytest.mark.slow
     def test_installed_command_has_all_the_others(self, tmp_path: Path) -> None:
         result = installed("doctor", "--json", cwd=tmp_path)
         assert result.returncode == 0, result.stderr

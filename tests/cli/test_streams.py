@@ -12,6 +12,8 @@ import pytest
 from tests.commands import ROOT, command, run_python
 from vae_export.cli import app, console
 
+pytestmark = pytest.mark.slow
+
 
 class TestInterrupts:
     """Ctrl-C at any time is one line and 130, also while a second of imports is going on."""

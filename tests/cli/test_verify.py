@@ -11,6 +11,8 @@ import pytest
 from tests.cli.lines import ONE_LINE, Invoke
 from tests.conftest import Exported
 
+pytestmark = pytest.mark.slow
+
 
 class TestVerify:
     def test_json_is_the_certificate(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:

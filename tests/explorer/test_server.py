@@ -138,6 +138,7 @@ def test_package_is_found_in_a_parent_folder(fake_ort: Path) -> None:
     assert WebRuntime.from_folder(fake_ort.parent) == WebRuntime.from_folder(fake_ort)  # the package, or its dist
 
 
+@pytest.mark.slow
 def test_missing_or_incomplete_package_names_the_install_command(bundle: Path, fake_ort: Path, tmp_path: Path) -> None:
     done = run_cli("explore", "--bundle", bundle, "--no-open", cwd=tmp_path)
     assert done.returncode == 6
@@ -152,6 +153,7 @@ def test_missing_or_incomplete_package_names_the_install_command(bundle: Path, f
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_broken_bundle_is_reported_before_a_missing_package(tmp_path: Path) -> None:
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     done = run_cli("explore", "--bundle", "broken.zip", "--no-open", cwd=tmp_path)
@@ -191,6 +193,7 @@ def fetched(address: str, path: str) -> bytes:
     return content
 
 
+@pytest.mark.slow
 def test_run_is_served_as_a_bundle_of_its_onnx_files(run_folder: Path, fake_ort: Path, tmp_path: Path) -> None:
     before = sorted(run_folder.rglob("*"))
     with exploring("--run", run_folder, "--ort", fake_ort) as address:
@@ -201,6 +204,7 @@ def test_run_is_served_as_a_bundle_of_its_onnx_files(run_folder: Path, fake_ort:
     assert sorted(run_folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_reference_bundle_is_served_without_a_run(
     invoke: Callable[..., Outcome], fake_ort: Path, tmp_path: Path
 ) -> None:
@@ -213,6 +217,7 @@ def test_reference_bundle_is_served_without_a_run(
         assert fetched(address, "/bundle.zip") == reference.read_bytes()
 
 
+@pytest.mark.slow
 def test_page_opens_in_the_browser(bundle: Path, fake_ort: Path, tmp_path: Path) -> None:
     script = tmp_path / "browser"
     script.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened.tmp && mv {tmp_path}/opened.tmp {tmp_path}/opened\n')
@@ -236,6 +241,7 @@ def test_page_opens_in_the_browser(bundle: Path, fake_ort: Path, tmp_path: Path)
     assert (tmp_path / "opened").read_text().strip() == address
 
 
+@pytest.mark.slow
 def test_wheel_contains_the_page(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     subprocess.run(

@@ -24,6 +24,8 @@ from vae_export.io.atomic import sha256
 from vae_export.pixels import to_levels
 from vae_export.precision import PRECISIONS
 
+pytestmark = pytest.mark.slow
+
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
 

@@ -16,6 +16,8 @@ from tests.conftest import Exported
 from vae_export import Source, export
 from vae_export.io.atomic import PARTIAL
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_full_disk_leaves_nothing(small_disk: Path, mlp: Exported) -> None:
     (small_disk / "filler").write_bytes(bytes(900_000))

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests import samples
 from tests.commands import run_cli, tree
 from tests.conftest import Exported
@@ -29,6 +31,7 @@ def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_one_part_alone_has_the_same_bytes(mlp: Exported, tmp_path: Path) -> None:
     artifact, _ = export(mlp.source, tmp_path / "out", formats=["pt2", "onnx"], parts=["decoder"])
     for format in ("onnx", "pt2"):
@@ -70,6 +73,7 @@ def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
         assert traces((mlp.folder / name).read_bytes()) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_another_machine_needs_no_run_folder(tmp_path: Path) -> None:
     path = tmp_path / "some where" / os.fsdecode(b"caf\xe9.safetensors")
     save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), path)

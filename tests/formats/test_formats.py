@@ -204,6 +204,7 @@ def test_nothing_in_a_file_draws_and_dropout_is_gone(
         assert [name for name in used if any(word in name.lower().replace("normalization", "") for word in bad)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", REPRODUCIBLE)
 def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None:
     """The shared export made all parts in all formats, in another order, perhaps in another process."""
@@ -214,6 +215,7 @@ def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None
         assert FileEntry.of(entry.name, part, format, again) == entry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blog", "foreign"])
 def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name: str, tmp_path: Path) -> None:
     code = """if True:

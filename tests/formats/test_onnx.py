@@ -26,6 +26,7 @@ def decoder() -> Source:
     return Source.of(samples.checkpoint("mlp", (1, 4, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
 def test_the_opset_that_is_asked_for_is_written(decoder: Source, opset: int) -> None:
     data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset)).data
@@ -77,6 +78,7 @@ def test_the_exporters_notes_are_gone(mlp: Exported, part: str) -> None:
     assert all(entry.key.startswith("vae_export.") for entry in model.metadata_props)
 
 
+@pytest.mark.slow
 def test_writing_prints_nothing(tmp_path: Path) -> None:
     """The exporter of PyTorch prints lines with emoji to stdout."""
     from tests.commands import run_python

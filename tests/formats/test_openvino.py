@@ -17,6 +17,8 @@ from vae_export.formats import FORMATS, WriteOptions, openvino
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
+pytestmark = pytest.mark.slow
+
 OPENVINO = FORMATS["openvino"]
 HALVES: list[PrecisionName] = ["fp16", "bf16"]
 

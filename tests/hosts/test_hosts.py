@@ -19,10 +19,10 @@ from vae_export import Model, load
 from vae_export.bundle import open_bundle
 from vae_export.pixels import to_levels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
-PROGRAMS = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]
-PROGRAMS.remove("browser")
-BACKENDS = ["wasm", pytest.param("webgpu", marks=pytest.mark.slow)]
+PROGRAMS = [name for name in HOSTS if name != "browser"]
 #: Needs both words of Philox's key.
 SEED = 2**64 - 1
 
@@ -107,7 +107,7 @@ def test_wrong_pixels_fail_the_self_test(
     assert error == pytest.approx(2 / 255, rel=0.01)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["wasm", "webgpu"])
 def test_the_browser_passes_and_draws_the_same_images(
     backend: str, host: Callable[[str], Host], folder: Path, model: Model
 ) -> None:

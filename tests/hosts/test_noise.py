@@ -40,6 +40,7 @@ def test_python_where_the_branches_meet(example: ModuleType) -> None:
     assert bits(np.array([example.normal(word) for word in WORDS])) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["-O0"], ["-O3", "-march=native"]], ids=" ".join)
 def test_cpp(options: list[str], tmp_path: Path) -> None:
     """As it is written, and as an optimiser with the machine's own instructions rewrites it."""

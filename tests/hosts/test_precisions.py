@@ -20,12 +20,13 @@ from vae_export.bundle import pack
 from vae_export.bundle.archive import read_archive
 from vae_export.io.atomic import sha256, write_atomic
 
+pytestmark = pytest.mark.slow
+
 #: Hosts whose reader refuses golden vectors of a part that has none.
 STRICT = ("node", "browser")
 #: OpenCV reads no quantised ONNX files, and TorchScript has no int8.
 FLOATS_ONLY = ("cpp-libtorch", "cpp-opencv")
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name.startswith("cpp") else name for name in HOSTS]
-EIGHT_BITS = [name for name in NAMES if getattr(name, "values", [name])[0] not in FLOATS_ONLY]
+EIGHT_BITS = [name for name in HOSTS if name not in FLOATS_ONLY]
 
 
 def files_of(artifact: Artifact) -> tuple[dict[str, bytes], Any]:
@@ -94,7 +95,7 @@ def test_eight_bits_fail_beyond_their_band_and_where_none_is_stated(
     assert error > 1.4 * band
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HOSTS)
 def test_float32_is_taken_wherever_it_stands_and_what_is_not_known_is_left_alone(
     name: str, host: Callable[[str], Host], folder: Path, lowered: Artifact, tmp_path: Path
 ) -> None:

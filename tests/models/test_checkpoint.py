@@ -36,6 +36,7 @@ def test_model_is_in_eval_mode() -> None:
     assert not any(module.training for module in samples.checkpoint("blog").model().modules())
 
 
+@pytest.mark.slow
 def test_equal_checkpoints_give_equal_bytes_in_any_process(tmp_path: Path, small_bytes: bytes) -> None:
     code = """if True:
         import sys

@@ -21,6 +21,8 @@ from tests.parity.subject import Subject
 from vae_export.errors import ModelError
 from vae_export.sandbox import read_untrusted, untrusted
 
+pytestmark = pytest.mark.slow
+
 BATCH = 257
 Change = Callable[[ModelProto], None]
 

@@ -22,6 +22,8 @@ from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.parity.reference import reference_cases
 from vae_export.session_options import SessionOptions
 
+pytestmark = pytest.mark.slow
+
 
 def test_static_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     """Their ranges are those of the float32 network: with weights rounded first, each level would be another."""

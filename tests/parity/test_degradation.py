@@ -21,6 +21,8 @@ from vae_export.parity import Budget, Degradation
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats_interval, pixel_degradation
 from vae_export.parity.reference import Case
 
+pytestmark = pytest.mark.slow
+
 TARGET = "onnx+int4-weights/CPUExecutionProvider"
 
 

@@ -13,6 +13,8 @@ from tests.parity import mutations
 from tests.parity.mutations import Mutation
 from tests.parity.subject import ONNX_CPU, Subject, tampered
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -16,6 +16,8 @@ from tests.parity.subject import Subject, checkpoint, exported, refused, tampere
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 
+pytestmark = pytest.mark.slow
+
 Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
 

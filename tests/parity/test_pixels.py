@@ -36,6 +36,8 @@ from vae_export.precision import PrecisionName
 from vae_export.runtime.self_test import self_test
 from vae_export.session_options import SessionOptions
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS: tuple[Pixels, ...] = ("uint8-hwc", "uint8-chw")
 HWC, CHW = PIXELS["uint8-hwc"], PIXELS["uint8-chw"]
 CPU = "CPUExecutionProvider"

@@ -22,6 +22,8 @@ from vae_export.pipeline import ModelPayload
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
 from vae_export.session_options import SessionOptions
 
+pytestmark = pytest.mark.slow
+
 KINDS = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions if precision != FULL]
 INTEGERS: list[PrecisionName] = ["int8", "int8-static", "int4-weights"]
 

@@ -35,6 +35,8 @@ from vae_export.contract import Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.models import FAMILIES
 
+pytestmark = pytest.mark.slow
+
 ONNX = "onnx/CPUExecutionProvider"
 
 
