@@ -19,6 +19,8 @@ HEAD = """# Commands
 Made by `python docs/generate.py` from the commands' own help. From a checkout they are called as `python cli.py …`;
 the installed `vae-export` has all but `train`, `evaluate` and `runs`.
 
+`vae-export --install-completion` lets bash, zsh, fish or PowerShell complete commands, options and choices.
+
 Results go to stdout, progress and messages to stderr. A failing command prints one line,
 `vae-export: error: WHAT: WHERE; expected X, got Y; do Z`, and leaves nothing half-written under a final name.
 

@@ -33,7 +33,7 @@ def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_pat
     assert any(line.startswith("eager/cpu") for line in lines)
     assert any(line.startswith("roofline") for line in lines)
     assert any(
-        line.startswith("quickest float32 file for decoder, batch 2: onnx/CPUExecutionProvider") for line in lines
+        line.startswith("fastest float32 file for decoder, batch 2: onnx/CPUExecutionProvider") for line in lines
     )
 
 

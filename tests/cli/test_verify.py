@@ -87,9 +87,7 @@ class TestVerify:
             outcome = invoke(*given)
             assert outcome.code == 2
             assert ONE_LINE.fullmatch(outcome.err)
-            said = (
-                f"the certificate there is thorough, and would be replaced by one that says less: {place}; got {less};"
-            )
+            said = f"a weaker certificate would replace a thorough one: {place}; got {less};"
             assert said in outcome.err
             assert place.read_bytes() == thorough
         unknown = invoke(*both, "--target", "onnyx/cpu")
@@ -119,7 +117,7 @@ class TestVerify:
         lines = outcome.out.splitlines()
         assert "not verified: decoder.pt2: no target of this verification runs it" in lines
         assert "not verified: nats: no target ran both an encoder and a decoder" in lines
-        assert re.fullmatch(r"pass: [\d,]+ comparisons, within your own band: atol 0.001, rtol 0", lines[-1])
+        assert re.fullmatch(r"pass: [\d,]+ comparisons, within your own tolerance: atol 0.001, rtol 0", lines[-1])
         said = json.loads((run_folder / "export" / "certificate.json").read_text())
         assert said["tolerance"] == {"atol": 0.001, "rtol": 0.0}
         assert said["files_not_verified"] == ["decoder.pt2"]

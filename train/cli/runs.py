@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from train.results import RunSummary
 
 
-#: Columns of a terminal from which on a table has all of its columns.
-_WIDE = 120
-
-
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder of the runs.")] = ARTIFACTS,
     json: JsonOption = False,
@@ -92,7 +88,7 @@ def _name(summary: RunSummary) -> str:
 def _table(group: Sequence[RunSummary]) -> Table:
     """Return a line for each run; a narrow terminal has no columns for parameters and machine."""
     protocol, likelihood = group[0].protocol, group[0].config.likelihood
-    is_wide = console.width() >= _WIDE
+    is_wide = console.is_wide()
     columns: dict[str, Callable[[RunSummary], str]] = {
         "run": lambda run: run.run.folder.name,
         "network": _network,

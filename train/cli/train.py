@@ -339,7 +339,7 @@ def train(
             "--out",
             "--run",
             metavar="FOLDER",
-            help="Run folder. Default: artifacts/<dataset>-<preset or family>.",
+            help="Run folder. Default: artifacts/DATASET-FAMILY, or -PRESET.",
             show_default=False,
             callback=take_resumed_run,
             is_eager=True,

@@ -1,4 +1,4 @@
-"""The application: its commands, and the one place where an error becomes a line and an exit code."""
+"""The application: its commands, and the one place that turns errors into a line and an exit code."""
 
 from __future__ import annotations
 
@@ -29,64 +29,70 @@ from vae_export.system.signals import is_exiting_on_interrupt
 
 Function = Callable[..., None]
 
-#: Commands that need `train/`, which is a recipe in the checkout and not part of the installed package.
+#: Commands that need `train/`, which is in the checkout and not in the installed package.
 CHECKOUT_ONLY = ("train", "evaluate", "runs")
 _DEBUG = "VAE_EXPORT_DEBUG"
-#: The signals of this process's Ctrl-C so far.
+#: Signals by Ctrl-C that this process has received.
 _interruptions: list[int] = []
 
 
 def start_installed() -> NoReturn:
-    """The commands of `vae-export`; those that need `train/` say where they live."""
+    """Run the commands of `vae-export`; those that need `train/` print where to find them."""
 
-    def elsewhere(name: str) -> Function:
+    def refusing(name: str) -> Function:
         def refuse(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-            where = f"'{name}' lives in the project's checkout, beside its recipes in train/"
-            raise UsageError(where, do=f"clone the project and run: python cli.py {name}")
+            what = f"'{name}' is part of the project's checkout, in train/, and not of the package"
+            raise UsageError(what, do=f"clone the project and run: python cli.py {name}")
 
         refuse.__name__ = name
-        refuse.__doc__ = "In the project's checkout only: python cli.py " + name
+        refuse.__doc__ = f"In the project's checkout only: python cli.py {name}"
         return refuse
 
-    main(*(elsewhere(name) for name in CHECKOUT_ONLY))
+    main(*(refusing(name) for name in CHECKOUT_ONLY), completion=True)
 
 
-def main(*commands: Function) -> NoReturn:
-    """`run`, and leave this process with its exit code."""
-    code = run(*commands)
-    # Everything was put in order on the way here. For the interpreter to take PyTorch apart costs a second, and crashes
-    # where an engine was interrupted in the midst of its own imports: 130 would become a segmentation fault.
+def main(*commands: Function, completion: bool = False) -> NoReturn:
+    """Call `run` and end this process with its exit code."""
+    code = run(*commands, completion=completion)
+    # Everything is flushed and closed by now. The interpreter's own exit would take a second to unload PyTorch, and
+    # would crash if an engine was interrupted during its imports: 130 would become a segmentation fault.
     os._exit(code)
 
 
-def run(*commands: Function) -> int:
-    """Run the library's commands and `commands` as the arguments of this process say; the exit code."""
+def run(*commands: Function, completion: bool = False) -> int:
+    """Run the command that the arguments of this process name, and return its exit code.
+
+    Args:
+        commands: in addition to the library's.
+        completion: whether there are options that install shell completion. They need a name that a shell completes,
+            which `python cli.py` has not.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     _interruptions.clear()
     if is_exiting_on_interrupt():
         signal.signal(signal.SIGINT, _interrupt)
     console.open_closed()
-    code = _outcome(build(*commands))
+    code = _outcome(build(*commands, completion=completion))
     _flush()
     return code
 
 
-def build(*commands: Function) -> typer.Typer:
-    """The application; `commands` come first in its help."""
+def build(*commands: Function, completion: bool = False) -> typer.Typer:
+    """Return the application; `commands` come first in its help."""
     app = typer.Typer(
         name="vae-export",
         help="Train a VAE, export its encoder and decoder, and prove that the files compute what PyTorch computed.",
-        add_completion=False,
+        add_completion=completion,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    ours: tuple[Function, ...] = (
+    library: tuple[Function, ...] = (
         *(export, verify, bench, tune, bundle, inspect, explore),
         *(sample, decode, encode, reconstruct, doctor),
     )
-    for command in (*commands, *ours):
-        # Arguments of a command that only says where it lives are its own business.
+    for command in (*commands, *library):
+        # A command that only says where to find it takes any arguments.
         lenient = {"ignore_unknown_options": True} if command.__module__ == __name__ else {}
         app.command(cls=Command, context_settings=lenient)(command)
     return app
@@ -109,9 +115,11 @@ def _options(
 
 def _outcome(app: typer.Typer) -> int:
     try:
-        # Not `app()`: typer's own loop takes every KeyboardInterrupt, SIGTERM's too, for a bare 130.
+        # Not `app()`: typer turns every KeyboardInterrupt into 130, also ours for SIGTERM.
         command = typer.main.get_command(app)
-        with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
+        program = Path(sys.argv[0]).name
+        command._main_shell_completion({}, program)  # exits if a shell asks for completions
+        with command.make_context(program, sys.argv[1:]) as context:
             command.invoke(context)
         return 0
     except typer.Exit as exit:
@@ -126,8 +134,8 @@ def _outcome(app: typer.Typer) -> int:
         return _stopped(stop)
     except MemoryError as error:
         return _fail(OutOfMemoryError(str(error)))
-    except Exception as error:  # our bug: say so in one line, and how to see more
-        if _interruptions:  # or an engine's, which made an error of its own of a Ctrl-C in the midst of its imports
+    except Exception as error:
+        if _interruptions:  # an engine turned a Ctrl-C during its imports into an error of its own
             return _stopped(Interrupted())
         return _fail(
             VaeExportError(f"internal error: {type(error).__name__}: {error}", do="run with --debug and report it")

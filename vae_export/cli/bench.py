@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from vae_export.bench.results import BATCHES, THREADS, TIMINGS, BenchPlan
 from vae_export.cli import console
@@ -21,6 +20,8 @@ from vae_export.precision import FULL
 from vae_export.system.extras import require
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vae_export.bench.results import BenchResult, Timings
 
 
@@ -121,7 +122,8 @@ def bench(
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
     record = read_certificate(artifact.certificate)
     check_writable(place.parent)
-    timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=console.message)
+    with console.report_steps(plan.rounds * len(plan.parts), "measuring") as report:
+        timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=report)
     timings.write(place)
     write_atomic(place.with_suffix(".html"), timings_page(timings, record).encode())
     if json:
@@ -135,16 +137,17 @@ def bench(
 
 
 def _show(timings: Timings) -> None:
-    """Print a table for each part and number of threads, then the fastest file at each batch size."""
+    """Print tables for each part, then the fastest file at each batch size."""
     for part in timings.plan["parts"]:
         for threads in timings.plan["threads"]:
             console.result(f"{part}, {threads} thread{'' if threads == 1 else 's'}: median, times as fast as eager")
-            console.result(_table(timings, part, threads))
+            console.result(_speed_table(timings, part, threads))
+        console.result(_cost_table(timings, part))
         for batch in timings.plan["batches"]:
             exact, best = timings.best(part, batch, FULL), timings.best(part, batch)
             for text, result in (("float32 file", exact), ("file", best if best != exact else None)):
                 if result is not None:
-                    console.result(f"quickest {text} for {part}, batch {batch}: {_line(result)}")
+                    console.paragraph(f"fastest {text} for {part}, batch {batch}: {_line(result)}")
     if disturbed := timings.disturbed_rounds:
         total = timings.plan["rounds"] * len(timings.results)
         console.result(f"left out: {disturbed} of {total} measurements, which other programs slowed down")
@@ -152,22 +155,35 @@ def _show(timings: Timings) -> None:
         console.result(f"not measured: {name}: {reason}")
 
 
-def _table(timings: Timings, part: str, threads: int) -> Table:
-    from vae_export.report.text import duration, size
+def _speed_table(timings: Timings, part: str, threads: int) -> Table:
+    """Return median and speedup by batch size, a line for each subject."""
+    from vae_export.report.text import duration
 
-    batches = timings.plan["batches"]
-    heads = ("subject", *(f"batch {batch}" for batch in batches), "load", "memory", "file")
-    table = Table(*heads, box=None, pad_edge=False)
+    batches, between = timings.plan["batches"], " " if console.is_wide() else "\n"
+    headings = [f"batch {batch}" for batch in batches]
+    table = console.table("subject", *headings, right=headings)
     for subject in timings.subjects:
-        if subject.part != part:
-            continue
-        results = timings.by_batch(part, subject.name, threads)
-        cells = [f"{duration(results[b].p50_seconds)} {results[b].speedup.median:.2f}×" for b in batches]
-        memory = size(max(result.memory_bytes for result in results.values()))
-        file = "" if subject.file_bytes is None else size(subject.file_bytes)
-        table.add_row(subject.name, *cells, duration(subject.load_seconds), memory, file)
+        if subject.part == part:
+            results = timings.by_batch(part, subject.name, threads)
+            cells = (f"{duration(results[b].p50_seconds)}{between}{results[b].speedup.median:.2f}×" for b in batches)
+            table.add_row(console.short_target(subject.name), *cells)
     rooflines = {r.batch: r.seconds for r in timings.rooflines if (r.part, r.threads) == (part, threads)}
     table.add_row("roofline", *(duration(rooflines[batch]) for batch in batches))
+    return table
+
+
+def _cost_table(timings: Timings, part: str) -> Table:
+    """Return load time, memory and size of a part's subjects."""
+    from vae_export.report.text import duration, size
+
+    headings = ("load", "memory", "file")
+    table = console.table("subject", *headings, right=headings)
+    for subject in timings.subjects:
+        if subject.part == part:
+            mine = (r for r in timings.results if (r.part, r.subject) == (part, subject.name))
+            file = "" if subject.file_bytes is None else size(subject.file_bytes)
+            memory = size(max(result.memory_bytes for result in mine))
+            table.add_row(console.short_target(subject.name), duration(subject.load_seconds), memory, file)
     return table
 
 

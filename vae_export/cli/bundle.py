@@ -185,7 +185,7 @@ def inspect(
         facts.add_row("here", f"{advice.part}: {choose_options(opened.manifest, advice.part)}")
     facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
     console.result(facts)
-    table = Table("file", "bytes", "what", box=None, pad_edge=False)
+    table = console.table("file", "bytes", "content", right=["bytes"], wrap=["content"])
     parts = {
         stored.name: f"{entry.part}, {entry.format}, {entry.precision}"
         for entry in opened.manifest.files

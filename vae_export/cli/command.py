@@ -92,6 +92,8 @@ class Command(TyperCommand):
             if isinstance(param, TyperOption):
                 param.metavar = param.metavar or _metavar(param)
                 param.min = param.max = None  # of the help alone, where it reads "x>=1"
+            elif isinstance(param, TyperArgument):
+                param.metavar = param.metavar or param.name.upper()
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
@@ -102,7 +104,7 @@ class Command(TyperCommand):
                 continue
             section = getattr(param, "rich_help_panel", None) if sectioned else None
             if isinstance(param, TyperArgument):
-                section = "Arguments"
+                section, record = "Arguments", (param.name.upper(), record[1].removesuffix("[required]").rstrip())
             elif sectioned and "--help" in param.opts:
                 section = _LAST_SECTION
             sections.setdefault(section or "Options", []).append(record)

@@ -60,6 +60,20 @@ def width() -> int:
     return Console().width if sys.stdout.isatty() else 160
 
 
+#: Columns from which on tables have all their columns, and cells with two numbers one line.
+WIDE = 120
+
+
+def is_wide() -> bool:
+    """Whether there is room for tables of `WIDE` columns."""
+    return width() >= WIDE
+
+
+def short_target(name: str) -> str:
+    """Return the name of a target without the end of ONNX Runtime's long names: onnx/CPU."""
+    return name.removesuffix("ExecutionProvider")
+
+
 def table(*headings: str, right: Container[str] = (), wrap: Container[str] = ()) -> Table:
     """Return an empty table for `result`, without lines.
 
@@ -85,7 +99,7 @@ def _fit(table: Table, columns: int) -> int:
     gaps, natural, least = 2 * (len(table.columns) - 1), 0, 0
     for column in table.columns:
         heading = str(column.header)
-        lines = [line for cell in column.cells for line in str(cell).splitlines()][1 if heading else 0 :]
+        lines = [line for cell in column.cells for line in str(cell).splitlines()]
         words = [word for line in [heading, *([] if column.no_wrap else lines)] for word in line.split()]
         shortest = max(map(cell_len, [*words, *(lines if column.no_wrap else [])]), default=0)
         natural += max(map(cell_len, [heading, *lines]))
@@ -140,14 +154,40 @@ def progress() -> Progress:
 
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
+        TextColumn("left"),
         console=Console(file=sys.stderr),
         disable=not sys.stderr.isatty(),
         transient=True,
     )
+
+
+@contextmanager
+def report_steps(total: int, *verbs: str) -> Iterator[Callable[[str], None]]:
+    """Give a function that takes the lines of a long piece of work; on a terminal they move a progress bar.
+
+    Args:
+        total: number of steps.
+        verbs: first words of the lines that begin a step. On a terminal such a line is shown beside the bar; all other
+            lines, and without a terminal all lines, are printed.
+    """
+    with progress() as bar:
+        task, begun = bar.add_task("", total=total, note=""), 0
+
+        def report(line: str) -> None:
+            nonlocal begun
+            if bar.disable:
+                message(line)
+            elif line.startswith(verbs):
+                bar.update(task, description=line, completed=begun)
+                begun += 1
+            else:
+                bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        yield report
 
 
 @contextmanager

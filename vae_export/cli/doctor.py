@@ -1,17 +1,11 @@
-"""What this machine has: versions, devices, providers, formats that can be written and run.
-
-`doctor`: what this machine has, what can be written and run here, and what would change that.
-"""
+"""`doctor`: show versions, devices, providers and formats of this machine, and how to get what is missing."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-from rich.table import Table
 
 from vae_export._version import __version__
 from vae_export.cli import console
@@ -37,9 +31,13 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class FormatState:
-    """Attributes:
-    unavailable: why it cannot be written here, and the pip line that would change it; None if it can.
-    targets: what its files can be run on here.
+    """What this machine can do with a format.
+
+    Attributes:
+        name: of the format.
+        summary: what the format is for.
+        unavailable: why it cannot be written here, with the pip line that would change it; None if it can.
+        targets: the targets that run its files here.
     """
 
     name: str
@@ -50,11 +48,13 @@ class FormatState:
 
 @dataclass(frozen=True)
 class Machine:
-    """Attributes:
-    versions: of each package, None where it is not installed.
-    devices: None for one that is ready, else why it is not.
-    formats: in the order of the registry.
-    extras: None for one that is complete, else what is missing.
+    """What was found on this machine.
+
+    Attributes:
+        versions: of each package, None where it is not installed.
+        devices: devices and providers; None for one that is ready, else why it is not.
+        formats: in the order of the registry.
+        extras: None for one that is complete, else what is missing.
     """
 
     versions: dict[str, str | None]
@@ -67,7 +67,7 @@ class Machine:
 
 
 def examine() -> Machine:
-    """Look around. A provider is tried, not just listed: ONNX Runtime lists CUDA on machines without a GPU."""
+    """Look at this machine. Providers are tried: ONNX Runtime lists CUDA on machines without a GPU too."""
     versions: dict[str, str | None] = {"vae-export": __version__, "python": platform.python_version()}
     versions |= {package: _version(package) for package in _PACKAGES}
     devices = _torch_devices() | _providers()
@@ -118,32 +118,51 @@ def _providers() -> dict[str, str | None]:
 def doctor(json: JsonOption = False) -> None:
     """Show what this machine can write and run.
 
-    Versions, devices, ONNX Runtime's providers, formats; and the pip line that would change what is missing.
+    Shows versions, devices, ONNX Runtime's providers and formats, and the pip line that installs what is missing.
     """
     found = examine()
     if json:
         console.result_json(found.to_json())
         return
-    console.result(
-        _table(("package", "version"), [(name, version or "not installed") for name, version in found.versions.items()])
-    )
-    console.result("")
-    console.result(
-        _table(("device or provider", "state"), [(name, state or "ready") for name, state in found.devices.items()])
-    )
-    console.result("")
-    missing = [(f"pip install 'vae-export[{extra}]'", state) for extra, state in found.extras.items() if state]
-    rows = [
-        (item.name, item.summary, item.unavailable or "ready", ", ".join(item.targets) or "-") for item in found.formats
-    ]
-    console.result(_table(("format", "what for", "writing", "runs on"), rows))
-    if missing:
-        console.result("")
-        console.result(_table(("to have more", "which is missing here"), missing))
+    versions = console.table("package", "version", wrap=["version"])
+    for name, number in found.versions.items():
+        versions.add_row(name, number or "not installed")
+    devices = console.table("device or provider", "state", wrap=["state"])
+    for name, state in found.devices.items():
+        devices.add_row(name, state or "ready")
+    formats = console.table("format", "what for", "writing", "runs on", wrap=["what for", "writing"])
+    for item in found.formats:
+        writing = "ready" if item.unavailable is None else _reason(item.unavailable)
+        formats.add_row(item.name, item.summary, writing, "\n".join(item.targets) or "-")
+    installs = console.table("to install more", "missing now", wrap=["missing now"])
+    for extra, state in found.extras.items():
+        if state:
+            installs.add_row(_install_line(extra), _reason(state))
+    console.result(versions)
+    for table in (devices, formats, installs):
+        if table.row_count:
+            console.result("")
+            console.result(table)
 
 
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(*head, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def _reason(line: str) -> str:
+    """Return the line of an error without its pip line, which stands in a column of its own."""
+    return line.partition("; run: ")[0]
+
+
+def _install_line(extra: str) -> str:
+    """Return the pip line for an extra; ExecuTorch is built for one torch each and must not replace the present one."""
+    line = f"pip install 'vae-export[{extra}]'"
+    if extra != "executorch" or missing("export", "torch") is not None:
+        return line
+    fitting = fitting_executorch(version("torch"))
+    return f"{line}\n  'executorch=={fitting}.*'" if fitting else f"{line}\n  'torch>=2.13'"
+
+
+def fitting_executorch(torch_version: str) -> str | None:
+    """Return the release series of ExecuTorch that is built for a torch; None for torch before 2.13.
+
+    Each release of ExecuTorch is built for one torch: 1.0 for 2.9, 1.4 for 2.13, and so on.
+    """
+    minor = int(torch_version.split(".")[1])
+    return f"1.{minor - 9}" if minor >= 13 else None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.table import Table
 
 from vae_export.cli import console
 from vae_export.cli.command import choices_option
@@ -23,8 +22,9 @@ from vae_export.cli.options import (
     chosen_run,
     refuse_together,
 )
-from vae_export.cli.verify import show_drift, show_gaps
+from vae_export.cli.verify import show_degradations, show_gaps
 from vae_export.contract import PARTS, PIXELS
+from vae_export.errors import ParityError
 from vae_export.formats import FORMATS, OPSET
 from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
@@ -99,19 +99,29 @@ def export(
     from vae_export.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
-    artifact, certificate = export_files(
-        loaded,
-        folder,
-        formats=formats,
-        parts=None if part is None or ALL in part else _chosen(PARTS, part),
-        pixels=_chosen(tuple(PIXELS), pixels or []),
-        precisions=precisions,
-        budget=budget,
-        opset=opset,
-        force=force,
-        leave_out=ALL in (*(format or []), *(precision or [])),
-        report=console.message,
-    )
+    parts = PARTS if part is None or ALL in part else _chosen(PARTS, part)
+    layouts = _chosen(tuple(PIXELS), pixels or [])
+    kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
+    try:
+        # Every file is written and then verified.
+        with console.report_steps(2 * kinds * (len(parts) + len(layouts)), "writing", "verifying") as report:
+            artifact, certificate = export_files(
+                loaded,
+                folder,
+                formats=formats,
+                parts=None if part is None or ALL in part else parts,
+                pixels=layouts,
+                precisions=precisions,
+                budget=budget,
+                opset=opset,
+                force=force,
+                leave_out=ALL in (*(format or []), *(precision or [])),
+                report=report,
+            )
+    except ParityError as error:
+        advice = "allow more degradation, or leave out this precision" if budget is not None else None
+        do = "; ".join(filter(None, [f"nothing was written to {folder}", error.do or advice]))
+        raise ParityError(error.what, where=error.where, expected=error.expected, got=error.got, do=do) from error
     if json:
         console.result_json(
             {
@@ -122,11 +132,11 @@ def export(
             }
         )
         return
-    table = Table("file", "bytes", "SHA-256", box=None, pad_edge=False)
+    table = console.table("file", "bytes", "SHA-256", right=["bytes"])
     for stored in artifact.manifest.stored:
         table.add_row(stored.name, f"{stored.size:,}", stored.sha256[:16] + "…")
     console.result(table)
-    show_drift(certificate)
+    show_degradations(certificate)
     show_gaps(certificate)
     console.result(f"verified: {len(certificate.results)} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")

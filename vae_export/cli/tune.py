@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
 
 from vae_export.cli import console
 from vae_export.cli.options import (
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 FloatPart = Literal["encoder", "decoder", "autoencoder"]
 _PLAN = TunePlan()
+#: Candidates are opened and measured in two heats, then variants of the fastest are.
+_STEPS = 6
 
 
 def tune(
@@ -66,30 +67,34 @@ def tune(
     record = read_certificate(artifact.certificate)
     check_writable(folder)
     budget = budget_of(max_grey_levels, max_nats) or Budget()
-    tuning = search(artifact, record, plan, budget, console.message)
+    with console.report_steps(_STEPS, "opening", "measuring") as report:
+        tuning = search(artifact, record, plan, budget, report)
     if json:
         console.result_json(tuning.to_json())
         return
     _show(tuning)
-    console.result(f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.options}, in {folder}")
+    console.paragraph(
+        f"recommended for {plan.part}: {tuning.recommended.file}, {tuning.recommended.options}, in {folder}"
+    )
 
 
 def _show(tuning: TuningResult) -> None:
     from vae_export.report.text import duration
 
-    console.result(f"{tuning.plan.part}, batch {tuning.plan.batch}: median, times as fast as the runtime's defaults")
-    table = Table("setting", "p50", "times", "grey levels", "nats", "outcome", box=None, pad_edge=False)
+    console.result(f"{tuning.plan.part}, batch {tuning.plan.batch}: median and speedup over the runtime's defaults")
+    numbers = ("median", "speedup", "levels", "nats")
+    table = console.table("settings", *numbers, "outcome", right=numbers, wrap=("settings", "outcome"))
+    form = "{:.2f} ({:.2f} to {:.2f})" if console.is_wide() else "{:.2f}\n({:.2f} to {:.2f})"
     for tried in tuning.tried:
         cost, spread = tried.candidate.cost, tried.speedup
-        times = "" if spread is None else f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
         table.add_row(
-            str(tried.candidate),
+            str(tried.candidate).replace("ExecutionProvider", ""),
             "" if tried.p50_seconds is None else duration(tried.p50_seconds),
-            times,
+            "" if spread is None else form.format(spread.median, spread.low, spread.high),
             "" if cost.worst_levels is None else str(cost.worst_levels),
             "" if cost.nats_high is None else f"{cost.nats_high:.2g}",
             tried.outcome,
         )
     console.result(table)
     for sentence in tuning.why:
-        console.result(sentence)
+        console.paragraph(sentence)

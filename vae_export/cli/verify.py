@@ -1,13 +1,12 @@
-"""`verify`: is what lies in an export folder, or in one ONNX file, what PyTorch computes?"""
+"""`verify`: compare an export folder, or one model file, with PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from vae_export.artifact.certificate import read_certificate
 from vae_export.cli import console
@@ -30,9 +29,11 @@ from vae_export.runs import Run
 from vae_export.system.extras import require
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vae_export.artifact.folder import Artifact
     from vae_export.models.checkpoint import Checkpoint
-    from vae_export.parity import CaseResult, Certificate
+    from vae_export.parity import CaseResult, Certificate, Degradation
 
 
 def verify(
@@ -158,21 +159,27 @@ def verify(
     artifact, loaded = _opened(checkpoint, export, file, part, quick=quick, trust=trust)
     if not force:
         lost = weaker_points(
-            _there(place), artifact.manifest, targets=target, tolerance=tolerance, budget=budget, thorough=not quick
+            _present_document(place),
+            artifact.manifest,
+            targets=target,
+            tolerance=tolerance,
+            budget=budget,
+            thorough=not quick,
         )
-        _refuse_losses(place, lost)
+        _refuse_weaker(place, lost)
     check_writable(place.parent)
-    certificate = compare(
-        artifact,
-        loaded,
-        targets=target,
-        tolerance=tolerance,
-        budget=budget,
-        thorough=not quick,
-        trust=trust,
-        report=console.message,
-    )
-    # A failed one is written too: it is the evidence.
+    with console.report_steps(_files_to_verify(artifact, target), "verifying") as report:
+        certificate = compare(
+            artifact,
+            loaded,
+            targets=target,
+            tolerance=tolerance,
+            budget=budget,
+            thorough=not quick,
+            trust=trust,
+            report=report,
+        )
+    # A failed certificate is written too: it shows what failed.
     certificate.write(place)
     write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
     worse = [] if before is None else regressions(before, certificate.to_json())
@@ -184,7 +191,9 @@ def verify(
             console.result(f"worse than the baseline: {line}")
     certificate.require()
     if worse:
-        raise ParityError(f"worse than the baseline in {len(worse)} ways", where=baseline, got=worse[0])
+        raise ParityError(
+            f"worse than the baseline in {len(worse)} point{'s' * (len(worse) > 1)}", where=baseline, got=worse[0]
+        )
     if not json:
         console.result(verdict(certificate))
 
@@ -192,7 +201,7 @@ def verify(
 def _opened(
     checkpoint: Path, export: Path | None, file: Path | None, part: Part | None, *, quick: bool, trust: bool
 ) -> tuple[Artifact, Checkpoint]:
-    """What is to be verified, and what it is held against."""
+    """Return the files to verify and the checkpoint to compare them with."""
     from vae_export.artifact.folder import open_artifact
     from vae_export.models.checkpoint import load_checkpoint
 
@@ -202,19 +211,28 @@ def _opened(
     return _of_file(file, part, loaded.config.contract, quick=quick, trust=trust), loaded
 
 
-def _there(place: Path) -> Mapping[str, Any]:
-    """The document of the certificate that is there; empty where there is none that can be read."""
+def _files_to_verify(artifact: Artifact, targets: Sequence[str] | None) -> int:
+    """Return how many files the verification reads; a target that no file has is an error later on."""
+    formats = None if targets is None else {target.partition("/")[0] for target in targets}
+    files = artifact.manifest.known
+    return sum(
+        formats is None or entry.format in formats or f"{entry.format}+{entry.precision}" in formats for entry in files
+    )
+
+
+def _present_document(place: Path) -> Mapping[str, Any]:
+    """Return the document of the certificate at `place`, empty if none can be read."""
     try:
         return read_certificate(place).document
     except VaeExportError:
         return {}
 
 
-def _refuse_losses(place: Path, lost: list[str]) -> None:
-    """A look at less does not take the place of a thorough certificate, passed or failed, unasked."""
+def _refuse_weaker(place: Path, lost: list[str]) -> None:
+    """Raise `UsageError` if a thorough certificate, passed or failed, would be replaced by a weaker one."""
     if lost:
         raise UsageError(
-            "the certificate there is thorough, and would be replaced by one that says less",
+            "a weaker certificate would replace a thorough one",
             where=place,
             got="; ".join(lost),
             do="pass --out to write elsewhere, or --force to replace it",
@@ -222,7 +240,7 @@ def _refuse_losses(place: Path, lost: list[str]) -> None:
 
 
 def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
-    """A single file as an artifact; an ONNX file passes every check for files of unknown origin first."""
+    """Return a single file as an artifact; an ONNX file is checked in the sandbox first."""
     from vae_export.artifact.folder import Artifact
     from vae_export.artifact.manifest import NOT_STATED, FileContent, FileEntry, Manifest
     from vae_export.formats import FORMATS
@@ -248,103 +266,92 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
 
 
 def show(certificate: Certificate, written: Path) -> None:
-    """Everything but the verdict; `written` is where the certificate lies."""
-    console.result(_table(certificate))
+    """Print everything but the verdict; `written` is the path of the certificate."""
+    for part in dict.fromkeys(result.part for result in certificate.results):
+        console.result(f"{part}: largest difference from PyTorch in each output")
+        console.result(_table(certificate, part))
     for finding in certificate.findings:
         console.result(finding.line())
-    for name, divergence in certificate.node_mismatches.items():
-        console.result(f"{name}: {divergence.line()}")
-    show_drift(certificate)
+    for name, mismatch in certificate.node_mismatches.items():
+        console.result(f"{name}: {mismatch.line()}")
+    show_degradations(certificate)
     show_gaps(certificate)
     console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
 
 
-def show_drift(certificate: Certificate) -> None:
-    """What files of lower precision cost, in pixels and nats."""
+def show_degradations(certificate: Certificate) -> None:
+    """Print what files of lower precision lose in pixels and nats, and where a budget is missed."""
     if not certificate.degradations:
         return
-    table = Table(
-        "part",
-        "target",
-        "worst, levels",
-        "mean, levels",
-        "PSNR",
-        "−ELBO, 95 %",
-        "Fréchet",
-        "of samples",
-        box=None,
-        pad_edge=False,
-    )
-    for drift in certificate.degradations:
-        interval = (
-            None if drift.nats is None else f"{drift.nats:+z.3f} ({drift.nats_low:+z.3f} to {drift.nats_high:+z.3f})"
-        )
-        table.add_row(
-            drift.part,
-            drift.target,
-            _or_dash(drift.worst_levels, "{}"),
-            _or_dash(drift.mean_levels, "{:.3f}"),
-            _or_dash(drift.psnr, "{:.1f} dB"),
-            interval or "-",
-            _or_dash(drift.frechet, "{:.2g}"),
-            _or_dash(drift.frechet_of_samples, "{:.2g}"),
-        )
+    is_wide = console.is_wide()
+    console.result("degradation by lower precision: differences of 8-bit levels, and of the -ELBO in nats")
+    columns: dict[str, Callable[[Degradation], str]] = {
+        "part": lambda degradation: degradation.part,
+        "target": lambda degradation: console.short_target(degradation.target),
+        "max level": lambda degradation: _figure(degradation.worst_levels, "{}"),
+        "mean level": lambda degradation: _figure(degradation.mean_levels, "{:.3f}"),
+        "PSNR": lambda degradation: _figure(degradation.psnr, "{:.1f} dB"),
+        "-ELBO, 95 %": lambda degradation: _nats(degradation, "{} ({} to {})" if is_wide else "{}\n({} to {})"),
+    }
+    if is_wide:
+        columns["Fréchet"] = lambda degradation: _figure(degradation.frechet, "{:.2g}")
+        columns["of samples"] = lambda degradation: _figure(degradation.frechet_of_samples, "{:.2g}")
+    table = console.table(*columns, right=list(columns)[2:])
+    for degradation in certificate.degradations:
+        table.add_row(*(cell(degradation) for cell in columns.values()))
     console.result(table)
     for line in certificate.over_budget:
         console.result(f"budget missed: {line}")
 
 
-def _or_dash(figure: float | None, form: str) -> str:
+def _nats(degradation: Degradation, form: str) -> str:
+    if degradation.nats is None:
+        return "-"
+    return form.format(*(f"{n:+z.3f}" for n in (degradation.nats, degradation.nats_low, degradation.nats_high)))
+
+
+def _figure(figure: float | None, form: str) -> str:
     return "-" if figure is None else form.format(figure)
 
 
 def show_gaps(certificate: Certificate) -> None:
-    """What was not verified: a pass says nothing of it."""
+    """Print what was not verified: a pass says nothing about it."""
     for line in certificate.gaps:
         console.result(f"not verified: {line}")
 
 
 def verdict(certificate: Certificate) -> str:
-    """The line of a certificate that passed; a band of the user's own is part of it."""
+    """Return the line of a certificate that passed; it names a tolerance of the user's own."""
     text = f"pass: {len(certificate.results):,} comparisons"
     if (tolerance := certificate.tolerance) is None:
         return text
-    return f"{text}, within your own band: atol {tolerance.atol:g}, rtol {tolerance.rtol:g}"
+    return f"{text}, within your own tolerance: atol {tolerance.atol:g}, rtol {tolerance.rtol:g}"
 
 
-def _table(certificate: Certificate) -> Table:
-    """One line for each part, target and output: where it differs most from PyTorch, and its largest ratio anywhere."""
-    heads = (
-        "part",
-        "target",
-        "output",
-        "max |Δ|",
-        "mean |Δ| there",
-        "index",
-        "probe",
-        "× rounding, at most",
-        "verdict",
-    )
-    table = Table(*heads, box=None, pad_edge=False)
-    groups: dict[tuple[str, str, str], list[CaseResult]] = {}
-    for row in certificate.results:
-        groups.setdefault((row.part, row.target, row.output), []).append(row)
-    for names, rows in groups.items():
-        failed = [row for row in rows if not row.passed]
-        measured = [row for row in rows if row.comparison.max_abs is not None]
-        verdict = f"FAIL ({len(failed)} of {len(rows)})" if failed else "pass"
-        if not measured:
-            table.add_row(*names, "-", "-", "-", "-", "-", verdict)
-            continue
-        worst = max(measured, key=lambda row: row.comparison.max_abs or 0.0)
-        figures = worst.comparison
-        table.add_row(
-            *names,
-            f"{figures.max_abs:.2e}",
-            f"{figures.mean_abs:.2e}",
-            str(figures.worst_index),
-            f"{worst.probe}, batch {worst.batch}",
-            f"{max(row.ratio or 0.0 for row in measured):.2f}",
-            verdict,
-        )
+def _table(certificate: Certificate, part: str) -> Table:
+    """Return a line for each target and output of a part.
+
+    It holds the largest absolute difference, the mean difference in that test case, and the largest ratio of a
+    difference to the baseline error.
+    """
+    is_wide = console.is_wide()
+    numbers = ("max |Δ|", "mean |Δ|", "× baseline")
+    where = ("index", "probe") if is_wide else ()
+    table = console.table("target", "output", *numbers, *where, "verdict", right=numbers)
+    groups: dict[tuple[str, str], list[CaseResult]] = {}
+    for result in certificate.results:
+        if result.part == part:
+            groups.setdefault((result.target, result.output), []).append(result)
+    for (target, output), results in groups.items():
+        measured = [result for result in results if result.comparison.max_abs is not None]
+        cells = ["-"] * (len(numbers) + len(where))
+        if measured:
+            worst = max(measured, key=lambda result: result.comparison.max_abs or 0.0)
+            ratio = max(result.ratio or 0.0 for result in measured)
+            cells = [f"{worst.comparison.max_abs:.2e}", f"{worst.comparison.mean_abs:.2e}", f"{ratio:.2f}"]
+            if is_wide:
+                cells += [str(worst.comparison.worst_index), f"{worst.probe}, batch {worst.batch}"]
+        failed = sum(not result.passed for result in results)
+        verdict = f"FAIL ({failed} of {len(results)})" if failed else "pass"
+        table.add_row(console.short_target(target), output, *cells, verdict)
     return table
