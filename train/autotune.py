@@ -1,9 +1,8 @@
-"""In which way steps are computed, where that was left to us: threads and precision, measured on the steps themselves.
+"""Choose threads and precision by timing steps of the training, where the options leave them open.
 
-Neither is known beforehand. On busy cores two threads may take several times as long as one; a processor may have
-instructions for bfloat16 that are no quicker than those for float32.
-
-Steps of the training that is to begin, on weights and images of their own, to find the quickest way to take them.
+Neither can be known beforehand: on busy cores two threads may take several times as long as one, and a processor may
+have bfloat16 instructions that are no faster than those for float32. The steps are done on a network of their own, so
+that the training is not changed by them.
 """
 
 from __future__ import annotations
@@ -24,18 +23,20 @@ from vae_export.models import VAE, VAEConfig
 
 MatmulPrecision = Literal["float32", "bfloat16"]
 
-#: All measuring ends after so many seconds, once each way was tried.
-_SECONDS = 2.0
-_ROUNDS = 8
-#: A way that asks for more, or rounds more, has to be quicker than this.
-_GAIN = 1.1
+#: Measuring ends after so many seconds, once each configuration was timed.
+_MAX_SECONDS = 2.0
+_MAX_ROUNDS = 8
+#: A configuration of more threads or fewer bits must be faster by this factor.
+_MIN_SPEEDUP = 1.1
 
 
 @dataclass(frozen=True)
 class StepConfig:
-    """Attributes:
-    threads: of the CPU.
-    precision: of products.
+    """How steps are computed.
+
+    Attributes:
+        threads: Number of CPU threads.
+        precision: Of matrix products and convolutions.
     """
 
     threads: int
@@ -47,26 +48,29 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class AutotuneResult:
-    """Attributes:
-    config: which was chosen.
-    seconds: that a step took in each way that was tried; empty where there was no choice.
+    """The configuration that was chosen.
+
+    Attributes:
+        config: The configuration.
+        seconds: Median time of a step in each configuration that was timed; empty if there was no choice.
     """
 
     config: StepConfig
     seconds: Mapping[StepConfig, float]
 
     def describe(self, batch_size: int) -> str:
-        """For a person."""
-        tried = (f"{way} {batch_size / seconds:,.0f}" for way, seconds in self.seconds.items())
+        """Describe the choice and the measurements in one line."""
+        tried = (f"{config} {batch_size / seconds:,.0f}" for config, seconds in self.seconds.items())
         return f"computing with {self.config}" + (f"; tried, images/s: {', '.join(tried)}" if self.seconds else "")
 
 
 def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bfloat16: bool) -> list[StepConfig]:
-    """Those to choose from, the most modest first.
+    """Return the configurations to choose from, those of fewer threads and more bits first.
 
     Args:
-        threads: None: one, or all that torch has been given.
-        precision: None: float32, or bfloat16 where that is worth a try.
+        threads: The number of threads, or None to choose between one and all of torch's.
+        precision: The precision, or None to choose.
+        bfloat16: Whether bfloat16 is worth a try.
     """
     counts = sorted({1, torch.get_num_threads()}) if threads is None else [threads]
     usual: list[MatmulPrecision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
@@ -75,46 +79,54 @@ def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bflo
 
 
 def fastest_config(candidates: Sequence[StepConfig], step: Callable[[StepConfig], object]) -> AutotuneResult:
-    """Time `step` in each way, in turns, so that a busy moment slows all of them; the median counts.
+    """Time a step in each configuration, in turns so that a busy moment slows all of them, and compare the medians.
 
-    PyTorch's number of threads is left as it was.
+    PyTorch's number of threads is restored.
     """
     before = torch.get_num_threads()
-    times: dict[StepConfig, list[float]] = {way: [] for way in candidates}
-    for way in candidates:
-        _seconds(way, step)  # the first step allocates and plans
+    times: dict[StepConfig, list[float]] = {config: [] for config in candidates}
+    for config in candidates:
+        _seconds(config, step)  # the first step allocates memory
     started = time.perf_counter()
-    for _ in range(_ROUNDS):
-        for way in candidates:
-            times[way].append(_seconds(way, step))
-        if time.perf_counter() - started > _SECONDS:
+    for _ in range(_MAX_ROUNDS):
+        for config in candidates:
+            times[config].append(_seconds(config, step))
+        if time.perf_counter() - started > _MAX_SECONDS:
             break
-    seconds = {way: median(taken) for way, taken in times.items()}
+    seconds = {config: median(taken) for config, taken in times.items()}
     chosen = candidates[0]
-    for way in candidates[1:]:
-        if seconds[way] * _GAIN < seconds[chosen]:
-            chosen = way
+    for config in candidates[1:]:
+        if seconds[config] * _MIN_SPEEDUP < seconds[chosen]:
+            chosen = config
     torch.set_num_threads(before)
     return AutotuneResult(chosen, seconds)
 
 
-def _seconds(way: StepConfig, step: Callable[[StepConfig], object]) -> float:
-    torch.set_num_threads(way.threads)
+def _seconds(config: StepConfig, step: Callable[[StepConfig], object]) -> float:
+    torch.set_num_threads(config.threads)
     started = time.perf_counter()
-    step(way)
+    step(config)
     return time.perf_counter() - started
 
 
-#: Steps at a time where they take no longer than a measurement of them.
+#: Steps that are timed together, since those of an accelerator are shorter than a measurement.
 _STEPS = {"cpu": 1, "cuda": 20, "mps": 5}
 
 
 def autotune(
-    options: TrainOptions, config: VAEConfig, dataset: Dataset, device: torch.device, processes: Processes
+    options: TrainOptions, network: VAEConfig, dataset: Dataset, device: torch.device, processes: Processes
 ) -> AutotuneResult:
-    """Measure what `options` leave open, with this process's part of a batch. Compiled steps are chosen by plain ones.
+    """Choose the threads and the precision that the options leave open.
 
-    Processes that share a machine measure at the same time, as they will train.
+    Steps are timed on this process's part of a batch, and without torch.compile. Processes that share a machine measure
+    at the same time, as they will train.
+
+    Args:
+        options: Of the training.
+        network: The network.
+        dataset: The images.
+        device: Where the training will run.
+        processes: That will train together.
     """
     recipe = options.recipe_for(len(dataset.train))
     precision: MatmulPrecision | None = None if options.precision == "auto" else options.precision
@@ -122,8 +134,8 @@ def autotune(
     candidates = step_configs(threads, precision, bfloat16=recipe.bfloat16 and has_bfloat16_instructions(device))
     if len(candidates) == 1:
         return AutotuneResult(candidates[0], {})
-    # torch's type hints do not know the argument.
-    model = VAE(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    # torch's type hints do not know memory_format.
+    model = VAE(network).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     own = recipe.batch_size // processes.count
     trainers = {
         kind: Trainer(
@@ -134,10 +146,10 @@ def autotune(
             protocol=dataset.protocol,
             bfloat16=kind == "bfloat16",
         )
-        for kind in {way.precision for way in candidates}
+        for kind in {config.precision for config in candidates}
     }
 
-    def step(way: StepConfig) -> None:
-        trainers[way.precision].run_trial_steps(_STEPS[device.type])
+    def step(config: StepConfig) -> None:
+        trainers[config.precision].run_trial_steps(_STEPS[device.type])
 
     return fastest_config(candidates, step)

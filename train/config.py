@@ -1,6 +1,6 @@
-"""What to train and on what: the options of `cli.py train`, grouped, and checked when they are made.
+"""The options of a training, in frozen dataclasses that check their values.
 
-How long and how fast is in `train.recipes`.
+The number of epochs, the batch size and the learning rate are options of `train.recipes`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from vae_export.models.config import Activation, Family, VAEConfig
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 
-#: What becomes of grey levels before a model sees them; see `train.data.datasets`.
+#: Whether pixels are grey levels or binary samples of them; see `train.data.datasets`.
 DataProtocol = Literal["grey", "dynamic", "static"]
 DATA_PROTOCOLS: tuple[DataProtocol, ...] = get_args(DataProtocol)
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
 
-#: Where downloads go, below the working folder.
+#: The folder of downloads, below the working folder.
 DATA_FOLDER = Path("data")
-#: More threads than these do not make the small steps of these networks faster.
+#: More threads than this do not make the steps of these small networks faster.
 MAX_DEFAULT_THREADS = 4
-#: Side of a square image, in pixels, where the option decides about it.
+#: Default side of square images, in pixels.
 IMAGE_SIZE = 28
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Attributes:
-    name: which data set.
-    folder: where its files lie; for `folder`, the images themselves. None: `data/`.
-    image_size: side in pixels that the images of `folder` are brought to, None for 28; not for the others.
-    download: fetch what is not there.
-    protocol: what becomes of grey levels before a model sees them.
+    """Which images to train on.
+
+    Attributes:
+        name: The data set.
+        folder: Where its files are; for "folder", the images themselves. None means `data/`.
+        image_size: Side in pixels to which the images of "folder" are resized, None for 28. Not for other data sets.
+        download: Whether to download what is missing.
+        protocol: Whether a model is given grey levels or binary samples of them.
     """
 
     name: DatasetName = "mnist"
@@ -66,10 +68,15 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Attributes:
-    family, latent_size, hidden_size, activation: see `VAEConfig`.
-    likelihood: p(x|z), see `vae_export.likelihood`.
-    scale: deviation of `gaussian-fixed`, for pixels in [0, 1]; None for 0.1; not for the others.
+    """The network and its likelihood.
+
+    Attributes:
+        family: See `VAEConfig`, as for the next three.
+        latent_size: Number of latent units.
+        hidden_size: Width of the fully connected layers.
+        activation: Between layers; None for the default of `VAEConfig`.
+        likelihood: p(x|z), see `vae_export.likelihood`.
+        scale: Standard deviation of "gaussian-fixed", for pixels in [0, 1], None for 0.1. Not for other likelihoods.
     """
 
     family: Family = "mlp"
@@ -87,7 +94,7 @@ class NetworkOptions:
         self.config((1, IMAGE_SIZE, IMAGE_SIZE))
 
     def config(self, image_shape: tuple[int, int, int]) -> VAEConfig:
-        """For images of this shape; raises `UsageError` where the family cannot have it."""
+        """Return the network for images (C, H, W). Raises `UsageError` if the family does not support them."""
         try:
             scale = (SCALE if self.scale is None else self.scale) if self.likelihood == "gaussian-fixed" else 1.0
             likelihood = Likelihood(self.likelihood, scale)
@@ -101,13 +108,13 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
-    """What training minimises beside the bound itself. None of it is ever in a reported figure.
+    """How the training loss differs from the bound. Reported scores are of the bound itself.
 
     Attributes:
-        beta: weight of the KL term (Higgins et al. 2017).
-        kl_warmup: epochs in which that weight grows from 0 (Bowman et al., arXiv:1511.06349; Sønderby et al.,
-            arXiv:1602.02282), so that units are not given up before the decoder can use them.
-        free_bits: nats that each unit's KL, in the mean over a batch, may have for nothing (Kingma et al.,
+        beta: Weight of the KL term (Higgins et al. 2017).
+        kl_warmup: Epochs over which that weight rises from 0 (Bowman et al., arXiv:1511.06349; Sønderby et al.,
+            arXiv:1602.02282), so that units do not collapse before the decoder can use them.
+        free_bits: KL per unit, in nats and in the mean over a batch, that is not penalised (Kingma et al.,
             arXiv:1606.04934, appendix C.8).
     """
 
@@ -121,7 +128,7 @@ class ObjectiveOptions:
                 raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
 
     def kl_weight(self, epochs: float) -> float:
-        """Weight of the KL term after so many epochs."""
+        """Return the weight of the KL term after a number of epochs, which may be fractional."""
         return self.beta * (min(1.0, epochs / self.kl_warmup) if self.kl_warmup else 1.0)
 
     def to_json(self) -> dict[str, Any]:
@@ -130,16 +137,20 @@ class ObjectiveOptions:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Attributes:
-    data, network, objective: what to train.
-    recipe: how; what is None there is as the family's own recipe has it.
-    seed: of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
-    device: auto, cpu, cuda or mps.
-    precision: of products in training: float32, bfloat16, or auto, which is bfloat16 where the family's recipe
-        takes it, the device has instructions for it, and they are quicker. Scores are always computed in float32.
-    threads: of the CPU. None: one or `MAX_DEFAULT_THREADS`, whichever is quicker; see `train.autotune`.
-    preset: where the options come from, for the record.
-    compiled: by torch.compile.
+    """All options of a training.
+
+    Attributes:
+        data: The images.
+        network: The network and its likelihood.
+        objective: The loss.
+        recipe: How long and how fast; None for a value of the family's own recipe.
+        seed: Of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
+        device: auto, cpu, cuda or mps.
+        precision: Of matrix products and convolutions in training. "auto" is bfloat16 if the family's recipe allows it,
+            the device has instructions for it, and it is faster. Scores are always computed in float32.
+        threads: Number of CPU threads. None for one or all of torch's, whichever is faster; see `train.autotune`.
+        preset: Name of the preset that the options come from, for the record.
+        compiled: Whether the loss is compiled by torch.compile.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -158,8 +169,8 @@ class TrainOptions:
             raise UsageError("unknown precision", expected=" | ".join(get_args(PrecisionOption)), got=self.precision)
         check_range("seed", self.seed, 0, 2**62)
         check_range("threads", self.threads, 1, 1024)
-        self.recipe_for(1)  # before any work: the family's recipe may have no such option
+        self.recipe_for(1)  # fails before any work if the family's recipe has no such option
 
     def recipe_for(self, images: int) -> Recipe:
-        """How to train on that many images."""
+        """Return the recipe for a number of training images."""
         return self.recipe.apply_to(default_recipe(self.network.family, images, self.recipe.batch_size))

@@ -1,11 +1,12 @@
-"""The processes that share one training, as `torchrun` starts them; one, where it did not.
+"""The processes of one training, started by `torchrun`; without it there is one process.
 
-Each has the whole model and the whole data set on its device, takes its part of every batch, and has the same weights
-as the others after every step. What is drawn is a function of seed and step (`train.trainer`): each draws for the whole
-batch and keeps its part, so that many processes follow the loss curve of one, within rounding. The first one writes.
+Each process has the whole model and the whole data set on its device, computes its part of every batch, and has the
+same weights as the others after every step. Random numbers are a function of seed and step (`train.trainer`): each
+process draws those of the whole batch and uses its part, so that many processes follow the loss curve of one, within
+rounding. The first process writes the files.
 
-All end together. Whoever fails first leaves its exit code in the store that torchrun keeps for them, and says why; the
-others, which notice as soon as they wait for it, end in silence with the same code.
+All processes end together. The first that fails stores its exit code in torchrun's store and prints why; the others
+notice when they next wait for it, and exit with the same code without a message.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from vae_export.errors import MachineError, UsageError
 
 T = TypeVar("T")
 
-#: In the store: the exit code of the first process that ended.
+#: Key in the store of the rank and the exit code of the first process that failed.
 _ENDED = "vae-export-ended"
-#: What gloo and NCCL say of a process that is gone.
+#: Parts of the messages of gloo and NCCL about a process that is gone.
 _GONE = ("onnection closed", "onnection reset", "roken pipe", "onnection refused", "NCCL", "recv timeout", "Timed out")
 
 
 class PeerEndedError(Exception):
-    """Another process of this training failed or was stopped, and said so. `code` is its exit code."""
+    """Another process of this training failed or was stopped, and printed why. `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
@@ -40,9 +41,13 @@ class PeerEndedError(Exception):
 
 @dataclass(frozen=True)
 class Processes:
-    """Attributes:
-    rank: of this one, from 0.
-    count: of all, on all machines.
+    """The processes of a training, as one of them sees them.
+
+    All methods but `batch_slice` and `own_share` must be called by every process.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        count: Number of processes on all machines.
     """
 
     rank: int = 0
@@ -57,7 +62,7 @@ class Processes:
         return self.rank == 0
 
     def batch_slice(self, size: int) -> slice:
-        """Which of `size` images of a batch are this process's. Raises `UsageError` where parts would be unequal."""
+        """Return this process's part of a batch of `size` images. Raises `UsageError` if parts would be unequal."""
         if size % self.count:
             expected, got = f"a multiple of {self.count} processes", size
             raise UsageError("batch size cannot be shared", expected=expected, got=got, do="change --batch-size")
@@ -65,7 +70,7 @@ class Processes:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Over the processes, on the device of `value`, without waiting for it."""
+        """Return the mean over the processes, on the device of `value`, without waiting for the device."""
         if self.is_single:
             return value
         total = value.clone()
@@ -73,7 +78,7 @@ class Processes:
         return total / self.count
 
     def maximum(self, *numbers: int) -> tuple[int, ...]:
-        """The greatest that any process has for each of these."""
+        """Return the maximum over the processes of each number."""
         if self.is_single:
             return numbers
         greatest = torch.tensor(numbers)
@@ -81,7 +86,7 @@ class Processes:
         return tuple(int(number) for number in greatest)
 
     def gather(self, mine: T) -> list[T]:
-        """What each process has, in the order of their ranks, for all of them."""
+        """Return the values of all processes, by rank."""
         if self.is_single:
             return [mine]
         everybody: list[Any] = [None] * self.count
@@ -89,18 +94,18 @@ class Processes:
         return everybody
 
     def split_work(self, count: int, work: Callable[[int], T]) -> list[T]:
-        """What `work` gives for 0 to count - 1, for all of them; each number is one process's work."""
+        """Return `work(0)` to `work(count - 1)` in every process; each is computed by one of them."""
         mine = {number: work(number) for number in range(self.rank, count, self.count)}
         done = {number: value for theirs in self.gather(mine) for number, value in theirs.items()}
         return [done[number] for number in range(count)]
 
     def own_share(self, values: Tensor) -> Tensor:
-        """This process's of the values (count,) that were gathered; of another count's, the mean. A scalar."""
+        """Return this process's value of those that as many processes gathered; the mean if their number differs."""
         values = values.flatten()
         return values[self.rank] if len(values) == self.count else values.mean()
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What `work` gives where the first process does it, for all; the others wait."""
+        """Call `work` in the first process and return its result in every process."""
         if self.is_single:
             return work()
         done: list[Any] = [work() if self.is_first else None]
@@ -109,7 +114,7 @@ class Processes:
         return value
 
     def on_each(self, work: Callable[[], T]) -> T:
-        """`work` in every process, first in the first one of each machine, which fetches what is to be fetched."""
+        """Call `work` in every process, in the first of each machine before the others: it downloads for them."""
         if self.is_single:
             return work()
         early = [work()] if local_rank() == 0 else []
@@ -118,23 +123,23 @@ class Processes:
 
     @contextmanager
     def first_holds(self, context: AbstractContextManager[object]) -> Iterator[None]:
-        """The block, while the first process holds `context`."""
+        """Hold `context` in the first process while the block runs in every process."""
         with ExitStack() as stack:
             self.on_first(lambda: stack.enter_context(context) and None)
             yield
 
 
 def local_rank() -> int:
-    """Of this process on its machine, from 0: the number of the GPU that it takes. Raises `MachineError`."""
+    """Return the number of this process on its machine, from 0, which is that of its GPU. Raises `MachineError`."""
     return _number("LOCAL_RANK", 0)
 
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Processes]:
-    """The processes that torchrun started beside this one, until the block ends.
+    """Join the processes that torchrun started, until the block ends.
 
     Raises:
-        MachineError: they cannot be reached, or one of them is gone.
+        MachineError: They cannot be reached, or one of them is gone.
         EndedElsewhereError: one of them ended, and said why.
     """
     if _number("WORLD_SIZE", 1) == 1:

@@ -1,7 +1,4 @@
-"""What a person should know of a training, in one line each, while it is still time: nothing here changes anything.
-
-What a person sees of a training: a bar on a terminal, a plain line an epoch everywhere. All on stderr.
-"""
+"""Show a training on stderr: a bar on a terminal, a line per epoch, and notes on options and collapsed units."""
 
 from __future__ import annotations
 
@@ -24,9 +21,9 @@ from vae_export.models import VAEConfig
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-#: Epochs after which units that do nothing count as collapsed.
+#: Epochs after which inactive units count as collapsed.
 _PATIENCE = 5
-#: A share of pixels at one of two levels above which an image counts as binary.
+#: Share of black and white pixels above which images count as binary.
 _BINARY = 0.999
 
 
@@ -40,7 +37,7 @@ def load_with_progress(options: DataOptions) -> Dataset:
 
 
 def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
-    """What the options alone foretell."""
+    """Yield one line for each problem that the options and the images foretell."""
     if config.family == "blog":
         yield "ReLU heads: no posterior mean below 0, no deviation below 1; --family mlp has linear ones"
     pixels = dataset.train[:1000]
@@ -57,13 +54,13 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
 
 
 class CollapseMonitor:
-    """Says once that most units have collapsed; some always do where there are more than the images need."""
+    """Notes once that most latent units have collapsed. Some always do if there are more than the images need."""
 
     def __init__(self) -> None:
         self._said = False
 
     def note_after(self, epoch: int, score: Score) -> str | None:
-        """The line that `score`, of the validation images after `epoch`, calls for."""
+        """Return a note on the score of the validation images after an epoch, or None."""
         units, active = len(score.unit_variances), score.active_units
         if self._said or epoch < _PATIENCE or 4 * active >= units:
             return None
@@ -72,11 +69,13 @@ class CollapseMonitor:
         return f"epoch {epoch}: {idle}: try --kl-warmup 5, --free-bits 0.1 or a smaller --latent-size"
 
 
-#: Seconds between two looks at the loss: each makes an accelerator wait.
+#: Seconds between two reads of the loss, since each makes an accelerator wait.
 _INTERVAL = 0.25
 
 
 class TrainingProgress:
+    """Prints the progress of a training; made by `show_progress`."""
+
     def __init__(
         self,
         bar: Progress,
@@ -96,7 +95,7 @@ class TrainingProgress:
         self._has_heading = False
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
-        """After a step; `total` is the sum of the epoch's losses. Raises `InputError` when it is not finite."""
+        """Show a step; `total` is the sum of the epoch's losses. Raises `InputError` if it is not finite."""
         now = time.perf_counter()
         if step == 1:
             self._started = now
@@ -136,7 +135,7 @@ class TrainingProgress:
             return
         if self._bar.disable:
             message(line)
-        else:  # above the bar, which a plain write would tear
+        else:  # a plain write would break the bar
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -144,7 +143,7 @@ class TrainingProgress:
 def show_progress(
     *, epochs: int, steps: int, batch_size: int, protocol: DataProtocol, silent: bool = False
 ) -> Iterator[TrainingProgress]:
-    """`silent`: for a process that is not the first of those that train together."""
+    """Show a bar while the block runs. `silent` is for all processes but the first of those that train together."""
     with progress() as bar:
         bar.disable |= silent
         task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")

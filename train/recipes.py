@@ -1,12 +1,12 @@
-"""How a family is trained: how long, how fast, in which batches. Each family has its own, and options replace parts.
+"""Recipes: epochs, batch size and learning rate of each family, the options that replace parts of them, and presets.
 
-The learning rate as a function of the step: nothing to save, nothing to restore.
+The learning rate is a function of the step, so there is no scheduler to save. The schedules are
 
-constant   what it is
-one-cycle  up from 1/25 of the peak for a share of the steps, the recipe's `warmup_ratio`, then down to nearly nothing,
-           along cosines, while Adam's first beta goes from 0.95 to 0.85 and back (Smith & Topin, arXiv:1708.07120; the
-           figures are those of torch.optim.lr_scheduler.OneCycleLR)
-stages     so many epochs at each rate
+constant   always the same rate
+one-cycle  up from 1/25 of the peak in a share of the steps, the recipe's `warmup_ratio`, then down to nearly 0, along
+           cosines, while Adam's first beta goes from 0.95 to 0.85 and back (Smith & Topin, arXiv:1708.07120; the
+           numbers are those of torch.optim.lr_scheduler.OneCycleLR)
+stages     a number of epochs at each of several rates
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from vae_export.errors import InputError, UsageError
 from vae_export.models.config import Family
 
 Schedule = Literal["constant", "one-cycle", "stages"]
-#: (epochs, learning rate) each, one after the other.
+#: Number of epochs and learning rate of each stage.
 Stages: TypeAlias = tuple[tuple[int, float], ...]
 
-#: Of fewer images than this, batches are smaller and epochs more than a recipe for sets like MNIST has, to make some
-#: steps.
+#: With fewer images than SMALL_SET, batches are smaller and epochs more than for data sets like MNIST, so that there
+#: are at least SMALL_STEPS steps.
 SMALL_SET, SMALL_BATCH, SMALL_STEPS = 10_000, 64, 2_000
-#: Adam's, where nothing else is said.
+#: Adam's default epsilon.
 EPSILON = 1e-8
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Attributes:
-    epochs: passes over the training images.
-    batch_size: images a step.
-    learning_rate: of Adam; the peak of it where it follows one cycle.
-    schedule: what becomes of it, see `train.recipes`.
-    bfloat16: whether precision `auto` takes bfloat16 products where the device has them.
-    stages: of schedule `stages`.
-    epsilon: of Adam.
-    average: decay a step of the average of the weights that is scored and kept (Polyak averaging); 0 for none.
-    warmup_ratio: share of the steps in which the rate of one cycle rises.
+    """How long and how fast a network is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: Adam's; its peak for schedule "one-cycle".
+        schedule: The learning rate as a function of the step, see the module's docstring.
+        bfloat16: Whether precision "auto" may choose bfloat16.
+        stages: For schedule "stages".
+        epsilon: Adam's.
+        average: Decay per step of the average of the weights that is scored and saved (Polyak averaging); 0 for none.
+        warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
     """
 
     epochs: int
@@ -70,11 +72,10 @@ class Recipe:
         }
 
 
-#: `blog` is trained as the post does it; the others as measured best in a minute or two on two cores. While the
+#: `blog` is trained as in the blog post; the others as measured best in a minute or two on two cores. While the
 #: learning rate is high, the average of the last hundred steps' weights is three to four nats better than the weights
-#: themselves; at the end of the cycle both agree. So `mlp` is at the peak of its rate early, its first epochs are of
-#: use, and fewer are as good. Convolutions in bfloat16 gain little on two cores, and are twenty times slower as soon as
-#: something else runs on one of them.
+#: themselves; at the end of the cycle both agree. So the rate of `mlp` peaks early, and fewer epochs are as good.
+#: Convolutions in bfloat16 gain little on two cores, and are twenty times slower as soon as another program runs.
 RECIPES: dict[Family, Recipe] = {
     "mlp": Recipe(14, 128, learning_rate=3e-3, schedule="one-cycle", bfloat16=True, average=0.99, warmup_ratio=0.1),
     "blog": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
@@ -85,9 +86,9 @@ RECIPES: dict[Family, Recipe] = {
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """What is asked for in place of a recipe's own; None leaves it. The names are those of `Recipe`.
+    """Values that replace those of a recipe; None keeps them. The names are those of `Recipe`.
 
-    `stages` bring their own epochs and rates; `epochs` then ends them early.
+    `stages` define epochs and rates; `epochs` then ends them early.
     """
 
     epochs: int | None = None
@@ -118,7 +119,7 @@ class RecipeOptions:
             raise UsageError("bad warm-up ratio", expected="above 0, below 1", got=self.warmup_ratio)
 
     def apply_to(self, usual: Recipe) -> Recipe:
-        """`usual`, with what was asked for in its place."""
+        """Return a recipe with these values in place of its own. Raises `UsageError` if they do not fit it."""
         asked: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
         if self.stages is not None:
             asked["schedule"], asked["learning_rate"] = "stages", max(rate for _, rate in self.stages)
@@ -130,7 +131,7 @@ class RecipeOptions:
 
 
 def default_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:
-    """The family's recipe for that many training images, in batches of that size if one was asked for."""
+    """Return the family's recipe for a number of training images; a batch size that was asked for, or None."""
     usual = RECIPES[family]
     if images >= SMALL_SET:
         return usual
@@ -140,7 +141,7 @@ def default_recipe(family: Family, images: int, batch_size: int | None) -> Recip
 
 
 def parse_stages(text: str) -> Stages:
-    """ "1:1e-3,3:7.2e-4" → ((1, 0.001), (3, 0.00072)): epochs and rate of each stage."""
+    """Parse stages such as "1:1e-3,3:7.2e-4" to ((1, 0.001), (3, 0.00072)). Raises `UsageError`."""
     try:
         pairs = [stage.split(":") for stage in text.split(",")]
         return tuple((int(epochs), float(rate)) for epochs, rate in pairs)
@@ -156,12 +157,12 @@ def check_range(name: str, value: int | None, low: int, high: int) -> None:
 
 _START, _END = 1 / 25, 1 / 25 / 1e4
 _BETA_LOW, _BETA_HIGH = 0.85, 0.95
-#: Adam's first beta where nothing cycles.
+#: Adam's first beta for the other schedules.
 _BETA = 0.9
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
-    """Learning rate and Adam's first beta of a step, counted from 0 over all epochs."""
+    """Return the learning rate and Adam's first beta of a step, counted from 0 over all epochs."""
     if recipe.schedule == "one-cycle":
         return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step, recipe.epochs * steps_per_epoch)
     if recipe.schedule == "stages":
@@ -182,7 +183,7 @@ def _one_cycle(peak: float, rise: float, step: int, steps: int) -> tuple[float, 
 
 
 def _cosine(start: float, end: float, done: float) -> float:
-    """From start to end as `done` goes from 0 to 1."""
+    """Return a value that goes from `start` to `end` as `done` goes from 0 to 1."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * done))
 
 
@@ -193,10 +194,12 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 
 @dataclass(frozen=True)
 class Preset:
-    """Attributes:
-    name: of its file.
-    summary: one line.
-    options: of `cli.py train`, by their long names.
+    """Options of `cli.py train` under a name.
+
+    Attributes:
+        name: Name of its file.
+        summary: One line.
+        options: Values by the long names of the options.
     """
 
     name: str
@@ -209,7 +212,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> Preset:
-    """Raises `UsageError` for a preset there is not, `InputError` for a file that is none."""
+    """Read a preset by its name. Raises `UsageError` if there is none, `InputError` if its file is not valid."""
     path = PRESET_FOLDER / f"{name}.toml"
     if name not in preset_names():
         raise UsageError("unknown preset", expected=" | ".join(preset_names()), got=name)

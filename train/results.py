@@ -1,15 +1,13 @@
-"""What figures may be called: that depends on what the pixels were and on what the decoder says of them.
+"""Results of trainings: read from their run folders without torch, and named for what they are (a likelihood or not).
 
-`evaluations.jsonl` of a run: a line for each time that it was scored, so that what took long is computed once.
+`evaluations.jsonl` of a run has a line for each evaluation, so that slow ones are computed once:
 
-    checkpoint      digest of the checkpoint that was scored, as its own header has it
-    format          what was scored: "checkpoint", or "onnx", the files exported from it
+    checkpoint      digest of the checkpoint that was scored, as its header has it
+    format          "checkpoint", or "onnx" for the files exported from it
     dataset         name and SHA-256 of the images
-    …               protocol, likelihood, split and figures, as `cli.py evaluate --json` prints them
+    …               protocol, likelihood, split and scores, as `cli.py evaluate --json` prints them
 
-A run that is trained further gets another checkpoint; the lines of those before stay, and do not speak of it.
-
-What became of a training, as its run folder tells it: read from small files, without torch.
+Lines about an earlier checkpoint of the run stay in the file and are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from vae_export.runs import Run
 
 
 def is_likelihood(protocol: DataProtocol, likelihood: Likelihood) -> bool:
-    """Whether figures are of a probability, or a density, of the pixels that there are."""
+    """Return whether scores are of a probability, or a density, of the pixels."""
     return not (likelihood.name == "bernoulli" and protocol == "grey")
 
 
@@ -47,7 +45,7 @@ def nll_heading(protocol: DataProtocol, likelihood: Likelihood, samples: int) ->
 
 
 def describe_figures(protocol: DataProtocol, likelihood: Likelihood) -> str:
-    """What figures in nats are of, in a few words: below tables, in checkpoints and model cards."""
+    """Describe in a few words what scores in nats mean: for tables, checkpoints and model cards."""
     if likelihood.name == "discretised-logistic":
         return f"probability of 8-bit pixels, {protocol}"
     if likelihood.name != "bernoulli":
@@ -60,17 +58,17 @@ def describe_figures(protocol: DataProtocol, likelihood: Likelihood) -> str:
 
 
 def append_evaluation(run: Run, figures: Mapping[str, Any]) -> None:
-    """Append one line. Raises `StorageError` where the folder cannot be written."""
-    append_line(run.evaluations, json.dumps(figures, allow_nan=False))  # two that score one run do not mix theirs
+    """Append the scores of one evaluation. Raises `StorageError`."""
+    append_line(run.evaluations, json.dumps(figures, allow_nan=False))  # in one write: two processes may score one run
 
 
 def read_evaluations(run: Run, digest: str) -> list[dict[str, Any]]:
-    """The lines about one checkpoint, the oldest first. Raises `InputError` for a file that is none of ours."""
+    """Return the lines about one checkpoint, the oldest first. Raises `InputError` if the file is not valid."""
     return [line for line in read_json_lines(run.evaluations) if line.get("checkpoint") == digest]
 
 
 def read_json_lines(path: Any) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; none where there is no file. Raises `InputError`."""
+    """Read the objects of a JSONL file, none if there is no file. Raises `InputError`."""
     if not path.exists():
         return []
     lines = []
@@ -87,14 +85,23 @@ def read_json_lines(path: Any) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Attributes:
-    dataset, dataset_sha256, protocol: what it was trained on.
-    test: scores of the test images, as `Score.to_json` has them.
-    nll: of the same images, as `NllEstimate.to_json` has it: of all that is on record the one of most samples.
-    epochs, best_epoch, planned_epochs: trained so far; of which the best, whose checkpoint it is; asked for.
-    seconds: of training alone; None where there are no metrics.
-    training: settings, as they are in the checkpoint's provenance.
-    preset: its name, if one was taken.
+    """A training as its run folder records it.
+
+    Attributes:
+        run: The run folder.
+        config: The network.
+        dataset: Name of the data set.
+        dataset_sha256: Digest of its images.
+        protocol: Data protocol that it was trained under.
+        test: Scores of the test images (`Score.to_json`).
+        nll: The recorded estimate of -log p(x) on the test images with most samples (`NllEstimate.to_json`), or None.
+        parameters: Number of weights.
+        epochs: Number of epochs so far.
+        best_epoch: The epoch of the checkpoint.
+        planned_epochs: Number of epochs that were asked for; None in old checkpoints.
+        seconds: Time of the training steps; None if there are no metrics.
+        training: The training's settings in the checkpoint's provenance.
+        preset: Name of the preset, or None.
     """
 
     run: Run
@@ -114,7 +121,7 @@ class RunSummary:
 
     @property
     def comparison_key(self) -> tuple[str, str, DataProtocol, Likelihood]:
-        """Outcomes compare if this is the same: the images, what became of them, and what the figures are of."""
+        """Return what must be equal for two runs to be comparable: images, protocol and likelihood."""
         return self.dataset, self.dataset_sha256, self.protocol, self.config.likelihood
 
     @property
@@ -142,7 +149,7 @@ class RunSummary:
 
 
 def read_run_summary(run: Run) -> RunSummary:
-    """Raises `InputError`: its checkpoint, its metrics or its evaluations cannot be read."""
+    """Read a run. Raises `InputError` if its checkpoint, metrics or evaluations cannot be read."""
     header, metrics = read_checkpoint_header(run.checkpoint), read_json_lines(run.metrics)
     provenance = header.provenance
     try:
@@ -169,25 +176,25 @@ def read_run_summary(run: Run) -> RunSummary:
 
 
 def read_run_summaries(root: Path) -> tuple[list[RunSummary], list[InputError]]:
-    """Of all runs below `root`, by their names; and why each of the others cannot be read."""
-    outcomes, unreadable = [], []
+    """Read all runs below a folder, by their names. Returns them and the errors of those that cannot be read."""
+    summaries, unreadable = [], []
     for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
         run = Run(folder)
         if not any(path.exists() for path in (run.checkpoint, run.metrics, run.state)):
-            continue  # something else, such as a bundle beside the runs
+            continue  # not a run, perhaps a bundle
         try:
-            outcomes.append(read_run_summary(run))
+            summaries.append(read_run_summary(run))
         except InputError as error:
             unreadable.append(error)
-    return outcomes, unreadable
+    return summaries, unreadable
 
 
 def _most_precise_nll(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
-    """Of the whole test split of the data that it was trained on."""
+    """Return the estimate of most samples on the whole test split of the training's data set, or None."""
     found = [
         {"format": line["format"], **line["importance_weighted"]}
         for line in lines
         if "importance_weighted" in line
         and (line["split"], line["images"], line["dataset"]["sha256"]) == ("test", images, images_sha256)
     ]
-    return max(reversed(found), key=lambda evidence: evidence["importance_samples"], default=None)
+    return max(reversed(found), key=lambda nll: nll["importance_samples"], default=None)

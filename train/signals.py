@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back while a step is under way: what is saved then is a place in the training, and whole."""
+"""Defer Ctrl-C and SIGTERM to the end of a training step, so that what is saved then is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS: dict[int, type[Interrupted | Terminated]] = {signal.SIGINT: Interrupted,
 
 
 class StopReached(KeyboardInterrupt):
-    """Raised where a stop was waited for: nothing is half done."""
+    """A deferred signal takes effect, at a point where nothing is half done."""
 
 
 class StopRequest:
@@ -31,11 +31,11 @@ class StopRequest:
 
     @property
     def code(self) -> int:
-        """The exit code that the signal asks for; 0 before one came."""
+        """Return the exit code of the signal; 0 before one came."""
         return 0 if self.kind is None else self.kind.exit_code
 
     def adopt(self, code: int) -> None:
-        """Stop with this exit code, where a process beside this one was asked to. 0: none was."""
+        """Stop with this exit code, since another process of the training was asked to. 0 means that none was."""
         if self.kind is None:
             self.kind = next((kind for kind in _KINDS.values() if kind.exit_code == code), None)
         self.check()
@@ -47,7 +47,7 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """For work that changes nothing: a signal ends it where it is."""
+        """Let a signal end the block at once: for work that changes nothing."""
         self._at_once = True
         try:
             self.check()
@@ -68,7 +68,7 @@ class StopRequest:
 
 @contextmanager
 def deferred_stop() -> Iterator[StopRequest]:
-    """Until the block ends. Only the main thread hears signals; what is ignored stays ignored."""
+    """Defer SIGINT and SIGTERM until the block ends, in the main thread. Ignored signals stay ignored."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,8 +1,7 @@
-"""TensorBoard's event files of a training: its scalars each epoch, and now and then what it rebuilds and dreams up.
+"""Event files for TensorBoard: scalars of each epoch, and about twenty times reconstructions and samples.
 
-An event file is a row of records, each a protocol buffer with its epoch as the step. A training that goes on writes a
-file of its own, which begins by telling readers to forget what an earlier one says of the epochs still to come: a kill
-between two epochs leaves no step twice.
+An event file is a sequence of protocol buffers with the epoch as their step. A resumed training writes a new file. Its
+first record tells readers to discard what earlier files say of later epochs, so that a kill leaves no step twice.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from vae_export.io.atomic import storage_errors
 from vae_export.models import VAE
 from vae_export.runs import Run
 
-#: About so many times in a training there are pictures: their cost and size do not grow with its length.
+#: Number of epochs with pictures, about: their cost does not grow with the length of a training.
 _PICTURES = 20
-#: Of an epoch's line in `metrics.jsonl`, beside the scores of each split.
+#: Entries of a line of `metrics.jsonl` that are logged beside the scores.
 _SCALARS = ("loss", "learning_rate", "images_per_second")
 
 
 class EventLog:
-    """Made by `event_writer`."""
+    """An open event file; made by `event_writer`."""
 
     def __init__(self, writer: EventsWriter, run: Run, dataset: Dataset, epochs: int) -> None:
         self._writer, self._run, self._dataset, self._epochs = writer, run, dataset, epochs
         self._every = -(-epochs // _PICTURES)
 
     def epoch(self, line: Mapping[str, Any], model: VAE, validation: Score) -> None:
-        """An epoch's line of metrics, and the weights and the score that it speaks of. Raises `StorageError`."""
+        """Log an epoch: its line of metrics, its weights and its validation score. Raises `StorageError`."""
         number = line["epoch"]
         values = [_scalar(name, line[name]) for name in _SCALARS]
         for split in ("train", "validation", "test"):
@@ -58,15 +57,15 @@ class EventLog:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
-        self._writer.flush()  # and fsync: what is said to be done is on the disk
+        self._writer.flush()  # and fsync, before the epoch is reported
 
 
 @contextmanager
 def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[EventLog]:
-    """Events of the epochs after the `done` ones, in a new file in `run.events`. Raises `StorageError`."""
+    """Open a new file in `run.events` for the epochs after the first `done`. Raises `StorageError`."""
     with storage_errors(run.events):
         run.events.mkdir(exist_ok=True)
-        # Readers take files by name, which begins with the second; the suffix tells two of one second apart.
+        # Readers sort files by name, which begins with the time in seconds; the suffix orders two of one second.
         writer = EventsWriter(str(run.events / "events"), f".{done:06d}")
         writer.write_event(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
     try:
