@@ -29,7 +29,7 @@ HALF = StepConfig(1, "bfloat16")
     ],
     ids=["pays", "does not pay", "hardly pays"],
 )
-def test_the_quickest_way_is_taken_if_it_is_worth_it(
+def test_fastest_config_is_chosen_if_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[StepConfig, float], expected: StepConfig
 ) -> None:
     now = 0.0
@@ -44,14 +44,14 @@ def test_the_quickest_way_is_taken_if_it_is_worth_it(
     assert found.seconds == pytest.approx(seconds)
 
 
-def test_measuring_ends_soon_and_leaves_the_threads_as_they_were() -> None:
+def test_autotune_ends_soon_and_restores_the_threads() -> None:
     before, started = torch.get_num_threads(), time.perf_counter()
     assert fastest_config([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).config == ONE
     assert torch.get_num_threads() == before
     assert time.perf_counter() - started < 10
 
 
-def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autotune_does_not_measure_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune.torch, "get_num_threads", lambda: 4)
     assert step_configs(3, "bfloat16", bfloat16=False) == [StepConfig(3, "bfloat16")]
     assert step_configs(None, "float32", bfloat16=True) == [StepConfig(1, "float32"), StepConfig(4, "float32")]
@@ -59,7 +59,7 @@ def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> 
     assert step_configs(2, None, bfloat16=False) == [StepConfig(2, "float32")]
 
 
-def test_the_choice_is_printed_and_on_record(
+def test_choice_is_printed_and_recorded(
     invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)

@@ -23,7 +23,7 @@ PIXELS = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=tor
 
 
 @pytest.mark.parametrize("name", [name for name in LOOPS if name.startswith(("ours", "loader", "memory"))])
-def test_every_loop_trains_the_network_that_it_is_given(name: str) -> None:
+def test_every_loop_trains_its_network(name: str) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(hidden_size=8))
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -31,7 +31,7 @@ def test_every_loop_trains_the_network_that_it_is_given(name: str) -> None:
     assert all((old != new).any() for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_the_post_minimises_what_we_do() -> None:
+def test_post_step_minimises_the_same_loss() -> None:
     torch.manual_seed(0)
     model, image = VAE(VAEConfig(hidden_size=8)), to_unit_range(PIXELS)
     noise = torch.randn(len(image), 20, generator=torch.Generator().manual_seed(1))
@@ -40,7 +40,7 @@ def test_the_post_minimises_what_we_do() -> None:
     assert post_step(model, torch.optim.SGD(model.parameters(), lr=0.0), image) == pytest.approx(ours, rel=1e-6)
 
 
-def test_the_limit_has_the_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limit_does_the_matrix_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     multiplied: list[tuple[int, ...]] = []
     real = torch.mm
 
@@ -57,11 +57,11 @@ def test_the_limit_has_the_products_of_a_step(monkeypatch: pytest.MonkeyPatch) -
     assert sum(a * b * c for a, b, c in multiplied) == wanted
 
 
-def test_a_setting_is_read_as_it_was_written() -> None:
+def test_setting_survives_its_line() -> None:
     assert Setting.parse(Setting(2, 4).line()) == Setting(2, 4)
 
 
-def test_the_benchmark_prints_a_table_and_says_what_is_met() -> None:
+def test_benchmark_prints_a_table_and_the_verdict() -> None:
     command = [sys.executable, str(BENCHMARKS / "training.py"), "--dataset", "digits", "--images", "64"]
     command += ["--rounds", "2", "--batch-sizes", "32", "--sides", "ours", "memory", "pythae"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -72,7 +72,7 @@ def test_the_benchmark_prints_a_table_and_says_what_is_met() -> None:
 
 
 @pytest.mark.skipif(find_spec("pythae") is not None, reason="pythae is installed here")
-def test_a_side_that_cannot_run_says_why() -> None:
+def test_side_that_cannot_run_says_why() -> None:
     command = [sys.executable, str(BENCHMARKS / "training.py"), "--dataset", "digits", "--images", "64"]
     command += ["--rounds", "1", "--batch-sizes", "32", "--sides", "pythae", "--pythae-python", sys.executable]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -80,7 +80,7 @@ def test_a_side_that_cannot_run_says_why() -> None:
     assert "No module named 'pythae'" in ended.stderr
 
 
-def test_the_time_to_a_score_is_that_of_both_sides_and_judged(tmp_path: Path) -> None:
+def test_time_to_score_compares_both_sides(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=4000)  # fewer epochs than of a handful
     command = [sys.executable, str(BENCHMARKS / "time_to_score.py"), "--data-dir", str(tmp_path), "--setting", "1", "0"]
     command += ["--nats", "1e6", "--sides", "preset", "blog", "--rates", "1e-3"]

@@ -26,7 +26,7 @@ def is_binary(pixels: torch.Tensor) -> bool:
 @pytest.mark.parametrize(
     ("protocol", "binary"), [("grey", ()), ("dynamic", ("validation", "test")), ("static", SPLITS)]
 )
-def test_what_is_drawn_once_and_what_stays_grey(protocol: DataProtocol, binary: tuple[str, ...]) -> None:
+def test_protocol_binarises_its_splits_once(protocol: DataProtocol, binary: tuple[str, ...]) -> None:
     dataset = apply_protocol(DATASET, protocol)
     assert dataset.to_json()["protocol"] == protocol
     for split in SPLITS:
@@ -41,14 +41,14 @@ def test_first_images_are_those_of_the_whole_split(protocol: DataProtocol) -> No
     assert torch.equal(evaluated_pixels(dataset, "train", most=7), evaluated_pixels(dataset, "train")[:7])
 
 
-def test_splits_are_drawn_apart() -> None:
+def test_splits_have_seeds_of_their_own() -> None:
     same = torch.full((10, 1, 8, 8), 128, dtype=torch.uint8)
     assert not torch.equal(binarised(same, "validation"), binarised(same, "test"))
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 255))
-def test_a_level_is_the_probability_of_a_one(level: int) -> None:
+def test_grey_level_is_the_probability_of_a_one(level: int) -> None:
     pixels = torch.full((20_000,), level, dtype=torch.uint8)
     ones = draw_binary(pixels, torch.Generator().manual_seed(level)).mean().item()
     p = level / 255
@@ -77,7 +77,7 @@ def seen(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0)
     return [image[image.flatten(1).sum(1).argsort()] for image in images]
 
 
-def test_dynamic_pixels_are_new_each_epoch_and_the_same_for_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dynamic_pixels_change_by_epoch_and_repeat_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = seen("dynamic", monkeypatch)
     again, _ = seen("dynamic", monkeypatch)
     other, _ = seen("dynamic", monkeypatch, seed=1)
@@ -88,7 +88,7 @@ def test_dynamic_pixels_are_new_each_epoch_and_the_same_for_a_seed(monkeypatch: 
 
 
 @pytest.mark.parametrize("protocol", ["grey", "static"])
-def test_other_pixels_are_the_same_in_every_epoch(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grey_and_static_pixels_repeat_in_every_epoch(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = seen(protocol, monkeypatch)
     assert torch.equal(first.sum((1, 2, 3)), second.sum((1, 2, 3)))
     assert is_binary(first * 255) == (protocol == "static")

@@ -15,7 +15,7 @@ from vae_export.runs import Run
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_folder_of_colour_trains_and_images_of_another_shape_are_refused(invoke: Invoke, tmp_path: Path) -> None:
+def test_colour_folder_trains_and_other_shapes_are_refused(invoke: Invoke, tmp_path: Path) -> None:
     photos, run = tmp_path / "my photos", tmp_path / "run"
     photos.mkdir()
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=["gaussian", "gaussian-fixed", "discretised-logistic"],
 )
-def test_colour_goes_from_pictures_to_verified_files_that_score_the_same(
+def test_colour_export_is_verified_and_scores_the_same(
     invoke: Invoke, tmp_path: Path, photos: Path, likelihood: str, second: list[str], formats: list[str]
 ) -> None:
     run, usual = tmp_path / "run", ["--hidden-size", 16, "--latent-size", 3, "--threads", 1]

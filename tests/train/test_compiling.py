@@ -26,7 +26,7 @@ USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--kl-
 
 # Torch's own compiler imports what torch deprecated.
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_compiled_training_goes_on_to_the_same_bytes_and_scores_as_a_plain_one(
+def test_compiled_training_resumes_and_scores_as_a_plain_one(
     invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.pictures.draw_pictures", lambda *_: None)
@@ -53,7 +53,7 @@ def test_a_compiled_training_goes_on_to_the_same_bytes_and_scores_as_a_plain_one
     assert ours.provenance["scores"]["test"][key] == pytest.approx(expected, rel=1e-4)
 
 
-def test_without_a_compiler_nothing_runs_and_nothing_is_written(tmp_path: Path) -> None:
+def test_missing_compiler_is_refused_before_any_write(tmp_path: Path) -> None:
     lacking = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [*CLI, "train", *USUAL, "--compile", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=ROOT, env=lacking, capture_output=True, text=True, timeout=120, check=False)
@@ -65,7 +65,7 @@ def test_without_a_compiler_nothing_runs_and_nothing_is_written(tmp_path: Path) 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("compiling", [False, True], ids=["plain", "CUDA graphs"])
-def test_on_cuda_no_step_waits_for_the_host(compiling: bool) -> None:
+def test_no_step_on_cuda_waits_for_the_host(compiling: bool) -> None:
     device = torch.device("cuda")
     if compiling:
         check_compiler(device)

@@ -76,20 +76,20 @@ def recipe(family: Family = "mlp", images: int = 55_000, **asked: object) -> Rec
     return TrainOptions(network=NetworkOptions(family), recipe=RecipeOptions(**asked)).recipe_for(images)  # type: ignore[arg-type]
 
 
-def test_a_recipe_is_the_familys_unless_asked_otherwise() -> None:
+def test_options_override_the_recipe_of_the_family() -> None:
     assert recipe("blog") == RECIPES["blog"]
     asked = recipe("mlp", epochs=3, batch_size=7, learning_rate=0.5)
     assert (asked.epochs, asked.batch_size, asked.learning_rate) == (3, 7, 0.5)
 
 
-def test_small_sets_get_smaller_batches_and_enough_steps() -> None:
+def test_small_data_sets_get_smaller_batches_and_more_epochs() -> None:
     small = recipe(images=1439)
     assert small.batch_size == 64
     assert small.epochs * (1439 // 64) >= 2000
     assert recipe(images=1439, epochs=2).epochs == 2
 
 
-def test_stages_bring_epochs_and_rates_of_their_own_and_can_end_early() -> None:
+def test_stages_define_epochs_and_rates_and_can_end_early() -> None:
     stages = parse_stages("1:1e-3,3:7.2e-4")
     assert stages == ((1, 0.001), (3, 0.00072))
     whole, cut = recipe(stages=stages), recipe(stages=stages, epochs=2)
@@ -97,12 +97,12 @@ def test_stages_bring_epochs_and_rates_of_their_own_and_can_end_early() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "1:", "a:1e-3", "1:1e-3,", "1:1e-3:2", "1.5:1e-3"])
-def test_stages_that_cannot_be_read_are_refused(text: str) -> None:
+def test_malformed_stages_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="stages cannot be read"):
         parse_stages(text)
 
 
-def test_the_weight_of_the_kl_term_grows_to_beta_and_stays() -> None:
+def test_kl_weight_rises_to_beta() -> None:
     objective = ObjectiveOptions(beta=2.0, kl_warmup=4.0)
     assert [objective.kl_weight(epochs) for epochs in (0, 1, 4, 9)] == [0, 0.5, 2, 2]
     assert ObjectiveOptions(beta=2.0).kl_weight(0) == 2

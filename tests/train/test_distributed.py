@@ -88,7 +88,7 @@ def test_two_processes_follow_the_loss_curve_of_one(pair: Run, tmp_path: Path) -
     assert load_checkpoint(pair.checkpoint).provenance["training"]["processes"] == 2
 
 
-def test_a_signal_to_one_ends_all_and_they_go_on_to_the_same_bytes(pair: Run, tmp_path: Path) -> None:
+def test_signal_to_one_process_ends_all_and_they_resume(pair: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm=15)
     assert code != 0
@@ -102,7 +102,7 @@ def test_a_signal_to_one_ends_all_and_they_go_on_to_the_same_bytes(pair: Run, tm
     assert curve(run) == curve(pair)
 
 
-def test_the_first_one_killed_is_one_line_and_loses_no_checkpoint(pair: Run, tmp_path: Path) -> None:
+def test_killed_first_process_is_one_line_and_loses_no_checkpoint(pair: Run, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm=9, rank=0)
     assert code != 0
@@ -115,7 +115,7 @@ def test_the_first_one_killed_is_one_line_and_loses_no_checkpoint(pair: Run, tmp
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) -> None:
+def test_error_in_one_process_is_printed_once_and_ends_all(tmp_path: Path, rank: int) -> None:
     run = Run(tmp_path / "run")
     code, said = launch(tmp_path, 2, *USUAL, "--out", run.folder, harm="error", rank=rank)
     assert code != 0
@@ -132,7 +132,7 @@ def test_an_error_in_one_is_said_once_and_ends_all(tmp_path: Path, rank: int) ->
         assert run.checkpoint.read_bytes() == before
 
 
-def test_parts_cover_a_batch_without_overlap_and_draw_what_the_whole_draws() -> None:
+def test_slices_cover_a_batch_and_draw_what_the_whole_draws() -> None:
     pixels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
     draws = StepRng(3, torch.device("cpu"))
     whole = draw_binary(pixels, draws.step_generator(5))
@@ -142,13 +142,13 @@ def test_parts_cover_a_batch_without_overlap_and_draw_what_the_whole_draws() -> 
         Processes(0, 5).batch_slice(12)
 
 
-def test_a_sum_that_another_number_of_processes_kept_is_shared_equally() -> None:
+def test_loss_sums_of_another_process_count_are_averaged() -> None:
     assert Processes(1, 2).own_share(torch.tensor([3.0, 5.0])) == 5
     assert Processes(1, 3).own_share(torch.tensor([3.0, 5.0])) == 4
     assert Processes().own_share(torch.tensor(7.0)) == 7
 
 
-def test_processes_that_cannot_be_joined_are_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_processes_are_a_machine_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

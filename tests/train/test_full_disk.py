@@ -43,9 +43,7 @@ def resize(disk: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True, capture_output=True)
 
 
-def test_a_disk_that_is_full_at_any_step_keeps_what_was_written_last(
-    invoke: Invoke, disk: Path, tmp_path: Path
-) -> None:
+def test_disk_full_at_any_write_keeps_the_last_files(invoke: Invoke, disk: Path, tmp_path: Path) -> None:
     whole, run = Run(tmp_path / "whole"), Run(disk / "run")
     assert invoke("train", *USUAL, "--out", whole.folder).code == 0
     enough = room(whole.folder) + PAGE

@@ -26,7 +26,7 @@ def _colour(path: Path, size: tuple[int, int] = (40, 30), colour: str = "orange"
     return path
 
 
-def test_grey_images_make_one_channel_even_when_they_are_stored_as_colour(tmp_path: Path) -> None:
+def test_grey_images_stored_as_colour_make_one_channel(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     Image.fromarray(RAMP).convert("RGB").save(tmp_path / "b.png")
     images = read_folder(tmp_path, 28)
@@ -43,7 +43,7 @@ def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
     assert images[1, :, 14, 14].tolist() == [255, 165, 0]
 
 
-def test_mixed_sizes_are_brought_to_one_from_their_middle(tmp_path: Path) -> None:
+def test_images_are_cropped_to_their_middle_and_resized(tmp_path: Path) -> None:
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
@@ -64,7 +64,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) ->
     assert read_image(file, (3, 3))[..., 0].tolist() == [[0, 1, 1], [127, 128, 255], [4, 19, 233]]
 
 
-def test_big_endian_sixteen_bits_are_not_misread(tmp_path: Path) -> None:
+def test_big_endian_sixteen_bits_are_read(tmp_path: Path) -> None:
     import io
 
     buffer = io.BytesIO()
@@ -74,12 +74,12 @@ def test_big_endian_sixteen_bits_are_not_misread(tmp_path: Path) -> None:
     assert sorted(set(read_image(tmp_path / "deep.tif", (1, 1)).flatten())) != [0]
 
 
-def test_transparent_parts_become_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (read_image(tmp_path / "clear.png", (4, 4)) == 255).all()
 
 
-def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     upright = np.zeros((16, 16, 3), np.uint8)
     upright[:8] = 255
     image = Image.fromarray(np.rot90(upright))
@@ -91,7 +91,7 @@ def test_an_image_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert read[10:].max() < 50
 
 
-def test_names_with_a_dot_in_front_are_left_out(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (tmp_path / ".cache").mkdir()
@@ -135,7 +135,7 @@ def _postscript(file: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_bomb, _large, _text, _nothing, _truncated, _floats, _postscript])
-def test_a_file_that_cannot_be_taken_is_named(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+def test_unreadable_file_is_named(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     spoil(tmp_path / "spoilt file.png")
     with pytest.raises(DataError) as error:
@@ -144,14 +144,14 @@ def test_a_file_that_cannot_be_taken_is_named(tmp_path: Path, spoil: Callable[[P
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_folder_and_none_at_all_are_refused(tmp_path: Path) -> None:
+def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^no images: "):
         read_folder(tmp_path, 28)
     with pytest.raises(DataError, match=r"^no such folder: "):
         read_folder(tmp_path / "nowhere", 28)
 
 
-def test_more_than_memory_holds_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_images_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "MAX_BYTES", 3 * 28 * 28)
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("never opened")

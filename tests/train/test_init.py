@@ -17,14 +17,14 @@ PIXELS = torch.full((20, 3, 16, 16), 51, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
-def test_a_fresh_decoder_draws_something_near_the_mean_image(family: Family) -> None:
+def test_initial_decoder_gives_the_mean_image(family: Family) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(family, (3, 16, 16), 4, 64)).eval()
     initialise(model, PIXELS)
     assert model.decoder(torch.zeros(1, 4)).mean().item() == pytest.approx(0.2, abs=0.02)
 
 
-def test_a_signal_keeps_its_size_through_the_hidden_layers() -> None:
+def test_initial_relu_layers_keep_the_size_of_a_signal() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (1, 28, 28), 20, 400)).eval()
     image = torch.rand(64, 1, 28, 28)
@@ -35,7 +35,7 @@ def test_a_signal_keeps_its_size_through_the_hidden_layers() -> None:
     assert shrunk < kept / 10
 
 
-def test_residual_blocks_begin_as_the_identity() -> None:
+def test_residual_blocks_start_as_the_identity() -> None:
     model = VAE(VAEConfig("residual", (3, 16, 16), 4, 64))
     initialise(model, PIXELS)
     blocks = [block for block in model.modules() if isinstance(block, Residual)]
@@ -45,7 +45,7 @@ def test_residual_blocks_begin_as_the_identity() -> None:
         assert torch.equal(block(x), x)
 
 
-def test_silu_leaves_the_hidden_layers_to_torch() -> None:
+def test_silu_layers_keep_pytorch_defaults() -> None:
     model = VAE(VAEConfig("mlp", (3, 16, 16), 4, 64, activation="silu"))
     before = [parameter.clone() for parameter in model.parameters()]
     initialise(model, PIXELS)
@@ -53,7 +53,7 @@ def test_silu_leaves_the_hidden_layers_to_torch() -> None:
     assert not torch.equal(before[-1], model.decoder.body[-2].bias)
 
 
-def test_tanh_brings_glorots_weights_to_every_layer() -> None:
+def test_tanh_layers_start_with_glorot_weights() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (1, 28, 28), 50, 200, activation="tanh"))
     initialise(model, torch.zeros(1, 1, 28, 28, dtype=torch.uint8))
@@ -66,7 +66,7 @@ def test_tanh_brings_glorots_weights_to_every_layer() -> None:
 
 
 @pytest.mark.parametrize("name", ["gaussian", "discretised-logistic"])
-def test_a_second_output_begins_in_the_middle_of_its_range(name: LikelihoodName) -> None:
+def test_second_output_starts_in_the_middle_of_its_range(name: LikelihoodName) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (3, 16, 16), 4, 64, likelihood=Likelihood(name))).eval()
     initialise(model, PIXELS)
@@ -76,7 +76,7 @@ def test_a_second_output_begins_in_the_middle_of_its_range(name: LikelihoodName)
     assert log_scale.mean().item() == pytest.approx(-math.log(255) / 2, abs=0.1)
 
 
-def test_the_posts_weights_are_torchs_own() -> None:
+def test_blog_family_keeps_pytorch_defaults() -> None:
     model = VAE(VAEConfig("blog", (1, 8, 8), 4, 16))
     before = [parameter.clone() for parameter in model.parameters()]
     initialise(model, PIXELS[:, :1, :8, :8])

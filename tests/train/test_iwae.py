@@ -47,14 +47,14 @@ class LinearGaussian:
 
 
 @pytest.mark.parametrize("samples", [1, 7, 5000])
-def test_with_the_true_posterior_every_sample_is_exact(samples: int) -> None:
+def test_nll_is_exact_with_the_true_posterior(samples: int) -> None:
     model = LinearGaussian()
     found = importance_weighted_nll(model, PIXELS, samples)
     assert found.nll == pytest.approx(model.exact(), abs=2e-5)
     assert found.samples == samples
 
 
-def test_with_another_posterior_the_bound_falls_towards_the_truth() -> None:
+def test_bound_falls_towards_the_exact_nll_with_samples() -> None:
     model = LinearGaussian(moved=0.3, widened=1.3)
     few, some, many = (importance_weighted_nll(model, PIXELS, samples).nll for samples in (1, 20, 5000))
     assert few > some + 0.05
@@ -62,7 +62,7 @@ def test_with_another_posterior_the_bound_falls_towards_the_truth() -> None:
     assert many == pytest.approx(model.exact(), abs=0.01)
 
 
-def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise is drawn block by block, so other blocks are other draws; with the true posterior that does not show."""
     model = LinearGaussian()
     for rows in (1, 64, 4096):
@@ -70,7 +70,7 @@ def test_blocks_change_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> No
         assert importance_weighted_nll(model, PIXELS, 100).nll == pytest.approx(model.exact(), abs=2e-5)
 
 
-def test_no_block_is_larger_than_it_may_be() -> None:
+def test_blocks_stay_below_their_maximum() -> None:
     sizes = []
 
     class Watched(LinearGaussian):
@@ -84,13 +84,13 @@ def test_no_block_is_larger_than_it_may_be() -> None:
     assert sum(sizes) == len(PIXELS) * (1 + 3 + 5000)
 
 
-def test_the_standard_error_is_over_images() -> None:
+def test_standard_error_is_over_images() -> None:
     once = importance_weighted_nll(LinearGaussian(), PIXELS, 1)
     four_times = importance_weighted_nll(LinearGaussian(), PIXELS.repeat(4, 1, 1, 1), 1)
     assert once.standard_error / four_times.standard_error == pytest.approx(2, rel=1e-3)
 
 
-def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
+def test_estimate_is_repeatable_and_keeps_the_network_mode() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("blog", (1, 8, 8), 3, 16)).train()
     pixels, before = PIXELS.repeat(1, 1, 4, 2), torch.get_rng_state()
@@ -111,7 +111,7 @@ def test_a_network_is_scored_the_same_again_and_left_as_it_was() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
+def test_noise_of_an_image_depends_on_its_index_alone() -> None:
     """So that a large K on a part of the images compares with a small one on all."""
 
     class Watched(LinearGaussian):
@@ -128,7 +128,7 @@ def test_the_first_images_get_the_noise_that_they_get_among_all() -> None:
     assert not torch.equal(latents[0], latents[2])
 
 
-def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() -> None:
+def test_noise_of_a_smaller_last_batch_is_the_same() -> None:
     class Watched(LinearGaussian):
         def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
             latents.append(latent.reshape(-1, len(image.unique(dim=0)), UNITS))
@@ -144,7 +144,7 @@ def test_it_does_so_where_images_are_scored_together_and_the_last_are_fewer() ->
     assert torch.equal(some[1], latents[1][:, :2])
 
 
-def test_what_is_done_is_reported() -> None:
+def test_progress_is_reported_in_images() -> None:
     done: list[int] = []
     importance_weighted_nll(LinearGaussian(), PIXELS, 128, report=done.append)
     assert done == list(range(2, 31, 2))

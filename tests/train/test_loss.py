@@ -23,7 +23,7 @@ numbers = st.floats(-8, 8, width=32)
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12))
-def test_kl_is_the_closed_form_and_never_negative(units: list[tuple[float, float]]) -> None:
+def test_kl_matches_pytorch_and_is_never_negative(units: list[tuple[float, float]]) -> None:
     mean, logvar = torch.tensor(units).T.unsqueeze(1)
     posterior = torch.distributions.Normal(mean, torch.exp(logvar / 2))
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1)
@@ -35,14 +35,14 @@ def test_kl_of_the_prior_is_zero() -> None:
     assert kl_per_unit(torch.zeros(2, 5), torch.zeros(2, 5)).tolist() == [[0] * 5] * 2
 
 
-def test_an_undecided_decoder_costs_one_bit_a_pixel() -> None:
+def test_decoder_at_one_half_has_one_bit_a_pixel() -> None:
     image = torch.rand(3, 1, 4, 5)
     torch.testing.assert_close(
         reconstruction_nll(BERNOULLI, torch.zeros_like(image), image), torch.full((3,), 20 * math.log(2))
     )
 
 
-def test_a_certain_and_right_decoder_costs_nothing_and_a_wrong_one_stays_finite() -> None:
+def test_certain_decoder_has_finite_nll_right_or_wrong() -> None:
     image = torch.tensor([[0.0, 1.0]]).reshape(1, 1, 1, 2)
     certain = torch.tensor([[-200.0, 200.0]]).reshape(1, 1, 1, 2)
     assert reconstruction_nll(BERNOULLI, certain, image).item() == pytest.approx(0, abs=1e-6)
@@ -50,7 +50,7 @@ def test_a_certain_and_right_decoder_costs_nothing_and_a_wrong_one_stays_finite(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_is_the_mean_of_both_terms_in_every_family(family: Family) -> None:
+def test_loss_is_the_mean_of_both_terms_in_every_family(family: Family) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(family, (1, 8, 8), 3, 16)).eval()
     image, noise = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
@@ -67,7 +67,7 @@ def likelihood(name: LikelihoodName) -> Likelihood:
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_the_loss_is_the_likelihood_that_the_library_has(name: LikelihoodName) -> None:
+def test_reconstruction_nll_matches_the_likelihood_of_the_library(name: LikelihoodName) -> None:
     """Two writings of each formula: torch in float32 on raw outputs, numpy in float64 on the exported ones."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=generator)
@@ -82,7 +82,7 @@ def test_the_loss_is_the_likelihood_that_the_library_has(name: LikelihoodName) -
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_every_likelihood_has_a_gradient_everywhere(name: LikelihoodName) -> None:
+def test_every_likelihood_has_finite_gradients(name: LikelihoodName) -> None:
     ours = likelihood(name)
     raw = torch.linspace(-20, 20, 32).repeat(1 if ours.spread is None else 2).reshape(1, -1, 4, 8).requires_grad_()
     reconstruction_nll(ours, raw, torch.linspace(0, 1, 32).reshape(1, 1, 4, 8)).sum().backward()
@@ -90,7 +90,7 @@ def test_every_likelihood_has_a_gradient_everywhere(name: LikelihoodName) -> Non
     assert torch.isfinite(raw.grad).all()
 
 
-def test_free_bits_are_for_nothing_and_only_up_to_there() -> None:
+def test_free_bits_are_not_penalised() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (1, 8, 8), 3, 16)).eval()
     image, noise = torch.rand(5, 1, 8, 8), torch.randn(5, 3)
@@ -104,7 +104,7 @@ def test_free_bits_are_for_nothing_and_only_up_to_there() -> None:
 
 @given(st.lists(st.integers(0, 255), min_size=1))
 @settings(max_examples=20, deadline=None)
-def test_grey_levels_go_to_the_unit_interval_and_back(levels: list[int]) -> None:
+def test_grey_levels_survive_the_unit_range(levels: list[int]) -> None:
     unit = to_unit_range(torch.tensor(levels, dtype=torch.uint8))
     assert unit.dtype == torch.float32
     assert unit.min() >= 0
@@ -152,7 +152,7 @@ def post_loss(recon: Tensor, x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["dropout", "eval"])
-def test_family_post_computes_what_the_post_computes(training: bool) -> None:
+def test_blog_family_computes_the_loss_of_the_post(training: bool) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("blog", (1, 28, 28), 20, 400)).train(training)
     encoder, decoder = PostEncoder(784, 400, 20).train(training), PostDecoder(784, 400, 20).train(training)

@@ -25,18 +25,18 @@ def said(
 
 @pytest.mark.parametrize("protocol", ["grey", "dynamic", "static"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_targets_that_do_not_fit_the_likelihood_are_named(likelihood: LikelihoodName, protocol: DataProtocol) -> None:
+def test_pixels_that_do_not_fit_the_likelihood_are_noted(likelihood: LikelihoodName, protocol: DataProtocol) -> None:
     fits = (likelihood == "bernoulli") == (protocol != "grey")
     assert (said(likelihood, protocol) == "") == fits
 
 
-def test_images_that_are_binary_already_fit_a_bernoulli() -> None:
+def test_binary_images_fit_a_bernoulli() -> None:
     binary = (GREY > 127).to(torch.uint8) * 255
     assert said("bernoulli", "grey", binary) == ""
     assert "binary pixels under gaussian" in said("gaussian", "grey", binary)
 
 
-def test_relu_heads_are_named() -> None:
+def test_relu_heads_are_noted() -> None:
     assert "ReLU heads" in said("bernoulli", "dynamic", family="blog")
 
 
@@ -45,13 +45,13 @@ def score(active: int, units: int = 8) -> Score:
     return Score(10, 100.0, 1.0, 99.0, 1.0, variances, variances)
 
 
-def test_collapsed_units_are_named_once_and_not_too_early() -> None:
+def test_collapsed_units_are_noted_once_after_five_epochs() -> None:
     watcher = CollapseMonitor()
     lines = [watcher.note_after(epoch, score(active=1)) for epoch in range(1, 9)]
     assert [epoch for epoch, line in enumerate(lines, 1) if line] == [5]
     assert "7 of 8 latent units do nothing" in str(lines[4])
 
 
-def test_units_that_are_a_quarter_in_use_are_not_named() -> None:
+def test_a_quarter_of_active_units_is_not_noted() -> None:
     watcher = CollapseMonitor()
     assert not any(watcher.note_after(epoch, score(active=2)) for epoch in range(1, 9))

@@ -53,7 +53,7 @@ class Recorded(PyTorchModel):
 @pytest.mark.parametrize(
     ("shape", "latent_size", "images"), [((1, 8, 8), 3, 12), ((3, 8, 12), 1, 1), ((3, 200, 100), 50, 3)]
 )
-def test_all_are_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size: int, images: int) -> None:
+def test_every_picture_is_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size: int, images: int) -> None:
     run = Run(tmp_path)
     run.metrics.write_text(json.dumps(line(1)) + "\n")
     pixels = random_pixels(images, *shape)
@@ -66,7 +66,7 @@ def test_all_are_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size:
             assert 50 < min(image.size) <= max(image.size) < 3000
 
 
-def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
+def test_tiles_are_row_by_row_with_gaps_below_the_words() -> None:
     levels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 1, 56, 56)
     grid = Grid(levels, 3, "Title", "note", heads=("a", "b", "c"), rows=("first", "second"), breaks=(1,))
     pixels = np.asarray(pictures.draw_grid(grid))
@@ -84,7 +84,7 @@ def test_tiles_lie_row_by_row_with_gaps_below_the_words() -> None:
     assert (pixels[:, : found[0][1]] < 150).any()  # and at the left
 
 
-def test_a_long_note_is_broken_and_never_cut() -> None:
+def test_long_note_is_wrapped_and_never_cut() -> None:
     tile = torch.zeros(1, 1, 56, 56, dtype=torch.uint8)
     short, long = (pictures.draw_grid(Grid(tile, 1, "Title", note)) for note in ("word", "word " * 100))
     assert long.height > short.height + 100
@@ -100,7 +100,7 @@ def test_tiles_are_enlarged_by_whole_numbers_or_averaged_down() -> None:
     assert abs(pictures.to_tiles(large).float().mean() / 255 - large.mean()) < 0.01
 
 
-def test_reconstructions_stand_right_of_their_originals() -> None:
+def test_reconstructions_are_right_of_their_originals() -> None:
     model, pixels = Recorded(2, side=56), random_pixels(4, 1, 56, 56)
     grid = pictures.reconstructions(model, pixels)
     assert grid.columns % 2 == 0
@@ -108,7 +108,7 @@ def test_reconstructions_stand_right_of_their_originals() -> None:
     assert torch.equal(grid.tiles[1::2], pictures.to_tiles(model.decode(model.encode(pixels / 255)[0])))
 
 
-def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -> None:
+def test_manifold_spans_the_two_units_of_most_kl() -> None:
     model = Recorded(4)
     grid = pictures.manifold(model, score_with(0.1, 2.0, 3.0, 0.0), side=5)
     plane = model.latents.reshape(5, 5, 4)
@@ -122,11 +122,11 @@ def test_the_manifold_moves_the_two_units_with_most_kl_evenly_in_probability() -
     assert list(grid.heads) == ["−1.3", "−0.5", "0.0", "0.5", "1.3"] == list(grid.rows)[::-1]
 
 
-def test_a_manifold_of_two_units_hides_none() -> None:
+def test_manifold_of_two_units_mentions_no_others() -> None:
     assert "other" not in pictures.manifold(Recorded(2), score_with(1.0, 2.0)).note
 
 
-def test_the_traversal_moves_one_unit_a_row_most_kl_first() -> None:
+def test_traversal_varies_one_unit_a_row_most_kl_first() -> None:
     model, pixels = Recorded(4), random_pixels(1, 8, 8)
     grid = pictures.traversal(model, score_with(0.1, 2.0, 0.0, 3.0), pixels)
     rows, rest = model.latents.reshape(4, 13, 4), model.encode(pixels[None] / 255)[0][0]
@@ -137,7 +137,7 @@ def test_the_traversal_moves_one_unit_a_row_most_kl_first() -> None:
     assert grid.rows[0] == "unit 3: 3.00 nats"
 
 
-def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
+def test_interpolation_is_a_straight_line_between_two_images() -> None:
     model, pixels = Recorded(3, side=56), random_pixels(5, 1, 56, 56)
     grid = pictures.interpolation(model, pixels, steps=3)
     mean = model.encode(pixels / 255)[0]
@@ -147,7 +147,7 @@ def test_an_interpolation_goes_straight_from_one_image_to_the_other() -> None:
     torch.testing.assert_close(model.latents[:3], expected)
 
 
-def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> None:
+def test_drawing_changes_no_network_and_no_random_state() -> None:
     network = VAE(VAEConfig("blog", (1, 8, 8), 3, 8)).train()
     before = torch.get_rng_state()
     pictures.samples(PyTorchModel(network), score_with(1.0, 2.0, 3.0))
@@ -156,13 +156,13 @@ def test_a_picture_leaves_the_network_and_the_random_state_as_they_were() -> Non
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_curves_are_the_same_bytes_again(name: LikelihoodName) -> None:
+def test_curves_are_repeatable_bytes(name: LikelihoodName) -> None:
     lines, likelihood = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], Likelihood(name)
     assert draw_curves(lines, likelihood) == draw_curves(lines, likelihood)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_of_few_epochs_have_integer_ticks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(pictures, "_png", figures.append)
     draw_curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
@@ -172,7 +172,7 @@ def test_few_epochs_have_whole_numbers_below_their_curves(count: int, monkeypatc
         assert shown == [*range(1, count + 1)]
 
 
-def test_charts_are_drawn_of_one_epoch_and_of_many_units_that_do_nothing() -> None:
+def test_charts_of_one_epoch_and_of_many_inactive_units() -> None:
     dead = replace(score_with(*[0.0] * 300), unit_variances=(0.0,) * 300)
     for data in (draw_curves([line(1)], Likelihood()), draw_units(dead), draw_units(score_with(1.0))):
         with Image.open(io.BytesIO(data)) as image:

@@ -14,7 +14,7 @@ from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 
-def test_those_that_are_promised_are_there(cli: Cli) -> None:
+def test_presets_are_listed(cli: Cli) -> None:
     assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d"])
     listed = cli("train", "--list-presets")
     assert listed.returncode == 0
@@ -23,9 +23,7 @@ def test_those_that_are_promised_are_there(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_trains_through_the_real_command_with_options_overriding_it(
-    invoke: Invoke, tmp_path: Path, name: str
-) -> None:
+def test_every_preset_trains_and_typed_options_override_it(invoke: Invoke, tmp_path: Path, name: str) -> None:
     tiny = ["--dataset", "digits", "--epochs", 1, "--hidden-size", 16, "--threads", 1, "--seed", 7]
     done = invoke("train", "--preset", name, *tiny, "--out", tmp_path / "run")
     assert done.code == 0, done.err
@@ -41,7 +39,7 @@ def test_every_preset_trains_through_the_real_command_with_options_overriding_it
             assert training[key] == options[option]
 
 
-def test_burda_is_the_papers_recipe() -> None:
+def test_burda_preset_is_the_recipe_of_the_paper() -> None:
     from train.recipes import parse_stages
 
     options = read_preset("burda").options
@@ -61,7 +59,7 @@ def test_burda_is_the_papers_recipe() -> None:
         ("not toml", "preset cannot be read"),
     ],
 )
-def test_a_file_that_is_no_preset_is_refused(
+def test_malformed_preset_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
 ) -> None:
     (tmp_path / "mine.toml").write_text(text)
@@ -70,9 +68,7 @@ def test_a_file_that_is_no_preset_is_refused(
         read_preset("mine")
 
 
-def test_a_preset_with_an_option_that_is_none_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
-) -> None:
+def test_preset_with_unknown_option_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nwings = 2\n")
     monkeypatch.setattr(recipes, "PRESET_FOLDER", tmp_path)
     outcome = invoke("train", "--preset", "mine")
@@ -80,7 +76,7 @@ def test_a_preset_with_an_option_that_is_none_is_refused(
     assert "preset names no option of train: mine; got wings" in one_line(outcome.err)
 
 
-def test_a_preset_whose_value_is_of_the_wrong_kind_is_a_usage_error(
+def test_preset_value_of_wrong_type_is_a_usage_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, invoke: Invoke
 ) -> None:
     (tmp_path / "mine.toml").write_text("summary = 'x'\n[options]\nepochs = 'many'\n")

@@ -14,7 +14,7 @@ from vae_export.errors import UsageError
 
 @pytest.mark.parametrize("ratio", [0.3, 0.05, 0.97])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (1, 10), (3, 7), (20, 214)])
-def test_one_cycle_is_torchs_own(epochs: int, steps: int, ratio: float) -> None:
+def test_one_cycle_matches_pytorch(epochs: int, steps: int, ratio: float) -> None:
     recipe = replace(RECIPES["mlp"], epochs=epochs, warmup_ratio=ratio)
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], recipe.learning_rate)
     theirs = torch.optim.lr_scheduler.OneCycleLR(
@@ -28,23 +28,23 @@ def test_one_cycle_is_torchs_own(epochs: int, steps: int, ratio: float) -> None:
             theirs.step()
 
 
-def test_a_rise_of_one_step_begins_at_the_peak() -> None:
+def test_one_cycle_with_a_warmup_of_one_step_starts_at_the_peak() -> None:
     """PyTorch's own divides by zero there."""
     recipe = replace(RECIPES["mlp"], epochs=1, warmup_ratio=0.1)
     assert learning_rate_at(recipe, 0, 10)[0] == recipe.learning_rate
 
 
-def test_what_does_not_cycle_has_nothing_to_warm_up() -> None:
+def test_warmup_ratio_is_refused_without_one_cycle() -> None:
     with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
         TrainOptions(network=NetworkOptions("blog"), recipe=RecipeOptions(warmup_ratio=0.1))
     with pytest.raises(UsageError, match="got stages"):
         RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).apply_to(RECIPES["mlp"])
 
 
-def test_a_constant_rate_stays() -> None:
+def test_constant_rate_is_constant() -> None:
     assert {learning_rate_at(RECIPES["blog"], step, 10) for step in range(100)} == {(1e-3, 0.9)}
 
 
-def test_stages_follow_each_other_at_their_epochs() -> None:
+def test_stages_change_the_rate_at_their_epochs() -> None:
     recipe = replace(RECIPES["mlp"], schedule="stages", stages=((1, 1e-3), (3, 5e-4)), epochs=4)
     assert [learning_rate_at(recipe, step, 2)[0] for step in range(8)] == [1e-3] * 2 + [5e-4] * 6

@@ -24,7 +24,7 @@ def model() -> VAE:
     return VAE(VAEConfig("mlp", (1, 8, 8), 3, 16))
 
 
-def test_a_network_of_zeros_scores_one_bit_a_pixel_and_uses_no_unit(model: VAE) -> None:
+def test_network_of_zeros_scores_one_bit_a_pixel(model: VAE) -> None:
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
     score = evaluate(model, PIXELS)
@@ -33,7 +33,7 @@ def test_a_network_of_zeros_scores_one_bit_a_pixel_and_uses_no_unit(model: VAE) 
     assert score.standard_error == pytest.approx(0, abs=1e-4)
 
 
-def test_a_unit_whose_mean_follows_the_image_is_active(model: VAE) -> None:
+def test_unit_whose_mean_follows_the_image_is_active(model: VAE) -> None:
     for parameter in model.encoder.parameters():
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():  # unit 1 reads a hidden unit that reads the first pixel
@@ -46,7 +46,7 @@ def test_a_unit_whose_mean_follows_the_image_is_active(model: VAE) -> None:
     assert score.kl == pytest.approx((pixel**2 / 2).mean().item(), rel=1e-5)
 
 
-def test_the_bound_is_the_sum_of_its_terms_and_is_sampled(model: VAE) -> None:
+def test_bound_is_the_sum_of_its_terms_and_is_sampled(model: VAE) -> None:
     with torch.no_grad():
         model.encoder.logvar[0].bias.fill_(3)
         model.decoder.body[0].weight.mul_(5)
@@ -59,12 +59,12 @@ def test_the_bound_is_the_sum_of_its_terms_and_is_sampled(model: VAE) -> None:
     assert abs(score.reconstruction - at_the_mean) > 0.1
 
 
-def test_the_standard_error_is_that_of_the_mean_over_images(model: VAE) -> None:
+def test_standard_error_is_that_of_the_mean_over_images(model: VAE) -> None:
     once, nine_times = evaluate(model, PIXELS), evaluate(model, PIXELS.repeat(9, 1, 1, 1))
     assert once.standard_error / nine_times.standard_error == pytest.approx(3, rel=0.2)
 
 
-def test_evaluation_gives_the_same_figures_again_and_leaves_no_trace(model: VAE) -> None:
+def test_scores_are_repeatable_and_change_no_state(model: VAE) -> None:
     model.train()
     before = torch.get_rng_state()
     first = evaluate(model, PIXELS)
@@ -73,7 +73,7 @@ def test_evaluation_gives_the_same_figures_again_and_leaves_no_trace(model: VAE)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_one_image_is_enough(model: VAE) -> None:
+def test_one_image_can_be_scored(model: VAE) -> None:
     score = evaluate(model, PIXELS[:1])
     assert score.is_finite
     assert (score.standard_error, score.active_units) == (0, 0)

@@ -68,9 +68,7 @@ def metrics(run: Run) -> list[dict[str, dict[str, float]]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
-    digits: Dataset, run: Run, family: Family
-) -> None:
+def test_every_family_learns_and_saves_the_scored_weights(digits: Dataset, run: Run, family: Family) -> None:
     saved = do(digits, run, family=family)
     lines = metrics(run)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -86,7 +84,7 @@ def test_every_family_learns_and_its_checkpoint_holds_what_was_scored(
     assert str(run.folder.parent) not in json.dumps(checkpoint.provenance)
 
 
-def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
+def test_best_epoch_is_chosen_by_validation_images_alone(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, calls = evaluate_model, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
@@ -104,7 +102,7 @@ def test_the_best_epoch_by_validation_is_kept_whatever_the_test_images_say(
 
 
 @pytest.mark.parametrize("protocol", DATA_PROTOCOLS)
-def test_the_protocol_is_on_record_wherever_figures_are(digits: Dataset, run: Run, protocol: DataProtocol) -> None:
+def test_protocol_is_recorded_beside_every_score(digits: Dataset, run: Run, protocol: DataProtocol) -> None:
     saved = do(apply_protocol(digits, protocol), run, epochs=1)
     provenance = load_checkpoint(run.checkpoint).provenance
     assert (provenance["data"]["protocol"], provenance["likelihood"]) == (protocol, {"name": "bernoulli"})
@@ -122,7 +120,7 @@ def test_every_likelihood_learns(digits: Dataset, run: Run, name: LikelihoodName
     assert load_checkpoint(run.checkpoint).config.likelihood.name == name
 
 
-def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, run: Run) -> None:
+def test_average_of_the_weights_is_scored_and_saved(digits: Dataset, run: Run) -> None:
     with new_run(run, force=False), show_progress(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
         session = TrainingSession(options(average=0.5, epochs=1), run, digits, CPU)
         start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
@@ -144,7 +142,7 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(digits: Dataset, 
     assert not torch.allclose(kept, weights[-1])
 
 
-def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kl_warmup_starts_at_weight_zero(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real, betas = trainer.weighted_loss, []
 
     def watched(reconstruction: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
@@ -156,7 +154,7 @@ def test_a_warm_up_of_the_kl_term_starts_without_it(digits: Dataset, run: Run, m
     assert betas == pytest.approx([3 * min(1, step / 8) for step in range(12)])
 
 
-def test_bfloat16_is_for_training_alone_and_on_record(digits: Dataset, tmp_path: Path) -> None:
+def test_bfloat16_is_recorded_and_weights_stay_float32(digits: Dataset, tmp_path: Path) -> None:
     runs = {name: Run(tmp_path / name) for name in ("float32", "bfloat16")}
     scores = {name: do(digits, run, precision=name).test.negative_elbo for name, run in runs.items()}
     assert scores["float32"] != scores["bfloat16"]
@@ -176,7 +174,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(digits: Dataset, tmp_pat
     assert first != third
 
 
-def test_beta_changes_the_weights_and_not_the_meaning_of_the_scores(digits: Dataset, run: Run) -> None:
+def test_beta_is_in_the_loss_and_not_in_the_scores(digits: Dataset, run: Run) -> None:
     do(digits, run, beta=50.0)
     score = metrics(run)[-1]["test"]
     parts = score["reconstruction_nats_per_image"] + score["kl_nats_per_image"]
@@ -197,7 +195,7 @@ def send(number: int, *, at: int) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize(("number", "raised"), STOPS)
-def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
+def test_stop_in_the_first_epoch_saves_the_current_weights(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
 ) -> None:
     before = signal.getsignal(number)
@@ -210,9 +208,7 @@ def test_a_stop_within_the_first_epoch_saves_the_weights_at_hand(
     assert signal.getsignal(number) is before
 
 
-def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
-    digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_while_scoring_takes_effect_at_once(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = evaluate_model, []
 
     def stop_once(model: PyTorchModel, pixels: torch.Tensor, **how: Processes) -> object:
@@ -228,7 +224,7 @@ def test_a_stop_while_scores_are_computed_does_not_wait_for_them(
     assert (load_state(run).steps_done, load_state(run).epochs) == (8, 1)
 
 
-def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real, steps = trainer.weighted_loss, []
 
     def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
@@ -246,7 +242,7 @@ def test_a_second_stop_is_immediate(digits: Dataset, run: Run, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_keeps_the_last_good_checkpoint(
+def test_nonfinite_loss_stops_and_keeps_the_last_checkpoint(
     digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch, family: Family
 ) -> None:
     real, steps = LossTerms.forward, iter(range(100))
@@ -263,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_keeps_the_last_good_
     assert load_checkpoint(run.checkpoint).provenance["epoch"] == 1
 
 
-def test_an_earlier_run_is_refused_and_with_force_replaced_whole(digits: Dataset, run: Run) -> None:
+def test_earlier_run_is_refused_and_with_force_replaced(digits: Dataset, run: Run) -> None:
     do(digits, run)
     old = run.checkpoint.read_bytes()
     run.export.mkdir()
@@ -280,14 +276,14 @@ def test_an_earlier_run_is_refused_and_with_force_replaced_whole(digits: Dataset
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_folder_that_is_no_run_is_never_replaced(digits: Dataset, tmp_path: Path, force: bool) -> None:
+def test_folder_that_is_not_a_run_is_never_replaced(digits: Dataset, tmp_path: Path, force: bool) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError):
         do(digits, Run(tmp_path), force=force)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(UsageError, match="not a folder"):
         check_out(Run(tmp_path / "run"), force=True)

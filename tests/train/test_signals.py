@@ -36,7 +36,7 @@ def training(run: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize(
     ("sent", "code", "name"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_stopped_training_names_its_checkpoint_and_that_loads(
+def test_stopped_training_names_its_checkpoint_which_loads(
     tmp_path: Path, sent: signal.Signals, code: int, name: str
 ) -> None:
     with training(tmp_path / "run") as process:
@@ -50,9 +50,7 @@ def test_a_stopped_training_names_its_checkpoint_and_that_loads(
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_second_training_in_the_folder_names_the_first_and_a_killed_one_leaves_it_usable(
-    invoke: Invoke, tmp_path: Path
-) -> None:
+def test_locked_folder_names_its_owner_and_a_kill_frees_it(invoke: Invoke, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with training(run) as process:
         second = invoke("train", *TINY, "--out", run, "--force")
@@ -72,7 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs")
 
 
-def test_a_full_disk_ends_in_one_line_with_the_last_checkpoint_intact(invoke: Invoke, small_disk: Path) -> None:
+def test_full_disk_keeps_the_last_checkpoint(invoke: Invoke, small_disk: Path) -> None:
     run = Run(small_disk / "run")  # a checkpoint of 1.7 MB, the one before it, and no room for a third
     done = invoke("train", *TINY, "--hidden-size", 220, "--out", run.folder)
     assert done.code == 6, done.err

@@ -54,9 +54,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
-def test_a_training_records_what_its_metrics_say_and_stays_the_same(
-    invoke: Invoke, tmp_path: Path, trained: Path
-) -> None:
+def test_events_equal_the_metrics_and_do_not_change_the_training(invoke: Invoke, tmp_path: Path, trained: Path) -> None:
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY, "--epochs", 3, "--seed", 7, "--out", run.folder, "--tensorboard")
     assert done.code == 0, done.err
@@ -76,7 +74,7 @@ def test_a_training_records_what_its_metrics_say_and_stays_the_same(
     assert run.checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 
-def test_pictures_are_images_and_few_however_long_the_training(run: Run, digits: Dataset) -> None:
+def test_number_of_pictures_is_bounded_in_long_trainings(run: Run, digits: Dataset) -> None:
     write(run, digits, done=0, until=100, epochs=100)
     events = read(run)
     for tag in ("reconstructions", "samples", "manifold"):
@@ -88,7 +86,7 @@ def test_pictures_are_images_and_few_however_long_the_training(run: Run, digits:
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2, 3, 5])
-def test_a_training_that_goes_on_has_every_step_once(run: Run, digits: Dataset, killed_at: int) -> None:
+def test_resumed_training_has_every_step_once(run: Run, digits: Dataset, killed_at: int) -> None:
     """Killed after the events of an epoch, resumed from the state of one before it, and that twice."""
     write(run, digits, done=0, until=killed_at)
     again = max(0, killed_at - 1)
@@ -100,7 +98,7 @@ def test_a_training_that_goes_on_has_every_step_once(run: Run, digits: Dataset, 
     assert [image.step for image in events.Images("samples")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_record_torn_by_a_kill_costs_no_other(run: Run, digits: Dataset) -> None:
+def test_torn_record_does_not_hide_others(run: Run, digits: Dataset) -> None:
     write(run, digits, done=0, until=3)
     (file,) = run.events.iterdir()
     file.write_bytes(file.read_bytes()[:-20])
@@ -108,7 +106,7 @@ def test_a_record_torn_by_a_kill_costs_no_other(run: Run, digits: Dataset) -> No
     assert [scalar.step for scalar in read(run).Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_without_the_extra_one_line_says_how_to_get_it(
+def test_missing_extra_is_named_with_its_install_command(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vae_export.system import extras
@@ -123,13 +121,13 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_named(small_disk: Path, digits: Dataset) -> None:
+def test_full_disk_is_a_storage_error(small_disk: Path, digits: Dataset) -> None:
     (small_disk / "filler").write_bytes(bytes(900_000))
     with pytest.raises(StorageError, match="disk full"):
         write(Run(small_disk), digits, done=0, until=20, epochs=20)
 
 
-def test_a_new_training_begins_with_no_events_of_the_old_one(invoke: Invoke, tmp_path: Path) -> None:
+def test_new_training_removes_earlier_events(invoke: Invoke, tmp_path: Path) -> None:
     run, tiny = Run(tmp_path / "run"), [*TINY, "--epochs", 1, "--out", tmp_path / "run"]
     assert invoke("train", *tiny, "--tensorboard").code == 0
     assert run.events.exists()

@@ -51,7 +51,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "code", "what"), DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_state_is_one_line_that_says_how_to_go_on_from_the_one_before_it(
+def test_damaged_state_is_refused_with_the_command_to_recover(
     invoke: Invoke,
     stopped: Run,
     reference: Run,
@@ -72,7 +72,7 @@ def test_a_damaged_state_is_one_line_that_says_how_to_go_on_from_the_one_before_
     assert figures(stopped) == figures(reference)
 
 
-def test_a_damaged_checkpoint_is_not_trained_over(invoke: Invoke, stopped: Run) -> None:
+def test_resume_refuses_a_damaged_checkpoint(invoke: Invoke, stopped: Run) -> None:
     flip(stopped.checkpoint)
     done = invoke("train", "--resume", "--out", stopped.folder)
     assert done.code == 4

@@ -45,7 +45,7 @@ def die(patch: pytest.MonkeyPatch, call: int, run: Run) -> list[str]:
     return made
 
 
-def test_an_end_at_any_step_of_writing_loses_nothing(
+def test_kill_at_any_write_of_an_epoch_end_loses_nothing(
     invoke: Invoke, tmp_path: Path, reference: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -68,7 +68,7 @@ def test_an_end_at_any_step_of_writing_loses_nothing(
     assert set(whole) == set(CALLS)
 
 
-def test_numbers_that_are_not_finite_never_replace_a_good_state(
+def test_nonfinite_weights_never_replace_a_good_state(
     invoke: Invoke, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from train.trainer import Trainer

@@ -29,7 +29,7 @@ from vae_export.runs import Run
     ],
     ids=lambda value: str(value[0]),
 )
-def test_options_that_would_make_it_another_training_are_refused_with_both_values(
+def test_resume_refuses_other_options_with_both_values(
     invoke: Invoke, stopped: Run, options: list[object], named: list[str]
 ) -> None:
     before = tree(stopped.folder)
@@ -40,7 +40,7 @@ def test_options_that_would_make_it_another_training_are_refused_with_both_value
     assert {**tree(stopped.folder), ".lock": b""} == {**before, ".lock": b""}
 
 
-def test_other_images_are_refused(invoke: Invoke, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_refuses_other_images(invoke: Invoke, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     photos = tmp_path / "photos"
@@ -58,15 +58,13 @@ def test_other_images_are_refused(invoke: Invoke, run: Run, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("options", [["--force"], ["--out", "nowhere"]], ids=" ".join)
-def test_nothing_to_resume_or_two_minds_are_usage_errors(invoke: Invoke, stopped: Run, options: list[str]) -> None:
+def test_resume_without_run_or_with_force_is_a_usage_error(invoke: Invoke, stopped: Run, options: list[str]) -> None:
     done = invoke("train", "--resume", *(["--out", stopped.folder] if options == ["--force"] else []), *options)
     assert done.code == 2
     one_line(done.err)
 
 
-def test_a_new_training_in_the_folder_leaves_no_state_of_the_old_one(
-    invoke: Invoke, stopped: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_training_removes_the_earlier_state(invoke: Invoke, stopped: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "step", lambda *_: 1 / 0)
         assert invoke("train", *USUAL, "--out", stopped.folder, "--force").code == 1

@@ -32,7 +32,7 @@ from vae_export.runs import Run
     ],
     ids=lambda options: str(options[1]),
 )
-def test_a_training_stopped_many_times_ends_in_the_same_bytes(
+def test_training_stopped_many_times_ends_in_the_same_bytes(
     invoke: Invoke, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object]
 ) -> None:
     reference = Run(tmp_path / "reference")
@@ -73,7 +73,7 @@ main(train)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bytes(
+def test_stopped_or_killed_process_resumes_to_the_same_bytes(
     invoke: Invoke, run: Run, reference: Run, number: signal.Signals
 ) -> None:
     pipe = subprocess.PIPE
@@ -93,7 +93,7 @@ def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bytes(
     assert not list(run.folder.rglob(".partial-*"))
 
 
-def test_a_finished_training_says_so_and_is_left_as_it_is(invoke: Invoke, reference: Run) -> None:
+def test_resume_of_finished_training_changes_nothing(invoke: Invoke, reference: Run) -> None:
     before = tree(reference.folder)
     done = invoke("train", "--resume", "--out", reference.folder, "--json")
     assert done.code == 0
@@ -102,7 +102,7 @@ def test_a_finished_training_says_so_and_is_left_as_it_is(invoke: Invoke, refere
     assert {**tree(reference.folder), ".lock": b""} == {**before, ".lock": b""}
 
 
-def test_pictures_that_a_stop_prevented_are_drawn_by_a_resume(
+def test_resume_draws_missing_pictures(
     invoke: Invoke, run: Run, reference: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(reference.folder, run.folder)
@@ -112,13 +112,13 @@ def test_pictures_that_a_stop_prevented_are_drawn_by_a_resume(
     assert run.pictures.is_dir()
 
 
-def test_the_command_may_be_typed_again_as_it_was(invoke: Invoke, stopped: Run, reference: Run) -> None:
+def test_resume_accepts_the_original_options(invoke: Invoke, stopped: Run, reference: Run) -> None:
     done = invoke("train", "--resume", *USUAL, "--out", stopped.folder)
     assert done.code == 0, done.err
     assert stopped.checkpoint.read_bytes() == reference.checkpoint.read_bytes()
 
 
-def test_without_a_folder_the_run_that_was_trained_last_goes_on(
+def test_resume_without_folder_takes_the_newest_run(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stopped_once: Path
 ) -> None:
     home = tmp_path / "home"
@@ -133,9 +133,7 @@ def test_without_a_folder_the_run_that_was_trained_last_goes_on(
     assert load_state(Run(Path("artifacts") / "first")).epochs == 2
 
 
-def test_more_epochs_are_trained_where_the_learning_rate_does_not_depend_on_their_number(
-    invoke: Invoke, run: Run, tmp_path: Path
-) -> None:
+def test_resume_accepts_more_epochs_of_a_constant_rate(invoke: Invoke, run: Run, tmp_path: Path) -> None:
     long = Run(tmp_path / "long")
     assert invoke("train", *USUAL, "--family", "blog", "--epochs", 3, "--out", long.folder).code == 0
     assert invoke("train", *USUAL, "--family", "blog", "--epochs", 2, "--out", run.folder).code == 0
@@ -153,7 +151,7 @@ def _name_family_as_earlier_versions_did(run: Run) -> None:
     save_state(replace(state, settings={**state.settings, **former}, arguments={**state.arguments, **former}), run)
 
 
-def test_another_number_of_threads_is_taken_and_on_record(invoke: Invoke, stopped: Run, reference: Run) -> None:
+def test_resume_records_another_number_of_threads(invoke: Invoke, stopped: Run, reference: Run) -> None:
     done = invoke("train", "--resume", "--out", stopped.folder, "--threads", 2)
     torch.set_num_threads(1)
     assert done.code == 0, done.err
