@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.conftest import made_once
+from tests.test_architecture import LEVEL
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -27,18 +31,32 @@ PAGES = [
 ]
 
 
+#: What README.md names for a first look. Typed after each `train`: all epochs would take half of the time here.
+FIRST_LOOK = ["--epochs", "2"]
+#: The pages whose commands are typed, in this order and in one folder: each page builds on what the ones before made.
+TYPED = [
+    ROOT / name
+    for name in ("README.md", *(f"docs/{name}.md" for name in ("quality", "formats", "shell", "tune", "ci")))
+]
+
+
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def commands(page: Path, program: str) -> list[list[str]]:
-    """The command lines of a page's bash blocks that start with `program`, without their comments."""
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith(program)]
+def commands(page: Path, *programs: str) -> list[list[str]]:
+    """Return the command lines of a page's bash blocks that start with one of `programs`, without their comments."""
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith(programs)]
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def prepare(folder: Path) -> None:
-    """What the README's commands find where they are typed: a small MNIST in the real one's place and form."""
+def make_newcomer(folder: Path) -> None:
+    """Fill the folder with what the pages' commands expect: a licence, photographs, and a small MNIST."""
+    shutil.copy(ROOT / "LICENSE", folder)
+    (folder / "photos").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (90, 80, 70, 3), dtype=np.uint8)
+    for index, image in enumerate(noise):
+        Image.fromarray(image).save(folder / "photos" / f"{index}.jpg")
     raw = folder / "data" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     digits = load_digits()
@@ -51,36 +69,55 @@ def prepare(folder: Path) -> None:
             (raw / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
 
 
+def type_commands(newcomer: Path) -> None:
+    """Type the commands of all pages as a newcomer would, with one thread: several workers share this machine."""
+    make_newcomer(newcomer)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for page in TYPED:
+        for command in commands(page, "python cli.py", "cp "):
+            if command[0] == "python":
+                command = [sys.executable, str(ROOT / "cli.py"), *command[2:]]
+                command += FIRST_LOOK if command[2] == "train" else []
+            done = subprocess.run(
+                command, cwd=newcomer, env=environment, capture_output=True, text=True, timeout=300, check=False
+            )
+            assert done.returncode == 0, f"{page.name}: {command}: {done.stderr}"
+            assert done.stdout.strip() or command[0] == "cp"
+
+
 @pytest.fixture(scope="session")
 def after_commands(shared: Path) -> Path:
-    """The same folder after the README's commands, in their order, each as it stands there."""
+    """The folder in which all commands of the documentation were typed."""
     return made_once(shared / "newcomer", type_commands)
 
 
-def type_commands(newcomer: Path) -> None:
-    prepare(newcomer)
-    typed = commands(ROOT / "README.md", "python cli.py")
-    assert [line[2] for line in typed] == [
-        *("train", "export", "verify", "evaluate", "runs", "bundle", "inspect"),
-        *("sample", "encode", "decode", "reconstruct", "decode", "export", "export", "tune"),
-    ]
-    for _, script, *arguments in typed:
-        command = [sys.executable, str(ROOT / script), *arguments]
-        done = subprocess.run(command, cwd=newcomer, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"{arguments}: {done.stderr}"
-        assert done.stdout.strip()
+def test_pages_name_every_command_that_can_be_typed() -> None:
+    typed = {line[2] for page in TYPED for line in commands(page, "python cli.py")}
+    assert typed == {
+        *("train", "export", "verify", "bundle", "evaluate", "runs", "inspect", "tune"),
+        *("sample", "encode", "decode", "reconstruct"),
+    }
+    for page in set(PAGES) - set(TYPED):
+        assert not commands(page, "python cli.py"), page
 
 
-def test_readme_commands_work_in_their_order(after_commands: Path) -> None:
+def test_commands_work_in_the_order_of_the_pages(after_commands: Path) -> None:
     run = after_commands / "artifacts" / "mnist-mlp"
     named = {"encoder.onnx", "decoder.onnx", "autoencoder.onnx", "certificate.json", "manifest.json"}
     assert named <= {path.name for path in (run / "export").iterdir()}
     assert {path.name for path in (run / "pictures").iterdir()} >= {"reconstructions.png", "manifold.png"}
+    assert (after_commands / "artifacts" / "int8" / "decoder.int8.onnx").exists()
+    assert (after_commands / "artifacts" / "pixels" / "decoder-uint8-hwc.onnx").exists()
 
 
-def test_readme_python_works_after_its_commands(after_commands: Path) -> None:
+def test_commands_write_to_ignored_folders_only(after_commands: Path) -> None:
+    assert {path.name for path in after_commands.iterdir()} == {"LICENSE", "photos", "data", "artifacts"}
+
+
+def test_readme_python_works_after_the_commands(after_commands: Path) -> None:
     code = blocks(ROOT / "README.md", "python")
     assert len(code) == 2
+    said = []
     for block in code:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", block],
@@ -91,7 +128,37 @@ def test_readme_python_works_after_its_commands(after_commands: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert "True" in done.stdout
+        said.append(done.stdout)
+    assert "True" in said[0]
+
+
+def test_readme_names_the_option_for_a_first_look() -> None:
+    assert f"`{' '.join(FIRST_LOOK)}`" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_readme_has_no_more_than_180_lines() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 180
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_scripts_and_options_exist(page: Path) -> None:
+    """Compare the commands of prose and workflows with the command line, and named scripts with the files."""
+    import typer
+
+    from train.cli import evaluate, runs, train
+    from vae_export.cli.app import build
+
+    known = typer.main.get_command(build(train, evaluate, runs)).commands  # type: ignore[attr-defined]
+    text = page.read_text("utf-8")
+    prose = re.findall(r"`(?:torchrun [^`]*?|python )cli\.py (\w[^`]*)`", text)
+    for line in [*prose, *re.findall(r"^ +- run: vae-export (.*)$", text, re.MULTILINE)]:
+        name, *arguments = shlex.split(line.replace("…", ""))
+        options = {
+            option for parameter in known[name].params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        assert {argument for argument in arguments if argument.startswith("-")} <= options | {"--help"}, line
+    for script in re.findall(r"python (\w+/\w+\.py)", text):
+        assert (ROOT / script).exists(), script
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -117,18 +184,24 @@ def test_page_of_commands_is_what_the_commands_say() -> None:
     assert generate.PAGE.read_text("utf-8") == generate.page(), "run: python docs/generate.py"
 
 
-def test_readme_names_every_format_and_family() -> None:
+def test_pages_name_every_format_precision_and_family() -> None:
     from vae_export.formats import FORMATS
     from vae_export.models import FAMILIES
+    from vae_export.precision import PRECISIONS
 
-    text = (ROOT / "README.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs" / "formats.md").read_text("utf-8")
     for format in FORMATS.values():
-        assert f"| `{format.name}` | `<part>{format.suffix}` | {format.summary} |" in text
+        assert f"| `{format.name}` | `<part>{format.suffix}` | {format.summary} |" in readme
+        assert f"| `{format.name}` |" in page
+    for precision in PRECISIONS:
+        assert f"| `{precision}` |" in page
+    quality = (ROOT / "docs" / "quality.md").read_text("utf-8")
     for family in FAMILIES:
-        assert f"| `{family}` |" in text
+        assert f"| `{family}` |" in quality
 
 
-def test_readme_names_every_probe() -> None:
+def test_parity_page_names_every_probe() -> None:
     import torch
 
     from vae_export.capture import capture
@@ -140,9 +213,8 @@ def test_readme_names_every_probe() -> None:
     model = VAE(VAEConfig(hidden_size=8))
     source = Source(model.config.contract, model.encoder, model.decoder)
     probes = make_probes(source, {part: capture(source, part) for part in source.parts}, 2)
-    text = (ROOT / "README.md").read_text("utf-8")
-    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    assert all(any(f"`{probe.name}`" in names for names in table) for probe in probes)
+    text = (ROOT / "docs" / "parity.md").read_text("utf-8")
+    assert all(f"\n| `{probe.name}` |" in text for probe in probes)
 
 
 def test_parity_page_names_every_finding_and_how_bad_it_is() -> None:
@@ -157,14 +229,22 @@ def test_parity_page_names_every_finding_and_how_bad_it_is() -> None:
     assert made.items() <= table.items()
 
 
-def test_architecture_names_every_room() -> None:
+def test_architecture_page_names_every_package() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    for package in ("vae_export", "train"):
-        for path in (ROOT / package).iterdir():
-            if path.suffix == ".py" and path.name not in ("__init__.py",):
-                assert f"`{path.name}`" in text, path
-            elif path.is_dir() and path.name != "__pycache__":
-                assert f"`{path.name}/`" in text, path
+    for path in (ROOT / "vae_export").iterdir():
+        if (path / "__init__.py").exists():
+            assert f"{path.name}/" in text, path
+
+
+def test_architecture_page_has_the_layers_of_the_import_contract() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    (page,) = re.findall(r"^## Layers\n.*?```text\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    places = {name: index for index, line in enumerate(page.splitlines()) for name in re.findall(r"\w+", line)}
+    for name, level in LEVEL.items():
+        assert name.split(".")[-1] in places, name
+        for other, below in LEVEL.items():
+            if below < level:
+                assert places[other.split(".")[-1]] >= places[name.split(".")[-1]], f"{other} below {name}"
 
 
 def test_exit_codes_in_the_docs_are_those_of_the_errors() -> None:
