@@ -1,15 +1,25 @@
-"""Running the command line as a user does: a process, its exit code, its two streams."""
+"""Run the command line as a user does: a process, its exit code, its two streams."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from tests.conftest import Outcome
 
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "cli.py"
+COMMANDS = ("train", "evaluate", "export", "verify", "tune", "sample", "decode", "encode", "reconstruct", "doctor")
+#: The error of a failed command, and nothing else.
+ONE_LINE = re.compile(r"vae-export: error: .+\n")
+#: Type of the fixture `invoke`: the command line in this process.
+Invoke: TypeAlias = "Callable[..., Outcome]"
 
 
 def command(*arguments: object) -> list[str]:

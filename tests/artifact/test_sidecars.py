@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.lines import Invoke
+from tests.commands import Invoke
 from tests.conftest import Exported
 from vae_export import verify
 from vae_export.artifact.certificate import read_certificate

@@ -205,7 +205,7 @@ def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_pa
     opened = open_bundle(tmp_path / "x.zip")
     assert "a band of the maker's own (atol 1000.0, rtol 0.0)" in opened.card
     seen = run_cli("inspect", str(tmp_path / "x.zip"), cwd=tmp_path)
-    assert "within a band of the maker's own: atol 1000.0, rtol 0.0" in " ".join(seen.stdout.split())
+    assert "within the maker's own tolerance: atol 1000.0, rtol 0.0" in " ".join(seen.stdout.split())
     assert "own" not in model_card("x", mlp.artifact.manifest, known).partition("## Files")[0]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.lines import Invoke
+from tests.commands import Invoke
 from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectProcess
 from vae_export.bench.subjects import EAGER, ROOFLINES
@@ -18,7 +18,7 @@ from vae_export.bench.subjects import EAGER, ROOFLINES
 pytestmark = pytest.mark.slow
 
 
-def test_json_is_what_lies_in_the_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+def test_json_equals_the_written_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "fast.json"
     given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
     given = (*given, "--target", "onnx/CPUExecutionProvider")
@@ -46,7 +46,7 @@ class Dying(SubjectProcess):
         return super().ask(do, **order)
 
 
-def test_a_target_that_crashes_half_way_is_an_error_only_if_it_was_asked_for(
+def test_crashed_target_is_an_error_only_if_requested(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "SubjectProcess", Dying)

@@ -14,7 +14,7 @@ def error_classes(base: type[VaeExportError] = VaeExportError) -> set[type[VaeEx
 
 
 class TestExitCodes:
-    def test_are_those_of_the_design(self) -> None:
+    def test_exit_codes_match_the_design(self) -> None:
         from vae_export.errors import Interrupted, Terminated
 
         assert {
@@ -59,7 +59,7 @@ class TestExitCodes:
             (errors.Terminated("saved it"), 143, "vae-export: terminated: saved it"),
         ],
     )
-    def test_whatever_a_command_raises_is_one_line(
+    def test_every_exception_is_one_line(
         self,
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
@@ -78,7 +78,7 @@ class TestExitCodes:
         assert said in err
         assert err.count("\n") == 1
 
-    def test_debug_shows_the_traceback_before_the_line(
+    def test_debug_prints_the_traceback_first(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def work() -> None:
@@ -103,12 +103,12 @@ class TestExitCodes:
         ({"where": "a\nb", "expected": "c\n  d", "do": "e\tf"}, "it broke: a b; expected c d; e f"),
     ],
 )
-def test_an_error_is_what_where_expected_got_do_in_one_line(arguments: dict[str, object], line: str) -> None:
+def test_error_message_has_its_parts_on_one_line(arguments: dict[str, object], line: str) -> None:
     assert str(VaeExportError("it broke", **arguments)) == line  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("folder", ["vae_export", "train"])
-def test_no_assert_and_no_print_in_the_code(folder: str) -> None:
+def test_code_has_no_assert_and_no_print(folder: str) -> None:
     import ast
 
     for path in (ROOT / folder).rglob("*.py"):

@@ -12,15 +12,14 @@ import pytest
 import torch
 
 from tests import samples
-from tests.cli.lines import Invoke
-from tests.commands import run_cli
+from tests.commands import Invoke, run_cli
 from vae_export import save_checkpoint
 from vae_export.cli import console
 
 
 class TestExport:
     @pytest.mark.slow
-    def test_prints_results_on_stdout_and_messages_on_stderr(self, run_folder: Path, tmp_path: Path) -> None:
+    def test_results_go_to_stdout_messages_to_stderr(self, run_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "with space"
         result = run_cli(
             "export", "--run", run_folder, "--out", out, "--format", "all", "--part", "decoder", cwd=tmp_path
@@ -37,7 +36,9 @@ class TestExport:
         laps = r"capture [\d.]+, onnx [\d.]+, .*golden vectors [\d.]+, verification [\d.]+, certificate [\d.]+"
         assert re.fullmatch(rf"took [\d.]+ s: {laps}", messages[-1])
 
-    def test_says_which_run_it_took(self, invoke: Invoke, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_newest_run_is_taken_and_named(
+        self, invoke: Invoke, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         older = run_folder.parent / "artifacts" / "older"
         newer = run_folder.parent / "artifacts" / "newer"
         older.parent.mkdir()
@@ -53,9 +54,7 @@ class TestExport:
         assert json.loads(outcome.out)["folder"] == str(newer / "export")
         assert not (older / "export").exists()
 
-    def test_repeated_and_mixed_choices_are_each_written_once(
-        self, invoke: Invoke, run_folder: Path, tmp_path: Path
-    ) -> None:
+    def test_repeated_choices_are_written_once(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
         given = [
             "--format",
             "pt2",
@@ -75,7 +74,7 @@ class TestExport:
 
 
 class TestDoctor:
-    def test_json_has_every_format_and_device(self, invoke: Invoke) -> None:
+    def test_doctor_json_has_every_format_and_device(self, invoke: Invoke) -> None:
         from vae_export.formats import FORMATS
 
         outcome = invoke("doctor", "--json")
@@ -86,7 +85,7 @@ class TestDoctor:
         assert document["devices"]["CPUExecutionProvider"] is None
         assert "onnx/CPUExecutionProvider" in document["formats"][0]["targets"]
 
-    def test_a_provider_that_does_not_work_has_a_reason(self, invoke: Invoke) -> None:
+    def test_missing_provider_has_a_reason(self, invoke: Invoke) -> None:
         import torch
 
         devices = json.loads(invoke("doctor", "--json").out)["devices"]
@@ -94,7 +93,7 @@ class TestDoctor:
             assert "finds no NVIDIA GPU" in devices["cuda"]
             assert devices["CUDAExecutionProvider"]
 
-    def test_brackets_in_a_table_are_text_and_no_markup(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_brackets_in_a_table_are_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         from rich.table import Table
 
         table = Table("line")
@@ -102,7 +101,7 @@ class TestDoctor:
         console.result(table)
         assert "vae-export[export]" in capsys.readouterr().out
 
-    def test_table_is_not_cut(self, invoke: Invoke) -> None:
+    def test_doctor_table_is_not_cut(self, invoke: Invoke) -> None:
         outcome = invoke("doctor")
         assert outcome.code == 0
         assert "…" not in outcome.out
@@ -114,7 +113,7 @@ class TestPrecision:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("budget", [("--max-grey-levels", 0), ("--max-nats", 0)])
-    def test_a_missed_budget_is_exit_5_and_publishes_nothing(
+    def test_missed_budget_exits_5_and_publishes_nothing(
         self, invoke: Invoke, run_folder: Path, tmp_path: Path, budget: tuple[object, ...]
     ) -> None:
         outcome = invoke(
@@ -127,7 +126,7 @@ class TestPrecision:
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.slow
-    def test_a_high_cost_without_a_budget_is_a_warning_on_stderr(
+    def test_large_degradation_without_budget_is_a_warning(
         self, invoke: Invoke, run_folder: Path, tmp_path: Path
     ) -> None:
         outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int4-weights")
@@ -135,16 +134,14 @@ class TestPrecision:
         assert re.search(r"^warning: costly: decoder on onnx\+int4-weights/.*, above 0\.1", outcome.err, re.MULTILINE)
         assert "costly" in (tmp_path / "out" / "certificate.json").read_text("utf-8")
 
-    def test_too_few_images_to_calibrate_with_are_exit_3_before_anything_is_written(
-        self, invoke: Invoke, run_folder: Path, tmp_path: Path
-    ) -> None:
+    def test_too_few_calibration_images_exit_3(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
         outcome = invoke("export", "--run", run_folder, "--out", tmp_path / "out", "--precision", "int8-static")
         assert outcome.code == 3
         [line] = outcome.err.splitlines()
         assert line.startswith("vae-export: error: too few images to calibrate with; expected 16 at least, got 8; ")
         assert not (tmp_path / "out").exists()
 
-    def test_inputs_to_calibrate_with_that_are_not_finite_are_exit_3(self, invoke: Invoke, tmp_path: Path) -> None:
+    def test_calibration_inputs_that_are_not_finite_exit_3(self, invoke: Invoke, tmp_path: Path) -> None:
         """Latents that are sums of 3e38 are beyond float32."""
         base = samples.checkpoint(examples=16)
         weights = samples.replaced(

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.lines import COMMANDS, ONE_LINE, Invoke
-from tests.commands import run_python
+from tests.commands import COMMANDS, ONE_LINE, Invoke, run_python
 from tests.conftest import Outcome
 from vae_export import __version__
 
@@ -23,17 +22,17 @@ def installed(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 class TestHelp:
     @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
-    def test_is_shown_on_stdout(self, invoke: Invoke, arguments: list[str]) -> None:
+    def test_help_is_printed_on_stdout(self, invoke: Invoke, arguments: list[str]) -> None:
         outcome = invoke(*arguments)
         assert (outcome.code, outcome.err) == (0, "")
         assert outcome.out.startswith("Usage: cli.py")
 
-    def test_names_every_command(self, invoke: Invoke) -> None:
+    def test_help_names_every_command(self, invoke: Invoke) -> None:
         assert set(COMMANDS) <= set(invoke("--help").out.split())
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["", *COMMANDS])
-    def test_imports_nothing_heavy(self, name: str, tmp_path: Path) -> None:
+    def test_help_imports_nothing_heavy(self, name: str, tmp_path: Path) -> None:
         code = f"""if True:
             import sys
             sys.argv = {["cli.py", *name.split(), "--help"]}
@@ -50,7 +49,7 @@ class TestHelp:
         heavy = {"numpy", "torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "matplotlib", "sklearn", "ray"}
         assert heavy & set(modules) == set()
 
-    def test_bare_command_shows_it_on_stderr_and_is_a_usage_error(self, invoke: Invoke) -> None:
+    def test_bare_command_prints_help_and_exits_2(self, invoke: Invoke) -> None:
         outcome = invoke()
         assert (outcome.code, outcome.out) == (2, "")
         assert outcome.err.startswith("Usage: cli.py")
@@ -61,7 +60,7 @@ class TestHelp:
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["train", "evaluate"])
     @pytest.mark.parametrize("options", [[], ["--epochs", "3", "--force"], ["--run=x", "-v"]])
-    def test_installed_command_says_where_training_lives(self, name: str, options: list[str], tmp_path: Path) -> None:
+    def test_installed_command_names_the_checkout(self, name: str, options: list[str], tmp_path: Path) -> None:
         result = installed(name, *options, cwd=tmp_path)
         assert result.returncode == 2
         assert result.stdout == ""
@@ -69,7 +68,7 @@ class TestHelp:
         assert f"python cli.py {name}" in result.stderr
 
     @pytest.mark.slow
-    def test_installed_command_has_all_the_others(self, tmp_path: Path) -> None:
+    def test_installed_command_runs_doctor(self, tmp_path: Path) -> None:
         result = installed("doctor", "--json", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)["versions"]["vae-export"] == __version__

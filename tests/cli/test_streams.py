@@ -20,7 +20,9 @@ class TestInterrupts:
 
     @pytest.mark.parametrize("module", ["typer", "vae_export.cli.app", "vae_export.cli.verify", "torch", "onnxruntime"])
     @pytest.mark.parametrize("program", ["cli.py", "vae-export"])
-    def test_during_an_import_is_one_line(self, program: str, module: str, run_folder: Path, tmp_path: Path) -> None:
+    def test_interrupt_during_import_is_one_line(
+        self, program: str, module: str, run_folder: Path, tmp_path: Path
+    ) -> None:
         code = f"""if True:
             import os, runpy, signal, sys
             class Finder:
@@ -41,7 +43,7 @@ class TestInterrupts:
         assert result.stderr == "vae-export: interrupted\n"
         assert result.stdout == ""
 
-    def test_that_an_engine_makes_an_error_of_is_still_one(
+    def test_interrupt_turned_into_an_error_exits_130(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def work() -> None:
@@ -55,7 +57,7 @@ class TestInterrupts:
         assert app._outcome(app.build(work)) == 130
         assert capsys.readouterr().err == "vae-export: interrupted\n"
 
-    def test_that_a_shell_has_ignored_stay_so(self, tmp_path: Path) -> None:
+    def test_ignored_interrupt_stays_ignored(self, tmp_path: Path) -> None:
         code = """if True:
             import signal
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -88,7 +90,7 @@ class TestStreams:
             ('"$@" <&-', ["--version"], 0),
         ],
     )
-    def test_a_closed_one_changes_no_exit_code_and_shows_no_traceback(
+    def test_closed_stream_changes_no_exit_code(
         self, tmp_path: Path, shell: str, arguments: list[str], code: int
     ) -> None:
         result = self.run(shell, tmp_path, *arguments)
@@ -96,7 +98,7 @@ class TestStreams:
         assert "Traceback" not in result.stderr
         assert "Exception ignored" not in result.stderr
 
-    def test_a_result_that_cannot_be_written_is_no_success(self, tmp_path: Path) -> None:
+    def test_unwritable_result_is_an_error(self, tmp_path: Path) -> None:
         result = self.run('"$@" >/dev/full', tmp_path, "--version")
         assert result.returncode == 6
         reason = os.strerror(errno.ENOSPC)
@@ -109,7 +111,7 @@ class TestStreams:
         assert result.stdout == "writing decoder.torchscript.pt\n"
         assert (tmp_path / "exported" / "certificate.json").exists()
 
-    def test_paths_that_are_no_text_are_printed_as_they_are(self, run_folder: Path, tmp_path: Path) -> None:
+    def test_path_that_is_not_utf8_is_printed_unchanged(self, run_folder: Path, tmp_path: Path) -> None:
         out = os.fsencode(tmp_path) + b"/caf\xe9 \xff"
         line = [*command("export", "--run", run_folder, "--format", "torchscript", "--part", "decoder", "--out"), out]
         result = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=120)
@@ -119,7 +121,7 @@ class TestStreams:
         assert again.returncode == 2
         assert again.stderr.startswith(b"vae-export: error: output exists: " + out + b"; pass --force")
 
-    def test_where_python_has_no_utf8_nothing_changes(self, tmp_path: Path) -> None:
+    def test_ascii_locale_changes_nothing(self, tmp_path: Path) -> None:
         environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
         result = subprocess.run(
             command("export", "--run", "né-ü"), cwd=tmp_path, env=environment, capture_output=True, timeout=120
@@ -127,6 +129,6 @@ class TestStreams:
         assert result.returncode == 2
         assert "no such run: né-ü" in result.stderr.decode()
 
-    def test_result_refuses_numbers_that_are_no_json(self) -> None:
+    def test_json_result_refuses_nan(self) -> None:
         with pytest.raises(ValueError, match="not JSON compliant"):
             console.result_json({"loss": float("nan")})

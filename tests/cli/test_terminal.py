@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from tests.cli.lines import COMMANDS, Invoke
-from tests.commands import ROOT
+from tests.commands import COMMANDS, ROOT, Invoke
 from vae_export.cli import console
 from vae_export.cli.app import build
 from vae_export.cli.doctor import fitting_executorch

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.lines import ONE_LINE, Invoke
+from tests.commands import ONE_LINE, Invoke
 from tests.conftest import Exported
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ class TestVerify:
         assert invoke(*given).code == 2, "the certificate exists"
         assert invoke(*given, "--force").code == 0
 
-    def test_prints_a_line_for_each_output_and_the_verdict(self, invoke: Invoke, run_folder: Path) -> None:
+    def test_every_output_has_a_line_with_a_verdict(self, invoke: Invoke, run_folder: Path) -> None:
         before = (run_folder / "export" / "manifest.json").read_bytes()
         outcome = invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--target", "pt2/cpu")
         assert outcome.code == 0, outcome.err
@@ -35,15 +35,13 @@ class TestVerify:
         assert "Traceback" not in outcome.err
         assert (run_folder / "export" / "manifest.json").read_bytes() == before
 
-    def test_a_certificate_that_cannot_be_written_is_an_error_before_anything_is_verified(
-        self, invoke: Invoke, run_folder: Path
-    ) -> None:
+    def test_unwritable_certificate_fails_before_verification(self, invoke: Invoke, run_folder: Path) -> None:
         out = run_folder / "checkpoint.safetensors" / "certificate.json"
         outcome = invoke("verify", "--run", run_folder, "--out", out)
         assert outcome.code == 6
         assert re.fullmatch(r"vae-export: error: not a folder: .*\n", outcome.err), "and no line of a file before it"
 
-    def test_an_altered_file_ends_in_exit_code_4(self, invoke: Invoke, run_folder: Path) -> None:
+    def test_altered_file_exits_4(self, invoke: Invoke, run_folder: Path) -> None:
         path = run_folder / "export" / "decoder.onnx"
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 4
@@ -53,7 +51,7 @@ class TestVerify:
         assert f"vae-export: error: exported file was altered: {path}; expected" in outcome.err
 
     @pytest.mark.parametrize("json_option", [[], ["--json"]])
-    def test_a_wrong_file_ends_in_exit_code_5_with_the_evidence_written(
+    def test_wrong_file_exits_5_and_writes_the_certificate(
         self, invoke: Invoke, mlp: Exported, run_folder: Path, tmp_path: Path, json_option: list[str]
     ) -> None:
         from tests.damage import no_sigmoid, rewritten
@@ -70,7 +68,7 @@ class TestVerify:
             assert "FAIL" in outcome.out
             assert "pass: " not in outcome.out
 
-    def test_what_says_less_does_not_replace_a_thorough_certificate(self, invoke: Invoke, run_folder: Path) -> None:
+    def test_weaker_certificate_does_not_replace_a_thorough_one(self, invoke: Invoke, run_folder: Path) -> None:
         both = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--target", "pt2/cpu")
         one = both[:5]
         place = run_folder / "export" / "certificate.json"
@@ -100,11 +98,13 @@ class TestVerify:
         "text",
         ["", "[]", "{}", "null", '{"environment": {"thorough": 1}, "rows": [], "tolerance": null}', "[" * 100_000],
     )
-    def test_quick_replaces_what_is_no_thorough_certificate(self, invoke: Invoke, run_folder: Path, text: str) -> None:
+    def test_quick_certificate_replaces_one_that_is_not_thorough(
+        self, invoke: Invoke, run_folder: Path, text: str
+    ) -> None:
         (run_folder / "export" / "certificate.json").write_text(text)
         assert invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick").code == 0
 
-    def test_what_was_left_out_and_the_users_own_band_are_said(self, invoke: Invoke, run_folder: Path) -> None:
+    def test_gaps_and_own_tolerance_are_printed(self, invoke: Invoke, run_folder: Path) -> None:
         (run_folder / "export" / "encoder.torchscript.pt").unlink()
         manifest = run_folder / "export" / "manifest.json"
         data = json.loads(manifest.read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.absent import absent
-from tests.cli.lines import Invoke
+from tests.commands import Invoke
 from tests.conftest import Exported
 from tests.formats.test_formats import inputs, options_of, traces
 from vae_export import Artifact, Certificate, export

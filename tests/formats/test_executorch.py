@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import samples
-from tests.cli.lines import Invoke
+from tests.commands import Invoke
 from tests.conftest import Exported
 from vae_export import Source, export
 from vae_export.artifact.manifest import FileContent

@@ -12,7 +12,7 @@ from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
 
-def test_evaluate_repeats_the_scores_of_the_training(cli: Cli, trained: Path) -> None:
+def test_evaluate_repeats_the_scores_of_training(cli: Cli, trained: Path) -> None:
     done = cli("evaluate", "--run", trained, "--json", "--threads", 1)
     assert done.returncode == 0, done.stderr
     score = json.loads(done.stdout)
@@ -21,13 +21,13 @@ def test_evaluate_repeats_the_scores_of_the_training(cli: Cli, trained: Path) ->
     assert (score["dataset"], score["split"]) == ("digits", "test")
 
 
-def test_evaluate_can_take_the_first_images_alone(invoke: Invoke, trained: Path) -> None:
+def test_images_option_scores_the_first_images(invoke: Invoke, trained: Path) -> None:
     done = invoke("evaluate", "--run", trained, "--images", 30, "--json", "--threads", 1)
     assert json.loads(done.out)["images"] == 30
     assert invoke("evaluate", "--run", trained, "--images", 0).code == 2
 
 
-def test_evaluate_prints_a_table_of_the_split_that_was_asked_for(invoke: Invoke, trained: Path) -> None:
+def test_table_names_the_requested_split(invoke: Invoke, trained: Path) -> None:
     done = invoke("evaluate", "--checkpoint", Run(trained).checkpoint, "--split", "validation", "--threads", 1)
     assert done.code == 0, done.err
     assert "validation" in done.out
@@ -37,7 +37,7 @@ def test_evaluate_prints_a_table_of_the_split_that_was_asked_for(invoke: Invoke,
 @pytest.mark.parametrize(
     ("options", "code"), [(["--split", "all"], 2), (["--checkpoint", "nowhere"], 3), (["--run", "nowhere"], 2)]
 )
-def test_evaluate_refuses_what_is_not_there(invoke: Invoke, tmp_path: Path, options: list[str], code: int) -> None:
+def test_missing_input_is_refused(invoke: Invoke, tmp_path: Path, options: list[str], code: int) -> None:
     if "--split" in options:
         options = [*options, "--run", str(tmp_path)]
     done = invoke("evaluate", *options)
@@ -47,9 +47,7 @@ def test_evaluate_refuses_what_is_not_there(invoke: Invoke, tmp_path: Path, opti
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(("protocol", "heading"), [("grey", "IWAE bound, K = 5"), ("dynamic", "NLL, K = 5")])
-def test_figures_say_their_protocol_and_only_likelihoods_are_called_so(
-    invoke: Invoke, tmp_path: Path, protocol: str, heading: str
-) -> None:
+def test_scores_name_their_protocol_and_likelihood(invoke: Invoke, tmp_path: Path, protocol: str, heading: str) -> None:
     run = tmp_path / "run"
     done = invoke("train", *TINY, "--epochs", 1, "--data-protocol", protocol, "--out", run)
     assert done.code == 0, done.err
@@ -72,13 +70,13 @@ def test_figures_say_their_protocol_and_only_likelihoods_are_called_so(
         ["--export", "x"],
     ],
 )
-def test_evaluate_refuses_what_makes_no_sense(invoke: Invoke, options: list[str]) -> None:
+def test_contradicting_options_are_refused(invoke: Invoke, options: list[str]) -> None:
     done = invoke("evaluate", *options)
     assert done.code == 2
     one_line(done.err)
 
 
-def test_evaluate_through_files_that_are_not_there_says_how_to_make_them(invoke: Invoke, trained: Path) -> None:
+def test_missing_export_names_the_export_command(invoke: Invoke, trained: Path) -> None:
     done = invoke("evaluate", "--run", trained, "--format", "onnx")
     assert done.code == 3
     assert "run: vae-export export" in one_line(done.err)

@@ -74,7 +74,7 @@ def names(table: dict[str, Any]) -> list[str]:
     return [Path(run["run"]).name for run in table["runs"]]
 
 
-def test_each_protocol_data_set_and_likelihood_has_a_table_of_its_own(invoke: Invoke, tmp_path: Path) -> None:
+def test_each_comparable_group_has_its_own_table(invoke: Invoke, tmp_path: Path) -> None:
     kinds: list[dict[str, Any]] = [
         {},
         {"protocol": "dynamic"},
@@ -96,7 +96,7 @@ def test_each_protocol_data_set_and_likelihood_has_a_table_of_its_own(invoke: In
     assert "mnist, grey, gaussian-fixed of scale 0.2" in headings
 
 
-def test_a_row_says_what_was_trained_how_well_and_how_long(invoke: Invoke, tmp_path: Path) -> None:
+def test_row_has_network_score_and_time(invoke: Invoke, tmp_path: Path) -> None:
     write_run(tmp_path / "mine", 98.765, preset="mnist-best")
     lines = invoke("runs", tmp_path).out.splitlines()
     assert lines[0] == "mnist, grey, bernoulli"
@@ -106,7 +106,7 @@ def test_a_row_says_what_was_trained_how_well_and_how_long(invoke: Invoke, tmp_p
     assert "no likelihood" in lines[3]
 
 
-def test_an_unfinished_run_says_how_far_it_came(invoke: Invoke, tmp_path: Path) -> None:
+def test_unfinished_run_shows_its_epochs(invoke: Invoke, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     run.metrics.write_text(json.dumps({"epoch": 1, "seconds": 50.0}) + "\n")
     assert "1 of 4" in invoke("runs", tmp_path).out
@@ -124,7 +124,7 @@ def test_grey_cross_entropy_is_never_called_a_likelihood(invoke: Invoke, tmp_pat
     assert [table["is_likelihood"] for table in tables(invoke, tmp_path)] == [True, False]
 
 
-def test_the_evaluation_of_most_samples_on_the_whole_test_split_counts(invoke: Invoke, tmp_path: Path) -> None:
+def test_evaluation_with_most_samples_counts(invoke: Invoke, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     record(run, 500, 91.0)
     record(run, 5000, 90.0)
@@ -151,9 +151,7 @@ def test_the_evaluation_of_most_samples_on_the_whole_test_split_counts(invoke: I
         ("evaluations.jsonl", b"null\n"),
     ],
 )
-def test_a_run_that_cannot_be_read_is_named_and_stops_nothing(
-    invoke: Invoke, tmp_path: Path, file: str, content: bytes
-) -> None:
+def test_unreadable_run_is_named_and_left_out(invoke: Invoke, tmp_path: Path, file: str, content: bytes) -> None:
     write_run(tmp_path / "good")
     write_run(tmp_path / "bad").folder.joinpath(file).write_bytes(content)
     done = invoke("runs", tmp_path)
@@ -182,7 +180,7 @@ def test_no_readable_run_is_an_error(invoke: Invoke, tmp_path: Path) -> None:
     assert (one.code, len(one.err.splitlines())) == (3, 1)
 
 
-def test_checkpoints_from_before_there_were_protocols_are_grey(invoke: Invoke, tmp_path: Path) -> None:
+def test_old_checkpoint_without_protocol_is_grey(invoke: Invoke, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     from vae_export import load_checkpoint
 
@@ -193,7 +191,7 @@ def test_checkpoints_from_before_there_were_protocols_are_grey(invoke: Invoke, t
     assert tables(invoke, tmp_path)[0]["protocol"] == "grey"
 
 
-def test_no_torch_is_imported_for_a_table(tmp_path: Path) -> None:
+def test_runs_does_not_import_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     code = "import sys; sys.argv = ['cli.py', 'runs', sys.argv[1]]; from vae_export.cli.app import run\n"
     code += "from train.cli import runs, train; assert run(train, runs) == 0\n"
@@ -202,7 +200,7 @@ def test_no_torch_is_imported_for_a_table(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
-def test_what_evaluate_found_is_in_the_table(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
+def test_evaluated_score_is_in_the_table(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.unlink(missing_ok=True)
@@ -221,7 +219,7 @@ def test_what_evaluate_found_is_in_the_table(invoke: Invoke, trained: Path, tmp_
     assert run.evaluations.stat().st_size == size
 
 
-def test_a_score_that_cannot_be_kept_is_shown_all_the_same(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
+def test_score_that_cannot_be_recorded_is_shown(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.unlink(missing_ok=True)
@@ -233,7 +231,7 @@ def test_a_score_that_cannot_be_kept_is_shown_all_the_same(invoke: Invoke, train
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_new_training_forgets_the_scores_of_the_old_one(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
+def test_new_training_removes_old_evaluations(invoke: Invoke, trained: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(trained, run.folder)
     run.evaluations.write_text("{}\n")

@@ -22,13 +22,13 @@ def test_help_does_not_import_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_help_says_what_each_family_is_and_scores(cli: Cli) -> None:
+def test_help_lists_families_with_their_scores(cli: Cli) -> None:
     text = cli("train", "--help").stdout
     for family in ("mlp", "blog", "conv"):
         assert any(line.split()[:1] == [family] and line.split()[-1][0].isdigit() for line in text.splitlines()), text
 
 
-def test_a_training_leaves_a_whole_run(trained: Path) -> None:
+def test_training_leaves_a_complete_run(trained: Path) -> None:
     run = Run(trained)
     names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file())
     names = [name for name in names if name != Run(trained).evaluations.name]  # where another test has scored it
@@ -44,13 +44,13 @@ def test_a_training_leaves_a_whole_run(trained: Path) -> None:
     }
 
 
-def test_two_trainings_with_one_seed_write_the_same_bytes(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes(cli: Cli, trained: Path, tmp_path: Path) -> None:
     done = cli("train", *TINY, "--epochs", 3, "--seed", 7, "--out", tmp_path / "again", "--json")
     assert json.loads(done.stdout)["checkpoint"] == str(tmp_path / "again" / "checkpoint.safetensors")
     assert Run(tmp_path / "again").checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 
-def test_an_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> None:
+def test_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.name != ".lock"}
     done = cli("train", *TINY, "--out", trained)
     assert done.returncode == 2
@@ -86,20 +86,20 @@ def test_an_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> No
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
-def test_a_bad_option_is_one_line_and_leaves_nothing(invoke: Invoke, options: list[str], code: int) -> None:
+def test_bad_option_is_one_line_and_leaves_nothing(invoke: Invoke, options: list[str], code: int) -> None:
     done = invoke("train", *options)
     assert done.code == code, done.err
     assert done.out == ""
     one_line(done.err)
 
 
-def test_a_diverging_training_is_one_line(invoke: Invoke, tmp_path: Path) -> None:
+def test_diverging_training_is_one_line(invoke: Invoke, tmp_path: Path) -> None:
     done = invoke("train", *TINY, "--beta", "1e39", "--out", tmp_path / "run")
     assert done.code == 3
     assert "training diverged: epoch 1" in one_line(done.err)
 
 
-def test_kmnist_files_train_through_the_command_line(cli: Cli, tmp_path: Path) -> None:
+def test_kmnist_files_can_be_trained_on(cli: Cli, tmp_path: Path) -> None:
     write_mnist(tmp_path / "data", "KMNIST")
     options = [*TINY[2:], "--dataset", "kmnist", "--no-download", "--epochs", 1]
     done = cli("train", *options, folder=tmp_path)

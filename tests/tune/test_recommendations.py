@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cli.lines import ONE_LINE, Invoke
+from tests.commands import ONE_LINE, Invoke
 from tests.tune.conftest import Small
 from vae_export import load, open_artifact
 from vae_export.artifact.manifest import MANIFEST, Recommendation, parse_manifest

@@ -115,7 +115,7 @@ def bundle(
         notes="" if notes is None else _text(notes),
         licence=NO_LICENCE if licence is None else _text(licence),
     )
-    packed = read_bundle(data, target)  # what is written is what any reader will accept
+    packed = read_bundle(data, target)  # refuses what another reader would refuse
     write_atomic(target, data)
     if json:
         files = {name: len(data) for name, data in packed.files.items()}
@@ -126,11 +126,11 @@ def bundle(
 
 
 def _title(name: str, *, of_file: bool) -> str:
-    """The title of the card, and of the file where no other name was given."""
-    if not name.isprintable():  # nor is half of a surrogate pair, which no file can hold
+    """Check the title of the model card, which is also the name of the file unless --out was passed."""
+    if not name.isprintable():  # this excludes lone surrogates, which no file can hold
         raise UsageError("bad name", where="--name", expected="printable text", got=ascii(name))
     if of_file and Path(name).name != name:
-        raise UsageError("not a name for a file", where="--name", got=name, do="say where the file goes with --out")
+        raise UsageError("not a name for a file", where="--name", got=name, do="pass --out for the file")
     return name
 
 
@@ -151,11 +151,11 @@ def _text(path: Path) -> str:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A bundle, made by `bundle`.")],
-    card: Annotated[bool, typer.Option("--card", help="Print the model card instead.")] = False,
+    file: Annotated[Path, typer.Argument(help="Bundle, made by `bundle`.")],
+    card: Annotated[bool, typer.Option("--card", help="Print the model card instead of the contents.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what is in a bundle, after every byte of it was checked."""
+    """Check every byte of a bundle and show its contents."""
     from vae_export.bundle import open_bundle
     from vae_export.runtime.options import choose_options
 
@@ -176,8 +176,8 @@ def inspect(
     facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
     facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
     verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
-    own_band = opened.certificate.own_band
-    facts.add_row("verified", verdict + (f", within a band of the maker's own: {own_band}" if own_band else ""))
+    own = opened.certificate.own_band
+    facts.add_row("verified", verdict + (f", within the maker's own tolerance: {own}" if own else ""))
     for advice in opened.manifest.recommended:
         facts.add_row(
             "recommended", f"{advice.file}, {advice.options}, for {advice.part} in batches of {advice.batch:,}"
@@ -202,14 +202,14 @@ def inspect(
         table.add_row(name, f"{len(data):,}", parts.get(name) or golden.get(name) or _WORDS[name])
     console.result("")
     console.result(table)
-    console.result("\nWhole: every hash matches. The bundle is not signed: this detects corruption, not forgery.")
+    console.result("\nIntact: every hash matches. The bundle is not signed: this detects corruption, not forgery.")
 
 
 _WORDS = {
     "SHA256SUMS": "hashes of all other files",
     "manifest.json": "contract, files, golden vectors",
-    "certificate.json": "record of verification",
-    "certificate.html": "the same, for people",
+    "certificate.json": "every figure of the verification",
+    "certificate.html": "the certificate as a page",
     "MODEL_CARD.md": "what the model is (--card prints it)",
     "LICENSE": "the model's licence",
 }

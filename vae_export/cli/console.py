@@ -112,38 +112,38 @@ def _fit(table: Table, columns: int) -> int:
 
 
 def result_json(value: Any) -> None:
-    """A result, for a program: one JSON document on stdout. NaN and Inf are no JSON and are refused."""
+    """Print a result for a program on stdout: one JSON document. Raises `ValueError` for NaN and Inf."""
     write(sys.stdout, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def message(text: str) -> None:
-    """A plain line on stderr."""
+    """Print a line on stderr."""
     write(sys.stderr, text + "\n")
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write and flush; a reader that went away is no error."""
+    """Write and flush; a closed pipe is no error. Raises `StorageError` if a result cannot be written."""
     try:
-        # A path may hold bytes that are no UTF-8; show them as they are instead of failing.
+        # A path may hold bytes that are not UTF-8: they are written unchanged.
         stream.buffer.write(text.encode("utf-8", "surrogateescape"))
         stream.flush()
     except BrokenPipeError:
         silence(stream)
     except OSError as error:
         silence(stream)
-        if stream is sys.stdout:  # a result that is lost is no success; a message is
+        if stream is sys.stdout:  # a lost result is an error, a lost message is not
             raise StorageError("result cannot be written", where="stdout", got=error.strerror) from error
 
 
 def open_closed() -> None:
-    """Give streams that were closed before the start (`>&-`) a way to nowhere."""
+    """Redirect streams that were closed before the start (`>&-`) to the null device."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def silence(stream: TextIO) -> None:
-    """Send what is still to come to nowhere, so that the interpreter's own flush at exit does not complain."""
+    """Redirect a stream to the null device, so that the flush at exit does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
