@@ -17,7 +17,7 @@ from tests.commands import ROOT, command
 from tests.conftest import Exported
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
-from vae_export.bundle import pack
+from vae_export.bundle.writer import pack
 from vae_export.errors import MachineError
 from vae_export.explorer import server
 

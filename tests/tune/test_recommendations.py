@@ -193,7 +193,7 @@ def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Pat
 def test_a_bundle_without_the_recommended_file_recommends_nothing(
     small: Small, advised: Advised, tmp_path: Path
 ) -> None:
-    from vae_export.bundle import pack
+    from vae_export.bundle.writer import pack
 
     data = pack(open_artifact(advised()), small.record, name="small", parts=["encoder"])
     (tmp_path / "encoder.zip").write_bytes(data)

@@ -15,7 +15,7 @@ CERTIFICATE = "certificate.json"
 
 
 class Hashed(Protocol):
-    """A file that a manifest names."""
+    """A file that a manifest names, with its size in bytes and its hash."""
 
     @property
     def name(self) -> str: ...
@@ -26,20 +26,22 @@ class Hashed(Protocol):
 
 
 class Package(Protocol):
-    """What the runtime reads: an export folder, or a bundle."""
+    """An export folder or a bundle, as the runtime reads it."""
 
     @property
     def manifest(self) -> Manifest: ...
 
     def read(self, file: Hashed) -> bytes:
-        """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
+        """Return the bytes of a file; raise `IntegrityError` unless they are those that the manifest names."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Attributes:
-    folder: where manifest.json and the exported files lie.
-    manifest: what they are.
+    """An export folder.
+
+    Attributes:
+        folder: the folder with manifest.json and the exported files.
+        manifest: the contract and the list of files.
     """
 
     folder: Path
@@ -47,14 +49,15 @@ class Artifact:
 
     @property
     def certificate(self) -> Path:
+        """The path of the certificate, whether or not it is there."""
         return self.folder / CERTIFICATE
 
     def entry(self, part: Part, format: str = "onnx") -> FileEntry:
-        """The file of a part in a format; raises `ModelError` where the export has none."""
+        """Return the float32 file of a part in a format; raise `ModelError` where the export has none."""
         return self.manifest.entry(part, format)
 
     def read(self, file: Hashed) -> bytes:
-        """The file's bytes; raises `IntegrityError` unless they are those that the manifest names."""
+        """Return the bytes of a file; raise `IntegrityError` unless they are those that the manifest names."""
         path = self.folder / file.name
         links = [step for step in (path, path.parent) if step != self.folder and step.is_symlink()]
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
@@ -76,9 +79,13 @@ def read_content(package: Package, entry: FileEntry) -> FileContent:
 
 def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:
     """Raise `IntegrityError` unless these are the bytes that the manifest names."""
-    found = sha256(data)
-    if len(data) != file.size or found != file.sha256:
-        raise _altered(file, where, f"{len(data)} bytes with {found}")
+    check_digest(file, len(data), sha256(data), where)
+
+
+def check_digest(file: Hashed, size: int, digest: str, where: Path | str) -> None:
+    """Raise `IntegrityError` unless the manifest names this size in bytes and this SHA-256."""
+    if (size, digest) != (file.size, file.sha256):
+        raise _altered(file, where, f"{size} bytes with {digest}")
 
 
 def _altered(file: Hashed, where: Path | str, got: str) -> IntegrityError:
@@ -92,5 +99,13 @@ def _altered(file: Hashed, where: Path | str, got: str) -> IntegrityError:
 
 
 def open_artifact(folder: str | Path) -> Artifact:
-    """Open an export folder. Files are hashed when they are read, not here."""
+    """Open an export folder. Its files are compared with their hashes when they are read, not here.
+
+    Args:
+        folder: the folder that `export` wrote.
+
+    Raises:
+        ModelError: there is no manifest, or one of another version.
+        IntegrityError: the manifest cannot be read.
+    """
     return Artifact(Path(folder), read_manifest(Path(folder)))

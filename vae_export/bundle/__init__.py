@@ -1,6 +1,8 @@
-"""One file that holds an export and all that an application needs to embed it: docs/bundle-format.md specifies it."""
+"""A bundle is one file with an export and all that an application needs to embed it; see docs/bundle-format.md.
+
+`vae_export.bundle.writer` makes one. It is not imported here, because reading does not need it.
+"""
 
 from vae_export.bundle.reader import Bundle, open_bundle
-from vae_export.bundle.writer import pack
 
-__all__ = ["Bundle", "open_bundle", "pack"]
+__all__ = ["Bundle", "open_bundle"]

@@ -1,14 +1,16 @@
-"""The container: a ZIP file in one canonical form, of which no byte can differ unnoticed.
+"""The container of a bundle: a ZIP file in one canonical form, so that no byte can differ unnoticed.
 
-docs/bundle-format.md, section 1, is the specification; the layouts below are its tables.
+docs/bundle-format.md, section 1, is the specification; the layouts below are its tables. A reader lists the entries
+with `zipfile`, and `check_canonical` then writes the archive again and compares every byte.
 """
 
 from __future__ import annotations
 
+import io
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from vae_export.errors import IntegrityError, UsageError
@@ -19,123 +21,107 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _LOCAL_MAGIC, _CENTRAL_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _NEEDED, _MADE_BY, _DATE, _ATTRIBUTES = 20, 0x0314, 0x0021, 0o100644 << 16
-#: What a ZIP file without its 64-bit extension can hold.
-_MOST_BYTES, _MOST_ENTRIES = 1 << 32, 0xFFFF
+#: A ZIP file without its 64-bit extension is smaller than this, and has fewer entries.
+MAX_BYTES, _MAX_ENTRIES = 1 << 32, 0xFFFF
 
 
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    crc: int
-    size: int
-    offset: int
+def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
+    """Return the archive of these files, in this order; equal files give equal bytes.
 
-    @property
-    def local(self) -> bytes:
-        """Its local header."""
-        name = self.name.encode("ascii")
-        sizes = (self.crc, self.size, self.size, len(name), 0)
-        return _LOCAL.pack(_LOCAL_MAGIC, _NEEDED, 0, 0, 0, _DATE, *sizes) + name
-
-    @property
-    def central(self) -> bytes:
-        """Its header in the central directory."""
-        name = self.name.encode("ascii")
-        sizes = (self.crc, self.size, self.size, len(name), 0, 0, 0, 0, _ATTRIBUTES, self.offset)
-        return _CENTRAL.pack(_CENTRAL_MAGIC, _MADE_BY, _NEEDED, 0, 0, 0, _DATE, *sizes) + name
-
-    @property
-    def data(self) -> slice:
-        start = self.offset + len(self.local)
-        return slice(start, start + self.size)
-
-
-def write_archive(files: Mapping[str, bytes]) -> bytes:
-    """The archive of these files, in this order; equal files give equal bytes. `UsageError` if they are too large."""
+    Raises:
+        UsageError: the files are too large or too many for one archive.
+        IntegrityError: a name is not allowed, or there twice.
+    """
     check_distinct(map(check_name, files))
-    body, entries = bytearray(), []
-    for name, data in files.items():
-        if len(body) + len(data) >= _MOST_BYTES or len(files) >= _MOST_ENTRIES:
-            raise UsageError("too much for one bundle", where=name, expected=f"less than {_MOST_BYTES:,} bytes")
-        entry = _Entry(name, zlib.crc32(data), len(data), len(body))
-        entries.append(entry)
-        body += entry.local + data
-    return bytes(body) + _directory(entries, len(body))
+    body: list[bytes | memoryview] = []
+    central, offset = bytearray(), 0
+    for path, data in files.items():
+        if offset + len(data) >= MAX_BYTES or len(files) >= _MAX_ENTRIES:
+            raise UsageError("too much for one bundle", where=path, expected=f"less than {MAX_BYTES:,} bytes")
+        name = path.encode("ascii")
+        sizes = (zlib.crc32(data), len(data), len(data), len(name), 0)
+        central += _CENTRAL.pack(
+            _CENTRAL_MAGIC, _MADE_BY, _NEEDED, 0, 0, 0, _DATE, *sizes, 0, 0, 0, _ATTRIBUTES, offset
+        )
+        central += name
+        body += [_LOCAL.pack(_LOCAL_MAGIC, _NEEDED, 0, 0, 0, _DATE, *sizes), name, data]
+        offset += _LOCAL.size + len(name) + len(data)
+    end = _END.pack(_END_MAGIC, 0, 0, len(files), len(files), len(central), offset, 0)
+    return b"".join([*body, central, end])
 
 
 def read_archive(data: bytes, where: Path | str) -> dict[str, memoryview]:
-    """The files of an archive, in order; raises `IntegrityError` for anything out of form, naming the file.
+    """Return the files of an archive, in order, as views of `data`.
 
-    Data are not looked at: hold them against their hashes, then call `check_crcs`.
+    Compare them with their hashes, then call `check_canonical`: until then headers and checksums are not checked.
+
+    Args:
+        data: the archive.
+        where: the path of the archive, for messages.
+
+    Raises:
+        IntegrityError: no list of plain, stored files can be read.
     """
-    return {entry.name: memoryview(data)[entry.data] for entry in _entries(data, where)}
-
-
-def check_crcs(data: bytes, where: Path | str) -> None:
-    """Raise `IntegrityError` for a file whose CRC-32 is not the one that its header states."""
-    for entry in _entries(data, where):
-        if (crc := zlib.crc32(memoryview(data)[entry.data])) != entry.crc:
-            raise IntegrityError(
-                "file has another CRC-32 than its header",
-                where=f"{where}, {entry.name}",
-                expected=f"{entry.crc:08x}",
-                got=f"{crc:08x}",
-                do="fetch the bundle again",
-            )
-
-
-def _entries(data: bytes, where: Path | str) -> list[_Entry]:
-    start, count = _end(data, where)
-    entries: list[_Entry] = []
-    position = 0
-    for entry in _central(data, start, count, where):
-        here = f"{where}, {entry.name}"
-        if entry.offset != position or entry.data.stop > start:
-            raise IntegrityError("file is not where it should be", where=here, expected=position, got=entry.offset)
-        if data[position : entry.data.start] != entry.local:
-            raise IntegrityError("file has a header out of form", where=here, do="fetch the bundle again")
-        entries.append(entry)
-        position = entry.data.stop
-    check_distinct(entry.name for entry in entries)
-    if position != start or data[start:] != _directory(entries, start):
-        raise IntegrityError("bundle is out of form", where=f"{where}, central directory", do="fetch it again")
-    return entries
-
-
-def _directory(entries: list[_Entry], start: int) -> bytes:
-    central = b"".join(entry.central for entry in entries)
-    return central + _END.pack(_END_MAGIC, 0, 0, len(entries), len(entries), len(central), start, 0)
-
-
-def _end(data: bytes, where: Path | str) -> tuple[int, int]:
-    """Where the central directory starts, and how many entries it says it has."""
     if not data.startswith(_LOCAL_MAGIC):
         raise IntegrityError("not a bundle", where=where, expected="a ZIP file made by `vae-export bundle`")
-    magic, *_, count, size, start, comment = (
-        _END.unpack_from(data, len(data) - _END.size) if len(data) >= _END.size else (b"",) * 8
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises half a dozen kinds for damaged files
+        raise IntegrityError(
+            "bundle is cut off or damaged", where=where, got=str(error)[:200], do="fetch it again"
+        ) from error
+    check_distinct(check_name(entry.orig_filename) for entry in entries)
+    files = {}
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            here = f"{where}, {entry.orig_filename}"
+            raise IntegrityError("file is compressed", where=here, expected="a plain file, stored")
+        start = entry.header_offset + _LOCAL.size + len(entry.orig_filename)
+        files[entry.orig_filename] = memoryview(data)[start : start + entry.file_size]
+    if sum(map(len, files.values())) > len(data):  # entries that overlap: hashing them could take for ever
+        raise IntegrityError("bundle is damaged", where=where, got="files larger than the bundle", do="fetch it again")
+    return files
+
+
+def check_canonical(data: bytes, files: Mapping[str, memoryview], where: Path | str) -> None:
+    """Raise `IntegrityError` unless `data` is the archive that `write_archive` makes of its own files.
+
+    Args:
+        data: the archive.
+        files: the result of `read_archive`.
+        where: the path of the archive, for messages.
+    """
+    if (canonical := write_archive(files)) == data:
+        return
+    position = _first_difference(canonical, data)
+    raise IntegrityError(
+        "bundle is not in the canonical form",
+        where=f"{where}, {_entry_at(position, files)}",
+        expected="the bytes that `vae-export bundle` writes",
+        got=f"another byte at {position:,}",
+        do="fetch the bundle again",
     )
-    if magic != _END_MAGIC or comment or start + size + _END.size != len(data):
-        raise IntegrityError("bundle is cut off or has bytes after its end", where=where, do="fetch it again")
-    return start, count
 
 
-def _central(data: bytes, position: int, count: int, where: Path | str) -> Iterator[_Entry]:
-    """What the central directory says, header by header."""
-    end = len(data) - _END.size
-    for number in range(count):
-        here = f"{where}, entry {number + 1} of the central directory"
-        if position + _CENTRAL.size > end:
-            raise IntegrityError("bundle is cut off", where=here, do="fetch it again")
-        fields = _CENTRAL.unpack_from(data, position)
-        crc, size, length, offset = fields[7], fields[8], fields[10], fields[-1]
-        raw = data[position + _CENTRAL.size : min(position + _CENTRAL.size + length, end)]
-        entry = _Entry(check_name(raw.decode("latin-1")), crc, size, offset)
-        if data[position : position + len(entry.central)] != entry.central:
-            raise IntegrityError(
-                "file has a header out of form",
-                where=f"{where}, {entry.name}",
-                expected="a plain file, stored",
-                do="fetch the bundle again",
-            )
-        yield entry
-        position += len(entry.central)
+def _first_difference(one: bytes, other: bytes) -> int:
+    """Return the position of the first byte in which two unequal byte strings differ."""
+    start, block = 0, 1 << 16
+    while one[start : start + block] == other[start : start + block]:
+        start += block
+    pairs = zip(one[start : start + block], other[start : start + block], strict=False)
+    return next((start + i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _entry_at(position: int, files: Mapping[str, memoryview]) -> str:
+    """Return the name of the file whose header or data is at `position`."""
+    end = 0
+    for name, data in files.items():
+        end += _LOCAL.size + len(name) + len(data)
+        if position < end:
+            return f"header of {name}"
+    for name in files:
+        end += _CENTRAL.size + len(name)
+        if position < end:
+            return f"header of {name} in the central directory"
+    return "end of the central directory"

@@ -1,6 +1,6 @@
-"""Which entries a bundle has, and in which order: docs/bundle-format.md, section 2.
+"""Open a bundle: every byte of it is checked before any of it is used.
 
-A bundle that was opened: every byte of it accounted for, before any of it is used.
+docs/bundle-format.md, section 2, specifies which entries a bundle has, and in which order.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
-from vae_export.artifact.folder import CERTIFICATE, Hashed, check_hash
+from vae_export.artifact.folder import CERTIFICATE, Hashed, check_digest
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
-from vae_export.bundle.archive import check_crcs, read_archive
+from vae_export.bundle.archive import MAX_BYTES, check_canonical, read_archive
 from vae_export.errors import IntegrityError, ModelError
 from vae_export.io.atomic import sha256
 
@@ -20,34 +20,32 @@ SUMS = "SHA256SUMS"
 PAGE = "certificate.html"
 CARD = "MODEL_CARD.md"
 LICENCE = "LICENSE"
-#: What a bundle may be without.
+#: Entries that a bundle need not have.
 OPTIONAL = frozenset({PAGE})
 
 
 def golden_names(manifest: Manifest) -> list[str]:
-    """The files of the golden vectors, each once, in the order of their first mention."""
+    """Return the names of the files of the golden vectors, each once, in the order of their first mention."""
     arrays = (array for part in manifest.golden for array in (*part.inputs, *part.outputs))
     return list(dict.fromkeys(array.name for array in arrays))
 
 
 def entries(manifest: Manifest) -> list[str]:
-    """The names of all entries but `SUMS`, in order."""
+    """Return the names of all entries but `SUMS`, in the order that the format prescribes."""
     models = [stored.name for stored in manifest.stored]
     return [MANIFEST, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
 
 
-#: A ZIP file without its 64-bit extension is smaller than this.
-_MOST_BYTES = 1 << 32
-
-
 @dataclass(frozen=True)
 class Bundle:
-    """Attributes:
-    path: of the file.
-    manifest: what is in it.
-    certificate: the record of its verification.
-    files: every entry by name, in order; the data are views of one block of memory.
-    identity: SHA-256 of its list of hashes: equal contents, and only they, have the same.
+    """An opened bundle. All of its bytes were checked.
+
+    Attributes:
+        path: the path of the file.
+        manifest: contract, files, golden vectors and recommendations.
+        certificate: the record of its verification.
+        files: every entry by name, in order; the data are views of one block of memory.
+        identity: SHA-256 of its list of hashes. Two bundles have the same identity only if their contents are equal.
     """
 
     path: Path
@@ -58,26 +56,30 @@ class Bundle:
 
     @property
     def card(self) -> str:
-        """The model card, Markdown."""
+        """The model card, as Markdown."""
         return bytes(self.files[CARD]).decode("utf-8", "replace")
 
     @property
     def licence(self) -> str:
+        """The licence of the model."""
         return bytes(self.files[LICENCE]).decode("utf-8", "replace")
 
     def read(self, file: Hashed) -> bytes:
-        """The bytes of a file that the manifest names."""
+        """Return the bytes of a file that the manifest names."""
         return bytes(self.files[file.name])
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """Open a bundle strictly.
+    """Open a bundle and check every byte of it.
+
+    Args:
+        path: the file, such as mnist.zip.
 
     Raises:
         ModelError: no such file, or a manifest of another version.
         InputError: a certificate of another version.
-        IntegrityError: any byte out of place: an altered, missing, extra or misnamed file, a file that is not in the
-            canonical form, a certificate of other files. The message names the file.
+        IntegrityError: a file was altered, is missing, was added or has another name; the archive is not in the
+            canonical form; the certificate is of other files. The message names the file.
         ParityError: the certificate in it did not pass.
     """
     path = Path(path)
@@ -85,24 +87,25 @@ def open_bundle(path: str | Path) -> Bundle:
 
 
 def read_bundle(data: bytes, path: Path) -> Bundle:
-    """`open_bundle` of bytes that are, or are to be, the file at `path`."""
+    """Check the bytes of a bundle as `open_bundle` does.
+
+    Args:
+        data: the bundle.
+        path: the file that has these bytes, or will have them.
+    """
     files = read_archive(data, path)
-    if SUMS not in files or next(iter(files)) != SUMS:
-        raise IntegrityError(
-            "not a bundle", where=path, expected=f"{SUMS} as its first file", got=next(iter(files), None)
-        )
+    if (first := next(iter(files), None)) != SUMS:
+        raise IntegrityError("not a bundle", where=path, expected=f"{SUMS} as its first file", got=first)
     sums = bytes(files[SUMS])
-    _check_sums(sums, {name: data for name, data in files.items() if name != SUMS}, path)
-    check_crcs(data, path)
+    hashes = _check_sums(sums, {name: content for name, content in files.items() if name != SUMS}, path)
+    check_canonical(data, files, path)
     if MANIFEST not in files:
         raise IntegrityError("file is missing", where=f"{path}, {MANIFEST}")
     manifest = parse_manifest(bytes(files[MANIFEST]), f"{path}, {MANIFEST}")
     _check_contents(manifest, list(files), path)
-    for stored in manifest.stored:
-        check_hash(stored, files[stored.name], f"{path}, {stored.name}")
-    for part in manifest.golden:
-        for array in (*part.inputs, *part.outputs):
-            check_hash(array, files[array.name], f"{path}, {array.name}")
+    golden = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
+    for file in (*manifest.stored, *golden):
+        check_digest(file, len(files[file.name]), hashes[file.name], f"{path}, {file.name}")
     record = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
     record.require(manifest, f"{path}, {CERTIFICATE}")
     return Bundle(path, manifest, record, files, sha256(sums))
@@ -112,17 +115,15 @@ def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a device or a pipe would never end
             raise ModelError("no bundle here", where=path, got="no such file" if not path.exists() else "not a file")
-        if (size := path.stat().st_size) >= _MOST_BYTES:
-            raise IntegrityError(
-                "bundle is too large", where=path, expected=f"less than {_MOST_BYTES:,} bytes", got=size
-            )
+        if (size := path.stat().st_size) >= MAX_BYTES:
+            raise IntegrityError("bundle is too large", where=path, expected=f"less than {MAX_BYTES:,} bytes", got=size)
         return path.read_bytes()
     except OSError as error:
         raise ModelError("bundle cannot be read", where=path, got=error.strerror) from error
 
 
-def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> None:
-    """Hold every file against its line; then the list as a whole, so that it has one spelling only."""
+def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> dict[str, str]:
+    """Compare every file with the list of hashes, and the list with its canonical form; return the hashes by name."""
     try:
         lines = [line.split("  ") for line in sums.decode("ascii").splitlines()]
         stated = {name: digest for digest, name in lines}
@@ -143,11 +144,12 @@ def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> Non
         if name not in files:
             raise IntegrityError("file is missing", where=f"{path}, {name}")
     if sums != "".join(f"{stated[name]}  {name}\n" for name in files).encode():
-        raise IntegrityError("list of hashes is out of form", where=f"{path}, {SUMS}")
+        raise IntegrityError("list of hashes is not in the canonical form", where=f"{path}, {SUMS}")
+    return stated
 
 
 def _check_contents(manifest: Manifest, names: list[str], path: Path) -> None:
-    """Every entry is one that the format knows, and every one that it asks for is there, in order."""
+    """Raise unless the entries are those that the manifest asks for, in the prescribed order."""
     wanted = [SUMS, *entries(manifest)]
     for name in names:
         if name not in wanted:

@@ -1,4 +1,4 @@
-"""An export folder, its certificate and words for people → the bytes of a bundle."""
+"""Make a bundle of an export folder, its certificate and a model card."""
 
 from __future__ import annotations
 
@@ -32,21 +32,25 @@ def pack(
     notes: str = "",
     licence: str = NO_LICENCE,
 ) -> bytes:
-    """The bundle of a certified export; equal contents give equal bytes.
+    """Return the bytes of a bundle of a certified export; equal contents give equal bytes.
 
     Args:
-        artifact: the export; every file is read against its hash.
-        record: its certificate: passed, and of these very files.
-        name: of the model, the title of its card.
+        artifact: the export; every file is compared with its hash.
+        record: its certificate, which must have passed and be of these files.
+        name: the name of the model, which is the title of its card.
         formats, parts, precisions: which files to take; None takes all.
-        page: the certificate as a page, if it is to travel along.
-        notes: for the model card, in Markdown: what the model is for, what it cannot do.
-        licence: the model's licence.
+        page: certificate.html, if it is to be included.
+        notes: a section of the model card, in Markdown: what the model is for, and what it cannot do.
+        licence: the text of the model's licence.
+
+    Returns:
+        The ZIP file that docs/bundle-format.md specifies.
 
     Raises:
-        UsageError: a format, part or precision that the export does not have, or not together.
-        ParityError, IntegrityError: the certificate did not pass, or is of other files.
-        ModelError: an export without golden vectors.
+        UsageError: the export has no file of this format, part and precision.
+        ParityError: the certificate did not pass.
+        IntegrityError: a file was altered, or the certificate is of other files.
+        ModelError: the export has no golden vectors.
     """
     manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
     record.require(manifest, artifact.certificate)
@@ -68,12 +72,12 @@ def pack(
 
 
 def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:
-    """The manifest with those files only that are wanted, by format, part and precision."""
+    """Return the manifest with only the wanted files, by format, part and precision."""
     files = manifest.files
     for kind, chosen in wanted.items():
         if chosen is None:
             continue
-        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # of what the others leave
+        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # those that the other choices leave
         if missing := [name for name in chosen if name not in have]:
             do = f"run: vae-export export --{kind} {missing[0]}"
             raise UsageError(f"export has no such {kind}", expected=" | ".join(have), got=missing[0], do=do)

@@ -99,9 +99,8 @@ def bundle(
 
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
-    from vae_export.bundle import pack
     from vae_export.bundle.reader import read_bundle
-    from vae_export.bundle.writer import NO_LICENCE
+    from vae_export.bundle.writer import NO_LICENCE, pack
 
     artifact = open_artifact(folder)
     data = pack(
