@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_export.likelihood import CLOSEST, STEPS, Likelihood
+from vae_export.likelihood import CLOSEST, MAX_LEVEL, Likelihood
 from vae_export.models import VAE, reparameterize
 from vae_export.models.networks import outputs
 
@@ -66,7 +66,7 @@ def reconstruction_nll_of_outputs(likelihood: Likelihood, decoded: tuple[Tensor,
 
 
 def _discretised_logistic(mean: Tensor, log_scale: Tensor, image: Tensor) -> Tensor:
-    half = 0.5 / STEPS
+    half = 0.5 / MAX_LEVEL
     inverse = torch.exp(-log_scale)
     above = F.softplus((mean - image - half) * inverse)
     below = F.softplus((image - half - mean) * inverse)

@@ -1,7 +1,7 @@
-"""What each exported graph takes and gives: names, dtypes, shapes, ranges.
+"""The contract: names, dtypes, shapes and ranges of the inputs and outputs of each exported graph.
 
-This is the one source. Exporters name tensors by it, parity samples inputs by it, the runtime checks arguments
-against it, the manifest and the metadata of every file carry it. No torch in here: hosts read it too.
+Exporters name tensors by it, parity draws inputs by it, the runtime checks arguments against it, and the manifest and
+the metadata of every file hold it. This module does not import torch, because applications use it too.
 """
 
 from __future__ import annotations
@@ -9,37 +9,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from vae_export.errors import ModelError
+from vae_export.likelihood import MAX_LEVEL as MAX_LEVEL
+from vae_export.likelihood import Array as Array
 from vae_export.likelihood import Likelihood
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-#: Any numpy array. A name only: the command line reads the parts below without importing numpy.
-Array: TypeAlias = "npt.NDArray[Any]"
 Part = Literal["encoder", "decoder", "autoencoder", "decoder-uint8-hwc", "decoder-uint8-chw"]
-#: What every VAE has, and what is exported where nothing else is said.
+#: The parts that every VAE has. They are exported by default.
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "autoencoder")
-#: Bytes in place of a float32 image: the layout of one image, channels last as a canvas takes them, or first.
+#: Layouts of an image in bytes: channels last, as a canvas takes them, or channels first.
 Pixels = Literal["uint8-hwc", "uint8-chw"]
-#: The decoder that gives such bytes, by what is typed after --pixels.
+#: The decoder that gives bytes of each layout. The keys are the values of --pixels.
 PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": "decoder-uint8-chw"}
-#: All that a file can be.
+#: Every part that a file can hold.
 EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
-#: The highest of the levels that a byte has for a pixel; the lowest is 0.
-MAX_LEVEL = 255
+#: How far float32 arithmetic may leave a pixel outside its range, as a fraction of the range.
+RANGE_SLACK = 1e-6
 
 #: The name of the dynamic first axis, in every graph and every shape of a manifest.
 BATCH = "N"
-#: What latents are drawn from: N(0, I).
+#: The distribution of latents, N(0, I), as a manifest names it.
 PRIOR = "standard normal"
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One named input or output: shape (N, *item), N dynamic, 1 and up; float32, or the uint8 of bytes for a screen."""
+    """One input or output of a graph.
+
+    Attributes:
+        name: the name of the tensor in every exported file.
+        item: the shape of one row; the whole shape is (N, *item), with N from 1 up.
+        low, high: the range of its values; infinite where it has none.
+        dtype: float32, or uint8 for the bytes of an image.
+    """
 
     name: str
     item: tuple[int, ...]
@@ -49,11 +53,12 @@ class TensorSpec:
 
     @property
     def shape(self) -> tuple[int | str, ...]:
+        """The shape with the name of the batch axis first."""
         return (BATCH, *self.item)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it has a range: images do."""
+        """Whether it has a range, as images do."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def to_json(self) -> dict[str, Any]:
@@ -64,29 +69,56 @@ class TensorSpec:
             "range": [self.low, self.high] if self.is_bounded else None,
         }
 
+    def __str__(self) -> str:
+        """The name, the shape and the range, such as "image (N, 1, 28, 28) in [0, 1]"."""
+        within = f" in [{self.low:g}, {self.high:g}]" if self.is_bounded else ""
+        return f"{self.name} ({', '.join(map(str, self.shape))}){within}"
+
     def check(self, value: object, *, batch: int | None = None) -> None:
-        """Raise `ModelError` unless `value` is a finite array of this dtype, shape and batch size, N ≥ 1."""
+        """Raise `ModelError` unless `value` is a finite array of this dtype and shape.
+
+        Args:
+            value: what a caller or an engine gave.
+            batch: the number of rows that it must have; None allows any number from 1 up.
+        """
         import numpy as np
 
         where = f"tensor '{self.name}'"
         if not isinstance(value, np.ndarray):
             raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)
-        if value.dtype != np.dtype(self.dtype):  # of the machine's own byte order
+        if value.dtype != np.dtype(self.dtype):  # this includes the byte order
             raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
         expected = (batch if batch is not None else BATCH, *self.item)
         if value.ndim != len(expected) or value.shape[1:] != self.item or batch not in (None, value.shape[0]):
             raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
         if value.shape[0] == 0:
             raise ModelError("empty batch", where=where, expected=f"{BATCH} of 1 and up", got=value.shape)
-        # A byte is always finite, and to ask numpy takes as long as to make it.
+        # Bytes are always finite, and isfinite() takes as long as computing them.
         if self.dtype == "float32" and not np.isfinite(value).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
 
+    def out_of_range(self, value: Array) -> Array | None:
+        """Return a mask of the numbers that lie outside the range, or None where there are none.
+
+        Float32 arithmetic may leave a number `RANGE_SLACK` of the range outside.
+
+        Args:
+            value: finite numbers of any shape.
+        """
+        if not self.is_bounded:
+            return None
+        slack = RANGE_SLACK * (self.high - self.low)
+        low, high = self.low - slack, self.high + slack
+        if value.min() >= low and value.max() <= high:
+            return None
+        mask: Array = (value < low) | (value > high)
+        return mask
+
 
 @dataclass(frozen=True)
 class PartSpec:
-    """Inputs and outputs of one graph, in order."""
+    """The inputs and outputs of one graph, in order."""
 
     part: Part
     inputs: tuple[TensorSpec, ...]
@@ -98,22 +130,52 @@ class PartSpec:
             "outputs": [tensor.to_json() for tensor in self.outputs],
         }
 
+    def check_inputs(self, inputs: Mapping[str, Array]) -> int:
+        """Raise `ModelError` unless these are the inputs, each as `TensorSpec.check` requires.
+
+        Args:
+            inputs: arrays by name.
+
+        Returns:
+            The number of rows.
+        """
+        names = [tensor.name for tensor in self.inputs]
+        if set(inputs) != set(names):
+            raise ModelError("wrong inputs", where=self.part, expected=names, got=sorted(inputs))
+        rows = None
+        for tensor in self.inputs:
+            tensor.check(inputs[tensor.name], batch=rows)
+            rows = len(inputs[tensor.name])
+        return rows or 0
+
+    def check_ranges(self, inputs: Mapping[str, Array]) -> None:
+        """Raise `ModelError` for an input out of range: an encoder would turn levels from 0 to 255 into nonsense."""
+        import numpy as np
+
+        for tensor in self.inputs:
+            value, low, high = inputs[tensor.name], tensor.low, tensor.high
+            if (mask := tensor.out_of_range(value)) is not None:
+                index = tuple(int(i) for i in np.argwhere(mask)[0])
+                where, expected = f"tensor '{tensor.name}' at {index}", f"pixels in [{low:g}, {high:g}]"
+                do = "scale 8-bit levels by 1/255" if (low, high) == (0, 1) else "scale the pixels"
+                raise ModelError("out of range", where=where, expected=expected, got=value[index], do=do)
+
 
 def float_part(part: Part) -> Part:
-    """The part that computes the same without rounding it to bytes: what a file is held against, and tested with."""
+    """Return the part whose float32 image a decoder of bytes rounds; any other part as it is."""
     return "decoder" if part in PIXELS.values() else part
 
 
 @dataclass(frozen=True)
 class Contract:
-    """What a VAE's encoder and decoder exchange with the world.
+    """Shapes and ranges of the images and latents of a VAE. The prior is N(0, I).
 
     Attributes:
         image_shape: (C, H, W) of one image, channels first.
-        latent_shape: (Z,), or (C, H, W) where latents are feature maps. The prior is N(0, I).
+        latent_shape: (Z,), or (C, H, W) where latents are feature maps.
         image_range: lowest and highest value of a pixel; ours is [0, 1], diffusers' AutoencoderKL has [-1, 1].
-        likelihood: p(x|z), which decides what the decoder gives beside the image. None: not stated; figures in nats
-            then take `Likelihood.usual`.
+        likelihood: p(x|z). Some likelihoods add a second output to the decoder. None means that it is not stated;
+            figures in nats then use `Likelihood.usual`.
     """
 
     image_shape: tuple[int, ...]
@@ -137,7 +199,7 @@ class Contract:
             raise ModelError("bad contract", where="likelihood bernoulli", expected="pixels in [0, 1]", got=got)
 
     def spec(self, part: Part) -> PartSpec:
-        """Inputs and outputs of `part`; raises `ModelError` for a part there is not."""
+        """Return the inputs and outputs of a part; raise `ModelError` for an unknown part."""
         image = TensorSpec("image", self.image_shape, *self.image_range)
         latent, noise, mean, logvar = (
             TensorSpec(name, self.latent_shape) for name in ("latent", "noise", "mean", "logvar")
@@ -159,7 +221,7 @@ class Contract:
         raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
 
     def _spread(self, image: str) -> tuple[TensorSpec, ...]:
-        """What the likelihood needs beside the image, one number a pixel: `image_logvar`, for example."""
+        """Return the output that the likelihood needs beside the image, with one number for each pixel, if any."""
         if self.likelihood is None or self.likelihood.spread is None:
             return ()
         return (TensorSpec(f"{image}_{self.likelihood.spread}", self.image_shape),)
@@ -175,7 +237,7 @@ class Contract:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contract:
-        """The inverse of `to_json`; raises `ModelError` for anything else."""
+        """Return the contract that `to_json` described; raise `ModelError` for anything else."""
         try:
             if data["prior"] != PRIOR:
                 raise ValueError(f"prior is {data['prior']!r}, not {PRIOR!r}")

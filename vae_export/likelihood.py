@@ -1,4 +1,4 @@
-"""p(x|z): what a decoder's outputs say about an image, and by which names an exported decoder gives them.
+"""The likelihood p(x|z) of an image, and the names of the outputs of an exported decoder that parametrise it.
 
     bernoulli            image: probability that a pixel is 1
     gaussian             image: mean; image_logvar: log of the variance, of each pixel
@@ -6,8 +6,8 @@
     discretised-logistic image: location; image_log_scale: log of the scale, of each pixel; a probability for each of
                          256 levels (Salimans et al., arXiv:1701.05517, section 2.1, with one component)
 
-The first output is always `image`, in the contract's range: whoever only wants pictures need not know the rest. No
-torch in here: hosts read it too.
+The first output is always `image`, in the contract's range: whoever only wants pictures need not know the rest. This
+module does not import torch, because applications use it too.
 """
 
 from __future__ import annotations
@@ -22,26 +22,30 @@ from vae_export.errors import ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Array: TypeAlias = npt.NDArray[Any]
+#: Any numpy array. It is a string, so that the command line can read the names below without importing numpy.
+Array: TypeAlias = "npt.NDArray[Any]"
 
 LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic"]
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 
-#: What a decoder says of each pixel beside the image, as it is called after "image_" and "reconstruction_".
+#: The second output of a decoder, one number for each pixel; its name follows "image_" or "reconstruction_".
 SPREADS: Mapping[str, str] = {"gaussian": "logvar", "discretised-logistic": "log_scale"}
-#: Deviation of `gaussian-fixed` where nothing else is said, for pixels in [0, 1].
+#: Default standard deviation of `gaussian-fixed`, for pixels in [0, 1].
 SCALE = 0.1
-#: Levels of a pixel less one, for the discretised logistic.
-STEPS = 255
-#: A float32 sigmoid cannot tell 1 - 2^-24 from 1; the logarithm of what is left must stay finite.
+#: The highest level of a pixel in 8 bits; the lowest is 0.
+MAX_LEVEL = 255
+#: Bernoulli means are clipped to [2^-24, 1 - 2^-24], so that logarithms stay finite: float32 has no number between
+#: 1 - 2^-24 and 1.
 CLOSEST = 2.0**-24
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Attributes:
-    name: one of `LIKELIHOODS`.
-    scale: deviation of `gaussian-fixed`, in the image's unit; 1 and without meaning for the others.
+    """The distribution of a pixel, given the decoder's outputs.
+
+    Attributes:
+        name: one of `LIKELIHOODS`.
+        scale: standard deviation of `gaussian-fixed`, in units of the image; 1 for the others, which do not use it.
     """
 
     name: LikelihoodName = "bernoulli"
@@ -57,20 +61,28 @@ class Likelihood:
 
     @classmethod
     def usual(cls, image_range: tuple[float, float]) -> Likelihood:
-        """What is taken where a contract does not say: Bernoulli for [0, 1], else a Gaussian of deviation 1."""
+        """Return the likelihood for contracts that state none: Bernoulli for [0, 1], else a Gaussian of deviation 1."""
         return cls("bernoulli" if image_range == (0.0, 1.0) else "gaussian-fixed")
 
     @property
     def spread(self) -> str | None:
-        """What the decoder says of each pixel beside the image: "logvar", "log_scale", or None."""
+        """The decoder's second output: "logvar", "log_scale", or None."""
         return SPREADS.get(self.name)
 
     def log_prob(self, x: Array, image: Array, spread: Array | None, *, low: float = 0.0, high: float = 1.0) -> Array:
-        """log p(x|z) of each pixel, in nats, float64; shapes as numpy broadcasts them.
+        """Compute log p(x|z) of each pixel.
 
         Args:
             x: pixels in [low, high].
-            image, spread: the decoder's outputs; `spread` is None where this likelihood has none.
+            image: the decoder's first output, of a shape that broadcasts with x.
+            spread: the decoder's second output, or None where this likelihood has none.
+            low, high: the range of pixels.
+
+        Returns:
+            Nats, float64, of the broadcast shape.
+
+        Raises:
+            ModelError: `spread` is missing.
         """
         import numpy as np
 
@@ -98,20 +110,21 @@ class Likelihood:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Likelihood:
-        """The inverse of `to_json`; raises `ModelError`, `KeyError`, `TypeError`."""
+        """Return the likelihood that `to_json` described; raise `ModelError`, `KeyError` or `TypeError` otherwise."""
         if unknown := set(data) - {"name", "scale"}:
             raise ModelError("likelihood cannot be read", got=f"unknown {', '.join(map(repr, sorted(unknown)))}")
         return cls(data["name"], **({"scale": float(data["scale"])} if "scale" in data else {}))
 
 
 def _discretised_logistic(x: Array, mean: Array, log_scale: Array, low: float, high: float) -> Array:
-    """log of the logistic's mass between half a level below x and half a level above; the outermost levels take all.
+    """Compute the logarithm of the logistic's mass between half a level below x and half a level above.
 
-    With s the logistic function: s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), where nothing cancels.
+    The lowest and the highest level take all of the mass beyond them. With s the logistic function,
+    s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), where nothing cancels.
     """
     import numpy as np
 
-    half = (high - low) / STEPS / 2
+    half = (high - low) / MAX_LEVEL / 2
     inverse = np.exp(-log_scale)
     above, below = (x + half - mean) * inverse, (x - half - mean) * inverse
     inside = -np.log(-np.expm1(-2 * half * inverse))

@@ -26,13 +26,13 @@ def test_threads_share_a_model(mlp: Exported) -> None:
 
 def test_a_large_batch_goes_through_in_pieces(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    run = Session.run
+    compute = Session.compute
 
-    def counted(self: Session, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def counted(self: Session, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
         seen.append(len(next(iter(inputs.values()))))
-        return run(self, inputs)
+        return compute(self, inputs, rows)
 
-    monkeypatch.setattr(Session, "run", counted)
+    monkeypatch.setattr(Session, "compute", counted)
     latent = latents(10)
     pieces = load(mlp.folder, batch_size=4).decode(latent)
     assert seen == [4, 4, 2]
@@ -43,7 +43,7 @@ def test_a_large_batch_goes_through_in_pieces(mlp: Exported, monkeypatch: pytest
 
 
 def test_the_last_piece_is_checked_before_the_first_is_computed(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Session, "run", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(Session, "compute", lambda *_: pytest.fail("computed"))
     latent = latents(10)
     latent[9, 3] = np.nan
     with pytest.raises(ModelError, match=r"not finite: tensor 'latent' at \(9, 3\)"):

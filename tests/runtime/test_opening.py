@@ -79,7 +79,7 @@ def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("missing", "no export here: .*; expected a bundle, or the folder of an export"),
+        ("missing", "no such file or folder: .*; expected a bundle, or the folder of an export; check the path"),
         ("file", "not a bundle: .*; expected a ZIP file"),
         ("folder", r"no export here: .*; expected manifest\.json"),
     ],
@@ -107,5 +107,16 @@ def test_more_threads_than_there_are_anywhere_are_refused(mlp: Exported) -> None
 
 
 def test_a_name_that_no_file_has_is_no_export() -> None:
-    with pytest.raises(ModelError, match=r"no export here: a{60}…; expected .*, got File name too long; run"):
+    with pytest.raises(ModelError, match=r"path cannot be read: a{60}…; expected .*, got File name too long; check"):
         load("a" * 5000)
+
+
+def test_repr_names_parts_shapes_precision_and_provider(mlp: Exported) -> None:
+    lines = repr(load(mlp.folder, threads=2)).splitlines()
+    assert (lines[0], lines[-1]) == ("Model(", ")")
+    assert lines[1:-1] == [
+        "  encoder: image (N, 1, 28, 28) in [0, 1] → mean (N, 4), logvar (N, 4); fp32, CPUExecutionProvider, 2 threads",
+        "  decoder: latent (N, 4) → image (N, 1, 28, 28) in [0, 1]; fp32, CPUExecutionProvider, 2 threads",
+        "  autoencoder: image (N, 1, 28, 28) in [0, 1], noise (N, 4) → reconstruction (N, 1, 28, 28) in [0, 1], "
+        "mean (N, 4), logvar (N, 4), latent (N, 4); fp32, CPUExecutionProvider, 2 threads",
+    ]

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from vae_export.likelihood import STEPS, Likelihood
+from vae_export.likelihood import MAX_LEVEL, Likelihood
 
 #: The log of a pixel's deviation or scale lies between that of one grey level and that of the whole range: a density
 #: of 8-bit pixels that may be narrower than a level has no bound, and background that never varies would find it.
-LOG_SCALE_MIN, LOG_SCALE_MAX = -math.log(STEPS), 0.0
+LOG_SCALE_MIN, LOG_SCALE_MAX = -math.log(MAX_LEVEL), 0.0
 
 
 class Encoder(nn.Module):

@@ -1,7 +1,7 @@
-"""An ONNX Runtime session that does what was asked, or says why not.
+"""An ONNX Runtime session that does what was asked, or raises an error.
 
 ONNX Runtime falls back to the CPU when a provider is missing, misreads big-endian arrays and answers an infinite
-latent with a NaN image, each without an error. Here each is one.
+latent with a NaN image, each without an error. Here each of them raises one.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ SET_SWITCH: dict[str, Callable[[ort.SessionOptions], None]] = {
     "no-arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
     "no-pattern": lambda options: setattr(options, "enable_mem_pattern", False),
 }
-#: ONNX Runtime's log level "fatal": its errors come as exceptions, and what it only warns of is checked here.
+#: ONNX Runtime's log level "fatal": its errors come as exceptions, and this module checks what it only warns about.
 LOG_FATAL = 4
-#: What ONNX Runtime calls the contract's dtypes.
+#: The contract's dtypes, as ONNX Runtime names them.
 _TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
 
 _DEFAULT = SessionOptions()
 
 
 class Session:
-    """One opened graph.
+    """One opened ONNX file.
 
     Args:
         data: the file's bytes. The caller has compared their hash.
@@ -57,22 +57,30 @@ class Session:
         self._check_signature()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Input arrays by name, each checked against the contract → output arrays by name."""
-        names = [tensor.name for tensor in self._spec.inputs]
-        if set(inputs) != set(names):
-            raise ModelError("wrong inputs", where=self._spec.part, expected=names, got=sorted(inputs))
-        batch = None
-        for tensor in self._spec.inputs:
-            tensor.check(inputs[tensor.name], batch=batch)
-            batch = len(inputs[tensor.name])
+        """Check the inputs and compute the outputs.
+
+        Args:
+            inputs: arrays by name, each (N, *item) of the contract's dtype, with finite numbers.
+
+        Returns:
+            Arrays by name, each (N, *item).
+
+        Raises:
+            ModelError: an input does not fit the contract, or an output is not finite.
+            OutOfMemoryError: there is no room for the result.
+        """
+        return self.compute(inputs, self._spec.check_inputs(inputs))
+
+    def compute(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Compute the outputs of inputs that the caller has checked; see `run`."""
         outputs = [tensor.name for tensor in self._spec.outputs]
-        results = dict(zip(outputs, self._compute(outputs, dict(inputs)), strict=True))
+        results = dict(zip(outputs, self._call(outputs, dict(inputs)), strict=True))
         for tensor in self._spec.outputs:
             # Finite latents of 1e30 overflow inside: an error is better than an image of NaNs.
-            tensor.check(results[tensor.name], batch=batch)
+            tensor.check(results[tensor.name], batch=rows)
         return results
 
-    def _compute(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+    def _call(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
         try:
             arrays: list[Array] = self._session.run(outputs, inputs)
         except Exception as error:  # ONNX Runtime's exceptions have no class in common
@@ -82,9 +90,14 @@ class Session:
         return arrays
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
-        """Inputs and outputs put in place once, on the provider's own device: (compute, what then fetches the outputs).
+        """Place inputs and outputs once, on the device of the provider, for the shortest calls, which `bench` times.
 
-        The way to the shortest calls, and the one that is timed: nothing is allocated, copied or checked in them.
+        Args:
+            inputs: arrays by name. They are not checked.
+
+        Returns:
+            A function that computes, without allocating, copying or checking anything; and a function that takes its
+            result and returns the outputs by name.
         """
         where = "cpu" if self._session.get_providers()[0] == CPU else "cuda"
         binding = self._session.io_binding()
@@ -116,7 +129,7 @@ class Session:
 
 
 def available_providers() -> tuple[str, ...]:
-    """The providers of `PROVIDERS` that this build of ONNX Runtime lists; whether one works shows when it is tried."""
+    """Return those of `PROVIDERS` that this build of ONNX Runtime lists. `try_provider` tells whether one works."""
     available = ort.get_available_providers()
     return tuple(provider for provider in PROVIDERS if provider in available)
 

@@ -7,7 +7,6 @@ range of pixels, and images with their channel axis last, or without one, to (C,
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from vae_export.pipeline.readers.arrays import NpyReader, NpzReader, choose_fiel
 from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
 from vae_export.pipeline.readers.images import ImageReader
 from vae_export.pipeline.readers.parquet import ParquetReader
-from vae_export.runtime.model import ROUNDING
 from vae_export.system.extras import require
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
@@ -82,7 +80,7 @@ class ValidatedReader:
     def __init__(self, reader: Reader, spec: TensorSpec) -> None:
         self._reader, self._spec = reader, spec
         self.rows, self.item, self.dtype = reader.rows, spec.item, np.dtype(np.float32)
-        self._is_image = math.isfinite(spec.low) and math.isfinite(spec.high)
+        self._is_image = spec.is_bounded
         has_levels = self._is_image and reader.dtype == np.uint8
         if not has_levels and reader.dtype.kind != "f":
             expected = "float32, or uint8 levels" if self._is_image else "float32"
@@ -125,13 +123,9 @@ class ValidatedReader:
         if not np.isfinite(rows).all():
             index, value = _first(rows, ~np.isfinite(rows))
             raise DataError("not finite", where=self.locate(start + index), expected="finite numbers", got=value)
-        if not self._is_image:
-            return
-        low, high = self._spec.low, self._spec.high
-        slack = ROUNDING * (high - low)
-        wrong = (rows < low - slack) | (rows > high + slack)
-        if wrong.any():
-            index, value = _first(rows, wrong)
+        if (mask := self._spec.out_of_range(rows)) is not None:
+            index, value = _first(rows, mask)
+            low, high = self._spec.low, self._spec.high
             expected, do = f"pixels in [{low:g}, {high:g}]", "scale them, or store 8-bit levels as uint8"
             raise DataError("out of range", where=self.locate(start + index), expected=expected, got=value, do=do)
 
