@@ -16,7 +16,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
 from vae_export.errors import MissingExtraError
 from vae_export.formats import FORMATS, WriteOptions
-from vae_export.formats.executorch import MOST
+from vae_export.formats.executorch import MAX_BATCH
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
@@ -54,6 +54,6 @@ def test_it_is_certified(family: str, tmp_path: Path) -> None:
 def test_a_batch_beyond_its_plan_goes_through_in_pieces_and_memory_is_kept(mlp: Exported) -> None:
     graph, format = capture(mlp.source, "decoder"), FORMATS["executorch"]
     run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", SessionOptions(threads=1))
-    for batch in (1, MOST, MOST + 1, 3 * MOST - 1):
+    for batch in (1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH - 1):
         given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}
         np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-5)

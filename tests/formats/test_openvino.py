@@ -25,7 +25,7 @@ HALVES: list[PrecisionName] = ["fp16", "bf16"]
 
 def computes_in(precision: PrecisionName) -> bool:
     """Whether this processor has instructions for it; one with AVX2 alone has them for neither."""
-    found = openvino._core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found = openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {"fp16": "FP16", "bf16": "BF16"}[precision] in found
 
 
@@ -74,7 +74,7 @@ def test_what_the_machine_computes_in_is_certified_with_the_band_of_its_precisio
 def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = capture(source(), "decoder")
     data = OPENVINO.write(graph, WriteOptions(precision="bf16"))
-    monkeypatch.setattr(openvino, "_used", lambda _compiled: {"bf16", "f32"})
+    monkeypatch.setattr(openvino, "compute_types", lambda _compiled: {"bf16", "f32"})
     with pytest.raises(TargetError, match=r"does not compute in bf16.*expected bf16, got bf16 and f32; name another"):
         OPENVINO.open(data, graph.spec, SessionOptions("CPU", threads=1))
 
@@ -82,9 +82,9 @@ def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest
 @pytest.fixture
 def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor on which one layer of every network has no kernel for bfloat16."""
-    used = openvino._used
+    types = openvino.compute_types
     monkeypatch.setattr(
-        openvino, "_used", lambda compiled: used(compiled) | ({"f32"} if "bf16" in used(compiled) else set())
+        openvino, "compute_types", lambda compiled: types(compiled) | ({"f32"} if "bf16" in types(compiled) else set())
     )
 
 
@@ -139,12 +139,12 @@ def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
 def test_a_layer_in_float32_is_seen() -> None:
     """What is read back is what the layers say and the hint; a processor without bfloat16 takes neither."""
     graph = capture(source(), "decoder")
-    data = OPENVINO.write(graph, WriteOptions())
-    model = openvino._read(data, "decoder")
-    told = openvino._core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-    assert ("bf16" in openvino._used(told)) == computes_in("bf16")
-    plain = openvino._core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    assert openvino._used(plain) == {"f32"}
+    content = OPENVINO.write(graph, WriteOptions())
+    model = openvino.core().read_model(content.data, content.sidecars[".bin"])
+    told = openvino.core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    assert ("bf16" in openvino.compute_types(told)) == computes_in("bf16")
+    plain = openvino.core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert openvino.compute_types(plain) == {"f32"}
 
 
 def test_a_file_of_one_precision_under_the_name_of_another_is_a_finding() -> None:

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.formats import Bound, Runner
-from vae_export.formats._torch import process_set
+from vae_export.formats._torch import process_options
 from vae_export.session_options import SessionOptions
 
 Product = Callable[[], object]
@@ -38,7 +38,7 @@ def products(graph: Graph, threads: int) -> Runner:
         tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
         with torch.no_grad(), _Recorder() as recorder:
             graph.module(*tensors)
-        with torch.inference_mode(), process_set(SessionOptions(threads=threads)):
+        with torch.inference_mode(), process_options(SessionOptions(threads=threads)):
             chosen = [_fastest(ways) for ways in recorder.products]
 
             def call() -> None:
@@ -56,7 +56,7 @@ def weights(graph: Graph, threads: int) -> Runner:
 
     @contextlib.contextmanager
     def bind(_inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        with torch.inference_mode(), process_set(SessionOptions(threads=threads)):
+        with torch.inference_mode(), process_options(SessionOptions(threads=threads)):
             yield Bound(_fastest([lambda: torch.sum(flat), lambda: torch.dot(flat, flat)]), lambda _: {})
 
     return Runner(bind)

@@ -29,7 +29,7 @@ FORMATS: dict[str, Format] = {
 
 
 def versions(formats: Iterable[str]) -> dict[str, str]:
-    """Of PyTorch, which captures every graph, and of the packages that write and run these formats; what is here."""
+    """Return the installed versions of PyTorch, which captures every graph, and of these formats' packages."""
     found = {}
     for package in sorted({"torch", *(package for format in formats for package in FORMATS[format].packages)}):
         try:

@@ -1,7 +1,4 @@
-"""Runs a PyTorch callable on arrays, by the names of a contract.
-
-PyTorch's zip archives, rewritten without what should not leave this machine.
-"""
+"""Shared by the PyTorch formats: run a callable on arrays, and rewrite PyTorch's zip archives."""
 
 from __future__ import annotations
 
@@ -20,26 +17,26 @@ from vae_export.session_options import SessionOptions
 
 
 def torch_devices() -> tuple[str, ...]:
-    """The devices of this machine that PyTorch can run an exported file on, the CPU first."""
+    """Return the devices of this machine that PyTorch can run an exported file on, the CPU first."""
     import torch
 
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def torch_session_options(provider: str) -> tuple[SessionOptions, ...]:
-    """On a CPU with one thread and with two; on a GPU without TF32 and with it."""
+    """Return options for one thread and for two on a CPU; without TF32 and with it on a GPU."""
     plain = SessionOptions(provider, threads=1)
     return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
 
 
 def check_device(device: str) -> None:
-    """Raise `TargetError` unless an exported file can run on `device` here. Ask before loading one onto it."""
+    """Raise `TargetError` unless this machine has the device; call it before loading a file onto it."""
     if device not in torch_devices():
         raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
 
 def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:
-    """`module` takes and gives tensors in the order of `spec`; the runner takes and gives arrays by name."""
+    """Return a runner of `module`, which takes and gives tensors in the order of `spec`."""
     import torch
 
     def fetch(outputs: Any) -> dict[str, Array]:
@@ -50,23 +47,23 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOpt
 
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        # A copy: torch warns of, and could write to, arrays that are read-only.
+        # Copied: torch warns of read-only arrays, and could write to them.
         tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(options.provider) for tensor in spec.inputs]
 
-        def waited() -> Any:
+        def synchronized() -> Any:
             outputs = module(*tensors)
             torch.cuda.synchronize()
             return outputs
 
-        with torch.inference_mode(), process_set(options):
-            yield Bound(functools.partial(module, *tensors) if options.provider == "cpu" else waited, fetch)
+        with torch.inference_mode(), process_options(options):
+            yield Bound(functools.partial(module, *tensors) if options.provider == "cpu" else synchronized, fetch)
 
     return Runner(bind)
 
 
 @contextlib.contextmanager
-def process_set(options: SessionOptions) -> Iterator[None]:
-    """PyTorch's threads and TF32 are global; they are put back."""
+def process_options(options: SessionOptions) -> Iterator[None]:
+    """Set PyTorch's threads and TF32, which are global, for the length of the block."""
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -81,15 +78,14 @@ def process_set(options: SessionOptions) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before[1:]
 
 
-#: Records that hold weights: among random bytes any pattern turns up at last.
-_WEIGHTS = ("/constants/", "/weights/")
+#: Records that hold weights. They are not searched for traces: any pattern turns up in enough random bytes.
+_WEIGHT_RECORDS = ("/constants/", "/weights/")
 
 
-def rewritten(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
-    """The archive with every record as `change` gives it, by its name and data; None leaves it out.
+def rewrite_archive(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
+    """Return an archive whose records are `change(name, data)` of the given one's; None leaves a record out.
 
-    Python's zipfile cannot do this: PyTorch wants every record aligned to 64 bytes, so its own reader and writer are
-    used.
+    PyTorch's own reader and writer are used, because it needs every record aligned to 64 bytes.
     """
     import torch
 
@@ -97,7 +93,7 @@ def rewritten(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> b
     target = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(target)
     for name in reader.get_all_records():
-        # The writer adds the version and the identity of an archive itself.
+        # The writer adds these itself.
         if name in ("version", "byteorder", ".data/version", ".data/serialization_id"):
             continue
         record = change(name, reader.get_record(name))
@@ -108,8 +104,8 @@ def rewritten(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> b
 
 
 def archive_traces(archive: bytes, name: str) -> Iterator[Finding]:
-    """Paths and source lines of a machine in the records of an archive, its weights apart."""
+    """Find paths and source lines of a machine in the records of an archive, except those with weights."""
     with zipfile.ZipFile(io.BytesIO(archive)) as records:
         for record in records.namelist():
-            if record.endswith(".json") or not any(weights in record for weights in _WEIGHTS):
+            if record.endswith(".json") or not any(weights in record for weights in _WEIGHT_RECORDS):
                 yield from machine_traces(records.read(record), f"{name}, record {record}")

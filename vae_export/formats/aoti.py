@@ -1,7 +1,7 @@
-"""A package of AOTInductor: the graph compiled to machine code, with its weights in one shared library.
+"""AOTInductor packages: a part compiled to machine code, with its weights in one shared library.
 
-It needs a C++ compiler to be written and PyTorch of the same version to be run; nothing of Python is in it, so that a
-C++ program can load it too. https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
+Writing one needs a C++ compiler, running one PyTorch of the same version. It contains no Python, so that a C++ program
+can load it too. https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats._torch import archive_traces, rewritten, torch_runner, torch_session_options
+from vae_export.formats._torch import archive_traces, rewrite_archive, torch_runner, torch_session_options
 from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
@@ -29,15 +29,19 @@ from vae_export.system.extras import missing
 if TYPE_CHECKING:
     from vae_export.capture import Graph
 
-#: No debug information, which is full of paths, and no instructions but those that the package names (`_MACHINE`):
-#: by default the compiler takes all that this very processor has.
-_OPTIONS = {"aot_inductor.enable_line_tables": False, "aot_inductor.enable_frame_pointer": False, "cpp.march": ""}
-#: Where the package says what it was compiled for, and by which keys.
-_MACHINE = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
+#: No debug information, which is full of paths, and no instructions but those that the package names: by default the
+#: compiler uses all that this processor has.
+_COMPILER_OPTIONS = {
+    "aot_inductor.enable_line_tables": False,
+    "aot_inductor.enable_frame_pointer": False,
+    "cpp.march": "",
+}
+#: Keys by which a package's metadata names the machine that it was compiled for.
+_MACHINE_KEYS = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
 
 
 class Aoti:
-    """AOTInductor's packages, compiled for the processor that writes them."""
+    """AOTInductor packages, compiled for the processor that writes them. Their bytes depend on the compiler."""
 
     name = "aoti"
     suffix = ".aoti.pt2"
@@ -58,7 +62,7 @@ class Aoti:
         return None
 
     def check(self, options: WriteOptions) -> None:
-        """It has no options that could be wrong."""
+        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
@@ -66,27 +70,27 @@ class Aoti:
 
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's notes are about its own code
-            configs = _OPTIONS | {"aot_inductor.metadata": dict(options.metadata)}
+            warnings.simplefilter("ignore")  # they are about the compiler's own code
+            configs = _COMPILER_OPTIONS | {"aot_inductor.metadata": dict(options.metadata)}
             try:
                 torch._inductor.aoti_compile_and_package(graph.program, package_path=buffer, inductor_configs=configs)
-            except Exception as error:  # the compiler raises whatever the graph led it to
+            except Exception as error:  # the compiler may raise anything
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error
-        return FileContent(rewritten(buffer.getvalue(), _Cleaner(cache_dir(), *torch.__path__)))
+        return FileContent(rewrite_archive(buffer.getvalue(), _TraceRemover(cache_dir(), *torch.__path__)))
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
-        """Traces of this machine. Machine code shows no operators: that none draws was seen when it was captured."""
+        """Find traces of this machine. Stochastic ops were refused at capture: machine code does not show them."""
         yield from archive_traces(content.data, name)
 
     def machine(self, content: FileContent) -> str:
-        """Platform, processor and instruction sets that it was compiled for, such as "linux x86_64 AVX512"."""
+        """Return the platform, processor and instruction sets of the package, such as "linux x86_64 AVX512"."""
         with zipfile.ZipFile(io.BytesIO(content.data)) as records:
             for record in records.namelist():
                 if record.endswith("wrapper_metadata.json"):
                     stated = json.loads(records.read(record))
-                    return " ".join(str(stated[key]) for key in _MACHINE)
-        raise ModelError("not a package of AOTInductor", got="no word of the machine it is for")
+                    return " ".join(str(stated[key]) for key in _MACHINE_KEYS)
+        raise ModelError("AOTInductor package lacks platform metadata")
 
     def providers(self) -> tuple[str, ...]:
         return ("cpu",) if missing(self.extra, "torch") is None else ()
@@ -100,12 +104,12 @@ class Aoti:
         if options.provider != "cpu":
             raise TargetError("device is not there", where=f"aoti/{options.provider}", expected="cpu")
         check_machine(self.machine(content), spec.part)
-        # It goes through a private temporary file, which PyTorch removes.
+        # PyTorch unpacks it to a private temporary file, and removes that.
         return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, options)
 
 
 def check_machine(needed: str, where: str) -> None:
-    """Raise `TargetError` unless this machine is one that `needed` names: another one's code would end the process."""
+    """Raise `TargetError` unless this machine has what `needed` names: other machine code would end the process."""
     from torch import cpu
 
     known = {
@@ -122,10 +126,10 @@ def check_machine(needed: str, where: str) -> None:
         raise TargetError("compiled for another machine", where=where, expected=needed, got=got, do="export it here")
 
 
-class _Cleaner:
-    """Drops the sources, which tell how the compiler was called, and blanks folders of this machine in the library.
+class _TraceRemover:
+    """Drops a package's C++ sources, which show how the compiler was called, and blanks folders of this machine.
 
-    They are there as the file names of error messages. Blanked in place, everything else stays where it is.
+    The library holds folders as file names of error messages. They are overwritten in place, so that nothing moves.
     """
 
     def __init__(self, *folders: str) -> None:
@@ -142,5 +146,5 @@ class _Cleaner:
 
 
 def _compiler() -> str | None:
-    """The compiler that PyTorch would take."""
+    """Return the C++ compiler that PyTorch would use, or None."""
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")

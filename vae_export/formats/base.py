@@ -1,7 +1,4 @@
-"""What reading a file shows before it is run: a finding names the rule, how bad it is, and where.
-
-What a format must be able to do. A new one is one file beside this and one line in the registry.
-"""
+"""The interface of a file format. A new format is one file beside this one and one line in the registry."""
 
 from __future__ import annotations
 
@@ -19,17 +16,22 @@ from vae_export.session_options import SessionOptions
 if TYPE_CHECKING:
     from vae_export.capture import Graph
 
-#: An error fails the certificate; a warning is written down in it.
+#: ONNX operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV can read.
+OPSET = 20
+
+#: An error fails the certificate; a warning is recorded in it.
 Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Attributes:
-    rule: its name, such as "random-operator".
-    severity: error or warning.
-    where: the file, and the node or tensor in it.
-    detail: what was found.
+    """A fault that reading a file shows before it is run.
+
+    Attributes:
+        rule: name of the rule, such as "random-operator".
+        severity: error or warning.
+        where: the file, and the node or tensor in it.
+        detail: what was found.
     """
 
     rule: str
@@ -38,10 +40,11 @@ class Finding:
     detail: str
 
     def line(self) -> str:
+        """Return the finding as one line of text."""
         return f"{self.severity}: {self.rule}: {self.where}; {self.detail}"
 
 
-#: An absolute path of Linux, macOS or Windows, or a line of a Python traceback. Names that no model has by chance.
+#: Absolute paths of Linux, macOS or Windows, and lines of a Python traceback: texts that no model contains by chance.
 _TRACES = (
     re.compile(rb'File \\?"[^"]{1,200}", line \d+'),
     re.compile(rb"(?<![\w.])/(?:home|root|Users|usr|opt|tmp|var|mnt|work|srv|data)/[\w.\-]{2,}/[\w.\-/]{2,}"),
@@ -51,23 +54,19 @@ _TRACES = (
 
 
 def machine_traces(text: bytes, where: str) -> Iterator[Finding]:
-    """Paths and source lines of the machine that wrote `text`: they tell strangers about it, and change the bytes."""
+    """Find paths and source lines of the machine that wrote `text`; they reveal it and make files differ."""
     for pattern in _TRACES:
         if (match := pattern.search(text)) is not None:
             yield Finding("machine-trace", "error", where, match.group().decode("utf-8", "replace"))
 
 
-#: ONNX operator set 20: the newest that onnxruntime-web, OpenVINO and OpenCV read as well.
-OPSET = 20
-
-
 @dataclass(frozen=True)
 class Bound:
-    """One batch whose inputs lie where the engine wants them, ready to be computed as often as one likes.
+    """A batch whose inputs are in place in the engine, ready to be computed any number of times.
 
     Attributes:
-        call: computes once; the engine's own call and nothing around it, so that this is what `bench` times.
-        fetch: what `call` returned → output arrays by name.
+        call: computes once. It is the engine's own call with nothing around it, so that `bench` times the engine.
+        fetch: takes what `call` returned; gives output arrays by name.
     """
 
     call: Callable[[], Any]
@@ -76,12 +75,12 @@ class Bound:
 
 @dataclass(frozen=True)
 class Runner:
-    """An opened file. Called, it runs: input arrays by name → output arrays by name.
+    """An opened file. Calling it takes input arrays by name and returns output arrays by name.
 
     Attributes:
-        bind: input arrays by name → a block in which they are bound. Threads and modes that an engine keeps for the
-            whole process are set on the way in and put back on the way out.
-        run: a way of running that checks more than binding, calling and fetching does; None has no such way.
+        bind: takes input arrays by name; returns a context in which they are bound. Threads and modes that an engine
+            keeps for the whole process are set on entry and restored on exit.
+        run: runs with more checks than binding, calling and fetching makes; None where the engine has no such call.
     """
 
     bind: Callable[[Mapping[str, Array]], AbstractContextManager[Bound]]
@@ -96,11 +95,13 @@ class Runner:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """Attributes:
-    metadata: text entries that go into the file where the format has room for them.
-    opset: ONNX operator set.
-    precision: of the numbers inside; one of the format's own.
-    calibration: inputs of the part by name, for a precision that is calibrated.
+    """How one file is written.
+
+    Attributes:
+        metadata: text entries to store in the file, if its format has room for them.
+        opset: ONNX operator set.
+        precision: precision of the numbers in the file, one of the format's `precisions`.
+        calibration: inputs of the part by name, each (M, *item), for a precision that is calibrated.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -110,17 +111,20 @@ class WriteOptions:
 
 
 class Format(Protocol):
-    """Attributes:
-    name: as it is typed after --format.
-    suffix: of its files, after the part's name.
-    sidecars: the last suffixes of what must lie beside each of them: none, in most formats.
-    extra: what to put into `pip install 'vae-export[…]'` to write it.
-    packages: whose versions decide what is written and how it is run.
-    summary: one line for help and docs.
-    danger: why no file of a stranger is ever loaded, such as "is a program"; empty where one may be.
-    may_crash: its engine can take the process down; a file is run in a child first (see `rehearsal`).
-    is_slow: writing takes many seconds a part: `--format all` leaves it out.
-    precisions: what its files can have, float32 first.
+    """A file format: how a part is written, checked, opened and run.
+
+    Attributes:
+        name: its name after `--format`.
+        suffix: suffix of its files, after the part's name.
+        sidecars: last suffixes of the files that must lie beside each of them; most formats have none.
+        extra: extra in `pip install 'vae-export[…]'` that writing it needs.
+        packages: packages whose versions decide what is written and how it is run.
+        summary: one line for help and docs.
+        danger: why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
+        may_crash: whether its engine can take the process down, so that a child process runs each file first (see
+            `vae_export.sandbox.crash_check`).
+        is_slow: whether writing takes many seconds a part; `--format all` leaves such a format out.
+        precisions: the precisions that its files can have, float32 first.
     """
 
     name: str
@@ -135,29 +139,29 @@ class Format(Protocol):
     precisions: tuple[PrecisionName, ...]
 
     def unavailable(self) -> str | None:
-        """Why this format cannot be written on this machine, or None."""
+        """Return why this machine cannot write this format, or None."""
 
     def check(self, options: WriteOptions) -> None:
-        """Raise `UsageError` for options that no file can be written with. Asked before any work."""
+        """Raise `UsageError` for options that cannot be written; called before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
-        """Write one part to memory.
+        """Return the file of one part.
 
         Equal inputs and versions give equal bytes in every format but `ort` and `aoti`. No path of this machine is in
         a file.
         """
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
-        """What reading the file `name` shows, before it is run."""
+        """Return what reading the file `name` shows before it is run; raises whatever its reader raises."""
 
     def machine(self, content: FileContent) -> str:
-        """What a machine must be to run this file, such as "linux x86_64 AVX2"; empty where any will do."""
+        """Return the machine that the file needs, such as "linux x86_64 AVX2"; empty if any machine can run it."""
 
     def providers(self) -> tuple[str, ...]:
-        """What can run a file of this format here, the CPU first."""
+        """Return what can run a file of this format on this machine, the CPU first."""
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Every way of opening a file that parity tries on a provider."""
+        """Return all options that parity opens a file with on a provider."""
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
-        """Load a file for running; raises `TargetError` if the provider is not really used."""
+        """Load a file for running; raise `TargetError` unless it runs on the requested provider."""

@@ -1,7 +1,7 @@
-"""ExecuTorch's programs, for phones and embedded devices: https://docs.pytorch.org/executorch/stable/
+"""ExecuTorch programs, for phones and embedded devices: https://docs.pytorch.org/executorch/stable/
 
-What XNNPACK can compute goes to it, the rest to ExecuTorch's portable kernels. Memory is planned when a program is
-written, so that it has a largest batch; a runner hands larger ones to it in pieces.
+XNNPACK computes the operators that it has, ExecuTorch's portable kernels the rest. Memory is planned when a program is
+written, so that a program has a largest batch; a runner splits larger ones.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
     from vae_export.capture import Graph
 
-#: Few enough for the memory of a phone, enough that calling a program costs nothing beside running it.
-MOST = 64
-#: Bytes 4 and 5 of a program, the FlatBuffer identifier "ET12" and its successors.
+#: The largest batch: small enough for the memory of a phone, large enough that the cost of a call does not count.
+MAX_BATCH = 64
+#: Bytes 4 and 5 of a program: the FlatBuffer identifier is "ET12" or a later one.
 _IDENTIFIER = b"ET"
 
 
 class ExecuTorch:
-    """Programs for batches of 1 to `MOST`, run by ExecuTorch's Python runtime."""
+    """Programs for batches of 1 to `MAX_BATCH`, run by ExecuTorch's Python runtime."""
 
     name = "executorch"
     suffix = ".pte"
     sidecars: tuple[str, ...] = ()
     extra = "executorch"
     packages: tuple[str, ...] = ("executorch", "torch")
-    summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MOST}"
+    summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MAX_BATCH}"
     danger = "is checked by nobody before ExecuTorch maps it"
     may_crash = True
     is_slow = False
@@ -50,7 +50,7 @@ class ExecuTorch:
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """It has no options that could be wrong."""
+        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:  # noqa: ARG002 -- a program has no room for metadata
         with silenced():
@@ -60,16 +60,16 @@ class ExecuTorch:
 
             # XNNPACK's sigmoid gives NaN for numbers of 1e30; the portable kernel gives 0 and 1.
             kept = [known for known in config.ALL_PARTITIONER_CONFIGS if known.__name__ != "SigmoidConfig"]
-            captured = graph.capture_program(MOST)
+            captured = graph.capture_program(MAX_BATCH)
             try:
                 lowered = to_edge_transform_and_lower(captured, partitioner=[XnnpackPartitioner(configs=kept)])
                 return FileContent(bytes(lowered.to_executorch().buffer))
-            except Exception as error:  # its passes raise whatever the graph led them to
+            except Exception as error:  # its passes may raise anything
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be lowered", where=graph.spec.part, got=got) from error
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
-        """Traces of this machine. That no operator draws was seen when the graph was captured."""
+        """Find traces of this machine. Stochastic ops were refused at capture."""
         if content.data[4:6] != _IDENTIFIER:
             raise ValueError("no ExecuTorch program")
         yield from machine_traces(content.data, name)
@@ -95,13 +95,13 @@ class ExecuTorch:
             if portable_lib._threadpool_get_thread_count() != options.threads:
                 portable_lib._unsafe_reset_threadpool(options.threads)
             program = Runtime.get().load_program(content.data)
-            loaded = _Loaded(program, program.load_method("forward"))
+            loaded = _LoadedProgram(program, program.load_method("forward"))
         return torch_runner(loaded, spec, options)
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A method, and the program whose memory it reads: without it, the process would die at the next run."""
+class _LoadedProgram:
+    """A method and its program, which must stay alive: the method reads its memory."""
 
     program: Any
     method: Any
@@ -109,7 +109,7 @@ class _Loaded:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         import torch
 
-        pieces = zip(*(torch.split(tensor, MOST) for tensor in inputs), strict=True)
-        # Outputs lie in memory that the next run writes to.
+        pieces = zip(*(torch.split(tensor, MAX_BATCH) for tensor in inputs), strict=True)
+        # The next run overwrites the memory of the outputs.
         outputs = [[output.clone() for output in self.method.execute(piece)] for piece in pieces]
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))

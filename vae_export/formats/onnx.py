@@ -43,7 +43,7 @@ class Onnx:
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """Raise `UsageError` for an operator set that this machine's exporter cannot write."""
+        """Raise `UsageError` for an operator set that the installed exporter cannot write."""
         import onnx
 
         newest = onnx.defs.onnx_opset_version()
@@ -96,7 +96,7 @@ class Onnx:
         )
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """On the CPU every optimisation level with one thread and with two; on a GPU without TF32 and with it."""
+        """Return each optimisation level with one thread and with two on the CPU; TF32 off and on on a GPU."""
         if provider != CPU:
             return SessionOptions(provider, threads=1), SessionOptions(provider, threads=1, tf32=True)
         levels = reversed(OPTIMISATION_LEVELS)
@@ -109,7 +109,7 @@ class Onnx:
 
 
 def session_runner(session: Session) -> Runner:
-    """A session of ONNX Runtime as a runner."""
+    """Return a runner of an ONNX Runtime session."""
 
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:

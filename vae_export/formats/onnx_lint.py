@@ -1,25 +1,22 @@
-"""Ways through an ONNX model: its graphs, the bodies of its functions, its tensors, wherever they hide.
-
-Lint and admission read the same places: what one of them overlooked, both would.
-
-Rules that an ONNX file of ours keeps, read from its graph before it is run.
+"""Lint rules: faults of an ONNX file that reading its graph shows, before it is run.
 
 rule                severity   why
-random-operator     error      a graph that draws gives other values each time and cannot be verified
-dropout             error      ONNX Runtime's optimiser removes what runs at its lowest level: results differ
-training-branch     error      an If on a training flag: a model that was exported in two modes
-branch              warning    an If on anything else: probes may not take both ways
+random-operator     error      a graph that draws random numbers gives other outputs in each run
+dropout             error      runs at ONNX Runtime's lowest optimisation level, removed at others: results differ
+training-branch     error      an If on a training flag: the model was exported in two modes
+branch              warning    an If on anything else: probes may not take both branches
 baked-batch         error      the first axis of an input or output is a number
-fixed-reshape       warning    a Reshape to a positive first size, which may be a batch that was baked in
+fixed-reshape       warning    a Reshape to a positive first size, which may be the batch of the example
 opset               error      another operator set than the manifest says
 ir-version          error      another IR version than `export` writes
-foreign-domain      error      operators of a domain other than ONNX's own
-sidecar             error      a tensor in another file: the file does not stand alone
+foreign-domain      error      operators outside ONNX's own domain
+sidecar             error      a tensor in another file: this one is incomplete
 machine-trace       error      a path or source line of the machine that wrote it
-unused-initialiser  warning    weights that nothing reads
-float64             error      a double among the types: slow where it is allowed, refused where it is not
+unused-initialiser  warning    weights that no node reads
+float64             error      a float64 type: slow on some engines, refused by others
 
-Bodies of functions and subgraphs are read like the graph itself: what they hold runs too.
+Subgraphs and the bodies of functions are read like the graph itself. The functions that walk through a model are
+public, so that `vae_export.sandbox` looks into the same places.
 """
 
 from __future__ import annotations
@@ -33,64 +30,11 @@ from vae_export.formats.base import Finding, machine_traces
 if TYPE_CHECKING:
     import onnx
 
-#: The two names of ONNX's own operators. "ai.onnx.ml" is for trees and the like, which no VAE needs.
+#: The two names of ONNX's own operator set. "ai.onnx.ml" is for decision trees and the like, which no VAE needs.
 DOMAINS = frozenset({"", "ai.onnx"})
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs that a node carries: branches of an If, bodies of loops."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """These nodes and all those inside their subgraphs."""
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from every_node(graph.node)
-
-
-def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and all those inside its nodes."""
-    yield graph
-    for node in every_node(graph.node):
-        yield from subgraphs(node)
-
-
-def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """The initialisers of a graph, each with the name that nodes read it by; a sparse one is two tensors."""
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for sparse in graph.sparse_initializer:
-        yield from ((sparse.values.name, tensor) for tensor in (sparse.values, sparse.indices))
-
-
-def constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    """The tensors among a node's own attributes, sparse ones too."""
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (
-            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-            *attribute.sparse_tensors,
-        ):
-            yield from (sparse.values, sparse.indices)
-
-
-def external_location(tensor: onnx.TensorProto) -> str | None:
-    """Where a tensor's numbers lie, if that is another file; None for one that holds them itself."""
-    import onnx
-
-    if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
-        return None
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "no location")
-
-
-#: What gives each value of a graph, by name: the node that computes it, or the initialiser that holds it.
+#: The producer of each value of a graph, by name: the node that computes it, or the initialiser that holds it.
 _Scope: TypeAlias = "dict[str, onnx.NodeProto | onnx.TensorProto]"
 
 _RANDOM = {
@@ -101,7 +45,7 @@ _RANDOM = {
     "Bernoulli",
     "Multinomial",
 }
-#: In the name of whatever says that a model is being trained: "training", "is_training", "net.train_mode".
+#: Names of flags that say that a model is being trained: "training", "is_training", "net.train_mode".
 _TRAINING = re.compile(r"(?<![a-z])(?:is_?)?train(?:ing)?(?![a-z])")
 
 
@@ -113,11 +57,13 @@ def lint(
     ir_version: int | None = None,
     foreign: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """Findings about the ONNX file `name`.
+    """Find faults in an ONNX file.
 
     Args:
-        opset, ir_version: what was asked for; None is not checked.
-        foreign: operators and operator sets that are not ONNX's own and have to be there: "com.microsoft 1".
+        data: the file; an error of protobuf is raised if it cannot be parsed.
+        name: its name, for the findings.
+        opset, ir_version: versions that it must have; None is not checked.
+        foreign: operators and operator sets outside ONNX that are allowed, such as "com.microsoft 1".
     """
     import onnx
 
@@ -159,12 +105,12 @@ def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
             yield Finding("baked-batch", "error", f"{name}, tensor '{value.name}'", f"first axis is {size}")
 
 
-def _graph(graph: onnx.GraphProto, name: str, around: _Scope) -> Iterator[Finding]:
-    """`around`: what the graphs around this one compute."""
+def _graph(graph: onnx.GraphProto, name: str, outer: _Scope) -> Iterator[Finding]:
+    """Check a graph; `outer` holds the values of the graphs around it, which it may read."""
     import onnx
 
     double = onnx.TensorProto.DOUBLE
-    # A subgraph may read a tensor of the graph around it.
+    # Subgraphs may read tensors of the graph around them.
     graphs = list(every_graph(graph))
     read = {value for inner in graphs for node in inner.node for value in node.input}
     read |= {value.name for inner in graphs for value in inner.output}
@@ -178,7 +124,7 @@ def _graph(graph: onnx.GraphProto, name: str, around: _Scope) -> Iterator[Findin
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type == double:
             yield Finding("float64", "error", f"{name}, tensor '{value.name}'", "its type")
-    yield from _nodes(graph.node, name, around | {tensor.name: tensor for tensor in graph.initializer})
+    yield from _nodes(graph.node, name, outer | {tensor.name: tensor for tensor in graph.initializer})
 
 
 def _tensor(tensor: onnx.TensorProto, where: str) -> Iterator[Finding]:
@@ -190,8 +136,8 @@ def _tensor(tensor: onnx.TensorProto, where: str) -> Iterator[Finding]:
         yield Finding("float64", "error", where, "its type")
 
 
-def _nodes(nodes: Sequence[onnx.NodeProto], name: str, around: _Scope) -> Iterator[Finding]:
-    scope = around | {value: node for node in nodes for value in node.output}
+def _nodes(nodes: Sequence[onnx.NodeProto], name: str, outer: _Scope) -> Iterator[Finding]:
+    scope = outer | {value: node for node in nodes for value in node.output}
     for node in nodes:
         where = f"{name}, node '{node.name or node.op_type}'"
         yield from _node(node, where, scope)
@@ -223,7 +169,7 @@ def _node(node: onnx.NodeProto, where: str, scope: _Scope) -> Iterator[Finding]:
 
 
 def _branch(node: onnx.NodeProto, where: str, scope: _Scope) -> Finding:
-    """What an If branches on: followed back through whatever computes its condition."""
+    """Follow the condition of an If back to its inputs: is one of them a training flag?"""
     for name in _origins(node.input[0], scope) if node.input else ():
         if _TRAINING.search(name.lower()):
             return Finding("training-branch", "error", where, f"on '{name}'")
@@ -231,7 +177,7 @@ def _branch(node: onnx.NodeProto, where: str, scope: _Scope) -> Finding:
 
 
 def _origins(value: str, scope: _Scope) -> Iterator[str]:
-    """A value and all that it is computed from, by name."""
+    """Yield a value and everything that it is computed from, by name."""
     import onnx
 
     seen, left = set[str](), [value]
@@ -240,13 +186,13 @@ def _origins(value: str, scope: _Scope) -> Iterator[str]:
         if name and name not in seen:
             seen.add(name)
             yield name
-            maker = scope.get(name)
-            if isinstance(maker, onnx.NodeProto):
-                left += maker.input
+            producer = scope.get(name)
+            if isinstance(producer, onnx.NodeProto):
+                left += producer.input
 
 
 def _texts(model: onnx.ModelProto) -> bytes:
-    """Every text of a model, and no weights: among random bytes any pattern turns up at last."""
+    """Return all texts of a model. Weights are left out: any pattern turns up in enough random bytes."""
     return "\n".join(_strings(model)).encode("utf-8", "replace")
 
 
@@ -264,3 +210,56 @@ def _strings(message: Any) -> Iterator[str]:
                     yield from _strings(item)
                 else:
                     break  # numbers, or bytes: weights
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs in a node: branches of an If, bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield these nodes and all nodes in their subgraphs."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from every_node(graph.node)
+
+
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and all graphs in its nodes."""
+    yield graph
+    for node in every_node(graph.node):
+        yield from subgraphs(node)
+
+
+def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Yield the initialisers of a graph, each with the name that nodes read it by; a sparse one is two tensors."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for sparse in graph.sparse_initializer:
+        yield from ((sparse.values.name, tensor) for tensor in (sparse.values, sparse.indices))
+
+
+def constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors among a node's attributes, sparse ones included."""
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (
+            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+            *attribute.sparse_tensors,
+        ):
+            yield from (sparse.values, sparse.indices)
+
+
+def external_location(tensor: onnx.TensorProto) -> str | None:
+    """Return the file that holds a tensor's data, or None if the tensor holds them itself."""
+    import onnx
+
+    if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
+        return None
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "no location")

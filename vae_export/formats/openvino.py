@@ -1,7 +1,7 @@
-"""OpenVINO's IR: a graph (`.xml`) and its weights (`.bin`), for Intel's CPUs, GPUs and NPUs.
+"""OpenVINO's IR: a graph (`.xml`) and its weights (`.bin`), for Intel CPUs, GPUs and NPUs.
 
-Its CPU plug-in computes in bfloat16 on processors that have AMX unless it is told not to. Here a file says what it is
-computed in, the plug-in is told, and then asked whether it listened, layer by layer:
+Which precision OpenVINO computes in depends on the processor: by default its CPU plug-in takes bfloat16 where there is
+AMX. Here a file states its precision, the plug-in is told, and each compiled layer is checked:
 https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.manifest import FileContent
-from vae_export.contract import BATCH, Array, PartSpec, TensorSpec
+from vae_export.contract import BATCH, Array, Part, PartSpec, TensorSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 _WEIGHTS = ".bin"
-#: OpenVINO's operators that take numbers from a generator.
-_DRAWS = ("RandomUniform", "Multinomial")
-#: Where a file says its precision, and what OpenVINO calls that.
-_STATED = ["vae_export", "precision"]
-_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-#: Layers of a compiled model that decide in which precision it computes: they have the weights.
-_WEIGHTED = ("FullyConnected", "MatMul", "Convolution", "Deconvolution")
+#: OpenVINO operators that draw random numbers.
+_STOCHASTIC = ("RandomUniform", "Multinomial")
+#: The entry of a model's runtime info that states its precision.
+_PRECISION_ENTRY = ["vae_export", "precision"]
+#: OpenVINO's names of the precisions.
+_ELEMENT_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+#: Compiled layers with weights, whose precision is the model's.
+_WEIGHTED_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Deconvolution")
 
 
 class OpenVino:
     """IR version 11, translated from our ONNX file by OpenVINO's own reader.
 
-    In fp16 and bf16 the weights are rounded in the file, and the layers compute in that precision or not at all.
-    Processors without AMX may take longer for that than for float32, and those with AVX2 alone cannot.
+    In fp16 and bf16 the weights are rounded in the file. A file is refused where the processor cannot compute in its
+    precision, for example with AVX2 alone. Without AMX, both may be slower than float32.
     """
 
     name = "openvino"
@@ -55,24 +56,24 @@ class OpenVino:
     danger = "is checked by nobody before OpenVINO parses it"
     may_crash = True
     is_slow = False
-    precisions: tuple[PrecisionName, ...] = tuple(_TYPES)
+    precisions: tuple[PrecisionName, ...] = tuple(_ELEMENT_TYPES)
 
     def unavailable(self) -> str | None:
         error = missing(self.extra, "openvino") or missing("export", "torch", "onnx", "onnxscript")
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """Raise `UsageError` for an operator set that the ONNX file in between cannot be written with."""
+        """Raise `UsageError` for an operator set that the intermediate ONNX file cannot have."""
         Onnx().check(options)
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import openvino
 
-        model = _core().read_model(Onnx().write(graph, replace(options, precision=FULL)).data)
+        model = core().read_model(Onnx().write(graph, replace(options, precision=FULL)).data)
         if options.precision != FULL:
             _round_weights(model, options.precision)
-            model.set_rt_info(options.precision, _STATED)
-        # Nodes that the reader adds are numbered through the process; numbered by their place, equal graphs give
+            model.set_rt_info(options.precision, _PRECISION_ENTRY)
+        # The reader numbers the nodes that it adds through the process. Numbered by their place, equal graphs give
         # equal bytes.
         for place, node in enumerate(model.get_ordered_ops()):
             if node.get_friendly_name() == node.get_name():
@@ -83,13 +84,13 @@ class OpenVino:
             return FileContent(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
-        """Operators that draw, traces of this machine in the graph, and another precision than the manifest's."""
+        """Find stochastic operators, traces of this machine in the graph, and a precision unlike the manifest's."""
         yield from machine_traces(content.data, name)
         model = _read(content, name)
-        if (stated := _stated(model)) != precision:
+        if (stated := _stated_precision(model)) != precision:
             yield Finding("wrong-precision", "error", name, f"{stated}, where the manifest says {precision}")
         for node in model.get_ops():
-            if (operator := node.get_type_name()) in _DRAWS:
+            if (operator := node.get_type_name()) in _STOCHASTIC:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
     def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
@@ -98,11 +99,11 @@ class OpenVino:
     def providers(self) -> tuple[str, ...]:
         if missing(self.extra, "openvino") is not None:
             return ()
-        devices = _core().available_devices
+        devices = core().available_devices
         return tuple(sorted(devices, key=lambda device: (device != "CPU", device)))
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """On the CPU one thread and two; elsewhere it is the device that decides."""
+        """Return options for one thread and for two on the CPU; other devices decide for themselves."""
         counts = (1, 2) if provider == "CPU" else (1,)
         return tuple(SessionOptions(provider, threads=count) for count in counts)
 
@@ -115,21 +116,7 @@ class OpenVino:
 
         model = _read(content, spec.part)
         _check_signature(model, spec)
-        wanted = _type(model, spec.part)
-        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
-        if options.provider == "CPU":
-            properties["NUM_STREAMS"] = 1
-            if options.threads is not None:
-                properties["INFERENCE_NUM_THREADS"] = options.threads
-        where = f"openvino/{options.provider}, {spec.part}"
-        try:
-            compiled = _core().compile_model(model, options.provider, properties)
-        except RuntimeError as error:
-            what = f"device has no way to compute in {wanted}"
-            raise TargetError(what, where=where, got=error, do="name another --precision") from error
-        if (used := _used(compiled)) != {wanted}:
-            what, do = f"device does not compute in {wanted}", "name another --precision"
-            raise TargetError(what, where=where, expected=wanted, got=" and ".join(sorted(used)), do=do)
+        compiled = _compile(model, options, spec.part)
 
         @contextlib.contextmanager
         def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
@@ -145,11 +132,11 @@ class OpenVino:
 
 
 @functools.cache
-def _core() -> openvino.Core:
-    """The one of this process, never given back.
+def core() -> openvino.Core:
+    """Return the one OpenVINO core of this process, which lives as long as the process.
 
-    Its CPU plug-in gives the thread that makes it a signal stack, and unmaps that stack when it goes. Where two have
-    lived, the second leaves the first one's, unmapped, and the next Ctrl-C is a segmentation fault.
+    Its CPU plug-in gives the thread that creates it a signal stack, and unmaps that stack when the core is deleted. If
+    a second core is deleted, it restores the first one's unmapped stack, and the next Ctrl-C is a segmentation fault.
     """
     import openvino
 
@@ -159,17 +146,48 @@ def _core() -> openvino.Core:
 def _read(content: FileContent, where: str) -> openvino.Model:
     if _WEIGHTS not in content.sidecars:
         raise ModelError("OpenVINO model without its weights", where=where, expected=f"a {_WEIGHTS} file beside it")
-    return _core().read_model(content.data, content.sidecars[_WEIGHTS])
+    return core().read_model(content.data, content.sidecars[_WEIGHTS])
+
+
+def _compile(model: openvino.Model, options: SessionOptions, part: Part) -> openvino.CompiledModel:
+    """Compile a model in the precision that it states; raise `TargetError` if the device computes in another one."""
+    wanted = _element_type(model, part)
+    properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": wanted}
+    if options.provider == "CPU":
+        properties["NUM_STREAMS"] = 1
+        if options.threads is not None:
+            properties["INFERENCE_NUM_THREADS"] = options.threads
+    where, do = f"openvino/{options.provider}, {part}", "name another --precision"
+    try:
+        compiled = core().compile_model(model, options.provider, properties)
+    except RuntimeError as error:
+        raise TargetError(f"device has no way to compute in {wanted}", where=where, got=error, do=do) from error
+    if (used := compute_types(compiled)) != {wanted}:
+        got = " and ".join(sorted(used))
+        raise TargetError(f"device does not compute in {wanted}", where=where, expected=wanted, got=got, do=do)
+    return compiled
+
+
+def compute_types(compiled: openvino.CompiledModel) -> set[str]:
+    """Return the element types that a compiled model computes in, such as {"bf16", "f32"}.
+
+    One is what the device says of the whole model, the others are those of the layers with weights: a processor may
+    take the precision for some layers and not for others.
+    """
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    layers = {note["runtimePrecision"].value for note in notes if note["layerType"].value in _WEIGHTED_LAYERS}
+    return {hint, *layers}
 
 
 def _round_weights(model: openvino.Model, precision: PrecisionName) -> None:
-    """Store weights, the float32 constants of two axes and more, in `precision`, and widen them where they are read."""
+    """Store weights, float32 constants of two or more axes, in `precision`; convert them where they are read."""
     import openvino
     import torch
     from openvino import opset15
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    kind = getattr(openvino.Type, _TYPES[precision])
+    kind = getattr(openvino.Type, _ELEMENT_TYPES[precision])
     for node in model.get_ordered_ops():
         is_constant = node.get_type_name() == "Constant" and node.get_element_type() == openvino.Type.f32
         if not is_constant or node.data.ndim < 2:
@@ -181,26 +199,18 @@ def _round_weights(model: openvino.Model, precision: PrecisionName) -> None:
             reader.replace_source_output(widened.output(0))
 
 
-def _stated(model: openvino.Model) -> str:
-    """The precision that a file says it has; one that says nothing is float32."""
-    return str(model.get_rt_info(_STATED).value) if model.has_rt_info(_STATED) else FULL
+def _stated_precision(model: openvino.Model) -> str:
+    """Return the precision that a file states; without a statement it is float32."""
+    return str(model.get_rt_info(_PRECISION_ENTRY).value) if model.has_rt_info(_PRECISION_ENTRY) else FULL
 
 
-def _type(model: openvino.Model, where: str) -> str:
-    """What OpenVINO calls the precision of a file; raises `ModelError` for one that is none of ours."""
-    found = _stated(model)
-    for precision, name in _TYPES.items():
+def _element_type(model: openvino.Model, where: str) -> str:
+    """Return OpenVINO's name of a file's precision; raise `ModelError` for a precision that is unknown."""
+    found = _stated_precision(model)
+    for precision, name in _ELEMENT_TYPES.items():
         if precision == found:
             return name
-    raise ModelError("unknown precision", where=where, expected=" | ".join(_TYPES), got=found)
-
-
-def _used(compiled: openvino.CompiledModel) -> set[str]:
-    """In what a compiled model computes: what its device says of it, and of each layer with weights."""
-    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    layers = {note["runtimePrecision"].value for note in notes if note["layerType"].value in _WEIGHTED}
-    return {hint, *layers}
+    raise ModelError("unknown precision", where=where, expected=" | ".join(_ELEMENT_TYPES), got=found)
 
 
 def _check_signature(model: openvino.Model, spec: PartSpec) -> None:

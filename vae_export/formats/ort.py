@@ -1,8 +1,7 @@
 """ONNX Runtime's own format, for its builds of reduced size: https://onnxruntime.ai/docs/reference/ort-format-models.html
 
-A build for a phone or a microcontroller has no reader of ONNX and no optimiser, only the kernels that were asked for.
-The optimiser runs here instead, once, at the level `basic`: what it does there means the same on every machine, while
-higher levels choose operators of the machine at hand.
+A small build, for a phone or a microcontroller, can neither read ONNX nor optimise a graph. So the optimiser runs here,
+at the level `basic`, whose result runs on every machine; higher levels choose operators of this one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
+from vae_export.formats.onnx_lint import DOMAINS
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 from vae_export.system.extras import missing
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 _LEVEL = "basic"
-#: Operators of ONNX that take numbers from a generator.
-_DRAWS = ("Random", "Bernoulli", "Multinomial", "Dropout")
+#: Prefixes of ONNX operators that draw random numbers.
+_STOCHASTIC = ("Random", "Bernoulli", "Multinomial", "Dropout")
 
 
 class Ort:
@@ -50,7 +50,7 @@ class Ort:
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """Raise `UsageError` for an operator set that the ONNX file in between cannot be written with."""
+        """Raise `UsageError` for an operator set that the intermediate ONNX file cannot have."""
         Onnx().check(options)
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
@@ -69,7 +69,7 @@ class Ort:
             return FileContent(path.read_bytes())
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
-        """Operators that draw, or are none of ONNX's own, and traces of this machine in every text."""
+        """Find stochastic and foreign operators, and traces of this machine in every text."""
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
         if not InferenceSession.InferenceSessionBufferHasIdentifier(content.data, 0):
@@ -85,20 +85,20 @@ class Ort:
         for node in nodes:
             operator, domain = node.OpType().decode(), node.Domain().decode()
             where = f"{name}, node '{node.Name().decode()}'"
-            if operator.startswith(_DRAWS):
+            if operator.startswith(_STOCHASTIC):
                 yield Finding("random-operator", "error", where, operator)
-            if domain not in ("", "ai.onnx"):
+            if domain not in DOMAINS:
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
 
     def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:
-        """The CPU alone: a provider of a GPU takes nodes out of a graph that an optimiser has finished with."""
+        """Return the CPU alone: GPU providers change graphs, and this one is already optimised."""
         return (CPU,)
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """One thread and two; the level is fixed since the file was written."""
+        """Return options for one thread and for two; the optimisation level was fixed when the file was written."""
         return SessionOptions(provider, threads=1), SessionOptions(provider, threads=2)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:

@@ -1,4 +1,4 @@
-"""`.pt2`, the program of torch.export. Newer versions may not load it, its documentation says: no archive format."""
+"""Programs of torch.export. Newer versions may not load them, as its documentation says: they are no archive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Pt2:
-    """torch.export's programs. Loading one runs pickles: never a stranger's."""
+    """Programs of torch.export. Loading one may run code: files of unknown origin are refused."""
 
     name = "pt2"
     suffix = ".pt2"
@@ -41,7 +41,7 @@ class Pt2:
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """It has no options that could be wrong."""
+        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
@@ -50,7 +50,7 @@ class Pt2:
         # The inputs that it was captured with would be stored as a pickle, and nothing needs them.
         program._example_inputs = None
         buffer = io.BytesIO()
-        # To memory: saving to a path aborts the process on a full disk (pytorch#156955).
+        # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return FileContent(buffer.getvalue())
 
@@ -61,7 +61,7 @@ class Pt2:
         return torch_devices() if self.unavailable() is None else ()
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
-        """Operators that draw, and traces of this machine in everything but the weights."""
+        """Find stochastic ops, and traces of this machine in everything but the weights."""
         from vae_export.capture import is_stochastic
 
         yield from archive_traces(content.data, name)
@@ -83,7 +83,7 @@ class Pt2:
 
 
 def _load(data: bytes) -> torch.export.ExportedProgram:
-    """Load a program; whatever is wrong is raised, and not logged with a traceback as well."""
+    """Load a program, without logging the traceback of an error that is raised anyway."""
     import torch
 
     log = logging.getLogger("torch.export")

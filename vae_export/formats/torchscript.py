@@ -1,7 +1,6 @@
-"""TorchScript, the easiest way into a C++ program through LibTorch.
+"""TorchScript, the easiest format for C++ programs that use LibTorch.
 
-PyTorch calls it a legacy format: deprecated since 2.10, unsupported on Python 3.14. It is supported here for as long
-as PyTorch can write it.
+PyTorch has deprecated it in 2.10 and does not support it on Python 3.14. It stays here as long as PyTorch can write it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from vae_export.errors import ModelError
 from vae_export.formats._torch import (
     archive_traces,
     check_device,
-    rewritten,
+    rewrite_archive,
     torch_devices,
     torch_runner,
     torch_session_options,
@@ -34,13 +33,12 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 
-#: Operators that take numbers from a generator. Dropout is one where its last input, `train`, is true; traced in eval
-#: mode and frozen it is gone altogether.
-_DRAWS = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
+#: Stochastic ops. Dropout is one if its input `train` is true; freezing a module in eval mode removes dropout.
+_STOCHASTIC = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
 
 
 class TorchScript:
-    """Traced and frozen modules. One is a program: never a stranger's is loaded."""
+    """Traced and frozen modules. Loading one may run code: files of unknown origin are refused."""
 
     name = "torchscript"
     suffix = ".torchscript.pt"
@@ -60,7 +58,7 @@ class TorchScript:
         return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
-        """It has no options that could be wrong."""
+        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         import torch
@@ -68,22 +66,22 @@ class TorchScript:
         graph = graph.at(options.precision)
         graph.check_program()  # tracing would record stochastic ops without a word
         buffer = io.BytesIO()
-        # check_trace would run the module twice and compare at a tolerance of its own, and the tracer warns of each
-        # Python value it takes from a shape: parity, with several batches, does both better.
-        with _deprecation_known(), _fresh_names(), warnings.catch_warnings():
+        # Parity checks several batches with measured tolerances: neither check_trace nor the tracer's warnings of
+        # Python values that come from shapes add anything to that.
+        with _ignored_deprecation(), _fresh_names(), warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in `__all__`
             try:
                 traced = torch.jit.trace(graph.module, graph.example, check_trace=False)
                 frozen = torch.jit.freeze(traced.eval())
-            except Exception as error:  # the tracer raises whatever the module's code led it to
+            except Exception as error:  # the tracer may raise anything
                 raise ModelError(
                     "module cannot be traced", where=graph.spec.part, got=f"{type(error).__name__}: {error}"
                 ) from error
-            # To memory: torch.jit.save to a path aborts the process on a full disk (pytorch#156955).
+            # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
             torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
-        # Their .debug_pkl holds source lines with the paths of this machine.
+        # .debug_pkl records hold source lines with paths of this machine.
         return FileContent(
-            rewritten(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
+            rewrite_archive(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
         )
 
     def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
@@ -93,13 +91,13 @@ class TorchScript:
         return torch_devices() if self.unavailable() is None else ()
 
     def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
-        """Operators that draw, and traces of this machine in everything but the weights."""
+        """Find stochastic ops, and traces of this machine in everything but the weights."""
         import torch
 
         yield from archive_traces(content.data, name)
-        with _deprecation_known():
+        with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
-        for operator in _DRAWS.findall(str(module.inlined_graph)):
+        for operator in _STOCHASTIC.findall(str(module.inlined_graph)):
             yield Finding("random-operator", "error", name, operator)
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
@@ -109,14 +107,14 @@ class TorchScript:
         import torch
 
         check_device(options.provider)
-        with _deprecation_known():
+        with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location=options.provider)
             return torch_runner(module, spec, options)
 
 
 @contextlib.contextmanager
-def _deprecation_known() -> Iterator[None]:
-    """torch.jit is deprecated: DeprecationWarning in 2.10 to 2.13, FutureWarning from 2.14. The docs say so."""
+def _ignored_deprecation() -> Iterator[None]:
+    """Ignore torch.jit's warnings: a DeprecationWarning in 2.10 to 2.13, a FutureWarning from 2.14 on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=FutureWarning)
@@ -125,7 +123,7 @@ def _deprecation_known() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fresh_names() -> Iterator[None]:
-    """Traced classes are numbered through the process; numbered from zero, equal graphs give equal bytes."""
+    """Number traced classes from zero and not through the process, so that equal graphs give equal bytes."""
     import torch
     from torch.jit import _state
 

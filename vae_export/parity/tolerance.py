@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vae_export.contract import MAX_LEVEL
 from vae_export.errors import UsageError
+from vae_export.formats.onnx_quantize import BLOCK_SIZE
 from vae_export.precision import FULL, PrecisionName
 
 #: Largest relative error of one rounding to nearest: 2^-p for p bits of significand (IEEE 754; bfloat16 has 8).
@@ -152,8 +153,6 @@ def ulp(magnitude: float, precision: PrecisionName) -> float:
 _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
 #: Levels of an activation: 8 bits from its lowest value to its highest, zero among them.
 ACTIVATION_LEVELS = 255
-#: Weights that share a scale in 4 bits.
-BLOCK = 32
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Layers whose products are computed with integers.
 _QUANTIZED_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
@@ -173,7 +172,7 @@ def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
     if precision != "int4-weights":
         largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).expand_as(weight)
     else:
-        blocks = torch.split(weight.abs(), BLOCK, dim=1)
+        blocks = torch.split(weight.abs(), BLOCK_SIZE, dim=1)
         largest = torch.cat([block.amax(dim=1, keepdim=True).expand_as(block) for block in blocks], dim=1)
     return largest / _WEIGHT_LEVELS[precision]
 

@@ -1,7 +1,4 @@
-"""ONNX files that nobody vouches for: what they must pass before this process opens them.
-
-`gate.py` caps their size and starts a child process; `trial.py` is that child, and `content.py` what it refuses.
-"""
+"""Child processes that open files first: of unknown origin (`untrusted`), or of engines that crash (`crash_check`)."""
 
 from vae_export.sandbox.untrusted import MAX_BYTES, read_plain, read_untrusted
 

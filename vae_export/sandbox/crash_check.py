@@ -1,9 +1,8 @@
-"""Files of engines that may take their whole process down: each is opened and run once in a child before it is here.
+"""Run files of engines that can crash in a child process before this process opens them.
 
-Machine code of another processor, a library that aborts, a file that its engine does not check: Python cannot catch
-any of them. So one child process takes all such files in turn, runs each with a batch of one, and says before and after
-each where it is. If it dies in one, that one is known, and another child goes on behind it. An exception is no crash:
-whoever opens the file here meets it again, and says what it is.
+Python cannot catch machine code of another processor, a library that aborts or a file that its engine does not check.
+One child runs all such files in turn, each with a batch of one, and reports after each. If it dies, the file at hand is
+known, and a new child continues behind it. An exception is not a crash: whoever opens the file here meets it again.
 
     python -m vae_export.sandbox.crash_check < a line of JSON, then the contents of all files
 """
@@ -23,13 +22,13 @@ from vae_export.contract import Contract, Part
 from vae_export.system.child_process import child_environment, describe_exit, python_command
 from vae_export.system.streams import private_stdout
 
-#: Of one child. Most of an ordinary one's second or two are imports.
+#: Timeout of a child. It usually takes a second or two, most of them for imports.
 SECONDS = 120
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One file on one provider."""
+    """One file to run on one provider."""
 
     name: str
     part: Part
@@ -38,25 +37,33 @@ class Trial:
     content: FileContent
 
 
-def crash_check(scenes: Sequence[Trial], contract: Contract) -> dict[tuple[str, str], str]:
-    """What became of the child that ran a file, by file name and provider; those that ended well are not in it."""
-    ends: dict[tuple[str, str], str] = {}
+def crash_check(trials: Sequence[Trial], contract: Contract) -> dict[tuple[str, str], str]:
+    """Run files in child processes; return the crashes, by file name and provider.
+
+    Args:
+        trials: what to run.
+        contract: of the parts in these files.
+
+    Returns:
+        How the child ended for each trial that it did not survive, such as "a process that died of SIGSEGV".
+    """
+    crashes: dict[tuple[str, str], str] = {}
     done = 0
-    while done < len(scenes):
-        finished, end = _child(scenes[done:], contract)
+    while done < len(trials):
+        finished, end = _run_in_child(trials[done:], contract)
         done += finished
-        if end is not None and done < len(scenes):
-            ends[scenes[done].name, scenes[done].provider] = end
+        if end is not None and done < len(trials):
+            crashes[trials[done].name, trials[done].provider] = end
             done += 1
-    return ends
+    return crashes
 
 
-def _child(scenes: Sequence[Trial], contract: Contract) -> tuple[int, str | None]:
-    """How many scenes a child came through, and how it ended before the last of them, if it did."""
+def _run_in_child(trials: Sequence[Trial], contract: Contract) -> tuple[int, str | None]:
+    """Run trials in one child; return how many it finished, and how it ended if it did not finish all."""
     try:
         child = subprocess.run(
             python_command(__name__),
-            input=_packed(scenes, contract),
+            input=_serialize(trials, contract),
             capture_output=True,
             env=child_environment(),
             timeout=SECONDS,
@@ -65,31 +72,31 @@ def _child(scenes: Sequence[Trial], contract: Contract) -> tuple[int, str | None
     except subprocess.TimeoutExpired as error:
         return len((error.stdout or b"").splitlines()), f"no answer within {SECONDS} s"
     finished = len(child.stdout.splitlines())
-    if finished == len(scenes):
+    if finished == len(trials):
         return finished, None
     return finished, f"a process that {describe_exit(child.returncode)}"
 
 
-def _packed(scenes: Iterable[Trial], contract: Contract) -> bytes:
+def _serialize(trials: Iterable[Trial], contract: Contract) -> bytes:
     items: list[dict[str, object]] = []
     blobs: list[bytes] = []
-    for scene in scenes:
-        files = {"": scene.content.data, **scene.content.sidecars}
+    for trial in trials:
+        files = {"": trial.content.data, **trial.content.sidecars}
         sizes = {suffix: len(data) for suffix, data in files.items()}
-        items.append({"part": scene.part, "format": scene.format, "provider": scene.provider, "sizes": sizes})
+        items.append({"part": trial.part, "format": trial.format, "provider": trial.provider, "sizes": sizes})
         blobs += files.values()
-    return b"\n".join([json.dumps({"contract": contract.to_json(), "scenes": items}).encode(), b"".join(blobs)])
+    return b"\n".join([json.dumps({"contract": contract.to_json(), "trials": items}).encode(), b"".join(blobs)])
 
 
 def _main(source: IO[bytes]) -> None:
     with private_stdout() as parent:
         head = json.loads(source.readline())
         contract = Contract.from_json(head["contract"])
-        for item in head["scenes"]:
+        for item in head["trials"]:
             files = {suffix: source.read(size) for suffix, size in item["sizes"].items()}
-            with contextlib.suppress(Exception):  # no crash: see above
+            with contextlib.suppress(Exception):  # an exception is not a crash
                 _run(item, FileContent(files.pop(""), files), contract)
-            parent.write("came through\n")
+            parent.write("finished\n")
             parent.flush()
 
 
@@ -104,7 +111,7 @@ def _run(item: dict[str, Any], content: FileContent, contract: Contract) -> None
 
 
 if __name__ == "__main__":
-    # A core file would be as large as all that the engine had in memory.
+    # A core file would be as large as the memory of the engine.
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

@@ -1,9 +1,8 @@
-"""The door that a file of unknown origin comes in by: a cap on its size, then a trial in a child process.
+"""Read an ONNX file of unknown origin: limit its size, then let a child process parse, check and run it first.
 
-A file of 108 bytes can ask for gigabytes, name a file of the machine as its weights, or crash whatever parses or runs
-it. So this process does neither: it reads the bytes and hands them to a child that has little memory and little time.
-What is wrong there is a one-line error here. What the trial passed are these very bytes, and no file that could be
-replaced meanwhile.
+A file of 108 bytes can ask for gigabytes of memory, name any file of this machine as its weights, or crash its parser.
+So this process only reads the bytes. A child with little memory and time opens them, and its complaint becomes an error
+of one line. The bytes that passed are the bytes that are returned: the file is not read again.
 """
 
 from __future__ import annotations
@@ -18,32 +17,32 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import InputError, ModelError
 from vae_export.system.child_process import child_environment, describe_exit, last_line, python_command
 
-#: Larger than any VAE decoder that we have seen, smaller than what protobuf can hold.
+#: Larger than any VAE that we know, smaller than the largest protobuf message.
 MAX_BYTES = 1 << 30
-#: Of a trial. An ordinary one takes a second or two, most of them imports.
+#: Timeout of a child. It usually takes a second or two, most of them for imports.
 SECONDS = 60
 
 
 def read_untrusted(path: Path, contract: Contract, part: Part, batch: int) -> bytes:
-    """The bytes of an ONNX file of unknown origin, once it has passed every check.
+    """Return the bytes of an ONNX file of unknown origin once it has passed every check.
 
     Args:
         path: a plain file.
-        contract, part: names, dtypes and shapes that it must have.
-        batch: the largest that this process is going to run; the trial runs it first.
+        contract, part: names, dtypes and shapes that its inputs and outputs must have.
+        batch: the largest batch that this process is going to run; the child runs it first.
 
     Raises:
-        ModelError: whatever is wrong with it.
+        ModelError: the file is too large, malformed, not a plain graph of known operators, or cannot be run.
     """
     data = read_plain(path)
-    _try(data, contract, part, batch, path)
+    _run_in_child(data, contract, part, batch, path)
     return data
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a plain file of at most `MAX_BYTES`; `ModelError` for a link, a pipe, a device, a larger one."""
+    """Return the bytes of a plain file; raise `ModelError` for a link, a pipe, a device or more than `MAX_BYTES`."""
     try:
-        # Opened once and looked at through the handle: what is checked is what is read. A pipe would wait for ever.
+        # Opened once and checked through the handle, so that what is checked is what is read. A pipe must not block.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise ModelError("not a plain file", where=path, expected="a model file", got=error.strerror) from error
@@ -57,8 +56,8 @@ def read_plain(path: Path) -> bytes:
     return data
 
 
-def _try(data: bytes, contract: Contract, part: Part, batch: int, path: Path) -> None:
-    """Let `trial.py` parse, check, open and run it; raise what it says, or of what it died."""
+def _run_in_child(data: bytes, contract: Contract, part: Part, batch: int, path: Path) -> None:
+    """Let a child parse, check and run the file; raise what it reports, or how it ended."""
     from vae_export.sandbox import untrusted_child
 
     command = python_command(untrusted_child.__name__, [json.dumps(contract.to_json()), part, str(batch)])
@@ -72,11 +71,11 @@ def _try(data: bytes, contract: Contract, part: Part, batch: int, path: Path) ->
         ) from error
     if child.returncode == 0:
         return
-    raise _reason(child, path)
+    raise _child_error(child, path)
 
 
-def _reason(child: subprocess.CompletedProcess[bytes], path: Path) -> InputError:
-    """The child's own words; where it had none, how it ended."""
+def _child_error(child: subprocess.CompletedProcess[bytes], path: Path) -> InputError:
+    """Return the error that the child reported; without a report, how it ended."""
     if child.returncode < 0:
         return ModelError("trial run crashed", where=path, got=f"a process that {describe_exit(child.returncode)}")
     try:

@@ -1,13 +1,10 @@
-"""What an ONNX file of unknown origin may hold: a plain graph of known operators, and its weights inside it.
-
-Runs in the child process of a trial: parsing a stranger's bytes is the first thing that can go wrong.
-
-Parses, checks, opens and runs an ONNX file from standard input, in a process of its own with little memory.
+"""The child process of `vae_export.sandbox.untrusted`: parse, check and run an ONNX file with little memory.
 
     python -m vae_export.sandbox.untrusted_child CONTRACT PART BATCH < file.onnx
 
-Exit code 0: everything that parity does with such a file, done once, ended well. Otherwise a JSON object on stdout
-(`what`, `where`, `expected`, `got`), or a signal that ended it.
+The file must be a plain graph of known operators with its weights inside. Exit code 0 means that everything that parity
+does with a file has worked once. Otherwise stdout has a JSON object (`what`, `where`, `expected`, `got`), or a signal
+has ended the process. The parent imports this module for its name only: onnx is imported where a file is read.
 """
 
 from __future__ import annotations
@@ -16,23 +13,28 @@ import contextlib
 import json
 import math
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from vae_export.contract import Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError, VaeExportError
 from vae_export.formats.onnx_lint import DOMAINS, constants, every_graph, external_location, weights
 from vae_export.session_options import SessionOptions
 
+if TYPE_CHECKING:
+    import onnx
+
 MIN_OPSET = 7  # ONNX Runtime reads no older one
 
 
 def check(data: bytes) -> None:
-    """Raise `ModelError` unless these bytes are such a file."""
+    """Raise `ModelError` unless the file is a plain graph of known operators, with its weights inside."""
+    import onnx
+
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's own kinds
+    except Exception as error:  # protobuf raises classes of its own
         raise ModelError("not an ONNX file", got=type(error).__name__) from error
     opset = _checked_versions(model)
     for graph in every_graph(model.graph):
@@ -40,7 +42,9 @@ def check(data: bytes) -> None:
 
 
 def _checked_versions(model: onnx.ModelProto) -> int:
-    """The one operator set that the file uses."""
+    """Check IR version and operator set; return the operator set."""
+    import onnx
+
     newest, newest_ir = onnx.defs.onnx_opset_version(), onnx.IR_VERSION
     if not 1 <= model.ir_version <= newest_ir:
         raise ModelError("IR version not known", expected=f"1 to {newest_ir}", got=model.ir_version)
@@ -49,7 +53,7 @@ def _checked_versions(model: onnx.ModelProto) -> int:
             raise ModelError("operators of an unknown domain", expected="ai.onnx", got=entry.domain)
         if not MIN_OPSET <= entry.version <= newest:
             raise ModelError("opset not known", expected=f"{MIN_OPSET} to {newest}", got=entry.version)
-    # Two sets of one domain: which of them an engine takes is its own affair, and need not be the one that was checked.
+    # With two sets of one domain, an engine might use another one than was checked.
     if len(model.opset_import) != 1:
         raise ModelError("not one operator set", expected="ai.onnx once", got=len(model.opset_import))
     if model.functions or model.training_info:
@@ -59,6 +63,8 @@ def _checked_versions(model: onnx.ModelProto) -> int:
 
 
 def _check_graph(graph: onnx.GraphProto, opset: int) -> None:
+    import onnx
+
     tensors = [tensor for _, tensor in weights(graph)]
     for node in graph.node:
         if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, opset):
@@ -70,30 +76,31 @@ def _check_graph(graph: onnx.GraphProto, opset: int) -> None:
             raise ModelError("weights outside the file", where=f"tensor '{tensor.name}'", got=location)
 
 
-#: What a trial may need beyond what the interpreter holds already, in bytes, and how many times the file's size.
-_SPARE, _TIMES_FILE = 1 << 30, 8
-#: Of the bytes of one batch's inputs and outputs: what lies between them is some ten times as large.
-_TIMES_BATCH = 64
-#: Seconds of processor time: a trial whose parent is killed ends by itself.
-_SECONDS = 120
+#: Memory limit in bytes, beyond what the interpreter uses: a constant, a multiple of the file's size, and a multiple of
+#: a batch's inputs and outputs, since activations between them are some ten times as large.
+_BASE_MEMORY, _MEMORY_PER_FILE_BYTE, _MEMORY_PER_BATCH_BYTE = 1 << 30, 8, 64
+#: Processor time in seconds: a child whose parent was killed ends by itself.
+_CPU_SECONDS = 120
 
 
 def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
-    """Read, open and run; whatever is wrong is raised."""
-    # Before the limit: what these imports take is no part of what a file may need.
+    """Check, lint, open and run the file; raise whatever is wrong with it."""
+    # Imported before the limit is set, which is for the file alone.
+    import onnx  # noqa: F401 -- `check` uses it
+
     from vae_export.formats.onnx_lint import lint
     from vae_export.runtime.session import Session
 
     spec = contract.spec(part)
-    _limit(_SPARE + _TIMES_FILE * len(data) + _TIMES_BATCH * _bytes(spec, batch))
+    _limit_memory(_BASE_MEMORY + _MEMORY_PER_FILE_BYTE * len(data) + _MEMORY_PER_BATCH_BYTE * _bytes(spec, batch))
     check(data)
-    # Its findings are the verifier's; here only that reading them ends.
+    # The verifier reports the findings; here it only matters that the lint ends.
     list(lint(data, part, opset=None))
-    # The extreme levels, with zeros and with numbers as large as parity's usual ones.
+    # Both extreme optimisation levels, with zeros and with values as large as in parity's usual probes.
     for optimisation in ("disabled", "all"):
         session = Session(data, spec, SessionOptions(threads=1, optimisation=optimisation))
         for spread in (0.0, 6.0):
-            # What it computes is for parity to judge, with all figures: an output that is NaN is no danger.
+            # Outputs are for parity to judge: a NaN is no danger.
             with contextlib.suppress(ModelError):
                 session.run(_inputs(spec, batch, spread))
 
@@ -108,16 +115,17 @@ def _bytes(spec: PartSpec, batch: int) -> int:
     return 4 * batch * sum(math.prod(tensor.item) for tensor in (*spec.inputs, *spec.outputs))
 
 
-def _limit(spare: int) -> None:
-    """Let this process grow by `spare` bytes and no more. Where the system knows no such limit, the caps must do."""
+def _limit_memory(spare: int) -> None:
+    """Limit this process to `spare` more bytes, where the system has such a limit."""
     with contextlib.suppress(ImportError):
         import resource
         from pathlib import Path
 
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[0]) if Path("/proc/self/statm").exists() else 0
         memory = pages * resource.getpagesize() + spare
-        # Each on its own: a limit that is refused, because a lower one holds already, must not keep the others away.
-        for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_CPU, _SECONDS)):
+        # One by one: if a lower limit holds already, setting this one fails, and the others must still be set.
+        limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: _CPU_SECONDS}
+        for kind, limit in limits.items():
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(kind, (limit, limit))
 
@@ -129,7 +137,7 @@ def _main(contract: str, part: Part, batch: str) -> int:
         return _refuse(error.what, error.where, error.expected, error.got)
     except MemoryError as error:
         return _refuse("trial run needs too much memory", got=error)
-    except Exception as error:  # whatever it is, it is the file's doing
+    except Exception as error:  # whatever it is, the file has caused it
         return _refuse("trial run failed", got=f"{type(error).__name__}: {error}")
     return 0
 
@@ -142,4 +150,4 @@ def _refuse(what: str, where: object = None, expected: object = None, got: objec
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], sys.argv[2], sys.argv[3]))  # type: ignore[arg-type]  # `gate` wrote it
+    sys.exit(_main(sys.argv[1], sys.argv[2], sys.argv[3]))  # type: ignore[arg-type]  # `untrusted` wrote it
