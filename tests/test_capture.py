@@ -142,9 +142,9 @@ def test_parts_are_those_that_the_modules_make(given: dict[str, nn.Module], part
         ({"images": np.zeros((2, 1, 2, 2), np.uint8)}, "wrong dtype: tensor 'image'"),
         ({"images": np.full((2, 1, 2, 2), np.nan, np.float32)}, "not finite"),
         ({"images": np.zeros((0, 1, 2, 2), np.float32)}, "empty batch"),
-        ({"provenance": {"loss": float("nan")}}, "provenance is no JSON"),
-        ({"provenance": {"path": object()}}, "provenance is no JSON"),
-        ({"provenance": {"a": 1, 2: "b"}}, "provenance is no JSON"),
+        ({"provenance": {"loss": float("nan")}}, "provenance is not JSON"),
+        ({"provenance": {"path": object()}}, "provenance is not JSON"),
+        ({"provenance": {"a": 1, 2: "b"}}, "provenance is not JSON"),
     ],
 )
 def test_a_source_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:

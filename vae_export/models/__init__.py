@@ -1,7 +1,7 @@
 """The VAE families that ship with this project: `mlp` (default), `blog`, `conv`, `residual`.
 
-Only this package and `train/` know what these networks look like; everything from `vae_export.capture` on sees two
-modules and a contract. The config is there without torch, so that the command line knows the families at once.
+Only this package and `train/` know these networks; everything from `vae_export.capture` on sees two modules and a
+contract. The config can be imported without torch, so that the command line starts fast.
 """
 
 from __future__ import annotations

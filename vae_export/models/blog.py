@@ -1,8 +1,8 @@
-"""Family `blog`: the network of a blog post on "Auto-Encoding Variational Bayes", kept as the post has it.
+"""Family `blog`: the network of a blog post on "Auto-Encoding Variational Bayes", reproduced without corrections.
 
-Two choices of the post cost it dearly, and are kept because it is the post: a ReLU after each head holds mean ≥ 0 and
-logvar ≥ 0 (so the deviation is never below 1), and dropout of 0.2 runs through encoder and decoder. The post's encoder
-also draws z; here `reparameterize` does, outside, because a graph that draws cannot be verified.
+Two choices of the post make its score bad: a ReLU after each head keeps mean ≥ 0 and logvar ≥ 0, so that the standard
+deviation is never below 1, and dropout of 0.2 runs through encoder and decoder. One thing differs: the post's encoder
+also samples z, which is left to `reparameterize` here, because a graph that draws random numbers cannot be verified.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DROPOUT = 0.2
 
 
 def encoder(config: VAEConfig) -> Encoder:
-    """image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
+    """Return the encoder: image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
     width = config.hidden_size
     body = nn.Sequential(nn.Flatten(), *_layer(math.prod(config.image_shape), width), *_layer(width, width))
     mean = nn.Sequential(nn.Linear(width, config.latent_size), nn.ReLU())
@@ -27,7 +27,7 @@ def encoder(config: VAEConfig) -> Encoder:
 
 
 def decoder(config: VAEConfig) -> Decoder:
-    """latent (N, Z) → image (N, C, H, W) in [0, 1], and what else the likelihood has of each pixel."""
+    """Return the decoder: latent (N, Z) → image (N, C, H, W) in [0, 1], and the likelihood's second output if any."""
     width = config.hidden_size
     body = nn.Sequential(
         *_layer(config.latent_size, width),

@@ -1,14 +1,14 @@
-"""A checkpoint: weights, config, a few example images and where it all came from, in one safetensors file.
+"""Checkpoints: weights, config, example images and provenance in one safetensors file.
 
 The file's header has one metadata entry, "vae_export", a JSON object:
 
     format      "vae-export-checkpoint/1"
     config      VAEConfig
-    provenance  what made it: data set, data protocol, seed, epoch, scores, versions
-    sha256      of config, provenance and every tensor (name, dtype, shape, bytes), so that a flipped bit is seen
+    provenance  how it was made: data set, data protocol, seed, epoch, scores, versions
+    sha256      hash of config, provenance and every tensor (name, dtype, shape, bytes), which reveals a flipped bit
 
-and its tensors are the model's `state_dict` under "model." plus "examples", uint8 (M, C, H, W): held-out images, so
-that the checkpoint alone is enough to probe a model with real data. No pickle is ever loaded.
+Its tensors are the model's `state_dict` under "model." and "examples", uint8 (M, C, H, W): held-out images, so that a
+checkpoint alone is enough to probe a model with real data. No pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ PREFIX, EXAMPLES = "model.", "examples"
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """Attributes:
-    config, provenance: as in `Checkpoint`.
-    parameters: numbers in its weights.
-    digest: SHA-256 of its contents, which is what tells one checkpoint from another.
+    """What the header of a checkpoint says, read without torch.
+
+    Attributes:
+        config, provenance: as in `Checkpoint`.
+        parameters: number of parameters of the model.
+        digest: SHA-256 of the contents, which identifies the checkpoint.
     """
 
     config: VAEConfig
@@ -74,12 +76,17 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Attributes:
-    config: the network.
-    weights: its state_dict, float32, on the CPU.
-    examples: held-out images, uint8 (M, C, H, W), M may be 0.
-    provenance: JSON-able; what made this checkpoint.
-    sha256: of the file it was read from; empty for one that was never written.
+    """A trained VAE with all that is needed to export it.
+
+    Attributes:
+        config: the network.
+        weights: its state_dict, float32, on the CPU.
+        examples: held-out images, uint8 (M, C, H, W); M may be 0.
+        provenance: how the checkpoint was made; must be JSON.
+        sha256: hash of the file that it was read from; empty if it was never written.
+
+    Raises:
+        CheckpointError: weights or examples do not fit the config.
     """
 
     config: VAEConfig
@@ -92,7 +99,7 @@ class Checkpoint:
         _check(self)
 
     def model(self) -> VAE:
-        """The network with these weights, in eval mode, on the CPU."""
+        """Return the network with these weights, in eval mode, on the CPU."""
         from vae_export.models.vae import VAE
 
         model = VAE(self.config)
@@ -106,7 +113,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
-    """What `save_checkpoint` writes."""
+    """Return the bytes that `save_checkpoint` writes."""
     tensors = {PREFIX + name: tensor for name, tensor in checkpoint.weights.items()} | {EXAMPLES: checkpoint.examples}
     header = {"format": FORMAT, "config": checkpoint.config.to_json(), "provenance": dict(checkpoint.provenance)}
     return hashed_bytes(header, tensors)

@@ -1,4 +1,4 @@
-"""The configuration of a VAE: all that is needed to build the network again. No torch in here."""
+"""The configuration of a VAE: everything that is needed to build its network. Can be imported without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RENAMED_FAMILIES: dict[str, Family] = {"post": "blog"}
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
-#: What checkpoints of the first versions do not have; they mean the defaults.
+#: Fields that checkpoints of the first versions lack; they then have their defaults.
 _LATER = {"activation", "likelihood"}
 
 #: `conv` and `residual` halve the image twice.
@@ -27,13 +27,18 @@ CONV_STRIDE = 4
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Attributes:
-    family: which network (see `vae_export.models`).
-    image_shape: (C, H, W).
-    latent_size: Z, the number of latent units.
-    hidden_size: width of the fully connected layers.
-    activation: between them.
-    likelihood: p(x|z), which decides what the decoder gives beside the image.
+    """The network of a VAE.
+
+    Attributes:
+        family: one of `FAMILIES`.
+        image_shape: (C, H, W).
+        latent_size: Z, the number of latent units.
+        hidden_size: width of the fully connected layers.
+        activation: activation between layers, one of `ACTIVATIONS`.
+        likelihood: p(x|z), which decides whether the decoder has an output beside the image.
+
+    Raises:
+        UsageError: a value out of range, or one that the family does not support.
     """
 
     family: Family = "mlp"

@@ -1,6 +1,8 @@
-"""Family `conv`: two strided convolutions down, two transposed ones up, so that exporters meet more than Gemm."""
+"""Family `conv`: two strided convolutions down and two transposed ones up."""
 
 from __future__ import annotations
+
+import math
 
 from torch import nn
 
@@ -12,38 +14,43 @@ CHANNELS = (16, 32)
 
 
 def encoder(config: VAEConfig) -> Encoder:
-    """image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
-    first, second = CHANNELS
+    """Return the encoder: image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
+    return strided_encoder(config, CHANNELS)
+
+
+def strided_encoder(config: VAEConfig, channels: tuple[int, int]) -> Encoder:
+    """Return an encoder of two strided convolutions with so many output channels."""
+    first, second = channels
     body = nn.Sequential(
         nn.Conv2d(config.image_shape[0], first, kernel_size=4, stride=2, padding=1),
         activation(config.activation),
         nn.Conv2d(first, second, kernel_size=4, stride=2, padding=1),
         activation(config.activation),
         nn.Flatten(),
-        nn.Linear(second * _area(config), config.hidden_size),
+        nn.Linear(second * math.prod(strided_size(config)), config.hidden_size),
         activation(config.activation),
     )
     return Encoder(body, *gaussian_heads(config.hidden_size, config.latent_size))
 
 
 def decoder(config: VAEConfig) -> Decoder:
-    """latent (N, Z) → image (N, C, H, W) in [0, 1], and what else the likelihood has of each pixel."""
+    """Return the decoder: latent (N, Z) → image (N, C, H, W) in [0, 1], and the likelihood's second output if any."""
     first, second = CHANNELS
-    channels, height, width = config.image_shape
+    smallest, channels = (second, *strided_size(config)), raw_channels(config.image_shape[0], config.likelihood)
     body = nn.Sequential(
         nn.Linear(config.latent_size, config.hidden_size),
         activation(config.activation),
-        nn.Linear(config.hidden_size, second * _area(config)),
+        nn.Linear(config.hidden_size, math.prod(smallest)),
         activation(config.activation),
-        nn.Unflatten(1, (second, height // CONV_STRIDE, width // CONV_STRIDE)),
+        nn.Unflatten(1, smallest),
         nn.ConvTranspose2d(second, first, kernel_size=4, stride=2, padding=1),
         activation(config.activation),
-        nn.ConvTranspose2d(first, raw_channels(channels, config.likelihood), kernel_size=4, stride=2, padding=1),
+        nn.ConvTranspose2d(first, channels, kernel_size=4, stride=2, padding=1),
     )
     return Decoder(body, config.likelihood)
 
 
-def _area(config: VAEConfig) -> int:
-    """Pixels of the image after both strides."""
+def strided_size(config: VAEConfig) -> tuple[int, int]:
+    """Return height and width of the image after both strides."""
     _, height, width = config.image_shape
-    return (height // CONV_STRIDE) * (width // CONV_STRIDE)
+    return height // CONV_STRIDE, width // CONV_STRIDE

@@ -1,7 +1,7 @@
-"""Family `mlp`, the default: the network of `blog` with the heads of the paper (linear) and no dropout.
+"""Family `mlp`, the default: two hidden layers, with the linear heads of the paper and no dropout.
 
-Linear heads let the posterior mean be negative and its deviation be below 1, which is what the KL term asks for
-(Kingma & Welling, arXiv:1312.6114, appendix C.2).
+Linear heads let the posterior mean be negative and the standard deviation be below 1, which the KL term needs (Kingma &
+Welling, arXiv:1312.6114, appendix C.2).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import nn
 from vae_export.models.config import VAEConfig
 from vae_export.models.networks import Decoder, Encoder, activation, raw_channels
 
-#: Bounds of logvar, so that exp never overflows. They are those of diffusers' DiagonalGaussianDistribution; a trained
-#: posterior lies far inside.
+#: Bounds of logvar, so that exp never overflows: those of diffusers' DiagonalGaussianDistribution. Trained posteriors
+#: lie far inside.
 LOGVAR_MIN, LOGVAR_MAX = -30.0, 20.0
 
 
 def encoder(config: VAEConfig) -> Encoder:
-    """image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
+    """Return the encoder: image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
     width = config.hidden_size
     body = nn.Sequential(
         nn.Flatten(),
@@ -32,7 +32,7 @@ def encoder(config: VAEConfig) -> Encoder:
 
 
 def decoder(config: VAEConfig) -> Decoder:
-    """latent (N, Z) → image (N, C, H, W) in [0, 1], and what else the likelihood has of each pixel."""
+    """Return the decoder: latent (N, Z) → image (N, C, H, W) in [0, 1], and the likelihood's second output if any."""
     width = config.hidden_size
     raw = (raw_channels(config.image_shape[0], config.likelihood), *config.image_shape[1:])
     body = nn.Sequential(
@@ -47,7 +47,7 @@ def decoder(config: VAEConfig) -> Decoder:
 
 
 def gaussian_heads(features: int, latent_size: int) -> tuple[nn.Module, nn.Module]:
-    """Linear heads for mean and bounded logvar, (N, features) → (N, latent_size)."""
+    """Return linear heads for mean and bounded logvar, each (N, features) → (N, latent_size)."""
     mean = nn.Linear(features, latent_size)
     logvar = nn.Sequential(nn.Linear(features, latent_size), nn.Hardtanh(LOGVAR_MIN, LOGVAR_MAX))
     return mean, logvar

@@ -1,4 +1,4 @@
-"""The two modules that every family fills: an encoder with two heads, a decoder that ends in those of p(x|z)."""
+"""The encoder and decoder modules that every family builds: two Gaussian heads, and the outputs of p(x|z)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from vae_export.likelihood import MAX_LEVEL, Likelihood
 
-#: The log of a pixel's deviation or scale lies between that of one grey level and that of the whole range: a density
-#: of 8-bit pixels that may be narrower than a level has no bound, and background that never varies would find it.
+#: Bounds of the log of a pixel's standard deviation or scale: one grey level to the whole range. A density that may be
+#: narrower than a level is unbounded on 8-bit pixels, and a background that never varies would exploit that.
 LOG_SCALE_MIN, LOG_SCALE_MAX = -math.log(MAX_LEVEL), 0.0
 
 
@@ -33,11 +33,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """latent (N, Z) float32 → image (N, C, H, W) in [0, 1], and what else the likelihood p(x|z) has of each pixel.
+    """latent (N, Z) float32 → image (N, C, H, W) in [0, 1], and the second output of the likelihood p(x|z) if any.
 
     Args:
         body: latent (N, Z) → raw outputs (N, C, H, W), or (N, 2C, H, W) where the likelihood has a second output.
-        likelihood: what they mean.
+        likelihood: decides what the raw outputs mean.
     """
 
     def __init__(self, body: nn.Module, likelihood: Likelihood) -> None:
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         self.body, self.likelihood = body, likelihood
 
     def raw(self, latent: Tensor) -> Tensor:
-        """What the body gives: a Bernoulli's logits, which is what the loss is computed on."""
+        """Return the output of the body, such as a Bernoulli's logits, from which the loss is computed."""
         raw: Tensor = self.body(latent)
         return raw
 
@@ -60,20 +60,21 @@ class Decoder(nn.Module):
 
 
 def outputs(likelihood: Likelihood, raw: Tensor) -> tuple[Tensor, ...]:
-    """A decoder's outputs of its body's raw ones: the image, in [0, 1], and the log-variance or log-scale."""
+    """Return a decoder's outputs from the raw ones: the image in [0, 1], and the log-variance or log-scale if any."""
     if likelihood.spread is None:
         return (torch.sigmoid(raw),)
     mean, spread = raw.chunk(2, dim=1)
-    # A sigmoid has a slope everywhere; past a hard bound nothing would lead back.
+    # A sigmoid and not a clamp: beyond a clamp the gradient is zero.
     log_scale = LOG_SCALE_MIN + (LOG_SCALE_MAX - LOG_SCALE_MIN) * torch.sigmoid(spread)
     return torch.sigmoid(mean), log_scale * 2 if likelihood.spread == "logvar" else log_scale
 
 
 def raw_channels(channels: int, likelihood: Likelihood) -> int:
-    """Channels of the raw outputs for images of that many."""
+    """Return the number of channels of the raw outputs for images with `channels` channels."""
     return channels if likelihood.spread is None else 2 * channels
 
 
 def activation(name: str) -> nn.Module:
+    """Return the activation of that name."""
     kinds: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
     return kinds[name]()

@@ -1,14 +1,16 @@
-"""Family `residual`: `conv` with a residual block at each size of the decoder, for those who want the last nats.
+"""Family `residual`: `conv` with more channels and a residual block at each size of the decoder.
 
-The encoder has none: where time is short, a better decoder is worth more than a better posterior.
+The encoder has no residual blocks: within a given training time, a better decoder gains more than a better posterior.
 """
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
-from vae_export.models.config import CONV_STRIDE, VAEConfig
-from vae_export.models.mlp import gaussian_heads
+from vae_export.models.config import VAEConfig
+from vae_export.models.conv import strided_encoder, strided_size
 from vae_export.models.networks import Decoder, Encoder, activation, raw_channels
 
 CHANNELS = (16, 64)
@@ -29,27 +31,19 @@ class Residual(nn.Module):
 
 
 def encoder(config: VAEConfig) -> Encoder:
-    (first, second), kind = CHANNELS, config.activation
-    body = nn.Sequential(
-        nn.Conv2d(config.image_shape[0], first, kernel_size=4, stride=2, padding=1),
-        activation(kind),
-        nn.Conv2d(first, second, kernel_size=4, stride=2, padding=1),
-        activation(kind),
-        nn.Flatten(),
-        nn.Linear(second * _height(config) * _width(config), config.hidden_size),
-        activation(kind),
-    )
-    return Encoder(body, *gaussian_heads(config.hidden_size, config.latent_size))
+    """Return the encoder: image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z)."""
+    return strided_encoder(config, CHANNELS)
 
 
 def decoder(config: VAEConfig) -> Decoder:
+    """Return the decoder: latent (N, Z) → image (N, C, H, W) in [0, 1], and the likelihood's second output if any."""
     (first, second), kind = CHANNELS, config.activation
-    smallest = (second, _height(config), _width(config))
+    smallest = (second, *strided_size(config))
     channels = raw_channels(config.image_shape[0], config.likelihood)
     body = nn.Sequential(
         nn.Linear(config.latent_size, config.hidden_size),
         activation(kind),
-        nn.Linear(config.hidden_size, second * _height(config) * _width(config)),
+        nn.Linear(config.hidden_size, math.prod(smallest)),
         nn.Unflatten(1, smallest),
         Residual(second, kind),
         activation(kind),
@@ -59,12 +53,3 @@ def decoder(config: VAEConfig) -> Decoder:
         nn.ConvTranspose2d(first, channels, kernel_size=4, stride=2, padding=1),
     )
     return Decoder(body, config.likelihood)
-
-
-def _height(config: VAEConfig) -> int:
-    """After both strides."""
-    return config.image_shape[1] // CONV_STRIDE
-
-
-def _width(config: VAEConfig) -> int:
-    return config.image_shape[2] // CONV_STRIDE

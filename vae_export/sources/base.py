@@ -1,4 +1,4 @@
-"""The model to export: an encoder, a decoder and the contract that they keep, whoever built them."""
+"""A source is a model to export: an encoder, a decoder and the contract that they keep, whoever built them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported, and what parity compares with.
+    """The model that is exported, and that parity compares exported files with.
 
     Attributes:
         contract: shapes and ranges.
         encoder: image (N, C, H, W) → (mean, logvar), each (N, *latent); None exports no encoder.
-        decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range, or a tuple of it and what else the
-            contract's likelihood has (see `vae_export.likelihood`); None exports no decoder.
-        images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None has it probe
-            with uniform noise, and say so.
-        provenance: JSON-able; goes into the manifest and into every file's metadata.
+        decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range, or a tuple of it and the likelihood's
+            second output (see `vae_export.likelihood`); None exports no decoder.
+        images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None lets it probe
+            with uniform noise, and the certificate says so.
+        provenance: where the model comes from; must be JSON. Goes into the manifest and every file's metadata.
+
+    Raises:
+        ModelError: no module at all, a provenance that is not JSON, or images that do not fit the contract.
     """
 
     contract: Contract
@@ -42,13 +45,13 @@ class Source:
         try:
             json.dumps(dict(self.provenance), sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ModelError("provenance is no JSON", got=str(error)) from error
+            raise ModelError("provenance is not JSON", got=str(error)) from error
         if self.images is not None:
             self.contract.spec("encoder").inputs[0].check(self.images)
 
     @classmethod
     def of(cls, source: Source | Checkpoint) -> Source:
-        """A checkpoint of ours as a source; a source as it is."""
+        """Return a checkpoint as a source, or a source unchanged."""
         if isinstance(source, Source):
             return source
         import numpy as np
@@ -64,7 +67,7 @@ class Source:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of `PARTS` that these modules can make. With a decoder, `capture` makes those of `PIXELS` too."""
+        """The parts of `PARTS` that these modules can make; with a decoder, `capture` makes those of `PIXELS` too."""
         parts: list[Part] = []
         if self.encoder is not None:
             parts.append("encoder")
