@@ -20,6 +20,7 @@ from hypothesis import settings
 from tests import samples
 from tests.absent import absent
 from vae_export import Artifact, Checkpoint, Source, open_artifact
+from vae_export.contract import Part
 from vae_export.errors import StorageError
 from vae_export.io.atomic import locked
 from vae_export.io.staging import staged_folder
@@ -51,6 +52,9 @@ class Exported:
     @property
     def folder(self) -> Path:
         return self.artifact.folder
+
+    def data(self, part: Part, format: str = "onnx") -> bytes:
+        return self.artifact.read(self.artifact.entry(part, format))
 
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.folder, target)

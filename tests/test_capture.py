@@ -60,14 +60,14 @@ def heads(image: Tensor) -> tuple[Tensor, Tensor]:
         (encoder(lambda x: (heads(x)[0], heads(x)[1].double())), "output 'logvar'; .*got float64"),
     ],
 )
-def test_outputs_unlike_the_contract_are_refused_in_one_line(source: Source, said: str) -> None:
+def test_outputs_unlike_the_contract_are_refused(source: Source, said: str) -> None:
     with pytest.raises(ModelError, match=said) as caught:
         capture(source, source.parts[0])
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
 
 
-def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
+def test_capture_keeps_mode_and_gradients_of_the_modules() -> None:
     model = VAE(VAEConfig("blog", (1, 2, 2), 3, 4)).train()
     source = Source(CONTRACT, model.encoder, model.decoder)
     for part in source.parts:
@@ -78,17 +78,17 @@ def test_the_callers_modules_keep_their_mode_and_their_gradients() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_callers_modules_keep_their_dtype() -> None:
+def test_capture_keeps_dtype_of_the_modules() -> None:
     linear = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2))).double()
     graph = capture(Source(CONTRACT, decoder=linear), "decoder")
     assert {parameter.dtype for parameter in graph.module.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in linear.parameters()} == {torch.float64}
 
 
-class Stubborn(nn.Module):
+class AlwaysTraining(nn.Module):
     """Stays in training mode whatever it is told."""
 
-    def train(self, mode: bool = True) -> Stubborn:
+    def train(self, mode: bool = True) -> AlwaysTraining:
         del mode
         self.training = True
         return self
@@ -97,14 +97,14 @@ class Stubborn(nn.Module):
         return image(latent)
 
 
-def test_a_module_that_stays_in_training_mode_is_refused_by_name() -> None:
-    inner = Stubborn()
+def test_module_that_stays_in_training_mode_is_refused() -> None:
+    inner = AlwaysTraining()
     inner.train()
     with pytest.raises(ModelError, match=r"module is in training mode: decoder; got decoder\.0"):
         capture(Source(CONTRACT, decoder=nn.Sequential(inner)), "decoder")
 
 
-def test_a_module_that_cannot_be_captured_is_refused_in_one_line() -> None:
+def test_module_that_cannot_be_captured_is_refused() -> None:
     def by_value(latent: Tensor) -> Tensor:
         return image(latent) + 1 if latent.sum() > 0 else image(latent)
 
@@ -113,7 +113,7 @@ def test_a_module_that_cannot_be_captured_is_refused_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_with_a_fixed_batch_is_refused() -> None:
+def test_module_with_a_fixed_batch_is_refused() -> None:
     with pytest.raises(ModelError, match="module cannot be captured: decoder"):
         _ = capture(decoder(lambda z: z.new_zeros(2, 1, 2, 2) + z.sum(1)[:, None, None, None]), "decoder").program
 
@@ -126,7 +126,7 @@ def test_a_module_with_a_fixed_batch_is_refused() -> None:
         ({"encoder": nn.Identity(), "decoder": nn.Identity()}, ("encoder", "decoder", "autoencoder")),
     ],
 )
-def test_parts_are_those_that_the_modules_make(given: dict[str, nn.Module], parts: tuple[str, ...]) -> None:
+def test_parts_follow_from_the_modules(given: dict[str, nn.Module], parts: tuple[str, ...]) -> None:
     source = Source(CONTRACT, **given)  # type: ignore[arg-type]
     assert source.parts == parts
     for part in {"encoder", "decoder", "autoencoder"} - set(parts):
@@ -147,13 +147,13 @@ def test_parts_are_those_that_the_modules_make(given: dict[str, nn.Module], part
         ({"provenance": {"a": 1, 2: "b"}}, "provenance is not JSON"),
     ],
 )
-def test_a_source_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
+def test_invalid_source_is_refused(arguments: dict[str, object], said: str) -> None:
     modules = {} if not arguments else {"decoder": nn.Identity()}
     with pytest.raises(ModelError, match=said):
         Source(CONTRACT, **modules, **arguments)  # type: ignore[arg-type]
 
 
-def test_a_module_that_a_format_cannot_express_is_refused_in_one_line() -> None:
+def test_module_that_onnx_cannot_express_is_refused() -> None:
     """The ONNX exporter takes attention with four axes only, and says so on a page of its own."""
     attention = samples.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
     graph = capture(Source(Contract((1, 2, 2), (2, 2)), decoder=attention), "decoder")

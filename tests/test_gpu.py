@@ -30,7 +30,7 @@ def need_provider(provider: str) -> None:
 # TensorRT without TF32 needs NVIDIA_TF32_OVERRIDE=0 in the environment of the whole process.
 @pytest.mark.parametrize("target", [CUDA, f"{CUDA}+tf32", f"{TENSORRT}+tf32"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, target: str) -> None:
+def test_onnx_passes_on_the_gpu(exported: Callable[[str], Exported], name: str, target: str) -> None:
     need_provider(target.removesuffix("+tf32"))
     export = exported(name)
     certificate = verify(export.artifact, export.source, targets=[f"onnx/{target}"], trust=True)
@@ -41,7 +41,7 @@ def test_onnx_passes_there(exported: Callable[[str], Exported], name: str, targe
 
 @pytest.mark.parametrize("format", ["torchscript", "pt2"])
 @pytest.mark.parametrize("name", SOURCES)
-def test_pytorchs_formats_pass_there(exported: Callable[[str], Exported], name: str, format: str) -> None:
+def test_pytorch_formats_pass_on_the_gpu(exported: Callable[[str], Exported], name: str, format: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} finds no NVIDIA GPU")
     export = exported(name)
@@ -49,7 +49,7 @@ def test_pytorchs_formats_pass_there(exported: Callable[[str], Exported], name: 
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
 
 
-def test_the_runtime_really_uses_it(mlp: Exported) -> None:
+def test_runtime_uses_the_gpu(mlp: Exported) -> None:
     need_provider(CUDA)
     latent = np.zeros((3, 4), np.float32)
     model = load(mlp.folder, provider=CUDA)
@@ -57,7 +57,7 @@ def test_the_runtime_really_uses_it(mlp: Exported) -> None:
     assert model._session("decoder")._session.get_providers()[0] == CUDA
 
 
-def test_no_gpu_is_an_error_that_names_what_is_there(mlp: Exported) -> None:
+def test_missing_gpu_is_an_error_that_names_the_providers(mlp: Exported) -> None:
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("this build of ONNX Runtime has CUDA")
     with pytest.raises(

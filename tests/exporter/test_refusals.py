@@ -13,9 +13,7 @@ from vae_export import Source, export
 from vae_export.errors import MachineError, OutputExistsError, UsageError
 
 
-def test_a_format_that_cannot_be_written_here_is_refused_with_the_reason(
-    toy: Toy, source: Source, tmp_path: Path
-) -> None:
+def test_unavailable_format_is_refused_with_the_reason(toy: Toy, source: Source, tmp_path: Path) -> None:
     toy.reason = "PyTorch is too old"
     with pytest.raises(MachineError, match="format toy cannot be written here; got PyTorch is too old"):
         export(source, tmp_path / "out", formats=["toy"])
@@ -34,9 +32,7 @@ def test_a_format_that_cannot_be_written_here_is_refused_with_the_reason(
         ({"out": "."}, "not a name for an output"),
     ],
 )
-def test_arguments_that_make_no_sense_are_refused(
-    source: Source, tmp_path: Path, arguments: dict[str, object], said: str
-) -> None:
+def test_bad_arguments_are_refused(source: Source, tmp_path: Path, arguments: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         export(source, **({"out": tmp_path / "out"} | arguments))  # type: ignore[arg-type]
     assert tree(tmp_path) == {}
@@ -44,7 +40,7 @@ def test_arguments_that_make_no_sense_are_refused(
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("kind", ["file", "folder of something else"])
-def test_what_is_no_export_is_never_replaced(source: Source, tmp_path: Path, kind: str, force: bool) -> None:
+def test_folder_that_is_not_an_export_is_never_replaced(source: Source, tmp_path: Path, kind: str, force: bool) -> None:
     out = tmp_path / "out"
     if kind == "file":
         out.write_text("mine")
@@ -58,7 +54,7 @@ def test_what_is_no_export_is_never_replaced(source: Source, tmp_path: Path, kin
 
 
 @pytest.mark.usefixtures("toy")
-def test_options_that_a_format_cannot_take_are_refused_before_any_is_written(source: Source, tmp_path: Path) -> None:
+def test_options_are_checked_before_any_file_is_written(source: Source, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(UsageError, match="no such thing"):
         export(source, tmp_path / "out", formats=["torchscript", "toy"], opset=99, report=said.append)
@@ -66,7 +62,7 @@ def test_options_that_a_format_cannot_take_are_refused_before_any_is_written(sou
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_output_is_refused_before_any_work(source: Source, mlp: Exported) -> None:
+def test_existing_output_is_refused_before_any_work(source: Source, mlp: Exported) -> None:
     said: list[str] = []
     with pytest.raises(OutputExistsError):
         export(source, mlp.folder, report=said.append)

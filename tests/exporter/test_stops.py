@@ -19,7 +19,7 @@ from vae_export.io.atomic import PARTIAL
 pytestmark = pytest.mark.slow
 
 
-def test_a_full_disk_leaves_nothing(small_disk: Path, mlp: Exported) -> None:
+def test_full_disk_leaves_nothing(small_disk: Path, mlp: Exported) -> None:
     (small_disk / "filler").write_bytes(bytes(900_000))
     result = run_cli(
         "export", "--checkpoint", mlp.checkpoint, "--out", small_disk / "out", "--format", "torchscript", cwd=small_disk
@@ -55,7 +55,7 @@ def started(run: Path, out: Path, until: str) -> subprocess.Popen[str]:
     ],
 )
 @pytest.mark.parametrize("until", ["writing", "verifying"])
-def test_a_stopped_export_publishes_nothing(
+def test_stopped_export_publishes_nothing(
     run_folder: Path, tmp_path: Path, signal: int, code: int, said: str, until: str
 ) -> None:
     out = tmp_path / "exported" / "here"

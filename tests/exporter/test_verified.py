@@ -12,7 +12,7 @@ from vae_export import Source, export, verify
 from vae_export.errors import ParityError, TargetError
 
 
-def test_a_format_is_one_entry_in_the_registry(toy: Toy, source: Source, tmp_path: Path) -> None:
+def test_new_format_needs_only_a_registry_entry(toy: Toy, source: Source, tmp_path: Path) -> None:
     artifact, certificate = export(source, tmp_path / "out", formats=["toy"])
     golden = ["golden", "golden/decoder.image.f32", "golden/latent.f32"]
     assert sorted(tree(tmp_path / "out")) == sorted(
@@ -22,7 +22,7 @@ def test_a_format_is_one_entry_in_the_registry(toy: Toy, source: Source, tmp_pat
     assert {row.target for row in certificate.results} == {"toy/here"}
 
 
-def test_a_file_that_computes_something_else_is_not_published(toy: Toy, source: Source, tmp_path: Path) -> None:
+def test_file_with_wrong_outputs_is_not_published(toy: Toy, source: Source, tmp_path: Path) -> None:
     toy.wrong = 1e-3
     with pytest.raises(ParityError, match=r"30 of 30 comparisons failed: decoder on toy/here, 'image', probe") as e:
         export(source, tmp_path / "out", formats=["toy"])
@@ -30,9 +30,7 @@ def test_a_file_that_computes_something_else_is_not_published(toy: Toy, source: 
     assert tree(tmp_path) == {}
 
 
-def test_a_file_that_computes_something_else_does_not_replace_a_good_one(
-    toy: Toy, source: Source, tmp_path: Path
-) -> None:
+def test_file_with_wrong_outputs_does_not_replace_a_good_one(toy: Toy, source: Source, tmp_path: Path) -> None:
     export(source, tmp_path / "out", formats=["toy"])
     before = tree(tmp_path)
     toy.wrong = 1e-3
@@ -42,7 +40,7 @@ def test_a_file_that_computes_something_else_does_not_replace_a_good_one(
 
 
 @pytest.mark.parametrize("runs_on", [(), ("nowhere",)])
-def test_a_file_that_nothing_here_can_run_is_not_published(
+def test_file_that_no_provider_can_run_is_not_published(
     toy: Toy, source: Source, tmp_path: Path, runs_on: tuple[str, ...]
 ) -> None:
     toy.runs_on = runs_on
@@ -51,7 +49,7 @@ def test_a_file_that_nothing_here_can_run_is_not_published(
     assert tree(tmp_path) == {}
 
 
-def test_a_target_that_is_listed_and_not_usable_is_written_down(toy: Toy, source: Source, tmp_path: Path) -> None:
+def test_unusable_target_is_recorded_in_the_certificate(toy: Toy, source: Source, tmp_path: Path) -> None:
     toy.runs_on = ("here", "nowhere")
     artifact, certificate = export(source, tmp_path / "out", formats=["toy"])
     assert certificate.unusable == {"toy/nowhere": "toy cannot run: nowhere"}
@@ -59,7 +57,7 @@ def test_a_target_that_is_listed_and_not_usable_is_written_down(toy: Toy, source
         verify(artifact, source, targets=["toy/nowhere"])
 
 
-def test_a_certificate_without_rows_is_refused() -> None:
+def test_empty_certificate_is_refused() -> None:
     from vae_export import Certificate
 
     empty = Certificate({}, 0, ())

@@ -15,7 +15,7 @@ from vae_export import Source, export, load_checkpoint, open_artifact, save_chec
 from vae_export.io.atomic import sha256
 
 
-def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, mlp: Exported) -> None:
+def test_force_replaces_a_whole_export(source: Source, tmp_path: Path, mlp: Exported) -> None:
     old = mlp.copied(tmp_path / "out")
     assert len(old.manifest.files) == 3 * len(samples.QUICK)
     export(source, tmp_path / "out", formats=["torchscript"], force=True)
@@ -32,13 +32,13 @@ def test_force_replaces_all_of_an_older_export(source: Source, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_one_part_alone_has_the_same_bytes(mlp: Exported, tmp_path: Path) -> None:
+def test_one_part_alone_has_the_same_bytes_as_among_others(mlp: Exported, tmp_path: Path) -> None:
     artifact, _ = export(mlp.source, tmp_path / "out", formats=["pt2", "onnx"], parts=["decoder"])
     for format in ("onnx", "pt2"):
         assert artifact.entry("decoder", format) == mlp.artifact.entry("decoder", format)
 
 
-def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
+def test_manifest_states_size_and_hash_of_every_file(mlp: Exported) -> None:
     manifest = json.loads((mlp.folder / "manifest.json").read_text())
     assert manifest["format"] == "vae-export/1"
     golden = {array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])}
@@ -57,7 +57,7 @@ def test_the_manifest_names_the_bytes(mlp: Exported) -> None:
     assert manifest["provenance"]["checkpoint_sha256"] == sha256(mlp.checkpoint)
 
 
-def test_the_certificate_names_the_bytes_and_passed(mlp: Exported) -> None:
+def test_certificate_names_every_file_and_passes(mlp: Exported) -> None:
     certificate = json.loads((mlp.folder / "certificate.json").read_text())
     assert certificate["verdict"] == "pass"
     assert certificate["files"] == {stored.name: stored.sha256 for stored in mlp.artifact.manifest.stored}
@@ -66,7 +66,7 @@ def test_the_certificate_names_the_bytes_and_passed(mlp: Exported) -> None:
     assert all(row["passed"] for row in certificate["rows"])
 
 
-def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
+def test_manifest_and_certificate_do_not_name_this_machine(mlp: Exported) -> None:
     from tests.formats.test_formats import traces
 
     for name in ("manifest.json", "certificate.json"):
@@ -74,7 +74,7 @@ def test_nothing_that_was_written_names_this_machine(mlp: Exported) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_from_another_machine_needs_no_run_folder(tmp_path: Path) -> None:
+def test_checkpoint_alone_can_be_exported(tmp_path: Path) -> None:
     path = tmp_path / "some where" / os.fsdecode(b"caf\xe9.safetensors")
     save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), path)
     result = run_cli(

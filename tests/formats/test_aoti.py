@@ -34,7 +34,7 @@ def compiled(mlp: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
     return export(mlp.source, folder, formats=["pt2", "aoti", "onnx"], parts=["decoder"])
 
 
-def test_it_is_certified_and_named_with_its_machine(compiled: tuple[Artifact, Certificate]) -> None:
+def test_package_is_certified_and_names_its_machine(compiled: tuple[Artifact, Certificate]) -> None:
     artifact, certificate = compiled
     assert {row.target for row in certificate.results} == {"pt2/cpu", "aoti/cpu", "onnx/CPUExecutionProvider"}
     entry = artifact.entry("decoder", "aoti")
@@ -44,7 +44,7 @@ def test_it_is_certified_and_named_with_its_machine(compiled: tuple[Artifact, Ce
     assert artifact.entry("decoder", "pt2").machine == ""
 
 
-def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
+def test_package_runs_any_batch_and_leaves_no_files(
     compiled: tuple[Artifact, Certificate], mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -59,21 +59,21 @@ def test_it_computes_any_batch_and_leaves_nothing_on_the_disk(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_path_of_this_machine_and_no_source_is_inside(compiled: tuple[Artifact, Certificate]) -> None:
+def test_package_has_no_path_of_this_machine_and_no_source(compiled: tuple[Artifact, Certificate]) -> None:
     artifact, _ = compiled
     data = artifact.read(artifact.entry("decoder", "aoti"))
     assert traces(data) == []
     assert b"#include" not in data
 
 
-def test_the_same_bytes_again(compiled: tuple[Artifact, Certificate], mlp: Exported) -> None:
+def test_writing_again_gives_the_same_bytes(compiled: tuple[Artifact, Certificate], mlp: Exported) -> None:
     artifact, _ = compiled
     entry, format = artifact.entry("decoder", "aoti"), FORMATS["aoti"]
     content = format.write(capture(mlp.source, "decoder"), options_of(mlp)["decoder"])
     assert FileEntry.of(entry.name, "decoder", "aoti", content, machine=format.machine(content)) == entry
 
 
-def test_a_machine_that_lacks_instructions_refuses_it(
+def test_package_for_another_machine_is_refused(
     compiled: tuple[Artifact, Certificate], mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact, _ = compiled
@@ -86,7 +86,7 @@ def test_a_machine_that_lacks_instructions_refuses_it(
         FORMATS["aoti"].open(content, spec, SessionOptions("cpu", threads=1))
 
 
-def test_every_instruction_set_that_is_named_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_instruction_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import platform
     import sys
 
@@ -100,7 +100,7 @@ def test_every_instruction_set_that_is_named_is_looked_for(monkeypatch: pytest.M
             check_machine(f"{here} {name}", "decoder")
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_install(
+def test_missing_compiler_is_reported_with_what_to_install(
     mlp: Exported, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -112,7 +112,9 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_strangers_is_not_loaded(compiled: tuple[Artifact, Certificate], mlp: Exported, invoke: Invoke) -> None:
+def test_package_of_unknown_origin_is_not_loaded(
+    compiled: tuple[Artifact, Certificate], mlp: Exported, invoke: Invoke
+) -> None:
     artifact, _ = compiled
     path = artifact.folder / "decoder.aoti.pt2"
     refused = invoke("verify", "--checkpoint", mlp.checkpoint, "--file", path, "--part", "decoder", "--quick")

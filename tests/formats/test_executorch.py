@@ -26,7 +26,7 @@ needed = pytest.mark.skipif(absent, reason="executorch is not installed; .ci/run
 
 
 @pytest.mark.skipif(not absent, reason="executorch is installed")
-def test_without_it_the_pip_line_is_said(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
+def test_missing_executorch_is_reported_with_the_pip_line(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
     wanted = "executorch is not installed; run: pip install 'vae-export[executorch]'"
     refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", tmp_path / "out", "--format", "executorch")
     assert (refused.code, refused.err.count("\n")) == (6, 1)
@@ -41,7 +41,7 @@ def test_without_it_the_pip_line_is_said(mlp: Exported, invoke: Invoke, tmp_path
 @needed
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mlp", "conv"])
-def test_it_is_certified(family: str, tmp_path: Path) -> None:
+def test_program_is_certified(family: str, tmp_path: Path) -> None:
     """Latents of 1e30 too, which XNNPACK's own sigmoid turns into NaN."""
     source = Source.of(samples.checkpoint(family))  # type: ignore[arg-type]
     artifact, certificate = export(source, tmp_path / "out", formats=["executorch"])
@@ -51,7 +51,7 @@ def test_it_is_certified(family: str, tmp_path: Path) -> None:
 
 
 @needed
-def test_a_batch_beyond_its_plan_goes_through_in_pieces_and_memory_is_kept(mlp: Exported) -> None:
+def test_batch_above_the_maximum_is_split_and_outputs_kept(mlp: Exported) -> None:
     graph, format = capture(mlp.source, "decoder"), FORMATS["executorch"]
     run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", SessionOptions(threads=1))
     for batch in (1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH - 1):

@@ -56,7 +56,7 @@ def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
 @every_part
 @every_format
 @every_source
-def test_outputs_are_those_of_the_contract_at_any_batch(
+def test_outputs_match_pytorch_at_any_batch(
     exported: Callable[[str], Exported], name: str, format: str, part: Part
 ) -> None:
     export = exported(name)
@@ -73,7 +73,7 @@ def test_outputs_are_those_of_the_contract_at_any_batch(
 
 @every_format
 @every_part
-def test_what_is_timed_computes_what_is_verified(mlp: Exported, format: str, part: Part) -> None:
+def test_bound_call_computes_what_a_run_computes(mlp: Exported, format: str, part: Part) -> None:
     run = opened(mlp, part, format)
     for batch in (1, 64, 5):
         given = inputs(mlp, part, batch)
@@ -87,7 +87,7 @@ def test_what_is_timed_computes_what_is_verified(mlp: Exported, format: str, par
 
 
 @every_format
-def test_binding_puts_back_what_it_set_for_the_whole_process(mlp: Exported, format: str) -> None:
+def test_binding_restores_process_wide_settings(mlp: Exported, format: str) -> None:
     entry = mlp.artifact.entry("decoder", format)
     spec, provider = mlp.source.contract.spec("decoder"), FORMATS[format].providers()[0]
     run = FORMATS[format].open(read_content(mlp.artifact, entry), spec, SessionOptions(provider, threads=2))
@@ -137,7 +137,7 @@ def traces(data: bytes) -> list[str]:
 
 @every_format
 @every_source
-def test_no_path_and_no_source_line_of_this_machine_is_inside(
+def test_file_has_no_path_or_source_line_of_this_machine(
     exported: Callable[[str], Exported], name: str, format: str
 ) -> None:
     artifact = exported(name).artifact
@@ -146,7 +146,7 @@ def test_no_path_and_no_source_line_of_this_machine_is_inside(
             assert traces(artifact.read(stored)) == []
 
 
-def test_the_search_for_traces_can_fail() -> None:
+def test_search_for_traces_finds_one() -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("debug", f'File "{ROOT}/vae_export/graphs.py", line 1')
@@ -155,7 +155,7 @@ def test_the_search_for_traces_can_fail() -> None:
 
 
 @every_source
-def test_pt2_files_carry_no_inputs(exported: Callable[[str], Exported], name: str) -> None:
+def test_pt2_file_has_no_example_inputs(exported: Callable[[str], Exported], name: str) -> None:
     """Those it was captured with would travel as a pickle, which a loader runs."""
     artifact = exported(name).artifact
     for part in PARTS:
@@ -193,9 +193,7 @@ def operators(content: FileContent, format: str) -> list[str]:
 
 @every_format
 @every_source
-def test_nothing_in_a_file_draws_and_dropout_is_gone(
-    exported: Callable[[str], Exported], name: str, format: str
-) -> None:
+def test_file_has_no_stochastic_op_and_no_dropout(exported: Callable[[str], Exported], name: str, format: str) -> None:
     artifact = exported(name).artifact
     for part in PARTS:
         used = operators(read_content(artifact, artifact.entry(part, format)), format)
@@ -206,7 +204,7 @@ def test_nothing_in_a_file_draws_and_dropout_is_gone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", REPRODUCIBLE)
-def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None:
+def test_writing_again_gives_the_same_bytes(mlp: Exported, format: str) -> None:
     """The shared export made all parts in all formats, in another order, perhaps in another process."""
     options = options_of(mlp)
     for part in reversed(PARTS):
@@ -217,7 +215,7 @@ def test_same_bytes_in_one_process_and_alone(mlp: Exported, format: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["blog", "foreign"])
-def test_same_bytes_in_another_process(exported: Callable[[str], Exported], name: str, tmp_path: Path) -> None:
+def test_another_process_writes_the_same_bytes(exported: Callable[[str], Exported], name: str, tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
@@ -269,7 +267,7 @@ def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
         (lambda z: torch.nn.functional.scaled_dot_product_attention(z, z, z, dropout_p=0.5), "scaled_dot_product"),
     ],
 )
-def test_a_module_that_draws_is_refused_by_the_operators_name(
+def test_stochastic_module_is_refused_with_the_operators_name(
     format: str, draw: Callable[[Tensor], Tensor], operator: str
 ) -> None:
     decoder = torch.nn.Sequential(samples.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
@@ -278,7 +276,7 @@ def test_a_module_that_draws_is_refused_by_the_operators_name(
         FORMATS[format].write(graph, WriteOptions())
 
 
-def test_writing_leaves_the_shared_program_as_it_was(mlp: Exported) -> None:
+def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
     """All formats write from one captured program: the order in which they do must not matter."""
     graph = capture(mlp.source, "decoder")
     program = graph.program
@@ -291,7 +289,7 @@ def test_writing_leaves_the_shared_program_as_it_was(mlp: Exported) -> None:
 
 
 @every_format
-def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
+def test_dropout_as_the_last_layer_is_exported(format: str) -> None:
     decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
     graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     data = FORMATS[format].write(graph, WriteOptions())
@@ -301,7 +299,7 @@ def test_dropout_at_the_very_end_does_no_harm(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_format_describes_itself(format: str) -> None:
+def test_format_describes_itself(format: str) -> None:
     item = FORMATS[format]
     assert item.name == format
     assert item.suffix.startswith(".")
@@ -314,5 +312,5 @@ def test_a_format_describes_itself(format: str) -> None:
         assert f"run: pip install 'vae-export[{item.extra}]'" in reason
 
 
-def test_no_two_formats_share_a_suffix() -> None:
+def test_formats_have_distinct_suffixes() -> None:
     assert len({item.suffix for item in FORMATS.values()}) == len(FORMATS)

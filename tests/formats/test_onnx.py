@@ -28,19 +28,19 @@ def decoder() -> Source:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
-def test_the_opset_that_is_asked_for_is_written(decoder: Source, opset: int) -> None:
+def test_requested_opset_is_written(decoder: Source, opset: int) -> None:
     data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset)).data
     assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
 
 
 @pytest.mark.parametrize("opset", [-1, 0, 13, MIN_OPSET - 1, NEWEST + 1, 10**6])
-def test_an_opset_that_cannot_be_written_is_refused(decoder: Source, opset: int) -> None:
+def test_unsupported_opset_is_refused(decoder: Source, opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
         FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_file_says_what_it_is_and_where_it_came_from(mlp: Exported, part: str) -> None:
+def test_file_states_its_part_contract_and_provenance(mlp: Exported, part: str) -> None:
     model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["vae_export.part"] == part
@@ -49,7 +49,7 @@ def test_a_file_says_what_it_is_and_where_it_came_from(mlp: Exported, part: str)
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_file_stands_alone_and_is_checked(mlp: Exported, part: str, tmp_path: Path) -> None:
+def test_file_has_no_external_data_and_passes_the_checker(mlp: Exported, part: str, tmp_path: Path) -> None:
     path = tmp_path / "alone.onnx"
     path.write_bytes(mlp.artifact.read(mlp.artifact.entry(part)))
     model = onnx.load(path, load_external_data=False)
@@ -58,7 +58,7 @@ def test_a_file_stands_alone_and_is_checked(mlp: Exported, part: str, tmp_path: 
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_batch_has_the_contracts_name_everywhere(mlp: Exported, part: str) -> None:
+def test_batch_axis_is_named_as_in_the_contract(mlp: Exported, part: str) -> None:
     graph = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part))).graph
     for value in (*graph.input, *graph.output):
         first, *rest = value.type.tensor_type.shape.dim
@@ -68,7 +68,7 @@ def test_the_batch_has_the_contracts_name_everywhere(mlp: Exported, part: str) -
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_exporters_notes_are_gone(mlp: Exported, part: str) -> None:
+def test_exporters_notes_are_removed(mlp: Exported, part: str) -> None:
     """They name modules and scopes of the program that was exported; only what the file says of itself stays."""
     model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
     graph = model.graph

@@ -34,7 +34,7 @@ def source() -> Source:
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionName) -> None:
+def test_half_precision_halves_the_file_and_rounds_outputs(precision: PrecisionName) -> None:
     graph = capture(source(), "decoder")
     latent = np.random.default_rng(0).standard_normal((16, samples.LATENT)).astype(np.float32)
     files = {p: OPENVINO.write(graph, WriteOptions(precision=p)) for p in (FULL, precision)}
@@ -53,7 +53,7 @@ def test_half_the_bits_are_half_the_file_and_other_numbers(precision: PrecisionN
     assert 1e-5 < np.abs(exact - rounded).max() < 0.02
 
 
-def test_what_the_machine_computes_in_is_certified_with_the_band_of_its_precision(tmp_path: Path) -> None:
+def test_supported_precisions_are_certified_and_others_left_out(tmp_path: Path) -> None:
     said: list[str] = []
     _, certificate = export(
         source(),
@@ -71,7 +71,7 @@ def test_what_the_machine_computes_in_is_certified_with_the_band_of_its_precisio
     assert left_out == [f"left out: openvino in {precision}" for precision in HALVES if not computes_in(precision)]
 
 
-def test_a_device_that_computes_in_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_that_computes_in_another_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = capture(source(), "decoder")
     data = OPENVINO.write(graph, WriteOptions(precision="bf16"))
     monkeypatch.setattr(openvino, "compute_types", lambda _compiled: {"bf16", "f32"})
@@ -89,13 +89,13 @@ def no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_bfloat16")
-class TestAPrecisionThatTheMachineDoesNotHave:
-    def test_is_an_error_where_it_was_asked_for(self, tmp_path: Path) -> None:
+class TestUnsupportedPrecision:
+    def test_is_an_error_if_it_was_requested(self, tmp_path: Path) -> None:
         with pytest.raises(TargetError, match="file cannot be verified here: encoder.bf16.openvino.xml"):
             export(source(), tmp_path / "out", formats=["openvino"], precisions=["fp32", "bf16"])
         assert tree(tmp_path) == {}
 
-    def test_is_left_out_of_all_with_a_line(self, tmp_path: Path) -> None:
+    def test_is_left_out_of_all_and_reported(self, tmp_path: Path) -> None:
         said: list[str] = []
         formats = ["torchscript", "openvino"]
         artifact, certificate = export(
@@ -112,15 +112,13 @@ class TestAPrecisionThatTheMachineDoesNotHave:
         assert not list(artifact.folder.glob("*bf16.openvino*"))
         assert certificate.passed
 
-    def test_is_an_error_where_nothing_else_is_left(self, tmp_path: Path) -> None:
+    def test_is_an_error_if_nothing_else_is_left(self, tmp_path: Path) -> None:
         with pytest.raises(MachineError, match="no requested format can run on this machine; got bf16"):
             export(source(), tmp_path / "out", formats=["openvino"], precisions=["bf16"], leave_out=True)
         assert tree(tmp_path) == {}
 
 
-def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_precision_that_crashes_the_engine_is_left_out_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own tries it first: this one lives."""
     said: list[str] = []
     monkeypatch.setattr(exporter, "crash_check", lambda *_: {("encoder", "CPU"): "a process that died of SIGILL"})
@@ -136,7 +134,7 @@ def test_a_precision_in_which_the_engine_crashes_is_left_out_of_all(
     assert {entry.precision for entry in artifact.manifest.files} == {"fp32"}
 
 
-def test_a_layer_in_float32_is_seen() -> None:
+def test_compute_types_show_what_the_processor_uses() -> None:
     """What is read back is what the layers say and the hint; a processor without bfloat16 takes neither."""
     graph = capture(source(), "decoder")
     content = OPENVINO.write(graph, WriteOptions())
@@ -147,7 +145,7 @@ def test_a_layer_in_float32_is_seen() -> None:
     assert openvino.compute_types(plain) == {"f32"}
 
 
-def test_a_file_of_one_precision_under_the_name_of_another_is_a_finding() -> None:
+def test_precision_unlike_the_manifests_is_a_finding() -> None:
     data = OPENVINO.write(capture(source(), "decoder"), WriteOptions(precision="bf16"))
     rules = [finding.rule for finding in OPENVINO.lint(data, "decoder.openvino.xml", 0, FULL)]
     assert rules == ["wrong-precision"]

@@ -18,7 +18,7 @@ from vae_export.models.config import Family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_comes_back_as_it_was(family: Family, tmp_path: Path) -> None:
+def test_checkpoint_survives_saving_and_loading(family: Family, tmp_path: Path) -> None:
     before = samples.checkpoint(family)
     save_checkpoint(before, tmp_path / "file")
     after = load_checkpoint(tmp_path / "file")
@@ -49,7 +49,7 @@ def test_equal_checkpoints_give_equal_bytes_in_any_process(tmp_path: Path, small
     assert (tmp_path / "file").read_bytes() == small_bytes
 
 
-def test_the_hash_is_that_of_the_file(tmp_path: Path, small_bytes: bytes) -> None:
+def test_sha256_is_that_of_the_file(tmp_path: Path, small_bytes: bytes) -> None:
     from vae_export.io.atomic import sha256
 
     (tmp_path / "file").write_bytes(small_bytes)
@@ -57,12 +57,12 @@ def test_the_hash_is_that_of_the_file(tmp_path: Path, small_bytes: bytes) -> Non
 
 
 @pytest.mark.parametrize("name", ["with space", os.fsdecode(b"\xff\xfe"), "zeichen-äöü"])
-def test_any_path_that_the_system_takes_will_do(tmp_path: Path, small: Checkpoint, name: str) -> None:
+def test_checkpoint_is_saved_under_any_valid_path(tmp_path: Path, small: Checkpoint, name: str) -> None:
     save_checkpoint(small, tmp_path / name / "file")
     assert load_checkpoint(tmp_path / name / "file").config == small.config
 
 
-def test_the_header_is_plain_json_for_any_reader(small_bytes: bytes) -> None:
+def test_header_is_plain_json(small_bytes: bytes) -> None:
     length = int(np.frombuffer(small_bytes[:8], "<u8")[0])
     metadata = json.loads(small_bytes[8 : 8 + length])["__metadata__"]
     assert list(metadata) == ["vae_export"]

@@ -18,7 +18,7 @@ from vae_export.runs import Run
 @example(7, 7)  # the length of the header
 @example(8, 0)
 @example(-1, 0)
-def test_a_flipped_bit_is_always_refused(
+def test_flipped_bit_is_refused(
     tmp_path_factory: pytest.TempPathFactory, small_bytes: bytes, position: int, bit: int
 ) -> None:
     data = bytearray(small_bytes)
@@ -31,7 +31,7 @@ def test_a_flipped_bit_is_always_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_flipped_bit_in_the_header_is_always_refused(tmp_path: Path, small_bytes: bytes) -> None:
+def test_flipped_bit_in_the_header_is_refused(tmp_path: Path, small_bytes: bytes) -> None:
     """Each bit of it: 1e-7 turned into 1E-7, or \\u00e9 into \\u00E9, reads the same and still is another file."""
     path = tmp_path / "flipped"
     length = struct.unpack("<Q", small_bytes[:8])[0]
@@ -47,20 +47,20 @@ def test_a_flipped_bit_in_the_header_is_always_refused(tmp_path: Path, small_byt
 
 
 @given(st.integers(0, 10**9))
-def test_a_truncated_file_is_refused(tmp_path_factory: pytest.TempPathFactory, small_bytes: bytes, length: int) -> None:
+def test_truncated_file_is_refused(tmp_path_factory: pytest.TempPathFactory, small_bytes: bytes, length: int) -> None:
     path = tmp_path_factory.getbasetemp() / "truncated"
     path.write_bytes(small_bytes[: length % len(small_bytes)])
     with pytest.raises(CheckpointError, match="checkpoint cannot be read: .*expected a checkpoint of"):
         load_checkpoint(path)
 
 
-def test_a_longer_file_is_refused(tmp_path: Path, small_bytes: bytes) -> None:
+def test_longer_file_is_refused(tmp_path: Path, small_bytes: bytes) -> None:
     (tmp_path / "longer").write_bytes(small_bytes + b"\0")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_checkpoint(tmp_path / "longer")
 
 
-def test_a_truncated_one_offers_the_one_before_it(tmp_path: Path, small_bytes: bytes) -> None:
+def test_damaged_checkpoint_error_names_the_previous_one(tmp_path: Path, small_bytes: bytes) -> None:
     run = Run(tmp_path)
     run.state.mkdir()
     run.previous_checkpoint.write_bytes(small_bytes)

@@ -31,7 +31,7 @@ def written(path: Path, checkpoint: Checkpoint, **changes: Any) -> Path:
     return path
 
 
-def test_a_config_that_claims_gigabytes_takes_none(tmp_path: Path, small: Checkpoint) -> None:
+def test_config_that_claims_gigabytes_allocates_none(tmp_path: Path, small: Checkpoint) -> None:
     for size in (10**6, 10**9, 10**12, 10**30):
         config = small.config.to_json() | {"hidden_size": size}
         with pytest.raises(CheckpointError, match="weights do not fit|config cannot be built"):
@@ -67,7 +67,7 @@ NAME = "decoder.body.0.weight"
         ({"tensors": {"examples": torch.zeros((), dtype=torch.uint8)}}, "examples do not fit"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, small: Checkpoint, changes: dict[str, Any], said: str) -> None:
+def test_misfit_is_named(tmp_path: Path, small: Checkpoint, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         load_checkpoint(written(tmp_path / "file", small, **changes))
     assert caught.value.exit_code == 3
@@ -94,7 +94,7 @@ def test_every_key_that_does_not_fit_is_listed(small: Checkpoint) -> None:
     ids=["sparse", "quantised", "half", "complex"],
 )
 @pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")  # deprecated, and so met in old files alone
-def test_weights_that_are_not_plain_float32_are_refused_before_they_are_written(
+def test_weights_that_are_not_dense_float32_are_not_written(
     small: Checkpoint, make: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     with pytest.raises(CheckpointError, match=f"{NAME} is .*, not dense float32"):

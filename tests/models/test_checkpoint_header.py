@@ -19,7 +19,7 @@ from vae_export.models.config import Family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_says_what_the_checkpoint_says(family: Family, tmp_path: Path) -> None:
+def test_header_agrees_with_the_checkpoint(family: Family, tmp_path: Path) -> None:
     path = tmp_path / "file"
     save_checkpoint(samples.checkpoint(family), path)
     header, whole = read_checkpoint_header(path), load_checkpoint(path)
@@ -27,14 +27,14 @@ def test_it_says_what_the_checkpoint_says(family: Family, tmp_path: Path) -> Non
     assert header.parameters == sum(parameter.numel() for parameter in whole.model().parameters())
 
 
-def test_the_digest_tells_checkpoints_apart(tmp_path: Path) -> None:
+def test_digest_identifies_the_checkpoint(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
         save_checkpoint(samples.checkpoint("mlp", (1, 4, 4), seed=seed), tmp_path / name)
     one, again, other = (read_checkpoint_header(tmp_path / name).digest for name in ("one", "again", "other"))
     assert one == again != other
 
 
-def test_reading_it_imports_no_torch(tmp_path: Path) -> None:
+def test_reading_the_header_does_not_import_torch(tmp_path: Path) -> None:
     save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
     code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_checkpoint_header\n"
     code += "print(read_checkpoint_header(Path(sys.argv[1])).parameters, 'torch' in sys.modules)"
@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 
 
 @given(fraction=st.floats(0, 1, exclude_max=True))
-def test_a_torn_file_is_refused(whole: tuple[Path, bytes], fraction: float) -> None:
+def test_truncated_file_is_refused(whole: tuple[Path, bytes], fraction: float) -> None:
     path, data = whole
     path.write_bytes(data[: int(len(data) * fraction)])
     with pytest.raises(CheckpointError):
@@ -58,7 +58,7 @@ def test_a_torn_file_is_refused(whole: tuple[Path, bytes], fraction: float) -> N
 
 
 @given(junk=st.binary(max_size=64))
-def test_bytes_of_something_else_are_refused(whole: tuple[Path, bytes], junk: bytes) -> None:
+def test_arbitrary_bytes_are_refused(whole: tuple[Path, bytes], junk: bytes) -> None:
     path, _ = whole
     path.write_bytes(junk)
     with pytest.raises(CheckpointError):
@@ -80,14 +80,14 @@ def test_bytes_of_something_else_are_refused(whole: tuple[Path, bytes], junk: by
     ],
     ids=str,
 )
-def test_a_header_of_something_else_is_refused(tmp_path: Path, document: object) -> None:
+def test_foreign_header_is_refused(tmp_path: Path, document: object) -> None:
     text = json.dumps(document).encode()
     (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(CheckpointError):
         read_checkpoint_header(tmp_path / "file")
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_folder_or_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none", Path("/dev/zero")):
         with pytest.raises(CheckpointError):
             read_checkpoint_header(path)

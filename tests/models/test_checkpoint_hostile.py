@@ -27,7 +27,7 @@ class Canary:
 
 
 @pytest.mark.parametrize("dump", [pickle.dumps, lambda value: torch_pickle(value)])
-def test_a_pickle_is_refused_and_never_run(tmp_path: Path, dump: Callable[[object], bytes]) -> None:
+def test_pickle_is_refused_and_never_run(tmp_path: Path, dump: Callable[[object], bytes]) -> None:
     data = dump({"state_dict": Canary(tmp_path / "canary")})
     (tmp_path / "checkpoint.pt").write_bytes(data)
     with pytest.raises(CheckpointError, match="checkpoint cannot be read"):
@@ -55,7 +55,7 @@ def torch_pickle(value: object) -> bytes:
         (None, b'{"x":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}' + b"\0" * 8),
     ],
 )
-def test_a_header_that_claims_gigabytes_takes_none(tmp_path: Path, header: int | None, tensors: bytes) -> None:
+def test_header_that_claims_gigabytes_allocates_none(tmp_path: Path, header: int | None, tensors: bytes) -> None:
     import tracemalloc
 
     path = tmp_path / "bomb"
@@ -68,7 +68,7 @@ def test_a_header_that_claims_gigabytes_takes_none(tmp_path: Path, header: int |
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "device", "pipe"])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_path_that_is_not_a_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
@@ -80,7 +80,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
         load_checkpoint(path)
 
 
-def test_another_programs_safetensors_is_refused(tmp_path: Path) -> None:
+def test_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:
     for metadata in (None, {"vae_export": "{"}, {"vae_export": "[]"}, {"vae_export": '"text"'}):
         (tmp_path / "file").write_bytes(save({"examples": torch.zeros(1)}, metadata=metadata))
         with pytest.raises(VaeExportError, match="expected a checkpoint of"):

@@ -23,7 +23,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("image_shape", [(1, 28, 28), (3, 32, 32), (1, 8, 12), (4, 4, 4)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shapes_and_ranges(family: Family, image_shape: tuple[int, int, int]) -> None:
+def test_family_keeps_shapes_and_ranges(family: Family, image_shape: tuple[int, int, int]) -> None:
     model = VAE(VAEConfig(family, image_shape, latent_size=5, hidden_size=7)).eval()
     image, noise = torch.rand(3, *image_shape), torch.randn(3, 5)
     with torch.no_grad():
@@ -35,12 +35,12 @@ def test_shapes_and_ranges(family: Family, image_shape: tuple[int, int, int]) ->
     assert torch.equal(reconstruction, torch.sigmoid(model.decoder.raw(latent)))
 
 
-def test_reparameterize_is_the_papers_formula() -> None:
+def test_reparameterize_matches_the_papers_formula() -> None:
     mean, logvar, noise = torch.tensor([[1.0]]), torch.tensor([[2 * math.log(3.0)]]), torch.tensor([[-2.0]])
     assert reparameterize(mean, logvar, noise).item() == pytest.approx(1 - 2 * 3)
 
 
-def test_the_posts_heads_are_never_negative() -> None:
+def test_blog_heads_are_never_negative() -> None:
     model = samples.checkpoint("blog").model()
     with torch.no_grad():
         mean, logvar = model.encoder(torch.rand(64, 1, 28, 28) * 10)
@@ -50,7 +50,7 @@ def test_the_posts_heads_are_never_negative() -> None:
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
-def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
+def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
     model = samples.checkpoint(family).model()
     with torch.no_grad():
         _, logvar = model.encoder(torch.randn(64, 1, 28, 28) * 1e6)
@@ -78,7 +78,7 @@ def test_logvar_is_bounded_so_that_exp_never_overflows(family: Family) -> None:
         ({"family": "blog", "activation": "tanh"}, "family 'blog' supports only relu and bernoulli; use --family mlp"),
     ],
 )
-def test_a_config_that_makes_no_sense_is_refused(arguments: dict[str, object], said: str) -> None:
+def test_invalid_config_is_refused(arguments: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         VAEConfig(**arguments)  # type: ignore[arg-type]
 
@@ -89,13 +89,13 @@ def test_config_survives_json(family: Family) -> None:
     assert VAEConfig.from_json(config.to_json()) == config
 
 
-def test_config_survives_json_with_everything_said() -> None:
+def test_config_with_every_field_survives_json() -> None:
     likelihood = Likelihood("gaussian-fixed", 0.25)
     config = VAEConfig("mlp", (3, 8, 8), 2, 3, activation="tanh", likelihood=likelihood)
     assert VAEConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-def test_a_config_of_the_first_versions_means_the_defaults() -> None:
+def test_config_of_the_first_versions_has_the_defaults() -> None:
     old = {"family": "mlp", "image_shape": [1, 28, 28], "latent_size": 20, "hidden_size": 400}
     assert VAEConfig.from_json(old) == VAEConfig()
 
@@ -116,6 +116,6 @@ def test_config_reads_the_former_name_of_a_family() -> None:
         {"likelihood": 3},
     ],
 )
-def test_a_foreign_config_is_bad_input(change: dict[str, object]) -> None:
+def test_foreign_config_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError, match="config does not fit"):
         VAEConfig.from_json(VAEConfig().to_json() | change)

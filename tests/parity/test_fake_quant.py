@@ -30,7 +30,6 @@ def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
     runner = FORMATS["onnx"].open(
         FileContent(written(mlp, "decoder", "int8")),
         graph.spec,
-        "CPUExecutionProvider",
         SessionOptions(threads=1, optimisation="all"),
     )
     ours, theirs = fake_quantize(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]

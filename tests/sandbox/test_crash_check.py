@@ -51,39 +51,41 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     return make
 
 
-def scene(mlp: Exported, format: str, provider: str) -> Trial:
+def trial(mlp: Exported, format: str, provider: str) -> Trial:
     entry = mlp.artifact.entry("decoder", format)
     return Trial(entry.name, "decoder", format, provider, read_content(mlp.artifact, entry))
 
 
 @pytest.mark.parametrize("statement", ENDS)
-def test_the_end_of_a_crash_is_told(mlp: Exported, package: Callable[[str], bytes], statement: str) -> None:
+def test_crash_is_reported_with_its_signal_or_exit_code(
+    mlp: Exported, package: Callable[[str], bytes], statement: str
+) -> None:
     bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package(statement)))
     ends = crash_check([bad], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu")}
     assert re.fullmatch(ENDS[statement], ends["decoder.aoti.pt2", "cpu"])
 
 
-def test_files_before_and_behind_a_crash_are_tried(mlp: Exported, package: Callable[[str], bytes]) -> None:
-    good = scene(mlp, "openvino", "CPU")
+def test_files_before_and_after_a_crash_are_run(mlp: Exported, package: Callable[[str], bytes]) -> None:
+    good = trial(mlp, "openvino", "CPU")
     bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package("abort();")))
     ends = crash_check([good, bad, replace(good, name="behind"), replace(bad, name="again")], mlp.source.contract)
     assert set(ends) == {("decoder.aoti.pt2", "cpu"), ("again", "cpu")}
     assert set(ends.values()) == {"a process that died of SIGABRT"}
 
 
-def test_an_exception_is_no_crash(mlp: Exported) -> None:
+def test_exception_is_not_a_crash(mlp: Exported) -> None:
     """Whoever opens the file meets it again."""
-    bad = replace(scene(mlp, "openvino", "CPU"), content=FileContent(b"no model"))
-    assert crash_check([bad, scene(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
+    bad = replace(trial(mlp, "openvino", "CPU"), content=FileContent(b"no model"))
+    assert crash_check([bad, trial(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
 
 
-def test_nothing_to_try_starts_no_child(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_trials_start_no_child(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a child"))
     assert crash_check([], mlp.source.contract) == {}
 
 
-def test_a_child_that_never_answers_is_given_up(
+def test_child_that_hangs_is_reported_after_the_timeout(
     mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vae_export.sandbox.crash_check.SECONDS", 8)
@@ -91,9 +93,7 @@ def test_a_child_that_never_answers_is_given_up(
     assert crash_check([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
 
 
-def test_a_crash_is_one_error_of_the_machine_and_this_process_lives(
-    mlp: Exported, package: Callable[[str], bytes], tmp_path: Path
-) -> None:
+def test_verify_survives_a_crash_and_reports_it(mlp: Exported, package: Callable[[str], bytes], tmp_path: Path) -> None:
     from vae_export import open_artifact
     from vae_export.artifact.manifest import MANIFEST
 

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from tests.conftest import Exported
 from tests.parity import mutations
 from tests.parity.mutations import Change, after, f32, i64, step
-from tests.parity.subject import Subject
 from vae_export.capture.onnx_translation import IR_VERSION
 from vae_export.contract import PARTS, Part
 from vae_export.formats import OPSET, onnx_lint
@@ -29,8 +29,8 @@ def lint(model: ModelProto) -> list[Finding]:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_file_of_ours_has_no_finding(subject: Callable[..., Subject], family: Family, part: Part) -> None:
-    assert lint(onnx.load_from_string(subject(family).data(part))) == []
+def test_exported_file_has_no_finding(exported: Callable[[str], Exported], family: Family, part: Part) -> None:
+    assert lint(onnx.load_from_string(exported(family).data(part))) == []
 
 
 def batch_is(size: int | None) -> Change:
@@ -200,7 +200,7 @@ CASES: tuple[tuple[Change, str, str], ...] = (
 @pytest.mark.parametrize(
     ("change", "rule", "where"), CASES, ids=[f"{rule}-{i}" for i, (_, rule, _) in enumerate(CASES)]
 )
-def test_a_rule_fires(mlp: Subject, change: Change, rule: str, where: str) -> None:
+def test_rule_fires_on_the_fault_it_names(mlp: Exported, change: Change, rule: str, where: str) -> None:
     model = onnx.load_from_string(mlp.data("decoder"))
     change(model)
     found = [finding for finding in lint(model) if finding.rule == rule]
@@ -214,11 +214,11 @@ def test_a_rule_fires(mlp: Subject, change: Change, rule: str, where: str) -> No
 SEVERITIES = dict(re.findall(r"^([a-z0-9-]+) +(error|warning) ", onnx_lint.__doc__ or "", re.MULTILINE))
 
 
-def test_the_table_of_rules_is_complete_and_each_is_tested() -> None:
+def test_table_of_rules_is_complete_and_every_rule_tested() -> None:
     assert set(SEVERITIES) == {rule for _, rule, _ in CASES}
 
 
-def test_a_reshape_to_any_batch_and_an_initialiser_of_a_branch_are_no_findings(mlp: Subject) -> None:
+def test_reshape_to_any_batch_and_initialiser_of_a_branch_pass(mlp: Exported) -> None:
     model = onnx.load_from_string(mlp.data("decoder"))
     after("relu_1", step("Reshape", i64(-1, 32)))(model)
     assert lint(model) == []
@@ -234,13 +234,13 @@ def test_a_reshape_to_any_batch_and_an_initialiser_of_a_branch_are_no_findings(m
     ("change", "said"),
     [(mutations.opset(19), "19; the manifest says 20"), (mutations.ir_version(8), "8; export writes 10")],
 )
-def test_a_version_is_named_with_the_one_it_should_be(mlp: Subject, change: Change, said: str) -> None:
+def test_wrong_version_is_named_with_the_expected_one(mlp: Exported, change: Change, said: str) -> None:
     model = onnx.load_from_string(mlp.data("decoder"))
     change(model)
     assert [finding.detail for finding in lint(model)] == [said]
 
 
-def test_without_a_manifest_versions_are_not_checked(mlp: Subject) -> None:
+def test_versions_are_not_checked_without_a_manifest(mlp: Exported) -> None:
     model = onnx.load_from_string(mlp.data("decoder"))
     mutations.opset(19)(model)
     mutations.ir_version(8)(model)

@@ -15,9 +15,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.commands import run_cli, run_python
+from tests.conftest import Exported
 from tests.parity import mutations
 from tests.parity.mutations import after, f32, i64, step
-from tests.parity.subject import Subject
 from vae_export.errors import ModelError
 from vae_export.sandbox import read_untrusted, untrusted
 
@@ -27,7 +27,7 @@ BATCH = 257
 Change = Callable[[ModelProto], None]
 
 
-def stranger(mlp: Subject, folder: Path, *changes: Change) -> Path:
+def stranger(mlp: Exported, folder: Path, *changes: Change) -> Path:
     """A decoder without a manifest, changed."""
     model = onnx.load_from_string(mlp.data("decoder"))
     for change in changes:
@@ -37,18 +37,18 @@ def stranger(mlp: Subject, folder: Path, *changes: Change) -> Path:
     return path
 
 
-def admitted(mlp: Subject, path: Path, batch: int = BATCH) -> bytes:
+def read_decoder(mlp: Exported, path: Path, batch: int = BATCH) -> bytes:
     return read_untrusted(path, mlp.source.contract, "decoder", batch)
 
 
-def test_a_right_file_is_admitted_as_it_is(mlp: Subject, tmp_path: Path) -> None:
+def test_valid_file_is_returned_unchanged(mlp: Exported, tmp_path: Path) -> None:
     path = stranger(mlp, tmp_path)
-    assert admitted(mlp, path) == path.read_bytes()
+    assert read_decoder(mlp, path) == path.read_bytes()
 
 
-def test_one_that_computes_nonsense_is_admitted_for_parity_to_judge(mlp: Subject, tmp_path: Path) -> None:
+def test_file_with_nan_outputs_passes_the_sandbox(mlp: Exported, tmp_path: Path) -> None:
     weight = mutations.weight("decoder.body.2.weight", mutations.set_to((3, 5), np.nan))
-    assert admitted(mlp, stranger(mlp, tmp_path, weight))
+    assert read_decoder(mlp, stranger(mlp, tmp_path, weight))
 
 
 def second_opset(domain: str, version: int) -> Change:
@@ -123,26 +123,26 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_plain_graph_of_known_operators_is_refused(mlp: Subject, name: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_plain_graph_is_refused(mlp: Exported, name: str, tmp_path: Path) -> None:
     change, text = REFUSED[name]
     path = stranger(mlp, tmp_path, change)
     with pytest.raises(ModelError, match=text) as caught:
-        admitted(mlp, path)
+        read_decoder(mlp, path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"this is no model\n" * 100, bytes(1000), b"\x08\x0a" + b"\x0b" * 5000])
-def test_what_is_no_onnx_file_is_refused(mlp: Subject, data: bytes, tmp_path: Path) -> None:
+def test_file_that_is_not_onnx_is_refused(mlp: Exported, data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "stranger.onnx"
     path.write_bytes(data)
     with pytest.raises(ModelError, match="not an ONNX file|IR version not known"):
-        admitted(mlp, path)
+        read_decoder(mlp, path)
 
 
 @pytest.mark.parametrize("kind", ["missing", "link", "folder", "pipe", "device", "too large"])
-def test_what_is_no_plain_file_is_refused_at_once(
-    mlp: Subject, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_link_pipe_or_large_file_is_refused_at_once(
+    mlp: Exported, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, whole = tmp_path / "stranger.onnx", stranger(mlp, tmp_path)
     data = whole.read_bytes()
@@ -160,7 +160,7 @@ def test_what_is_no_plain_file_is_refused_at_once(
         path.write_bytes(data)
         monkeypatch.setattr(untrusted, "MAX_BYTES", len(data) - 1)
     with pytest.raises(ModelError, match="file too large" if kind == "too large" else "not a plain file"):
-        admitted(mlp, path)
+        read_decoder(mlp, path)
 
 
 def bomb(bytes_per_row: int) -> Change:
@@ -177,16 +177,16 @@ def bomb(bytes_per_row: int) -> Change:
     )
 
 
-def test_memory_that_grows_with_the_batch_ends_the_child_and_not_this_process(mlp: Subject, tmp_path: Path) -> None:
+def test_memory_limit_ends_the_child_only(mlp: Exported, tmp_path: Path) -> None:
     """A small batch is harmless: only the largest that parity runs shows what the file asks for."""
     path = stranger(mlp, tmp_path, bomb(16 << 20))
-    assert admitted(mlp, path, batch=2)
+    assert read_decoder(mlp, path, batch=2)
     with pytest.raises(ModelError, match="trial run|memory|alloc") as caught:
-        admitted(mlp, path)
+        read_decoder(mlp, path)
     assert "\n" not in str(caught.value)
 
 
-def test_parsing_happens_in_the_child(mlp: Subject, tmp_path: Path) -> None:
+def test_parent_never_parses_the_file(mlp: Exported, tmp_path: Path) -> None:
     """The parent imports no reader of ONNX on the way to a verdict."""
     path = stranger(mlp, tmp_path, mutations.opset(99))
     code = """if True:
@@ -227,46 +227,46 @@ def in_place_of_the_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code:
         ("import sys; print('{}'); sys.exit(3)", "trial run failed: .*got exit code 3, no output"),
     ],
 )
-def test_however_the_child_ends_it_is_one_line(
-    mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
+def test_end_of_the_child_is_a_one_line_error(
+    mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
 ) -> None:
     path = stranger(mlp, tmp_path)
     in_place_of_the_trial(monkeypatch, tmp_path, code)
     with pytest.raises(ModelError, match=said) as caught:
-        admitted(mlp, path)
+        read_decoder(mlp, path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_trial_that_does_not_end_is_stopped(mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_hangs_is_killed(mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stranger(mlp, tmp_path)
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     in_place_of_the_trial(monkeypatch, tmp_path, code)
     monkeypatch.setattr(untrusted, "SECONDS", 3)
     begun = time.monotonic()
     with pytest.raises(ModelError, match="trial run took too long: .*; expected 3 s at most"):
-        admitted(mlp, path)
+        read_decoder(mlp, path)
     assert time.monotonic() - begun < 60
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
 
 
-def test_a_module_in_the_working_folder_is_not_imported(
-    mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_module_in_the_working_folder_is_not_imported(
+    mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stranger's file may come with a stranger's folder."""
     path = stranger(mlp, tmp_path)
     (tmp_path / "onnx.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    assert admitted(mlp, path)
+    assert read_decoder(mlp, path)
     assert not (tmp_path / "ran").exists()
 
 
-def verify_file(mlp: Subject, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def verify_file(mlp: Exported, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     given = ("--checkpoint", mlp.checkpoint, "--file", path, "--part", "decoder", "--quick", *options)
     return run_cli("verify", *given, cwd=path.parent)
 
 
-def test_the_command_line_verifies_one_file(mlp: Subject, tmp_path: Path) -> None:
+def test_command_line_verifies_one_file(mlp: Exported, tmp_path: Path) -> None:
     result = verify_file(mlp, stranger(mlp, tmp_path), "--target", "onnx/CPUExecutionProvider")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "stranger.onnx.certificate.json").exists()
@@ -281,8 +281,8 @@ def test_the_command_line_verifies_one_file(mlp: Subject, tmp_path: Path) -> Non
         ("none.zip", (), 2, "unknown format"),
     ],
 )
-def test_a_file_that_cannot_be_taken_is_one_line(
-    mlp: Subject, name: str, options: tuple[str, ...], code: int, said: str, tmp_path: Path
+def test_command_line_refuses_a_file_in_one_line(
+    mlp: Exported, name: str, options: tuple[str, ...], code: int, said: str, tmp_path: Path
 ) -> None:
     result = verify_file(mlp, tmp_path / name, *options)
     assert result.returncode == code
