@@ -1,4 +1,4 @@
-"""Pictures in colour, from a folder of files to verified files that score the same."""
+"""Colour images: from a folder of files to verified exports that score the same."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.train.conftest import TINY, Invoke, one_line
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
-@pytest.mark.usefixtures("without_pictures")
+
 def test_colour_folder_trains_and_other_shapes_are_refused(invoke: Invoke, tmp_path: Path) -> None:
     photos, run = tmp_path / "my photos", tmp_path / "run"
     photos.mkdir()

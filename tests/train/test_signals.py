@@ -1,4 +1,4 @@
-"""A training that is stopped, met by another or out of room: one line, and what was there last loads."""
+"""A training that is stopped, locked out or on a full disk: one line of error, and the last checkpoint loads."""
 
 from __future__ import annotations
 
@@ -70,6 +70,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_full_disk_keeps_the_last_checkpoint(invoke: Invoke, small_disk: Path) -> None:
     run = Run(small_disk / "run")  # a checkpoint of 1.7 MB, the one before it, and no room for a third
     done = invoke("train", *TINY, "--hidden-size", 220, "--out", run.folder)

@@ -1,4 +1,4 @@
-"""Event files, read back with TensorBoard's own reader: every epoch once, whatever was interrupted."""
+"""Event files, read with TensorBoard's own reader, have every epoch once, whatever was interrupted."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_events_equal_the_metrics_and_do_not_change_the_training(invoke: Invoke, tmp_path: Path, trained: Path) -> None:
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY, "--epochs", 3, "--seed", 7, "--out", run.folder, "--tensorboard")
@@ -127,6 +128,7 @@ def test_full_disk_is_a_storage_error(small_disk: Path, digits: Dataset) -> None
         write(Run(small_disk), digits, done=0, until=20, epochs=20)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_new_training_removes_earlier_events(invoke: Invoke, tmp_path: Path) -> None:
     run, tiny = Run(tmp_path / "run"), [*TINY, "--epochs", 1, "--out", tmp_path / "run"]
     assert invoke("train", *tiny, "--tensorboard").code == 0
