@@ -1,4 +1,4 @@
-"""Threads and precision are chosen by what was measured, and a tie goes to the more modest way."""
+"""Threads and precision are chosen by measurement; a tie goes to fewer threads and more bits."""
 
 from __future__ import annotations
 

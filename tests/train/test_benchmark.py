@@ -1,4 +1,4 @@
-"""The loops that `benchmarks/training.py` compares are what it says of them, and the benchmark runs."""
+"""The loops of `benchmarks/training.py` train what they say, and the benchmarks run."""
 
 from __future__ import annotations
 

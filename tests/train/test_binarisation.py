@@ -1,4 +1,4 @@
-"""What becomes of grey levels before a model sees them."""
+"""Data protocols: grey levels, and binary pixels sampled once or in every epoch."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_grey_level_is_the_probability_of_a_one(level: int) -> None:
 
 
 def seen(protocol: DataProtocol, monkeypatch: pytest.MonkeyPatch, seed: int = 0) -> list[torch.Tensor]:
-    """The images that two epochs of one batch train on, brought to the order of their sums."""
+    """Return the images of two epochs of one batch, sorted by their sums."""
     images: list[torch.Tensor] = []
     real = LossTerms.forward
 

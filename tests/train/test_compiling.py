@@ -1,4 +1,4 @@
-"""`--compile` changes rounding alone, resumes to the same bytes, and says in one line when it cannot."""
+"""`--compile` changes rounding alone, resumes to the same bytes, and fails in one line without a compiler."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def test_no_step_on_cuda_waits_for_the_host(compiling: bool) -> None:
 
 
 def _strict_within_an_epoch(epoch: int, step: int, _: torch.Tensor) -> None:
-    """Compiling, and what lies between two epochs, may wait; steps may not."""
+    """Make torch raise where a step waits for the device, but not while it compiles or between epochs."""
     torch.cuda.set_sync_debug_mode("error" if epoch > 1 and 1 <= step < 10 else "default")

@@ -1,4 +1,4 @@
-"""Options that make no sense are refused when they are made: before any file is read or written."""
+"""Invalid options are refused when they are made, before any file is read or written."""
 
 from __future__ import annotations
 

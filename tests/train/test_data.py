@@ -168,7 +168,7 @@ def test_load_refuses_any_foreign_file(tmp_path_factory: pytest.TempPathFactory,
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of a web server that torchvision takes for MNIST's mirror."""
+    """Serve a folder over HTTP and make it torchvision's mirror of MNIST."""
     folder = tmp_path / "mirror"
     folder.mkdir()
 

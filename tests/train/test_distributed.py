@@ -70,12 +70,12 @@ def curve(run: Run) -> list[float]:
 
 @pytest.fixture(scope="session")
 def pair(shared: Path) -> Run:
-    """A finished training of two processes. Not to be written to."""
+    """Return a finished training of two processes. Do not write to it."""
 
     def make(folder: Path) -> None:
         code, said = launch(folder, *USUAL, "--out", folder / "run")
         assert code == 0, said
-        assert said.count("epoch 2/2") == 1, "only the first one speaks"
+        assert said.count("epoch 2/2") == 1, "only the first process prints"
 
     return Run(made_once(shared / "pair", make) / "run")
 

@@ -1,4 +1,4 @@
-"""A folder of images: grey or colour, any size, and everything that is no image named."""
+"""Folders of grey or colour images of any size are read, and unreadable files are named."""
 
 from __future__ import annotations
 

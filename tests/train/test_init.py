@@ -1,4 +1,4 @@
-"""The weights that training starts from: signals keep their size, and the first image is the mean one."""
+"""Initial weights keep the size of signals, and the initial decoder gives the mean image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.init import initialise
+from train.init import initial_model, initialise
 from vae_export.likelihood import Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
@@ -81,3 +81,11 @@ def test_blog_family_keeps_pytorch_defaults() -> None:
     before = [parameter.clone() for parameter in model.parameters()]
     initialise(model, PIXELS[:, :1, :8, :8])
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_initial_model_depends_on_the_seed_and_keeps_the_random_state() -> None:
+    config, before = VAEConfig("mlp", (3, 16, 16), 4, 8), torch.get_rng_state()
+    first, second, other = (initial_model(config, PIXELS, seed).encoder.mean.weight for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""The estimator against a linear-Gaussian VAE, whose log p(x) is known in closed form.
+"""The estimator agrees with a linear-Gaussian VAE, whose log p(x) is known in closed form.
 
 p(z) = N(0, I), p(x|z) = N(W z, s² I): then p(x) = N(0, W Wᵀ + s² I), and p(z|x) is Gaussian with covariance
 (I + WᵀW / s²)⁻¹, which is diagonal where W's columns are orthogonal.
@@ -23,7 +23,7 @@ PIXELS = torch.randint(0, 256, (30, *SHAPE), dtype=torch.uint8, generator=torch.
 
 
 class LinearGaussian:
-    """`Scored`, with a posterior that is the true one, moved and widened."""
+    """A `ScoredModel` whose posterior is the true one, shifted and widened."""
 
     def __init__(self, *, moved: float = 0.0, widened: float = 1.0) -> None:
         basis = torch.linalg.qr(torch.randn(8, UNITS, generator=torch.Generator().manual_seed(1)))[0]
@@ -40,7 +40,7 @@ class LinearGaussian:
         return 0.5 * (square + math.log(2 * math.pi * DEVIATION**2)).sum(1)
 
     def exact(self) -> float:
-        """-log p(x) in nats, the mean over `PIXELS`."""
+        """Return the exact -log p(x) in nats, the mean over `PIXELS`."""
         covariance = self.weight @ self.weight.T + DEVIATION**2 * torch.eye(8)
         density = torch.distributions.MultivariateNormal(torch.zeros(8), covariance)
         return -density.log_prob(to_unit_range(PIXELS).flatten(1)).mean().item()
@@ -63,7 +63,7 @@ def test_bound_falls_towards_the_exact_nll_with_samples() -> None:
 
 
 def test_block_size_does_not_change_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise is drawn block by block, so other blocks are other draws; with the true posterior that does not show."""
+    """Another block size draws other noise, which does not matter with the true posterior."""
     model = LinearGaussian()
     for rows in (1, 64, 4096):
         monkeypatch.setattr(iwae, "_MAX_LATENTS", rows)
@@ -112,7 +112,7 @@ def test_estimate_is_repeatable_and_keeps_the_network_mode() -> None:
 
 
 def test_noise_of_an_image_depends_on_its_index_alone() -> None:
-    """So that a large K on a part of the images compares with a small one on all."""
+    """A large K on some of the images can then be compared with a small K on all."""
 
     class Watched(LinearGaussian):
         def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss against closed forms, and against the blog post's code as it stands there."""
+"""The loss agrees with closed forms and with the blog post's code."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def likelihood(name: LikelihoodName) -> Likelihood:
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_reconstruction_nll_matches_the_likelihood_of_the_library(name: LikelihoodName) -> None:
-    """Two writings of each formula: torch in float32 on raw outputs, numpy in float64 on the exported ones."""
+    """Compare the formulas in torch, float32 on raw outputs, with those in numpy, float64 on exported outputs."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40, 3, 4, 4), generator=generator)
     pixels[0], pixels[1] = 0, 255
@@ -113,7 +113,7 @@ def test_grey_levels_survive_the_unit_range(levels: list[int]) -> None:
 
 
 class PostEncoder(nn.Module):
-    """The post's encoder, its draw of z taken out as the argument `epsilon`."""
+    """The post's encoder; its noise is the argument `epsilon`."""
 
     def __init__(self, inputs: int, hidden: int, latent: int) -> None:
         super().__init__()

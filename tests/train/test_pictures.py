@@ -1,4 +1,4 @@
-"""Pictures: every one is drawn, for grey and colour, and each tile is where it should be."""
+"""Every picture is drawn, for grey and colour, and each tile is in its place."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def random_pixels(*shape: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 
-class Recorded(PyTorchModel):
+class RecordingModel(PyTorchModel):
     """A real network that remembers which latents it was asked to decode."""
 
     def __init__(self, latent_size: int, side: int = 8) -> None:
@@ -101,7 +101,7 @@ def test_tiles_are_enlarged_by_whole_numbers_or_averaged_down() -> None:
 
 
 def test_reconstructions_are_right_of_their_originals() -> None:
-    model, pixels = Recorded(2, side=56), random_pixels(4, 1, 56, 56)
+    model, pixels = RecordingModel(2, side=56), random_pixels(4, 1, 56, 56)
     grid = pictures.reconstructions(model, pixels)
     assert grid.columns % 2 == 0
     assert torch.equal(grid.tiles[0::2], pixels)
@@ -109,7 +109,7 @@ def test_reconstructions_are_right_of_their_originals() -> None:
 
 
 def test_manifold_spans_the_two_units_of_most_kl() -> None:
-    model = Recorded(4)
+    model = RecordingModel(4)
     grid = pictures.manifold(model, score_with(0.1, 2.0, 3.0, 0.0), side=5)
     plane = model.latents.reshape(5, 5, 4)
     assert (plane[:, :, [0, 3]] == 0).all()
@@ -123,11 +123,11 @@ def test_manifold_spans_the_two_units_of_most_kl() -> None:
 
 
 def test_manifold_of_two_units_mentions_no_others() -> None:
-    assert "other" not in pictures.manifold(Recorded(2), score_with(1.0, 2.0)).note
+    assert "other" not in pictures.manifold(RecordingModel(2), score_with(1.0, 2.0)).note
 
 
 def test_traversal_varies_one_unit_a_row_most_kl_first() -> None:
-    model, pixels = Recorded(4), random_pixels(1, 8, 8)
+    model, pixels = RecordingModel(4), random_pixels(1, 8, 8)
     grid = pictures.traversal(model, score_with(0.1, 2.0, 0.0, 3.0), pixels)
     rows, rest = model.latents.reshape(4, 13, 4), model.encode(pixels[None] / 255)[0][0]
     for row, unit in enumerate((3, 1, 0, 2)):
@@ -138,7 +138,7 @@ def test_traversal_varies_one_unit_a_row_most_kl_first() -> None:
 
 
 def test_interpolation_is_a_straight_line_between_two_images() -> None:
-    model, pixels = Recorded(3, side=56), random_pixels(5, 1, 56, 56)
+    model, pixels = RecordingModel(3, side=56), random_pixels(5, 1, 56, 56)
     grid = pictures.interpolation(model, pixels, steps=3)
     mean = model.encode(pixels / 255)[0]
     assert grid.tiles.shape[0] == 2 * grid.columns == 2 * 5  # the odd image is left out

@@ -1,4 +1,4 @@
-"""Presets: each is what the command takes, and whatever is typed overrides it."""
+"""Presets are valid options of the command, and typed options override them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reported figures: where the answer is known, and what they must not depend on."""
+"""Scores match known answers and do not depend on order, seed or mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training in its folder: what is chosen, kept, replaced and refused. In this process, on a few real digits."""
+"""Training sessions, in this process on a few digits: which weights they save, replace and refuse."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ GROUPS = {"network": NetworkOptions, "objective": ObjectiveOptions, "recipe": Re
 
 
 def options(**changes: object) -> TrainOptions:
-    """Each change goes to the group of options that has its name."""
+    """Return options of a tiny training; each change goes to the group of options that has its name."""
     asked = {"latent_size": 3, "hidden_size": 16, "epochs": 3, "batch_size": 64, "threads": 1} | changes
     groups = {}
     for name, group in GROUPS.items():
@@ -185,7 +185,7 @@ STOPS = [(signal.SIGINT, Interrupted), (signal.SIGTERM, Terminated)]
 
 
 def send(number: int, *, at: int) -> Callable[..., None]:
-    """What to put in the place of `Report.step`: a signal to this process at that step of an epoch."""
+    """Return a replacement for `TrainingProgress.step` that sends this process a signal at a step of each epoch."""
 
     def step(_report: object, _epoch: int, step: int, _total: torch.Tensor) -> None:
         if step == at:

@@ -19,7 +19,7 @@ from vae_export.runs import Run
 
 @contextlib.contextmanager
 def training(run: Path) -> Iterator[subprocess.Popen[str]]:
-    """An endless training, its first epochs done."""
+    """Run an endless training in a process; enter the block after its first epochs."""
     command = [*CLI, "train", *TINY, "--epochs", "100000", "--out", str(run)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         try:
@@ -66,7 +66,7 @@ def test_locked_folder_names_its_owner_and_a_kill_frees_it(invoke: Invoke, tmp_p
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MB."""
+    """Mount a disk of 4 MB."""
     yield from mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "tmpfs")
 
 

@@ -39,7 +39,7 @@ def read(run: Run) -> EventAccumulator:
 
 
 def write(run: Run, dataset: Dataset, *, done: int, until: int, epochs: int = 6, loss: float = 1.0) -> None:
-    """The events of the epochs after `done` up to `until`, where the process ends."""
+    """Write the events of the epochs after `done` up to `until`, where the process ends."""
     model, scores = VAE(VAEConfig("mlp", (1, 8, 8), 2, 4)), dict.fromkeys(("train", "validation", "test"), SCORE)
     with event_writer(run, dataset, done=done, epochs=epochs) as events:
         for epoch in range(done + 1, until + 1):
@@ -88,7 +88,7 @@ def test_number_of_pictures_is_bounded_in_long_trainings(run: Run, digits: Datas
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2, 3, 5])
 def test_resumed_training_has_every_step_once(run: Run, digits: Dataset, killed_at: int) -> None:
-    """Killed after the events of an epoch, resumed from the state of one before it, and that twice."""
+    """The process is killed twice after the events of an epoch, and resumes from the state of the epoch before it."""
     write(run, digits, done=0, until=killed_at)
     again = max(0, killed_at - 1)
     write(run, digits, done=again, until=killed_at, loss=100)

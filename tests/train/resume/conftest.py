@@ -1,4 +1,4 @@
-"""Trainings that were stopped, and the one that nobody stopped."""
+"""Fixtures for resuming: trainings that were stopped, and the same training without a stop."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def reference(cli: Cli, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The training that nobody stopped. Not to be written to."""
+    """Return the training that was not stopped. Do not write to it."""
 
     def make(folder: Path) -> None:
         done = cli("train", *USUAL, "--out", folder / "run")
@@ -56,7 +56,7 @@ def reference(cli: Cli, shared: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def stopped_once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, stopped within the third epoch. Not to be written to."""
+    """Return the same training, stopped within the third epoch. Do not write to it."""
 
     def make(folder: Path) -> None:
         done = run_python(STOPPING, "train", *USUAL, "--out", folder / "run")
@@ -67,18 +67,18 @@ def stopped_once(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def stopped(stopped_once: Path, run: Run) -> Run:
-    """A copy of it."""
+    """Return a copy of the stopped training."""
     shutil.copytree(stopped_once, run.folder)
     return run
 
 
 @pytest.fixture(autouse=True)
 def _without_pictures(without_pictures: None) -> None:
-    """None of these trainings draws."""
+    """Draw no pictures in these trainings."""
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, *positions: int, number: int = signal.SIGTERM) -> None:
-    """Send this process a signal after those steps, counted over all epochs; the next one is done before it ends."""
+    """Send this process a signal after the steps at `positions`, counted over all epochs; one more step is done."""
     real = TrainingProgress.step
 
     def step(report: TrainingProgress, epoch: int, step: int, total: torch.Tensor) -> None:
@@ -90,6 +90,6 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *positions: int, number: int = sign
 
 
 def figures(run: Run) -> list[object]:
-    """The metrics without what the clock says."""
+    """Return the lines of metrics without their times."""
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [{key: line[key] for key in line if key not in ("seconds", "images_per_second")} for line in lines]

@@ -1,4 +1,4 @@
-"""A state or a checkpoint that was damaged is never trained on."""
+"""Resuming refuses a damaged state or checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flip(path: Path) -> None:
 
 
 def rewrite(change: Callable[[dict[str, object], dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    """A state with the right hash over content that no training would write."""
+    """Return a damage: a state with a valid hash over content that no training writes."""
 
     def apply(path: Path) -> None:
         header, tensors, _ = read_hashed(path, "state", resume.STATE_FORMAT, [torch.float32], expected="one")

@@ -1,4 +1,4 @@
-"""The end of an epoch is made durable step by step, and a good state is never replaced by a bad one."""
+"""A kill at any write of an epoch's end loses nothing, and weights that are not finite replace no state."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vae_export.runs import Run
 
 
 class Killed(BaseException):
-    """As if the process had ended here."""
+    """Stands for the end of the process."""
 
 
 CALLS = ("link", "replace", "fsync")
 
 
 def die(patch: pytest.MonkeyPatch, call: int, run: Run) -> list[str]:
-    """End at the `call`th of the calls that make an end of an epoch durable, after the first epoch's; lists them."""
+    """Raise `Killed` at the nth call that makes an epoch's end durable, after the first epoch; list the calls."""
     made: list[str] = []
 
     def counted(name: str) -> Callable[..., object]:

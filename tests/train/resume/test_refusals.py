@@ -1,4 +1,4 @@
-"""What would make it another training is refused, with both values."""
+"""Resuming refuses options and images that would make it another training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if it had not been: to the same bytes."""
+"""A stopped training resumes to the same bytes as one that was not stopped."""
 
 from __future__ import annotations
 

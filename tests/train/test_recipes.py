@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""Learning rates follow their schedules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_one_cycle_matches_pytorch(epochs: int, steps: int, ratio: float) -> Non
 
 
 def test_one_cycle_with_a_warmup_of_one_step_starts_at_the_peak() -> None:
-    """PyTorch's own divides by zero there."""
+    """PyTorch's scheduler divides by zero there."""
     recipe = replace(RECIPES["mlp"], epochs=1, warmup_ratio=0.1)
     assert learning_rate_at(recipe, 0, 10)[0] == recipe.learning_rate
 

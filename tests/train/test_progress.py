@@ -1,4 +1,4 @@
-"""What a training is warned of, and what it is not."""
+"""Notes on options, images and collapsed units appear where they should and nowhere else."""
 
 from __future__ import annotations
 
