@@ -65,7 +65,8 @@ def bench(
         int | None,
         typer.Option(
             "--rounds",
-            help=f"Measurements of each. Default: {BenchPlan().rounds}, with --quick {BenchPlan.quick().rounds}.",
+            help=f"Number of measurements of each. Default: {BenchPlan().rounds}, "
+            f"with --quick {BenchPlan.quick().rounds}.",
             show_default=False,
             rich_help_panel="Measurement",
         ),
