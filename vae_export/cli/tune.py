@@ -85,15 +85,15 @@ def _show(tuning: TuningResult) -> None:
     numbers = ("median", "speedup", "levels", "nats")
     table = console.table("settings", *numbers, "outcome", right=numbers, wrap=("settings", "outcome"))
     form = "{:.2f} ({:.2f} to {:.2f})" if console.is_wide() else "{:.2f}\n({:.2f} to {:.2f})"
-    for tried in tuning.tried:
-        cost, spread = tried.candidate.cost, tried.speedup
+    for result in tuning.results:
+        cost, spread = result.candidate.cost, result.speedup
         table.add_row(
-            str(tried.candidate).replace("ExecutionProvider", ""),
-            "" if tried.p50_seconds is None else duration(tried.p50_seconds),
+            str(result.candidate).replace("ExecutionProvider", ""),
+            "" if result.p50_seconds is None else duration(result.p50_seconds),
             "" if spread is None else form.format(spread.median, spread.low, spread.high),
             "" if cost.worst_levels is None else str(cost.worst_levels),
             "" if cost.nats_high is None else f"{cost.nats_high:.2g}",
-            tried.outcome,
+            result.outcome,
         )
     console.result(table)
     for sentence in tuning.why:

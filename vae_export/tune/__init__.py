@@ -1,4 +1,1 @@
-"""Which settings are the quickest on this machine, of those that a certificate says are good enough.
-
-`tuning.py` has `tune()`; it is not imported here, so that the command line reads its options without torch.
-"""
+"""Find the fastest certified settings of a part on this machine, and recommend them in the manifest."""

@@ -1,6 +1,6 @@
-"""What can be tried: a certified file, where it runs, and how it is opened; and what the certificate says it costs.
+"""The candidates of `tune`: a certified file, its provider and its session options, with the degradation on record.
 
-No file is run here, and no figure is measured: pixels and nats are those that were proved.
+Nothing is run here: the degradation in pixels and nats is what the certificate states.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 
-#: Rows of a certificate that are of encoder and decoder together.
+#: The part in a certificate of test cases that are of encoder and decoder together.
 _METRIC = "metric"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Attributes:
-    entry: the file.
-    target: its format, with a provider.
-    options: how it is opened.
-    cost: of the file on this target: worst grey level of the decoder's images, nats of encoder and decoder together.
+    """A certified file with the way in which it is run.
+
+    Attributes:
+        entry: the file.
+        target: its format and a provider.
+        options: the options of its session.
+        cost: degradation of the file on this target: the worst grey level of the decoder's images, and the nats of
+            encoder and decoder together.
     """
 
     entry: FileEntry
@@ -42,33 +45,39 @@ class Candidate:
         return f"{self.target}, {self.options.details}"
 
     @property
-    def is_followed(self) -> bool:
-        """Whether the runtime can run it, so that it can be recommended."""
+    def runs_in_runtime(self) -> bool:
+        """Whether `vae_export.load` can run it, so that it can be recommended."""
         return self.target.format == RUNTIME_FORMAT
 
     @property
-    def plainness(self) -> tuple[float, int, int, int]:
-        """Of two that are as quick the lower one is better: fewer levels, more bits, fewer settings, fewer threads."""
-        how = self.options
-        is_default = how.optimisation == OPTIMISATION_LEVELS[-1]
-        departures = (how.threads is not None) + (not is_default) + len(how.switches)
+    def preference(self) -> tuple[float, int, int, int]:
+        """A sort key for ties: first fewer grey levels, then more bits, fewer changed options, and fewer threads."""
+        options = self.options
+        is_optimised = options.optimisation == OPTIMISATION_LEVELS[-1]
+        changed = (options.threads is not None) + (not is_optimised) + len(options.switches)
         levels = float("inf") if self.cost.worst_levels is None else self.cost.worst_levels
-        return levels, PRECISIONS.index(self.target.precision), departures, how.threads or 0
+        return levels, PRECISIONS.index(self.target.precision), changed, options.threads or 0
 
     def variants(self, levels: Sequence[str | None]) -> Iterator[Candidate]:
-        """The same with one of its session's options changed; `levels` are those it was verified at."""
+        """Yield it with one session option changed; `levels` are the optimisation levels that it was verified at."""
         for level in levels:
             if level != self.options.optimisation:
                 yield replace(self, options=replace(self.options, optimisation=level))
         for switch in SWITCHES:
-            if switch != "no-spinning" or self.options.threads != 1:  # one thread has nobody to spin
+            if switch != "no-spinning" or self.options.threads != 1:  # with one thread nothing spins
                 yield replace(self, options=replace(self.options, switches=(switch,)))
 
 
 def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> list[Candidate]:
-    """Every file of a part on every provider that it was verified on, with each number of threads.
+    """Return every file of a part on every provider that it was verified on, with each number of threads.
 
-    Raises `UsageError` for a part that was not exported.
+    Args:
+        manifest: the manifest of the export.
+        record: its certificate.
+        part: the part of the model.
+
+    Raises:
+        UsageError: the export has no such part.
     """
     entries = [entry for entry in manifest.known if entry.part == part]
     if not entries:
@@ -82,17 +91,17 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
         if target.tf32 or not verified_levels(record, part, target):
             continue
         plain = target.session_options(thorough=False)[0]
-        # On a GPU it is the device that computes; ONNX Runtime's own choice is what its users have without a word.
-        of_target: list[int | None] = [*counts] if not target.is_gpu else [plain.threads]
+        # A GPU does not use CPU threads. On the CPU, ONNX Runtime's own choice is the default of the runtime.
+        thread_counts: list[int | None] = [*counts] if not target.is_gpu else [plain.threads]
         if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
-            of_target = [None, *of_target]
-        entry, price = kinds[target.format, target.precision], degradation_of(record, part, target)
-        found += [Candidate(entry, target, replace(plain, threads=count), price) for count in of_target]
+            thread_counts = [None, *thread_counts]
+        entry, cost = kinds[target.format, target.precision], degradation_of(record, part, target)
+        found += [Candidate(entry, target, replace(plain, threads=count), cost) for count in thread_counts]
     return found
 
 
 def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str | None]:
-    """The optimisation levels that a part was verified at on a target. An engine without any has None."""
+    """Return the optimisation levels that a part was verified at on a target; [None] for an engine without levels."""
     settings = [
         row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]
@@ -101,18 +110,26 @@ def verified_levels(record: StoredCertificate, part: Part, target: Target) -> li
 
 
 def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Degradation:
-    """What the certificate says of a target: its drift, or for float32 files, which have none, what its rows say.
+    """Return the degradation that a certificate states for a target.
 
-    Encoder and decoder have one cost in common: the nats are of both. An autoencoder has its own, and in float32 none
-    in nats: its rows are of its outputs alone.
+    Encoder and decoder share one degradation, because nats depend on both. Float32 files have none on record: it is
+    taken from their test cases. An autoencoder in float32 has no nats, because its test cases compare outputs only.
+
+    Args:
+        record: the certificate.
+        part: the part of the model.
+        target: the format, precision and provider.
+
+    Raises:
+        KeyError, TypeError: the certificate is damaged.
     """
     whole: Part = "autoencoder" if part == "autoencoder" else "decoder"
-    for drift in record.document["drift"]:
-        if (drift["part"], drift["target"]) == (whole, str(target)):
-            return _checked(Degradation(**drift))
+    for entry in record.document["drift"]:
+        if (entry["part"], entry["target"]) == (whole, str(target)):
+            return _checked(Degradation(**entry))
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
-    pixels = [row["grey"]["worst"] for row in rows if _is_ordinary_image(row, whole)]
-    # The image that is worst off: the mean, which a budget is about, is no more.
+    pixels = [row["grey"]["worst"] for row in rows if _is_typical_image(row, whole)]
+    # The error of the worst image: the mean error, to which a budget applies, is not above it.
     metric = [row for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
     nats = [row["error"] for row in metric if whole == "decoder"]
     found = Degradation(
@@ -122,12 +139,12 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
 
 
 def _checked(found: Degradation) -> Degradation:
-    """Raise `TypeError` unless what a budget is held against are numbers: they come out of a file."""
+    """Return it, or raise `TypeError` if its figures are not numbers: they come from a file."""
     for figure in (found.worst_levels, found.nats_high):
         if not isinstance(figure, int | float | None):
-            raise TypeError(f"a cost is {figure!r}")
+            raise TypeError(f"a degradation is {figure!r}")
     return found
 
 
-def _is_ordinary_image(row: Mapping[str, Any], part: Part) -> bool:
+def _is_typical_image(row: Mapping[str, Any], part: Part) -> bool:
     return row["part"] == part and row["grey"] is not None and row["probe"] in TYPICAL_PROBES

@@ -1,4 +1,4 @@
-"""What is tuned for, and how long that may take. No torch in here: the command line reads it for its help."""
+"""The options of `tune`, in a module of their own: the command line shows their defaults without loading torch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from vae_export.errors import UsageError
 
 @dataclass(frozen=True)
 class TunePlan:
-    """Attributes:
-    part: which graph.
-    batch: rows of a call.
-    rounds: of the last heat, in which what is left is measured; the heats before it have a quarter and a half of them.
-    seconds: that a candidate has in a round.
+    """The part to tune, and for how long its candidates are measured.
+
+    Attributes:
+        part: the part of the model.
+        batch: rows of a call.
+        rounds: rounds of the last rung; the two rungs before have a quarter and a half of them.
+        seconds: measuring time of a candidate in a round.
+
+    Raises:
+        UsageError: a value is out of range.
     """
 
     part: Part = "decoder"
@@ -27,9 +32,9 @@ class TunePlan:
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:
             raise UsageError("bad seconds", expected="a number above 0", got=self.seconds)
-        BenchPlan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # what it refuses is refused here too
+        BenchPlan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # raises for what is out of range
 
     @property
-    def heats(self) -> tuple[int, int, int]:
-        """Rounds of the first heat, of the second, and of the last."""
+    def rungs(self) -> tuple[int, int, int]:
+        """The rounds of each rung."""
         return max(1, self.rounds // 4), max(1, self.rounds // 2), self.rounds

@@ -1,11 +1,9 @@
-"""Candidates against each other: each in a process of its own, all of them in turn, round after round.
+"""Successive halving: measure all candidates briefly, drop the slower half, and measure the rest for longer.
 
-The method is that of `vae_export.bench.benchmark`: a shared machine drifts, so a ratio is of two figures of one round.
-
-The heats of one tuning: the slower half goes, then the session's options of what is left are tried, then who won.
-
-Measuring everything for long would take minutes. So all are measured briefly, the better half for longer, and only
-what could still win as long as a figure takes that one can trust (Jamieson & Talwalkar, arXiv:1502.07943).
+To measure dozens of candidates for as long as a trustworthy figure takes would take minutes. So the first rung measures
+all of them briefly, and only those that may still win reach the last rung (Jamieson & Talwalkar, arXiv:1502.07943).
+Within a rung the measurement is that of `vae_export.bench.benchmark`: every candidate in a process of its own, all of
+them in turn, round after round, and ratios taken within a round.
 """
 
 from __future__ import annotations
@@ -21,100 +19,29 @@ from types import TracebackType
 from typing import Any
 
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.statistics import Spread
+from vae_export.bench.statistics import Spread, paired_ratio, robust_median
 from vae_export.bench.subjects import ExportedFile, Subject
 from vae_export.errors import MachineError, TargetError
 from vae_export.tune.candidates import Candidate
 from vae_export.tune.plan import TunePlan
 
-
-class CandidatePool:
-    """Use it as a block: the processes end with it.
-
-    Attributes:
-        broken: candidates that could not be run, and what became of them.
-    """
-
-    def __init__(self, export: Path, plan: TunePlan) -> None:
-        self._export, self._plan = export, plan
-        self._stack = ExitStack()
-        self._workers: dict[Candidate, SubjectProcess] = {}
-        self._seconds: dict[Candidate, list[float]] = {}
-        self._order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
-        self.broken: dict[Candidate, str] = {}
-
-    def __enter__(self) -> CandidatePool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    @property
-    def entered(self) -> list[Candidate]:
-        """Those that are still in it."""
-        return list(self._workers)
-
-    def enter(self, candidates: Iterable[Candidate]) -> None:
-        """Open each in a process of its own, and compute a batch; what cannot is `broken`."""
-        for candidate in candidates:
-            opening = ExportedFile(candidate.entry.name, candidate.target.format, candidate.options)
-            worker = self._stack.enter_context(
-                SubjectProcess(Subject(str(self._export), "", self._plan.part, str(candidate), opening))
-            )
-            self._workers[candidate] = worker
-            try:
-                candidate.target.check()
-                worker.begin()
-                worker.ask("open", threads=candidate.options.threads, batch=self._plan.batch)
-            except MachineError as error:  # the engine, or what this machine lacks for it
-                self._break(candidate, str(error))
-
-    def heat(self, rounds: int) -> None:
-        """Measure all that are in it, anew."""
-        self._seconds = {candidate: [] for candidate in self._workers}
-        for _ in range(rounds):
-            for candidate in self._order.sample(self.entered, len(self._workers)):
-                threads = candidate.options.threads
-                order = {"threads": threads, "batch": self._plan.batch, "seconds": self._plan.seconds}
-                try:
-                    taken = self._workers[candidate].ask("time", **order)["nanoseconds"]
-                except SubjectError as error:
-                    self._break(candidate, str(error))
-                    continue
-                self._seconds[candidate].append(median(taken) / 1e9)
-
-    def leave(self, candidate: Candidate) -> None:
-        """It takes no part in the next heat."""
-        self._workers.pop(candidate).close()
-
-    def p50(self, candidate: Candidate) -> float:
-        """Seconds of a call in the last heat that it was in."""
-        return median(self._seconds[candidate])
-
-    def ratio(self, over: Candidate, under: Candidate) -> Spread:
-        """The time of one over that of the other, pair by pair over the rounds of the last heat."""
-        pairs = zip(self._seconds[over], self._seconds[under], strict=True)
-        return Spread.of([one / other for one, other in pairs])
-
-    def _break(self, candidate: Candidate, reason: str) -> None:
-        self.broken[candidate] = reason
-        self.leave(candidate)
-
-
 Report = Callable[[str], None]
-#: A median that is nearer than this is no difference that an application would notice.
-_SAME = 0.02
+#: A candidate that takes at most this many times the time of the fastest is tied with it in any case …
+_SAME = 1.02
+#: … and up to this many times, it is tied where it was as fast in a quarter of the rounds: noise may hide so much.
+_MAX_TIE = 1.1
 
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """Attributes:
-    candidate: what was tried.
-    outcome: why it is out, or that it won.
-    p50_seconds: of a call; None for one that was not measured.
-    speedup: time of the runtime's defaults over its own, pair by pair; None likewise.
+    """The outcome of one candidate.
+
+    Attributes:
+        candidate: the candidate.
+        outcome: "won", or why it did not win.
+        p50_seconds: median time of a call, or None if it was not measured. It is the median time of the runtime's
+            defaults in the last rung divided by `speedup`: rungs differ in load, and so times and ratios agree.
+        speedup: time of the runtime's defaults divided by that of the candidate, or None if it was not measured.
     """
 
     candidate: Candidate
@@ -123,11 +50,12 @@ class CandidateResult:
     speedup: Spread | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the entry of the JSON that `tune --json` prints."""
         cost = self.candidate.cost
         return {
             "candidate": str(self.candidate),
             "file": self.candidate.entry.name,
-            "can_be_recommended": self.candidate.is_followed,
+            "can_be_recommended": self.candidate.runs_in_runtime,
             "p50_seconds": self.p50_seconds,
             "speedup": None if self.speedup is None else asdict(self.speedup),
             "worst_levels": cost.worst_levels,
@@ -137,112 +65,235 @@ class CandidateResult:
 
 
 class SuccessiveHalving:
-    """Attributes:
-    contest: the processes; to be used as a block around all calls.
-    usual: what all ratios are to.
-    tried: what became of each candidate so far.
+    """One search for the fastest candidate. Use it as a context manager: it ends the processes of the candidates.
+
+    Args:
+        export: the export folder.
+        plan: the part, the batch size, and for how long.
+        baseline: the candidate that runs the runtime's defaults, to which all ratios are.
+        report: called with one line at each step.
+
+    Attributes:
+        pool: the candidates that are still measured.
+        baseline: as above.
     """
 
-    def __init__(self, export: Path, plan: TunePlan, usual: Candidate, report: Report) -> None:
-        self._plan, self.usual, self._report = plan, usual, report
-        self.contest = CandidatePool(export, plan)
-        self.tried: list[CandidateResult] = []
+    def __init__(self, export: Path, plan: TunePlan, baseline: Candidate, report: Report) -> None:
+        self._plan, self._report = plan, report
+        self._eliminated: list[tuple[Candidate, str, Spread | None]] = []
+        self.baseline = baseline
+        self.pool = CandidatePool(export, plan)
 
-    def run(self, pool: Iterable[Candidate], levels_of: Callable[[Candidate], list[str | None]]) -> None:
-        """Heat after heat, until what is left was measured for as long as the plan says."""
-        self._enter(pool)
-        for rounds in self._plan.heats[:2]:
-            self._heat(rounds)
-            self._halve()
-        best = self._quickest(followed=True)
-        self._enter(best.variants(levels_of(best)))
-        self._heat(self._plan.heats[1])
-        self._halve()
-        self._heat(self._plan.heats[2])
+    def __enter__(self) -> SuccessiveHalving:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.pool.close()
+
+    def run(self, candidates: Iterable[Candidate], levels_of: Callable[[Candidate], list[str | None]]) -> None:
+        """Measure rung after rung, until the rest was measured for as long as the plan says.
+
+        Args:
+            candidates: the candidates, the baseline among them.
+            levels_of: returns the optimisation levels that a candidate was verified at. The session options of the
+                fastest candidate are varied before the last rungs.
+
+        Raises:
+            TargetError: the runtime's defaults cannot run here.
+        """
+        first, second, last = self._plan.rungs
+        self._add(candidates)
+        self._measure(first)
+        self._eliminate_slower_half("rung 1")
+        self._measure(second)
+        self._eliminate_slower_half("rung 2")
+        fastest = self._fastest(in_runtime=True)
+        self._add(fastest.variants(levels_of(fastest)))
+        self._measure(second)
+        self._eliminate_slower_half("rung 3")
+        self._measure(last)
 
     def winner(self) -> tuple[Candidate, list[str]]:
-        """The quickest that the runtime can run, or the plainest of those that noise does not tell from it; and why."""
-        quickest = self._quickest(followed=True)
-        left = [candidate for candidate in self.contest.entered if candidate.is_followed]
-        tied = [candidate for candidate in left if self._is_tied(candidate, quickest)]
-        winner = min(tied, key=lambda candidate: candidate.plainness)
-        for candidate in self.contest.entered:
-            self._note(candidate, self._outcome(candidate, winner, tied))
-        return winner, [self._praise(winner, len(tied) - 1), *self._elsewhere(winner)]
+        """Return the winner, and sentences that say why.
 
-    def _enter(self, pool: Iterable[Candidate]) -> None:
-        pool = list(pool)
-        self._report(f"opening {len(pool)} candidates")
-        self.contest.enter(pool)
-        self._collect_broken()
+        It is the fastest candidate that the runtime can run; or the simplest of those that are tied with it.
+        """
+        fastest = self._fastest(in_runtime=True)
+        tied = [item for item in self.pool.candidates if item.runs_in_runtime and self._is_tied(item, fastest)]
+        winner = min(tied, key=lambda candidate: candidate.preference)
+        return winner, [self._explain(winner, len(tied) - 1), *self._compare_outside_runtime(winner)]
 
-    def _heat(self, rounds: int) -> None:
-        self._report(f"measuring {len(self.contest.entered)} candidates, {rounds} rounds")
-        self.contest.heat(rounds)
-        self._collect_broken()
+    def results(self, winner: Candidate) -> list[CandidateResult]:
+        """Return what became of each candidate, the fastest first and those that were not measured last."""
+        fastest = self._fastest(in_runtime=True)
+        found = [
+            *self._eliminated,
+            *((c, self._outcome(c, winner, fastest), self.pool.ratio(self.baseline, c)) for c in self.pool.candidates),
+        ]
+        results = [
+            CandidateResult(candidate, outcome, None if speedup is None else self.p50(speedup), speedup)
+            for candidate, outcome, speedup in found
+        ]
+        return sorted(results, key=lambda result: -result.speedup.median if result.speedup else math.inf)
 
-    def _collect_broken(self) -> None:
-        for candidate, reason in self.contest.broken.items():
-            if candidate == self.usual:
+    def p50(self, speedup: Spread) -> float:
+        """Return the median time of a call, in seconds, of a candidate with this speedup."""
+        return self.pool.p50(self.baseline) / speedup.median
+
+    def leave_out(self, candidate: Candidate, reason: str) -> None:
+        """Note a candidate that is not measured."""
+        self._eliminated.append((candidate, reason, None))
+
+    def _add(self, candidates: Iterable[Candidate]) -> None:
+        candidates = list(candidates)
+        self._report(f"opening {len(candidates)} candidates")
+        self.pool.add(candidates)
+        self._leave_out_failed()
+
+    def _measure(self, rounds: int) -> None:
+        self._report(f"measuring {len(self.pool.candidates)} candidates, {rounds} rounds")
+        self.pool.measure(rounds)
+        self._leave_out_failed()
+
+    def _leave_out_failed(self) -> None:
+        for candidate, reason in self.pool.failed.items():
+            if candidate == self.baseline:
                 raise TargetError("the runtime's defaults cannot be run here", where=candidate, got=reason)
             self._report(f"left out: {candidate}: {reason}")
-            self.tried.append(CandidateResult(candidate, f"cannot run here: {reason}"))
-        self.contest.broken.clear()
+            self.leave_out(candidate, f"cannot run here: {reason}")
+        self.pool.failed.clear()
 
-    def _halve(self) -> None:
-        """The slower half goes, of those that can be recommended and of the others; the usual one is what all is to."""
-        for followed in (True, False):
-            field = [item for item in self.contest.entered if item.is_followed == followed and item != self.usual]
-            field.sort(key=lambda candidate: self.contest.ratio(candidate, self.usual).median)
-            for candidate in field[math.ceil(len(field) / 2) :]:
-                times = self.contest.ratio(candidate, field[0]).median
-                self._note(candidate, f"slower: {times:.2f}× the quickest of its heat")
-                self.contest.leave(candidate)
+    def _eliminate_slower_half(self, rung: str) -> None:
+        """Eliminate half of those that the runtime can run, and half of the others; the baseline always stays."""
+        for in_runtime in (True, False):
+            group = [c for c in self.pool.candidates if c.runs_in_runtime == in_runtime and c != self.baseline]
+            group.sort(key=lambda candidate: self.pool.ratio(candidate, self.baseline).median)
+            for candidate in group[math.ceil(len(group) / 2) :]:
+                times = self.pool.ratio(candidate, group[0]).median
+                outcome = f"slower: {_times(times)} the time of the fastest of {rung}"
+                self._eliminated.append((candidate, outcome, self.pool.ratio(self.baseline, candidate)))
+                self.pool.remove(candidate)
 
-    def _quickest(self, *, followed: bool) -> Candidate:
-        field = [candidate for candidate in self.contest.entered if candidate.is_followed == followed]
-        return min(field, key=lambda candidate: self.contest.ratio(candidate, self.usual).median)
+    def _fastest(self, *, in_runtime: bool) -> Candidate:
+        group = [candidate for candidate in self.pool.candidates if candidate.runs_in_runtime == in_runtime]
+        return min(group, key=lambda candidate: self.pool.ratio(candidate, self.baseline).median)
 
-    def _is_tied(self, candidate: Candidate, quickest: Candidate) -> bool:
-        """Unless the quickest was quicker in three rounds of four, and by what somebody would notice."""
-        return self.contest.ratio(candidate, quickest).low <= 1 or self._times(candidate, quickest) <= 1 + _SAME
+    def _is_tied(self, candidate: Candidate, fastest: Candidate) -> bool:
+        ratio = self.pool.ratio(candidate, fastest)
+        return ratio.median <= _SAME or (ratio.low <= 1 and ratio.median <= _MAX_TIE)
 
-    def _times(self, candidate: Candidate, other: Candidate) -> float:
-        return self.contest.ratio(candidate, other).median
-
-    def _note(self, candidate: Candidate, outcome: str) -> None:
-        speedup = self.contest.ratio(self.usual, candidate)
-        self.tried.append(CandidateResult(candidate, outcome, self.contest.p50(candidate), speedup))
-
-    def _outcome(self, candidate: Candidate, winner: Candidate, tied: list[Candidate]) -> str:
+    def _outcome(self, candidate: Candidate, winner: Candidate, fastest: Candidate) -> str:
         if candidate == winner:
             return "won"
-        times = self._times(candidate, winner)
-        if candidate in tied:
-            return f"a tie: {times:.2f}× the winner's time, less plain"
-        if candidate.is_followed:
-            return f"slower: {times:.2f}× the winner's time"
-        return f"not for the runtime: {times:.2f}× the winner's time"
+        if not candidate.runs_in_runtime:
+            return f"not for the runtime: {_times(self.pool.ratio(candidate, winner).median)} the time of the winner"
+        if candidate == fastest:
+            return "a tie: the fastest, but less simple than the winner"
+        times = _times(self.pool.ratio(candidate, fastest).median)
+        if not self._is_tied(candidate, fastest):
+            return f"slower: {times} the time of the fastest"
+        return f"a tie: {times} the time of the fastest, less simple than the winner"
 
-    def _praise(self, winner: Candidate, others: int) -> str:
-        ratio = self.contest.ratio(self.usual, winner)
-        if winner == self.usual:
-            return f"{winner} won: nothing that the runtime can run is quicker than its defaults beyond noise"
-        than = "" if others == 0 else f"; of {others + 1} as quick within noise it is the most exact and the plainest"
+    def _explain(self, winner: Candidate, others: int) -> str:
+        ratio = self.pool.ratio(self.baseline, winner)
+        if winner == self.baseline:
+            return f"{winner} won: nothing that the runtime can run is faster than its defaults beyond noise"
+        than = "" if others == 0 else f"; of {others + 1} as fast within noise it is the most exact and the simplest"
         return (
             f"{winner} won: {ratio.median:.2f} times as fast as the runtime's defaults "
             f"({ratio.low:.2f} to {ratio.high:.2f}){than}"
         )
 
-    def _elsewhere(self, winner: Candidate) -> list[str]:
-        """What runs outside the runtime, and how far the winner lies behind it."""
-        if all(candidate.is_followed for candidate in self.contest.entered):
+    def _compare_outside_runtime(self, winner: Candidate) -> list[str]:
+        """Return a sentence that compares the winner with the fastest candidate that the runtime cannot run."""
+        if all(candidate.runs_in_runtime for candidate in self.pool.candidates):
             return []
-        other = self._quickest(followed=False)
-        ratio = self.contest.ratio(winner, other)
-        beyond = "is slower" if ratio.high < 1 else "is as quick within noise"
-        verdict = "is quicker" if ratio.low > 1 else beyond
+        other = self._fastest(in_runtime=False)
+        ratio = self.pool.ratio(winner, other)
+        beyond = "is slower" if ratio.high < 1 else "is as fast within noise"
+        verdict = "is faster" if ratio.low > 1 else beyond
         return [
             f"outside the runtime {other} {verdict}: the winner takes {ratio.median:.2f} times its time "
             f"({ratio.low:.2f} to {ratio.high:.2f})"
         ]
+
+
+class CandidatePool:
+    """The processes of the candidates that are still measured, and their times in the last rung.
+
+    Attributes:
+        failed: candidates that could not be run, with the reason, until the caller clears it.
+    """
+
+    def __init__(self, export: Path, plan: TunePlan) -> None:
+        self._export, self._plan = export, plan
+        self._stack = ExitStack()
+        self._processes: dict[Candidate, SubjectProcess] = {}
+        self._round_medians: dict[Candidate, list[float]] = {}
+        self._order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
+        self.failed: dict[Candidate, str] = {}
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """The candidates that are still measured."""
+        return list(self._processes)
+
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        """Open each candidate in a process of its own, and compute a batch."""
+        for candidate in candidates:
+            target = candidate.target
+            file = ExportedFile(candidate.entry.name, target.format, candidate.options)
+            subject = Subject(str(self._export), "", self._plan.part, str(candidate), file)
+            process = self._stack.enter_context(SubjectProcess(subject))
+            self._processes[candidate] = process
+            try:
+                target.check()
+                process.begin()
+                process.ask("open", threads=candidate.options.threads, batch=self._plan.batch)
+            except MachineError as error:  # the engine failed, or needs what this machine lacks
+                self._fail(candidate, str(error))
+
+    def measure(self, rounds: int) -> None:
+        """Measure all candidates anew; the times of the rung before are forgotten."""
+        self._round_medians = {candidate: [] for candidate in self._processes}
+        for _ in range(rounds):
+            for candidate in self._order.sample(self.candidates, len(self._processes)):
+                try:
+                    answer = self._processes[candidate].ask(
+                        "time",
+                        threads=candidate.options.threads,
+                        batch=self._plan.batch,
+                        seconds=self._plan.seconds,
+                    )
+                except SubjectError as error:
+                    self._fail(candidate, str(error))
+                    continue
+                self._round_medians[candidate].append(median(answer["nanoseconds"]) / 1e9)
+
+    def p50(self, candidate: Candidate) -> float:
+        """Return the median time of a call in the last rung, in seconds."""
+        return robust_median(self._round_medians[candidate])
+
+    def ratio(self, numerator: Candidate, denominator: Candidate) -> Spread:
+        """Return the time of one candidate divided by that of another, over the rounds of the last rung."""
+        return paired_ratio(self._round_medians[numerator], self._round_medians[denominator])
+
+    def remove(self, candidate: Candidate) -> None:
+        """End the process of a candidate, which is no longer measured."""
+        self._processes.pop(candidate).close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._stack.close()
+
+    def _fail(self, candidate: Candidate, reason: str) -> None:
+        self.failed[candidate] = reason
+        self.remove(candidate)
+
+
+def _times(ratio: float) -> str:
+    """Return "1.53×"; a third decimal where two would show 1.00 for a ratio that is not 1."""
+    text = f"{ratio:.2f}"
+    return f"{ratio:.3f}×" if text == "1.00" and ratio != 1 else f"{text}×"

@@ -1,8 +1,7 @@
-"""`tune()`: the quickest certified settings of a part, and the place in the manifest where they are recommended."""
+"""`tune()` finds the fastest certified settings of a part and recommends them in the manifest."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,16 +21,18 @@ from vae_export.tune.successive_halving import CandidateResult, Report, Successi
 
 @dataclass(frozen=True)
 class TuningResult:
-    """Attributes:
-    plan, budget: what was tuned for.
-    tried: every candidate, the quickest first.
-    why: one sentence on the winner, and one on what is quicker outside the runtime, if anything is.
-    recommended: the winner.
+    """The outcome of `tune()`.
+
+    Attributes:
+        plan, budget: the options.
+        results: the outcome of every candidate, the fastest first.
+        why: a sentence about the winner, and one that compares it with other engines, if the export has their files.
+        recommended: the winner, as it is written into the manifest.
     """
 
     plan: TunePlan
     budget: Budget
-    tried: tuple[CandidateResult, ...]
+    results: tuple[CandidateResult, ...]
     why: tuple[str, ...]
     recommended: Recommendation
 
@@ -40,7 +41,7 @@ class TuningResult:
             "plan": asdict(self.plan),
             "budget": asdict(self.budget),
             "machine": identity(),
-            "tried": [tried.to_json() for tried in self.tried],
+            "tried": [result.to_json() for result in self.results],
             "why": list(self.why),
             "recommended": self.recommended.to_json(),
         }
@@ -49,21 +50,24 @@ class TuningResult:
 def tune(
     artifact: Artifact, record: StoredCertificate, plan: TunePlan, budget: Budget, report: Report = lambda _line: None
 ) -> TuningResult:
-    """Find the quickest settings of one part within a budget, and write them into the export's manifest.
+    """Find the fastest settings of one part within a budget, and write them into the manifest of the export.
 
     Args:
         artifact: the export.
-        record: its certificate. What is not proved to compute the right thing is not tried.
-        plan: which part, for what batch, and for how long.
-        budget: what of pixels and nats a file may cost; its figures are those of the certificate.
-        report: called with a line at each step.
+        record: its certificate; only certified files are candidates.
+        plan: the part, the batch size, and for how long candidates are measured.
+        budget: the degradation in pixels and nats that a file may have, as the certificate states it.
+        report: called with one line at each step.
+
+    Returns:
+        All candidates with their outcome, and the recommendation.
 
     Raises:
-        ParityError: the certificate did not pass; no file that the runtime can run is within the budget; or the
-            winner fails the golden vectors. The manifest is as it was.
-        IntegrityError: a file was altered, the certificate is of other files, or the export changed meanwhile.
-        UsageError: a part that the export lacks.
-        TargetError: the runtime's defaults cannot be run here.
+        ParityError: the certificate did not pass, no file that the runtime can run is within the budget, or the winner
+            fails the golden vectors. The manifest stays unchanged.
+        IntegrityError: a file was altered, the certificate belongs to other files, or the export changed meanwhile.
+        UsageError: the export has no such part.
+        TargetError: the runtime's defaults cannot run here.
     """
     record.require(artifact.manifest, artifact.certificate)
     try:
@@ -72,24 +76,32 @@ def tune(
         raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
     affordable = [candidate for candidate in pool if not candidate.cost.over_budget(budget)]
     for entry in {candidate.entry for candidate in affordable}:
-        artifact.read(entry)  # one that was altered is no side that cannot run: it is refused
-    search = SuccessiveHalving(artifact.folder, plan, _usual(pool, affordable, budget), report)
+        artifact.read(entry)  # an altered file is an error, not a candidate that cannot run
+    search = SuccessiveHalving(artifact.folder, plan, _baseline(pool, affordable, budget), report)
     for candidate in pool:
         if excesses := candidate.cost.over_budget(budget):
-            search.tried.append(CandidateResult(candidate, f"over budget: {'; '.join(map(_bare, excesses))}"))
-    with search.contest:
+            search.leave_out(candidate, f"over budget: {'; '.join(map(_without_target, excesses))}")
+    with search:
         search.run(affordable, lambda candidate: verified_levels(record, plan.part, candidate.target))
-        winner, why = search.winner()
-        found = _recommendation(search, winner, plan, budget)
-    publish(artifact, found)
-    tried = sorted(search.tried, key=lambda item: -item.speedup.median if item.speedup else math.inf)
-    return TuningResult(plan, budget, tuple(tried), tuple(why), found)
+    winner, why = search.winner()
+    results = search.results(winner)
+    recommendation = _recommendation(search, winner, plan, budget)
+    publish(artifact, recommendation)
+    return TuningResult(plan, budget, tuple(results), tuple(why), recommendation)
 
 
 def publish(artifact: Artifact, found: Recommendation) -> None:
-    """Put it into manifest.json, in place of what was recommended for this part, once it passed the golden vectors.
+    """Write a recommendation into manifest.json, in place of the one for its part, if it passes the golden vectors.
 
-    Neither the certificate nor a file's hash is touched by it: both are of the files, and the manifest is of neither.
+    The certificate stays valid: it covers the files, and not the manifest.
+
+    Args:
+        artifact: the export, as it was when the recommendation was measured.
+        found: the recommendation.
+
+    Raises:
+        ParityError: the recommended settings fail the golden vectors.
+        IntegrityError: the manifest has changed meanwhile.
     """
     kept = [item for item in artifact.manifest.recommended if item.part != found.part]
     manifest = replace(artifact.manifest, recommended=tuple(sorted([*kept, found], key=lambda item: item.part)))
@@ -100,37 +112,38 @@ def publish(artifact: Artifact, found: Recommendation) -> None:
 
 
 def _recommendation(search: SuccessiveHalving, winner: Candidate, plan: TunePlan, budget: Budget) -> Recommendation:
+    speedup = search.pool.ratio(search.baseline, winner)
     return Recommendation(
         part=plan.part,
         file=winner.entry.name,
         sha256=winner.entry.sha256,
         options=replace(winner.options, optimisation=winner.options.optimisation or OPTIMISATION_LEVELS[-1]),
         batch=plan.batch,
-        p50_seconds=_rounded(search.contest.p50(winner)),
-        speedup=_rounded(search.contest.ratio(search.usual, winner).median),
+        p50_seconds=_rounded(search.p50(speedup)),
+        speedup=_rounded(speedup.median),
         budget=asdict(budget),
         machine=identity(),
     )
 
 
-def _usual(pool: list[Candidate], affordable: list[Candidate], budget: Budget) -> Candidate:
-    """What the runtime runs where nothing was recommended; of what is within the budget, the file with most bits."""
-    can = [candidate for candidate in affordable if candidate.is_followed and candidate.target.provider == CPU]
+def _baseline(pool: list[Candidate], affordable: list[Candidate], budget: Budget) -> Candidate:
+    """Return what the runtime runs without a recommendation, as far as it is within the budget."""
+    can = [candidate for candidate in affordable if candidate.runs_in_runtime and candidate.target.provider == CPU]
     if not can:
-        costs = [line for candidate in pool if candidate.is_followed for line in candidate.cost.over_budget(budget)]
+        costs = [line for candidate in pool if candidate.runs_in_runtime for line in candidate.cost.over_budget(budget)]
         raise ParityError(
             "no certified file that the runtime can run is within the budget",
             got="; ".join(dict.fromkeys(costs)) or "no such file",
             do="export --format onnx in a finer --precision, or allow more",
         )
-    return min(can, key=lambda candidate: candidate.plainness)
+    return min(can, key=lambda candidate: candidate.preference)
 
 
-def _bare(excess: str) -> str:
-    """An excess without the target, which stands beside it."""
+def _without_target(excess: str) -> str:
+    """Return "3 grey levels, 2 allowed" for "decoder on onnx/…: 3 grey levels, 2 allowed"."""
     return excess.partition(": ")[2]
 
 
 def _rounded(value: float) -> float:
-    """Four digits: noise begins earlier."""
+    """Return the value with four digits; the noise is larger."""
     return float(f"{value:.4g}")
