@@ -1,28 +1,42 @@
-"""Percentiles and spreads, and the plan's limits."""
+"""The plan of a benchmark and the file of its results."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vae_export.bench.results import BenchPlan
-from vae_export.bench.statistics import Spread, percentile
-from vae_export.errors import UsageError
+from vae_export.bench.results import BenchPlan, Timings, read_timings
+from vae_export.errors import InputError, IntegrityError, UsageError
 
 
-@given(st.lists(st.integers(1, 10**9), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_the_least_value_that_covers_its_share(values: list[int], share: float) -> None:
-    found = round(percentile(values, share) * 1e9)
-    assert found in values
-    assert sum(value <= found for value in values) >= share * len(values)
-    assert sum(value < found for value in values) < share * len(values)
+def test_timings_are_read_back_as_written(timings: Timings, tmp_path: Path) -> None:
+    path = tmp_path / "timings.json"
+    disturbed = replace(timings.results[0], disturbed_rounds=2)
+    for written in (timings, replace(timings, results=(disturbed, *timings.results[1:]))):
+        written.write(path)
+        assert read_timings(path).text == path.read_bytes()
 
 
-@given(st.lists(st.floats(1e-3, 1e3), min_size=1))
-def test_a_spread_encloses_its_median(values: list[float]) -> None:
-    spread = Spread.of(values)
-    assert min(values) <= spread.low <= spread.median <= spread.high <= max(values)
+def test_undisturbed_timings_have_the_keys_of_former_versions(timings: Timings) -> None:
+    quiet = replace(timings, results=tuple(replace(result, disturbed_rounds=0) for result in timings.results))
+    (figure, *_) = json.loads(quiet.text)["figures"]
+    assert list(figure) == [
+        "part", "side", "batch", "threads", "calls", "p50_seconds", "p90_seconds", "p99_seconds", "memory_bytes",
+        "speedup", "reached", "rows_per_second",
+    ]  # fmt: skip
+
+
+def test_unreadable_timings_are_refused(timings: Timings, tmp_path: Path) -> None:
+    path = tmp_path / "timings.json"
+    path.write_bytes(timings.text.replace(b"timings/1", b"timings/9"))
+    with pytest.raises(InputError, match="another version"):
+        read_timings(path)
+    path.write_bytes(timings.text.replace(b'"calls"', b'"cells"'))
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        read_timings(path)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +55,6 @@ def test_a_spread_encloses_its_median(values: list[float]) -> None:
     ],
     ids=str,
 )
-def test_a_plan_that_makes_no_sense_is_refused(bad: dict[str, object]) -> None:
+def test_bad_plan_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         BenchPlan(**bad)  # type: ignore[arg-type]

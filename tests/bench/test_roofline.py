@@ -1,36 +1,42 @@
-"""The bare products are those of the graph, and give what the graph's own products give."""
+"""The products of the roofline are those of the graph, and each way to compute one gives the same."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from tests.conftest import Exported
-from vae_export.bench.roofline import _convolution, _matrix_product, operations, products, weights
+from tests import samples
+from vae_export import Source
+from vae_export.bench.roofline import (
+    convolution_variants,
+    matrix_product_variants,
+    operations,
+    products,
+    weights,
+)
 from vae_export.bench.subjects import make_inputs
 from vae_export.capture import capture
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "foreign"])
-def test_every_family_has_products_and_weights(exported: Callable[[str], Exported], name: str) -> None:
-    graph = capture(exported(name).source, "autoencoder")
+def test_every_family_has_products_and_weights(name: str) -> None:
+    source = samples.foreign_source() if name == "foreign" else Source.of(samples.checkpoint(name))  # type: ignore[arg-type]
+    graph = capture(source, "autoencoder")
     inputs = make_inputs(graph.spec, 3)
     before = torch.get_num_threads()
-    for limit in (products, weights):
-        with limit(graph, 1).bind(inputs) as bound:
+    for roofline in (products, weights):
+        with roofline(graph, 1).bind(inputs) as bound:
             bound.call()
     assert torch.get_num_threads() == before
     assert operations(graph, inputs) == 3 * operations(graph, make_inputs(graph.spec, 1)) > 0
 
 
-def test_each_way_of_a_product_gives_the_same() -> None:
+def test_variants_of_a_product_agree() -> None:
     torch.manual_seed(0)
     left, weight = torch.randn(5, 7), torch.randn(3, 7)
-    for way in _matrix_product(left, weight.t()):
-        torch.testing.assert_close(way(), left @ weight.t())
+    for variant in matrix_product_variants(left, weight.t()):
+        torch.testing.assert_close(variant(), left @ weight.t())
     image, kernel = torch.randn(2, 4, 8, 8), torch.randn(6, 4, 3, 3)
     rest = [[1, 1], [1, 1], [1, 1], False, [0, 0], 1]
-    first, second = (way() for way in _convolution(image, kernel, rest))
+    first, second = (variant() for variant in convolution_variants(image, kernel, rest))
     torch.testing.assert_close(first, second)

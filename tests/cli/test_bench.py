@@ -1,4 +1,4 @@
-"""`bench` on a terminal and for programs."""
+"""`bench` on a terminal and for programs. The exported file runs in a real process; PyTorch and the roofline do not."""
 
 from __future__ import annotations
 
@@ -10,51 +10,73 @@ from typing import Any
 
 import pytest
 
+from tests.bench.scripted import ScriptedProcess
 from tests.commands import Invoke
 from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectProcess
-from vae_export.bench.subjects import EAGER, ROOFLINES
+from vae_export.bench.subjects import EAGER, ROOFLINES, Subject
 
-pytestmark = pytest.mark.slow
+ONNX = "onnx/CPUExecutionProvider"
+QUICK = ("--quick", "--rounds", 1, "--batch", 2, "--threads", 1)
 
 
-def test_json_equals_the_written_file(invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+def run_only_onnx(monkeypatch: pytest.MonkeyPatch, process: type[SubjectProcess]) -> None:
+    """Answer for PyTorch and the roofline without a process."""
+
+    def start(subject: Subject) -> Any:
+        return (process if subject.name == ONNX else ScriptedProcess)(subject)
+
+    monkeypatch.setattr(benchmark, "SubjectProcess", start)
+
+
+def test_json_output_equals_the_file(
+    invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_only_onnx(monkeypatch, SubjectProcess)
     out = tmp_path / "fast.json"
-    given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
-    given = (*given, "--target", "onnx/CPUExecutionProvider")
-    outcome = invoke(*given, "--json")
+    typed = ("bench", "--run", run_folder, *QUICK, "--out", out, "--target", ONNX)
+    outcome = invoke(*typed, "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out) == json.loads(out.read_text())
     assert out.with_suffix(".html").exists()
-    assert invoke(*given).code == 2, "the timings exist"
-    outcome = invoke(*given, "--force")
+    assert invoke(*typed).code == 2, "the timings exist"
+    outcome = invoke(*typed, "--force")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert any(line.startswith("eager/cpu") for line in lines)
     assert any(line.startswith("roofline") for line in lines)
-    assert any(
-        line.startswith("fastest float32 file for decoder, batch 2: onnx/CPUExecutionProvider") for line in lines
-    )
+    assert any(line.startswith(f"fastest float32 file for decoder, batch 2: {ONNX}") for line in lines)
 
 
-class Dying(SubjectProcess):
-    """The ONNX side's process is killed when it is first asked for a time."""
-
-    def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        if do == "time" and self.subject.name.startswith("onnx/"):
-            os.kill(self.pid, signal.SIGSEGV)
-        return super().ask(do, **order)
-
-
-def test_crashed_target_is_an_error_only_if_requested(
+def test_disturbed_rounds_are_counted(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "SubjectProcess", Dying)
-    monkeypatch.setattr(benchmark, "choose_subjects", lambda *_: [*ROOFLINES, EAGER, "onnx/CPUExecutionProvider"])
+    monkeypatch.setattr(benchmark, "SubjectProcess", ScriptedProcess)
+    monkeypatch.setattr(ScriptedProcess, "seconds", {ONNX: [1e-3, 70e-3, 1e-3]})
+    typed = ("bench", "--run", run_folder, *QUICK, "--rounds", 3, "--out", tmp_path / "fast.json", "--target", ONNX)
+    outcome = invoke(*typed)
+    assert outcome.code == 0, outcome.err
+    assert "left out: 1 of 6 measurements, which other programs slowed down" in outcome.out.splitlines()
+
+
+class DyingProcess(SubjectProcess):
+    """A process that is killed when it is first asked for a time."""
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        if do == "time":
+            os.kill(self.pid, signal.SIGSEGV)
+        return super().ask(do, **arguments)
+
+
+def test_crash_of_a_target_is_an_error_only_if_it_was_requested(
+    invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_only_onnx(monkeypatch, DyingProcess)
+    monkeypatch.setattr(benchmark, "choose_subjects", lambda *_: [*ROOFLINES, EAGER, ONNX])
     out = tmp_path / "fast.json"
-    given = ("bench", "--run", run_folder, "--quick", "--rounds", 1, "--batch", 2, "--threads", 1, "--out", out)
-    assert invoke(*given).code == 0
-    outcome = invoke(*given, "--force", "--target", "onnx/CPUExecutionProvider")
+    typed = ("bench", "--run", run_folder, *QUICK, "--out", out)
+    assert invoke(*typed).code == 0
+    outcome = invoke(*typed, "--force", "--target", ONNX)
     assert outcome.code == 6
     assert outcome.err.splitlines()[-1] == (
         "vae-export: error: could not be measured to the end: decoder, onnx/CPUExecutionProvider; "

@@ -1,4 +1,4 @@
-"""A bundle and latents, as a user has them: files."""
+"""A bundle and latents as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file does not say clearly is refused, by file and row."""
+"""Damaged, hostile and ambiguous files are refused, with the file and the row."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tests.pipeline.rows import IMAGE, LATENT, latents
+from tests.pipeline.specs import IMAGE, LATENT, latents
 from vae_export.errors import DataError
 from vae_export.pipeline.readers import Reader, arrays, open_images, open_latents
 from vae_export.pipeline.readers.arrays import NpyReader
 from vae_export.pipeline.readers.base import ConcatenatedReader
 
 
-def declared(shape: str, dtype: str = "<f4", *, data: bytes = b"") -> bytes:
+def npy_header(shape: str, dtype: str = "<f4", *, data: bytes = b"") -> bytes:
     header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + data
 
 
 class Canary:
+    """Makes a folder when it is unpickled."""
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("unpickled",)
 
 
-def canary() -> bytes:
+def pickled_canary() -> bytes:
     stream = io.BytesIO()
     np.save(stream, np.array([Canary(), None], dtype=object), allow_pickle=True)
     return stream.getvalue()
@@ -51,14 +53,14 @@ def saved(array: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def spoilt(row: int, value: float, dtype: type = np.float32) -> np.ndarray:
+def latents_with(row: int, value: float, dtype: type = np.float32) -> np.ndarray:
     array = latents().astype(dtype)
     array[row, 2] = value
     return array
 
 
-def flipped(data: bytes) -> bytes:
-    """One bit of the numbers, in a ZIP file that stores them as they are."""
+def zipped_with_flipped_bit(data: bytes) -> bytes:
+    """Return a ZIP file that stores the data, with one bit of it flipped."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("latent.npy", data)
@@ -71,61 +73,65 @@ BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
     ("a.npy", lambda: b"", r"not a readable .npy file: \S+a\.npy"),
     ("a.npy", lambda: b"\x93NUMPY\x01\x00\xff\xffxxx", "not a readable .npy file"),
     ("a.npy", lambda: b"\x93NUMPY\x09\x00" + bytes(100), "not a readable .npy file"),
-    ("a.npy", lambda: declared("(" * 3000), "not a readable .npy file"),
-    ("a.npy", lambda: declared("(__import__('os').mkdir('run'), 4)"), "not a readable .npy file"),
+    ("a.npy", lambda: npy_header("(" * 3000), "not a readable .npy file"),
+    ("a.npy", lambda: npy_header("(__import__('os').mkdir('run'), 4)"), "not a readable .npy file"),
     (
         "a.npy",
-        lambda: declared("(1000000000000, 4)"),
+        lambda: npy_header("(1000000000000, 4)"),
         r"damaged: \S+; expected 16,000,000,000,\d+ bytes",
     ),
-    ("a.npy", lambda: declared("(-1, 4)"), r"wrong shape|not a readable .npy file"),
-    ("a.npy", lambda: declared("(0, 4)"), "no rows"),
-    ("a.npy", lambda: declared("()", data=bytes(4)), "wrong shape"),
-    ("a.npy", lambda: declared("(2, 4)", data=bytes(31)), "damaged"),
-    ("a.npy", lambda: declared("(2, 4)", data=bytes(33)), "damaged"),
-    ("a.npy", lambda: declared("(2, 4)", "<c8", data=bytes(64)), "wrong dtype"),
-    ("a.npy", lambda: declared("(2, 4)", "<M8[s]", data=bytes(64)), "wrong dtype"),
+    ("a.npy", lambda: npy_header("(-1, 4)"), r"wrong shape|not a readable .npy file"),
+    ("a.npy", lambda: npy_header("(0, 4)"), "no rows"),
+    ("a.npy", lambda: npy_header("()", data=bytes(4)), "wrong shape"),
+    ("a.npy", lambda: npy_header("(2, 4)", data=bytes(31)), "damaged"),
+    ("a.npy", lambda: npy_header("(2, 4)", data=bytes(33)), "damaged"),
+    ("a.npy", lambda: npy_header("(2, 4)", "<c8", data=bytes(64)), "wrong dtype"),
+    ("a.npy", lambda: npy_header("(2, 4)", "<M8[s]", data=bytes(64)), "wrong dtype"),
     ("a.npy", lambda: saved(np.zeros((2, 4), np.int64)), r"wrong dtype: .*expected float32, got int64"),
     ("a.npy", lambda: saved(np.zeros((2, 4), np.uint8)), "wrong dtype"),
     ("a.npy", lambda: saved(np.zeros((2, 4), [("a", "f4")])), "wrong dtype"),
     ("a.npy", lambda: saved(latents()[:, :3]), r"wrong shape: .*expected 'latent' of \('N', 4\), got \(23, 3\)"),
     ("a.npy", lambda: saved(latents()[0]), r"wrong shape: .*got \(4,\)"),
     ("a.npy", lambda: saved(latents()[..., None]), "wrong shape"),
-    ("a.npy", canary, "array of Python objects"),
-    ("a.npy", lambda: saved(spoilt(17, np.nan)), r"not finite: \S+a\.npy, row 17; expected finite numbers, got nan"),
-    ("a.npy", lambda: saved(spoilt(22, -np.inf)), r"not finite: \S+a\.npy, row 22; .*got -inf"),
-    ("a.npy", lambda: saved(spoilt(3, 1e39, np.float64)), r"not finite: \S+a\.npy, row 3"),
+    ("a.npy", pickled_canary, "array of Python objects"),
+    (
+        "a.npy",
+        lambda: saved(latents_with(17, np.nan)),
+        r"not finite: \S+a\.npy, row 17; expected finite numbers, got nan",
+    ),
+    ("a.npy", lambda: saved(latents_with(22, -np.inf)), r"not finite: \S+a\.npy, row 22; .*got -inf"),
+    ("a.npy", lambda: saved(latents_with(3, 1e39, np.float64)), r"not finite: \S+a\.npy, row 3"),
     ("a.npz", lambda: b"PK", "not a readable .npz file"),
     ("a.npz", lambda: zipped(saved(latents()))[:-30], "not a readable .npz file"),
-    ("a.npz", lambda: zipped(canary()), "array of Python objects"),
-    ("a.npz", lambda: zipped(declared("(1000000000000, 4)")), "damaged: .*latent"),
-    ("a.npz", lambda: zipped(saved(spoilt(17, np.nan))), r"not finite: \S+a\.npz, latent\.npy, row 17"),
+    ("a.npz", lambda: zipped(pickled_canary()), "array of Python objects"),
+    ("a.npz", lambda: zipped(npy_header("(1000000000000, 4)")), "damaged: .*latent"),
+    ("a.npz", lambda: zipped(saved(latents_with(17, np.nan))), r"not finite: \S+a\.npz, latent\.npy, row 17"),
     ("a.npz", lambda: zipped(b"x", "readme.txt"), "no such array.*got nothing"),
-    ("a.npz", lambda: flipped(saved(latents())), "Bad CRC-32"),
-    ("a.npz", lambda: zipped(declared("(40000000, 4)") + bytes(640_000_000)), "compressed too tightly"),
+    ("a.npz", lambda: zipped_with_flipped_bit(saved(latents())), "Bad CRC-32"),
+    ("a.npz", lambda: zipped(npy_header("(40000000, 4)") + bytes(640_000_000)), "compressed too tightly"),
     ("a.parquet", lambda: b"PAR1PAR1", "not a readable Parquet file"),
     ("a.txt", lambda: b"1 2 3 4", "unknown kind of file"),
     ("a", lambda: b"", "unknown kind of file"),
 ]
 
 
-@pytest.mark.parametrize(("name", "make", "said"), BAD_LATENTS, ids=range(len(BAD_LATENTS)))
-def test_what_cannot_be_taken_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[], bytes], said: str
+@pytest.mark.parametrize(("name", "make", "message"), BAD_LATENTS, ids=range(len(BAD_LATENTS)))
+def test_bad_latents_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, make: Callable[[], bytes], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(make())
-    with pytest.raises(DataError, match=said) as error:
-        source = open_latents(tmp_path / name, LATENT)
-        source.read(0, source.rows)
+    with pytest.raises(DataError, match=message) as error:
+        reader = open_latents(tmp_path / name, LATENT)
+        reader.read(0, reader.rows)
     assert "\n" not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == [name], "something in the file was run"
+    assert [path.name for path in tmp_path.iterdir()] == [name], "code in the file was run"
 
 
-def test_a_header_that_asks_for_gigabytes_gets_none(tmp_path: Path) -> None:
+def test_header_that_states_gigabytes_allocates_none(tmp_path: Path) -> None:
     import tracemalloc
 
-    (tmp_path / "a.npy").write_bytes(declared("(1000000000, 4)"))
+    (tmp_path / "a.npy").write_bytes(npy_header("(1000000000, 4)"))
     tracemalloc.start()
     with pytest.raises(DataError, match="damaged"):
         open_latents(tmp_path / "a.npy", LATENT)
@@ -133,7 +139,7 @@ def test_a_header_that_asks_for_gigabytes_gets_none(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_a_member_beyond_the_cap_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_member_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", latent=latents())
     monkeypatch.setattr(arrays, "MAX_BYTES", 300)
     with pytest.raises(DataError, match="too large: .*expected up to 300 bytes"):
@@ -141,7 +147,7 @@ def test_a_member_beyond_the_cap_is_refused_unread(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("column", "said"),
+    ("column", "message"),
     [
         (pa.array([[1.0, 2, 3, 4], [1.0, 2, 3]]), r"wrong row: .*latent, row 1; expected 4 numbers, got 3 numbers"),
         (pa.array([[1.0, 2, 3, 4], None]), r"wrong row: .*row 1; .*got null"),
@@ -154,23 +160,23 @@ def test_a_member_beyond_the_cap_is_refused_unread(tmp_path: Path, monkeypatch: 
         (pa.array([], pa.list_(pa.float32(), 4)), "no rows"),
     ],
 )
-def test_columns_that_are_no_rows_of_numbers_are_refused(tmp_path: Path, column: pa.Array, said: str) -> None:
+def test_bad_parquet_columns_are_refused(tmp_path: Path, column: pa.Array, message: str) -> None:
     parquet.write_table(pa.table({"latent": column}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=said):
-        source = open_latents(tmp_path / "a.parquet", LATENT)
-        source.read(0, source.rows)
+    with pytest.raises(DataError, match=message):
+        reader = open_latents(tmp_path / "a.parquet", LATENT)
+        reader.read(0, reader.rows)
 
 
-@pytest.mark.parametrize(("value", "said"), [(1.5, "out of range"), (-0.1, "out of range"), (np.nan, "not finite")])
-def test_pixels_out_of_range_are_named(tmp_path: Path, value: float, said: str) -> None:
+@pytest.mark.parametrize(("value", "message"), [(1.5, "out of range"), (-0.1, "out of range"), (np.nan, "not finite")])
+def test_row_with_a_bad_pixel_is_named(tmp_path: Path, value: float, message: str) -> None:
     array = np.zeros((4, 1, 6, 5), np.float32)
     array[2, 0, 3, 1] = value
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(DataError, match=rf"^{said}: \S+a\.npy, row 2"):
+    with pytest.raises(DataError, match=rf"^{message}: \S+a\.npy, row 2"):
         open_images(tmp_path / "a.npy", IMAGE).read(0, 4)
 
 
-def test_a_folder_of_nothing_or_of_several_kinds_is_refused(tmp_path: Path) -> None:
+def test_empty_and_mixed_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing to read"):
         open_images(tmp_path, IMAGE)
     with pytest.raises(DataError, match="cannot be read: .*No such file"):
@@ -181,24 +187,24 @@ def test_a_folder_of_nothing_or_of_several_kinds_is_refused(tmp_path: Path) -> N
         open_latents(tmp_path, LATENT)
 
 
-def test_shards_that_differ_are_refused_by_name(tmp_path: Path) -> None:
+def test_shard_that_differs_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "latent-0.npy", latents())
     np.save(tmp_path / "latent-1.npy", latents().astype(np.float64))
     with pytest.raises(DataError, match=r"^files differ: \S+latent-1\.npy"):
         open_latents(tmp_path, LATENT)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
     for name in ("a.npy", "a.png", "a.npz", "a.parquet"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError):
             open_images(tmp_path / name, IMAGE)
 
 
-def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+def test_file_that_changed_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", latents())
-    source: Reader = NpyReader(tmp_path / "a.npy")
+    reader: Reader = NpyReader(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", latents(9))
     with pytest.raises(DataError, match="file changed"):
-        source.read(0, 5)
+        reader.read(0, 5)
     assert ConcatenatedReader([NpyReader(tmp_path / "a.npy")]).rows == 9

@@ -1,4 +1,4 @@
-"""A command needs the packages of what it was asked for, and no others."""
+"""A command needs only the packages that its options need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.commands import ROOT
         ("ray", ["sample", "--out", "a.npy", "--engine", "ray"], "ray"),
     ],
 )
-def test_what_is_missing_is_named_with_its_pip_line(
+def test_missing_package_is_named_with_its_pip_command(
     bundle: Path, tmp_path: Path, block: str, typed: list[str], extra: str
 ) -> None:
     code = f"""if True:
@@ -53,7 +53,7 @@ def test_what_is_missing_is_named_with_its_pip_line(
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["a.gif", "a.parquet"]
 
 
-def test_arrays_need_neither_torch_nor_pictures(bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_array_commands_need_no_optional_package(bundle: Path, latents: Path, tmp_path: Path) -> None:
     heavy = ("torch", "PIL", "pyarrow", "ray", "onnx", "safetensors", "train")
     code = f"""if True:
         import sys

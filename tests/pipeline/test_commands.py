@@ -1,4 +1,4 @@
-"""`sample`, `decode`, `encode` and `reconstruct` as a user types them."""
+"""The commands `sample`, `decode`, `encode` and `reconstruct`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_sample_draws_what_the_library_draws(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+def test_sample_equals_the_samples_of_the_library(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
     said = invoke("sample", "-n", 9, "--seed", 7, "--bundle", bundle, "--out", tmp_path / "a.npy")
     assert (said.code, said.err) == (0, "")
-    exact = load(bundle).sample(9, 7)
-    assert np.array_equal(np.load(tmp_path / "a.npy"), exact)
+    expected = load(bundle).sample(9, 7)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), expected)
     assert invoke("sample", "-n", 9, "--seed", 7, "--bundle", bundle, "--out", tmp_path / "a").code == 0
     names = [f"{index:06}.png" for index in range(9)]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
     for index, name in enumerate(names):
-        assert np.array_equal(pixels(tmp_path / "a" / name), to_levels(exact[index, 0], 0, 1))
+        assert np.array_equal(pixels(tmp_path / "a" / name), to_levels(expected[index, 0], 0, 1))
 
 
-def test_a_grid_has_every_image_in_its_place(invoke: Invoke, bundle: Path) -> None:
+def test_grid_shows_each_image_in_its_place(invoke: Invoke, bundle: Path) -> None:
     assert invoke("sample", "-n", 7, "--bundle", bundle).code == 0
     picture = pixels(bundle.with_name("samples.png"))  # the default place: beside the bundle
     assert picture.shape == (3 * 30 - 2, 3 * 30 - 2)
@@ -42,7 +42,7 @@ def test_a_grid_has_every_image_in_its_place(invoke: Invoke, bundle: Path) -> No
     assert (picture[60:, 30:] == 255).all()
 
 
-def test_a_reconstruction_stands_beside_its_image(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+def test_reconstruction_stands_beside_its_image(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
     assert invoke("sample", "-n", 3, "--bundle", bundle, "--out", tmp_path / "images").code == 0
     assert invoke("reconstruct", tmp_path / "images", "--bundle", bundle).code == 0
     picture = pixels(tmp_path / "reconstructions.png")
@@ -54,7 +54,7 @@ def test_a_reconstruction_stands_beside_its_image(invoke: Invoke, bundle: Path, 
     assert np.array_equal(picture[30:58, :28], images[2])
 
 
-def test_what_is_encoded_can_be_decoded_by_any_way(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+def test_latents_of_every_format_can_be_decoded(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
     model = load(bundle)
     images = model.sample(50, 1)
     np.save(tmp_path / "images.npy", images)
@@ -87,7 +87,7 @@ def test_equal_inputs_give_equal_bytes(invoke: Invoke, bundle: Path, latents: Pa
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
-def test_pieces_make_the_whole(invoke: Invoke, bundle: Path, latents: Path, tmp_path: Path) -> None:
+def test_shards_make_up_the_whole_output(invoke: Invoke, bundle: Path, latents: Path, tmp_path: Path) -> None:
     options = ("--shards", "npy", "--shard-rows", 10, "--levels", "--batch-size", 4, "--threads", 1)
     assert invoke("decode", latents, "--bundle", bundle, *options, "--out", tmp_path / "shards").code == 0
     files = sorted((tmp_path / "shards").iterdir())
@@ -95,11 +95,11 @@ def test_pieces_make_the_whole(invoke: Invoke, bundle: Path, latents: Path, tmp_
     shards = [np.load(path) for path in files]
     assert [len(shard) for shard in shards] == [10, 10, 10, 10, 10, 3]
     assert shards[0].dtype == np.uint8
-    exact = load(bundle, batch_size=4, threads=1).decode(np.load(latents))
-    assert np.abs(np.concatenate(shards).astype(int) - to_levels(exact, 0, 1)).max() <= 1
+    expected = load(bundle, batch_size=4, threads=1).decode(np.load(latents))
+    assert np.abs(np.concatenate(shards).astype(int) - to_levels(expected, 0, 1)).max() <= 1
 
 
-def test_a_run_is_taken_as_well_as_a_bundle(invoke: Invoke, run_folder: Path, latents: Path) -> None:
+def test_run_works_as_well_as_a_bundle(invoke: Invoke, run_folder: Path, latents: Path) -> None:
     said = invoke("decode", latents, "--run", run_folder, "--json")
     assert said.code == 0, said.err
     result = json.loads(said.out)
@@ -107,7 +107,7 @@ def test_a_run_is_taken_as_well_as_a_bundle(invoke: Invoke, run_folder: Path, la
     assert len(list((run_folder / "decoded").iterdir())) == 53
 
 
-def test_colour_and_latents_that_are_maps(invoke: Invoke, foreign: object, tmp_path: Path) -> None:
+def test_colour_images_and_feature_map_latents(invoke: Invoke, foreign: object, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "export").symlink_to(foreign.folder)  # type: ignore[attr-defined]
@@ -120,7 +120,7 @@ def test_colour_and_latents_that_are_maps(invoke: Invoke, foreign: object, tmp_p
     assert again.min() < 0
 
 
-def test_force_replaces_what_we_wrote(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
+def test_force_replaces_earlier_output(invoke: Invoke, bundle: Path, tmp_path: Path) -> None:
     for count in (5, 3):
         for out, more in (("a.npy", ()), ("a.png", ()), ("a", ()), ("b", ("--shards", "npy"))):
             arguments = ("sample", "-n", count, "--bundle", bundle, "--out", tmp_path / out, *more, "--force")

@@ -1,4 +1,4 @@
-"""A command takes no more memory for more rows."""
+"""Commands need no more memory for more rows."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PEAK = """if True:
     from pathlib import Path
     from vae_export.cli.app import run
     code = run()
-    # Not ru_maxrss: that counts the process that started this one.
+    # Not ru_maxrss, which includes the process that started this one.
     print(*re.findall(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()), file=sys.stderr)
     sys.exit(code)
 """
 
 
 def peak(*arguments: object) -> int:
-    """The most memory that a command took, in MB."""
+    """Return the peak memory of a command in MB."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -43,7 +43,7 @@ def peak(*arguments: object) -> int:
 def test_memory_does_not_grow_with_the_input(
     bundle: Path, tmp_path: Path, kind: str, out: str, more: tuple[str, ...]
 ) -> None:
-    """160 MB of levels, 630 MB as the network takes them: no more memory than for an eighth of it."""
+    """160 MB of levels, 630 MB as float32, take no more memory than an eighth of them."""
     noise = np.random.default_rng(0).integers(0, 256, (25_000, 28, 28), np.uint8)
     peaks = []
     for times in (1, 8):

@@ -1,4 +1,4 @@
-"""Rows of files of any origin, converted where the file says how."""
+"""Readers of arrays, Parquet, image files and seeds, with their conversions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from pyarrow import parquet
 
-from tests.pipeline.rows import COLOUR, IMAGE, LATENT, latents
+from tests.pipeline.specs import COLOUR, IMAGE, LATENT, latents
 from vae_export.contract import Contract, TensorSpec
 from vae_export.errors import DataError, UsageError
 from vae_export.pipeline.readers import PriorReader, open_images, open_latents
 
 
 def write(path: Path, array: np.ndarray) -> Path:
-    """The array in the kind of file or folder that the name says; odd sizes of blocks, so that rows cross them."""
+    """Write the array as the kind of file or folder that the name says, in blocks of odd sizes that reads cross."""
     match path.suffix:
         case ".npy":
             np.save(path, array)
@@ -38,17 +38,17 @@ def write(path: Path, array: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.parquet", "shards"])
-def test_any_pieces_of_any_file_are_those_of_the_array(tmp_path: Path, name: str) -> None:
+def test_any_rows_of_any_file_equal_those_of_the_array(tmp_path: Path, name: str) -> None:
     array = latents()
-    source = open_latents(write(tmp_path / name, array), LATENT)
-    copied = copy.deepcopy(source)  # as pickle does it: so it travels to a worker
-    assert source.rows == len(array)
+    reader = open_latents(write(tmp_path / name, array), LATENT)
+    copied = copy.deepcopy(reader)  # which pickles it, as on the way to a worker
+    assert reader.rows == len(array)
 
     @given(st.lists(st.tuples(st.integers(0, 22), st.integers(1, 23)), min_size=1, max_size=5))
     def check(spans: list[tuple[int, int]]) -> None:
         for start, length in spans:  # forwards, backwards, overlapping
             stop = min(start + length, 23)
-            assert np.array_equal(source.read(start, stop), array[start:stop])
+            assert np.array_equal(reader.read(start, stop), array[start:stop])
             assert np.array_equal(copied.read(start, stop), array[start:stop])
 
     check()
@@ -56,7 +56,7 @@ def test_any_pieces_of_any_file_are_those_of_the_array(tmp_path: Path, name: str
 
 @pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8", "<f8", ">f2", "<f2"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_file_states_its_byte_order_and_is_converted(tmp_path: Path, dtype: str, order: str) -> None:
+def test_byte_order_of_the_file_is_converted(tmp_path: Path, dtype: str, order: str) -> None:
     array = latents().astype(np.float16)
     np.save(tmp_path / "a.npy", np.asarray(array.astype(dtype), order=order))
     got = open_latents(tmp_path / "a.npy", LATENT).read(3, 17)
@@ -64,7 +64,7 @@ def test_a_file_states_its_byte_order_and_is_converted(tmp_path: Path, dtype: st
     assert np.array_equal(got, array[3:17].astype(np.float32))
 
 
-def test_latents_that_are_maps_may_lie_in_any_order(tmp_path: Path) -> None:
+def test_feature_map_latents_in_fortran_order(tmp_path: Path) -> None:
     array = np.arange(7 * 24, dtype=np.float32).reshape(7, 2, 3, 4)
     np.save(tmp_path / "a.npy", np.asfortranarray(array))
     spec = Contract((1, 6, 5), (2, 3, 4)).spec("decoder").inputs[0]
@@ -72,12 +72,12 @@ def test_latents_that_are_maps_may_lie_in_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", [IMAGE, COLOUR])
-def test_levels_become_the_range_of_pixels(tmp_path: Path, spec: TensorSpec) -> None:
+def test_levels_are_scaled_to_the_range_of_pixels(tmp_path: Path, spec: TensorSpec) -> None:
     array = np.random.default_rng(0).integers(0, 256, (9, *spec.item), dtype=np.uint8)
-    exact = spec.low + (spec.high - spec.low) * (array.astype(np.float64) / 255)
+    expected = spec.low + (spec.high - spec.low) * (array.astype(np.float64) / 255)
     np.save(tmp_path / "a.npy", array)
     got = open_images(tmp_path / "a.npy", spec).read(0, 9)
-    assert np.array_equal(got, exact.astype(np.float32))
+    assert np.array_equal(got, expected.astype(np.float32))
     np.save(tmp_path / "last.npy", array.transpose(0, 2, 3, 1))
     assert np.array_equal(open_images(tmp_path / "last.npy", spec).read(0, 9), got)
     if spec.item[0] == 1:
@@ -85,7 +85,7 @@ def test_levels_become_the_range_of_pixels(tmp_path: Path, spec: TensorSpec) -> 
         assert np.array_equal(open_images(tmp_path / "nowhere.npy", spec).read(0, 9), got)
 
 
-def test_image_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+def test_image_files_are_read_in_order_of_their_paths(tmp_path: Path) -> None:
     for level, name in ((10, "b/1.png"), (20, "a.png"), (30, "b/0.bmp")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (5, 6), level).save(tmp_path / name)
@@ -95,7 +95,7 @@ def test_image_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert open_images(tmp_path / "a.png", IMAGE).rows == 1
 
 
-def test_what_does_not_fit_is_made_to_fit_only_when_asked(tmp_path: Path) -> None:
+def test_images_are_fitted_only_with_fit(tmp_path: Path) -> None:
     Image.new("RGB", (50, 60), "orange").save(tmp_path / "a.png")
     Image.new("L", (5, 6), 7).save(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"^image of another size: .*a\.png; expected 5 x 6, got 50 x 60; pass --fit"):
@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_made_to_fit_only_when_asked(tmp_path: Path) -> Non
     assert open_images(tmp_path, COLOUR).read(0, 2)[0, :, 0, 0].tolist() == pytest.approx([1, 2 * 165 / 255 - 1, -1])
 
 
-def test_a_prior_is_the_same_whole_and_in_pieces() -> None:
+def test_prior_is_equal_whole_and_in_chunks() -> None:
     prior = PriorReader(100, 2**64 - 1, (2, 3))
     whole = prior.read(0, 100)
     assert np.array_equal(np.concatenate([prior.read(0, 33), prior.read(33, 34), prior.read(34, 100)]), whole)
@@ -115,13 +115,13 @@ def test_a_prior_is_the_same_whole_and_in_pieces() -> None:
         PriorReader(1, -1, (2,))
 
 
-def test_flat_lists_are_taken_for_images(tmp_path: Path) -> None:
+def test_flat_lists_are_read_as_images(tmp_path: Path) -> None:
     array = np.random.default_rng(0).random((5, 1, 6, 5), np.float32)
     parquet.write_table(pa.table({"image": list(array.reshape(5, -1))}), tmp_path / "a.parquet")
     assert np.array_equal(open_images(tmp_path / "a.parquet", IMAGE).read(0, 5), array)
 
 
-def test_the_array_that_is_meant_must_be_clear(tmp_path: Path) -> None:
+def test_ambiguous_array_needs_a_field(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", first=latents(), second=latents(7))
     with pytest.raises(DataError, match=r"^no such array: .*expected 'latent' or 'mean', got first, second; .*--field"):
         open_latents(tmp_path / "two.npz", LATENT)

@@ -1,4 +1,4 @@
-"""Bad input is one line, and leaves nothing."""
+"""Bad options and inputs are refused in one line, and leave no file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.commands import tree
 from tests.pipeline.conftest import Invoke
 
-#: What is typed, with the exit code and what the last line must say. The places are those of the test below.
+#: A command, its exit code, and a text in its last line; the test below fills in the places.
 BAD = [
     ("sample -n 0", 2, "-n"),
     ("sample --seed -1", 2, "bad seed"),
@@ -55,9 +55,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "code", "said"), BAD, ids=[typed for typed, _, _ in BAD])
-def test_bad_input_is_one_line_and_leaves_nothing(
-    invoke: Invoke, bundle: Path, latents: Path, tmp_path: Path, typed: str, code: int, said: str
+@pytest.mark.parametrize(("typed", "code", "message"), BAD, ids=[typed for typed, _, _ in BAD])
+def test_bad_input_is_one_line_and_leaves_no_file(
+    invoke: Invoke, bundle: Path, latents: Path, tmp_path: Path, typed: str, code: int, message: str
 ) -> None:
     import onnxruntime
 
@@ -77,7 +77,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     outcome = invoke(*(word.format(home=home, latents=latents) for word in typed.split()), "--bundle", bundle)
     assert outcome.code == code, outcome.err
     assert outcome.out == ""
-    assert re.search(re.escape(said.format(home=home, latents=latents)), outcome.err.splitlines()[-1])
+    assert re.search(re.escape(message.format(home=home, latents=latents)), outcome.err.splitlines()[-1])
     assert outcome.err.startswith("vae-export: error: ")
     assert len(outcome.err.splitlines()) == 1
     assert tree(tmp_path) == before

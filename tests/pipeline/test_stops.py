@@ -1,4 +1,4 @@
-"""A command that is stopped, or whose disk fills, leaves nothing."""
+"""A command that is interrupted, or whose disk fills, leaves no file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from vae_export.pipeline import writers
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a", "b"])
-def test_a_disk_that_fills_is_exit_code_6(
+def test_full_disk_is_exit_code_6(
     invoke: Invoke, bundle: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(writers, "check_room", lambda *_: None)  # another program fills the disk meanwhile
     options = ("--shards", "npy", "--shard-rows", 100) if name == "b" else ()
-    said = invoke("sample", "-n", 3000, "--bundle", bundle, "--out", small_disk / name, *options)
-    assert said.code == 6
-    assert "disk full" in said.err
+    outcome = invoke("sample", "-n", 3000, "--bundle", bundle, "--out", small_disk / name, *options)
+    assert outcome.code == 6
+    assert "disk full" in outcome.err
     assert list(small_disk.iterdir()) == []
 
 
-STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
 @pytest.mark.parametrize("out", ["a.npy", "a", "a.npz", "b"])
-@pytest.mark.parametrize(("stop", "code"), STOPS, ids=["SIGINT", "SIGTERM"])
-def test_a_stop_leaves_nothing(bundle: Path, tmp_path: Path, out: str, stop: int, code: int) -> None:
+@pytest.mark.parametrize(("number", "code"), SIGNALS, ids=["SIGINT", "SIGTERM"])
+def test_interrupted_command_leaves_no_file(bundle: Path, tmp_path: Path, out: str, number: int, code: int) -> None:
     home = tmp_path / "home"
     home.mkdir()
     if out == "a.npz":
@@ -53,16 +53,16 @@ def test_a_stop_leaves_nothing(bundle: Path, tmp_path: Path, out: str, stop: int
         stderr=subprocess.PIPE,
         text=True,
     )
-    until(lambda: bool(list(home.iterdir())), process)
-    time.sleep(0.3)  # into the midst of it
-    process.send_signal(stop)
+    wait_until(lambda: bool(list(home.iterdir())), process)
+    time.sleep(0.3)  # while it computes
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert err.splitlines()[-1].startswith("vae-export: ")
     assert list(home.iterdir()) == []
 
 
-def until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 60
     while not ready():
         assert process.poll() is None, process.communicate()

@@ -17,15 +17,17 @@ from vae_export.session_options import SessionOptions
 from vae_export.system.hardware import identity
 from vae_export.tune.plan import TunePlan
 
-#: Short enough for a test; what wins is chance.
+#: Short enough for a test; chance decides who wins.
 PLAN = TunePlan(batch=2, rounds=1, seconds=0.001)
 
 
 @dataclass(frozen=True)
 class Small:
-    """Attributes:
-    artifact: encoder and decoder as `onnx` and `ort`, in float32 and 8 bits. Not to be changed: copy it.
-    record: its certificate.
+    """An export and its certificate.
+
+    Attributes:
+        artifact: encoder and decoder as `onnx` and `ort`, in float32 and 8 bits. Do not change it: copy it.
+        record: the certificate.
     """
 
     artifact: Artifact
@@ -49,7 +51,7 @@ def small(shared: Path) -> Small:
 
 @pytest.fixture
 def advice(small: Small) -> Recommendation:
-    """Eight bits and whatever departs from the defaults, as if they had won on this machine."""
+    """A recommendation of 8 bits and options that differ from the defaults, as if they had won on this machine."""
     entry = small.artifact.manifest.entry("decoder", precision="int8")
     return Recommendation(
         part="decoder",

@@ -1,4 +1,4 @@
-"""The runtime runs as was recommended, unless its caller or its machine says otherwise; and it says which."""
+"""The runtime follows a recommendation unless the caller or the machine differs, and says which it does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Advised = Callable[..., Path]
 
 @pytest.fixture
 def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
-    """`advised(threads=2)`: the export with `advice` in its manifest, some of it replaced by whatever one likes."""
+    """`advised(threads=2)`: the export with `advice` in its manifest, with these fields replaced."""
 
     def make(**changes: Any) -> Path:
         folder = tmp_path / "export"
@@ -38,7 +38,7 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
     return make
 
 
-def test_the_runtime_runs_what_is_recommended(small: Small, advised: Advised) -> None:
+def test_runtime_follows_the_recommendation(small: Small, advised: Advised) -> None:
     model = load(advised())
     how = model.running("decoder")
     assert (how.precision, how.options.threads, how.options.optimisation) == ("int8", 1, "basic")
@@ -54,7 +54,7 @@ def test_the_runtime_runs_what_is_recommended(small: Small, advised: Advised) ->
 
 
 @pytest.mark.parametrize("given", [{"threads": 2}, {"precision": "fp32"}, {"provider": "CPUExecutionProvider"}])
-def test_what_the_caller_gives_wins(small: Small, advised: Advised, given: dict[str, Any]) -> None:
+def test_arguments_of_the_caller_win(small: Small, advised: Advised, given: dict[str, Any]) -> None:
     model = load(advised(), **given)
     how = model.running("decoder")
     assert (how.precision, how.options.threads, how.options.switches) == ("fp32", given.get("threads"), ())
@@ -63,7 +63,7 @@ def test_what_the_caller_gives_wins(small: Small, advised: Advised, given: dict[
     assert np.array_equal(model.decode(latent), load(small.artifact.folder, **given).decode(latent))
 
 
-def test_another_machine_runs_as_usual_and_says_why(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_machine_uses_the_defaults_and_says_why(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = advised()
     here = hardware.identity()
     monkeypatch.setattr(hardware, "identity", lambda: here | {"cores": 96})
@@ -75,7 +75,7 @@ def test_another_machine_runs_as_usual_and_says_why(advised: Advised, monkeypatc
     )
 
 
-def test_a_provider_that_is_not_here_is_not_used_and_that_is_said(advised: Advised) -> None:
+def test_missing_provider_is_not_used_and_named(advised: Advised) -> None:
     model = load(advised(provider="TensorrtExecutionProvider"))
     assert model.running("decoder").options.provider == "CPUExecutionProvider"
     assert model.running("decoder").reason.startswith(
@@ -107,14 +107,14 @@ def test_a_provider_that_is_not_here_is_not_used_and_that_is_said(advised: Advis
         ({"budget": []}, "budget does not exist"),
     ],
 )
-def test_a_recommendation_of_what_is_not_there_is_refused(advised: Advised, changes: dict[str, Any], said: str) -> None:
+def test_bad_recommendation_is_refused(advised: Advised, changes: dict[str, Any], said: str) -> None:
     folder = advised(**changes)
     with pytest.raises(IntegrityError, match=said) as refused:
         load(folder)
     assert "\n" not in str(refused.value)
 
 
-def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
+def test_recommendation_is_complete_and_one_for_each_part(advised: Advised) -> None:
     document = json.loads((advised() / MANIFEST).read_text())
     (one,) = document["recommended"]
     assert parse_manifest(json.dumps(document | {"recommended": [one | {"later": 1}]}).encode(), "m").recommended
@@ -126,7 +126,7 @@ def test_a_recommendation_is_whole_and_one_a_part(advised: Advised) -> None:
         parse_manifest(json.dumps(document | {"recommended": [one]}).encode(), "m")
 
 
-def test_names_of_options_are_those_that_a_session_knows(small: Small) -> None:
+def test_session_knows_every_option_of_the_manifest(small: Small) -> None:
     assert tuple(session.SET_SWITCH) == SWITCHES
     assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
     data = small.artifact.read(small.artifact.entry("decoder"))
@@ -138,7 +138,7 @@ def test_names_of_options_are_those_that_a_session_knows(small: Small) -> None:
         assert np.array_equal(opened.run({"latent": latent})["image"], usual)
 
 
-def test_a_switch_reaches_the_engine() -> None:
+def test_switches_reach_onnx_runtime() -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -150,7 +150,7 @@ def test_a_switch_reaches_the_engine() -> None:
     assert not options.enable_mem_pattern
 
 
-def test_a_provider_that_does_not_work_is_an_obstacle(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_provider_is_not_used_and_named(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_provider: str) -> None:
         raise TargetError("provider is not usable", got="no device")
 
@@ -158,7 +158,7 @@ def test_a_provider_that_does_not_work_is_an_obstacle(advised: Advised, monkeypa
     assert "provider is not usable; got no device" in load(advised()).running("decoder").reason
 
 
-def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
+def test_tune_and_bundle_from_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
     run = tmp_path / "run"
     small.copied(run / "export")
     quick = ("tune", "--run", run, "--batch", 1, "--rounds", 1, "--seconds", 0.001)
@@ -190,9 +190,7 @@ def test_from_tuning_to_a_bundle_by_the_command_line(small: Small, tmp_path: Pat
     assert invoke(*quick).code == 3
 
 
-def test_a_bundle_without_the_recommended_file_recommends_nothing(
-    small: Small, advised: Advised, tmp_path: Path
-) -> None:
+def test_bundle_without_the_recommended_file_recommends_nothing(small: Small, advised: Advised, tmp_path: Path) -> None:
     from vae_export.bundle.writer import pack
 
     data = pack(open_artifact(advised()), small.record, name="small", parts=["encoder"])

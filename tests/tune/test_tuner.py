@@ -7,16 +7,16 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
+from tests.bench.scripted import ScriptedProcess
 from tests.tune.conftest import PLAN, Small
 from vae_export import open_artifact
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.manifest import MANIFEST, Recommendation
 from vae_export.bench.process import SubjectProcess
-from vae_export.bench.subjects import Subject
 from vae_export.errors import IntegrityError, ParityError, TargetError, UsageError
 from vae_export.parity import Budget
 from vae_export.parity.targets import Target
@@ -178,27 +178,6 @@ def test_unverified_target_is_no_candidate(small: Small) -> None:
     assert formats == {"onnx"}
 
 
-class ScriptedProcess:
-    """Stands in for `SubjectProcess`: the seconds of each round are given, by the name of the candidate."""
-
-    seconds: ClassVar[dict[str, list[float]]]
-
-    def __init__(self, subject: Subject) -> None:
-        self.rounds = iter(self.seconds[subject.name])
-
-    def __enter__(self) -> ScriptedProcess:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def begin(self) -> None:
-        pass
-
-    def ask(self, do: str, **_: Any) -> dict[str, Any]:
-        return {"nanoseconds": [next(self.rounds) * 1e9]} if do == "time" else {}
-
-
 Three = tuple[Candidate, Candidate, Candidate]
 Searched = Callable[[dict[Candidate, list[float]]], SuccessiveHalving]
 
@@ -210,7 +189,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Searched:
     def make(seconds: dict[Candidate, list[float]]) -> SuccessiveHalving:
         monkeypatch.setattr(successive_halving, "SubjectProcess", ScriptedProcess)
         monkeypatch.setattr(
-            ScriptedProcess, "seconds", {str(candidate): rounds for candidate, rounds in seconds.items()}, raising=False
+            ScriptedProcess, "seconds", {str(candidate): rounds for candidate, rounds in seconds.items()}
         )
         search = SuccessiveHalving(Path(), PLAN, next(iter(seconds)), lambda _line: None)
         search.pool.add(seconds)

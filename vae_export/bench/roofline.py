@@ -1,8 +1,8 @@
-"""The least that the machine needs for a graph: its matrix products alone, and reading its weights alone.
+"""The roofline of a graph: the time that this machine needs for its matrix products alone, or to read its weights.
 
-Both are measured like every side, in the same rounds, with the quickest call that PyTorch has for them here. No engine
-that computes in float32 can do without either, so the longer of the two is the limit. It is a measured one: an engine
-with a better matrix product than PyTorch's libraries can pass it, and one that computes in fewer bits does.
+Both are measured like every subject, in the same rounds, with the fastest call that PyTorch has for them here. No
+engine that computes in float32 can avoid either, so the longer of the two is the roofline. It is a measured bound: an
+engine with better matrix products than PyTorch's libraries can pass it, and one that computes in fewer bits does.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from vae_export.session_options import SessionOptions
 Product = Callable[[], object]
 
 _aten = torch.ops.aten
-#: What a call takes at least before two ways of doing it can be told apart.
+#: Calls and seconds for which a variant is timed at least, before it is compared with another one.
 _TRIALS, _TRIAL_SECONDS = 5, 0.005
 
 
 def products(graph: Graph, threads: int) -> Runner:
-    """Every matrix product and convolution of the graph, with no bias, no activation, and results in place."""
+    """Return a runner of all matrix products and convolutions of the graph, without bias or activation, in place."""
 
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
         tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
-        with torch.no_grad(), _Recorder() as recorder:
+        with torch.no_grad(), _ProductRecorder() as recorder:
             graph.module(*tensors)
         with torch.inference_mode(), process_options(SessionOptions(threads=threads)):
-            chosen = [_fastest(ways) for ways in recorder.products]
+            chosen = [_fastest(variants) for variants in recorder.products]
 
             def call() -> None:
                 for product in chosen:
@@ -51,7 +51,7 @@ def products(graph: Graph, threads: int) -> Runner:
 
 
 def weights(graph: Graph, threads: int) -> Runner:
-    """As many bytes as the weights have, read once a call from wherever the last call left them: cache or memory."""
+    """Return a runner that reads as many bytes as the weights have, from cache or memory, wherever they lie by then."""
     flat = torch.ones(weight_bytes(graph) // 4)
 
     @contextlib.contextmanager
@@ -63,13 +63,13 @@ def weights(graph: Graph, threads: int) -> Runner:
 
 
 def weight_bytes(graph: Graph) -> int:
-    """Of the float32 weights and buffers that the graph reads."""
+    """Return the size of the float32 weights and buffers of a graph in bytes."""
     tensors = [*graph.module.parameters(), *graph.module.buffers()]
     return 4 * sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
 
 
 def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
-    """Additions and multiplications in the products of one call."""
+    """Return the number of additions and multiplications in the products of one call."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -77,11 +77,11 @@ def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
     return int(counter.get_total_flops())
 
 
-class _Recorder(TorchDispatchMode):
-    """Notes each product that runs under it, as the ways of doing it again."""
+class _ProductRecorder(TorchDispatchMode):
+    """Records each product that runs under it, as a list of variants that compute it again."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # of torch's; the rule for its functions misses `super`
+        super().__init__()  # type: ignore[no-untyped-call]  # a method of torch: the rule for its functions does not cover `super`
         self.products: list[Sequence[Product]] = []
 
     def __torch_dispatch__(
@@ -89,20 +89,20 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         del types
         if func is _aten.addmm.default:
-            self.products.append(_matrix_product(args[1], args[2]))
+            self.products.append(matrix_product_variants(args[1], args[2]))
         elif func is _aten.mm.default:
-            self.products.append(_matrix_product(args[0], args[1]))
+            self.products.append(matrix_product_variants(args[0], args[1]))
         elif func in (_aten.bmm.default, _aten.baddbmm.default):
             left, right = args[-2:]
             self.products.append([_into(torch.bmm, left, right, left.shape[:2] + right.shape[2:])])
         elif func is _aten.convolution.default:
             image, weight, _, *rest = args
-            self.products.append(_convolution(image, weight, rest))
+            self.products.append(convolution_variants(image, weight, rest))
         return func(*args, **(kwargs or {}))
 
 
-def _matrix_product(left: Tensor, right: Tensor) -> list[Product]:
-    """The weights as the module has them, and laid out the other way, which other kernels like better."""
+def matrix_product_variants(left: Tensor, right: Tensor) -> list[Product]:
+    """Return the product with the weights as the module has them, and laid out the other way, for other kernels."""
     shape = torch.Size((left.shape[0], right.shape[1]))
     return [_into(torch.mm, left, weight, shape) for weight in (right, right.contiguous())]
 
@@ -112,24 +112,25 @@ def _into(product: Callable[..., object], left: Tensor, right: Tensor, shape: to
     return functools.partial(product, left, right, out=out)
 
 
-def _convolution(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product]:
-    """Channels first, and channels last. PyTorch has no convolution into a given place."""
+def convolution_variants(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product]:
+    """Return the convolution with channels first and with channels last. PyTorch has none that writes in place."""
     last = torch.channels_last if image.ndim == 4 else torch.contiguous_format
     layouts = [(image, weight), (image.contiguous(memory_format=last), weight.contiguous(memory_format=last))]
     return [functools.partial(torch.convolution, *given, None, *rest) for given in layouts]
 
 
-def _fastest(ways: Sequence[Product]) -> Product:
-    """The way with the shortest call of a few."""
-    return min(ways, key=_shortest_call) if len(ways) > 1 else ways[0]
+def _fastest(variants: Sequence[Product]) -> Product:
+    """Return the variant with the shortest call."""
+    return min(variants, key=_shortest_call) if len(variants) > 1 else variants[0]
 
 
-def _shortest_call(way: Product) -> float:
-    way()
+def _shortest_call(variant: Product) -> float:
+    """Return the shortest of some calls in seconds."""
+    variant()
     taken: list[float] = []
     until = time.perf_counter() + _TRIAL_SECONDS
     while len(taken) < _TRIALS or time.perf_counter() < until:
         started = time.perf_counter()
-        way()
+        variant()
         taken.append(time.perf_counter() - started)
     return min(taken)

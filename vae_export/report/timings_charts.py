@@ -1,4 +1,4 @@
-"""The timings' charts as geometry: latency against batch size, and what a file's speed costs in error and bytes."""
+"""The geometry of the charts on the timings page: latency against batch size, and error against latency and size."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from vae_export.precision import PRECISIONS
 from vae_export.report.text import duration, number
 
 WIDTH, HEIGHT = 720, 400
-#: Engines that have a colour of their own; the page has as many.
+#: The number of colours on the page; more engines share them.
 COLOURS = 12
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 16, 48
-#: Radius of the largest file's circle; the others' areas are to its.
+#: Radius of the largest file's circle, whose area stands for its size, and of the smallest circle that is drawn.
 _LARGEST, _SMALLEST = 16.0, 4.0
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A logarithmic axis: from a number to a place in the SVG."""
+    """A logarithmic axis, which maps low to start and high to end, in pixels of the SVG."""
 
     low: float
     high: float
@@ -28,16 +28,18 @@ class Axis:
     end: float
 
     @classmethod
-    def over(cls, values: Iterable[float], start: float, end: float, room: float = 1.3) -> Axis:
+    def over(cls, values: Iterable[float], start: float, end: float, margin: float = 1.3) -> Axis:
+        """Return an axis that covers positive values, and a factor of `margin` beyond them."""
         known = list(values)
-        return cls(min(known) / room, max(known) * room, start, end)
+        return cls(min(known) / margin, max(known) * margin, start, end)
 
     def place(self, value: float) -> float:
+        """Return the coordinate of a value."""
         share = math.log(value / self.low) / math.log(self.high / self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
     def decades(self) -> list[float]:
-        """The powers of ten on it; halves and fifths too where there are fewer than three."""
+        """Return the powers of ten on it, and also their double and fivefold where there are fewer than three."""
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for steps in ((1,), (1, 2, 5)):
             ticks = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
@@ -49,13 +51,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a side is told from the others.
+    """The style that tells a subject from the others.
 
     Attributes:
-    name: of the side, without what ONNX Runtime's providers all end with.
-    colour: the number of its engine's.
-    dash: the number of its precision's; 0, a whole line, is float32.
-    precision: in a word, for files of fewer bits.
+        name: its name, without the suffix ExecutionProvider.
+        colour: the number of its engine's colour.
+        dash: the number of its precision's dash pattern; 0, a solid line, is float32.
+        precision: its precision, or "" for float32.
     """
 
     name: str
@@ -65,6 +67,7 @@ class LineStyle:
 
     @classmethod
     def of(cls, subject: str, subjects: Sequence[str]) -> LineStyle:
+        """Return the style of a subject among all subjects of the page."""
         engines = list(dict.fromkeys(_engine(name)[0] for name in subjects))
         engine, precision = _engine(subject)
         dash = PRECISIONS.index(precision) if precision in PRECISIONS else 0
@@ -72,39 +75,42 @@ class LineStyle:
 
 
 def _engine(subject: str) -> tuple[str, str]:
-    """ "onnx+int8/CPUExecutionProvider" → "onnx", "int8"."""
+    """Return "onnx" and "int8" for "onnx+int8/CPUExecutionProvider"."""
     engine, _, precision = subject.partition("/")[0].partition("+")
     return engine, precision
 
 
 @dataclass(frozen=True)
 class Line:
-    """One side's latencies: a path, and its points with what each says."""
+    """The latencies of one subject: a path, and its points (x, y, text)."""
 
-    look: LineStyle
+    style: LineStyle
     path: str
     points: tuple[tuple[float, float, str], ...]
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Attributes:
-    limit: the machine's limit, as a path.
-    columns: (x, batch size) of the grid.
-    ticks: (y, text) of the grid.
+    """The chart of latency against batch size.
+
+    Attributes:
+        lines: one for each subject.
+        roofline: the path of the roofline.
+        columns: (x, batch size) of the grid.
+        ticks: (y, text) of the grid.
     """
 
     lines: tuple[Line, ...]
-    limit: str
+    roofline: str
     columns: tuple[tuple[float, int], ...]
     ticks: tuple[tuple[float, str], ...]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One file or PyTorch: a circle whose area is the file's size."""
+    """A file, or PyTorch: a circle whose area stands for the size of the file; `says` is its tooltip."""
 
-    look: LineStyle
+    style: LineStyle
     x: float
     y: float
     radius: float
@@ -113,16 +119,23 @@ class Point:
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Error against latency against size. `front`: the sides that no other beats in all three."""
+    """The chart of error against latency.
+
+    Attributes:
+        points: one for each subject.
+        columns: (x, text) of the grid.
+        ticks: (y, text) of the grid.
+        pareto_front: the files to which no other is at least equal in latency, error and size, and better in one.
+    """
 
     points: tuple[Point, ...]
     columns: tuple[tuple[float, str], ...]
     ticks: tuple[tuple[float, str], ...]
-    front: tuple[str, ...]
+    pareto_front: tuple[str, ...]
 
 
 def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -> Latencies:
-    """One part with one number of threads, both axes logarithmic."""
+    """Return the chart of one part with one number of threads; both axes are logarithmic."""
     batches = sorted(timings.plan["batches"])
     rooflines = {
         roofline.batch: roofline.seconds
@@ -157,32 +170,43 @@ def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -
 def trade_off(
     timings: Timings, part: str, batch: int, names: Sequence[str], errors: Mapping[str, float]
 ) -> TradeOff | None:
-    """Each side with an error on record, at its quickest number of threads; None where fewer than two have one."""
+    """Return the chart of all subjects with a known error, each at its fastest number of threads.
+
+    Args:
+        timings: the results.
+        part: the part of the model.
+        batch: the batch size.
+        names: the subjects, in the order of their colours.
+        errors: the largest error by subject.
+
+    Returns:
+        The chart, or None where fewer than two subjects have an error.
+    """
     sizes = {subject.name: subject.file_bytes for subject in timings.subjects if subject.part == part}
-    quickest: dict[str, float] = {}
+    fastest: dict[str, float] = {}
     for result in timings.results:
         if (result.part, result.batch) == (part, batch) and result.subject in errors:
-            quickest[result.subject] = min(result.p50_seconds, quickest.get(result.subject, math.inf))
-    shown = [name for name in names if name in quickest]
+            fastest[result.subject] = min(result.p50_seconds, fastest.get(result.subject, math.inf))
+    shown = [name for name in names if name in fastest]
     if len(shown) < 2:
         return None
-    # An output that equals float64 has no logarithm: it lies on the lower edge.
+    # An error of 0 has no logarithm: it is drawn at the lower edge.
     least = min((errors[name] for name in shown if errors[name] > 0), default=1e-9)
     height = {name: errors[name] or least / 2 for name in shown}
-    x = Axis.over(quickest.values(), _LEFT, WIDTH - _RIGHT, 1.6)
+    x = Axis.over(fastest.values(), _LEFT, WIDTH - _RIGHT, 1.6)
     y = Axis.over(height.values(), HEIGHT - _BOTTOM, _TOP, 2.5)
     largest = max([size for size in sizes.values() if size] or [1])
     points = tuple(
         Point(
             LineStyle.of(name, names),
-            x.place(quickest[name]),
+            x.place(fastest[name]),
             y.place(height[name]),
             round(max(_SMALLEST, _LARGEST * math.sqrt((sizes[name] or 0) / largest)), 1),
-            f"{name}: {duration(quickest[name])}, error {number(errors[name])}",
+            f"{name}: {duration(fastest[name])}, error {number(errors[name])}",
         )
         for name in shown
     )
-    files = {name: (quickest[name], errors[name], size) for name in shown if (size := sizes[name]) is not None}
+    files = {name: (fastest[name], errors[name], size) for name in shown if (size := sizes[name]) is not None}
     return TradeOff(
         points,
         tuple((x.place(tick), duration(tick)) for tick in x.decades()),
@@ -192,7 +216,7 @@ def trade_off(
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Nowhere worse, and better somewhere."""
+    """Whether one is nowhere worse than the other, and better somewhere."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 

@@ -1,4 +1,4 @@
-"""The timings as a page: which file to choose, the charts, every result."""
+"""The timings of a benchmark as one HTML page: the fastest files, charts, and all results."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TEMPLATE = "timings.html.j2"
 
 
 def timings_page(timings: Timings, record: StoredCertificate) -> str:
-    """One HTML page that needs no other file, no network and no script.
+    """Return one HTML page that needs no other file, no network and no script.
 
     Args:
-        timings: what was measured.
+        timings: the results of a benchmark.
         record: the certificate of the files that were measured, for their errors.
     """
     return (
@@ -29,20 +29,28 @@ def timings_page(timings: Timings, record: StoredCertificate) -> str:
             names=list(dict.fromkeys(subject.name for subject in timings.subjects)),
             errors={part: errors(record.document, part) for part in timings.plan["parts"]},
             machine=list(text.flat(timings.machine)),
-            plots=timings_charts,
+            charts=timings_charts,
             words=text,
         )
     )
 
 
 def errors(document: Mapping[str, Any], part: str) -> dict[str, float]:
-    """The largest distance to float64 of the part's first output, by target, and PyTorch's own as eager's."""
+    """Return the largest error of the first output of a part, by target, and PyTorch's own under `eager/cpu`.
+
+    Args:
+        document: the certificate.
+        part: the part of the model.
+
+    Returns:
+        The largest distance to float64 over all probes but the one with the largest values.
+    """
     found: dict[str, float] = {}
     rows = [row for row in document.get("rows", ()) if row["part"] == part]
     first = rows[0]["output"] if rows else None
     for row in rows:
         if row["output"] == first and row["error"] is not None and row["probe"] != "largest":
             found[row["target"]] = max(row["error"], found.get(row["target"], 0.0))
-            if "+" not in row["target"]:  # of fewer bits it is what PyTorch loses with the same numbers
+            if "+" not in row["target"]:  # other precisions state the error of PyTorch with the same quantised numbers
                 found[EAGER] = max(row["eager_error"], found.get(EAGER, 0.0))
     return found

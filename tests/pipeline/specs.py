@@ -1,4 +1,4 @@
-"""The contracts that the tests of sources read for, and rows of one of them."""
+"""Specifications of the inputs for which the tests read files, and latents that fit one of them."""
 
 from __future__ import annotations
 
