@@ -1,11 +1,11 @@
-"""`decode` of a million latents: images per second in one process, and on Ray with one actor and with two, in one run.
+"""Measure `decode` of a million latents in one process, and on Ray with one actor and with two.
 
     python benchmarks/decoding.py
     python benchmarks/decoding.py --rows 100000 --rounds 1
 
-Every side is the command as a user types it, a whole process with its start and, on Ray, a cluster's: latents from
-a .npy file, 8-bit images into shards. What the sides write is compared to the byte. The sides take turns, so that a
-drift of the machine hits all alike.
+Every contender is the command as a user types it: a whole process with its start and, on Ray, that of a cluster. It
+reads latents from an .npy file and writes 8-bit images into shards, which must be equal in all bytes. The contenders
+take turns, so that a busy moment slows all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import vae_export
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "artifacts" / "reference" / "mnist.zip"
-SIDES = {
+CONTENDERS = {
     "local, 1 thread": ("--threads", "1"),
     "local, 2 threads": ("--threads", "2"),
     "Ray, 1 actor": ("--threads", "1", "--engine", "ray", "--actors", "1"),
@@ -38,36 +38,36 @@ SIDES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description="Images per second of `decode`, local and on Ray.")
     parser.add_argument("--rows", type=int, default=1_000_000, help="latents (default: 1,000,000)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each of them runs (default: 3)")
     options = parser.parse_args()
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    seconds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     digests: dict[str, str] = {}
     with TemporaryDirectory(dir=ROOT / "artifacts") as folder:
         latents = Path(folder) / "latents.npy"
         np.save(latents, vae_export.load(BUNDLE).prior(options.rows))
         command = [sys.executable, str(ROOT / "cli.py"), "decode", str(latents), "--bundle", str(BUNDLE)]
         for _ in range(options.rounds):
-            for side, more in SIDES.items():
+            for name, more in CONTENDERS.items():
                 out = Path(folder) / "out"
                 started = time.perf_counter()
                 typed = [*command, "--out", str(out), "--shards", "npy", "--levels", *more]
                 subprocess.run(typed, check=True, capture_output=True, env=environment)
-                seconds[side].append(time.perf_counter() - started)
-                print(f"{side}: {seconds[side][-1]:.1f} s", file=sys.stderr, flush=True)
-                digests[side] = _digest(out)
+                seconds[name].append(time.perf_counter() - started)
+                print(f"{name}: {seconds[name][-1]:.1f} s", file=sys.stderr, flush=True)
+                digests[name] = _digest(out)
                 shutil.rmtree(out)
     print(f"{options.rows:,} latents{'median s':>14}{'min':>7}{'max':>7}{'images/s':>10}")
-    for side, times in seconds.items():
+    for name, times in seconds.items():
         median = statistics.median(times)
-        print(f"{side:18}{median:12.1f}{min(times):7.1f}{max(times):7.1f}{options.rows / median:10,.0f}")
+        print(f"{name:18}{median:12.1f}{min(times):7.1f}{max(times):7.1f}{options.rows / median:10,.0f}")
     same = len(set(digests.values())) == 1
-    print("all sides wrote the same bytes" if same else f"the sides differ: {digests}")
+    print("all wrote the same bytes" if same else f"they wrote different bytes: {digests}")
     return 0 if same else 1
 
 
 def _digest(folder: Path) -> str:
-    """Of all files' names and bytes."""
+    """Return a hash of the names and bytes of all files."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         total.update(path.name.encode())

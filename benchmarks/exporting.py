@@ -1,11 +1,11 @@
-"""What an export costs and how exact it is: every family of ours, freshly initialised or a run's checkpoint.
+"""Measure how long exports take and how exact they are, for every family, or for the checkpoints of runs.
 
     python benchmarks/exporting.py
     python benchmarks/exporting.py artifacts/mnist-mlp
 
-The seconds are those of whole processes: of `cli.py export --format all`, its verification included, and of `cli.py
-verify` of all that, with every batch size, setting and probe. The errors are the largest absolute difference of ONNX
-Runtime's output to PyTorch's, by probe, over all parts, batch sizes and outputs.
+The times are those of whole processes: `cli.py export --format all` with its verification, and `cli.py verify` of the
+result with every batch size, setting and probe. The errors are the largest absolute difference between the outputs of
+ONNX Runtime and PyTorch, by probe, over all parts, batch sizes and outputs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main() -> None:
         }
         seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
         errors: dict[str, dict[str, float]] = {}
-        for round in range(ROUNDS):
+        for number in range(ROUNDS):
             for name, checkpoint in checkpoints.items():
-                out = Path(scratch) / f"export-{name}-{round}"
+                out = Path(scratch) / f"export-{name}-{number}"
                 place = ["--checkpoint", str(checkpoint)]
                 seconds[name, "export"].append(_seconds("export", "--format", "all", *place, "--out", str(out)))
                 seconds[name, "verify"].append(_seconds("verify", *place, "--export", str(out)))
@@ -51,13 +51,14 @@ def main() -> None:
 
 
 def _seconds(*arguments: str) -> float:
-    """Of a whole process of the command line."""
+    """Return how long a command takes, as a whole process."""
     started = time.perf_counter()
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *arguments], check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def _errors(certificate: Path) -> dict[str, float]:
+    """Return the largest error of ONNX Runtime by probe."""
     worst: dict[str, float] = defaultdict(float)
     for row in json.loads(certificate.read_text())["rows"]:
         if row["target"].startswith("onnx/") and row["part"] != "metric":

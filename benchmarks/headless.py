@@ -1,4 +1,4 @@
-"""A page of the example in a real headless Chromium, served from a folder: what it wrote to its console."""
+"""Serve a folder, open a page of it in headless Chromium, and read what it writes to the console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-#: No window, and none of the connections of its own that a browser makes.
+#: No window, and no connections but those of the page.
 _FLAGS = [
     "--headless", "--no-sandbox", "--no-first-run", "--enable-logging=stderr", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
@@ -23,9 +23,11 @@ _CONSOLE = re.compile(r":(\w+):CONSOLE[:(]\d+\)?\] \"(.*)\", source: ")
 
 @dataclass
 class Served:
-    """Attributes:
-    url: of the folder.
-    sizes: bytes of each file that was fetched, by path.
+    """A folder that is served.
+
+    Attributes:
+        url: URL of the folder.
+        sizes: size of each file that was fetched in bytes, by path.
     """
 
     url: str
@@ -34,12 +36,12 @@ class Served:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
-    """The folder on a free port of 127.0.0.1, as `python -m http.server` has it."""
+    """Serve a folder on a free port of 127.0.0.1, as `python -m http.server` does."""
     sizes: dict[str, int] = {}
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Say nothing."""
+            """Write no log."""
 
         def send_header(self, keyword: str, value: str) -> None:
             if keyword == "Content-Length" and "404" not in str(getattr(self, "_headers_buffer", "")):
@@ -58,10 +60,10 @@ def serving(folder: Path) -> Iterator[Served]:
 
 
 def console(url: str, *flags: str, last: tuple[str, ...], seconds: float = 60) -> tuple[list[str], list[str]]:
-    """Open a page until it writes one of the lines `last`, or time is up; (its lines, its warnings and errors)."""
+    """Open a page until it writes one of the lines `last` or time is up; return its lines, and its complaints."""
     lines: list[str] = []
     complaints: list[str] = []
-    # Its helpers write to the profile for a moment longer than it lives.
+    # The helper processes of Chromium write to the profile for a moment after it has ended.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = ["chromium", *_FLAGS, *flags, f"--user-data-dir={profile}", url]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

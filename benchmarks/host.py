@@ -1,6 +1,6 @@
-"""The example hosts, run as their pages say, and what they reported.
+"""Build and run the example hosts as their READMEs say, and read what they report.
 
-A host's build and its command are the first bash block of `examples/<name>/README.md`; nothing else knows them.
+The commands are taken from the first bash block of `examples/<name>/README.md`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,15 @@ _CPP = ("cmake", "g++", "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/
 
 @dataclass(frozen=True)
 class Host:
-    """Attributes:
-    name: its folder in examples/.
-    engine: what it computes with.
-    needs: programs, Python modules (`module:NAME`), environment variables (`$NAME`) and files, below the repository
-        or absolute.
-    parts: what it runs of the bundle.
-    installable: CI can install what it needs.
+    """An example host.
+
+    Attributes:
+        name: its folder in examples/.
+        engine: the engine that it computes with.
+        needs: programs, Python modules (`module:NAME`), environment variables (`$NAME`), and files, relative to the
+            repository or absolute.
+        parts: the parts of the bundle that it runs.
+        installable: whether CI can install what it needs.
     """
 
     name: str
@@ -51,21 +53,22 @@ class Host:
 
     @property
     def missing(self) -> list[str]:
+        """What it needs and this machine lacks."""
         return [need for need in self.needs if not there(need)]
 
     @property
     def lines(self) -> list[str]:
-        """The first bash block of its page."""
+        """The lines of the first bash block of its README."""
         block = re.search(r"^```bash\n(.*?)^```", (EXAMPLES / self.name / "README.md").read_text("utf-8"), re.S | re.M)
         return [] if block is None else [line.split("  #")[0] for line in block[1].splitlines()]
 
     @property
     def build(self) -> list[str]:
-        """The lines between those that fetch packages and the last."""
+        """The lines that build it: those between the installation of packages and the last."""
         return [line for line in self.lines[:-1] if not re.match(r"(npm|pip|sudo|export) ", line)]
 
     def command(self, bundle: Path, picture: Path, seed: int | None) -> str:
-        """Its last line, for another bundle and another picture, and with a seed."""
+        """Return its last line with another bundle and picture, and with a seed."""
         line = self.lines[-1].replace(str(BUNDLE), f"'{bundle}'").replace(PICTURE, f"'{picture}'")
         return line if seed is None else f"{line} {seed}"
 
@@ -86,13 +89,13 @@ HOSTS = {
 
 @dataclass
 class Report:
-    """What a host said, line by line, and when.
+    """The output of a host.
 
     Attributes:
         code: its exit code.
-        lines: of stdout, or of a page's console.
-        errors: stderr, or what a browser complained of.
-        first_image: seconds from the start of the process, or of the page, to the first decoded image.
+        lines: the lines of stdout, or of a page's console.
+        errors: stderr, or the warnings and errors of a page.
+        first_image: seconds from the start of the process or page to the first decoded image.
     """
 
     code: int
@@ -102,19 +105,19 @@ class Report:
 
     @property
     def noise(self) -> tuple[int, int]:
-        """Golden latents that came out bit for bit, and all of them."""
+        """The number of golden latents that are equal in all bits, and of all golden latents."""
         same, total = self._search(r"noise: (\d+) of (\d+) golden latents bit for bit")
         return int(same), int(total)
 
     @property
     def judgements(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """(part, output) → worst error, and what is allowed."""
+        """The worst error and the tolerance by (part, output)."""
         found = re.findall(r"^(\w+) (\w+): worst error (\S+), (\S+) allowed", self.text, re.M)
-        return {(part, output): (float(error), float(band)) for part, output, error, band in found}
+        return {(part, output): (float(error), float(tolerance)) for part, output, error, tolerance in found}
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Pixels of the decoder that differ, and those of them that are unexplained."""
+        """The number of pixels of the decoder that differ, and of those that rounding does not explain."""
         differing, unexplained = self._search(r"^decoder image: .*, (\d+) pixels differ, (\d+) unexplained")
         return int(differing), int(unexplained)
 
@@ -135,7 +138,7 @@ class Report:
 
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """A folder in which the pages' lines can be typed as in the repository, without writing to the repository."""
+    """Fill a folder in which the commands of the READMEs work as in the repository, without writing to it."""
     for name in ("examples", "artifacts", "vae_export"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
@@ -143,7 +146,7 @@ def workspace(folder: Path) -> Iterator[Path]:
 
 
 def build(host: Host, folder: Path) -> None:
-    """Type its page's build lines; raises `RuntimeError` with what was said."""
+    """Run the lines that build a host; raises `RuntimeError` with their output."""
     for line in host.build:
         done = subprocess.run(
             ["bash", "-euc", line], cwd=folder, env=_environment(), capture_output=True, text=True, check=False
@@ -161,7 +164,7 @@ def run(
     picture: Path = Path(PICTURE),
     environment: Mapping[str, str] | None = None,
 ) -> Report:
-    """Type its page's last line, and time what it says."""
+    """Run the last line of a host's README, and time its output."""
     report = Report(code=-1)
     command = ["bash", "-euc", f"exec {host.command(bundle, picture, seed)}"]
     start = time.perf_counter()
@@ -195,7 +198,7 @@ def browse(
     page: str = "examples/browser/",
     last: tuple[str, ...] = ("pass", "FAIL"),
 ) -> Report:
-    """Open the browser's page, served from a workspace in which the bundle lies, until it says one of `last`."""
+    """Open the browser's page, served from a workspace that holds the bundle, until it writes one of `last`."""
     url = f"{served.url}/{page}?bundle=/{bundle}&seed={seed}&backend={backend}"
     flags = SOFTWARE_GPU if backend == "webgpu" else ()
     lines, complaints = headless.console(url, *flags, last=last)
@@ -206,12 +209,12 @@ def browse(
 
 
 def _environment() -> dict[str, str]:
-    """This interpreter is the `python` of the pages."""
+    """Return an environment in which `python` is this interpreter."""
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def there(need: str) -> bool:
-    """Is a program, a module, a variable or a file there? `Host.needs` says how each is written."""
+    """Whether a program, module, variable or file is there, written as in `Host.needs`."""
     if need.startswith("module:"):
         return importlib.util.find_spec(need.removeprefix("module:")) is not None
     if need.startswith("$"):

@@ -1,8 +1,8 @@
-"""Every example host that can run here: are its pixels right, how soon does it have one, how much must be shipped?
+"""Run every example host that can run here, and tabulate its errors, its time to the first image, and its size.
 
 python benchmarks/hosts.py [--write]
 
-`--write` puts the table into examples/README.md. A host whose parts are missing has a row that says so.
+`--write` puts the table into examples/README.md. The row of a host that cannot run here says what is missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEADER = (
     "first image",
     "ship",
 )
-#: What lies on any Linux machine, and is no part of what an application ships.
+#: Libraries of every Linux machine, which an application does not ship.
 _SYSTEM = re.compile(r"/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|z))\.so[^/]*$")
 _OPENCV_VERSION = Path("/usr/include/opencv4/opencv2/core/version.hpp")
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _measure(host: Host, folder: Path) -> list[tuple[str, ...]]:
-    """Its rows of the table: the browser has two."""
+    """Return the rows of a host; the browser has two."""
     link = f"[{host.name}]({host.name})"
     if host.missing:
         return [(link, host.engine, f"no: {', '.join(host.missing)} is missing", *("—" for _ in HEADER[3:]))]
@@ -84,7 +84,7 @@ def _row(link: str, host: Host, engine: str, reports: list[Report], size: int) -
         if not report.passed:
             raise SystemExit(f"{host.name} failed\n{report.text}\n{report.errors}")
     worst = max(reports[0].judgements.values())[0]
-    ratio = max(error / band for error, band in reports[0].judgements.values())
+    ratio = max(error / tolerance for error, tolerance in reports[0].judgements.values())
     differing, unexplained = reports[0].pixels
     seconds = [report.first_image for report in reports if report.first_image is not None]
     return (
@@ -100,7 +100,7 @@ def _row(link: str, host: Host, engine: str, reports: list[Report], size: int) -
 
 
 def _engine(host: Host) -> str:
-    """The engine with its version."""
+    """Return the engine with its version."""
     package = {"node": "onnxruntime-node", "browser": "onnxruntime-web"}.get(host.name)
     if package is not None:
         manifest = EXAMPLES / host.name / "node_modules" / package / "package.json"
@@ -113,10 +113,10 @@ def _engine(host: Host) -> str:
 
 
 def _shipped(host: Host, folder: Path) -> int:
-    """Bytes beside the bundle and the language's own interpreter.
+    """Return the bytes that an application ships beside the bundle and the interpreter of its language.
 
-    Python: what pip installs. Node: what the packages load here. C++: the program and the libraries that it loads, less
-    those of the C and C++ language.
+    For Python these are the packages that pip installs, for Node the files that the packages load, and for C++ the
+    program and its libraries but those of C and C++.
     """
     if host.name == "python":
         return installed("numpy", "onnxruntime")[1]

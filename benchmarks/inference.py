@@ -1,11 +1,11 @@
-"""How fast the decoder's files are beside PyTorch and the machine's limit, and what an export takes.
+"""Measure the decoder's files beside PyTorch and the roofline, and how long an export takes.
 
     python benchmarks/inference.py
     python benchmarks/inference.py artifacts/mnist-mlp --rounds 12 --page timings.html
 
 Exports the decoder of a run, or of a freshly initialised `mlp`, in every format and precision, and measures all of them
-in one run of `vae_export.bench`. Ratios are to PyTorch with the same number of threads, the median over the rounds with
-its quartiles. "Within a grey level": files whose worst pixel is one level or less off, as their certificate says.
+in one run of `vae_export.bench`. Ratios are to PyTorch with the same number of threads: the median over the rounds
+with quartiles. "Within a grey level" are files whose worst pixel is at most one level off, as their certificate states.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", type=Path, help="run folder; default: a freshly initialised mlp")
     parser.add_argument("--rounds", type=int, default=BenchPlan().rounds)
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--page", type=Path, help="write tables and plots of every file here")
+    parser.add_argument("--page", type=Path, help="write a page with tables and charts of all files here")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -54,7 +54,7 @@ def main() -> None:
         found = errors(record.document, "decoder")
         print(f"{timings.machine['processor']}, load average {timings.machine['load_average']}, {given.rounds} rounds")
         for title, most, precision in (("float32", 1.0, "fp32"), ("within a grey level of float64", LEVEL, None)):
-            print(f"\n{title:34}{'median':>12}{'× eager':>26}{'of the limit':>14}{'error':>10}")
+            print(f"\n{title:34}{'median':>12}{'× eager':>26}{'roofline':>14}{'error':>10}")
             for batch in BATCHES:
                 for threads in given.threads:
                     best = _best(timings, batch, threads, found, most, precision)
@@ -69,7 +69,7 @@ def main() -> None:
 def _best(
     timings: Timings, batch: int, threads: int, found: Mapping[str, float], most: float, precision: str | None
 ) -> BenchResult:
-    """The quickest file of a precision, or of any, whose error is at most `most`."""
+    """Return the fastest file of a precision, or of any, whose error is at most `most`."""
     files = {subject.name for subject in timings.subjects if subject.file and precision in (None, subject.precision)}
     fit = [
         result
@@ -82,15 +82,15 @@ def _best(
 
 
 def _line(result: BenchResult, error: float) -> str:
-    speed, reached = result.speedup, result.roofline_share
+    speed, share = result.speedup, result.roofline_share
     name = f"{result.batch}, {result.subject.replace('ExecutionProvider', '')}, {result.threads}"
     ratio = f"{speed.median:.2f} ({speed.low:.2f} to {speed.high:.2f})"
-    of_limit = "-" if reached is None else f"{reached.median:.0%}"
-    return f"{name:34}{result.p50_seconds * 1e6:9,.1f} µs{ratio:>26}{of_limit:>14}{error:10.1e}"
+    of_roofline = "-" if share is None else f"{share.median:.0%}"
+    return f"{name:34}{result.p50_seconds * 1e6:9,.1f} µs{ratio:>26}{of_roofline:>14}{error:10.1e}"
 
 
 def _export_seconds(checkpoint: Path, folder: Path) -> None:
-    """Whole processes of the command line; the first one fills caches."""
+    """Print how long exports take, as whole processes; the first one fills caches and does not count."""
     taken = []
     for index in range(EXPORTS + 1):
         started = time.perf_counter()

@@ -1,13 +1,12 @@
-"""Kill trainings at random instants: is anything lost that was said to be saved, and do they go on to the same weights?
+"""Kill trainings at random times, check that nothing acknowledged is lost, and that they resume to the same weights.
 
     python benchmarks/killing.py [--kills 100] [--resumes 20] [--epochs 12] [--seed 0]
 
-Each round trains scikit-learn's digits through the command line, in a process of its own, sends it SIGKILL at an
-instant drawn evenly over the time that an undisturbed training takes, and looks at what is on the disk. The checkpoint
-must load and be of the last epoch that was printed as saved, or a later one; the state must be of the last epoch
-printed, or a later one. Some rounds, spread over the whole, are then resumed to the end, and the final checkpoint is
-compared, byte by byte, with that of a training that nobody killed (one thread: the sums of several are rounded as the
-threads share them).
+Each round trains on scikit-learn's digits with the command line and sends SIGKILL at a random time within that of an
+undisturbed training. The checkpoint on the disk must load, and be of the last epoch that was printed as saved, or of a
+later one; the state must be of the last epoch printed, or of a later one. Some of the rounds are then resumed to the
+end, and the final checkpoint must equal that of an undisturbed training in all bytes. Trainings have one thread,
+because the rounding of sums depends on how threads share them.
 
 Exits 1 if anything was lost or differs.
 """
@@ -39,9 +38,10 @@ _EPOCH = re.compile(r"^epoch +(\d+)/\d+ .*?(, saved)?$", re.MULTILINE)
 
 
 def train(run: Run, *options: str, kill_after: float | None = None) -> tuple[int, float, str]:
-    """Exit code, seconds from the first line printed to the last of an epoch, and all lines.
+    """Run a training, and kill it so many seconds after its first line, if at all.
 
-    Killed so many seconds after the first line, if at all.
+    Returns:
+        The exit code, the seconds from the first line to the last line of an epoch, and all lines.
     """
     command, lines = [*CLI, *options, "--out", str(run.folder)], []
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -60,9 +60,9 @@ def train(run: Run, *options: str, kill_after: float | None = None) -> tuple[int
     return code, ended - started, "".join(lines)
 
 
-def lost(run: Run, said: str) -> str | None:
-    """What was acknowledged and is not there, in a few words."""
-    epochs = [(int(number), bool(saved)) for number, saved in _EPOCH.findall(said)]
+def lost(run: Run, output: str) -> str | None:
+    """Return what was acknowledged and is not there, or None."""
+    epochs = [(int(number), bool(saved)) for number, saved in _EPOCH.findall(output)]
     if not epochs:
         return None
     try:
@@ -89,9 +89,9 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         reference = Run(Path(folder) / "reference")
-        code, whole, said = train(reference, *usual)
+        code, whole, output = train(reference, *usual)
         if code != 0:
-            raise SystemExit(said)
+            raise SystemExit(output)
         expected = reference.checkpoint.read_bytes()
         kills = ended = nothing = partial = same = resumed = 0
         losses: list[str] = []
@@ -99,30 +99,30 @@ def main() -> None:
         while kills < options.kills:
             run = Run(Path(folder) / "run")
             shutil.rmtree(run.folder, ignore_errors=True)
-            code, seconds, said = train(run, *usual, kill_after=instants.uniform(0, whole))
+            code, seconds, output = train(run, *usual, kill_after=instants.uniform(0, whole))
             if code == 0:
-                ended += 1  # before its instant: it counts for nothing, but says how long one takes now
+                ended += 1  # before its time: it does not count, but says how long a training takes now
                 whole = seconds
                 continue
             if code != -signal.SIGKILL:
-                raise SystemExit(f"exit code {code}: {said}")
+                raise SystemExit(f"exit code {code}: {output}")
             kills += 1
             partial += any(run.folder.rglob(".partial-*"))
-            reached.append(len(_EPOCH.findall(said)))
-            if (loss := lost(run, said)) is not None:
+            reached.append(len(_EPOCH.findall(output)))
+            if (loss := lost(run, output)) is not None:
                 losses.append(loss)
                 print(f"kill {kills}: lost: {loss}", flush=True)
             has_state = run.training_state.exists()
             nothing += not has_state
             if has_state and resumed * options.kills < options.resumes * kills:
                 resumed += 1
-                code, _, said = train(run, "--resume")
+                code, _, output = train(run, "--resume")
                 same += code == 0 and run.checkpoint.read_bytes() == expected
                 if code != 0:
-                    print(f"kill {kills}: resume: exit code {code}: {said}", flush=True)
+                    print(f"kill {kills}: resume: exit code {code}: {output}", flush=True)
             if kills % 10 == 0:
                 print(f"{kills} kills, {len(losses)} lost, {same} of {resumed} resumed alike", file=sys.stderr)
-    print(f"kill -9:                        {kills}, and {ended} trainings that ended before their instant")
+    print(f"kill -9:                        {kills}, and {ended} trainings that ended before")
     print(f"epochs done by then:            {min(reached)} to {max(reached)}, median {statistics.median(reached):g}")
     print(f"within a write:                 {partial} left a half-written file under a partial name")
     print(f"before the first epoch's end:   {nothing}")

@@ -1,11 +1,11 @@
-"""What a decoder that gives bytes saves a host: the fused file against decoding and rounding with numpy.
+"""Compare a decoder that returns bytes with decoding to float32 and rounding with numpy.
 
     python benchmarks/pixels.py
     python benchmarks/pixels.py artifacts/mnist-mlp --rounds 50
 
-Exports the decoder of a run, or of a freshly initialised `mlp`, with `--pixels uint8-hwc`. Both sides end with the
-bytes of a canvas, (N, H, W, C) uint8: ONNX Runtime on one thread, and, where its file gives float32, the shortest
-rounding that numpy has. The sides take turns; ratios are taken pair by pair, the median stands before the quartiles.
+Exports the decoder of a run, or of a freshly initialised `mlp`, with `--pixels uint8-hwc`. Both ways end with the
+bytes of a canvas, (N, H, W, C) uint8. ONNX Runtime has one thread; where its file returns float32, numpy rounds in the
+fastest way that it has. They take turns, and ratios are taken within a round: the median, with quartiles.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vae_export.session_options import SessionOptions
 ROOT = Path(__file__).parent.parent
 BATCHES = (1, 64, 4096)
 FUSED = PIXELS["uint8-hwc"]
-#: Of one measurement: calls of less are repeated until they have taken so long.
+#: Duration of one measurement: shorter calls are repeated.
 SECONDS = 0.02
 
 
@@ -52,17 +52,17 @@ def main() -> None:
     print(f"{'batch':>6}{'decode':>12}{'and round':>12}{'fused':>12}{'saved':>12}   times as fast")
     for batch in BATCHES:
         latent = np.random.default_rng(0).standard_normal((batch, *contract.latent_shape)).astype(np.float32)
-        sides = (
+        ways = (
             lambda latent=latent: floats.run({"latent": latent})["image"],
             lambda latent=latent: rounded(floats.run({"latent": latent})["image"], *contract.image_range),
             lambda latent=latent: fused.run({"latent": latent})["pixels"],
         )
-        _check(sides[1](), sides[2]())
-        print(_line(batch, *_measured(sides, given.rounds)))
+        _check(ways[1](), ways[2]())
+        print(_line(batch, *_measured(ways, given.rounds)))
 
 
 def rounded(image: Array, low: float, high: float) -> Array:
-    """image (N, C, H, W) float32 → (N, H, W, C) uint8, in place: nothing is allocated but the bytes."""
+    """Return (N, H, W, C) uint8 for an image (N, C, H, W) float32; it works in place and allocates only the bytes."""
     scaled = image - np.float32(low) if low else image
     scaled *= np.float32(MAX_LEVEL / (high - low))
     scaled += np.float32(0.5)
@@ -70,20 +70,20 @@ def rounded(image: Array, low: float, high: float) -> Array:
     return np.ascontiguousarray(np.moveaxis(scaled.astype(np.uint8), 1, -1))
 
 
-def _measured(sides: tuple[Callable[[], Array], ...], rounds: int) -> list[list[float]]:
-    """Seconds of a call, of each side in each round."""
+def _measured(ways: tuple[Callable[[], Array], ...], rounds: int) -> list[list[float]]:
+    """Return the seconds of a call of each way in each round."""
     calls = []
-    for side in sides:  # the first call of a batch size sets up memory
-        side()
+    for way in ways:  # the first call of a batch size sets up memory
+        way()
         started = time.perf_counter()
-        side()
+        way()
         calls.append(max(1, round(SECONDS / (time.perf_counter() - started))))
-    seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):  # in turn, so that a drift of the machine hits every side alike
-        for side, times, found in zip(sides, calls, seconds, strict=True):
+    seconds: list[list[float]] = [[] for _ in ways]
+    for _ in range(rounds):  # in turns, so that a busy moment slows all of them
+        for way, times, found in zip(ways, calls, seconds, strict=True):
             started = time.perf_counter()
             for _ in range(times):
-                side()
+                way()
             found.append((time.perf_counter() - started) / times)
     return seconds
 
@@ -98,10 +98,10 @@ def _line(batch: int, decode: list[float], both: list[float], fused: list[float]
 
 
 def _check(one: Array, other: Array) -> None:
-    """Both sides must have done the same, but for pixels on the boundary of two levels."""
+    """Exit unless both ways give the same bytes, but for pixels on the boundary of two levels."""
     difference = np.abs(one.astype(int) - other)
     if one.shape != other.shape or difference.max() > 1 or (difference > 0).mean() > 1e-3:
-        sys.exit("the sides give different bytes")
+        sys.exit("the two ways give different bytes")
 
 
 def _export(checkpoint: Path, out: Path) -> None:

@@ -1,9 +1,9 @@
-"""What an application must install and wait for: the runtime (numpy and onnxruntime) against torch, in one run.
+"""Compare what an application installs and how fast it starts: numpy and onnxruntime against torch.
 
 python benchmarks/runtime_install.py
 
-Sizes are those of the files that pip installed, with all that they require; the torch that is measured is the one of
-this environment. Times are whole processes, one after the other in turn.
+Sizes are those of the files that pip installed, with all requirements; torch is the one of this environment. Times are
+those of whole processes, which take turns.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BUNDLE = ROOT / "artifacts" / "reference" / "mnist.zip"
 RUNS = 15
 
 RUNTIME = "import vae_export; vae_export.load(BUNDLE).sample(1)"
-#: What the same takes with torch, once the TorchScript file lies on the disk.
+#: The same with torch, where the TorchScript file is on the disk already.
 TORCH = "import torch; torch.jit.load(SCRIPT)(torch.zeros(1, 10))"
 
 
 def closure(*names: str) -> set[str]:
-    """The distributions of this environment that these need, themselves included."""
+    """Return the distributions of this environment that these need, including themselves."""
     found: set[str] = set()
     waiting = [canonicalize_name(name) for name in names]
     while waiting:
@@ -37,7 +37,7 @@ def closure(*names: str) -> set[str]:
             continue
         try:
             requires = distribution(name).requires or []
-        except PackageNotFoundError:  # asked for by another platform's or version's marker
+        except PackageNotFoundError:  # required on another platform or Python version
             continue
         found.add(name)
         waiting += [
@@ -49,7 +49,7 @@ def closure(*names: str) -> set[str]:
 
 
 def installed(*names: str) -> tuple[int, int]:
-    """Files and bytes of these and all that they require."""
+    """Return the number of files and bytes of these distributions and their requirements."""
     paths = [Path(str(path.locate())) for name in closure(*names) for path in distribution(name).files or ()]
     sizes = [path.stat().st_size for path in paths if path.is_file()]
     return len(sizes), sum(sizes)
@@ -68,15 +68,15 @@ def main() -> None:
     script.parent.mkdir(exist_ok=True)
     opened = open_bundle(BUNDLE)
     script.write_bytes(opened.files["decoder.torchscript.pt"])
-    sides = {
+    programs = {
         "bare python": "pass",
         "runtime: first image": RUNTIME.replace("BUNDLE", repr(str(BUNDLE))),
         "import torch": "import torch",
         "torch: first image": TORCH.replace("SCRIPT", repr(str(script))),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(RUNS):  # in turn, so that a drift of the machine hits every side alike
-        for name, code in sides.items():
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(RUNS):  # in turns, so that a busy moment slows all of them
+        for name, code in programs.items():
             started = time.perf_counter()
             subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, capture_output=True)
             seconds[name].append(time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""How quickly the command line and the library start: whole processes, and what they import.
+"""Measure how fast the command line and the library start, as whole processes.
 
 python benchmarks/startup.py
 """
@@ -16,16 +16,16 @@ RUNS = 15
 
 
 def main() -> None:
-    sides = {
+    commands = {
         "python -c pass": ["-c", "pass"],
         "python cli.py --help": [str(ROOT / "cli.py"), "--help"],
         "import vae_export": ["-c", "import vae_export"],
         "vae_export.load": ["-c", "import vae_export; vae_export.load"],
         "import torch": ["-c", "import torch"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(RUNS):  # in turn, so that a drift of the machine hits every side alike
-        for name, arguments in sides.items():
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(RUNS):  # in turns, so that a busy moment slows all of them
+        for name, arguments in commands.items():
             started = time.perf_counter()
             subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
             seconds[name].append(time.perf_counter() - started)

@@ -1,9 +1,10 @@
-"""Tampers with a bundle in thousands of ways: is each refused, in one line, with the right file named?
+"""Tamper with a bundle in thousands of ways, and check that each is refused in one line that names the right file.
 
     python benchmarks/tampering.py
     python benchmarks/tampering.py my.zip --count 1000
 
-The kinds are those of tests/bundle/tampering/. Exits 1 if one is accepted, misnamed or ends in a traceback.
+The kinds of tampering are those of tests/bundle/tampering/. Exits 1 if a bundle is accepted, if another file is named,
+or if there is a traceback.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ BUNDLE = Path(__file__).parent.parent / "artifacts" / "reference" / "mnist.zip"
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count tampered bundles that are not refused as they should be.")
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE, help="default: the reference bundle")
-    parser.add_argument("--count", type=int, default=10_000, help="tampered bundles in all (default: 10,000)")
+    parser.add_argument("--count", type=int, default=10_000, help="number of tampered bundles (default: 10,000)")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # zipfile warns of the duplicate names that it is made to write
+    warnings.simplefilter("ignore")  # zipfile warns about duplicate names, which some kinds write
     good = options.bundle.read_bytes()
     open_bundle(options.bundle)
     wrong = Counter[str]()
@@ -59,10 +60,10 @@ def _outcomes(kind: Kind, good: bytes, count: int, path: Path) -> Counter[str]:
             open_bundle(path)
             outcomes["accepted"] += 1
         except VaeExportError as error:
-            said = str(error)
-            named = not tampered.named or any(name in said for name in tampered.named)
-            outcomes["refused" if named and "\n" not in said else f"misnamed: {said[:120]}"] += 1
-        except Exception as error:  # what the count is about
+            message = str(error)
+            named = not tampered.named or any(name in message for name in tampered.named)
+            outcomes["refused" if named and "\n" not in message else f"misnamed: {message[:120]}"] += 1
+        except Exception as error:  # a bug, which is counted
             outcomes[f"{type(error).__name__}: {error}"[:120]] += 1
     return outcomes
 

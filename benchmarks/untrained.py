@@ -1,4 +1,4 @@
-"""A checkpoint for measurements that no training has to come before: speed does not depend on what weights are."""
+"""An untrained checkpoint for benchmarks whose figures do not depend on the values of the weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vae_export.models.config import Family
 
 
 def initialised(folder: Path, family: Family = "mlp") -> Path:
-    """Write a family's default network, freshly initialised, with 64 images of noise, to `folder`; the file's path."""
+    """Write the checkpoint of a freshly initialised default network, with 64 images of noise, and return its path."""
     torch.manual_seed(0)
     config = VAEConfig(family)
     path = folder / f"{family}.safetensors"

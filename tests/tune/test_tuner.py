@@ -286,7 +286,8 @@ def test_other_parts_keep_their_recommendation(small: Small, advice: Recommendat
     artifact = open_artifact(artifact.folder)
     publish(artifact, encoder)
     assert open_artifact(artifact.folder).manifest.recommended == (advice, encoder)
-    publish(open_artifact(artifact.folder), replace(encoder, threads=1))
-    assert open_artifact(artifact.folder).manifest.recommended == (advice, replace(encoder, threads=1))
+    other = replace(encoder, options=replace(encoder.options, threads=2))
+    publish(open_artifact(artifact.folder), other)
+    assert open_artifact(artifact.folder).manifest.recommended == (advice, other)
     with pytest.raises(IntegrityError, match="changed while it was tuned"):
         publish(artifact, encoder)
