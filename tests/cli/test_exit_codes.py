@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.commands import ROOT
 from vae_export import VaeExportError, errors
-from vae_export.cli import app
+
+RunApp = Callable[[Callable[..., None]], int]
 
 
 def error_classes(base: type[VaeExportError] = VaeExportError) -> set[type[VaeExportError]]:
@@ -61,6 +64,7 @@ class TestExitCodes:
     )
     def test_every_exception_is_one_line(
         self,
+        run_app: RunApp,
         capsys: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
         raised: BaseException,
@@ -72,21 +76,21 @@ class TestExitCodes:
 
         monkeypatch.setattr("sys.argv", ["cli.py", "work"])
         monkeypatch.delenv("VAE_EXPORT_DEBUG", raising=False)
-        assert app._outcome(app.build(work)) == code
+        assert run_app(work) == code
         out, err = capsys.readouterr()
         assert out == ""
         assert said in err
         assert err.count("\n") == 1
 
     def test_debug_prints_the_traceback_first(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, run_app: RunApp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def work() -> None:
             raise ZeroDivisionError
 
         monkeypatch.setattr("sys.argv", ["cli.py", "--debug", "work"])
         monkeypatch.setenv("VAE_EXPORT_DEBUG", "")
-        assert app._outcome(app.build(work)) == 1
+        assert run_app(work) == 1
         err = capsys.readouterr().err
         assert err.startswith("Traceback")
         assert "in work" in err

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.commands import ROOT, command, run_python
 from vae_export.cli import app, console
+
+RunApp = Callable[[Callable[..., None]], int]
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +47,7 @@ class TestInterrupts:
         assert result.stdout == ""
 
     def test_interrupt_turned_into_an_error_exits_130(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, run_app: RunApp, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def work() -> None:
             try:
@@ -53,8 +56,7 @@ class TestInterrupts:
                 raise ImportError("initialization failed") from None
 
         monkeypatch.setattr("sys.argv", ["cli.py", "work"])
-        monkeypatch.setattr(app, "_interruptions", [])
-        assert app._outcome(app.build(work)) == 130
+        assert run_app(work) == 130
         assert capsys.readouterr().err == "vae-export: interrupted\n"
 
     def test_ignored_interrupt_stays_ignored(self, tmp_path: Path) -> None:

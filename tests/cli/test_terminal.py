@@ -74,7 +74,7 @@ class TestHelp:
         sections = [line.removesuffix(":") for line in text.splitlines() if line.endswith(":") and line[0] != " "]
         assert sections == ["Start", "Data", "Model", "Optimiser", "Loss", "Machine", "Output"]
         assert "--epochs N" in text
-        assert "Default: 14; blog and conv" in text
+        assert "Default: 14; blog, conv" in text
 
     def test_few_options_have_no_sections(self, invoke: Invoke) -> None:
         assert "\nOptions:\n" in invoke("inspect", "--help").out

@@ -56,12 +56,12 @@ _NOT_KEPT = {"out", "resume", "force", "json"}
 
 
 def _recipe_defaults(name: str) -> str:
-    """Return the default of an option in each family's recipe, such as "14; blog and conv 10, residual 12"."""
+    """Return the default of an option in each family's recipe, such as "14; blog, conv 10; residual 12"."""
     values: dict[str, list[str]] = {}
     for family, recipe in RECIPES.items():
         values.setdefault(f"{getattr(recipe, name):g}", []).append(family)
     (first, _), *others = values.items()
-    return "; ".join([first, ", ".join(f"{' and '.join(families)} {value}" for value, families in others)])
+    return "; ".join([first, *(f"{', '.join(families)} {value}" for value, families in others)])
 
 
 @option_group("Data")
@@ -170,7 +170,7 @@ class OptimiserFlags:
         float | None,
         typer.Option(
             "--warmup-ratio",
-            help="Share of the steps in which the rate rises. Default: 0.3; mlp 0.1.",
+            help=f"Share of the steps in which the rate rises. Default: {_recipe_defaults('warmup_ratio')}.",
             show_default=False,
         ),
     ] = None
@@ -190,8 +190,8 @@ class OptimiserFlags:
         float | None,
         typer.Option(
             "--weight-average",
-            help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: 0; mlp "
-            "0.99.",
+            help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: "
+            f"{_recipe_defaults('average')}.",
             show_default=False,
         ),
     ] = None

@@ -12,6 +12,7 @@ import functools
 import gzip
 import importlib
 import os
+import re
 import sys
 import tempfile
 import zlib
@@ -119,7 +120,8 @@ def _download(name: str, root: Path, raw: Path) -> None:
             if made:
                 root.rmdir()
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]  # torchvision: a line a mirror
-            raise _missing(name, raw, f"none, and the download failed ({reason})") from error
+            reason = re.sub(r".*<urlopen error (?:\[Errno -?\d+\] )?(.*)>.*", r"\1", reason)
+            raise _missing(name, raw, f"none, and the download failed: {reason}") from error
 
 
 def _missing(name: str, raw: Path, got: str) -> DataError:

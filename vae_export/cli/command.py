@@ -95,6 +95,9 @@ class Command(TyperCommand):
             elif isinstance(param, TyperArgument):
                 param.metavar = param.metavar or param.name.upper()
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         params = [(param, param.get_help_record(ctx)) for param in self.get_params(ctx)]

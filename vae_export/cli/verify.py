@@ -276,7 +276,7 @@ def show(certificate: Certificate, written: Path) -> None:
         console.result(f"{name}: {mismatch.line()}")
     show_degradations(certificate)
     show_gaps(certificate)
-    console.result(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
+    console.paragraph(f"certificate: {written}, as a page {written.with_suffix('.html').name}")
 
 
 def show_degradations(certificate: Certificate) -> None:
@@ -284,7 +284,7 @@ def show_degradations(certificate: Certificate) -> None:
     if not certificate.degradations:
         return
     is_wide = console.is_wide()
-    console.result("degradation by lower precision: differences of 8-bit levels, and of the -ELBO in nats")
+    console.result("degradation: pixels in 8-bit levels, -ELBO in nats")
     columns: dict[str, Callable[[Degradation], str]] = {
         "part": lambda degradation: degradation.part,
         "target": lambda degradation: console.short_target(degradation.target),
