@@ -164,7 +164,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         if first != rank:
             raise PeerEndedError(int(store.get(_ENDED).split()[1])) from error
         if code == MachineError.exit_code and not isinstance(error, MachineError):
-            got, do = str(error).partition(". ")[0], "look for it in the output, then go on with --resume"
+            got, do = str(error).partition(". ")[0], "look for its error in the output, then continue with --resume"
             raise MachineError("a process of this training is gone", got=got, do=do) from error
         raise
     dist.destroy_process_group()

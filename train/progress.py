@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 #: Epochs after which inactive units count as collapsed.
-_PATIENCE = 5
+_COLLAPSE_EPOCHS = 5
 #: Share of black and white pixels above which images count as binary.
-_BINARY = 0.999
+_BINARY_SHARE = 0.999
 
 
 def load_with_progress(options: DataOptions) -> Dataset:
@@ -39,38 +39,42 @@ def load_with_progress(options: DataOptions) -> Dataset:
 def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
     """Yield one line for each problem that the options and the images foretell."""
     if config.family == "blog":
-        yield "ReLU heads: no posterior mean below 0, no deviation below 1; --family mlp has linear ones"
+        yield (
+            "ReLU heads: posterior means are never below 0, standard deviations never below 1; "
+            "--family mlp has linear heads"
+        )
     pixels = dataset.train[:1000]
-    binary = ((pixels == 0) | (pixels == 255)).to(torch.float32).mean().item() > _BINARY
+    binary = ((pixels == 0) | (pixels == 255)).to(torch.float32).mean().item() > _BINARY_SHARE
     drawn = dataset.protocol != "grey"
     if config.likelihood.name == "bernoulli" and not drawn and not binary:
         yield (
-            "grey pixels under a Bernoulli: figures are cross-entropies and no likelihoods; "
-            "--data-protocol dynamic or --likelihood discretised-logistic have one"
+            "grey pixels under a Bernoulli: scores are cross-entropies, not likelihoods; for likelihoods use "
+            "--data-protocol dynamic or --likelihood discretised-logistic"
         )
     if config.likelihood.name != "bernoulli" and (drawn or binary):
-        why = "a density of them has no bound" if config.likelihood.name == "gaussian" else "it is made for grey levels"
-        yield f"binary pixels under {config.likelihood.name}: {why}; --likelihood bernoulli fits"
+        unbounded = config.likelihood.name == "gaussian"
+        why = "their density is unbounded" if unbounded else "this likelihood is for grey levels"
+        yield f"binary pixels under {config.likelihood.name}: {why}; use --likelihood bernoulli"
 
 
 class CollapseMonitor:
     """Notes once that most latent units have collapsed. Some always do if there are more than the images need."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._has_noted = False
 
     def note_after(self, epoch: int, score: Score) -> str | None:
         """Return a note on the score of the validation images after an epoch, or None."""
         units, active = len(score.unit_variances), score.active_units
-        if self._said or epoch < _PATIENCE or 4 * active >= units:
+        if self._has_noted or epoch < _COLLAPSE_EPOCHS or 4 * active >= units:
             return None
-        self._said = True
-        idle = f"{units - active} of {units} latent units do nothing"
-        return f"epoch {epoch}: {idle}: try --kl-warmup 5, --free-bits 0.1 or a smaller --latent-size"
+        self._has_noted = True
+        inactive = f"{units - active} of {units} latent units are inactive"
+        return f"epoch {epoch}: {inactive}; try --kl-warmup 5, --free-bits 0.1 or a smaller --latent-size"
 
 
 #: Seconds between two reads of the loss, since each makes an accelerator wait.
-_INTERVAL = 0.25
+_READ_INTERVAL = 0.25
 
 
 class TrainingProgress:
@@ -90,8 +94,8 @@ class TrainingProgress:
         self._silent = silent
         self._bar, self._task, self._protocol = bar, task, protocol
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
-        self._looked = self._started = time.perf_counter()
-        self._watcher = CollapseMonitor()
+        self._last_read = self._started = time.perf_counter()
+        self._collapse_monitor = CollapseMonitor()
         self._has_heading = False
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
@@ -99,9 +103,9 @@ class TrainingProgress:
         now = time.perf_counter()
         if step == 1:
             self._started = now
-        if now - self._looked < _INTERVAL:
+        if now - self._last_read < _READ_INTERVAL:
             return
-        self._looked = now
+        self._last_read = now
         mean = total.item() / step
         if not math.isfinite(mean):
             raise divergence_error(epoch, mean)
@@ -126,7 +130,7 @@ class TrainingProgress:
         line = f"epoch {number}  -ELBO {bound} = {reconstruction} + KL {kl}, {validation.active_units} active units"
         line += f", {epoch.images_per_second:,.0f}/s" + (", saved" if best else "")
         self._say(line)
-        if (note := self._watcher.note_after(epoch.number, validation)) is not None:
+        if (note := self._collapse_monitor.note_after(epoch.number, validation)) is not None:
             self._say(f"note: {note}")
         self._bar.update(self._task, completed=epoch.number * self._steps)
 

@@ -126,7 +126,7 @@ class RecipeOptions:
             asked["epochs"] = self.epochs or sum(epochs for epochs, _ in self.stages)
         recipe = replace(usual, **asked)
         if self.warmup_ratio is not None and recipe.schedule != "one-cycle":
-            raise UsageError("nothing warms up", expected="a rate that follows one cycle", got=recipe.schedule)
+            raise UsageError("--warmup-ratio is for schedule one-cycle", got=recipe.schedule)
         return recipe
 
 

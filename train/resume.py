@@ -139,7 +139,7 @@ def recovery_hint(run: Run) -> str | None:
     if not run.previous_training_state.exists():
         return None
     command = ["cp", str(run.previous_training_state), str(run.training_state)]
-    return f"to go on from the one before it: {shlex.join(command)}"
+    return f"to resume from the state before it: {shlex.join(command)}"
 
 
 def _score(values: Mapping[str, Any]) -> Score:

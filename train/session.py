@@ -224,7 +224,7 @@ class TrainingSession:
             saved = self._save_checkpoint(validation, self._score("test"))
         score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
         best = f"the best checkpoint is {self.run.checkpoint} ({score})"
-        return f"after {self.trainer.steps_done} steps, {best}; go on with --resume --out {self.run.folder}"
+        return f"after {self.trainer.steps_done} steps, {best}; continue with --resume --out {self.run.folder}"
 
     def _save_state(self) -> None:
         """Save the state after this step. Raises `InputError` for numbers that are not finite, and saves nothing."""

@@ -26,8 +26,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.kind: type[Interrupted | Terminated] | None = None
-        self._at_once = False
-        self._before: dict[int, signal._HANDLER] = {}
+        self._is_interruptible = False
+        self._handlers_before: dict[int, signal._HANDLER] = {}
 
     @property
     def code(self) -> int:
@@ -48,21 +48,21 @@ class StopRequest:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let a signal end the block at once: for work that changes nothing."""
-        self._at_once = True
+        self._is_interruptible = True
         try:
             self.check()
             yield
         finally:
-            self._at_once = False
+            self._is_interruptible = False
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.kind is not None:
-            before = self._before[signum]
+            before = self._handlers_before[signum]
             if callable(before):
                 before(signum, frame)
             raise _KINDS[signum]
         self.kind = _KINDS[signum]
-        if self._at_once:
+        if self._is_interruptible:
             raise StopReached
 
 
@@ -76,10 +76,10 @@ def deferred_stop() -> Iterator[StopRequest]:
     for signum in _KINDS:
         before = signal.getsignal(signum)
         if before is not signal.SIG_IGN and before is not None:
-            stop._before[signum] = before
-            signal.signal(signum, stop._note)
+            stop._handlers_before[signum] = before
+            signal.signal(signum, stop._handle)
     try:
         yield stop
     finally:
-        for signum, before in stop._before.items():
+        for signum, before in stop._handlers_before.items():
             signal.signal(signum, before)

@@ -46,12 +46,12 @@ def score(active: int, units: int = 8) -> Score:
 
 
 def test_collapsed_units_are_noted_once_after_five_epochs() -> None:
-    watcher = CollapseMonitor()
-    lines = [watcher.note_after(epoch, score(active=1)) for epoch in range(1, 9)]
+    monitor = CollapseMonitor()
+    lines = [monitor.note_after(epoch, score(active=1)) for epoch in range(1, 9)]
     assert [epoch for epoch, line in enumerate(lines, 1) if line] == [5]
-    assert "7 of 8 latent units do nothing" in str(lines[4])
+    assert "7 of 8 latent units are inactive" in str(lines[4])
 
 
 def test_a_quarter_of_active_units_is_not_noted() -> None:
-    watcher = CollapseMonitor()
-    assert not any(watcher.note_after(epoch, score(active=2)) for epoch in range(1, 9))
+    monitor = CollapseMonitor()
+    assert not any(monitor.note_after(epoch, score(active=2)) for epoch in range(1, 9))

@@ -35,7 +35,7 @@ def test_one_cycle_with_a_warmup_of_one_step_starts_at_the_peak() -> None:
 
 
 def test_warmup_ratio_is_refused_without_one_cycle() -> None:
-    with pytest.raises(UsageError, match="nothing warms up; expected a rate that follows one cycle, got constant"):
+    with pytest.raises(UsageError, match="--warmup-ratio is for schedule one-cycle; got constant"):
         TrainOptions(network=NetworkOptions("blog"), recipe=RecipeOptions(warmup_ratio=0.1))
     with pytest.raises(UsageError, match="got stages"):
         RecipeOptions(warmup_ratio=0.1, stages=((1, 1e-3),)).apply_to(RECIPES["mlp"])
