@@ -34,9 +34,7 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
 from vae_export.parity.compare import CaseResult, compare_output
 from vae_export.parity.elbo import ElboParity
-from vae_export.parity.oracle import Oracle
-from vae_export.parity.probes import make_probes
-from vae_export.parity.reference import BATCHES, reference_cases
+from vae_export.parity.reference import BATCHES, References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
@@ -83,8 +81,8 @@ class Tally:
 
     def add(self, name: str, group: str, rows: Iterator[CaseResult]) -> None:
         for row in rows:
-            setting = row.setting.certificate_name
-            what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {setting}"
+            options = row.options.certificate_name
+            what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {options}"
             if not row.passed:
                 self.failures.append(f"{what}: {row.reason}")
             if row.ratio is not None:
@@ -152,26 +150,20 @@ def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
 
 def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[CaseResult]:
     """Every comparison of these files on one thread, with the lowest and the highest optimisation."""
-    graphs = {part: capture(source, part) for part in PARTS}
-    oracles = {part: Oracle(graph) for part, graph in graphs.items()}
-    probes = make_probes(source, graphs, max(batches))
-    cases = {part: reference_cases(graphs[part], oracles[part], probes, None, batches) for part in PARTS}
-    images = next(probe.image for probe in probes if probe.name == "data")
-    if images is None:
-        raise SystemExit("no images to probe with")
-    metric = ElboParity(source.contract, graphs, oracles, images[:64], None)
-    scales = metric.scales(FULL, {})
-    for setting in TARGET.session_options(thorough=False):
-        runners = {part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, setting) for part in PARTS}
+    references = References(source)
+    metric = ElboParity(references, references.images(64))
+    graphs = references.captured.graphs()
+    for options in TARGET.session_options(thorough=False):
+        runners = {part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, options) for part in PARTS}
         for part in PARTS:
-            for case in cases[part]:
+            for case in references.cases(part, batches=batches):
                 outputs = runners[part](case.inputs)
                 for tensor in graphs[part].spec.outputs:
-                    name, scale = tensor.name, case.limits[tensor.name]
-                    eager, exact = case.eager[name], case.expected[name]
-                    result = compare_output(outputs[name], tensor, eager, exact, scale.tolerance(), scale.magnitude)
-                    yield CaseResult(part, str(TARGET), setting, case.probe, case.batch, name, result, scale)
-        yield from metric.rows(str(TARGET), setting, runners["encoder"], runners["decoder"], scales)
+                    name, limits = tensor.name, case.limits[tensor.name]
+                    eager, expected = case.eager[name], case.expected[name]
+                    found = compare_output(outputs[name], tensor, eager, expected, limits.tolerance(), limits.magnitude)
+                    yield CaseResult(part, str(TARGET), options, case.probe, case.batch, name, found, limits)
+        yield from metric.results(str(TARGET), options, runners["encoder"], runners["decoder"], FULL)
 
 
 def _print(tally: Tally) -> None:

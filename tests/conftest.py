@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -26,6 +28,9 @@ from vae_export.io.atomic import locked
 from vae_export.io.staging import staged_folder
 from vae_export.models import FAMILIES
 from vae_export.precision import FULL
+
+if TYPE_CHECKING:
+    from vae_export.parity import References
 
 # The same examples each time, and no clock: these machines are shared.
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=50, database=None)
@@ -55,6 +60,13 @@ class Exported:
 
     def data(self, part: Part, format: str = "onnx") -> bytes:
         return self.artifact.read(self.artifact.entry(part, format))
+
+    @cached_property
+    def references(self) -> References:
+        """What PyTorch computes for the source, made once for every verification."""
+        from vae_export.parity import References
+
+        return References(self.source)
 
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.folder, target)

@@ -21,7 +21,7 @@ from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import staged_folder
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity import Budget, Certificate, calibration_inputs, golden_vectors, verify
+from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
@@ -69,7 +69,8 @@ def export(
         MachineError: a format that cannot be written or run on this machine; a full disk.
         ParityError: a file does not compute what PyTorch computes, or misses its budget. Nothing is left behind.
     """
-    captured = Captured.of(source)
+    references = References(source)
+    captured = references.captured
     plan = _plan(captured.source, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
     out = Path(out)
     if force:
@@ -79,11 +80,11 @@ def export(
         with watch.lap("capture"):
             for part in plan.parts:
                 captured.graph(part).check_program()
-            calibrated = calibration_inputs(captured.source, captured.graphs()) if plan.is_calibrated else None
+            calibrated = references.calibration if plan.is_calibrated else None
         entries = _write_files(captured, plan, calibrated, staging, watch, report)
         with watch.lap("golden vectors"):
             tested = list(dict.fromkeys(float_part(part) for part in plan.parts))
-            golden, arrays = golden_vectors(captured, tested, [entry.precision for entry in entries], calibrated)
+            golden, arrays = golden_vectors(references, tested, [entry.precision for entry in entries])
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
@@ -97,9 +98,7 @@ def export(
         write_atomic(staging / MANIFEST, manifest.text)
         artifact = Artifact(staging, manifest)
         with watch.lap("verification"):
-            certificate = verify(
-                artifact, captured, thorough=False, trust=True, budget=budget, calibrated=calibrated, report=report
-            )
+            certificate = verify(artifact, references, thorough=False, trust=True, budget=budget, report=report)
         certificate.require()
         with watch.lap("certificate"):
             certificate.write(artifact.certificate)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import settings
 
 from tests import samples
-from tests.parity.subject import Subject, checkpoint, exported
+from tests.parity.small_exports import Subject, checkpoint, exported
 from vae_export.models.config import Family
 
 #: The same examples each time, and no clock: these machines are shared.

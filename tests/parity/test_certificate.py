@@ -13,7 +13,7 @@ import torch
 from jsonschema import Draft202012Validator
 from torch import Tensor, nn
 
-from tests.parity.subject import Subject
+from tests.parity.small_exports import Subject
 from vae_export import Contract, Source, export
 from vae_export.artifact.certificate import FORMAT
 from vae_export.errors import ModelError, ParityError

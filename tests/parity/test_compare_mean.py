@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.parity.subject import Subject, passed_off, written
+from tests.parity.small_exports import Subject, onnx_data, verify_as
 from vae_export.parity import CaseResult, Certificate
 from vae_export.parity.compare import Comparison, loose_tolerances
 from vae_export.parity.oracle import Sensitivity
@@ -25,11 +25,11 @@ def test_a_shift_of_every_pixel_within_the_band_of_the_worst_is_found(
     mlp: Subject, tmp_path: Path, precision: PrecisionName, shift: float
 ) -> None:
     """A bias that is off: no pixel is further away than few bits may be, but none is nearer either."""
-    model = onnx.load_from_string(written(mlp, "decoder", precision))
+    model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
     [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "decoder.body.4.bias"]
     array = numpy_helper.to_array(bias)
     bias.CopyFrom(numpy_helper.from_array(array + np.float32(shift), bias.name))
-    certificate = passed_off(mlp, tmp_path / "export", model.SerializeToString(), precision)
+    certificate = verify_as(mlp, tmp_path / "export", model.SerializeToString(), precision)
     assert isinstance(certificate, Certificate)
     rows = [row for row in certificate.failures if row.probe in TYPICAL_PROBES]
     assert rows

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.parity.subject import Subject
+from tests.parity.small_exports import Subject
 from vae_export import export
 from vae_export.contract import Array, TensorSpec
 from vae_export.errors import ModelError, ParityError, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.parity.subject import Subject, refused, tampered, verified
+from tests.parity.small_exports import Subject, assert_fails, tampered, verified
 from vae_export import Certificate, verify
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
@@ -49,7 +49,7 @@ def through(
     """The decoder as it was written, run by a wrong engine."""
     monkeypatch.setitem(FORMATS, "onnx", Engine(change))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
-    return verified(artifact, mlp.captured, thorough=thorough)
+    return verified(artifact, mlp.references, thorough=thorough)
 
 
 def shifted(outputs: Mapping[str, Any]) -> Outputs:
@@ -74,7 +74,7 @@ def test_an_engine_that_is_wrong_with_one_setting(
         return shifted(outputs) if options == where else outputs
 
     certificate = through(mlp, monkeypatch, tmp_path, change, thorough=thorough)
-    refused(certificate)
+    assert_fails(certificate)
     assert {row.options for row in certificate.failures} == {where}
 
 
@@ -101,7 +101,7 @@ def test_an_engine_that_gives_no_comparable_array(
 ) -> None:
     change, fault = ENGINES[name]
     certificate = through(mlp, monkeypatch, tmp_path, lambda outputs, _: {"image": change(outputs["image"])})
-    refused(certificate)
+    assert_fails(certificate)
     assert any(fault in (row.comparison.fault or "") for row in certificate.failures)
     certificate.write(tmp_path / "certificate.json")
 
@@ -111,7 +111,7 @@ def test_an_engine_that_gives_other_outputs(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outputs: Outputs
 ) -> None:
     certificate = through(mlp, monkeypatch, tmp_path, lambda *_: outputs)
-    refused(certificate)
+    assert_fails(certificate)
     assert all((row.comparison.fault or "").startswith("wrong outputs") for row in certificate.results)
 
 
@@ -124,7 +124,7 @@ def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(
         return outputs
 
     certificate = through(mlp, monkeypatch, tmp_path, change)
-    refused(certificate)
+    assert_fails(certificate)
     assert {row.batch for row in certificate.failures} == {7}
     assert certificate.failures[0].reason == "cannot run: RuntimeError: no memory for seven"
 
@@ -143,13 +143,13 @@ def test_an_engine_that_is_not_deterministic(mlp: Subject, monkeypatch: pytest.M
     certificate = through(mlp, monkeypatch, tmp_path, jitter(1e-7))
     certificate.require()
     assert [(item.same_session, item.fresh_session) for item in certificate.determinism] == [(False, False)]
-    refused(through(mlp, monkeypatch, tmp_path, jitter(1e-4)))
+    assert_fails(through(mlp, monkeypatch, tmp_path, jitter(1e-4)))
 
 
 def test_a_target_that_is_not_there(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     for provider, error in (("CUDAExecutionProvider", TargetError), ("NoSuchProvider", TargetError)):
         with pytest.raises(error, match=f"provider is not (there|usable): {provider}"):
-            verify(artifact, mlp.captured, targets=[f"onnx/{provider}"])
+            verify(artifact, mlp.references, targets=[f"onnx/{provider}"])
     with pytest.raises(UsageError, match="no file for this target"):
-        verify(artifact, mlp.captured, targets=["pt2/cpu"])
+        verify(artifact, mlp.references, targets=["pt2/cpu"])

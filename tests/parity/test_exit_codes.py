@@ -11,7 +11,7 @@ import pytest
 
 from tests.parity import mutations
 from tests.parity.mutations import Mutation
-from tests.parity.subject import ONNX_CPU, Subject, tampered
+from tests.parity.small_exports import ONNX_CPU, Subject, tampered
 
 pytestmark = pytest.mark.slow
 

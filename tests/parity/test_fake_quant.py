@@ -1,4 +1,4 @@
-"""ONNX files of eight bits: the same levels as PyTorch's own, on every processor."""
+"""Files of eight bits have the levels of PyTorch's fake quantisation, and calibration finds their ranges once."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ import pytest
 import torch
 from torch import nn
 
-from tests.parity.subject import Subject, written
+from tests.parity.small_exports import Subject, onnx_data
 from vae_export import Contract, Source, export
 from vae_export.artifact.manifest import FileContent
-from vae_export.capture import capture
+from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
-from vae_export.parity.fake_quant import fake_quantize
+from vae_export.parity.fake_quant import in_precision
+from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import OPTIMISATION_LEVELS, SessionOptions
 
 
-def test_eight_bits_are_pytorchs_own_eight_bits(mlp: Subject) -> None:
+def test_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
     """Two programs that share no line round to the same levels: all but values on the border of two."""
-    graph = capture(mlp.source, "decoder")
+    graph = mlp.graph("decoder")
     latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
     runner = FORMATS["onnx"].open(
-        FileContent(written(mlp, "decoder", "int8")),
+        FileContent(onnx_data(mlp, "decoder", "int8")),
         graph.spec,
-        SessionOptions(threads=1, optimisation="all"),
+        SessionOptions("CPUExecutionProvider", threads=1, optimisation="all"),
     )
-    ours, theirs = fake_quantize(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
+    ours, theirs = in_precision(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
     assert np.median(np.abs(ours - theirs)) < 1e-6
-    assert np.abs(ours - theirs).max() < np.abs(ours - fake_quantize(graph, FULL)({"latent": latent})["image"]).max()
+    assert np.abs(ours - theirs).max() < np.abs(ours - in_precision(graph, FULL)({"latent": latent})["image"]).max()
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])
 @pytest.mark.parametrize("family", ["mlp", "conv"])
-def test_weights_of_eight_bits_are_unsigned_for_processors_where_signed_ones_saturate(
-    subject: Callable[..., Subject], family: str, precision: PrecisionName
-) -> None:
-    model = onnx.load_from_string(written(subject(family), "autoencoder", precision))
+def test_int8_weights_are_unsigned(subject: Callable[..., Subject], family: str, precision: PrecisionName) -> None:
+    model = onnx.load_from_string(onnx_data(subject(family), "autoencoder", precision))
     eights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8]
     assert max(np.prod(tensor.dims) for tensor in eights) > 1000
     assert not [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
@@ -62,7 +61,7 @@ class LooksUp(nn.Module):
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])
-def test_integers_of_the_network_itself_are_left_alone(tmp_path: Path, precision: PrecisionName) -> None:
+def test_integer_table_of_the_network_is_left_alone(tmp_path: Path, precision: PrecisionName) -> None:
     torch.manual_seed(0)
     source = Source(Contract((1, 4, 4), (4,)), decoder=LooksUp())
     _, certificate = export(source, tmp_path / "export", precisions=[precision])
@@ -70,9 +69,9 @@ def test_integers_of_the_network_itself_are_left_alone(tmp_path: Path, precision
 
 
 @pytest.mark.parametrize("level", OPTIMISATION_LEVELS)
-def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, level: str) -> None:
+def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, level: str) -> None:
     """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""
-    graph = capture(mlp.source, "decoder")
+    graph = mlp.graph("decoder")
     means = copy.deepcopy(graph.module)
     with torch.no_grad():
         for parameter in means.parameters():
@@ -84,3 +83,50 @@ def test_eight_bits_are_right_where_every_level_is_the_highest(mlp: Subject, lev
     )
     image = runner({"latent": np.ones((1, *mlp.source.contract.latent_shape), dtype=np.float32)})["image"]
     np.testing.assert_allclose(image, 1 / (1 + np.exp(-1)), atol=1e-3)
+
+
+def test_static_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
+    """Their ranges are those of the float32 network: with weights rounded first, each level would be another."""
+    graph, inputs = mlp.graph("encoder"), mlp.references.calibration["encoder"]
+    data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
+    runner = FORMATS["onnx"].open(
+        data, graph.spec, SessionOptions("CPUExecutionProvider", threads=1, optimisation="all")
+    )
+    ours, theirs, expected = (
+        in_precision(graph, "int8-static", inputs)(inputs),
+        runner(inputs),
+        mlp.references.oracle("encoder").expected(inputs),
+    )
+    for name in expected:
+        assert np.abs(ours[name] - theirs[name]).mean() < np.abs(ours[name] - expected[name]).mean() / 20
+
+
+def test_export_calibrates_once_and_before_it_writes(
+    mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def counted(source: Source, graphs: object, count: int) -> object:
+        if count == CALIBRATION_ROWS:
+            told.append("calibrating")
+        return make_probes(source, graphs, count)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("vae_export.parity.reference.make_probes", counted)
+    _, certificate = export(mlp.source, tmp_path / "export", precisions=["int8-static"], report=told.append)
+    assert told[0] == "calibrating"
+    assert told.count("calibrating") == 1
+    assert certificate.gaps == ("int8-static: inputs of six-sigma, largest, beyond its range",)
+    assert mlp.source.images is not None
+    few, told = replace(mlp.source, images=mlp.source.images[:15]), []
+    with pytest.raises(ModelError, match="too few images to calibrate with; expected 16 at least, got 15"):
+        export(few, tmp_path / "few", precisions=["int8-static"], report=told.append)
+    assert told == []
+
+
+@pytest.mark.parametrize("images", [None, 15])
+def test_calibration_needs_sixteen_images(mlp: Subject, tmp_path: Path, images: int | None) -> None:
+    assert mlp.source.images is not None
+    few = replace(mlp.source, images=None if images is None else mlp.source.images[:images])
+    with pytest.raises(ModelError, match="too few images to calibrate with"):
+        export(few, tmp_path / "export", precisions=["int8-static"])
+    assert not list(tmp_path.iterdir())

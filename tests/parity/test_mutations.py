@@ -12,7 +12,7 @@ import pytest
 
 from tests.parity import mutations
 from tests.parity.mutations import MUTATIONS, Differs, Faulty, Linted, Mutation, Recorded, Refused
-from tests.parity.subject import Subject, checkpoint, exported, refused, tampered, verified
+from tests.parity.small_exports import Subject, assert_fails, checkpoint, exported, tampered, verified
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 
@@ -25,7 +25,7 @@ Outputs = dict[str, Any]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) -> None:
     chosen = subject(family)
-    certificate = verified(chosen.artifact, chosen.captured)
+    certificate = verified(chosen.artifact, chosen.references)
     certificate.require()
     assert certificate.passed
     assert certificate.findings == ()
@@ -59,23 +59,23 @@ def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_
     match mutation.caught:
         case Refused(error, text):
             with pytest.raises(error, match=text):
-                verified(artifact, chosen.captured)
+                verified(artifact, chosen.references)
         case Recorded(rule):
-            certificate = verified(artifact, chosen.captured)
+            certificate = verified(artifact, chosen.references)
             assert certificate.passed
             assert [(finding.rule, finding.severity) for finding in certificate.findings] == [(rule, "warning")]
         case Linted(rule):
-            certificate = verified(artifact, chosen.captured)
-            refused(certificate)
+            certificate = verified(artifact, chosen.references)
+            assert_fails(certificate)
             assert rule in {finding.rule for finding in certificate.errors}
         case Faulty(fault):
-            certificate = verified(artifact, chosen.captured)
-            refused(certificate)
+            certificate = verified(artifact, chosen.references)
+            assert_fails(certificate)
             assert not certificate.errors
             assert any(fault in (row.comparison.fault or "") for row in certificate.failures)
         case Differs(outputs, at):
-            certificate = verified(artifact, chosen.captured, thorough=mutation.thorough)
-            refused(certificate)
+            certificate = verified(artifact, chosen.references, thorough=mutation.thorough)
+            assert_fails(certificate)
             assert not certificate.errors
             # Where the largest inputs overflow there is nothing to measure: those rows fail as well.
             measured = [row for row in certificate.failures if row.comparison.fault is None]
@@ -96,7 +96,7 @@ def test_a_bound_that_acts_is_missed_when_it_is_left_out(tmp_path: Path) -> None
     bounded = exported(replace(low, weights={**low.weights, "encoder.logvar.0.bias": bias}), tmp_path)
     change = Mutation("no bound", mutations.left_out("logvar"), mutations.differs("logvar"), "encoder")
     artifact = tampered(bounded, tmp_path / "changed", {("encoder", "onnx"): change.apply(bounded.data("encoder"))})
-    certificate = verified(artifact, bounded.source)
+    certificate = verified(artifact, bounded.references)
     assert {row.output for row in certificate.failures} == {"logvar"}
     assert certificate.node_mismatches["encoder.onnx"].output == "logvar"
 
@@ -110,8 +110,10 @@ def test_weights_that_lie_beside_the_working_folder_are_no_better(
     (tmp_path / "decoder.onnx.data").write_bytes(data)
     monkeypatch.chdir(tmp_path)
     mutations.sidecar(before)
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): before.SerializeToString()}), mlp.source)
-    refused(certificate)
+    certificate = verified(
+        tampered(mlp, tmp_path / "e", {("decoder", "onnx"): before.SerializeToString()}), mlp.references
+    )
+    assert_fails(certificate)
     assert not certificate.failures
     assert [finding.rule for finding in certificate.errors] == ["sidecar"]
 
@@ -119,7 +121,7 @@ def test_weights_that_lie_beside_the_working_folder_are_no_better(
 def test_another_grey_level_is_counted(mlp: Subject, tmp_path: Path) -> None:
     change = mutations.after("image", mutations.step("Add", mutations.f32(1.01 / 255 * mutations.ONE_PIXEL)))
     data = Mutation("a level", change, mutations.differs("image")).apply(mlp.data("decoder"))
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.source)
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
     counted = [row for row in certificate.failures if row.comparison.grey and row.comparison.grey.unexplained]
     assert counted
     assert "of another grey level" in counted[0].reason
@@ -131,6 +133,6 @@ def test_a_wrong_decoder_shows_in_nats(mlp: Subject, tmp_path: Path) -> None:
         "scaled", mutations.weight("decoder.body.4.weight", lambda w: w * 1.01), mutations.differs("image")
     ).apply(mlp.data("decoder"))
     files = {("encoder", "onnx"): mlp.data("encoder"), ("decoder", "onnx"): data}
-    certificate = verified(tampered(mlp, tmp_path / "e", files), mlp.captured)
+    certificate = verified(tampered(mlp, tmp_path / "e", files), mlp.references)
     failed = {(row.part, row.output) for row in certificate.failures}
     assert failed == {("decoder", "image"), ("metric", "negative_elbo"), ("metric", "iwae_nll")}

@@ -17,7 +17,7 @@ from torch import nn
 
 from tests import samples
 from tests.parity.conftest import examples
-from tests.parity.subject import refused
+from tests.parity.small_exports import assert_fails
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import read_content
@@ -185,7 +185,7 @@ def test_a_fault_in_the_bytes_is_found(
             verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
         return
     certificate = verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
-    refused(certificate)
+    assert_fails(certificate)
     assert all(row.output == "pixels" for row in certificate.failures)
     assert all(row.comparison.grey is not None and row.comparison.grey.unexplained > 0 for row in certificate.failures)
 

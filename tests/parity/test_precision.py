@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.parity.subject import Subject, passed_off, refused, tampered, verified, written
+from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampered, verified, verify_as
 from vae_export import Contract, Source, export, load, open_artifact
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
@@ -60,8 +60,8 @@ def test_every_format_in_every_precision_is_verified_and_says_what_it_costs(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static", "int4-weights"])
 def test_files_get_smaller_and_keep_float32_outside(mlp: Subject, precision: PrecisionName) -> None:
-    data = written(mlp, "autoencoder", precision)
-    assert data == written(mlp, "autoencoder", precision)  # the same bytes each time
+    data = onnx_data(mlp, "autoencoder", precision)
+    assert data == onnx_data(mlp, "autoencoder", precision)  # the same bytes each time
     assert len(data) < len(mlp.data("autoencoder"))
     model = onnx.load_from_string(data)
     for value in (*model.graph.input, *model.graph.output):
@@ -75,17 +75,17 @@ def test_files_get_smaller_and_keep_float32_outside(mlp: Subject, precision: Pre
 def test_a_coarser_file_is_not_passed_off_as_a_finer_one(
     mlp: Subject, tmp_path: Path, inside: PrecisionName, stated: PrecisionName
 ) -> None:
-    data = written(mlp, "decoder", inside)
+    data = onnx_data(mlp, "decoder", inside)
     if stated == FULL:
-        refused(verified(tampered(mlp, tmp_path / "export", {("decoder", "onnx"): data}), mlp.source))
+        assert_fails(verified(tampered(mlp, tmp_path / "export", {("decoder", "onnx"): data}), mlp.references))
     else:
-        refused(passed_off(mlp, tmp_path / "export", data, stated))
+        assert_fails(verify_as(mlp, tmp_path / "export", data, stated))
 
 
 @pytest.mark.parametrize("precision", ["fp16", *INTEGERS])
 def test_a_layer_of_another_scale_is_found(mlp: Subject, tmp_path: Path, precision: PrecisionName) -> None:
     """The scale of one layer's weights, twice what it should be: in whatever form the precision keeps it."""
-    model = onnx.load_from_string(written(mlp, "decoder", precision))
+    model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type in kinds]
     largest = max(
@@ -94,8 +94,8 @@ def test_a_layer_of_another_scale_is_found(mlp: Subject, tmp_path: Path, precisi
     )
     array = onnx.numpy_helper.to_array(largest)
     largest.CopyFrom(onnx.numpy_helper.from_array((array * 2).astype(array.dtype), largest.name))
-    certificate = passed_off(mlp, tmp_path / "export", model.SerializeToString(), precision)
-    refused(certificate)
+    certificate = verify_as(mlp, tmp_path / "export", model.SerializeToString(), precision)
+    assert_fails(certificate)
 
 
 class Grows(nn.Module):

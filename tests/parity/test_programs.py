@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parity.subject import Subject, checkpoint, refused, tampered, verified
+from tests.parity.small_exports import Subject, assert_fails, checkpoint, tampered, verified
 from vae_export import Source
 from vae_export.capture import capture
 from vae_export.formats import FORMATS, WriteOptions
@@ -24,7 +24,7 @@ def fresh(mlp: Subject) -> Source:
     return Source(mlp.source.contract, mlp.source.encoder, mlp.source.decoder)
 
 
-def written(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
+def onnx_data(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
     """The decoder in a format, changed before it was written."""
     graph = capture(fresh(mlp), "decoder")
     with torch.no_grad():
@@ -54,18 +54,18 @@ CHANGES: dict[str, Callable[[torch.nn.Module], object]] = {
 @programs
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_wrong_program_is_caught(mlp: Subject, format: str, change: str, tmp_path: Path) -> None:
-    data = written(mlp, format, CHANGES[change])
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
-    refused(certificate)
+    data = onnx_data(mlp, format, CHANGES[change])
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.references)
+    assert_fails(certificate)
     assert not certificate.errors
     assert {(row.output, row.comparison.fault) for row in certificate.failures} == {("image", None)}
 
 
 @programs
 def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path) -> None:
-    data = written(mlp, format, lambda module: module.get_parameter("decoder.body.2.weight").fill_(torch.nan))
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.source)
-    refused(certificate)
+    data = onnx_data(mlp, format, lambda module: module.get_parameter("decoder.body.2.weight").fill_(torch.nan))
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.references)
+    assert_fails(certificate)
     assert all("not finite" in (row.comparison.fault or "") for row in certificate.results)
 
 
@@ -80,8 +80,8 @@ def test_a_program_with_dropout_in_training_mode(mlp: Subject, format: str, tmp_
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.jit is deprecated
             torch.jit.save(torch.jit.trace(decoder, example, check_trace=False), buffer)
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): buffer.getvalue()}), mlp.source)
-    refused(certificate)
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): buffer.getvalue()}), mlp.references)
+    assert_fails(certificate)
     assert "random-operator" in {finding.rule for finding in certificate.errors}
 
 
@@ -90,5 +90,5 @@ def test_the_program_of_the_other_part(mlp: Subject, format: str, tmp_path: Path
     certificate = verified(
         tampered(mlp, tmp_path / "e", {("decoder", format): mlp.data("encoder", format)}), mlp.source
     )
-    refused(certificate)
+    assert_fails(certificate)
     assert all((row.comparison.fault or "").startswith("cannot run") for row in certificate.results)

@@ -16,7 +16,7 @@ from tests import samples
 from tests.parity import mutations
 from tests.parity.conftest import examples
 from tests.parity.mutations import Mutation, after, differs, f32, step
-from tests.parity.subject import Subject, tampered, verified
+from tests.parity.small_exports import Subject, tampered, verified
 from vae_export import Contract, Source, export
 from vae_export.capture import capture
 from vae_export.contract import TensorSpec
@@ -65,7 +65,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
 ) -> None:
     data = Mutation(name, OUTSIDE[name], differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
-    certificate = verified(artifact, mlp.captured, tolerance=Tolerance(1e9))
+    certificate = verified(artifact, mlp.references, tolerance=Tolerance(1e9))
     failed = [row for row in certificate.failures if row.comparison.outside]
     assert failed
     assert "outside the contract's range" in failed[0].reason
@@ -75,7 +75,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
 def test_a_file_that_keeps_the_range_passes_a_wide_band(mlp: Subject, tmp_path: Path) -> None:
     data = Mutation("darker", after("image", step("Mul", f32(0.9999))), differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
-    certificate = verified(artifact, mlp.captured, tolerance=Tolerance(1e-3))
+    certificate = verified(artifact, mlp.references, tolerance=Tolerance(1e-3))
     assert certificate.passed
     assert certificate.tolerance == Tolerance(1e-3)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests import samples
-from tests.parity.subject import Subject, refused, tampered, verified
+from tests.parity.small_exports import Subject, assert_fails, tampered, verified
 from vae_export import open_artifact, verify
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.contract import Contract
@@ -25,28 +25,28 @@ Outputs = dict[str, Any]
 
 def test_the_decoder_of_another_checkpoint(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("mlp", 1).data("decoder")
-    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.source)
-    refused(certificate)
+    certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
+    assert_fails(certificate)
     assert {row.output for row in certificate.failures} == {"image"}
     assert certificate.node_mismatches["decoder.onnx"].output == "linear"
 
 
 def test_the_encoder_of_another_family_with_the_same_shapes(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("blog").data("encoder")
-    certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.source)
-    refused(certificate)
+    certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.references)
+    assert_fails(certificate)
     assert {row.output for row in certificate.failures} == {"mean", "logvar"}
 
 
 def test_encoder_and_decoder_exchanged(mlp: Subject, tmp_path: Path) -> None:
     files = {("encoder", "onnx"): mlp.data("decoder"), ("decoder", "onnx"): mlp.data("encoder")}
     with pytest.raises(ModelError, match="inputs are not those of the contract: encoder"):
-        verified(tampered(mlp, tmp_path / "e", files), mlp.captured)
+        verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
 
 def test_an_export_of_another_checkpoint(mlp: Subject, subject: Subjects) -> None:
     with pytest.raises(IntegrityError, match="export is of another checkpoint"):
-        verified(subject("mlp", 1).artifact, mlp.captured)
+        verified(subject("mlp", 1).artifact, mlp.references)
 
 
 @pytest.mark.parametrize("place", np.linspace(0, 1, 24).tolist(), ids=lambda place: f"{place:.0%}")
@@ -54,7 +54,7 @@ def test_a_flipped_bit_is_an_integrity_error(mlp: Subject, place: float, tmp_pat
     data = bytearray(mlp.data("decoder"))
     data[round(place * (len(data) - 1))] ^= 1 << round(7 * place)
     with pytest.raises(IntegrityError, match=r"exported file was altered: .*decoder\.onnx"):
-        verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): bytes(data)}, rehash=False), mlp.source)
+        verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): bytes(data)}, rehash=False), mlp.references)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -68,7 +68,7 @@ def test_a_flipped_bit_with_its_hash_is_one_line_or_a_certificate(mlp: Subject, 
     data[position] ^= 1 << int(rng.integers(8))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): bytes(data)})
     with contextlib.suppress(VaeExportError):  # whose message is one line, always
-        certificate = verified(artifact, mlp.captured)
+        certificate = verified(artifact, mlp.references)
         certificate.write(tmp_path / "certificate.json")
         assert certificate.passed == all(row.passed for row in certificate.results) & (not certificate.errors)
 
@@ -88,16 +88,16 @@ def test_a_damaged_file_is_one_line(mlp: Subject, format: str, damage: str, tmp_
     data = DAMAGES[damage](mlp.data("decoder", format))
     files = {("decoder", format): data}
     with pytest.raises(IntegrityError, match="altered"):
-        verified(tampered(mlp, tmp_path / "old hash", files, rehash=False), mlp.captured)
+        verified(tampered(mlp, tmp_path / "old hash", files, rehash=False), mlp.references)
     with pytest.raises(ModelError, match=r"not a readable|cannot be opened"):
-        verified(tampered(mlp, tmp_path / "new hash", files), mlp.captured)
+        verified(tampered(mlp, tmp_path / "new hash", files), mlp.references)
 
 
 def test_a_missing_file(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     (artifact.folder / "decoder.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"cannot be read: .*; got No such file"):
-        verified(artifact, mlp.captured)
+        verified(artifact, mlp.references)
 
 
 def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
     path.unlink()
     path.symlink_to(mlp.artifact.folder / "decoder.onnx")
     with pytest.raises(IntegrityError, match="is a link"):
-        verified(artifact, mlp.captured)
+        verified(artifact, mlp.references)
 
 
 def with_manifest(mlp: Subject, folder: Path, change: Callable[[Manifest], Manifest]) -> Any:
@@ -150,20 +150,20 @@ def test_a_manifest_that_says_something_else(mlp: Subject, name: str, tmp_path: 
     change, error, text = MANIFESTS[name]
     artifact = with_manifest(mlp, tmp_path / "e", change)
     with pytest.raises(error, match=text):
-        verify(artifact, mlp.captured, thorough=False)
+        verify(artifact, mlp.references, thorough=False)
 
 
 def test_a_manifest_with_another_opset(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, opset=18))
-    certificate = verified(artifact, mlp.captured)
-    refused(certificate)
+    certificate = verified(artifact, mlp.references)
+    assert_fails(certificate)
     assert [finding.rule for finding in certificate.errors] == ["opset"]
 
 
 def test_a_manifest_without_files_verifies_nothing_and_fails(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=()))
-    certificate = verify(artifact, mlp.captured)
-    refused(certificate)
+    certificate = verify(artifact, mlp.references)
+    assert_fails(certificate)
     assert certificate.results == ()
 
 

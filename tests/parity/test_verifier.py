@@ -40,6 +40,11 @@ pytestmark = pytest.mark.slow
 ONNX = "onnx/CPUExecutionProvider"
 
 
+@pytest.fixture(scope="session")
+def mlp(exported: Callable[[str], Exported]) -> Exported:
+    return exported("mlp")
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, "foreign"])
 def test_a_good_export_passes_on_every_target(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
@@ -97,7 +102,7 @@ def test_an_untrained_network_passes_too(tmp_path: Path) -> None:
 )
 def test_damage_is_found(mlp: Exported, tmp_path: Path, part: Part, damage: Callable[[onnx.ModelProto], None]) -> None:
     artifact = rewritten(mlp, tmp_path / "export", part, damage)
-    certificate = verify(artifact, mlp.source, thorough=False)
+    certificate = verify(artifact, mlp.references, thorough=False)
     assert not certificate.passed
     assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["verdict"] == "fail"
     with pytest.raises(ParityError, match=rf"comparisons failed: ({part}|metric) on {ONNX}, '|dropout") as caught:
@@ -111,6 +116,6 @@ def test_a_graph_unlike_its_contract_is_refused(
 ) -> None:
     artifact = rewritten(mlp, tmp_path / "export", "decoder", change)
     with pytest.raises(ModelError, match="are not those of the contract|cannot be opened") as caught:
-        verify(artifact, mlp.source)
+        verify(artifact, mlp.references)
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)

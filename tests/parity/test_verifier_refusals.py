@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from vae_export.io.atomic import sha256, write_atomic
 ONNX = "onnx/CPUExecutionProvider"
 
 
+@pytest.fixture(scope="session")
+def mlp(exported: Callable[[str], Exported]) -> Exported:
+    return exported("mlp")
+
+
 def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     entry = artifact.entry("encoder", "pt2")
@@ -28,7 +34,7 @@ def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(IntegrityError) as caught:
-        verify(artifact, mlp.source)
+        verify(artifact, mlp.references)
     for said in (str(path), entry.sha256, sha256(bytes(data))):
         assert said in str(caught.value)
 
@@ -40,7 +46,7 @@ def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Export
     path = artifact.folder / "decoder.onnx"
     os.truncate(path, 1 << 42)  # sparse: more than any memory, and nothing on the disk
     with pytest.raises(IntegrityError, match=r"was altered: .*decoder\.onnx; expected .*, got 4398046511104 bytes;"):
-        verify(artifact, mlp.source)
+        verify(artifact, mlp.references)
 
 
 def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
@@ -49,7 +55,7 @@ def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("vae_export.formats.openvino._core", lambda: importlib.import_module("openvino"))
     with pytest.raises(TargetError, match=r"cannot be verified here: \w+\.openvino\.xml; got .*pip install") as caught:
-        verify(mlp.artifact, mlp.source, thorough=False)
+        verify(mlp.artifact, mlp.references, thorough=False)
     assert caught.value.exit_code == 6
 
 
@@ -62,7 +68,7 @@ def test_what_crashed_an_engine_is_not_even_read_in_this_process(
     )
     monkeypatch.setattr("vae_export.formats.openvino._read", lambda *_: pytest.fail("read"))
     with pytest.raises(TargetError, match=r"engine crashed: \w+\.openvino\.xml on openvino/CPU; .*SIGSEGV"):
-        verify(mlp.artifact, mlp.source, targets=["openvino/CPU"], thorough=False)
+        verify(mlp.artifact, mlp.references, targets=["openvino/CPU"], thorough=False)
 
 
 @pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])
@@ -79,7 +85,7 @@ def test_what_is_no_plain_file_is_refused(mlp: Exported, tmp_path: Path, damage:
     elif damage == "pipe":
         os.mkfifo(path)
     with pytest.raises(IntegrityError, match=r"decoder\.onnx"):
-        verify(artifact, mlp.source)
+        verify(artifact, mlp.references)
 
 
 def test_an_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
@@ -97,7 +103,7 @@ def test_a_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Pa
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
     write_atomic(artifact.folder / MANIFEST, replace(artifact.manifest, contract=contract, golden=()).text)
     with pytest.raises(IntegrityError, match="export has another contract"):
-        verify(open_artifact(artifact.folder), mlp.source)
+        verify(open_artifact(artifact.folder), mlp.references)
 
 
 def test_a_part_that_the_source_cannot_make_is_refused(foreign: Exported) -> None:
@@ -128,7 +134,7 @@ def test_a_target_that_is_not_there_is_an_error_and_no_fallback(
     if target in available_targets():
         pytest.skip(f"{target} is there")
     with pytest.raises(error) as caught:
-        verify(mlp.artifact, mlp.source, targets=[target])
+        verify(mlp.artifact, mlp.references, targets=[target])
     assert caught.value.exit_code == code  # type: ignore[attr-defined]
     assert "\n" not in str(caught.value)
 
@@ -140,7 +146,7 @@ def available_targets() -> set[str]:
 
 
 def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
-    certificate = verify(mlp.artifact, mlp.source, targets=["torchscript/cpu"])
+    certificate = verify(mlp.artifact, mlp.references, targets=["torchscript/cpu"])
     assert certificate.passed
     assert {row.target for row in certificate.results} == {"torchscript/cpu"}
     assert all("torchscript" in name for name in certificate.files)
@@ -152,7 +158,7 @@ def test_a_file_in_an_unknown_precision_is_no_pass_of_the_others(mlp: Exported, 
     (tmp_path / "export" / MANIFEST).write_text(_of_tomorrow(text))
     later = open_artifact(artifact.folder)
     with pytest.raises(TargetError, match=r"cannot be verified here: decoder\.onnx; .*got precision fp2"):
-        verify(later, mlp.source)
+        verify(later, mlp.references)
     # A source without provenance makes the origin of every file a question.
     certificate = verify(later, replace(mlp.source, provenance={}), targets=[ONNX], thorough=False)
     assert certificate.passed
@@ -173,7 +179,7 @@ def _of_tomorrow(manifest: str) -> str:
 
 def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:
     write_atomic(tmp_path / MANIFEST, replace(mlp.artifact.manifest, files=(), golden=()).text)
-    certificate = verify(open_artifact(tmp_path), mlp.source)
+    certificate = verify(open_artifact(tmp_path), mlp.references)
     assert not certificate.passed
 
 
@@ -208,7 +214,7 @@ def test_the_callers_settings_come_back(mlp: Exported) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         before = settings()
-        verify(mlp.artifact, mlp.source, targets=[ONNX])
+        verify(mlp.artifact, mlp.references, targets=[ONNX])
         assert settings() == before
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.parity.subject import Subject
+from tests.parity.small_exports import Subject
 from vae_export.errors import UsageError
 from vae_export.parity import Budget, Tolerance
 from vae_export.parity.certificate_diff import weaker_points

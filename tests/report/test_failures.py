@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.report.written import UNIT, certificate, read, row
+from tests.report.sample_certificates import UNIT, certificate, read, row
 from vae_export.formats.base import Finding
 from vae_export.parity.compare import Comparison
 from vae_export.parity.onnx_debug import NodeMismatch

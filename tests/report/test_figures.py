@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.report.written import COLOUR, GREY, certificate, evidence, row
+from tests.report.sample_certificates import COLOUR, GREY, certificate, evidence, row
 from vae_export.parity.compare import Comparison
 from vae_export.pixels import GreyLevels
 from vae_export.report import images

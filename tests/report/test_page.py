@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from tests.report.written import COLOUR, GREY, ONNX, TORCH, UNIT, certificate, evidence, manifest, read, row
+from tests.report.sample_certificates import COLOUR, GREY, ONNX, TORCH, UNIT, certificate, evidence, manifest, read, row
 from vae_export import export
 from vae_export.artifact.manifest import read_manifest
 from vae_export.cli.verify import verify

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.absent import absent
-from tests.report.written import Reader, certificate, evidence, manifest, read, row
+from tests.report.sample_certificates import Reader, certificate, evidence, manifest, read, row
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Determinism
 from vae_export.parity.compare import Comparison

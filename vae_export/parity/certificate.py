@@ -157,7 +157,7 @@ class Certificate:
             "probes_withheld": {name: list(names) for name, names in self.withheld_probes.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: json_numbers(asdict(item)) for name, item in self.node_mismatches.items()},
+            "divergences": {name: item.to_json() for name, item in self.node_mismatches.items()},
             "rows": [row.to_json() for row in self.results],
         }
 

@@ -1,14 +1,15 @@
-"""What PyTorch makes of a graph with no other numbers than those of a precision.
+"""Compute a graph in PyTorch with only the numbers of a lower precision (fake quantisation).
 
-A file of lower precision cannot be as near to the truth as PyTorch's float32 is. What it can be held against is what
-PyTorch itself loses when it computes with the same numbers.
+A file of lower precision cannot be as accurate as PyTorch's float32. It is compared with what PyTorch itself loses when
+it computes with the same numbers.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,82 +17,104 @@ from torch import Tensor, nn
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate_graph, run_module
+from vae_export.parity.oracle import PartFunction, evaluate_graph, run_module
 from vae_export.parity.tolerance import ACTIVATION_LEVELS, quantization_steps, quantized_layers, range_with_zero
 from vae_export.precision import FULL, INTEGER, PrecisionName
 
-#: A graph's outputs by name, of its inputs by name.
-Evaluate = Callable[[Mapping[str, Array]], dict[str, Array]]
+#: The lowest and the highest value that each layer is given, by the layer's name in the module.
+InputRanges: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def fake_quantize(graph: Graph, precision: PrecisionName, calibration: Mapping[str, Array] | None = None) -> Evaluate:
-    """The graph with the numbers of `precision`, its outputs float32 again.
+def in_precision(
+    graph: Graph, precision: PrecisionName, calibration: Mapping[str, Array] | None = None
+) -> PartFunction:
+    """Return a function that computes the graph with the numbers of `precision`, between float32 inputs and outputs.
 
-    fp16 and bf16 are PyTorch's own. For integers its float32 layers are given weights and activations that have been
-    rounded to levels, as quantisation-aware training does it (Jacob et al., arXiv:1712.05877).
+    PyTorch computes fp16 and bf16 itself. For integers its float32 layers are given weights and activations rounded to
+    levels, as in quantisation-aware training (Jacob et al., arXiv:1712.05877).
 
     Args:
-        calibration: inputs of the part by name, from which `int8-static` takes its ranges.
+        graph: a part of a source.
+        precision: precision of the file to compare with.
+        calibration: input arrays of the part by name, from which `int8-static` takes its ranges.
+
+    Raises:
+        ModelError: `int8-static` without calibration inputs.
     """
     if precision == FULL:
-        return lambda inputs: evaluate_graph(graph, inputs)
+        return partial(evaluate_graph, graph)
     if precision not in INTEGER:
-        graph = graph.at(precision)
-    module = copy.deepcopy(graph.module)
+        return partial(evaluate_graph, graph.at(precision))
+    ranges: InputRanges | None = None
     if precision == "int8-static":
         if calibration is None:
             raise ModelError("no inputs to calibrate with", where=f"{graph.spec.part}, {precision}")
-        # With weights that are still float32: so a quantiser sees them too.
-        spans = _spans(graph, module, precision, calibration)
-        _round_biases(spans)
-        _clip(spans)
-    for layer in quantized_layers(module, precision):
-        layer.weight.copy_(_to_levels(layer.weight, quantization_steps(layer.weight, precision)))
-        if precision == "int8":
-            layer.register_forward_pre_hook(
-                lambda _, arguments: (_in_span(arguments[0], *range_with_zero(arguments[0])),)
-            )
+        ranges = calibrate(graph, calibration)
+    module = fake_quantize(graph.module, precision, ranges)
     return lambda inputs: run_module(graph, module, inputs, torch.float32)
 
 
-def _spans(
-    graph: Graph, module: nn.Module, precision: PrecisionName, inputs: Mapping[str, Array]
-) -> dict[nn.Module, tuple[Tensor, Tensor]]:
-    """Lowest and highest value that each layer is given for these inputs."""
-    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+def calibrate(graph: Graph, inputs: Mapping[str, Array]) -> InputRanges:
+    """Return the range of the inputs of each layer, with its weights in float32: as a quantiser sees them too."""
+    ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def observe(name: str, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         low, high = range_with_zero(arguments[0])
-        before = seen.get(layer, (low, high))
-        seen[layer] = torch.minimum(before[0], low), torch.maximum(before[1], high)
+        lowest, highest = ranges.get(name, (low, high))
+        ranges[name] = torch.minimum(lowest, low), torch.maximum(highest, high)
 
-    handles = [layer.register_forward_pre_hook(look) for layer in quantized_layers(module, precision)]
-    run_module(graph, module, inputs, torch.float32)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def _round_biases(spans: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> None:
-    """To whole numbers of what the sums of products are counted in: a step of the weights times one of the inputs."""
-    for layer, (low, high) in spans.items():
-        weight, bias = layer.weight, layer.bias
-        if isinstance(weight, Tensor) and isinstance(bias, Tensor):
-            of_channels = quantization_steps(weight, "int8-static").flatten(1)[:, 0]
-            bias.copy_(_to_levels(bias, of_channels * (high - low) / ACTIVATION_LEVELS))
+    names = _layer_names(graph.module, "int8-static")
+    handles = [graph.module.get_submodule(name).register_forward_pre_hook(partial(observe, name)) for name in names]
+    try:
+        evaluate_graph(graph, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
 
 
-def _clip(spans: Mapping[nn.Module, tuple[Tensor, Tensor]]) -> None:
-    for layer, (low, high) in spans.items():
-        layer.register_forward_pre_hook(lambda _, arguments, low=low, high=high: (_in_span(arguments[0], low, high),))
+def fake_quantize(module: nn.Module, precision: PrecisionName, ranges: InputRanges | None = None) -> nn.Module:
+    """Return a copy whose layers compute in float32 with weights and activations rounded to integer levels.
+
+    Args:
+        module: the module of a graph.
+        precision: one of `INTEGER`.
+        ranges: the input range of each layer, for `int8-static`; int8 takes the range of every batch as it comes.
+    """
+    module = copy.deepcopy(module)
+    for name in _layer_names(module, precision):
+        layer: Any = module.get_submodule(name)
+        steps = quantization_steps(layer.weight, precision)
+        fixed = None if ranges is None else ranges.get(name)
+        if fixed is not None and isinstance(layer.weight, Tensor) and isinstance(layer.bias, Tensor):
+            # Products are summed in units of a step of the weights times a step of the inputs: so are biases.
+            input_step = (fixed[1] - fixed[0]) / ACTIVATION_LEVELS
+            layer.bias.copy_(_rounded(layer.bias, steps.flatten(1)[:, 0] * input_step))
+        layer.weight.copy_(_rounded(layer.weight, steps))
+        if fixed is not None or precision == "int8":
+            layer.register_forward_pre_hook(partial(_quantize_input, fixed))
+    return module
 
 
-def _to_levels(values: Tensor, step: Tensor) -> Tensor:
+def _layer_names(module: nn.Module, precision: PrecisionName) -> list[str]:
+    """Return the names of the layers that compute with integers; a layer used twice has one name."""
+    layers = {id(layer) for layer in quantized_layers(module, precision)}
+    return [name for name, layer in module.named_modules() if id(layer) in layers]
+
+
+def _quantize_input(
+    fixed: tuple[Tensor, Tensor] | None, _: nn.Module, arguments: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    """A forward pre-hook that rounds a layer's input to the levels of a fixed range, or of the input's own."""
+    return (_rounded_in_range(arguments[0], *(range_with_zero(arguments[0]) if fixed is None else fixed)),)
+
+
+def _rounded(values: Tensor, step: Tensor) -> Tensor:
     return torch.where(step > 0, torch.round(values / step) * step, values)
 
 
-def _in_span(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Clipped to the levels between two ends, and rounded to the nearest."""
+def _rounded_in_range(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Clip to the levels between two ends, and round to the nearest."""
     step = (high - low) / ACTIVATION_LEVELS
     if not step > 0:
         return values

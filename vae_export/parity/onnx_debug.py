@@ -1,11 +1,9 @@
-"""Which nodes of a graph ran where: ONNX Runtime gives what a provider cannot do to the CPU, without a word.
+"""Find out what is wrong with an ONNX file: its first wrong node, and nodes that ran on another provider.
 
-Where a failed file leaves the path: the first node whose output is further from the truth than rounding explains.
-
-The ONNX graph runs unoptimised with every intermediate value as an output. PyTorch's side is the captured program, node
-by node: in float32, in float64, and in float64 with weights and inputs moved by one rounding, as for the outputs. The
-exporter names values after the program's nodes, so most match by name; what it renamed is matched by shape, in order,
-between those that do.
+For the first wrong node the file runs unoptimised, with every intermediate value as an output. PyTorch's side is the
+captured program, node by node: in float32, in float64, and in float64 with perturbed weights and inputs, as for the
+outputs. The exporter names values after the program's nodes, so most match by name; those it renamed are matched by
+shape, in order, between those that do.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from torch import Tensor
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.formats.base import Finding
-from vae_export.parity.compare import CaseResult, describe_fault
+from vae_export.parity.compare import CaseResult, describe_fault, json_numbers
 from vae_export.parity.oracle import PERTURBATIONS, perturbation_direction
 from vae_export.parity.reference import Case
 from vae_export.parity.tolerance import FP32_UNIT_ROUNDOFF, TOLERANCE_FACTORS, ErrorLimits
@@ -36,15 +34,97 @@ if TYPE_CHECKING:
     import onnx
 
 
-def nodes_on_the_cpu(data: bytes, name: str, provider: str, inputs: Mapping[str, Array]) -> Iterator[Finding]:
-    """A warning for each node of the ONNX file that ran on the CPU although `provider` was asked for."""
-    for node, where in node_providers(data, provider, inputs).items():
-        if where == CPU != provider:
-            yield Finding("node-on-cpu", "warning", f"{name}, node '{node}'", f"ran on {where}, not on {provider}")
+@dataclass(frozen=True)
+class NodeMismatch:
+    """The first node of a file whose value is wrong.
+
+    Attributes:
+        node: name and operator in the ONNX graph.
+        output: name of the value that it computes.
+        index: where the value is furthest from PyTorch's, batch first.
+        exported, expected: the number there, in the file and in PyTorch's float64.
+        error, tolerance: the distance between them, and the distance that rounding explains.
+    """
+
+    node: str
+    output: str
+    index: tuple[int, ...]
+    exported: float
+    expected: float
+    error: float
+    tolerance: float
+
+    def line(self) -> str:
+        where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
+        return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch's float64"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the mismatch as an object of certificate.json (docs/parity.md)."""
+        figures = {
+            "exported": self.exported,
+            "expected": self.expected,
+            "error": self.error,
+            "band": self.tolerance,
+        }
+        return {"node": self.node, "output": self.output, "index": self.index} | json_numbers(figures)
+
+
+def explain_failure(
+    data: bytes, name: str, graph: Graph, failures: Sequence[CaseResult], cases: Sequence[Case]
+) -> NodeMismatch | Finding | None:
+    """Return the first wrong node of an ONNX file that failed; None where no node is wrong.
+
+    A file too broken to be run node by node gives a warning: its test cases say what is wrong with it.
+
+    Args:
+        data: the file.
+        name: its name.
+        graph: the part in PyTorch.
+        failures: the failed results of the file, one at least.
+        cases: the test cases of the part.
+    """
+    # Nodes are judged by their worst number: a result that fails by its mean alone may not show one.
+    errors = ((result, result.comparison.error) for result in failures)
+    failed = next((result for result, error in errors if error is None or error > result.tolerance), failures[0])
+    case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
+    try:
+        return first_mismatch(data, graph, case.inputs)
+    except Exception as error:  # whatever its reader, its engine or the program raises
+        return Finding("no-divergence", "warning", name, f"node by node, {describe_fault(error)}")
+
+
+def first_mismatch(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> NodeMismatch | None:
+    """Return the first node of an ONNX file that is further from PyTorch than rounding explains; None if none is.
+
+    Args:
+        data: the file.
+        graph: the part in PyTorch.
+        inputs: float32 arrays (N, *item) by name.
+    """
+    import onnx
+
+    model = onnx.load_from_string(data)
+    exported = _intermediates(model, inputs)
+    for node, name, value in _paired(model, _values(graph, inputs), exported):
+        output = exported[name]
+        error = np.abs(output - value.expected)
+        # Written so that a NaN counts as wrong.
+        if not bool((error <= value.tolerance).all()):
+            index = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
+            return NodeMismatch(
+                node=f"{node.name or '(no name)'} ({node.op_type})",
+                output=name,
+                index=tuple(int(i) for i in index),
+                exported=float(output[index]),
+                expected=float(value.expected[index]),
+                error=float(error[index]),
+                tolerance=value.tolerance,
+            )
+    return None
 
 
 def node_providers(data: bytes, provider: str, inputs: Mapping[str, Array]) -> dict[str, str]:
-    """The provider that each node ran on, read from the profile of one run."""
+    """Return the provider that each node of an ONNX file ran on, read from the profile of one run."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -61,83 +141,31 @@ def node_providers(data: bytes, provider: str, inputs: Mapping[str, Array]) -> d
     return found
 
 
-@dataclass(frozen=True)
-class NodeMismatch:
-    """Attributes:
-    node: name and operator in the ONNX graph.
-    output: the value that it computes.
-    index: where the two are furthest apart, batch first.
-    exported, expected: the values there, the file's and float64's.
-    error, band: the distance between them, and what rounding allows.
+def cpu_node_warnings(providers: Mapping[str, str], name: str, provider: str) -> Iterator[Finding]:
+    """Warn about each node that ran on the CPU although `provider` was asked for: ONNX Runtime does not say so.
+
+    Args:
+        providers: from `node_providers`.
+        name: name of the file.
+        provider: the provider that was asked for.
     """
-
-    node: str
-    output: str
-    index: tuple[int, ...]
-    exported: float
-    expected: float
-    error: float
-    band: float
-
-    def line(self) -> str:
-        where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
-        return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch's float64"
+    for node, where in providers.items():
+        if where == CPU != provider:
+            yield Finding("node-on-cpu", "warning", f"{name}, node '{node}'", f"ran on {where}, not on {provider}")
 
 
 @dataclass(frozen=True)
 class _Value:
-    """One value of the program, by its name there; `band` is what rounding allows, found as for an output."""
+    """One value of the program, by its name there, with its float64 numbers and what rounding may change them by."""
 
     name: str
-    exact: Array
-    band: float
-
-
-def explain_failure(
-    data: bytes, name: str, graph: Graph, failures: Sequence[CaseResult], cases: Sequence[Case]
-) -> NodeMismatch | Finding | None:
-    """Where the first failed row of the ONNX file `name` leaves the path; None where no node does.
-
-    A file too broken to be run node by node is a warning: its rows say what is wrong with it.
-    """
-    # Nodes are judged by their worst number: a row that only its mean fails may not show one.
-    plain = (row for row in failures if row.comparison.error is None or row.comparison.error > row.tolerance)
-    failed = next(plain, failures[0])
-    case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
-    try:
-        return first_mismatch(data, graph, case.inputs)
-    except Exception as error:  # whatever its reader, its engine or the program raises
-        return Finding("no-divergence", "warning", name, f"node by node, {describe_fault(error)}")
-
-
-def first_mismatch(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> NodeMismatch | None:
-    """The first node of the ONNX file `data` that leaves the band for `inputs`; None if none of them does."""
-    import onnx
-
-    model = onnx.load_from_string(data)
-    exported = _intermediates(model, inputs)
-    for node, name, value in _paired(model, _values(graph, inputs), exported):
-        output = exported[name]
-        error = np.abs(output - value.exact)
-        # Written so that a NaN counts as outside.
-        if not bool((error <= value.band).all()):
-            index = np.unravel_index(int(np.nan_to_num(error, nan=np.inf).argmax()), error.shape)
-            return NodeMismatch(
-                node=f"{node.name or '(no name)'} ({node.op_type})",
-                output=name,
-                index=tuple(int(i) for i in index),
-                exported=float(output[index]),
-                expected=float(value.exact[index]),
-                error=float(error[index]),
-                band=value.band,
-            )
-    return None
+    expected: Array
+    tolerance: float
 
 
 def _intermediates(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Every float value that the graph computes, in its order."""
+    """Return every float value that the file computes, in its order."""
     import onnx
-    import onnxruntime
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
@@ -159,40 +187,40 @@ def _intermediates(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[
 
 
 def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
-    """Every tensor that the captured program computes, in its order; outputs carry the names of the contract."""
+    """Return every tensor that the captured program computes, in its order; outputs have the contract's names."""
     program = graph.program
     ordered = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
     module = program.module()
     eager = _trace(module, ordered, torch.float32)
-    exact = _trace(module, ordered, torch.float64)
-    moved = [_trace(module, ordered, torch.float64, turn) for turn in range(PERTURBATIONS)]
+    expected = _trace(module, ordered, torch.float64)
+    perturbed = [_trace(module, ordered, torch.float64, index) for index in range(PERTURBATIONS)]
     [output] = module.graph.find_nodes(op="output")
     results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
     renamed = {node.name: tensor.name for node, tensor in zip(results, graph.spec.outputs, strict=True)}
     return [
-        _Value(renamed.get(name, name), truth.numpy(), _band(truth, eager[name], [turn[name] for turn in moved]))
-        for name, truth in exact.items()
+        _Value(renamed.get(name, name), value.numpy(), _tolerance(value, eager[name], [run[name] for run in perturbed]))
+        for name, value in expected.items()
     ]
 
 
-def _band(exact: Tensor, eager: Tensor, moved: list[Tensor]) -> float:
-    if not exact.numel():
+def _tolerance(expected: Tensor, eager: Tensor, perturbed: list[Tensor]) -> float:
+    if not expected.numel():
         return 0.0
-    sensitivity = max(float((other - exact).abs().max()) for other in moved) / TOLERANCE_FACTORS[FULL]
-    return ErrorLimits(float((eager - exact).abs().max()), sensitivity, float(exact.abs().max())).tolerance()
+    sensitivity = max(float((other - expected).abs().max()) for other in perturbed) / TOLERANCE_FACTORS[FULL]
+    return ErrorLimits(float((eager - expected).abs().max()), sensitivity, float(expected.abs().max())).tolerance()
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a graph module in a precision and keeps what each operator gave.
+    """Runs a graph module in a dtype and keeps the result of each operator.
 
-    With a `turn`, each weight and input is moved at random by as many roundings as `Oracle.perturbed` does.
+    With the index of a perturbation, each weight and input moves by as many rounding errors as in `Oracle.perturbed`.
     """
 
-    def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, turn: int | None) -> None:
+    def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, index: int | None) -> None:
         super().__init__(module)
         self.dtype = dtype
-        seed, self.reach = (0, 0.0) if turn is None else perturbation_direction(turn)
-        self.generator = None if turn is None else torch.Generator().manual_seed(seed)
+        seed, self.factor = (0, 0.0) if index is None else perturbation_direction(index)
+        self.generator = None if index is None else torch.Generator().manual_seed(seed)
         self.seen: dict[str, Tensor] = {}
 
     def cast(self, tensor: Tensor) -> Tensor:
@@ -200,7 +228,7 @@ class _Recorder(torch.fx.Interpreter):
         if self.generator is None:
             return tensor
         noise = torch.rand(tensor.shape, generator=self.generator, dtype=self.dtype) * 2 - 1
-        return tensor * (1 + noise * (FP32_UNIT_ROUNDOFF * self.reach))
+        return tensor * (1 + noise * (FP32_UNIT_ROUNDOFF * self.factor))
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         weight = super().get_attr(target, args, kwargs)
@@ -214,9 +242,9 @@ class _Recorder(torch.fx.Interpreter):
 
 
 def _trace(
-    module: torch.fx.GraphModule, inputs: list[Tensor], dtype: torch.dtype, turn: int | None = None
+    module: torch.fx.GraphModule, inputs: list[Tensor], dtype: torch.dtype, index: int | None = None
 ) -> dict[str, Tensor]:
-    recorder = _Recorder(module, dtype, turn)
+    recorder = _Recorder(module, dtype, index)
     with torch.no_grad():
         recorder.run(*map(recorder.cast, inputs))
     return recorder.seen
@@ -225,7 +253,7 @@ def _trace(
 def _paired(
     model: onnx.ModelProto, values: list[_Value], exported: Mapping[str, Array]
 ) -> Iterator[tuple[onnx.NodeProto, str, _Value]]:
-    """Nodes of the file with the program's value that each should compute, in the file's order."""
+    """Yield each node of the file with its output and the program's value for it, in the file's order."""
     position = {value.name: index for index, value in enumerate(values)}
     following = 0
     for node in model.graph.node:
@@ -238,10 +266,10 @@ def _paired(
                 fits = (
                     i
                     for i in range(following, len(values))
-                    if values[i].exact.shape == shape and values[i].name not in exported
+                    if values[i].expected.shape == shape and values[i].name not in exported
                 )
                 index = next(fits, None)
             # A value of another shape under a known name has been tampered with, and has no counterpart.
-            if index is not None and values[index].exact.shape == exported[name].shape:
+            if index is not None and values[index].expected.shape == exported[name].shape:
                 following = index + 1
                 yield node, name, values[index]

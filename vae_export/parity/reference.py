@@ -1,6 +1,7 @@
-"""What PyTorch makes of one probe at one batch size, and how much rounding that leaves room for.
+"""The test cases of a verification: inputs, PyTorch's outputs for them, and the errors that a file may have.
 
-All that files are held against: probes, the truth, and what PyTorch makes of them in each precision.
+`References` computes each of these once for a source, whatever the number of files, formats and targets, and no earlier
+than it is needed: `export` passes one on to golden vectors and verification.
 """
 
 from __future__ import annotations
@@ -8,36 +9,51 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from vae_export.capture import Graph
-from vae_export.contract import PARTS, PIXELS, Array, Contract, Part
+from vae_export.capture import Captured, Graph
+from vae_export.contract import PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
+from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.compare import beyond_range, max_distance, mean_distance
-from vae_export.parity.fake_quant import Evaluate, fake_quantize
-from vae_export.parity.oracle import PERTURBATIONS, Oracle, Sensitivity, evaluate_graph
-from vae_export.parity.probes import CalibrationInputs, Probe, calibration_inputs, make_probes, probes_in_range
-from vae_export.parity.tolerance import TOLERANCE_FACTORS, ErrorLimits, Tolerance
+from vae_export.parity.fake_quant import in_precision
+from vae_export.parity.oracle import PERTURBATIONS, Oracle, PartFunction, Sensitivity, evaluate_graph
+from vae_export.parity.probes import (
+    CALIBRATION_ROWS,
+    CalibrationInputs,
+    Probe,
+    calibration_inputs,
+    check_calibration_images,
+    data_images,
+    make_probes,
+    probes_in_range,
+)
+from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.sources import Source
+from vae_export.system.threads import one_thread
 
-#: One alone (a baked batch shows), two and three and seven (odd rests of vector registers), a round one, and one just
-#: past the blocks that engines tile by.
+#: Batch sizes that every probe is run at: one (a baked batch shows), two, three and seven (odd remainders of vector
+#: registers), a round one, and one just past the blocks that engines tile by.
 BATCHES = (1, 2, 3, 7, 64, 257)
-#: Those of a verification that is not thorough.
+#: The batch sizes of a verification that is not thorough.
 QUICK_BATCHES = BATCHES[:-1]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Attributes:
-    probe, batch: which inputs.
-    inputs: by name, float32.
-    eager: PyTorch's float32 outputs by name.
-    expected: its float64 outputs by name.
-    limits: by output, over all batches of the probe.
+    """One probe at one batch size: what a part is given, and what a file of it must give.
+
+    Attributes:
+        probe: name of the probe.
+        batch: number of inputs, N.
+        inputs: float32 arrays (N, *item) by name.
+        eager: PyTorch's float32 outputs (N, *item) by name.
+        expected: PyTorch's float64 outputs (N, *item) by name.
+        limits: how large the errors of each output may be, over all batch sizes of the probe.
     """
 
     probe: str
@@ -48,94 +64,250 @@ class Case:
     limits: Mapping[str, ErrorLimits]
 
 
-def byte_case(case: Case, contract: Contract, part: Part) -> Case:
-    """The decoder's case as one of a part that gives bytes: everything in grey levels, and only the truth unrounded."""
-    scale = case.limits["image"].in_levels(in_levels(1.0, contract))
-    eager = to_bytes(case.eager["image"], contract, part)
-    exact = unrounded(case.expected["image"], contract, part)
-    return replace(case, eager={"pixels": eager}, expected={"pixels": exact}, limits={"pixels": scale})
+class References:
+    """What PyTorch computes for the parts of a source.
+
+    Attributes:
+        captured: the source with its graphs.
+    """
+
+    def __init__(self, source: Source | Checkpoint | Captured) -> None:
+        self.captured = Captured.of(source)
+        self._oracles: dict[Part, Oracle] = {}
+        self._functions: dict[tuple[Part, PrecisionName], PartFunction] = {}
+        self._probes: dict[int, tuple[Probe, ...]] = {}
+        self._outputs: dict[tuple[Part, Sequence[int], str], ProbeOutputs] = {}
+        self._cases: dict[tuple[Part, PrecisionName, Sequence[int], Tolerance | None], list[Case]] = {}
+
+    @classmethod
+    def of(cls, source: Source | Checkpoint | Captured | References) -> References:
+        """Wrap a source, a checkpoint or captured graphs; return references as they are."""
+        return source if isinstance(source, References) else cls(source)
+
+    @property
+    def source(self) -> Source:
+        return self.captured.source
+
+    @cached_property
+    def calibration(self) -> CalibrationInputs:
+        """The inputs of each part that files of a calibrated precision take their ranges from.
+
+        PyTorch computes them with one thread: the files must not depend on how many cores a machine has.
+
+        Raises:
+            ModelError: there are too few images to calibrate with, or inputs that are not finite.
+        """
+        check_calibration_images(self.source)
+        graphs = self.captured.graphs()
+        with one_thread():
+            probes = make_probes(self.source, graphs, CALIBRATION_ROWS)
+        self._probes.setdefault(CALIBRATION_ROWS, probes)
+        return calibration_inputs(graphs, probes)
+
+    def oracle(self, part: Part) -> Oracle:
+        """Return the float64 evaluation of a part."""
+        if part not in self._oracles:
+            self._oracles[part] = Oracle(self.captured.graph(part))
+        return self._oracles[part]
+
+    def function(self, part: Part, precision: PrecisionName) -> PartFunction:
+        """Return a part as PyTorch computes it with the numbers of a precision."""
+        if (part, precision) not in self._functions:
+            inputs = self.calibration[part] if precision in CALIBRATED else None
+            self._functions[part, precision] = in_precision(self.captured.graph(part), precision, inputs)
+        return self._functions[part, precision]
+
+    def probes(self, count: int) -> tuple[Probe, ...]:
+        """Return every probe with `count` inputs."""
+        if count not in self._probes:
+            self._probes[count] = make_probes(self.source, self.captured.graphs(), count)
+        return self._probes[count]
+
+    def images(self, count: int) -> Array:
+        """Return the images of the probe `data`, float32 (count, C, H, W)."""
+        return data_images(self.source, count)
+
+    def cases(
+        self,
+        part: Part,
+        precision: PrecisionName = FULL,
+        batches: Sequence[int] = QUICK_BATCHES,
+        user_tolerance: Tolerance | None = None,
+    ) -> list[Case]:
+        """Return every probe at every batch size, for the files of a part in a precision.
+
+        Args:
+            part: a part of the source, or a decoder of bytes.
+            precision: precision of the files.
+            batches: batch sizes.
+            user_tolerance: tolerance that replaces the measured one.
+
+        Raises:
+            ModelError: PyTorch itself overflows, or leaves the contract's range.
+        """
+        if part in PIXELS.values():
+            cases = self.cases("decoder", precision, batches, user_tolerance)
+            return [byte_case(case, self.source.contract, part) for case in cases]
+        key = part, precision, batches, user_tolerance
+        if key not in self._cases:
+            probes = probes_in_range(self.probes(max(batches)), precision)
+            outputs = [self._probe_outputs(part, probe, batches) for probe in probes]
+            self._cases[key] = probe_cases(
+                self.oracle(part),
+                [probe for probe in outputs if probe is not None],
+                precision,
+                self.function(part, precision),
+                user_tolerance,
+            )
+        return self._cases[key]
+
+    def _probe_outputs(self, part: Part, probe: Probe, batches: Sequence[int]) -> ProbeOutputs | None:
+        """Return PyTorch's outputs, which files of every precision share; None where the part cannot take the probe."""
+        key = part, batches, probe.name
+        if key not in self._outputs:
+            inputs = probe.inputs(self.captured.graph(part).spec, max(batches))
+            if inputs is None:
+                return None
+            self._outputs[key] = ProbeOutputs.of(self.oracle(part), probe.name, inputs, batches)
+        return self._outputs[key]
 
 
-def reference_cases(
-    graph: Graph,
+@dataclass(frozen=True)
+class ProbeOutputs:
+    """PyTorch's outputs of one part for one probe, in float32 and in float64.
+
+    Attributes:
+        probe: name of the probe.
+        inputs: float32 arrays (M, *item) by name; M is the largest batch size.
+        expected: float64 outputs (M, *item) by name.
+        eager: float32 outputs (N, *item) by name, for each batch size N: PyTorch takes other kernels, with other
+            rounding, at other batch sizes.
+    """
+
+    probe: str
+    inputs: Mapping[str, Array]
+    expected: Mapping[str, Array]
+    eager: Mapping[int, Mapping[str, Array]]
+
+    @classmethod
+    def of(cls, oracle: Oracle, probe: str, inputs: Mapping[str, Array], batches: Sequence[int]) -> ProbeOutputs:
+        """Evaluate a part; raises `ModelError` where PyTorch itself overflows, or leaves the contract's range."""
+        expected = oracle.expected(inputs)
+        eager = {batch: evaluate_graph(oracle.graph, _first(inputs, batch)) for batch in batches}
+        for outputs in (expected, *eager.values()):
+            _refuse_not_finite(oracle.graph, probe, outputs)
+        for outputs in (expected, *eager.values()):
+            _refuse_out_of_range(oracle.graph, probe, outputs)
+        return cls(probe, inputs, expected, eager)
+
+    def computed_by(self, function: PartFunction) -> dict[int, dict[str, Array]]:
+        """Return the outputs of another function of the part, for each batch size."""
+        return {batch: function(_first(self.inputs, batch)) for batch in self.eager}
+
+
+def probe_cases(
     oracle: Oracle,
-    probes: Sequence[Probe],
-    tolerance: Tolerance | None,
-    batches: Sequence[int],
+    probes: Sequence[ProbeOutputs],
     precision: PrecisionName = FULL,
-    own: Evaluate | None = None,
+    function: PartFunction | None = None,
+    user_tolerance: Tolerance | None = None,
 ) -> list[Case]:
-    """Every probe that this part can be given, at every batch size.
+    """Return a test case for every probe and batch size, with the errors that a file may have.
 
     Args:
-        precision: of the file that is to be measured.
-        own: PyTorch in that precision (see `fake_quantize`), where it is not float32.
+        oracle: the part in float64.
+        probes: PyTorch's outputs for each probe.
+        precision: precision of the file to be measured.
+        function: PyTorch in that precision (see `in_precision`); None where it is float32.
+        user_tolerance: tolerance that replaces the measured one.
 
-    Raises `ModelError` where PyTorch itself overflows, or leaves the contract's range.
+    Raises:
+        ModelError: PyTorch itself overflows in that precision.
     """
-    cases = {probe.name: inputs for probe in probes if (inputs := probe.inputs(graph.spec, max(batches))) is not None}
-    exact = {name: oracle.expected(inputs) for name, inputs in cases.items()}
-    # PyTorch takes other kernels, with other rounding, at other batch sizes: all of them count as its own.
-    eager = {
-        name: {batch: evaluate_graph(graph, _first(inputs, batch)) for batch in batches}
-        for name, inputs in cases.items()
-    }
-    lossy = eager  # what PyTorch loses in the file's own precision
-    if own is not None and precision != FULL:
-        lossy = {name: {batch: own(_first(inputs, batch)) for batch in batches} for name, inputs in cases.items()}
-    for name in cases:
-        for outputs in (exact[name], *eager[name].values()):
-            _refuse_not_finite(graph, name, outputs)
-        for outputs in lossy[name].values():
-            _refuse_not_finite(graph, name, outputs, precision)
-        for outputs in (exact[name], *eager[name].values()):
-            _refuse_out_of_range(graph, name, outputs)
-    moves = _moves(oracle, cases, exact, precision, batches)
-    spans = {tensor.name: tensor.high - tensor.low if tensor.is_bounded else math.inf for tensor in graph.spec.outputs}
-    scales = {
-        name: {
-            output: ErrorLimits(
-                eager_error=max(max_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
-                sensitivity=moves[name][output].worst / TOLERANCE_FACTORS[precision],
-                magnitude=float(np.abs(truth).max()),
-                user_tolerance=tolerance,
-                precision=precision,
-                eager_mean_error=max(mean_distance(lossy[name][batch][output], truth[:batch]) for batch in batches),
-                mean_sensitivity=moves[name][output].mean / TOLERANCE_FACTORS[precision],
-                value_range=spans[output],
+    baselines: list[Mapping[int, Mapping[str, Array]]] = []
+    for outputs in probes:
+        baseline = outputs.eager if function is None or precision == FULL else outputs.computed_by(function)
+        for arrays in baseline.values():
+            _refuse_not_finite(oracle.graph, outputs.probe, arrays, precision)
+        baselines.append(baseline)
+    cases = []
+    sensitivities = _sensitivities(oracle, probes, precision)
+    for outputs, baseline, sensitivity in zip(probes, baselines, sensitivities, strict=True):
+        limits = {
+            tensor.name: output_limits(
+                outputs.expected[tensor.name],
+                {batch: arrays[tensor.name] for batch, arrays in baseline.items()},
+                sensitivity[tensor.name],
+                precision,
+                user_tolerance,
+                value_range=tensor.high - tensor.low if tensor.is_bounded else math.inf,
             )
-            for output, truth in outputs.items()
+            for tensor in oracle.graph.spec.outputs
         }
-        for name, outputs in exact.items()
-    }
-    return [
-        Case(name, batch, _first(inputs, batch), eager[name][batch], _first(exact[name], batch), scales[name])
-        for name, inputs in cases.items()
-        for batch in batches
-    ]
+        cases += [
+            Case(outputs.probe, batch, _first(outputs.inputs, batch), eager, _first(outputs.expected, batch), limits)
+            for batch, eager in outputs.eager.items()
+        ]
+    return cases
 
 
-def _moves(
-    oracle: Oracle,
-    cases: Mapping[str, Mapping[str, Array]],
-    exact: Mapping[str, Mapping[str, Array]],
+def output_limits(
+    expected: Array,
+    baseline: Mapping[int, Array],
+    sensitivity: Sensitivity,
     precision: PrecisionName,
-    batches: Sequence[int],
-) -> dict[str, dict[str, Sensitivity]]:
-    """How far each output of each probe moves with the weights and inputs.
+    user_tolerance: Tolerance | None = None,
+    *,
+    value_range: float = math.inf,
+) -> ErrorLimits:
+    """Return the errors that a file may have in one output.
 
-    Turn by turn and not probe by probe: each turn has weights of its own.
+    Args:
+        expected: float64 output (M, *item).
+        baseline: PyTorch's output in the precision of the file (N, *item), for each batch size N.
+        sensitivity: how far the output moves with the weights and inputs.
+        precision: precision of the file.
+        user_tolerance: tolerance that replaces the measured one.
+        value_range: width of the contract's range.
     """
-    moves = {name: {output: Sensitivity() for output in outputs} for name, outputs in exact.items()}
-    for turn in range(PERTURBATIONS):
-        for name, inputs in cases.items():
-            for output, moved in oracle.perturbed(inputs, turn, precision).items():
-                moves[name][output].add(np.abs(moved - exact[name][output]), turn, batches)
-    return moves
+    worst, mean = sensitivity.per_roundoff(precision)
+    return ErrorLimits(
+        eager_error=max(max_distance(output, expected[:batch]) for batch, output in baseline.items()),
+        sensitivity=worst,
+        magnitude=float(np.abs(expected).max()),
+        user_tolerance=user_tolerance,
+        precision=precision,
+        eager_mean_error=max(mean_distance(output, expected[:batch]) for batch, output in baseline.items()),
+        mean_sensitivity=mean,
+        value_range=value_range,
+    )
+
+
+def byte_case(case: Case, contract: Contract, part: Part) -> Case:
+    """Return a decoder's case for a decoder of bytes: everything in grey levels, and only `expected` unrounded."""
+    limits = case.limits["image"].in_levels(in_levels(1.0, contract))
+    eager = to_bytes(case.eager["image"], contract, part)
+    expected = unrounded(case.expected["image"], contract, part)
+    return replace(case, eager={"pixels": eager}, expected={"pixels": expected}, limits={"pixels": limits})
+
+
+def _sensitivities(
+    oracle: Oracle, probes: Sequence[ProbeOutputs], precision: PrecisionName
+) -> list[dict[str, Sensitivity]]:
+    """Return how far each output of each probe moves with the weights and inputs.
+
+    The outer loop is over perturbations and not over probes, because each perturbation has weights of its own.
+    """
+    sensitivities = [{name: Sensitivity() for name in outputs.expected} for outputs in probes]
+    for index in range(PERTURBATIONS):
+        for outputs, sensitivity in zip(probes, sensitivities, strict=True):
+            for name, moved in oracle.perturbed(outputs.inputs, index, precision).items():
+                sensitivity[name].add(np.abs(moved - outputs.expected[name]), index, tuple(outputs.eager))
+    return sensitivities
 
 
 def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], precision: PrecisionName = FULL) -> None:
-    """With Inf or NaN from PyTorch itself there is nothing to hold a file against."""
+    """Raise `ModelError` for Inf or NaN from PyTorch itself: no file can be compared with that."""
     for name, array in outputs.items():
         if not np.isfinite(array).all():
             where = f"{graph.spec.part}, '{name}', probe {probe}"
@@ -145,7 +317,7 @@ def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], p
 
 
 def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
-    """Applications believe the contract's range: a module that does not keep it cannot have it."""
+    """Raise `ModelError` for outputs beyond the contract's range: applications rely on it."""
     for tensor in graph.spec.outputs:
         array = outputs[tensor.name]
         if tensor.is_bounded and (beyond := beyond_range(array, tensor)).max() > 0:
@@ -160,63 +332,3 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
 
 def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
     return {name: array[:batch] for name, array in arrays.items()}
-
-
-class References:
-    """What is asked of the parts of a source, and what PyTorch answers.
-
-    Everything is computed once, whatever the number of formats and targets, and no earlier than it is asked for.
-
-    Attributes:
-        source, graphs: what was exported.
-        calibrated: inputs of each part that files were calibrated with; None makes them once a file needs them.
-        tolerance: the user's band in place of the measured one.
-        batches: the sizes that every probe is run at.
-        oracles: float64, by part; that of the decoder stands for its pixels too.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        graphs: Mapping[Part, Graph],
-        tolerance: Tolerance | None,
-        calibrated: CalibrationInputs | None,
-        *,
-        thorough: bool,
-    ) -> None:
-        self.source, self.graphs, self.tolerance, self.calibrated = source, graphs, tolerance, calibrated
-        self.batches = BATCHES if thorough else QUICK_BATCHES
-        self.oracles = {part: Oracle(graph) for part, graph in graphs.items() if part in PARTS}
-        self._probes = make_probes(source, graphs, max(self.batches))
-        self._references: dict[tuple[Part, PrecisionName], list[Case]] = {}
-        self._own: dict[tuple[Part, PrecisionName], Evaluate] = {}
-
-    def cases(self, part: Part, precision: PrecisionName) -> list[Case]:
-        """Every probe at every batch size, for the files of a part in a precision."""
-        if part in PIXELS.values():
-            contract = self.source.contract
-            return [byte_case(case, contract, part) for case in self.cases("decoder", precision)]
-        if (part, precision) not in self._references:
-            self._references[part, precision] = reference_cases(
-                self.graphs[part],
-                self.oracles[part],
-                probes_in_range(self._probes, precision),
-                self.tolerance,
-                self.batches,
-                precision,
-                self.pytorch(part, precision),
-            )
-        return self._references[part, precision]
-
-    def pytorch(self, part: Part, precision: PrecisionName) -> Evaluate:
-        """A part in PyTorch, with the numbers of a precision."""
-        if (part, precision) not in self._own:
-            if precision in CALIBRATED and self.calibrated is None:
-                self.calibrated = calibration_inputs(self.source, self.graphs)
-            inputs = None if self.calibrated is None else self.calibrated[part]
-            self._own[part, precision] = fake_quantize(self.graphs[part], precision, inputs)
-        return self._own[part, precision]
-
-    def images(self, probe: str) -> Array | None:
-        """The images of a probe (M, C, H, W); None where it has none."""
-        return next(known.image for known in self._probes if known.name == probe)

@@ -1,17 +1,18 @@
-"""Whose file is this? Of formats that are dangerous to load, only files that we know to be ours are.
+"""Verify an export: run every file on every target and compare each output with what PyTorch computes.
 
-Where and with what a verification ran.
-
-What a file gives when it is run: outputs, or the reason why there are none; and whether two runs gave the same.
-
-Runs every file on every target with every probe, and writes down how far it is from PyTorch and from the truth.
+The files are read and linted, and those of engines that may crash are tried in a child process. Every file is then run
+with named families of inputs (probes) at several batch sizes, thread counts and optimisation levels. Each output is
+compared with PyTorch's float64 result; its tolerance is a small multiple of the error that PyTorch itself makes in the
+precision of the file. A second session shows whether results repeat, a failed ONNX file is searched for its first wrong
+node, and encoder and decoder together are compared in nats per image. Everything goes into a certificate.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact, read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
-from vae_export.contract import Array, Part, PartSpec, float_part
+from vae_export.contract import Array, PartSpec, TensorSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
 from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
@@ -31,10 +32,9 @@ from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import CaseResult, Comparison, compare_output, describe_fault, loose_tolerances
 from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
-from vae_export.parity.onnx_debug import NodeMismatch, explain_failure, nodes_on_the_cpu
+from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
 from vae_export.parity.oracle import run_on_zeros
-from vae_export.parity.probes import CalibrationInputs
-from vae_export.parity.reference import BATCHES, Case, References
+from vae_export.parity.reference import BATCHES, QUICK_BATCHES, Case, References
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
@@ -44,11 +44,68 @@ from vae_export.sources import Source
 from vae_export.system.threads import fastest_threads
 
 
+def verify(
+    artifact: Artifact,
+    source: Source | Checkpoint | Captured | References,
+    *,
+    targets: Sequence[str] | None = None,
+    tolerance: Tolerance | None = None,
+    budget: Budget | None = None,
+    thorough: bool = True,
+    trust: bool = False,
+    report: Report = lambda _line: None,
+) -> Certificate:
+    """Compare every file of an export with the modules it was exported from.
+
+    Args:
+        artifact: from `export` or `open_artifact`; each file's hash is checked before it is run.
+        source: the checkpoint, or the encoder, decoder and contract, that were exported. Captured graphs or
+            `References` of the same source save the time to make them.
+        targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
+        tolerance: tolerance that replaces the measured one.
+        budget: the degradation in pixels and nats that the files may have.
+        thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the lowest and
+            highest level on one thread.
+        trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
+        report: called with a line when a file is about to be verified, and when its degradation is large.
+
+    Returns:
+        A certificate, passed or not; the caller writes it and acts on it.
+
+    Raises:
+        IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
+        ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
+            source that lacks a part, or gives numbers that are not finite.
+        TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
+        UsageError: a target that no file of this artifact can have.
+    """
+    references = References.of(source)
+    if targets is None:
+        refuse_unknown(artifact.manifest)
+    chosen = choose_targets(kinds_of(artifact.manifest), targets)
+    check_origin(artifact, references.source, trust=trust)
+    parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
+    graphs = references.captured.graphs(parts)
+    with fastest_threads(lambda: run_on_zeros(graphs.values(), max(BATCHES))) as threads:
+        meter = DegradationMeter(references, budget, tolerance, report)
+        verifier = _FileVerifier(artifact, references, tolerance, meter, thorough=thorough)
+        verifier.crash_check(chosen)
+        records = []
+        for entry in artifact.manifest.known:
+            of_file = [target for target in chosen if target.runs(entry)]
+            if of_file or targets is None:
+                report(f"verifying {entry.name}")
+                records.append(verifier.verify(entry, of_file, required=targets is not None))
+        meter.measure()
+    surroundings = environment(references.source, threads, artifact) | {"thorough": thorough}
+    return _certificate(artifact, records, meter, surroundings, tolerance, budget)
+
+
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
     """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a dangerous file.
 
-    Ours is what names the very checkpoint that it is compared with. A manifest is no signature: this keeps out mistakes
-    and strangers' files, not a forger.
+    A file is known to be ours if its manifest names the very checkpoint that it is compared with. A manifest is no
+    signature: this keeps out mistakes and strangers' files, not a forger.
     """
     exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
@@ -80,7 +137,7 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
 
 
 def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:
-    """JSON-able: versions, machine, TF32 switches, what the probes were made from. No host name, no path, no time."""
+    """Return versions, machine, TF32 switches and the origin of the probes as JSON: no host name, no path, no time."""
     return {
         "versions": {
             "vae-export": __version__,
@@ -98,11 +155,215 @@ def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, A
     }
 
 
+@dataclass
+class _TargetRecord:
+    """What one file did on one target.
+
+    Attributes:
+        planned: how many test cases there must be.
+        results: those that were run.
+        findings: nodes that ran elsewhere.
+        determinism: whether outputs repeat; None where the file could not be run.
+        error_map: pictures of a decoder's errors.
+    """
+
+    planned: int
+    results: list[CaseResult] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    determinism: Determinism | None = None
+    error_map: ErrorMap | None = None
+
+
+@dataclass
+class _FileRecord:
+    """What the verification of one file found.
+
+    Attributes:
+        entry: the file.
+        findings: what reading it showed.
+        runs: a record for each usable target, by its name.
+        unusable: why other targets cannot be used, by their name.
+        mismatch: the first wrong node of a failed ONNX file.
+    """
+
+    entry: FileEntry
+    findings: list[Finding]
+    runs: dict[str, _TargetRecord] = field(default_factory=dict)
+    unusable: dict[str, str] = field(default_factory=dict)
+    mismatch: NodeMismatch | None = None
+
+    @property
+    def results(self) -> list[CaseResult]:
+        return [result for run in self.runs.values() for result in run.results]
+
+
+def _certificate(
+    artifact: Artifact,
+    records: Sequence[_FileRecord],
+    meter: DegradationMeter,
+    surroundings: Mapping[str, Any],
+    tolerance: Tolerance | None,
+    budget: Budget | None,
+) -> Certificate:
+    """Put together what was found for each file, and for each target as a whole."""
+    runs = [run for record in records for run in record.runs.values()]
+    results = (*(result for record in records for result in record.results), *meter.results)
+    findings: list[Finding] = []
+    for record in records:
+        findings += record.findings
+        for run in record.runs.values():
+            findings += run.findings
+    hashes = {stored.name: stored.sha256 for record in records if record.runs for stored in record.entry.stored}
+    return Certificate(
+        files=hashes,
+        planned=sum(run.planned for run in runs) + meter.planned,
+        results=results,
+        findings=(*findings, *meter.findings, *loose_tolerances(results)),
+        determinism=tuple(run.determinism for run in runs if run.determinism is not None),
+        node_mismatches={record.entry.name: record.mismatch for record in records if record.mismatch is not None},
+        unusable={name: reason for record in records for name, reason in record.unusable.items()},
+        not_verified=tuple(entry.name for entry in artifact.manifest.files if entry.name not in hashes),
+        environment=surroundings,
+        degradations=tuple(meter.degradations),
+        tolerance=tolerance,
+        budget=budget,
+        nats_not_compared=meter.nats_not_compared,
+        error_maps={
+            name: run.error_map for record in records for name, run in record.runs.items() if run.error_map is not None
+        },
+    )
+
+
+class _FileVerifier:
+    """Reads, runs and measures one file after the other."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        references: References,
+        tolerance: Tolerance | None,
+        meter: DegradationMeter,
+        *,
+        thorough: bool,
+    ) -> None:
+        self._artifact, self._references, self._meter = artifact, references, meter
+        self._tolerance, self._thorough = tolerance, thorough
+        self._batches = BATCHES if thorough else QUICK_BATCHES
+        #: Contents that were read for the crash check, by file name.
+        self._tried: dict[str, FileContent] = {}
+        #: How the child process ended that crashed, by file name and provider.
+        self._crashes: Mapping[tuple[str, str], str] = {}
+
+    def crash_check(self, targets: Sequence[Target]) -> None:
+        """Run the files of engines that may crash in a child process, before any is opened in this one."""
+        trials = []
+        for entry in self._artifact.manifest.known:
+            if FORMATS[entry.format].may_crash and (providers := [t.provider for t in targets if t.runs(entry)]):
+                self._tried[entry.name] = content = read_content(self._artifact, entry)
+                trials += [Trial(entry.name, entry.part, entry.format, provider, content) for provider in providers]
+        self._crashes = crash_check(trials, self._references.source.contract)
+
+    def verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> _FileRecord:
+        """Verify one file; a target that cannot run it is an error only if it is required."""
+        content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
+        source = self._references.source
+        if float_part(entry.part) not in source.parts:
+            raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(source.parts))
+        self._refuse_unopenable(entry, targets)
+        record = _FileRecord(entry, _lint(entry, content, self._artifact.manifest.opset))
+        cases = self._references.cases(entry.part, entry.precision, self._batches, self._tolerance)
+        for target in targets:
+            try:
+                target.check()
+                self._refuse_crashed(entry, target)
+                runner = self._open(entry, content, target.session_options(thorough=self._thorough)[0])
+            except TargetError as error:
+                if required:
+                    raise
+                record.unusable[str(target)] = error.line()
+                continue
+            record.runs[str(target)] = self._run(entry, content, target, runner, cases)
+        if not required and not record.runs:
+            raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
+        # A file of another precision has other nodes than the captured program: there is nothing to compare them with.
+        failures = [result for result in record.results if not result.passed]
+        if failures and entry.format == "onnx" and entry.precision == FULL:
+            graph = self._references.captured.graph(entry.part)
+            found = explain_failure(content.data, entry.name, graph, failures, cases)
+            if isinstance(found, NodeMismatch):
+                record.mismatch = found
+            elif found is not None:
+                record.findings.append(found)
+        return record
+
+    def _open(self, entry: FileEntry, content: FileContent, options: SessionOptions) -> Runner:
+        return FORMATS[entry.format].open(content, self._spec(entry), options)
+
+    def _spec(self, entry: FileEntry) -> PartSpec:
+        return self._references.captured.graph(entry.part).spec
+
+    def _run(
+        self, entry: FileEntry, content: FileContent, target: Target, runner: Runner, cases: Sequence[Case]
+    ) -> _TargetRecord:
+        """Run a file with all session options of a target; `runner` is the file opened with the first of them."""
+        variants, spec = target.session_options(thorough=self._thorough), self._spec(entry)
+        # From here on the target is usable: a test case that is not run counts as missing.
+        record = _TargetRecord(planned=len(variants) * len(cases) * len(spec.outputs))
+        self._meter.add(target, entry.part, runner, cases)
+        usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
+        fresh = self._open(entry, content, variants[0])
+        record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
+        if target.is_gpu and entry.format == "onnx":
+            providers = node_providers(content.data, target.provider, usual.inputs)
+            record.findings += cpu_node_warnings(providers, entry.name, target.provider)
+        shown = target.session_options(thorough=False)[0] if entry.part == "decoder" else None
+        for options in variants:
+            opened = runner if options == variants[0] else self._open(entry, content, options)
+            error_map = ErrorMapBuilder() if options == shown else None
+            for case in cases:
+                outputs, fault = run_case(opened, case.inputs, spec)
+                results = [
+                    CaseResult(
+                        entry.part,
+                        str(target),
+                        options,
+                        case.probe,
+                        case.batch,
+                        tensor.name,
+                        _compare(case, outputs, fault, tensor, tf32=target.tf32),
+                        case.limits[tensor.name],
+                    )
+                    for tensor in spec.outputs
+                ]
+                record.results += results
+                if error_map is not None and case.batch == max(self._batches) and results[0].comparison.fault is None:
+                    self._draw(error_map, case, outputs["image"])
+            if error_map is not None:
+                record.error_map = error_map.build()
+        return record
+
+    def _draw(self, error_map: ErrorMapBuilder, case: Case, decoded: Array) -> None:
+        error_map.add(decoded, case.eager["image"], case.expected["image"])
+        if case.probe == "data":
+            error_map.show(self._references.images(case.batch), case.eager["image"], decoded)
+
+    def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
+        """Raise `TargetError` where no engine is here, or each crashed: linting a file takes the engine too."""
+        if not targets:
+            raise TargetError("file cannot be verified here", where=entry.name, got=FORMATS[entry.format].unavailable())
+        if all((entry.name, target.provider) in self._crashes for target in targets):
+            self._refuse_crashed(entry, targets[0])
+
+    def _refuse_crashed(self, entry: FileEntry, target: Target) -> None:
+        if (end := self._crashes.get((entry.name, target.provider))) is not None:
+            raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
+
+
 def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
-    """The outputs, or why there are none: a file that cannot run a batch has failed that row, and only that."""
+    """Return a file's outputs, or why there are none: a file that cannot run one batch fails that case alone."""
     try:
         outputs = runner(inputs)
-    except Exception as error:
+    except Exception as error:  # every engine raises its own
         return {}, describe_fault(error)
     wanted = [tensor.name for tensor in spec.outputs]
     if list(outputs) != wanted:
@@ -111,229 +372,35 @@ def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tup
 
 
 def identical_outputs(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Whether two answers have the same outputs, to the bit."""
+    """Return whether two runs gave the same outputs, bit for bit."""
     same = (np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.keys() & other.keys())
     return one.keys() == other.keys() and all(same)
 
 
-#: The probe and batch that determinism and placement are looked at with.
-_USUAL = ("data", 64)
+def _compare(
+    case: Case, outputs: Mapping[str, Array], fault: str | None, tensor: TensorSpec, *, tf32: bool
+) -> Comparison:
+    if fault is not None:
+        return Comparison(fault=fault)
+    name, limits = tensor.name, case.limits[tensor.name]
+    tolerance = limits.tolerance(tf32=tf32)
+    return compare_output(outputs[name], tensor, case.eager[name], case.expected[name], tolerance, limits.magnitude)
 
 
-def verify(
-    artifact: Artifact,
-    source: Source | Checkpoint | Captured,
-    *,
-    targets: Sequence[str] | None = None,
-    tolerance: Tolerance | None = None,
-    budget: Budget | None = None,
-    thorough: bool = True,
-    trust: bool = False,
-    calibrated: CalibrationInputs | None = None,
-    report: Report = lambda _line: None,
-) -> Certificate:
-    """Compare every file of an artifact with the modules it was exported from.
-
-    Args:
-        artifact: from `export` or `open_artifact`; each file's hash is checked before it is run.
-        source: the checkpoint, or the encoder, decoder and contract, that were exported, or its captured graphs.
-        targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
-        tolerance: the user's band in place of the measured one.
-        budget: what of pixels and nats the files may cost.
-        thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the extreme
-            levels on one thread.
-        trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
-        calibrated: what files of a calibrated precision were calibrated with; None makes it anew, the same each time.
-        report: called with a line when a file is about to be verified, and when it costs much.
-
-    Returns:
-        A certificate, passed or not; writing it and acting on it is the caller's.
-
-    Raises:
-        IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
-        ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
-            source that lacks a part, or gives numbers that are not finite.
-        TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
-        UsageError: a target that no file of this artifact can have.
-    """
-    captured = Captured.of(source)
-    source = captured.source
-    if targets is None:
-        refuse_unknown(artifact.manifest)
-    chosen = choose_targets(kinds_of(artifact.manifest), targets)
-    check_origin(artifact, source, trust=trust)
-    of_files = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in source.parts]
-    graphs = captured.graphs(of_files)
-    with fastest_threads(lambda: run_on_zeros(graphs.values(), max(BATCHES))) as threads:
-        prepared = References(source, graphs, tolerance, calibrated, thorough=thorough)
-        verification = _Verification(artifact, prepared, budget, report, thorough=thorough)
-        verification.crashes = crash_check(_scenes(artifact, chosen), source.contract)
-        for entry in artifact.manifest.known:
-            of_file = [target for target in chosen if target.runs(entry)]
-            if of_file or targets is None:
-                report(f"verifying {entry.name}")
-                verification.file(entry, of_file, targets is not None)
-        return verification.certificate(threads)
+def _determinism(
+    entry: FileEntry, target: Target, runner: Runner, fresh: Runner, case: Case, spec: PartSpec
+) -> Determinism | None:
+    """Return whether a second run and another session repeat the first run; None where it fails."""
+    (first, fault), (again, _), (other, _) = (
+        run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
+    )
+    if fault is not None:
+        return None
+    return Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))
 
 
-class _Verification:
-    """What is found out, file by file."""
-
-    def __init__(
-        self, artifact: Artifact, prepared: References, budget: Budget | None, report: Report, *, thorough: bool
-    ) -> None:
-        self._artifact, self._prepared, self._budget, self._thorough = artifact, prepared, budget, thorough
-        self._costs = DegradationMeter(prepared, budget, report)
-        self._evidence: dict[str, ErrorMap] = {}
-        self._divergences: dict[str, NodeMismatch] = {}
-        self._unusable: dict[str, str] = {}
-        self._hashes: dict[str, str] = {}
-        self._determinism: list[Determinism] = []
-        self._findings: list[Finding] = []
-        self._rows: list[CaseResult] = []
-        self._planned = 0
-        self.crashes: Mapping[tuple[str, str], str] = {}
-
-    def file(self, entry: FileEntry, targets: Sequence[Target], asked: bool) -> None:
-        """Read, run and measure one file; a target that cannot run is an error only if it was asked for."""
-        content = read_content(self._artifact, entry)
-        if entry.part not in self._prepared.graphs:
-            raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(self._prepared.graphs))
-        format, spec = FORMATS[entry.format], self._prepared.graphs[entry.part].spec
-        self._refuse_unopenable(entry, targets)
-        self._findings += _findings(entry, content, self._artifact.manifest.opset)
-        cases = self._prepared.cases(entry.part, entry.precision)
-        for target in targets:
-            settings = target.session_options(thorough=self._thorough)
-            try:
-                target.check()
-                self._refuse_crash(entry, target)
-                plain = format.open(content, spec, settings[0])
-            except TargetError as error:
-                if asked:
-                    raise
-                self._unusable[str(target)] = error.line()
-                continue
-            # From here on the target is usable: whatever it does not evaluate is a row that is missing.
-            self._planned += len(settings) * len(cases) * len(spec.outputs)
-            self._plain(entry, content, target, settings[0], plain)
-            for setting in settings:
-                runner = plain if setting == settings[0] else format.open(content, spec, setting)
-                self._rows += self._measured(entry.part, target, setting, runner, cases)
-            self._hashes |= {stored.name: stored.sha256 for stored in entry.stored}
-        if not asked and entry.name not in self._hashes:
-            reasons = "; ".join(self._unusable[str(target)] for target in targets)
-            raise TargetError("file cannot be verified here", where=entry.name, got=reasons)
-        self._explain(entry, content.data)
-
-    def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
-        """Raise `TargetError` where no engine is here, or each crashed: to read a file's graph takes the engine too."""
-        if not targets:
-            raise TargetError("file cannot be verified here", where=entry.name, got=FORMATS[entry.format].unavailable())
-        if all((entry.name, target.provider) in self.crashes for target in targets):
-            self._refuse_crash(entry, targets[0])
-
-    def _refuse_crash(self, entry: FileEntry, target: Target) -> None:
-        if (end := self.crashes.get((entry.name, target.provider))) is not None:
-            raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
-
-    def certificate(self, threads: int) -> Certificate:
-        """All that was found out, once every file was looked at."""
-        costs, prepared = self._costs, self._prepared
-        costs.measure()
-        rows = (*self._rows, *costs.rows)
-        return Certificate(
-            files=self._hashes,
-            planned=self._planned + costs.planned,
-            results=rows,
-            findings=(*self._findings, *costs.findings, *loose_tolerances(rows)),
-            determinism=tuple(self._determinism),
-            node_mismatches=self._divergences,
-            unusable=self._unusable,
-            not_verified=tuple(entry.name for entry in self._artifact.manifest.files if entry.name not in self._hashes),
-            environment=environment(prepared.source, threads, self._artifact) | {"thorough": self._thorough},
-            degradations=tuple(costs.drifts),
-            tolerance=prepared.tolerance,
-            budget=self._budget,
-            nats_not_compared=costs.why_not,
-            error_maps=self._evidence,
-        )
-
-    def _measured(
-        self, part: Part, target: Target, setting: SessionOptions, runner: Runner, cases: Sequence[Case]
-    ) -> Iterator[CaseResult]:
-        plain = setting == target.session_options(thorough=False)[0]
-        builder = ErrorMapBuilder() if part == "decoder" and plain else None
-        for case in cases:
-            outputs, fault = run_case(runner, case.inputs, self._prepared.graphs[part].spec)
-            for tensor in self._prepared.graphs[part].spec.outputs:
-                name, scale = tensor.name, case.limits[tensor.name]
-                if fault is not None:
-                    result = Comparison(fault=fault)
-                else:
-                    band = scale.tolerance(tf32=target.tf32)
-                    result = compare_output(
-                        outputs[name], tensor, case.eager[name], case.expected[name], band, scale.magnitude
-                    )
-                if (
-                    builder is not None
-                    and name == "image"
-                    and result.fault is None
-                    and case.batch == max(self._prepared.batches)
-                ):
-                    builder.add(outputs[name], case.eager[name], case.expected[name])
-                    if case.probe == "data" and (images := self._prepared.images(case.probe)) is not None:
-                        builder.show(images, case.eager[name], outputs[name])
-                yield CaseResult(part, str(target), setting, case.probe, case.batch, name, result, scale)
-        if builder is not None and (evidence := builder.build()) is not None:
-            self._evidence[str(target)] = evidence
-
-    def _plain(
-        self, entry: FileEntry, content: FileContent, target: Target, setting: SessionOptions, runner: Runner
-    ) -> None:
-        """What is looked at once for a target, with its plain setting: the same bits again, and where nodes ran."""
-        self._costs.add(target, entry.part, runner)
-        spec = self._prepared.graphs[entry.part].spec
-        cases = self._prepared.cases(entry.part, entry.precision)
-        case = next((case for case in cases if (case.probe, case.batch) == _USUAL), cases[0])
-        fresh = FORMATS[entry.format].open(content, spec, setting)
-        (first, fault), (again, _), (other, _) = (
-            run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
-        )
-        if fault is None:
-            self._determinism.append(
-                Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))
-            )
-        if target.is_gpu and entry.format == "onnx":
-            self._findings += nodes_on_the_cpu(content.data, entry.name, target.provider, case.inputs)
-
-    def _explain(self, entry: FileEntry, data: bytes) -> None:
-        """Where an ONNX file that failed leaves the path."""
-        # A file of another precision has other nodes than the program, between which nothing is to be compared.
-        if entry.format != "onnx" or entry.precision != FULL:
-            return
-        rows = [row for row in self._rows if row.part == entry.part and row.target.startswith(f"{entry.format}/")]
-        if failures := [row for row in rows if not row.passed]:
-            cases = self._prepared.cases(entry.part, entry.precision)
-            found = explain_failure(data, entry.name, self._prepared.graphs[entry.part], failures, cases)
-            if isinstance(found, NodeMismatch):
-                self._divergences[entry.name] = found
-            elif found is not None:
-                self._findings.append(found)
-
-
-def _scenes(artifact: Artifact, targets: Sequence[Target]) -> list[Trial]:
-    """What must be tried in a child before it is opened here."""
-    return [
-        Trial(entry.name, entry.part, entry.format, target.provider, read_content(artifact, entry))
-        for entry in artifact.manifest.known
-        for target in targets
-        if target.runs(entry) and FORMATS[entry.format].may_crash
-    ]
-
-
-def _findings(entry: FileEntry, content: FileContent, opset: int) -> list[Finding]:
-    """What reading the file shows; raises `ModelError` for one that is damaged or of another format."""
+def _lint(entry: FileEntry, content: FileContent, opset: int) -> list[Finding]:
+    """Return what reading the file shows; raise `ModelError` for one that is damaged or of another format."""
     try:
         return list(FORMATS[entry.format].lint(content, entry.name, opset, entry.precision))
     except VaeExportError:

@@ -1,8 +1,9 @@
-"""What the tests of parity export: one small network of each family, and copies of its files with something wrong."""
+"""Small exports that the tests of parity share, and copies of them with something wrong."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +24,14 @@ from vae_export import (
     verify,
 )
 from vae_export.artifact.manifest import MANIFEST
-from vae_export.capture import Captured
+from vae_export.capture import Graph
 from vae_export.contract import Part
 from vae_export.errors import ParityError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
-from vae_export.parity import calibration_inputs
+from vae_export.parity import References
 from vae_export.precision import CALIBRATED, PrecisionName
 
 LATENT, HIDDEN, IMAGE = 6, 32, (1, 16, 16)
@@ -39,26 +40,35 @@ ONNX_CPU = "onnx/CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Subject:
-    """Attributes:
-    checkpoint: on disk.
-    captured: the source of that checkpoint, captured once: verifying a hundred files takes seconds.
-    artifact: every part, passed. Not to be changed: `tampered` makes copies.
+    """A small network and its export.
+
+    Attributes:
+        checkpoint: the checkpoint on disk.
+        references: what PyTorch computes for it, made once: a hundred files are verified with it.
+        artifact: an export of every part, which passed. Not to be changed: `tampered` and `copied` make copies.
     """
 
     checkpoint: Path
-    captured: Captured
+    references: References
     artifact: Artifact
 
     @property
     def source(self) -> Source:
-        return self.captured.source
+        return self.references.source
+
+    def graph(self, part: Part) -> Graph:
+        return self.references.captured.graph(part)
+
+    def copied(self, folder: Path) -> Artifact:
+        shutil.copytree(self.artifact.folder, folder)
+        return open_artifact(folder)
 
     def data(self, part: Part, format: str = "onnx") -> bytes:
         return self.artifact.read(self.artifact.entry(part, format))
 
 
 def weights(config: VAEConfig, seed: int) -> dict[str, Tensor]:
-    """Each layer keeps the size of what goes through it, as in a trained network, so that every weight counts."""
+    """Return weights that keep the size of activations, as in a trained network, so that every weight counts."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(tensor.shape, generator=generator)
@@ -76,15 +86,15 @@ def checkpoint(family: Family, seed: int = 0) -> Checkpoint:
 def exported(checkpoint: Checkpoint, folder: Path, formats: tuple[str, ...] = ("onnx",)) -> Subject:
     path = folder / "checkpoint.safetensors"
     save_checkpoint(checkpoint, path)
-    source = Source.of(load_checkpoint(path))
-    artifact, _ = export(source, folder / "export", formats=formats)
-    return Subject(path, Captured(source), artifact)
+    references = References(load_checkpoint(path))
+    artifact, _ = export(references.source, folder / "export", formats=formats)
+    return Subject(path, references, artifact)
 
 
 def tampered(
     subject: Subject, folder: Path, files: Mapping[tuple[Part, str], bytes], *, rehash: bool = True
 ) -> Artifact:
-    """An export of these files alone, by part and format; the manifest names their hashes, or keeps the right ones."""
+    """Return an export of these files alone, whose manifest names their hashes, or keeps those of the right files."""
     folder.mkdir(exist_ok=True)
     entries = []
     for (part, format), data in files.items():
@@ -97,31 +107,30 @@ def tampered(
 
 
 def verified(
-    artifact: Artifact, source: Source | Captured, *, thorough: bool = False, **options: object
+    artifact: Artifact, source: Source | References, *, thorough: bool = False, **options: object
 ) -> Certificate:
-    """A verification of every file on the CPU."""
+    """Verify every file on the CPU."""
     targets = [f"{entry.format}/{FORMATS[entry.format].providers()[0]}" for entry in artifact.manifest.files]
     return verify(artifact, source, targets=targets, thorough=thorough, **options)  # type: ignore[arg-type]
 
 
-def written(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
-    """The bytes of an ONNX file in a precision."""
-    graphs = subject.captured.graphs()
-    inputs = calibration_inputs(subject.source, graphs)[part] if precision in CALIBRATED else None
-    return FORMATS["onnx"].write(graphs[part], WriteOptions(precision=precision, calibration=inputs)).data
+def onnx_data(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
+    """Return an ONNX file of a part in a precision."""
+    inputs = subject.references.calibration[part] if precision in CALIBRATED else None
+    return FORMATS["onnx"].write(subject.graph(part), WriteOptions(precision=precision, calibration=inputs)).data
 
 
-def passed_off(subject: Subject, folder: Path, data: bytes, precision: PrecisionName) -> Certificate:
-    """A verification of a decoder of whatever bytes, which the manifest calls one of this precision."""
+def verify_as(subject: Subject, folder: Path, data: bytes, precision: PrecisionName) -> Certificate:
+    """Verify an ONNX file as a decoder that the manifest calls one of this precision."""
     artifact = tampered(subject, folder, {("decoder", "onnx"): data})
     entry = replace(artifact.manifest.files[0], precision=precision)
     artifact = replace(artifact, manifest=replace(artifact.manifest, files=(entry,)))
     target = f"onnx+{precision}/CPUExecutionProvider"
-    return verify(artifact, subject.captured, targets=[target], thorough=False, trust=True)
+    return verify(artifact, subject.references, targets=[target], thorough=False, trust=True)
 
 
-def refused(certificate: Certificate) -> None:
-    """It has not passed, in whichever way one asks it."""
+def assert_fails(certificate: Certificate) -> None:
+    """Assert that a certificate has not passed, in each way to ask for it."""
     assert not certificate.passed
     assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["verdict"] == "fail"
     with pytest.raises(ParityError):
