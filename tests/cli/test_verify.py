@@ -79,7 +79,7 @@ class TestVerify:
         for given, less in [
             ((*both, "--quick"), "--quick"),
             (one, "not on pt2/cpu"),
-            ((*both, "--rtol", "0.1"), "--atol or --rtol in place of the measured band"),
+            ((*both, "--rtol", "0.1"), "--atol or --rtol in place of the measured tolerance"),
             ((*one, "--quick"), "--quick; not on pt2/cpu"),
         ]:
             outcome = invoke(*given)

@@ -114,7 +114,7 @@ def test_the_message_names_the_worst_row() -> None:
         certificate.require()
     with pytest.raises(ParityError, match="dropout"):
         FAILING["an error"].require()
-    with pytest.raises(ParityError, match=r"not everything was verified; expected 2 rows, got 1"):
+    with pytest.raises(ParityError, match=r"not everything was verified; expected 2 comparisons, got 1"):
         FAILING["a row is missing"].require()
 
 

@@ -1,4 +1,4 @@
-"""Two certificates side by side: what is worse is said, what is as good or better is not."""
+"""Regressions against a baseline, and what a weaker verification would lose of a thorough certificate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.parity.small_exports import Subject
 from vae_export.artifact.certificate import FORMAT
-from vae_export.errors import InputError
-from vae_export.parity.certificate_diff import SLACK, read_baseline, regressions
+from vae_export.errors import InputError, UsageError
+from vae_export.parity import Budget, Tolerance
+from vae_export.parity.certificate_diff import SLACK, read_baseline, regressions, weaker_points
+
+ONNX = "onnx/CPUExecutionProvider"
 
 
 def certificate(
@@ -23,14 +27,14 @@ def row(
     ratio: float | None = 0.5,
     mean_ratio: float | None = 0.4,
     *,
-    reach: float = 8.0,
+    factor: float = 8.0,
     output: str = "image",
     passed: bool = True,
     batch: int = 1,
 ) -> dict[str, Any]:
     names = {"part": "decoder", "target": "onnx/CPUExecutionProvider", "setting": "all, 1 thread", "probe": "prior"}
-    worst = {"ratio": ratio, "rounding": 2e-7, "band": reach * 2e-7}
-    mean = {"mean_ratio": mean_ratio, "mean_rounding": 1e-8, "mean_band": reach * 1e-8}
+    worst = {"ratio": ratio, "rounding": 2e-7, "band": factor * 2e-7}
+    mean = {"mean_ratio": mean_ratio, "mean_rounding": 1e-8, "mean_band": factor * 1e-8}
     return {**names, "batch": batch, "output": output, **worst, **mean, "passed": passed}
 
 
@@ -39,38 +43,38 @@ def drift(**figures: object) -> list[dict[str, Any]]:
     return [{**names, "worst_levels": 12, "mean_levels": 0.3, "nats_high": 0.06, **figures}]
 
 
-def test_what_is_equal_or_better_is_no_regression() -> None:
+def test_equal_or_better_certificate_has_no_regressions() -> None:
     assert regressions(certificate(row()), certificate(row())) == []
     assert regressions(certificate(row(0.5)), certificate(row(0.1))) == []
     assert regressions(certificate(row(0.5)), certificate(row(2.5))) == []
     assert regressions(certificate(row()), certificate(row(), row(0.9, output="more"))) == []
 
 
-@pytest.mark.parametrize("reach", [8.0, 4.0, 2.0])
-def test_the_slack_of_a_row_is_a_quarter_of_its_own_band(reach: float) -> None:
-    before = certificate(row(0.5, 0.4, reach=reach))
-    assert regressions(before, certificate(row(0.49 + SLACK * reach, 0.39 + SLACK * reach, reach=reach))) == []
-    [line] = regressions(before, certificate(row(0.51 + SLACK * reach, reach=reach)))
-    assert line.endswith(f"{0.51 + SLACK * reach:.3g} times PyTorch's rounding; was 0.5")
-    [line] = regressions(before, certificate(row(0.5, 0.41 + SLACK * reach, reach=reach)))
-    assert line.endswith(f"{0.41 + SLACK * reach:.3g} times PyTorch's mean rounding; was 0.4")
+@pytest.mark.parametrize("factor", [8.0, 4.0, 2.0])
+def test_error_may_grow_by_a_quarter_of_its_tolerance(factor: float) -> None:
+    before = certificate(row(0.5, 0.4, factor=factor))
+    assert regressions(before, certificate(row(0.49 + SLACK * factor, 0.39 + SLACK * factor, factor=factor))) == []
+    [line] = regressions(before, certificate(row(0.51 + SLACK * factor, factor=factor)))
+    assert line.endswith(f"{0.51 + SLACK * factor:.3g} times PyTorch's baseline error; was 0.5")
+    [line] = regressions(before, certificate(row(0.5, 0.41 + SLACK * factor, factor=factor)))
+    assert line.endswith(f"{0.41 + SLACK * factor:.3g} times PyTorch's mean baseline error; was 0.4")
 
 
 @pytest.mark.parametrize(
     ("now", "said"),
     [
-        (certificate(), "and 0 other rows: verified then, and not now"),
-        (certificate(row(output="mean")), "verified then, and not now"),
-        (certificate(row(batch=2)), "verified then, and not now"),
-        (certificate(row(2.51)), "2.51 times PyTorch's rounding; was 0.5"),
-        (certificate(row(0.5, None)), "inf times PyTorch's mean rounding; was 0.4"),
-        (certificate(row(9.0, passed=False)), "failed, at 9 times PyTorch's rounding; was 0.5"),
-        (certificate(row(None, passed=False)), "failed, at inf times PyTorch's rounding"),
-        (certificate(row(0.5, passed=False)), "failed, at 0.5 times PyTorch's rounding"),
-        (certificate(row(None)), "inf times PyTorch's rounding"),
+        (certificate(), ": compared then, and not now"),
+        (certificate(row(output="mean")), ": compared then, and not now"),
+        (certificate(row(batch=2)), ": compared then, and not now"),
+        (certificate(row(2.51)), "2.51 times PyTorch's baseline error; was 0.5"),
+        (certificate(row(0.5, None)), "inf times PyTorch's mean baseline error; was 0.4"),
+        (certificate(row(9.0, passed=False)), "failed, at 9 times PyTorch's baseline error; was 0.5"),
+        (certificate(row(None, passed=False)), "failed, at inf times PyTorch's baseline error"),
+        (certificate(row(0.5, passed=False)), "failed, at 0.5 times PyTorch's baseline error"),
+        (certificate(row(None)), "inf times PyTorch's baseline error"),
     ],
 )
-def test_what_is_worse_is_said_in_one_line(now: dict[str, Any], said: str) -> None:
+def test_each_regression_is_one_line(now: dict[str, Any], said: str) -> None:
     [line] = regressions(certificate(row()), now)
     assert line.startswith("decoder, onnx/CPUExecutionProvider, all, 1 thread, prior, 1, image")
     assert said in line
@@ -87,12 +91,12 @@ def test_what_is_worse_is_said_in_one_line(now: dict[str, Any], said: str) -> No
         ({"nats_high": None}, "inf nats an image, at most; was 0.06"),
     ],
 )
-def test_a_file_that_costs_more_than_it_did_is_worse(figures: dict[str, Any], said: str | None) -> None:
+def test_larger_degradation_is_a_regression(figures: dict[str, Any], said: str | None) -> None:
     found = regressions(certificate(row(), drift=drift()), certificate(row(), drift=drift(**figures)))
     assert found == ([] if said is None else [f"decoder, onnx+int8/CPUExecutionProvider: {said}"])
 
 
-def test_a_cost_that_is_no_longer_measured_is_worse() -> None:
+def test_degradation_no_longer_measured_is_a_regression() -> None:
     assert len(regressions(certificate(row(), drift=drift()), certificate(row()))) == 3
     unmeasured = drift(nats_high=None)
     assert regressions(certificate(row(), drift=unmeasured), certificate(row(), drift=drift())) == []
@@ -106,25 +110,95 @@ def test_a_cost_that_is_no_longer_measured_is_worse() -> None:
         ("[]", "of another version"),
         ('{"format": "vae-export-certificate/0"}', "of another version"),
         (json.dumps(certificate(row(), verdict="fail")), "did not pass"),
-        (json.dumps(certificate()), "no rows"),
-        (json.dumps(certificate(row(None))), "no rows"),
-        (json.dumps(certificate({"part": "decoder"})), "no rows"),
-        (json.dumps({"format": FORMAT, "verdict": "pass"}), "no rows"),
-        (json.dumps(certificate({**row(), "rounding": 0})), "no rows"),
-        (json.dumps({"format": FORMAT, "verdict": "pass", "rows": [row()]}), "costs that cannot be compared"),
-        (json.dumps(certificate(row(), drift=drift(mean_levels="few"))), "costs that cannot be compared"),
+        (json.dumps(certificate()), "no comparisons"),
+        (json.dumps(certificate(row(None))), "no comparisons"),
+        (json.dumps(certificate({"part": "decoder"})), "no comparisons"),
+        (json.dumps({"format": FORMAT, "verdict": "pass"}), "no comparisons"),
+        (json.dumps(certificate({**row(), "rounding": 0})), "no comparisons"),
+        (json.dumps({"format": FORMAT, "verdict": "pass", "rows": [row()]}), "no degradations"),
+        (json.dumps(certificate(row(), drift=drift(mean_levels="few"))), "no degradations"),
     ],
 )
-def test_what_is_no_certificate_that_passed_is_refused(tmp_path: Path, text: str, error: str) -> None:
+def test_read_baseline_refuses_all_but_passed_certificates(tmp_path: Path, text: str, error: str) -> None:
     path = tmp_path / "certificate.json"
     path.write_text(text, "utf-8")
     with pytest.raises(InputError, match=error):
         read_baseline(path)
 
 
-def test_a_certificate_that_passed_is_a_baseline(tmp_path: Path) -> None:
+def test_passed_certificate_is_a_baseline(tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(certificate(row())), "utf-8")
     assert read_baseline(path) == certificate(row())
     with pytest.raises(InputError, match="cannot be read"):
         read_baseline(tmp_path / "none.json")
+
+
+def test_missing_comparisons_are_counted() -> None:
+    before = certificate(row(), row(output="mean"), row(output="logvar"))
+    [line] = regressions(before, certificate(row()))
+    assert line.endswith("mean and 1 other: compared then, and not now")
+    [line] = regressions(before, certificate())
+    assert line.endswith("image and 2 others: compared then, and not now")
+
+
+def thorough_certificate(**others: Any) -> dict[str, Any]:
+    plain = {"environment": {"thorough": True}, "rows": [{"target": ONNX}], "tolerance": None, "budget": None}
+    return plain | others
+
+
+def weaker(subject: Subject, before: dict[str, Any], **given: Any) -> list[str]:
+    usual = {"targets": None, "tolerance": None, "budget": None, "thorough": True}
+    return weaker_points(before, subject.artifact.manifest, **(usual | given))
+
+
+def test_equal_verification_is_not_weaker(mlp: Subject) -> None:
+    assert weaker(mlp, thorough_certificate()) == []
+    assert weaker(mlp, thorough_certificate(), targets=["onnx+fp32/CPUExecutionProvider"]) == [], (
+        "another name of the same"
+    )
+    narrow = thorough_certificate(
+        tolerance={"atol": 1e-3, "rtol": 0.0}, budget={"max_nats": 0.1, "max_grey_levels": None}
+    )
+    assert weaker(mlp, narrow, tolerance=Tolerance(1e-4), budget=Budget(max_nats=0.05, max_grey_levels=3)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "given", "said"),
+    [
+        ({}, {"thorough": False}, "--quick"),
+        ({"rows": [{"target": ONNX}, {"target": "onnx/CUDAExecutionProvider"}]}, {}, "not on onnx/CUDA"),
+        ({}, {"tolerance": Tolerance(1e-9)}, "in place of the measured tolerance"),
+        (
+            {"tolerance": {"atol": 1e-3, "rtol": 0}},
+            {"tolerance": Tolerance(1)},
+            "wider tolerance than atol 0.001, rtol 0",
+        ),
+        ({"budget": {"max_nats": 0.1, "max_grey_levels": None}}, {}, "without --max-nats 0.1"),
+        (
+            {"budget": {"max_nats": None, "max_grey_levels": 2}},
+            {"budget": Budget(max_grey_levels=3)},
+            "without --max-grey-levels 2",
+        ),
+    ],
+)
+def test_weaker_point_is_named(mlp: Subject, before: dict[str, Any], given: dict[str, Any], said: str) -> None:
+    (line,) = weaker(mlp, thorough_certificate(**before), **given)
+    assert said in line
+
+
+def test_results_of_removed_files_are_no_loss(mlp: Subject) -> None:
+    gone = thorough_certificate(rows=[{"target": ONNX}, {"target": "onnx+int8/CPUExecutionProvider"}])
+    assert weaker(mlp, gone) == []
+
+
+@pytest.mark.parametrize(
+    "before", [{}, {"environment": 1}, thorough_certificate(rows=[1]), thorough_certificate(budget=7)]
+)
+def test_unreadable_certificate_may_be_replaced(mlp: Subject, before: dict[str, Any]) -> None:
+    assert weaker(mlp, before, thorough=False) == []
+
+
+def test_target_without_a_file_is_refused(mlp: Subject) -> None:
+    with pytest.raises(UsageError, match="no file for this target"):
+        weaker(mlp, {}, targets=["onnyx/cpu"])

@@ -1,6 +1,6 @@
-"""The record of one verification: every figure, every verdict, the hashes of what was verified.
+"""The certificate of one verification: every figure, every verdict, the hashes of what was verified.
 
-It fails closed: a row that is missing, a figure that is no number, a finding that is an error, each means "fail".
+It fails closed: a test case that is missing, a figure that is not finite, a finding that is an error each mean "fail".
 docs/parity.md describes the JSON.
 """
 
@@ -27,7 +27,13 @@ from vae_export.parity.tolerance import Tolerance
 
 @dataclass(frozen=True)
 class Determinism:
-    """Whether one part on one target gave the same bits again: reported, never assumed, and no verdict by itself."""
+    """Whether one part on one target repeats its outputs bit for bit: reported, and no verdict by itself.
+
+    Attributes:
+        part, target: what was run, and where.
+        same_session: whether a second run in the same session gave the same bits.
+        fresh_session: whether a run in another session gave the same bits.
+    """
 
     part: str
     target: str
@@ -35,27 +41,29 @@ class Determinism:
     fresh_session: bool
 
 
-#: The parts that cost nothing by themselves: what they cost is seen of the decoder's image.
-_WITH_DECODER = ("encoder", *PIXELS.values())
+#: Parts without a degradation of their own: it shows in the decoder's image.
+_MEASURED_WITH_DECODER = ("encoder", *PIXELS.values())
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Attributes:
-    files: SHA-256 of the very bytes that were run, by file name.
-    planned: how many rows were to be evaluated.
-    rows: every comparison that was made.
-    findings: what reading the files showed.
-    determinism: for each part and target.
-    divergences: where a failed file first leaves the path.
-    unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
-    not_verified: files of the export that no target of this verification runs.
-    environment: versions, machine, what the probes were made from.
-    drifts: what each file of lower precision costs in pixels and nats; of every file where there is a budget.
-    tolerance: the user's own band, in place of the measured one; None where there was none.
-    budget: what files may cost; None where there was none.
-    nats: why nats were not compared; None where they were.
-    evidence: pictures of the decoder's errors by target, for the page; not in the JSON.
+    """The result of a verification, as `verify` returns it.
+
+    Attributes:
+        files: SHA-256 of the very bytes that were run, by file name.
+        planned: how many test cases there must be.
+        results: the test cases that were run.
+        findings: what reading the files showed, and warnings about what was measured.
+        determinism: for each part and target.
+        node_mismatches: the first wrong node of each ONNX file that failed.
+        unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
+        not_verified: files of the export that no target of this verification runs.
+        environment: versions, machine, and where the probes come from.
+        degradations: for each file of lower precision; for every file where there is a budget.
+        tolerance: the user's tolerance, in place of the measured one; None where there was none.
+        budget: the degradation that files may have; None where there was no limit.
+        nats_not_compared: why nats were not compared; None where they were.
+        error_maps: pictures of the decoder's errors by target, for the HTML page; not in the JSON.
     """
 
     files: Mapping[str, str]
@@ -75,58 +83,60 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """True only if something was to be compared, all of it was, and all of it passed."""
+        """Whether there was something to compare, all of it was compared, and all of it passed."""
         complete = bool(self.results) and len(self.results) == self.planned
         return complete and not self.failures and not self.errors and not self.over_budget
 
     @property
     def failures(self) -> tuple[CaseResult, ...]:
-        return tuple(row for row in self.results if not row.passed)
+        """The test cases that failed."""
+        return tuple(result for result in self.results if not result.passed)
 
     @property
     def errors(self) -> tuple[Finding, ...]:
+        """The findings that fail the certificate."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     @property
     def over_budget(self) -> tuple[str, ...]:
-        """A line for each way in which the budget is missed; one that nothing was held against is missed."""
+        """A line for each limit of the budget that is missed; with a budget, having measured nothing misses it."""
         if self.budget is None:
             return ()
         if not self.degradations:
             return ("nothing was held against the budget",)
-        return tuple(line for drift in self.degradations for line in drift.over_budget(self.budget))
+        return tuple(line for degradation in self.degradations for line in degradation.over_budget(self.budget))
 
     @property
     def withheld_probes(self) -> dict[str, tuple[str, ...]]:
         """The probes that files were not given, by the precision that cannot hold them."""
-        precisions = dict.fromkeys(row.limits.precision for row in self.results)
+        precisions = dict.fromkeys(result.limits.precision for result in self.results)
         return {precision: probes for precision in precisions if (probes := probes_out_of_range(precision))}
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """A line for each thing that was left out: it is neither passed nor failed, and a reader must know."""
+        """A line for each thing that was left out: it has neither passed nor failed, and a reader must know."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
-            held = {drift.target for drift in self.degradations if drift.part == "decoder"}
-            alone = dict.fromkeys((row.part, row.target) for row in self.results if row.part in _WITH_DECODER)
+            measured = {degradation.target for degradation in self.degradations if degradation.part == "decoder"}
+            run = dict.fromkeys((result.part, result.target) for result in self.results)
             lines += [
                 f"{part} on {target}: no decoder to hold it against the budget with"
-                for part, target in alone
-                if target not in held
+                for part, target in run
+                if part in _MEASURED_WITH_DECODER and target not in measured
             ]
         lines += [
-            f"{name}: inputs of {', '.join(names)}, beyond its range" for name, names in self.withheld_probes.items()
+            f"{name}: inputs of {', '.join(probes)}, beyond its range" for name, probes in self.withheld_probes.items()
         ]
         return (*lines, *([f"nats: {self.nats_not_compared}"] if self.nats_not_compared is not None else []))
 
     def require(self) -> None:
-        """Raise `ParityError` unless it passed; the message names what is worst."""
+        """Raise `ParityError` unless the certificate passed; the message names the worst failure."""
         if self.passed:
             return
         if self.failures:
-            # Faults first, then the largest excess over the band.
-            worst = max(self.failures, key=lambda row: row.tolerance_used)
+            # Faults first, then the largest error in units of its tolerance.
+            worst = max(self.failures, key=lambda result: result.tolerance_used)
             raise ParityError(
                 f"{len(self.failures)} of {len(self.results)} comparisons failed",
                 where=f"{worst.part} on {worst.target}, '{worst.output}', probe {worst.probe}, batch {worst.batch}",
@@ -138,9 +148,11 @@ class Certificate:
             raise ParityError("budget is missed", got="; ".join(self.over_budget))
         if not self.planned:
             raise ParityError("nothing was verified", do="see the targets in `vae-export doctor`")
-        raise ParityError("not everything was verified", expected=f"{self.planned} rows", got=len(self.results))
+        got = len(self.results)
+        raise ParityError("not everything was verified", expected=f"{self.planned} comparisons", got=got)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the document of certificate.json (docs/parity.md)."""
         return {
             "format": FORMAT,
             "verdict": "pass" if self.passed else "fail",
@@ -150,19 +162,19 @@ class Certificate:
             "environment": dict(self.environment),
             "tolerance": None if self.tolerance is None else asdict(self.tolerance),
             "budget": None if self.budget is None else asdict(self.budget),
-            "drift": [json_numbers(drift.to_json()) for drift in self.degradations],
+            "drift": [json_numbers(degradation.to_json()) for degradation in self.degradations],
             "nats_not_compared": self.nats_not_compared,
             "unusable_targets": dict(self.unusable),
             "files_not_verified": list(self.not_verified),
             "probes_withheld": {name: list(names) for name, names in self.withheld_probes.items()},
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
-            "divergences": {name: item.to_json() for name, item in self.node_mismatches.items()},
-            "rows": [row.to_json() for row in self.results],
+            "divergences": {name: mismatch.to_json() for name, mismatch in self.node_mismatches.items()},
+            "rows": [result.to_json() for result in self.results],
         }
 
     def write(self, path: Path) -> None:
-        """Write as JSON, atomically, a row a line. What is no finite number is no JSON: it is null."""
+        """Write certificate.json atomically, with a line for each test case; numbers that are not finite are null."""
         data = self.to_json()
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")

@@ -1,7 +1,4 @@
-"""Two certificates side by side: has anything become worse since the last one that was accepted?
-
-What a thorough certificate says that a verification about to take its place would not.
-"""
+"""Compare two certificates: what became worse since an accepted one, and what a weaker verification would leave out."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
 from vae_export.parity.targets import Kind, choose_targets, kinds_of, parse_target
 from vae_export.parity.tolerance import Tolerance
 
-#: A row has become worse when its error, in units of PyTorch's rounding, grows by more than this share of its band.
-#: Within it lies what another version of an engine changes by summing in another order.
+#: A test case is worse when its error, in units of PyTorch's baseline error, grows by more than this share of its
+#: tolerance. Less than that changes with the order of summation of another version of an engine.
 SLACK = 0.25
-#: What a row is known by, and a drift.
-_KEY = ("part", "target", "setting", "probe", "batch", "output")
-_DRIFT_KEY = ("part", "target")
-#: Figures of a row that are compared: each with its unit and its band.
+#: What identifies a test case, and a degradation.
+_CASE_KEY = ("part", "target", "setting", "probe", "batch", "output")
+_DEGRADATION_KEY = ("part", "target")
+#: Figures of a test case that are compared, each with the keys of its baseline error and its tolerance.
 _ERRORS = {"ratio": ("rounding", "band"), "mean_ratio": ("mean_rounding", "mean_band")}
-#: Figures of a drift that are compared, with the least change that is worth a word: the same share of what is costly.
+#: Figures of a degradation that are compared, each with the smallest change worth a line: a share of what is costly.
 #: The worst pixel is a whole number of levels, and rounding alone may flip one.
-_COSTS = {"worst_levels": 1.0, "mean_levels": SLACK * COSTLY_LEVELS, "nats_high": SLACK * COSTLY_NATS}
-_WORDS = {
-    "ratio": "times PyTorch's rounding",
-    "mean_ratio": "times PyTorch's mean rounding",
+_DEGRADATIONS = {"worst_levels": 1.0, "mean_levels": SLACK * COSTLY_LEVELS, "nats_high": SLACK * COSTLY_NATS}
+_UNITS = {
+    "ratio": "times PyTorch's baseline error",
+    "mean_ratio": "times PyTorch's mean baseline error",
     "worst_levels": "grey levels at the worst pixel",
     "mean_levels": "grey levels a pixel on average",
     "nats_high": "nats an image, at most",
@@ -39,7 +36,17 @@ _WORDS = {
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """A certificate that passed, as JSON; raises `InputError` for anything else."""
+    """Read a certificate.json that passed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its document.
+
+    Raises:
+        InputError: the file cannot be read, is of another version, did not pass, or lacks figures to compare.
+    """
     expected = "a certificate.json that passed"
     try:
         data = json.loads(path.read_text("utf-8"))
@@ -51,72 +58,25 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise InputError("baseline of another version", where=path, expected=FORMAT, got=found)
     if data.get("verdict") != "pass":
         raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
-    rows, drifts = data.get("rows"), data.get("drift")
-    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
-        raise InputError("baseline has no rows that can be compared", where=path, expected=expected)
-    if not isinstance(drifts, list) or not all(_is_drift(drift) for drift in drifts):
-        raise InputError("baseline has costs that cannot be compared", where=path, expected=expected)
+    cases, degradations = data.get("rows"), data.get("drift")
+    if not isinstance(cases, list) or not cases or not all(_is_case(case) for case in cases):
+        raise InputError("baseline has no comparisons to compare with", where=path, expected=expected)
+    if not isinstance(degradations, list) or not all(_is_degradation(item) for item in degradations):
+        raise InputError("baseline has no degradations to compare with", where=path, expected=expected)
     return dict(data)
 
 
 def regressions(baseline: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each way in which `now` is worse than `baseline`: rows gone, rows failing, errors or costs grown."""
-    return [*_worse_rows(baseline["rows"], now["rows"]), *_worse_drifts(baseline["drift"], now["drift"])]
+    """Return a line for each way in which a certificate is worse than a baseline.
 
+    Args:
+        baseline: document of the accepted certificate, from `read_baseline`.
+        now: document of the new one.
 
-def _worse_rows(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
-    before, after = _by(baseline, _KEY), _by(now, _KEY)
-    if gone := [key for key in before if key not in after]:
-        yield f"{', '.join(gone[0])} and {len(gone) - 1} other rows: verified then, and not now"
-    for key, old in before.items():
-        new = after.get(key, old)
-        if not new["passed"]:
-            yield f"{', '.join(key)}: failed, at {_number(new['ratio']):.3g} {_WORDS['ratio']}; was {old['ratio']:.3g}"
-            continue
-        for figure, (unit, band) in _ERRORS.items():
-            slack = SLACK * old[band] / old[unit]
-            if not _number(new[figure]) <= old[figure] + slack:
-                yield f"{', '.join(key)}: {_number(new[figure]):.3g} {_WORDS[figure]}; was {old[figure]:.3g}"
-
-
-def _worse_drifts(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
-    """What files cost: worse by a quarter, and by more than is worth a word. A figure that is gone is worse."""
-    before, after = _by(baseline, _DRIFT_KEY), _by(now, _DRIFT_KEY)
-    for key, old in before.items():
-        new = after.get(key, {})
-        for figure, least in _COSTS.items():
-            if old[figure] is None:
-                continue
-            slack = max(least, SLACK * abs(old[figure]))
-            if not _number(new.get(figure)) <= old[figure] + slack:
-                yield f"{', '.join(key)}: {_number(new.get(figure)):.3g} {_WORDS[figure]}; was {old[figure]:.3g}"
-
-
-def _is_row(row: object) -> bool:
-    figures = [name for figure, others in _ERRORS.items() for name in (figure, *others)]
-    if not isinstance(row, dict) or not {*_KEY, *figures, "passed"} <= row.keys():
-        return False
-    units = [row[unit] for unit, _ in _ERRORS.values()]
-    return all(_is_finite(row[name]) for name in figures) and all(unit > 0 for unit in units)
-
-
-def _is_drift(drift: object) -> bool:
-    if not isinstance(drift, dict) or not {*_DRIFT_KEY, *_COSTS} <= drift.keys():
-        return False
-    return all(drift[name] is None or _is_finite(drift[name]) for name in _COSTS)
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _by(items: list[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tuple[str, ...], Mapping[str, Any]]:
-    return {tuple(str(item[name]) for name in names): item for item in items}
-
-
-def _number(figure: float | None) -> float:
-    """What is no number is worse than any."""
-    return math.inf if figure is None else figure
+    Returns:
+        Test cases that are gone or fail, and errors or degradations that grew; empty if nothing became worse.
+    """
+    return [*_worse_cases(baseline["rows"], now["rows"]), *_worse_degradations(baseline["drift"], now["drift"])]
 
 
 def weaker_points(
@@ -128,12 +88,15 @@ def weaker_points(
     budget: Budget | None,
     thorough: bool,
 ) -> list[str]:
-    """What would be lost, a phrase each; nothing of a certificate that is quick, or that nobody could rely on.
+    """Return what a thorough certificate has that the verification about to replace it would not.
 
     Args:
-        before: the document of the certificate that is there, whatever it holds; empty where there is none.
-        manifest: of the files to verify. What was said of files that are no longer there is no loss.
-        targets, tolerance, budget, thorough: of the verification, as `verify` takes them.
+        before: document of the present certificate, whatever it holds; empty where there is none.
+        manifest: the files to verify. Losing what was said about files that are gone is no loss.
+        targets, tolerance, budget, thorough: arguments of the verification, as `verify` takes them.
+
+    Returns:
+        A phrase for each point; empty if the present certificate is quick or unreadable.
 
     Raises:
         IntegrityError: the manifest names an unknown format.
@@ -144,16 +107,73 @@ def weaker_points(
     try:
         if before["environment"]["thorough"] is not True:
             return []
-        missed = sorted({str(row["target"]) for row in before["rows"]} - set(map(str, chosen)))
+        missing = sorted({str(row["target"]) for row in before["rows"]} - set(map(str, chosen)))
         lost = [] if thorough else ["--quick"]
-        if still := [name for name in missed if _is_there(name, kinds)]:
+        if still := [name for name in missing if _has_files(name, kinds)]:
             lost.append("not on " + ", ".join(still))
-        return [*lost, *_wider(before["tolerance"], tolerance), *_unbudgeted(before["budget"], budget)]
+        return [*lost, *_wider_tolerance(before["tolerance"], tolerance), *_weaker_budget(before["budget"], budget)]
     except (LookupError, TypeError, AttributeError):
         return []
 
 
-def _is_there(name: str, kinds: Sequence[Kind]) -> bool:
+def _worse_cases(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
+    before, after = _by_key(baseline, _CASE_KEY), _by_key(now, _CASE_KEY)
+    if gone := [key for key in before if key not in after]:
+        others = len(gone) - 1
+        also = f" and {others} other{'' if others == 1 else 's'}" if others else ""
+        yield f"{', '.join(gone[0])}{also}: compared then, and not now"
+    for key, old in before.items():
+        new = after.get(key, old)
+        if not new["passed"]:
+            yield f"{', '.join(key)}: failed, at {_or_inf(new['ratio']):.3g} {_UNITS['ratio']}; was {old['ratio']:.3g}"
+            continue
+        for figure, (unit, tolerance) in _ERRORS.items():
+            slack = SLACK * old[tolerance] / old[unit]
+            if not _or_inf(new[figure]) <= old[figure] + slack:
+                yield f"{', '.join(key)}: {_or_inf(new[figure]):.3g} {_UNITS[figure]}; was {old[figure]:.3g}"
+
+
+def _worse_degradations(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield figures that grew by a quarter, and by more than the smallest change, or that are gone."""
+    before, after = _by_key(baseline, _DEGRADATION_KEY), _by_key(now, _DEGRADATION_KEY)
+    for key, old in before.items():
+        new = after.get(key, {})
+        for figure, least in _DEGRADATIONS.items():
+            if old[figure] is None:
+                continue
+            slack = max(least, SLACK * abs(old[figure]))
+            if not _or_inf(new.get(figure)) <= old[figure] + slack:
+                yield f"{', '.join(key)}: {_or_inf(new.get(figure)):.3g} {_UNITS[figure]}; was {old[figure]:.3g}"
+
+
+def _is_case(case: object) -> bool:
+    figures = [name for figure, others in _ERRORS.items() for name in (figure, *others)]
+    if not isinstance(case, dict) or not {*_CASE_KEY, *figures, "passed"} <= case.keys():
+        return False
+    units = [case[unit] for unit, _ in _ERRORS.values()]
+    return all(_is_finite(case[name]) for name in figures) and all(unit > 0 for unit in units)
+
+
+def _is_degradation(item: object) -> bool:
+    if not isinstance(item, dict) or not {*_DEGRADATION_KEY, *_DEGRADATIONS} <= item.keys():
+        return False
+    return all(item[name] is None or _is_finite(item[name]) for name in _DEGRADATIONS)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _by_key(items: list[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+    return {tuple(str(item[name]) for name in names): item for item in items}
+
+
+def _or_inf(figure: float | None) -> float:
+    """Return the figure; a missing one is worse than any."""
+    return math.inf if figure is None else figure
+
+
+def _has_files(name: str, kinds: Sequence[Kind]) -> bool:
     try:
         parse_target(name, kinds)
     except UsageError:
@@ -161,17 +181,17 @@ def _is_there(name: str, kinds: Sequence[Kind]) -> bool:
     return True
 
 
-def _wider(before: Mapping[str, float] | None, tolerance: Tolerance | None) -> Iterator[str]:
+def _wider_tolerance(before: Mapping[str, float] | None, tolerance: Tolerance | None) -> Iterator[str]:
     if tolerance is None:
         return
     if before is None:
-        yield "--atol or --rtol in place of the measured band"
+        yield "--atol or --rtol in place of the measured tolerance"
     elif tolerance.atol > before["atol"] or tolerance.rtol > before["rtol"]:
-        yield f"a wider band than atol {before['atol']:g}, rtol {before['rtol']:g}"
+        yield f"a wider tolerance than atol {before['atol']:g}, rtol {before['rtol']:g}"
 
 
-def _unbudgeted(before: Mapping[str, float | None] | None, budget: Budget | None) -> Iterator[str]:
-    """Files that were held against a budget are held against none, or a larger one."""
+def _weaker_budget(before: Mapping[str, float | None] | None, budget: Budget | None) -> Iterator[str]:
+    """Yield each option of the budget that is gone, or larger."""
     for option, key in (("--max-grey-levels", "max_grey_levels"), ("--max-nats", "max_nats")):
         was = None if before is None else before[key]
         now = None if budget is None else getattr(budget, key)

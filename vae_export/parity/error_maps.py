@@ -1,4 +1,4 @@
-"""What a person wants to see of a decoder: where its errors lie, how large they are, and the pictures themselves."""
+"""Pictures of a decoder's errors for the HTML page: where they lie, how large they are, and the images themselves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from vae_export.contract import Array
 
-#: Powers of ten of the distance to float64, for the histogram; what is exact falls below the first.
+#: Edges of the histogram's bins: powers of ten of the distance to float64. Zero falls below the first.
 HISTOGRAM_EDGES = np.linspace(-12, 0, 97)
 #: Images that are shown.
 SHOWN = 8
@@ -16,12 +16,14 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class ErrorMap:
-    """Of one decoder on one target, over all probes.
+    """The errors of one decoder on one target, over all probes.
 
     Attributes:
-        pixel_error: (C, H, W), the largest distance to float64 of each pixel.
-        exported, eager: pixel errors between `HISTOGRAM_EDGES`, of the file and of PyTorch; the last counts zeros.
-        originals, pytorch, decoded: (SHOWN, C, H, W): real images, and what PyTorch and the file make of their latents.
+        pixel_error: largest distance to float64 of each pixel, (C, H, W).
+        exported, eager: pixel errors of the file and of PyTorch, counted between `HISTOGRAM_EDGES`; the last count is
+            that of zeros.
+        originals, pytorch, decoded: real images, and what PyTorch and the file decode from their latents,
+            (SHOWN, C, H, W).
     """
 
     pixel_error: Array
@@ -33,7 +35,7 @@ class ErrorMap:
 
 
 class ErrorMapBuilder:
-    """Adds up one run after the other."""
+    """Accumulates the error map of a decoder, run after run."""
 
     def __init__(self) -> None:
         self._pixel_error: Array | None = None
@@ -41,20 +43,20 @@ class ErrorMapBuilder:
         self._eager = np.zeros(len(HISTOGRAM_EDGES), np.int64)
         self._shown: tuple[Array, Array, Array] | None = None
 
-    def add(self, decoded: Array, eager: Array, exact: Array) -> None:
-        """Images of one run, each (N, C, H, W), finite."""
-        error = np.abs(decoded - exact)
+    def add(self, decoded: Array, eager: Array, expected: Array) -> None:
+        """Add one run: finite images of the file, of PyTorch and of PyTorch in float64, each (N, C, H, W)."""
+        error = np.abs(decoded - expected)
         worst = error.max(0)
         self._pixel_error = worst if self._pixel_error is None else np.maximum(self._pixel_error, worst)
         self._exported += _histogram(error)
-        self._eager += _histogram(np.abs(eager - exact))
+        self._eager += _histogram(np.abs(eager - expected))
 
     def show(self, originals: Array, eager: Array, decoded: Array) -> None:
-        """The images that the page shows, each (M, C, H, W), M ≥ SHOWN."""
+        """Choose the images that the page shows, each (M, C, H, W), M ≥ SHOWN."""
         self._shown = originals[:SHOWN], eager[:SHOWN], decoded[:SHOWN]
 
     def build(self) -> ErrorMap | None:
-        """None until something was added and shown."""
+        """Return the map; None until a run was added and images were chosen."""
         if self._pixel_error is None or self._shown is None:
             return None
         return ErrorMap(self._pixel_error, self._exported, self._eager, *self._shown)
