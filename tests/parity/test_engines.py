@@ -75,7 +75,7 @@ def test_an_engine_that_is_wrong_with_one_setting(
 
     certificate = through(mlp, monkeypatch, tmp_path, change, thorough=thorough)
     assert_fails(certificate)
-    assert {row.options for row in certificate.failures} == {where}
+    assert {row.setting for row in certificate.failures} == {where}
 
 
 ENGINES: dict[str, tuple[Callable[[Any], Any], str]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from tests.parity import subject
+from tests.parity import small_exports
 from tests.parity.mutations.kinds import Faulty, Linted, Mutation, Recorded, Refused, differs
 from tests.parity.mutations.nodes import (
     after,
@@ -122,7 +122,9 @@ STRUCTURE: tuple[Mutation, ...] = (
     Mutation("a Reshape to a batch of 2", fixed_batch, Refused(ModelError, "outputs are not those")),
     Mutation(
         "rows are taken in pairs",
-        after("relu", step("Reshape", i64(-1, 2 * subject.HIDDEN)), step("Reshape", i64(-1, subject.HIDDEN))),
+        after(
+            "relu", step("Reshape", i64(-1, 2 * small_exports.HIDDEN)), step("Reshape", i64(-1, small_exports.HIDDEN))
+        ),
         Faulty("cannot run"),
     ),
     Mutation(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from tests.parity import subject
+from tests.parity import small_exports
 from tests.parity.mutations.kinds import Array, Change
 
 
@@ -76,7 +76,7 @@ def other_weights(seed: int, share: float = 1.0) -> Change:
     """The weights of another training, or a step of this size towards them."""
 
     def apply(model: ModelProto) -> None:
-        drawn = subject.weights(subject.checkpoint("mlp").config, seed)
+        drawn = small_exports.weights(small_exports.checkpoint("mlp").config, seed)
         for name in weight_names(model):
             weight(name, lambda array, name=name: array + share * (drawn[name].numpy() - array))(model)  # type: ignore[misc]
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from tests.parity import subject
+from tests.parity import small_exports
 from tests.parity.mutations.kinds import Change
 from tests.parity.mutations.nodes import after, f32, inputs_of, node_of, step
 from tests.parity.mutations.weights import initialiser
@@ -28,7 +28,7 @@ def renamed(old: str, new: str) -> Change:
 
 
 def more_outputs(model: ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("relu", TensorProto.FLOAT, ["N", subject.HIDDEN]))
+    model.graph.output.append(helper.make_tensor_value_info("relu", TensorProto.FLOAT, ["N", small_exports.HIDDEN]))
 
 
 def integer_image(model: ModelProto) -> None:
@@ -62,7 +62,7 @@ def dropout(training: bool) -> Change:
 
 def training_branch(model: ModelProto) -> None:
     """An If whose branches are alike, so that nothing but reading the file can notice."""
-    float_relu = helper.make_tensor_value_info("branch", TensorProto.FLOAT, ["N", subject.HIDDEN])
+    float_relu = helper.make_tensor_value_info("branch", TensorProto.FLOAT, ["N", small_exports.HIDDEN])
     branch = helper.make_graph([helper.make_node("Relu", ["linear"], ["branch"])], "branch", [], [float_relu])
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(False), "training"))
     node = node_of(model, "relu")
