@@ -1,4 +1,4 @@
-"""What the tests export: small checkpoints of ours, and a VAE that is none of ours."""
+"""Models that the tests export: small checkpoints of this project, and a VAE that is not from it."""
 
 from __future__ import annotations
 

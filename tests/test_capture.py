@@ -1,4 +1,4 @@
-"""What is exported: the modules of a source in eval mode, copied, and refused where they do not keep the contract."""
+"""Capturing copies the modules of a source, and refuses those that do not keep the contract."""
 
 from __future__ import annotations
 

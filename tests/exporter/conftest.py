@@ -1,4 +1,4 @@
-"""A small source, and a format whose faults the tests choose."""
+"""A small source, and a toy format whose faults the tests choose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def source() -> Source:
 
 
 class Toy:
-    """A format of this test: raw weights, run by the graph's own module, with `wrong` added to every output."""
+    """A format for these tests: raw weights, run by the graph's own module, with `wrong` added to every output."""
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
     precisions: tuple[PrecisionName, ...] = ("fp32",)

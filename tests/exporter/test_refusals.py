@@ -1,4 +1,4 @@
-"""What makes no sense is refused before any work, and what is no export is never replaced."""
+"""Bad arguments are refused before any work, and only an export is ever replaced."""
 
 from __future__ import annotations
 

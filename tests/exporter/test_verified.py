@@ -1,4 +1,4 @@
-"""`export` publishes everything, verified, or nothing."""
+"""`export` publishes a verified folder, or nothing."""
 
 from __future__ import annotations
 

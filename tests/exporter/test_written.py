@@ -1,4 +1,4 @@
-"""What an export leaves: files that the manifest and the certificate name, byte for byte."""
+"""The files of an export are exactly those that its manifest and certificate name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machine code: compiled once for this file, since it takes many seconds."""
+"""AOTInductor packages. One is compiled for all tests of this file, because it takes many seconds."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_pt2_file_has_no_example_inputs(exported: Callable[[str], Exported], nam
 
 
 def operators(content: FileContent, format: str) -> list[str]:
-    """What a file computes, as its own format names it."""
+    """Return the operators of a file, as its own format names them."""
     data = content.data
     match format:
         case "onnx":

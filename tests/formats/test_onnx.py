@@ -1,4 +1,4 @@
-"""What is particular to ONNX files: operator sets, metadata, one file that needs nothing beside it."""
+"""ONNX files: operator sets, metadata, and no sidecar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each rule fires on a file made for it, and on no file of ours."""
+"""Each lint rule fires on a file made for it, and on no exported file."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def branch_on(*names: str) -> Change:
 
 
 def branch_on_the_latent(model: ModelProto) -> None:
-    """As a module leaves it that asks how large its input is."""
+    """A Reshape that a module leaves if it asks for the size of its input."""
     branch_on("large")(model)
     del model.graph.initializer[-1]
     largest = helper.make_node("ReduceMax", ["latent"], ["largest"], keepdims=0)

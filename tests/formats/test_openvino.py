@@ -1,4 +1,4 @@
-"""OpenVINO computes in the precision that a file says, or not at all."""
+"""OpenVINO computes in the precision that a file states, or refuses the file."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_precision_that_crashes_the_engine_is_left_out_of_all(tmp_path: Path, mo
 
 
 def test_compute_types_show_what_the_processor_uses() -> None:
-    """What is read back is what the layers say and the hint; a processor without bfloat16 takes neither."""
+    """A processor without bfloat16 ignores the request, and says so."""
     graph = capture(source(), "decoder")
     content = OPENVINO.write(graph, WriteOptions())
     model = openvino.core().read_model(content.data, content.sidecars[".bin"])

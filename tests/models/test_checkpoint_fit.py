@@ -1,4 +1,4 @@
-"""What does not fit together is refused with what is wrong with it."""
+"""Configs, weights and examples that do not fit together are refused with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine that takes its process down is one line here: its file was tried in a child first."""
+"""An engine that takes its process down is reported in one line, because a child ran its file first."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How one file is written.
+    """Options of one file to write.
 
     Attributes:
         metadata: text entries to store in the file, if its format has room for them.

@@ -39,7 +39,7 @@ PREFIX, EXAMPLES = "model.", "examples"
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What the header of a checkpoint says, read without torch.
+    """The header of a checkpoint, which can be read without torch.
 
     Attributes:
         config, provenance: as in `Checkpoint`.
