@@ -1,5 +1,5 @@
-// Random latents that are the same bits in every language: docs/bundle-format.md, section 6.
-// Compile with -ffp-contract=off: a fused multiply-add rounds once where the specification rounds twice.
+// Draw random latents, with the same bits in every language (docs/bundle-format.md, section 6).
+// Compile with -ffp-contract=off: a fused multiply-add rounds once, the specification rounds twice.
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 
 namespace vae {
 
-/// A seed as it is typed, 0 to 2^64 - 1. std::stoull alone would take "-1" for 2^64 - 1, and "7x" for 7.
+/// Read a seed, 0 to 2^64 - 1. std::stoull alone would read "-1" as 2^64 - 1, and "7x" as 7.
 inline uint64_t parse_seed(const std::string& text) {
   try {
     if (!text.empty() && text.find_first_not_of("0123456789") == std::string::npos) return std::stoull(text);
@@ -21,7 +21,7 @@ inline uint64_t parse_seed(const std::string& text) {
   throw std::runtime_error("bad seed: " + text + "; expected 0 to 2^64 - 1");
 }
 
-/// Philox 4x32-10: four 32-bit words of a counter.
+/// Philox 4x32-10: encrypt a counter into four random 32-bit words (Salmon et al., SC'11).
 inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
   uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
@@ -34,7 +34,7 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t 
   return counter;
 }
 
-namespace as241 {  // Wichura's coefficients, that of the highest power first
+namespace as241 {  // Wichura's coefficients, the highest power first
 
 inline constexpr double A[] = {2509.0809287301226727, 33430.575583588128105, 67265.770927008700853,
                                45921.953931549871457, 13731.693765509461125, 1971.5909503065514427,
@@ -55,7 +55,7 @@ inline double horner(const double (&coefficients)[8], double r) {
   return t;
 }
 
-/// Of its own, since no two libraries' logarithms agree in the last bit.
+/// The natural logarithm. std::log would not do: no two libraries agree in the last bit.
 inline double ln(double x) {
   int k = 0;
   for (; x < 0.7071067811865476; ++k) x *= 2;
@@ -67,7 +67,7 @@ inline double ln(double x) {
 
 }  // namespace as241
 
-/// A 32-bit word → a standard normal number.
+/// Turn a 32-bit word into a standard normal number.
 inline float normal(uint32_t word) {
   using namespace as241;
   const double p = (word + 0.5) / 4294967296.0, q = p - 0.5;
@@ -80,7 +80,7 @@ inline float normal(uint32_t word) {
   return static_cast<float>(q < 0 ? -x : x);
 }
 
-/// n latents of `size` numbers each, drawn from N(0, I); `start` of the same seed come before them.
+/// Draw n latents of `size` numbers each from N(0, I), after skipping `start` latents of this seed.
 inline std::vector<float> sample(std::size_t n, std::size_t size, uint64_t seed, uint64_t start = 0) {
   std::vector<float> numbers(n * size);
   std::array<uint32_t, 4> words{};

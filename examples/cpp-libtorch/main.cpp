@@ -1,11 +1,11 @@
-// host BUNDLE PICTURE [SEED]: the bundle's TorchScript files, computed by LibTorch.
+// host BUNDLE PICTURE [SEED] runs the bundle's TorchScript files with LibTorch.
 #include <torch/script.h>
 
 #include <sstream>
 
 #include "host.hpp"
 
-/// A TorchScript file is a program: its hash says that it is the one that was packed, not that it is harmless.
+/// A TorchScript file is a program. Its hash shows that it was not altered, not that it is harmless.
 class Engine {
  public:
   Engine(std::string_view model, const nlohmann::json& entry) : entry_(entry) {
@@ -19,15 +19,15 @@ class Engine {
     std::vector<torch::jit::IValue> arguments;
     for (const auto& input : entry_.at("inputs")) {
       const vae::Tensor& tensor = inputs.at(input.at("name"));
-      // from_blob only looks at the numbers, and the network does not write to its inputs.
+      // from_blob does not copy the numbers, and the network does not write to its inputs.
       arguments.push_back(torch::from_blob(const_cast<float*>(tensor.data.data()), tensor.shape));
     }
     const torch::jit::IValue result = module_.forward(arguments);
     vae::Tensors outputs;
-    std::size_t place = 0;
+    std::size_t index = 0;
     for (const auto& output : entry_.at("outputs")) {
       const torch::Tensor tensor =
-          (result.isTuple() ? result.toTupleRef().elements().at(place++) : result).toTensor().contiguous();
+          (result.isTuple() ? result.toTupleRef().elements().at(index++) : result).toTensor().contiguous();
       const float* data = tensor.data_ptr<float>();
       outputs[output.at("name")] = {{data, data + tensor.numel()}, tensor.sizes().vec()};
     }

@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED]: the bundle's ONNX files, computed by ONNX Runtime.
+// host BUNDLE PICTURE [SEED] runs the bundle's ONNX files with ONNX Runtime.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdlib>
@@ -17,7 +17,7 @@ class Engine {
     std::vector<Ort::Value> values;
     for (const auto& name : inputs_) {
       const vae::Tensor& tensor = inputs.at(name);
-      // The value only looks at the numbers.
+      // The value does not copy the numbers.
       values.push_back(Ort::Value::CreateTensor<float>(memory, const_cast<float*>(tensor.data.data()),
                                                        tensor.data.size(), tensor.shape.data(), tensor.shape.size()));
     }
@@ -26,9 +26,9 @@ class Engine {
         session_.Run(Ort::RunOptions{nullptr}, in.data(), values.data(), values.size(), out.data(), out.size());
     vae::Tensors outputs;
     for (std::size_t i = 0; i < results.size(); ++i) {
-      const auto facts = results[i].GetTensorTypeAndShapeInfo();
+      const auto info = results[i].GetTensorTypeAndShapeInfo();
       const float* data = results[i].GetTensorData<float>();
-      outputs[outputs_[i]] = {{data, data + facts.GetElementCount()}, facts.GetShape()};
+      outputs[outputs_[i]] = {{data, data + info.GetElementCount()}, info.GetShape()};
     }
     return outputs;
   }
@@ -39,9 +39,9 @@ class Engine {
     return Ort::Session(environment, model.data(), model.size(), Ort::SessionOptions{});
   }
   static std::vector<const char*> pointers(const std::vector<std::string>& names) {
-    std::vector<const char*> found;
-    for (const auto& name : names) found.push_back(name.c_str());
-    return found;
+    std::vector<const char*> result;
+    for (const auto& name : names) result.push_back(name.c_str());
+    return result;
   }
 
   Ort::Session session_;
@@ -49,6 +49,6 @@ class Engine {
 };
 
 int main(int argc, char** argv) {
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before it starts: it sends what it opens to Microsoft
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // must be set first: it reports the models that it opens to Microsoft
   return vae::host<Engine>(argc, argv, "onnx");
 }

@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED]: the bundle's ONNX files, computed by OpenCV's DNN module.
+// host BUNDLE PICTURE [SEED] runs the bundle's ONNX files with OpenCV's DNN module.
 #include <opencv2/dnn.hpp>
 
 #include "host.hpp"
@@ -11,7 +11,7 @@ class Engine {
   vae::Tensors run(const vae::Tensors& inputs) {
     for (const auto& [name, tensor] : inputs) {
       const std::vector<int> shape(tensor.shape.begin(), tensor.shape.end());
-      // The matrix only looks at the numbers, and setInput copies them.
+      // The matrix does not copy the numbers; setInput does.
       net_.setInput(cv::Mat(shape, CV_32F, const_cast<float*>(tensor.data.data())), name);
     }
     std::vector<cv::String> names;
@@ -32,5 +32,5 @@ class Engine {
   cv::dnn::Net net_;
 };
 
-// OpenCV 4.6 stops at the encoder's Clip, whose bounds are inputs; the decoder has none.
+// OpenCV 4.6 cannot read the encoder, because its Clip has its bounds as inputs.
 int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "onnx", {"decoder"}); }

@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED]: the bundle's ONNX files, computed by OpenVINO on the CPU.
+// host BUNDLE PICTURE [SEED] runs the bundle's ONNX files with OpenVINO on the CPU.
 #include <openvino/openvino.hpp>
 
 #include "host.hpp"
@@ -7,7 +7,7 @@ class Engine {
  public:
   Engine(std::string_view model, const nlohmann::json&) {
     static ov::Core core;
-    // Without the hint OpenVINO computes in bfloat16 where the CPU can, and the self-test fails: 8 bits are not 24.
+    // Without the hint, OpenVINO computes in bfloat16 if the CPU can, and the self-test fails.
     const auto read = core.read_model(std::string(model), ov::Tensor{});
     request_ = core.compile_model(read, "CPU", ov::hint::inference_precision(ov::element::f32)).create_infer_request();
   }

@@ -1,7 +1,7 @@
-"""Reads a vae-export bundle, draws its random latents and judges what an engine computes: numpy, nothing else.
+"""Open a vae-export bundle, draw its random latents and test what an engine computes, with numpy alone.
 
-Written from docs/bundle-format.md alone; the sections named here are that page's. `vae_export` does the same faster
-and more strictly: take this file where you cannot install it.
+This reader was written from docs/bundle-format.md, whose sections are named here. `vae_export` does the same faster and
+more strictly; copy this file if you cannot install it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Run = Callable[[str, dict[str, Array]], dict[str, Array]]
 
-#: What this reader knows; what a newer bundle has besides is left alone (section 3).
+#: The parts that this reader knows. It ignores any other part of a newer bundle (section 3).
 PARTS = ("encoder", "decoder", "autoencoder")
-#: In the order of the specification: of a part's files, the first one is taken.
+#: A reader takes the first of these that a part has, and ignores files of any other precision.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights")
 
 
 class Bundle:
-    """An opened bundle (sections 1 and 2): every file was held against its SHA-256 before any of it is used.
+    """An opened bundle (sections 1 and 2). Opening it checks the SHA-256 of every file.
 
-    Raises ValueError, naming the file that is not the one that was packed, and OSError where none can be read.
+    Raises ValueError if a file was altered, naming it, and OSError if the bundle cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._files = _unzip(path)
+        self._files = _read_zip(path)
         if "SHA256SUMS" not in self._files:
             raise ValueError("not a bundle: it has no SHA256SUMS")
         lines = self._files.pop("SHA256SUMS").decode().splitlines()
@@ -51,8 +51,8 @@ class Bundle:
         if self.manifest["format"] != "vae-export/1":
             raise ValueError(f"bundle of another version: {self.manifest['format']}")
 
-    def find(self, part: str, format: str = "onnx") -> dict[str, Any] | None:
-        """What the manifest says of a part's model file, that in float32 if there is one: see `PRECISIONS`."""
+    def find_model(self, part: str, format: str = "onnx") -> dict[str, Any] | None:
+        """Return the manifest's entry for a part's model file, in float32 if there is one: see `PRECISIONS`."""
         files = [file for file in self.manifest["files"] if (file["part"], file["format"]) == (part, format)]
         for precision in PRECISIONS:
             for file in files:
@@ -61,53 +61,52 @@ class Bundle:
         return None
 
     def entry(self, part: str, format: str = "onnx") -> dict[str, Any]:
-        """`find`, where there must be one."""
-        entry = self.find(part, format)
+        """Return what `find_model` does; raise ValueError if there is none."""
+        entry = self.find_model(part, format)
         if entry is None:
             raise ValueError(f"bundle has no {part} as {format}")
         return entry
 
     @property
-    def vectors(self) -> list[dict[str, Any]]:
-        """The golden vectors of the parts that are known."""
+    def golden_parts(self) -> list[dict[str, Any]]:
+        """The golden vectors of the parts that this reader knows."""
         return [golden for golden in self.manifest["golden"] if golden["part"] in PARTS]
 
     def model(self, part: str, format: str = "onnx") -> bytes:
-        """The bytes of a part's model file, as an engine wants them."""
+        """Return the bytes of a part's model file."""
         entry = self.entry(part, format)
-        return self._checked(entry["name"], entry["sha256"])
+        return self._checked_file(entry["name"], entry["sha256"])
 
     def golden(self, array: dict[str, Any]) -> Array:
-        """The numbers of a golden array (section 5)."""
-        data = self._checked(array["file"], array["sha256"])
+        """Return a golden array (section 5)."""
+        data = self._checked_file(array["file"], array["sha256"])
         return np.frombuffer(data, "<f4").astype(np.float32).reshape(array["shape"])
 
-    def _checked(self, name: str, digest: str) -> bytes:
+    def _checked_file(self, name: str, digest: str) -> bytes:
         if self._sums.get(name) != digest:
             raise ValueError(f"manifest.json has another hash of {name}")
         return self._files[name]
 
 
-def _unzip(path: str | Path) -> dict[str, bytes]:
+def _read_zip(path: str | Path) -> dict[str, bytes]:
     data = Path(path).read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-    # What zipfile says of damage: bytes and versions that cannot be.
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"bundle was altered, or is none: {path}; {error}") from error
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # zipfile raises both for damaged files
+        raise ValueError(f"not a bundle, or altered: {path}; {error}") from error
     if len({entry.filename for entry in entries}) != len(entries):
-        raise ValueError("a file is twice in the bundle")
-    # Stored files are slices. zipfile's own reading would stop at CRC-32, which says less than SHA-256 does.
+        raise ValueError("two files have one name")
+    # The files are not compressed, so slices hold them. zipfile's reader would check a CRC-32 first, which says less.
     starts = [entry.header_offset + 30 + len(entry.filename) for entry in entries]
     return {entry.filename: data[start : start + entry.file_size] for entry, start in zip(entries, starts, strict=True)}
 
 
-# ------------------------------------------------------------------------------------------------- the noise (6)
+# ------------------------------------------------------------------------------------------------- random latents (6)
 
 
 def sample(n: int, size: int, seed: int, start: int = 0) -> Array:
-    """n latents of `size` numbers each, drawn from N(0, I): the same bits for a seed in every language."""
+    """Draw n latents of `size` numbers from N(0, I), after skipping `start`; a seed gives the same bits everywhere."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"bad seed: {seed}; expected 0 to 2^64 - 1")
     first, count = start * size, n * size
@@ -118,7 +117,7 @@ def sample(n: int, size: int, seed: int, start: int = 0) -> Array:
 
 
 def philox(counter: tuple[int, int, int, int], seed: int) -> tuple[int, int, int, int]:
-    """Philox 4x32-10: four 32-bit words."""
+    """Philox 4x32-10: encrypt a counter into four random 32-bit words (Salmon et al., SC'11)."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed % 2**32, seed // 2**32
     for _ in range(10):
@@ -148,7 +147,7 @@ D = (
 
 
 def normal(word: int) -> float:
-    """A 32-bit word → a standard normal number, yet to be rounded to float32."""
+    """Turn a 32-bit word into a standard normal number, which the caller rounds to float32."""
     p = (word + 0.5) / 4294967296
     q = p - 0.5
     if abs(q) <= 0.425:
@@ -160,7 +159,7 @@ def normal(word: int) -> float:
 
 
 def _ln(x: float) -> float:
-    """Of its own, since no two libraries' logarithms agree in the last bit."""
+    """The natural logarithm. math.log would not do: no two libraries agree in the last bit."""
     k = 0
     while x < 0.7071067811865476:
         x, k = 2 * x, k + 1
@@ -178,71 +177,75 @@ def _horner(coefficients: tuple[float, ...], r: float) -> float:
     return t
 
 
-# -------------------------------------------------------------------------------- images and the self-test (4, 5)
+# -------------------------------------------------------------------------------- pixels and the self-test (4, 5)
 
 
-def levels(image: Array, low: float, high: float) -> Array:
-    """The bytes to show for pixels in [low, high]."""
+def to_levels(image: Array, low: float, high: float) -> Array:
+    """Return the bytes that show pixels of the range [low, high]."""
     scaled = (image.astype(np.float64) - low) / (high - low) * 255
     return np.clip(np.floor(scaled + 0.5), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """How one output compares: pixels are (differing, unexplained), None for what is no image."""
+class Comparison:
+    """How one output of an engine compares with its golden array.
+
+    `pixels` are the numbers of differing and of unexplained pixels; None for an output that is no image.
+    """
 
     part: str
     output: str
     error: float
-    band: float
+    tolerance: float
     pixels: tuple[int, int] | None
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.band and (self.pixels is None or self.pixels[1] == 0)
+        return self.error <= self.tolerance and (self.pixels is None or self.pixels[1] == 0)
 
     def __str__(self) -> str:
         grey = "" if self.pixels is None else ", {} pixels differ, {} unexplained".format(*self.pixels)
-        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{grey}"
+        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.tolerance:.2e} allowed{grey}"
 
 
-def self_test(bundle: Bundle, run: Run) -> list[Judgement]:
-    """Runs the golden inputs of every part that is there as ONNX: does this engine compute the right pixels?"""
-    judgements = []
-    for golden in bundle.vectors:
+def self_test(bundle: Bundle, run: Run) -> list[Comparison]:
+    """Run the golden inputs of every part that the bundle has as ONNX, and compare every output."""
+    comparisons = []
+    for golden in bundle.golden_parts:
         part = golden["part"]
-        entry = bundle.find(part)
+        entry = bundle.find_model(part)
         if entry is None:
             continue
         outputs = run(part, {array["tensor"]: bundle.golden(array) for array in golden["inputs"]})
         ranges = {output["name"]: output["range"] for output in entry["outputs"]}
         for expected in golden["outputs"]:
-            name, band = expected["tensor"], allowed(expected, entry["precision"])
-            got, exact = outputs[name], bundle.golden(expected).astype(np.float64)
-            if got.shape != exact.shape:
-                raise ValueError(f"wrong shape of {name}: expected {exact.shape}, got {got.shape}")
+            name, tolerance = expected["tensor"], tolerance_of(expected, entry["precision"])
+            got, reference = outputs[name], bundle.golden(expected).astype(np.float64)
+            if got.shape != reference.shape:
+                raise ValueError(f"wrong shape of {name}: expected {reference.shape}, got {got.shape}")
             finite = bool(np.isfinite(got).all())
-            error = float(np.abs(got - exact).max()) if finite else math.inf
-            pixels = _pixels(got, exact, band, *ranges[name]) if finite and ranges[name] else None
-            judgements.append(Judgement(part, name, error, band, pixels))
-    return judgements
+            error = float(np.abs(got - reference).max()) if finite else math.inf
+            pixels = _compare_levels(got, reference, tolerance, *ranges[name]) if finite and ranges[name] else None
+            comparisons.append(Comparison(part, name, error, tolerance, pixels))
+    return comparisons
 
 
-def allowed(output: dict[str, Any], precision: str) -> float:
-    """The largest error of a golden output that a file of this precision may have; none where nothing is said of it."""
+def tolerance_of(output: dict[str, Any], precision: str) -> float:
+    """Return the largest error that a model file of this precision may have in a golden output; 0 if none is stated."""
     return float(output["band"] if precision == "fp32" else output.get("bands", {}).get(precision, 0))
 
 
-def _pixels(got: Array, exact: Array, band: float, low: float, high: float) -> tuple[int, int]:
-    """Pixels of another level, and those of them that do not lie on the boundary between two."""
-    seen = levels(got, low, high)
-    unexplained = (seen < levels(exact - band, low, high)) | (seen > levels(exact + band, low, high))
-    return int((seen != levels(exact, low, high)).sum()), int(unexplained.sum())
+def _compare_levels(got: Array, reference: Array, tolerance: float, low: float, high: float) -> tuple[int, int]:
+    """Count the pixels of another level, and those that no value within the tolerance explains."""
+    level = to_levels(got, low, high)
+    lowest, highest = (to_levels(reference + step, low, high) for step in (-tolerance, tolerance))
+    unexplained = (level < lowest) | (level > highest)
+    return int((level != to_levels(reference, low, high)).sum()), int(unexplained.sum())
 
 
 def check_noise(bundle: Bundle) -> tuple[int, int]:
-    """How many golden latents `sample` gives bit for bit, and of how many: rows 2 and up are `sample(n - 2, 0)`."""
-    arrays = [array for golden in bundle.vectors for array in golden["inputs"]]
+    """Return how many golden latents `sample` reproduces bit for bit, and how many there are: from row 2 on, seed 0."""
+    arrays = [array for golden in bundle.golden_parts for array in golden["inputs"]]
     latents = next(bundle.golden(array) for array in arrays if array["tensor"] == "latent")
     wanted = latents[2:].reshape(len(latents) - 2, -1)
     drawn = sample(*wanted.shape, seed=0)

@@ -1,4 +1,4 @@
-"""python main.py BUNDLE PICTURE [SEED]: tests the bundle on this machine, then draws 16 new images."""
+"""python main.py BUNDLE PICTURE [SEED] tests the bundle on this machine, then writes 16 new images to PICTURE."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 import time
 
 started = time.perf_counter()
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is loaded: it sends what it opens to Microsoft
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # must be set before the import: it reports the models that it opens to Microsoft
 
 import onnxruntime as ort  # noqa: E402 - the clock runs while these are loaded
-from bundle import Array, Bundle, check_noise, levels, sample, self_test  # noqa: E402
+from bundle import Array, Bundle, check_noise, sample, self_test, to_levels  # noqa: E402
 
 
 class Engine:
-    """Each part's session, opened when it is first needed."""
+    """Runs the parts of a bundle. A part's session is opened when it is first used."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -29,14 +31,14 @@ class Engine:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     def draw(self, n: int, seed: int) -> Array:
-        """n new images (n, C, H, W)."""
+        """Draw n new images, (n, C, H, W)."""
         shape = self._bundle.manifest["contract"]["latent_shape"]
         latent = sample(n, math.prod(shape), seed).reshape(n, *shape)
         return self.run("decoder", {"latent": latent})["image"]
 
 
 def write_picture(path: str, images: Array, columns: int) -> None:
-    """Bytes (N, C, H, W) → a grid as PGM, or as PPM where there are three channels."""
+    """Write images, bytes (N, C, H, W), as a grid: a PGM file, or PPM if there are three channels."""
     n, channels, height, width = images.shape
     grid = images.reshape(n // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     kind = "P6" if channels == 3 else "P5"
@@ -44,10 +46,10 @@ def write_picture(path: str, images: Array, columns: int) -> None:
         file.write(f"{kind}\n{columns * width} {n // columns * height}\n255\n".encode() + grid.tobytes())
 
 
-def main(path: str, picture: str, typed: str = "0") -> bool:
-    if not typed.isdecimal():
-        raise ValueError(f"bad seed: {typed}; expected 0 to 2^64 - 1")
-    seed = int(typed)
+def main(path: str, picture: str, text: str = "0") -> bool:
+    if not text.isdecimal():
+        raise ValueError(f"bad seed: {text}; expected 0 to 2^64 - 1")
+    seed = int(text)
     bundle = Bundle(path)
     engine = Engine(bundle)
     engine.draw(1, seed)
@@ -55,12 +57,12 @@ def main(path: str, picture: str, typed: str = "0") -> bool:
 
     same, total = check_noise(bundle)
     print(f"noise: {same} of {total} golden latents bit for bit")
-    judgements = self_test(bundle, engine.run)
-    print(*judgements, sep="\n")
+    comparisons = self_test(bundle, engine.run)
+    print(*comparisons, sep="\n")
 
-    write_picture(picture, levels(engine.draw(16, seed), *bundle.manifest["contract"]["image_range"]), columns=4)
+    write_picture(picture, to_levels(engine.draw(16, seed), *bundle.manifest["contract"]["image_range"]), columns=4)
     print(f"wrote {picture}")
-    passed = same == total and bool(judgements) and all(judgement.passed for judgement in judgements)
+    passed = same == total and bool(comparisons) and all(comparison.passed for comparison in comparisons)
     print("pass" if passed else "FAIL")
     return passed
 

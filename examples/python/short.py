@@ -1,4 +1,4 @@
-"""python short.py [BUNDLE]: the same with `vae_export` installed, which needs no torch either."""
+"""python short.py [BUNDLE] tests a bundle and draws 16 images with `vae_export`, which needs no torch."""
 
 import sys
 
@@ -9,4 +9,4 @@ images = model.sample(16, seed=0)  # (16, 1, 28, 28) float32 in [0, 1]
 print(images.shape, images.dtype)
 test = model.self_test()
 print(test)
-test.require()  # raises, and so exits 1, where an output is not what it should be
+test.require()  # raises, and so exits with 1, if an output is wrong
