@@ -38,6 +38,8 @@ settings.load_profile("project")
 
 
 OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
+#: Fixtures that run commands in child processes.
+CHILD_PROCESSES = {"after_commands", "cli", "trained"}
 #: One of each kind: plain, a program, a file with another beside it.
 PACKED = ("onnx", "torchscript", "openvino")
 
@@ -74,12 +76,15 @@ class Exported:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that export another family than the default one as slow: capturing its graphs takes seconds."""
+    """Mark tests as slow that train in child processes, or that export another family than the default one.
+
+    Capturing the graphs of a family takes seconds.
+    """
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        if parameters is None or not {"exported", "subject"} & set(getattr(item, "fixturenames", ())):
-            continue
-        if OTHER_FAMILIES & {value for value in parameters.params.values() if isinstance(value, str)}:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        exports = {"exported", "subject"} & fixtures and any(value in OTHER_FAMILIES for value in map(str, parameters))
+        if exports or CHILD_PROCESSES & fixtures:
             item.add_marker(pytest.mark.slow)
 
 

@@ -45,6 +45,7 @@ def test_importing_the_package_costs_nothing() -> None:
     assert {"numpy", "torch", "onnxruntime", "typer", "rich"} & set(result.stdout.split()) == set()
 
 
+@pytest.mark.slow
 def test_submodules_can_still_be_imported_by_their_names() -> None:
     """`vae_export.export` is a function; `vae_export.exporter` and the rest are modules."""
     result = run_python("import vae_export.exporter, vae_export; assert callable(vae_export.export); vae_export.verify")

@@ -12,6 +12,8 @@ import pytest
 
 from tests.commands import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("block", "typed", "extra"),

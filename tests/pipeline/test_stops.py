@@ -16,6 +16,8 @@ from tests.commands import ROOT, command
 from tests.pipeline.conftest import Invoke
 from vae_export.pipeline import writers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", ["a.npy", "a", "b"])
 def test_full_disk_is_exit_code_6(

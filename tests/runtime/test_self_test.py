@@ -56,6 +56,7 @@ def test_golden_rows_are_those_of_the_specification(mlp: Exported) -> None:
     assert np.array_equal(np.round(image * 255) / np.float32(255), image), "256 levels, as an application has them"
 
 
+@pytest.mark.slow
 def test_golden_images_lie_in_the_contracts_range(exported: object) -> None:
     export: Exported = exported("foreign")  # type: ignore[operator]
     [image] = next(part for part in export.artifact.manifest.golden if part.part == "encoder").inputs

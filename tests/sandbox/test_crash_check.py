@@ -56,6 +56,7 @@ def trial(mlp: Exported, format: str, provider: str) -> Trial:
     return Trial(entry.name, "decoder", format, provider, read_content(mlp.artifact, entry))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", ENDS)
 def test_crash_is_reported_with_its_signal_or_exit_code(
     mlp: Exported, package: Callable[[str], bytes], statement: str
@@ -66,6 +67,7 @@ def test_crash_is_reported_with_its_signal_or_exit_code(
     assert re.fullmatch(ENDS[statement], ends["decoder.aoti.pt2", "cpu"])
 
 
+@pytest.mark.slow
 def test_files_before_and_after_a_crash_are_run(mlp: Exported, package: Callable[[str], bytes]) -> None:
     good = trial(mlp, "openvino", "CPU")
     bad = Trial("decoder.aoti.pt2", "decoder", "aoti", "cpu", FileContent(package("abort();")))
@@ -85,6 +87,7 @@ def test_no_trials_start_no_child(mlp: Exported, monkeypatch: pytest.MonkeyPatch
     assert crash_check([], mlp.source.contract) == {}
 
 
+@pytest.mark.slow
 def test_child_that_hangs_is_reported_after_the_timeout(
     mlp: Exported, package: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +96,7 @@ def test_child_that_hangs_is_reported_after_the_timeout(
     assert crash_check([bad], mlp.source.contract) == {("decoder.aoti.pt2", "cpu"): "no answer within 8 s"}
 
 
+@pytest.mark.slow
 def test_verify_survives_a_crash_and_reports_it(mlp: Exported, package: Callable[[str], bytes], tmp_path: Path) -> None:
     from vae_export import open_artifact
     from vae_export.artifact.manifest import MANIFEST

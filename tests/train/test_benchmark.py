@@ -19,6 +19,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from loops import LOOPS, Setting, limit, post_step  # noqa: E402 - benchmarks/ is no package
 
+pytestmark = pytest.mark.slow
+
 PIXELS = torch.randint(0, 256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 

@@ -21,6 +21,8 @@ from vae_export.models import VAE, VAEConfig
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--kl-warmup", "1")
 
 

@@ -18,6 +18,8 @@ from train.resume import load_state
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 Invoke = Callable[..., Outcome]
 
 #: About as large as a real one.

@@ -16,6 +16,8 @@ from tests.train.conftest import CLI, ROOT, TINY, Invoke, one_line
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.contextmanager
 def training(run: Path) -> Iterator[subprocess.Popen[str]]:

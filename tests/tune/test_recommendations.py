@@ -158,6 +158,7 @@ def test_broken_provider_is_not_used_and_named(advised: Advised, monkeypatch: py
     assert "provider is not usable; got no device" in load(advised()).running("decoder").reason
 
 
+@pytest.mark.slow
 def test_tune_and_bundle_from_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
     run = tmp_path / "run"
     small.copied(run / "export")

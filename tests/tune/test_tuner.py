@@ -29,6 +29,7 @@ from vae_export.tune.tuner import publish, tune
 CPU = "CPUExecutionProvider"
 
 
+@pytest.mark.slow
 def test_each_candidate_has_an_outcome_and_one_wins(small: Small, tmp_path: Path) -> None:
     artifact = small.copied(tmp_path / "export")
     tuning = tune(artifact, small.record, replace(PLAN, rounds=2), Budget())
@@ -127,6 +128,7 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_over_budget_and_crashed_candidates_are_listed(
     small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,6 +147,7 @@ def test_over_budget_and_crashed_candidates_are_listed(
     assert open_artifact(artifact.folder).manifest.recommended == (tuning.recommended,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_crash_of_the_defaults_is_an_error(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)

@@ -16,6 +16,8 @@ from train import resume
 from vae_export.io.hashed_safetensors import hashed_bytes, read_hashed
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])

@@ -16,6 +16,8 @@ from vae_export.io import atomic
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """Stands for the end of the process."""

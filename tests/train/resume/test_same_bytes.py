@@ -21,6 +21,8 @@ from train.resume import load_state, save_state
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "options",
