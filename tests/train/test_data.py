@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.train.conftest import Cli, one_line, write_idx, write_mnist
 from train.config import DataOptions
-from train.data.datasets import Dataset, _split_in_three, load
+from train.data.datasets import Dataset, load, split_in_three
 from train.data.mnist import torchvision_datasets
 from train.progress import load_with_progress
 from vae_export.errors import DataError
@@ -55,7 +55,7 @@ def test_digits_are_read_without_network() -> None:
 @given(st.integers(10, 400))
 def test_splits_are_disjoint_complete_and_fixed(count: int) -> None:
     images = torch.arange(count).reshape(-1, 1, 1, 1).to(torch.int16)
-    first, second = _split_in_three("x", images), _split_in_three("x", images)
+    first, second = split_in_three("x", images), split_in_three("x", images)
     parts = torch.cat((first.train, first.validation, first.test)).flatten()
     assert sorted(parts.tolist()) == list(range(count))
     assert torch.equal(first.test, second.test)

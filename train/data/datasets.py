@@ -139,10 +139,10 @@ def load(
     """
     match options.name:
         case "digits":
-            dataset = _split_in_three("digits", _digits())
+            dataset = split_in_three("digits", _digits())
         case "folder":
             size = options.image_size or IMAGE_SIZE
-            dataset = _split_in_three("folder", read_folder(options.folder or DATA_FOLDER, size, progress=progress))
+            dataset = split_in_three("folder", read_folder(options.folder or DATA_FOLDER, size, progress=progress))
         case name:
             folder = options.folder or DATA_FOLDER
             images, test = read_mnist(name, folder, download=options.download, report=report)
@@ -152,7 +152,7 @@ def load(
     return apply_protocol(dataset, options.protocol)
 
 
-def _split_in_three(name: str, images: Tensor) -> Dataset:
+def split_in_three(name: str, images: Tensor) -> Dataset:
     """Hold out a tenth of the images for validation and a tenth for testing."""
     order, tenth = _split_order(len(images)), len(images) // 10
     validation, test, train = order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :]
