@@ -123,6 +123,7 @@ class TestPrecision:
         assert outcome.err.splitlines()[-1].startswith(
             "vae-export: error: budget is missed; got decoder on onnx+int4-weights/"
         )
+        assert f"; nothing was written to {tmp_path / 'out'}; " in outcome.err
         assert not (tmp_path / "out").exists()
 
     @pytest.mark.slow
