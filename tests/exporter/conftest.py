@@ -58,7 +58,7 @@ class Toy:
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
-    def lint(self, _content: FileContent, _name: str, _opset: int, _precision: PrecisionName) -> list[Finding]:
+    def lint(self, _content: FileContent, _name: str, _opset: int | None, _precision: PrecisionName) -> list[Finding]:
         return []
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:

@@ -147,6 +147,6 @@ def test_compute_types_show_what_the_processor_uses() -> None:
 
 def test_precision_unlike_the_manifests_is_a_finding() -> None:
     data = OPENVINO.write(capture(source(), "decoder"), WriteOptions(precision="bf16"))
-    rules = [finding.rule for finding in OPENVINO.lint(data, "decoder.openvino.xml", 0, FULL)]
+    rules = [finding.rule for finding in OPENVINO.lint(data, "decoder.openvino.xml", None, FULL)]
     assert rules == ["wrong-precision"]
-    assert list(OPENVINO.lint(data, "decoder.bf16.openvino.xml", 0, "bf16")) == []
+    assert list(OPENVINO.lint(data, "decoder.bf16.openvino.xml", None, "bf16")) == []

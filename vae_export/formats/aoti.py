@@ -79,7 +79,13 @@ class Aoti:
                 raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error
         return FileContent(rewrite_archive(buffer.getvalue(), _TraceRemover(cache_dir(), *torch.__path__)))
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(
+        self,
+        content: FileContent,
+        name: str,
+        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
+        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
+    ) -> Iterator[Finding]:
         """Find traces of this machine. Stochastic ops were refused at capture: machine code does not show them."""
         yield from archive_traces(content.data, name)
 

@@ -151,8 +151,13 @@ class Format(Protocol):
         a file.
         """
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterable[Finding]:
-        """Return what reading the file `name` shows before it is run; raises whatever its reader raises."""
+    def lint(
+        self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
+    ) -> Iterable[Finding]:
+        """Return what reading the file `name` shows before it is run; raises whatever its reader raises.
+
+        `opset` is the operator set that an ONNX file must have; None where no manifest states one.
+        """
 
     def machine(self, content: FileContent) -> str:
         """Return the machine that the file needs, such as "linux x86_64 AVX2"; empty if any machine can run it."""

@@ -68,7 +68,13 @@ class ExecuTorch:
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be lowered", where=graph.spec.part, got=got) from error
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(
+        self,
+        content: FileContent,
+        name: str,
+        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
+        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
+    ) -> Iterator[Finding]:
         """Find traces of this machine. Stochastic ops were refused at capture."""
         if content.data[4:6] != _IDENTIFIER:
             raise ValueError("no ExecuTorch program")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from vae_export.artifact.manifest import NOT_STATED, FileContent
+from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Runner, WriteOptions
@@ -81,17 +81,18 @@ class Onnx:
 
         return available_providers()
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:
+    def lint(
+        self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
+    ) -> Iterator[Finding]:
         from vae_export.capture.onnx_translation import IR_VERSION
         from vae_export.formats.onnx_lint import lint
         from vae_export.formats.onnx_quantize import FOREIGN
 
-        stated = opset != NOT_STATED
         return lint(
             content.data,
             name,
-            opset=opset if stated else None,
-            ir_version=IR_VERSION if stated else None,
+            opset=opset,
+            ir_version=None if opset is None else IR_VERSION,
             foreign=FOREIGN.get(precision, frozenset()),
         )
 

@@ -83,7 +83,13 @@ class OpenVino:
             openvino.save_model(model, path, compress_to_fp16=False)
             return FileContent(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's
+    def lint(
+        self,
+        content: FileContent,
+        name: str,
+        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
+        precision: PrecisionName = FULL,
+    ) -> Iterator[Finding]:
         """Find stochastic operators, traces of this machine in the graph, and a precision unlike the manifest's."""
         yield from machine_traces(content.data, name)
         model = _read(content, name)

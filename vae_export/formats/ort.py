@@ -68,7 +68,13 @@ class Ort:
             onnxruntime.InferenceSession(Onnx().write(graph, options).data, session, providers=[CPU])
             return FileContent(path.read_bytes())
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and there is one precision
+    def lint(
+        self,
+        content: FileContent,
+        name: str,
+        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
+        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
+    ) -> Iterator[Finding]:
         """Find stochastic and foreign operators, and traces of this machine in every text."""
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 

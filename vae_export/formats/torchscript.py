@@ -90,7 +90,13 @@ class TorchScript:
     def providers(self) -> tuple[str, ...]:
         return torch_devices() if self.unavailable() is None else ()
 
-    def lint(self, content: FileContent, name: str, opset: int, precision: PrecisionName = FULL) -> Iterator[Finding]:  # noqa: ARG002 -- opset is ONNX's, and rules are the same for every precision
+    def lint(
+        self,
+        content: FileContent,
+        name: str,
+        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
+        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
+    ) -> Iterator[Finding]:
         """Find stochastic ops, and traces of this machine in everything but the weights."""
         import torch
 
