@@ -46,7 +46,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path, *programs: str) -> list[list[str]]:
     """Return the command lines of a page's bash blocks that start with one of `programs`, without their comments."""
-    lines = [line for block in blocks(page, "bash") for line in block.splitlines() if line.startswith(programs)]
+    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith(programs)]
     return [shlex.split(line, comments=True) for line in lines]
 
 
