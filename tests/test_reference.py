@@ -1,4 +1,4 @@
-"""Tests of the trained model that comes with the repository: it opens, passes its self-test and draws the same images."""
+"""Tests of the trained model that comes with the repository: it opens, passes its self-test and draws as before."""
 
 from __future__ import annotations
 

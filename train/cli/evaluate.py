@@ -207,10 +207,6 @@ def show_scores(
     if nll is not None:
         headings.append(nll_heading(protocol, likelihood, nll.samples))
     table = console.table("split", *headings, "active units", right=(*headings, "active units"))
-    table.caption, table.caption_justify = (
-        f"nats per image, z sampled; {describe_figures(protocol, likelihood)}",
-        "left",
-    )
     for split, score in scores.items():
         figures = [f"{score.negative_elbo:.2f} ± {score.standard_error:.2f}", f"{score.reconstruction:.2f}"]
         figures.append(f"{score.kl:.2f}")
