@@ -23,7 +23,7 @@ ONNX, TORCH = "onnx/CPUExecutionProvider", "torchscript/cpu"
 UNIT = 1e-7
 
 
-def row(
+def result(
     part: str = "decoder", output: str = "image", *, ratio: float = 1.5, target: str = ONNX, **changes: object
 ) -> CaseResult:
     error = ratio * UNIT
@@ -42,7 +42,7 @@ def row(
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
-def evidence(contract: Contract = GREY, *, off: float = 1e-7) -> ErrorMap:
+def error_map(contract: Contract = GREY, *, off: float = 1e-7) -> ErrorMap:
     rng = np.random.default_rng(0)
     low, high = contract.image_range
     exact = rng.uniform(low, high, (20, *contract.image_shape))
@@ -64,22 +64,22 @@ def manifest(contract: Contract = GREY, names: tuple[str, ...] = ("encoder.onnx"
     return Manifest(contract, files, 20, {"torch": "2.99.0"}, {"data": {"name": "somebody's", "seed": 7}})
 
 
-def certificate(rows: tuple[CaseResult, ...] | None = None, **changes: object) -> Certificate:
-    if rows is None:
-        rows = (
-            row("encoder", "mean", ratio=0.25),
-            row(),
-            row(ratio=2.625, probe="six-sigma"),
-            row(target=TORCH, ratio=1.0),
-            row("metric", "negative_elbo", probe="data", batch=64),
+def certificate(results: tuple[CaseResult, ...] | None = None, **changes: object) -> Certificate:
+    if results is None:
+        results = (
+            result("encoder", "mean", ratio=0.25),
+            result(),
+            result(ratio=2.625, probe="six-sigma"),
+            result(target=TORCH, ratio=1.0),
+            result("metric", "negative_elbo", probe="data", batch=64),
         )
     whole = Certificate(
         files={entry.name: entry.sha256 for entry in manifest().files},
-        planned=len(rows),
-        results=rows,
+        planned=len(results),
+        results=results,
         determinism=(Determinism("decoder", ONNX, True, False),),
         environment={"versions": {"torch": "2.99.0", "onnxruntime": "1.99.0"}, "gpu": None, "images": "real"},
-        error_maps={ONNX: evidence(), TORCH: evidence(off=0.0)},
+        error_maps={ONNX: error_map(), TORCH: error_map(off=0.0)},
     )
     return replace(whole, **changes)  # type: ignore[arg-type]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.report.sample_certificates import UNIT, certificate, read, row
+from tests.report.sample_certificates import UNIT, certificate, read, result
 from vae_export.formats.base import Finding
 from vae_export.parity.compare import Comparison
 from vae_export.parity.onnx_debug import NodeMismatch
@@ -17,8 +17,8 @@ from vae_export.parity.tolerance import ErrorLimits, Tolerance
 
 def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
     divergence = NodeMismatch("node_linear (Gemm)", "linear", (0, 3), -0.0886168, -0.0786167, 0.01, 3.5e-6)
-    failed = row(ratio=12345.0)
-    page = read(certificate((row(ratio=0.5), failed), node_mismatches={"decoder.onnx": divergence}))
+    failed = result(ratio=12345.0)
+    page = read(certificate((result(ratio=0.5), failed), node_mismatches={"decoder.onnx": divergence}))
     assert page.text.startswith("Fail")
     assert "1 comparison of 2 failed" in page.text
     for said in ("node_linear (Gemm)", "-0.0886168", "-0.0786167", failed.reason):
@@ -27,8 +27,8 @@ def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
 
 
 def test_rows_without_figures_are_shown_as_failures() -> None:
-    broken = row(comparison=Comparison(fault="not finite: tensor 'image' at (0, 1)"), ratio=1)
-    page = read(certificate((broken, row("metric", "iwae_nll", comparison=Comparison(fault="not finite")))))
+    broken = result(comparison=Comparison(fault="not finite: tensor 'image' at (0, 1)"), ratio=1)
+    page = read(certificate((broken, result("metric", "iwae_nll", comparison=Comparison(fault="not finite")))))
     assert page.text.startswith("Fail")
     assert "not finite: tensor 'image' at (0, 1)" in page.text
 
@@ -38,11 +38,11 @@ def test_rows_without_figures_are_shown_as_failures() -> None:
 )
 def test_scales_that_are_no_numbers_break_nothing(scale: ErrorLimits) -> None:
     with np.errstate(all="ignore"):
-        assert "Fail" in read(certificate((row(ratio=1e9, limits=scale),))).text[:6]
+        assert "Fail" in read(certificate((result(ratio=1e9, limits=scale),))).text[:6]
 
 
 def test_a_band_of_zero_passes_what_is_exact() -> None:
-    exact = row(ratio=0.0, limits=ErrorLimits(UNIT, UNIT, 1.0, Tolerance()))
+    exact = result(ratio=0.0, limits=ErrorLimits(UNIT, UNIT, 1.0, Tolerance()))
     page = read(certificate((exact,)))
     assert page.text.startswith("Pass")
     assert "the user’s own tolerance" in page.text
@@ -51,7 +51,7 @@ def test_a_band_of_zero_passes_what_is_exact() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rows": (), "planned": 0, "error_maps": {}}, "Nothing was compared"),
+        ({"results": (), "planned": 0, "error_maps": {}}, "Nothing was compared"),
         ({"planned": 9}, "4 comparisons of 9 planned were not made"),
         ({"planned": 1}, "4 comparisons more than planned"),
         ({"findings": (Finding("random-operator", "error", "decoder.onnx", "RandomNormal"),)}, "showed 1 error"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.report.sample_certificates import COLOUR, GREY, certificate, evidence, row
+from tests.report.sample_certificates import COLOUR, GREY, certificate, error_map, result
 from vae_export.parity.compare import Comparison
 from vae_export.pixels import GreyLevels
 from vae_export.report import images
@@ -15,16 +15,16 @@ from vae_export.report.certificate_page import Summary
 
 
 def test_the_summary_names_the_worst_row_and_prefers_a_failed_one() -> None:
-    grey = replace(row(ratio=0.1).comparison, grey=GreyLevels(9, 2, 4))
-    unexplained = row(ratio=0.1, comparison=grey)
-    [group] = Summary(certificate((row(ratio=7.0), unexplained, row(ratio=3.0))), GREY).results
+    grey = replace(result(ratio=0.1).comparison, grey=GreyLevels(9, 2, 4))
+    unexplained = result(ratio=0.1, comparison=grey)
+    [group] = Summary(certificate((result(ratio=7.0), unexplained, result(ratio=3.0))), GREY).by_output
     assert group.worst == unexplained
     assert (group.failed, group.differing, group.unexplained, group.levels) == (1, 15, 2, 4)
 
 
 def test_numbers_are_counted_by_the_contract() -> None:
-    never_ran = row(comparison=Comparison(fault="cannot run"))
-    summary = Summary(certificate((row(), row("encoder", "mean"), never_ran)), GREY)
+    never_ran = result(comparison=Comparison(fault="cannot run"))
+    summary = Summary(certificate((result(), result("encoder", "mean"), never_ran)), GREY)
     assert summary.numbers(summary.certificate.results) == 3 * 144 + 3 * 4
     assert summary.numbers(summary.certificate.results, grey=True) == 3 * 144
 
@@ -37,12 +37,12 @@ def test_a_strip_keeps_what_lies_beyond_the_band_apart() -> None:
 
 
 def test_the_amplification_is_round_and_stays_below_white() -> None:
-    whole = evidence(COLOUR, off=3e-4)
+    whole = error_map(COLOUR, off=3e-4)
     shown = images.comparison(whole, COLOUR.image_range)
     assert shown.factor is not None
     assert f"{shown.factor:.0e}"[0] in "125"
     assert shown.largest * shown.factor <= 2 < shown.largest * shown.factor * 2.5
-    assert images.comparison(evidence(COLOUR, off=0.0), COLOUR.image_range).factor is None
+    assert images.comparison(error_map(COLOUR, off=0.0), COLOUR.image_range).factor is None
 
 
 def test_a_large_picture_is_made_small_without_losing_its_worst_pixel() -> None:
@@ -55,7 +55,7 @@ def test_a_large_picture_is_made_small_without_losing_its_worst_pixel() -> None:
 
 
 def test_a_pixel_that_is_no_number_does_not_look_equal() -> None:
-    whole = evidence()
+    whole = error_map()
     broken = replace(whole, decoded=np.full_like(whole.decoded, np.nan))
     shown = images.comparison(broken, GREY.image_range)
     assert (shown.largest, shown.factor) == (1.0, 1.0)

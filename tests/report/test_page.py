@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
-from tests.report.sample_certificates import COLOUR, GREY, ONNX, TORCH, UNIT, certificate, evidence, manifest, read, row
+from tests.report.sample_certificates import (
+    COLOUR,
+    GREY,
+    ONNX,
+    TORCH,
+    UNIT,
+    certificate,
+    error_map,
+    manifest,
+    read,
+    result,
+)
 from vae_export import export
 from vae_export.artifact.manifest import read_manifest
 from vae_export.cli.verify import verify
@@ -47,7 +58,9 @@ def test_it_is_well_formed_with_an_alternative_for_every_picture_and_a_scope_for
 
 @pytest.mark.parametrize("contract", [GREY, COLOUR], ids=["grey", "colour"])
 def test_equal_certificates_give_equal_bytes(contract: Contract) -> None:
-    pages = {certificate_page(certificate(error_maps={ONNX: evidence(contract)}), manifest(contract)) for _ in range(2)}
+    pages = {
+        certificate_page(certificate(error_maps={ONNX: error_map(contract)}), manifest(contract)) for _ in range(2)
+    }
     assert len(pages) == 1
 
 
@@ -60,7 +73,7 @@ def test_a_manifest_gives_the_same_page_after_it_was_written_and_read(tmp_path: 
 
 
 def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
-    page = read(certificate((row("encoder", "mean"),), error_maps={}))
+    page = read(certificate((result("encoder", "mean"),), error_maps={}))
     assert "img" not in [tag for tag, _ in page.elements]
     assert "No pictures" in page.text
     assert page.text.startswith("Pass")
@@ -68,7 +81,7 @@ def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
 
 def test_the_users_own_band_is_shown_with_its_figures() -> None:
     own = Tolerance(1e-3, 0.02)
-    page = read(certificate((row(limits=ErrorLimits(UNIT, UNIT, 1.0, own)),), tolerance=own))
+    page = read(certificate((result(limits=ErrorLimits(UNIT, UNIT, 1.0, own)),), tolerance=own))
     assert page.text.count("the user’s own tolerance, atol 0.001 and rtol 0.02") == 3
     assert "atol" not in read(certificate()).text
 
@@ -107,6 +120,6 @@ def test_verify_overwrites_no_page(tmp_path: Path) -> None:
 
 def test_scores_of_grey_pixels_are_called_no_likelihood() -> None:
     """The certificate does not know what the pixels were, so it takes the name that is right for all."""
-    page = read(certificate((row("metric", "iwae_nll"),)))
+    page = read(certificate((result("metric", "iwae_nll"),)))
     assert "IWAE bound" in page.text
     assert "NLL" not in page.text

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.absent import absent
-from tests.report.sample_certificates import Reader, certificate, evidence, manifest, read, row
+from tests.report.sample_certificates import Reader, certificate, error_map, manifest, read, result
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Determinism
 from vae_export.parity.compare import Comparison
@@ -36,8 +36,8 @@ def test_it_loads_nothing_and_runs_nothing() -> None:
 def test_hostile_names_are_text() -> None:
     hostile = certificate(
         (
-            row(target=f"onnx/{HOSTILE}", probe=HOSTILE, output=HOSTILE, part=HOSTILE),
-            row(comparison=Comparison(fault=HOSTILE)),
+            result(target=f"onnx/{HOSTILE}", probe=HOSTILE, output=HOSTILE, part=HOSTILE),
+            result(comparison=Comparison(fault=HOSTILE)),
         ),
         files={HOSTILE: "0" * 64},
         findings=(Finding(HOSTILE, "error", HOSTILE, HOSTILE),),
@@ -45,7 +45,7 @@ def test_hostile_names_are_text() -> None:
         node_mismatches={HOSTILE: NodeMismatch(HOSTILE, HOSTILE, (0,), 1.0, 2.0, 1.0, 1e-6)},
         unusable={HOSTILE: HOSTILE},
         environment={HOSTILE: HOSTILE},
-        error_maps={HOSTILE: evidence()},
+        error_maps={HOSTILE: error_map()},
     )
     described = replace(
         manifest(names=(HOSTILE, "decoder.onnx")), provenance={HOSTILE: HOSTILE}, versions={"x": HOSTILE}

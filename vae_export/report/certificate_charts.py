@@ -1,4 +1,4 @@
-"""The page's charts as geometry: numbers and paths in the units of an SVG, which the template draws."""
+"""Charts of the certificate's page as geometry: numbers and paths in SVG units, which the template draws."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from vae_export.contract import Array
 from vae_export.parity.error_maps import HISTOGRAM_EDGES, ErrorMap
 from vae_export.report.text import percent
 
-#: A strip is this wide up to the band, and has some room for what lies beyond it.
+#: Width of a strip up to the tolerance, and of the room for errors beyond it.
 STRIP = 120
 _BEYOND = 14
 #: Size and margins of a histogram.
 WIDTH, HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 44
-#: What the word "largest" needs.
-_NAME = 60
+#: Width of the word "largest".
+_LABEL = 60
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One tick of a strip, for all rows that fall on it."""
+    """One tick of a strip, for all results that fall on it."""
 
     x: float
     opacity: float
@@ -33,7 +33,11 @@ class Mark:
 
 
 def strip(shares: Sequence[float]) -> list[Mark]:
-    """Every row of a group as a tick between no error (0) and its band (`STRIP`)."""
+    """Return the results of a group as ticks between no error (0) and the tolerance (`STRIP`).
+
+    Args:
+        shares: each error in units of its tolerance; infinite for a fault.
+    """
     places = Counter(round(value * STRIP) if value <= 1 else STRIP + _BEYOND // 2 for value in shares)
     most = max(places.values(), default=1)
     return [
@@ -44,15 +48,17 @@ def strip(shares: Sequence[float]) -> list[Mark]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Attributes:
-    eager, exported: outlines, closed to the axis.
-    eager_exact, exported_exact: the portion that is equal to float64 or closer than the axis begins.
-    decades: (x, exponent) of the grid.
-    portions: (y, text) of the grid.
-    largest: x of the file's largest error.
-    before: whether there is no room for its name on the right, for the line of the grey level.
-    grey: x of half a grey level; None where it lies outside.
-    left, right, top, bottom: of the plot.
+    """The histogram of pixel errors.
+
+    Attributes:
+        eager, exported: outlines for PyTorch and the file, closed to the axis.
+        eager_exact, exported_exact: the portion of pixels that are equal to float64, or closer than the axis begins.
+        decades: (x, exponent) of the grid.
+        portions: (y, text) of the grid.
+        largest: x of the file's largest error; None where it lies outside.
+        before: whether its label goes to the left, because the line of the grey level needs the room on the right.
+        grey: x of half a grey level; None where it lies outside.
+        left, right, top, bottom: edges of the plot.
     """
 
     eager: str
@@ -70,10 +76,10 @@ class Histogram:
     bottom: float
 
 
-def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram:
-    """How often each distance to float64 occurs, PyTorch's and the file's on one scale."""
+def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogram:
+    """Draw how often each distance to float64 occurs, for PyTorch and the file on one scale."""
     low, high = image_range
-    eager, exported = (_portions(counts) for counts in (evidence.eager, evidence.exported))
+    eager, exported = (_portions(counts) for counts in (error_map.eager, error_map.exported))
     peak = max(float(eager[1:].max()), float(exported[1:].max()), 1e-9)
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
 
@@ -92,7 +98,7 @@ def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram
             steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(HISTOGRAM_EDGES[index + 1])}")
         return "".join([*steps, f"V{bottom}Z"])
 
-    largest, grey = place(float(evidence.pixel_error.max())), place((high - low) / 255 / 2)
+    largest, grey = place(float(error_map.pixel_error.max())), place((high - low) / 255 / 2)
     return Histogram(
         eager=outline(eager),
         exported=outline(exported),
@@ -103,7 +109,7 @@ def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram
         ),
         portions=tuple((round(bottom - (bottom - _TOP) * value / peak, 1), percent(value)) for value in _ticks(peak)),
         largest=largest,
-        before=largest is not None and (largest > right - _NAME or (grey is not None and 0 < grey - largest < _NAME)),
+        before=largest is not None and (largest > right - _LABEL or (grey is not None and 0 < grey - largest < _LABEL)),
         grey=grey,
         left=_LEFT,
         right=right,
@@ -113,14 +119,14 @@ def histogram(evidence: ErrorMap, image_range: tuple[float, float]) -> Histogram
 
 
 def _portions(counts: Array) -> Array:
-    """Of all pixels: first what is exact or below the first edge, which nobody can see apart, then each bin."""
+    """Return portions of all pixels: those that are exact or below the first edge, then each bin."""
     merged = np.asarray(counts[:-1], np.float64)
     merged[0] += counts[-1]
     return merged / max(1.0, float(merged.sum()))
 
 
 def _ticks(peak: float) -> list[float]:
-    """Two to five round portions up to the peak."""
+    """Return two to five round portions up to the peak."""
     rough = peak / 4
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(step * scale for step in (1, 2, 5, 10) if step * scale >= rough)

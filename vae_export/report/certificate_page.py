@@ -1,6 +1,6 @@
-"""Thousands of rows as the few that a person reads: the worst of each group, and sums.
+"""The HTML page of a certificate: sums up thousands of results, and fills the template.
 
-The page itself: gathers what it shows and fills the template. It tells no time: equal certificates, equal bytes.
+The page contains no time, so that equal certificates give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,66 +23,67 @@ from vae_export.parity.error_maps import ErrorMap
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.report import certificate_charts, images, text
-from vae_export.report.seal import seal
 
 if TYPE_CHECKING:
     from vae_export.report.certificate_charts import Histogram
     from vae_export.report.images import HeatMap, ImageComparison
 
 
-def _severity(row: CaseResult) -> tuple[bool, float]:
-    return not row.passed, row.tolerance_used
+def _severity(result: CaseResult) -> tuple[bool, float]:
+    return not result.passed, result.tolerance_used
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that share something, such as part, target and output."""
+    """Results that share something, such as part, target and output."""
 
     names: tuple[str, ...]
-    rows: tuple[CaseResult, ...]
+    results: tuple[CaseResult, ...]
 
     @cached_property
     def worst(self) -> CaseResult:
-        """A failed row if there is one; of those, the one nearest to its band or furthest beyond."""
-        return max(self.rows, key=_severity)
+        """The result that uses most of its tolerance: a failed one if there is any."""
+        return max(self.results, key=_severity)
 
     @cached_property
     def failed(self) -> int:
-        return sum(not row.passed for row in self.rows)
+        return sum(not result.passed for result in self.results)
 
     @property
     def shares(self) -> list[float]:
-        return [row.tolerance_used for row in self.rows]
+        return [result.tolerance_used for result in self.results]
 
     @property
     def differing(self) -> int:
-        return sum(row.comparison.grey.differing for row in self.rows if row.comparison.grey is not None)
+        return sum(result.comparison.grey.differing for result in self.results if result.comparison.grey is not None)
 
     @property
     def unexplained(self) -> int:
-        return sum(row.comparison.grey.unexplained for row in self.rows if row.comparison.grey is not None)
+        return sum(result.comparison.grey.unexplained for result in self.results if result.comparison.grey is not None)
 
     @property
     def levels(self) -> int:
         """The largest difference in grey levels."""
-        return max((row.comparison.grey.worst for row in self.rows if row.comparison.grey is not None), default=0)
+        return max(
+            (result.comparison.grey.worst for result in self.results if result.comparison.grey is not None), default=0
+        )
 
     @property
     def has_grey(self) -> bool:
-        return any(row.comparison.grey is not None for row in self.rows)
+        return any(result.comparison.grey is not None for result in self.results)
 
 
-def grouped(rows: Iterable[CaseResult], key: Callable[[CaseResult], tuple[str, ...]]) -> list[Group]:
-    """In the order in which each group first appears."""
+def grouped(results: Iterable[CaseResult], key: Callable[[CaseResult], tuple[str, ...]]) -> list[Group]:
+    """Return the groups with equal keys, in the order in which each first appears."""
     found: dict[tuple[str, ...], list[CaseResult]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
+    for result in results:
+        found.setdefault(key(result), []).append(result)
     return [Group(names, tuple(members)) for names, members in found.items()]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the page says in large print."""
+    """The sums and worst cases of a certificate."""
 
     certificate: Certificate
     contract: Contract
@@ -92,29 +93,31 @@ class Summary:
         return Group((), self.certificate.results) if self.certificate.results else None
 
     @cached_property
-    def results(self) -> list[Group]:
-        return grouped(self.certificate.results, lambda row: (row.part, row.target, row.output))
+    def by_output(self) -> list[Group]:
+        return grouped(self.certificate.results, lambda result: (result.part, result.target, result.output))
 
     @cached_property
-    def failures(self) -> list[Group]:
-        return [group for group in self.results if group.failed]
+    def failed_outputs(self) -> list[Group]:
+        return [group for group in self.by_output if group.failed]
 
     @cached_property
-    def probes(self) -> list[Group]:
-        return grouped((row for row in self.certificate.results if row.part != METRIC), lambda row: (row.probe,))
+    def by_probe(self) -> list[Group]:
+        return grouped(
+            (result for result in self.certificate.results if result.part != METRIC), lambda result: (result.probe,)
+        )
 
     @cached_property
     def metrics(self) -> list[CaseResult]:
-        return [row for row in self.certificate.results if row.part == METRIC]
+        return [result for result in self.certificate.results if result.part == METRIC]
 
     @cached_property
-    def images(self) -> list[Group]:
+    def image_outputs(self) -> list[Group]:
         """The groups whose output is an image."""
-        return [group for group in self.results if group.has_grey]
+        return [group for group in self.by_output if group.has_grey]
 
     @property
-    def targets(self) -> list[Group]:
-        return grouped(self.certificate.results, lambda row: (row.target,))
+    def by_target(self) -> list[Group]:
+        return grouped(self.certificate.results, lambda result: (result.target,))
 
     @property
     def passed(self) -> int:
@@ -122,33 +125,37 @@ class Summary:
 
     @property
     def missing(self) -> int:
-        """Rows that were planned and never made; negative if there are more than planned, which is no pass either."""
+        """How many planned results are missing; negative if there are more than planned, which is no pass either."""
         return self.certificate.planned - len(self.certificate.results)
 
     @property
-    def nats(self) -> CaseResult | None:
-        """The metric row that is furthest from PyTorch."""
-        measured = [row for row in self.metrics if row.comparison.fault is None and row.comparison.max_abs is not None]
-        return max(measured, key=lambda row: row.comparison.max_abs or 0.0, default=None)
+    def worst_metric(self) -> CaseResult | None:
+        """The result in nats that is furthest from PyTorch."""
+        measured = [
+            result
+            for result in self.metrics
+            if result.comparison.fault is None and result.comparison.max_abs is not None
+        ]
+        return max(measured, key=lambda result: result.comparison.max_abs or 0.0, default=None)
 
     @property
-    def is_measured_band(self) -> bool:
-        """Whether every band is float32's measured one: not where the user gave one, or fewer bits have a coarser."""
+    def is_measured_tolerance(self) -> bool:
+        """Whether every tolerance is the one measured for float32: none of the user's, TF32 or fewer bits."""
         return not any(
-            row.limits.user_tolerance is not None or row.setting.tf32 or row.limits.precision != FULL
-            for row in self.certificate.results
+            result.limits.user_tolerance is not None or result.setting.tf32 or result.limits.precision != FULL
+            for result in self.certificate.results
         )
 
     @property
     def has_tolerance(self) -> bool:
-        return any(row.limits.user_tolerance is not None for row in self.certificate.results)
+        return any(result.limits.user_tolerance is not None for result in self.certificate.results)
 
-    def numbers(self, rows: Iterable[CaseResult], *, grey: bool = False) -> int:
-        """How many single numbers were compared; `grey`: those that are pixels."""
+    def numbers(self, results: Iterable[CaseResult], *, grey: bool = False) -> int:
+        """Return how many single numbers were compared; with `grey`, how many of them are pixels."""
         return sum(
-            row.batch * self._item(row.part, row.output)
-            for row in rows
-            if row.comparison.fault is None and (not grey or row.comparison.grey is not None)
+            result.batch * self._item(result.part, result.output)
+            for result in results
+            if result.comparison.fault is None and (not grey or result.comparison.grey is not None)
         )
 
     def _item(self, part: str, output: str) -> int:
@@ -184,25 +191,25 @@ class View:
     comparison: ImageComparison
 
     @classmethod
-    def of(cls, target: str, evidence: ErrorMap, contract: Contract) -> View:
+    def of(cls, target: str, error_map: ErrorMap, contract: Contract) -> View:
         return cls(
             target,
-            images.heat_map(evidence.pixel_error, contract.image_range),
-            certificate_charts.histogram(evidence, contract.image_range),
-            images.comparison(evidence, contract.image_range),
+            images.heat_map(error_map.pixel_error, contract.image_range),
+            certificate_charts.histogram(error_map, contract.image_range),
+            images.comparison(error_map, contract.image_range),
         )
 
 
 def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
-    """One HTML page that needs no other file, no network and no script.
+    """Return the HTML page of a certificate; it needs no other file, no network and no script.
 
     Args:
-        certificate: passed or failed, with or without evidence.
-        manifest: of the artifact that was verified.
+        certificate: a certificate that passed or failed, with or without error maps.
+        manifest: manifest of the export that was verified.
     """
     contract = manifest.contract
     first = next(iter(certificate.error_maps.values()), None)
-    template = environment().get_template(TEMPLATE)
+    template = jinja_environment().get_template(TEMPLATE)
     return template.render(
         certificate=certificate,
         manifest=manifest,
@@ -212,13 +219,12 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         provenance=list(text.flat(manifest.provenance)),
         surroundings=list(text.flat(certificate.environment)),
         written=list(text.flat(manifest.versions)),
-        views=[View.of(target, evidence, contract) for target, evidence in certificate.error_maps.items()],
+        views=[View.of(target, error_map, contract) for target, error_map in certificate.error_maps.items()],
         originals=None if first is None else images.image_row(first.originals, contract.image_range),
         pytorch=None if first is None else images.image_row(first.pytorch, contract.image_range),
         shown=0 if first is None else len(first.originals),
         noise=str(certificate.environment.get("images", "")).startswith("uniform noise"),
         colours=", ".join(f"rgb{colour}" for colour in images.COLOURS),
-        seal=seal(certificate.files),
         factor=FP32_TOLERANCE_FACTOR,
         level=(contract.image_range[1] - contract.image_range[0]) / MAX_LEVEL,
         charts=certificate_charts,
@@ -242,8 +248,8 @@ def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
     return files
 
 
-def environment() -> Environment:
-    """Everything that is filled in is escaped: names and messages come out of files of unknown origin."""
+def jinja_environment() -> Environment:
+    """Return an environment that escapes everything: names and messages come from files of unknown origin."""
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,4 +1,4 @@
-"""Pictures as inline PNG: where a decoder's errors lie, and images beside what the file makes of them."""
+"""Inline PNG pictures of the certificate's page: where a decoder's errors lie, and images beside the file's."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from PIL import Image
 from vae_export.contract import Array
 from vae_export.parity.error_maps import ErrorMap
 
-#: From none to the largest error: dark to light, also for those who see no colours.
+#: Colours from no error to the largest: dark to light, so that they can be told apart without colour vision.
 COLOURS = ((10, 8, 28), (58, 15, 97), (125, 31, 108), (190, 55, 82), (237, 105, 37), (251, 175, 60), (252, 253, 191))
-#: A picture is made smaller until no side is longer than this.
+#: Longest side of a picture; larger ones are reduced.
 _LARGEST_MAP, _LARGEST_IMAGE = 256, 96
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Attributes:
-    uri: the PNG as `data:`.
-    width, height: in its pixels.
-    block: each of its pixels stands for block × block of the original.
+    """A PNG.
+
+    Attributes:
+        uri: the PNG as a `data:` URI.
+        width, height: its size in pixels.
+        block: each of its pixels stands for block × block pixels of the original.
     """
 
     uri: str
@@ -36,10 +38,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Attributes:
-    picture: one pixel for each of the image.
-    largest: the error of the lightest colour.
-    channel, row, column: where it is.
+    """The largest error of each pixel.
+
+    Attributes:
+        picture: one pixel for each of the image.
+        largest: the error of the lightest colour.
+        channel, row, column: where the largest error is.
     """
 
     picture: Picture
@@ -51,11 +55,13 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """Attributes:
-    decoded: what the file made.
-    difference: its distance to PyTorch's, amplified.
-    factor: by which; None where no pixel differs.
-    largest: difference.
+    """Images of a file, and how they differ from PyTorch's.
+
+    Attributes:
+        decoded: images of the file.
+        difference: their distance to PyTorch's, amplified.
+        factor: amplification; None where no pixel differs.
+        largest: largest difference.
     """
 
     decoded: Picture
@@ -65,7 +71,7 @@ class ImageComparison:
 
 
 def heat_map(pixel_error: Array, image_range: tuple[float, float]) -> HeatMap:
-    """The largest error of each pixel (C, H, W) over its channels, in `COLOURS`."""
+    """Draw the largest error of each pixel (C, H, W) over its channels, in `COLOURS`."""
     error = _finite(pixel_error, image_range)
     channel, row, column = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
     largest = float(error.max())
@@ -78,35 +84,35 @@ def heat_map(pixel_error: Array, image_range: tuple[float, float]) -> HeatMap:
 
 
 def image_row(images: Array, image_range: tuple[float, float]) -> Picture:
-    """Images (M, C, H, W) in a row."""
+    """Draw images (M, C, H, W) in a row."""
     low, high = image_range
     return _row(np.nan_to_num((np.asarray(images, np.float64) - low) / (high - low)), np.mean)
 
 
-def comparison(evidence: ErrorMap, image_range: tuple[float, float]) -> ImageComparison:
-    """The file's images, and how far each pixel is from PyTorch's, amplified by a round number."""
+def comparison(error_map: ErrorMap, image_range: tuple[float, float]) -> ImageComparison:
+    """Draw the file's images, and how far each pixel is from PyTorch's, amplified by a round number."""
     low, high = image_range
-    difference = _finite(np.abs(np.asarray(evidence.decoded, np.float64) - evidence.pytorch), image_range)
+    difference = _finite(np.abs(np.asarray(error_map.decoded, np.float64) - error_map.pytorch), image_range)
     largest = float(difference.max())
     factor = _round_down((high - low) / largest) if largest > 0 else None
     shown = _row(difference * (factor or 0.0) / (high - low), np.max)
-    return ImageComparison(image_row(evidence.decoded, image_range), shown, factor, largest)
+    return ImageComparison(image_row(error_map.decoded, image_range), shown, factor, largest)
 
 
 def _finite(distance: Array, image_range: tuple[float, float]) -> Array:
-    """A distance that is no number counts as one from darkest to brightest: it must not look like none."""
+    """Replace distances that are not finite by one from darkest to brightest: they must not look like none."""
     return np.where(np.isfinite(distance), distance, image_range[1] - image_range[0])
 
 
 def _round_down(value: float) -> float:
-    """The largest of 1, 2, 5 · 10^k that is no larger."""
+    """Return the largest of 1, 2, 5 · 10^k that is no larger."""
     scale = 10.0 ** math.floor(math.log10(value))
     return max(step * scale for step in (1, 2, 5) if step == 1 or step * scale <= value)
 
 
 def _row(images: Array, pool: Callable[..., Array]) -> Picture:
-    """Images (M, C, H, W), black at 0 and white at 1, side by side with a clear gap."""
-    if images.shape[1] != 3:  # neither grey nor colour has a name for its channels: their mean, or their largest
+    """Draw images (M, C, H, W), black at 0 and white at 1, side by side with a gap."""
+    if images.shape[1] != 3:  # no colours: the mean or the largest of the channels
         images = pool(images, axis=1, keepdims=True)
     small = [_reduced(image, _LARGEST_IMAGE, pool) for image in images]
     block = small[0][0]
@@ -122,7 +128,7 @@ def _row(images: Array, pool: Callable[..., Array]) -> Picture:
 
 
 def _reduced(image: Array, largest: int, pool: Callable[..., Array]) -> tuple[int, Array]:
-    """(C, H, W) with each block of pixels pooled into one, so that no side is longer than `largest`."""
+    """Pool blocks of pixels of (C, H, W), so that no side is longer than `largest`; return the block's side as well."""
     channels, height, width = image.shape
     block = math.ceil(max(height, width) / largest)
     if block == 1:
@@ -133,7 +139,7 @@ def _reduced(image: Array, largest: int, pool: Callable[..., Array]) -> tuple[in
 
 
 def _png(levels: Array, block: int) -> Picture:
-    """(H, W, 3 or 4) in [0, 255]."""
+    """Encode levels (H, W, 3 or 4) in [0, 255]."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(np.rint(levels).astype(np.uint8))).save(stream, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

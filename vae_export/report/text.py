@@ -1,4 +1,4 @@
-"""How the page says things: probes and metrics in words, figures as short text."""
+"""Words and numbers of the HTML pages: probes and metrics explained, figures as short text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-#: What each family of inputs is, for somebody who never read `vae_export.parity.probes`.
+#: Each probe in words, for readers of the page.
 PROBES = {
     "prior": "Latents drawn from a standard normal, as when an application makes new images.",
     "posterior": "Latents of images, with the noise that training had.",
@@ -21,12 +21,12 @@ PROBES = {
 METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE bound"}
 
 MISSING = "—"
-#: One that does not break a line.
+#: A space at which a line is not broken.
 SPACE = "\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None) -> str:
-    """Three digits: 0.00123, 12.3, 1,234, 4.05e-5; a dash for nothing, words for what is no number."""
+    """Format with three digits: 0.00123, 12.3, 1,234, 4.05e-5; a dash for None, "not finite" for Inf and NaN."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
@@ -42,14 +42,14 @@ def number(value: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """2.66×"""
+    """Format a ratio: 2.66×."""
     if ratio is None or not math.isfinite(ratio):
         return number(ratio)
     return f"{ratio:.2f}×" if ratio < 100 else f"{number(ratio)}×"
 
 
 def percent(share: float | None) -> str:
-    """33.2 %; anything far beyond all of it is said in multiples."""
+    """Format a share: 33.2 %; one above 10 as a multiple."""
     if share is None or not math.isfinite(share):
         return MISSING
     if share > 10:
@@ -58,7 +58,7 @@ def percent(share: float | None) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes: 1.97 MB."""
+    """Format a number of bytes: 1.97 MB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
@@ -66,7 +66,7 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """37.5 µs, 27.4 ms, 1.05 s."""
+    """Format a duration: 37.5 µs, 27.4 ms, 1.05 s."""
     if seconds is None:
         return MISSING
     scale, unit = next(
@@ -77,7 +77,7 @@ def duration(seconds: float | None) -> str:
 
 
 def many(count: float) -> str:
-    """1,234 as it is; what is larger in words: 92.1 million."""
+    """Format a count: 1,234; from a million on with a word: 92.1 million."""
     for word, scale in (("billion", 1e9), ("million", 1e6)):
         if count >= scale:
             return f"{count / scale:.3g} {word}"
@@ -85,17 +85,17 @@ def many(count: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """1 file, 2 files."""
+    """Format a count with its noun: 1 file, 2 files."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def listed(names: list[str]) -> str:
-    """a, b and c"""
+    """Join names: a, b and c."""
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def flat(data: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
-    """Nested JSON as lines: ("training · data · name", "mnist"). Figures get six digits, names spaces to break at."""
+    """Yield nested JSON as names and texts: ("training · data · name", "mnist"); floats get six digits."""
     for key, value in sorted(data.items(), key=lambda item: str(item[0])):  # as in manifest.json
         name = f"{before}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):

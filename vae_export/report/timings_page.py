@@ -9,7 +9,7 @@ from vae_export.artifact.certificate import StoredCertificate
 from vae_export.bench.results import Timings
 from vae_export.bench.subjects import EAGER
 from vae_export.report import text, timings_charts
-from vae_export.report.certificate_page import environment
+from vae_export.report.certificate_page import jinja_environment
 
 TEMPLATE = "timings.html.j2"
 
@@ -22,7 +22,7 @@ def timings_page(timings: Timings, record: StoredCertificate) -> str:
         record: the certificate of the files that were measured, for their errors.
     """
     return (
-        environment()
+        jinja_environment()
         .get_template(TEMPLATE)
         .render(
             timings=timings,
