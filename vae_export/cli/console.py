@@ -155,7 +155,7 @@ def progress() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
-        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.completed:.0f}/{task.total}"),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
         TextColumn("left"),
@@ -165,29 +165,38 @@ def progress() -> Progress:
     )
 
 
+class Steps:
+    """Lines and progress of a long piece of work in steps; see `report_steps`."""
+
+    def __init__(self, bar: Progress, total: int, verbs: tuple[str, ...]) -> None:
+        self._bar, self._verbs, self._begun = bar, verbs, 0
+        self._task = bar.add_task("preparing", total=total, note="")
+
+    def __call__(self, line: str) -> None:
+        """Show the line of a step beside the bar, and print any other line; without a terminal print all."""
+        if self._bar.disable:
+            message(line)
+        elif line.startswith(self._verbs):
+            self._bar.update(self._task, description=line, completed=self._begun)
+            self._begun += 1
+        else:
+            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def within(self, share: float) -> None:
+        """Move the bar within the present step, of which this share is done."""
+        self._bar.update(self._task, completed=self._begun - 1 + share)
+
+
 @contextmanager
-def report_steps(total: int, *verbs: str) -> Iterator[Callable[[str], None]]:
+def report_steps(total: int, *verbs: str) -> Iterator[Steps]:
     """Give a function that takes the lines of a long piece of work; on a terminal they move a progress bar.
 
     Args:
         total: number of steps.
-        verbs: first words of the lines that begin a step. On a terminal such a line is shown beside the bar; all other
-            lines, and without a terminal all lines, are printed.
+        verbs: first words of the lines that begin a step.
     """
     with progress() as bar:
-        task, begun = bar.add_task("", total=total, note=""), 0
-
-        def report(line: str) -> None:
-            nonlocal begun
-            if bar.disable:
-                message(line)
-            elif line.startswith(verbs):
-                bar.update(task, description=line, completed=begun)
-                begun += 1
-            else:
-                bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-        yield report
+        yield Steps(bar, total, verbs)
 
 
 @contextmanager

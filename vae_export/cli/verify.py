@@ -178,6 +178,7 @@ def verify(
             thorough=not quick,
             trust=trust,
             report=report,
+            progress=report.within,
         )
     # A failed certificate is written too: it shows what failed.
     certificate.write(place)

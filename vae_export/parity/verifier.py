@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,7 @@ def verify(
     thorough: bool = True,
     trust: bool = False,
     report: Report = lambda _line: None,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> Certificate:
     """Compare every file of an export with the modules it was exported from.
 
@@ -68,6 +69,7 @@ def verify(
             highest level on one thread.
         trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
         report: called with a line when a file is about to be verified, and when its degradation is large.
+        progress: called before each test case with the share of the present file's test cases that are done.
 
     Returns:
         A certificate, passed or not; the caller writes it and acts on it.
@@ -89,6 +91,7 @@ def verify(
     with fastest_threads(lambda: run_on_zeros(graphs.values(), max(BATCHES))) as threads:
         meter = DegradationMeter(references, budget, tolerance, report)
         verifier = _FileVerifier(artifact, references, tolerance, meter, thorough=thorough)
+        verifier.progress = progress
         verifier.crash_check(chosen)
         records = []
         for entry in artifact.manifest.known:
@@ -249,6 +252,8 @@ class _FileVerifier:
         self._artifact, self._references, self._meter = artifact, references, meter
         self._tolerance, self._thorough = tolerance, thorough
         self._batches = BATCHES if thorough else QUICK_BATCHES
+        #: Called with the share of a file's test cases that are done.
+        self.progress: Callable[[float], None] = lambda _share: None
         #: Contents that were read for the crash check, by file name.
         self._tried: dict[str, FileContent] = {}
         #: How the child process ended that crashed, by file name and provider.
@@ -272,7 +277,7 @@ class _FileVerifier:
         self._refuse_unopenable(entry, targets)
         record = _FileRecord(entry, _lint(entry, content, self._artifact.manifest.opset))
         cases = self._references.cases(entry.part, entry.precision, self._batches, self._tolerance)
-        for target in targets:
+        for index, target in enumerate(targets):
             try:
                 target.check()
                 self._refuse_crashed(entry, target)
@@ -282,7 +287,11 @@ class _FileVerifier:
                     raise
                 record.unusable[str(target)] = error.line()
                 continue
-            record.runs[str(target)] = self._run(entry, content, target, runner, cases)
+
+            def progress(share: float, before: int = index) -> None:
+                self.progress((before + share) / len(targets))
+
+            record.runs[str(target)] = self._run(entry, content, target, runner, cases, progress)
         if not required and not record.runs:
             raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
         # A file of another precision has other nodes than the captured program: there is nothing to compare them with.
@@ -303,7 +312,13 @@ class _FileVerifier:
         return self._references.captured.graph(entry.part).spec
 
     def _run(
-        self, entry: FileEntry, content: FileContent, target: Target, runner: Runner, cases: Sequence[Case]
+        self,
+        entry: FileEntry,
+        content: FileContent,
+        target: Target,
+        runner: Runner,
+        cases: Sequence[Case],
+        progress: Callable[[float], None],
     ) -> _TargetRecord:
         """Run a file with all session options of a target; `runner` is the file opened with the first of them."""
         variants, spec = target.session_options(thorough=self._thorough), self._spec(entry)
@@ -321,6 +336,7 @@ class _FileVerifier:
             opened = runner if options == variants[0] else self._open(entry, content, options)
             error_map = ErrorMapBuilder() if options == shown else None
             for case in cases:
+                progress(len(record.results) / record.planned)
                 outputs, fault = run_case(opened, case.inputs, spec)
                 results = [
                     CaseResult(
