@@ -1,11 +1,11 @@
-"""How often parity fails a file that is right: correct exports of many random networks, every comparison counted.
+"""Count how often parity rejects a correct file, over exports of many random networks.
 
     python benchmarks/false_alarms.py                                    200 networks of each family and size
     python benchmarks/false_alarms.py --networks 10
     python benchmarks/false_alarms.py artifacts/mnist-mlp artifacts/mnist-conv
 
-An ONNX file is written once for each family and size, and its weights are replaced by those of each new network. That
-this gives the bytes of a new export is checked once a size. A run folder is checked with its own weights and images.
+One ONNX file is written for each family and size, and its weights are replaced by those of each network; once for each
+size the result is compared with a new export. A run folder is checked with its own weights and images.
 
 The ratio is the distance to float64 in units of PyTorch's baseline error; `FP32_TOLERANCE_FACTOR` in
 vae_export/parity/tolerance.py is the limit. Exits 1 if any comparison fails.
@@ -42,8 +42,8 @@ from vae_export.runs import Run
 from vae_export.session_options import CPU
 
 TARGET = Target("onnx", CPU)
-#: Fewer than parity has, and that makes it stricter: PyTorch's own error is the largest over these.
-FEW = (1, 7, 64)
+#: Fewer batch sizes than parity has, which is stricter: the baseline error is the largest over these.
+FEW_BATCHES = (1, 7, 64)
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 SIZES: tuple[tuple[int, int], ...] = ((16, 2), (64, 20), (400, 64))
 CONFIGS = (
@@ -54,7 +54,7 @@ PERCENTILES = (50, 90, 99, 99.9, 100)
 
 
 def default(_network: nn.Module) -> None:
-    """As PyTorch makes it."""
+    """Leave the weights as PyTorch initialises them."""
 
 
 def three_times(network: nn.Module) -> None:
@@ -73,22 +73,22 @@ SCALES: tuple[Callable[[nn.Module], None], ...] = (default, three_times, orthogo
 
 @dataclass
 class Tally:
-    """Ratios by family, part and output; the rows that failed, and the furthest of all."""
+    """Ratios by family, part and output, the test cases that failed, and those with the largest ratios."""
 
     ratios: dict[tuple[str, ...], list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: list[str] = field(default_factory=list)
-    furthest: list[tuple[float, str]] = field(default_factory=list)
+    largest: list[tuple[float, str]] = field(default_factory=list)
 
-    def add(self, name: str, group: str, rows: Iterator[CaseResult]) -> None:
-        for row in rows:
+    def add(self, name: str, group: str, cases: Iterator[CaseResult]) -> None:
+        for row in cases:
             options = row.setting.certificate_name
             what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {options}"
             if not row.passed:
                 self.failures.append(f"{what}: {row.reason}")
             if row.ratio is not None:
                 self.ratios[group, row.part, row.output].append(row.ratio)
-                self.furthest.append((row.ratio, what))
-        self.furthest = sorted(self.furthest, reverse=True)[:10]
+                self.largest.append((row.ratio, what))
+        self.largest = sorted(self.largest, reverse=True)[:10]
 
 
 def main() -> int:
@@ -101,7 +101,7 @@ def main() -> int:
     if options.runs:
         for run in options.runs:
             checkpoint = load_checkpoint(Run(run).checkpoint)
-            tally.add(run.name, run.name, _rows(Source.of(checkpoint), _files(Source.of(checkpoint)), BATCHES))
+            tally.add(run.name, run.name, _compare(Source.of(checkpoint), _files(Source.of(checkpoint)), BATCHES))
     else:
         for config in CONFIGS:
             _check_networks(config, options.networks, tally)
@@ -117,7 +117,7 @@ def _check_networks(config: VAEConfig, count: int, tally: Tally) -> None:
     for seed, scale in zip(range(count), itertools.cycle(SCALES)):
         source, weights = _network(config, seed, scale)
         files = {part: _with_weights(data, part, weights) for part, data in files.items()}
-        tally.add(f"{size}, seed {seed} {scale.__name__}", config.family, _rows(source, files, FEW))
+        tally.add(f"{size}, seed {seed} {scale.__name__}", config.family, _compare(source, files, FEW_BATCHES))
     if files != _files(source):
         raise SystemExit(f"{size}: a file with its weights replaced is not the file of a new export")
     print(f"{size}: {count} networks, {len(tally.failures)} failures so far", file=sys.stderr, flush=True)
@@ -135,7 +135,7 @@ def _files(source: Source) -> dict[Part, bytes]:
 
 
 def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
-    """The file with each initialiser that is a weight replaced; all weights of the part must be there."""
+    """Return the file with all weights of the part replaced."""
     model = onnx.load_from_string(data)
     wanted = {name for name in weights if part == "autoencoder" or name.startswith(f"{part}.")}
     for tensor in model.graph.initializer:
@@ -148,8 +148,8 @@ def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
     return replaced
 
 
-def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[CaseResult]:
-    """Every comparison of these files on one thread, with the lowest and the highest optimisation."""
+def _compare(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[CaseResult]:
+    """Yield every comparison of these files on one thread, with the lowest and the highest optimisation."""
     references = References(source)
     metric = ElboParity(references, references.images(64))
     graphs = references.captured.graphs()
@@ -167,13 +167,13 @@ def _rows(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> I
 
 
 def _print(tally: Tally) -> None:
-    print(f"error in units of PyTorch's rounding; {FP32_TOLERANCE_FACTOR:g} is the limit")
-    print(f"{'':12}{'part':13}{'output':16}{'rows':>9}" + "".join(f"{_percent(p):>8}" for p in PERCENTILES))
+    print(f"error in units of PyTorch's baseline error; {FP32_TOLERANCE_FACTOR:g} is the limit")
+    print(f"{'':12}{'part':13}{'output':16}{'cases':>9}" + "".join(f"{_percent(p):>8}" for p in PERCENTILES))
     for (group, part, output), ratios in tally.ratios.items():
         figures = "".join(f"{figure:8.2f}" for figure in np.percentile(ratios, PERCENTILES))
         print(f"{group:12}{part:13}{output:16}{len(ratios):9,}{figures}")
-    print("\nfurthest:")
-    for ratio, what in tally.furthest:
+    print("\nlargest:")
+    for ratio, what in tally.largest:
         print(f"{ratio:8.2f}  {what}")
     print(f"\n{sum(map(len, tally.ratios.values())):,} comparisons, {len(tally.failures)} failures")
     for line in tally.failures[:50]:

@@ -1,12 +1,12 @@
-"""The loops that `training.py` compares: each trains one network, on the same images, and says how fast.
+"""The training loops that `training.py` compares. Each trains one network on the same images and says how fast.
 
-All train the network of `--preset mnist` with Adam, on every image once a pass. What differs is what is compared:
+All train the network of `--preset mnist` with Adam, on every image once a pass. They differ in the loop:
 
     ours      `train.trainer.Trainer`, in float32, or with products in bfloat16
-    loader    what tutorials show: torchvision's MNIST, `ToTensor`, a DataLoader, BCE on probabilities, `loss.item()`
+    loader    the loop of tutorials: torchvision's MNIST, `ToTensor`, a DataLoader, BCE on probabilities, `loss.item()`
     memory    the same loop, on float images in memory
     pythae    pythae's `BaseTrainer.train_step`, with the same layers as its encoder and decoder
-    limit     no training: the matrix products of forward and backward alone, into memory that is there
+    limit     no training: the matrix products of forward and backward alone, into memory that is allocated before
 """
 
 from __future__ import annotations
@@ -36,16 +36,18 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Setting:
-    """Attributes:
-    threads: of PyTorch.
-    workers: processes of a DataLoader; 0 for none.
+    """The setting of a loop.
+
+    Attributes:
+        threads: threads of PyTorch.
+        workers: worker processes of a DataLoader, or 0.
     """
 
     threads: int
     workers: int = 0
 
     def line(self) -> str:
-        """For another process; `parse` is the inverse."""
+        """Return it as a line for another process; `parse` is the inverse."""
         return f"{self.threads} {self.workers}"
 
     @classmethod
@@ -58,12 +60,12 @@ class Setting:
         return f"{self.threads} thread{'s' * (self.threads > 1)}{workers}"
 
 
-#: Train on all images once, with so many workers.
+#: Trains on all images once, with this number of workers.
 Pass = Callable[[int], object]
 
 
 def ours(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pass:
-    plain = replace(RECIPES["mlp"], average=0.0)  # as the other sides train
+    plain = replace(RECIPES["mlp"], average=0.0)  # as the other loops train
     recipe = replace(plain, epochs=100_000, batch_size=batch_size, learning_rate=LEARNING_RATE)
     epochs = Trainer(model, pixels, recipe, ObjectiveOptions(), bfloat16=bfloat16).train_epochs(lambda *_: None)
     return lambda _: next(epochs)
@@ -91,11 +93,11 @@ def memory(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
 
 
 def mnist_loader(pixels: Tensor, batch_size: int, workers: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """A DataLoader over pixels uint8 (N, 1, 28, 28): `MNIST.__getitem__` makes each a PIL image, `ToTensor` floats."""
+    """Return a DataLoader over uint8 pixels (N, 1, 28, 28), which go through PIL images and `ToTensor`."""
     kind = torchvision_datasets().MNIST
     from torchvision.transforms import ToTensor
 
-    mnist = kind.__new__(kind)  # the class itself, with our split of its files
+    mnist = kind.__new__(kind)  # without its files: it gets our split
     mnist.data, mnist.targets = pixels[:, 0], torch.zeros(len(pixels), dtype=torch.long)
     mnist.transform, mnist.target_transform = ToTensor(), None
     return torch.utils.data.DataLoader(
@@ -104,12 +106,12 @@ def mnist_loader(pixels: Tensor, batch_size: int, workers: int) -> Iterable[tupl
 
 
 def post_step(model: VAE, optimizer: torch.optim.Optimizer, image: Tensor) -> float:
-    """One step as blog posts write it, on images (N, 1, 28, 28); the loss of the batch, in nats."""
+    """Train one step as blog posts do, on images (N, 1, 28, 28); return the loss of the batch in nats."""
     optimizer.zero_grad()
     mean, logvar = model.encoder(image)
     decoded = model.decoder.image(reparameterize(mean, logvar, torch.randn_like(mean)))
-    misfit = F.binary_cross_entropy(decoded, image, reduction="sum")
-    loss = misfit - 0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
+    reconstruction_nll = F.binary_cross_entropy(decoded, image, reduction="sum")
+    loss = reconstruction_nll - 0.5 * torch.sum(1 + logvar - mean.pow(2) - logvar.exp())
     value = loss.item()
     loss.backward()
     optimizer.step()
@@ -117,14 +119,14 @@ def post_step(model: VAE, optimizer: torch.optim.Optimizer, image: Tensor) -> fl
 
 
 def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
-    """`BaseTrainer.train_step`; without what `train` does between epochs, as on the other sides."""
+    """Train with `BaseTrainer.train_step`, without what `train` does between epochs; the others do without it too."""
     from pythae import models as theirs
     from pythae.data.datasets import BaseDataset
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    # pythae ships no types, so that its classes are `Any` to a type checker.
+    # pythae ships no types: its classes are `Any` to a type checker.
     class Encoder(BaseEncoder):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -143,10 +145,10 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
             return ModelOutput(reconstruction=self.inner.image(latent))
 
     config = theirs.VAEConfig(input_dim=(1, 28, 28), latent_dim=model.config.latent_size, reconstruction_loss="bce")
-    whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader keeps a smaller last batch
+    whole = pixels[: len(pixels) // batch_size * batch_size]  # its loader would keep a smaller last batch
     data = BaseDataset(to_unit_range(whole), torch.zeros(len(whole)))
     trainers = {}
-    with TemporaryDirectory() as folder:  # it makes one when it begins; a step writes nothing there
+    with TemporaryDirectory() as folder:  # it makes one when it starts, and writes nothing there in a step
         for workers in (0, 2):
             asked = BaseTrainerConfig(
                 output_dir=folder,
@@ -163,8 +165,10 @@ def pythae(model: VAE, pixels: Tensor, batch_size: int) -> Pass:
 
 
 def limit(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pass:
-    """The products of a step, as often as there are batches: for each layer its output, its weight's gradient and, but
-    for the first, its input's."""
+    """Compute only the products of a step, once for each batch.
+
+    Each layer has three: its output, the gradient of its weight, and that of its input, which the first layer omits.
+    """
     kind = torch.bfloat16 if bfloat16 else torch.float32
     products: list[tuple[Tensor, Tensor, Tensor]] = []
     for number, layer in enumerate(module for module in model.modules() if isinstance(module, nn.Linear)):
@@ -183,7 +187,7 @@ def limit(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pas
     return multiply
 
 
-#: By the names that `training.py` asks for.
+#: The loops by the names that `training.py` uses.
 LOOPS: dict[str, Callable[[VAE, Tensor, int], Pass]] = {
     "ours float32": lambda *given: ours(*given, bfloat16=False),
     "ours bfloat16": lambda *given: ours(*given, bfloat16=True),
@@ -193,16 +197,20 @@ LOOPS: dict[str, Callable[[VAE, Tensor, int], Pass]] = {
     "limit float32": lambda *given: limit(*given, bfloat16=False),
     "limit bfloat16": lambda *given: limit(*given, bfloat16=True),
 }
-#: Passes in which a setting shows how quick it is.
+#: Passes by which settings are compared.
 _TRIES = 2
-#: Sides whose DataLoader may have workers.
+#: Loops whose DataLoader may have workers.
 LOADERS = ("loader", "pythae")
 
 
 def serve(name: str, pixels: Tensor, batch_sizes: list[int], *, busy: bool) -> None:
-    """Choose and print the best setting of each batch size; then answer each line, a batch size, with images/s.
+    """Choose and print the fastest setting of each batch size; then answer each line, a batch size, with images/s.
 
-    `busy`: other processes use the cores too; one thread, whose own CPU time is what counts.
+    Args:
+        name: the loop.
+        pixels: uint8 (N, 1, 28, 28).
+        batch_sizes: the batch sizes.
+        busy: other programs use the cores too, so use one thread and count its CPU time.
     """
     threads = [1] if busy else sorted({1, torch.get_num_threads()})
     workers = (0, 2) if name in LOADERS and not busy else (0,)
@@ -215,10 +223,10 @@ def serve(name: str, pixels: Tensor, batch_sizes: list[int], *, busy: bool) -> N
         initialise(model, pixels)
         loops[size] = LOOPS[name](model.train(), pixels, size)
         tried: dict[Setting, list[float]] = {setting: [] for setting in settings}
-        for _ in range(1 + _TRIES):  # in turns, so that a busy moment hits all of them
+        for _ in range(1 + _TRIES):  # in turns, so that a busy moment slows all of them
             for setting, speeds in tried.items():
                 speeds.append(_speed(loops[size], setting, len(pixels) // size * size, clock))
-        # Of the first pass, which allocates and starts workers, nothing is kept.
+        # The first pass allocates memory and starts workers, and does not count.
         chosen[size] = max(settings, key=lambda setting: max(tried[setting][1:]))
         print(chosen[size].line(), flush=True)
     for line in sys.stdin:

@@ -1,15 +1,15 @@
-"""How good do the presets get on MNIST, and how long does it take? Each is trained and scored as a user would.
+"""Train the presets on MNIST and score them as a user would: how good they get, and how long it takes.
 
     python benchmarks/quality.py [mnist blog mnist-best burda] [--data-dir data] [--runs artifacts/quality]
                                  [--epochs N] [--samples 500] [--images 1000] [--threads N] [--curve FILE.png]
 
-A run that is there goes on instead of beginning anew, or is scored as it is: `burda` may take several sittings, with
-more `--epochs` in each. Scores are of the 10,000 test images: -ELBO with z sampled, and for binary pixels NLL with K =
-`--samples` of all, and with K = 5,000 of the first `--images`: all of them take an hour for `mnist-best`, and minutes
-for `burda`. There is a table for each data protocol: figures of two never compare. `--curve` draws `burda` epoch by
-epoch, with the ends of its stages and the paper's figure.
+An existing run is resumed, or scored if it is finished, so that `burda` can be trained in parts, with more `--epochs`
+each time. Scores are those of the 10,000 test images: -ELBO with z sampled, and for binary pixels NLL with
+K = `--samples` of all images, and with K = 5,000 of the first `--images`; all of them take an hour for `mnist-best`,
+and minutes for `burda`. There is one table for each data protocol, because scores of two protocols do not compare.
+`--curve` draws the scores of `burda` by epoch, with the ends of its stages and the paper's figure.
 
-Exits 1 if a preset misses what is asked of it.
+Exits 1 if a preset misses its target.
 """
 
 from __future__ import annotations
@@ -34,34 +34,40 @@ from train.results import read_json_lines
 from vae_export.runs import Run
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
-#: What importance weighting takes in papers.
+#: The importance samples that papers use.
 PUBLISHED = 5000
 #: Burda et al., arXiv:1509.00519, table 1: VAE, one stochastic layer, k = 1, after 3,280 epochs; NLL, K = 5,000.
 PAPER = 86.76
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Of a preset: nats of -ELBO, or of NLL with K = 5,000, and seconds of training; None where nothing is."""
+class Target:
+    """The targets of a preset: nats of -ELBO, nats of NLL with K = 5,000, seconds of training; None for no target."""
 
     negative_elbo: float | None = None
     nll: float | None = None
     seconds: float | None = None
 
 
-ASKED = {
-    "mnist": Asked(negative_elbo=100.0, seconds=60),
-    "blog": Asked(),  # about 150: it is stated, to show what its habits cost
-    "mnist-best": Asked(nll=85.0, seconds=600),
-    "burda": Asked(),  # the paper's figure is after days
+TARGETS = {
+    "mnist": Target(negative_elbo=100.0, seconds=60),
+    "blog": Target(),  # about 150, for comparison
+    "mnist-best": Target(nll=85.0, seconds=600),
+    "burda": Target(),  # the paper's figure takes days
 }
 
 
 @dataclass(frozen=True)
-class Found:
-    """Attributes:
-    scores: as `evaluate --json` has them, of all images; `precise` of the first ones, with K = 5,000.
-    epochs, seconds: of training; without what is measured between epochs, which `whole` has too, where it was one go.
+class PresetScores:
+    """The scores of a preset.
+
+    Attributes:
+        preset: its name.
+        scores: the output of `evaluate --json` for all images.
+        precise: the same for the first images, with K = 5,000.
+        epochs: epochs of training.
+        seconds: seconds of training, without the scoring between epochs.
+        whole: seconds of the whole command, or None if the training was resumed.
     """
 
     preset: str
@@ -73,18 +79,18 @@ class Found:
 
     @property
     def meets(self) -> bool:
-        asked, nll = ASKED[self.preset], None if self.precise is None else self.precise["importance_weighted"]
+        target, nll = TARGETS[self.preset], None if self.precise is None else self.precise["importance_weighted"]
         return all(
             limit is None or value <= limit
             for limit, value in (
-                (asked.negative_elbo, self.scores["negative_elbo_nats_per_image"]),
-                (asked.nll, float("inf") if nll is None else nll["nats_per_image"]),
-                (asked.seconds, self.seconds if self.whole is None else self.whole),
+                (target.negative_elbo, self.scores["negative_elbo_nats_per_image"]),
+                (target.nll, float("inf") if nll is None else nll["nats_per_image"]),
+                (target.seconds, self.seconds if self.whole is None else self.whole),
             )
         )
 
 
-def measure(preset: str, run: Run, options: argparse.Namespace) -> Found:
+def measure(preset: str, run: Run, options: argparse.Namespace) -> PresetScores:
     data = [] if options.data_dir is None else ["--data-dir", str(options.data_dir)]
     threads = [] if options.threads is None else ["--threads", str(options.threads)]
     epochs = [] if options.epochs is None else ["--epochs", str(options.epochs)]
@@ -98,26 +104,26 @@ def measure(preset: str, run: Run, options: argparse.Namespace) -> Found:
     scores = evaluate(run, *data, *threads, *(["--importance-samples", str(options.samples)] if binary else []))
     many = ["--importance-samples", str(PUBLISHED), "--images", str(options.images)]
     precise = evaluate(run, *data, *threads, *many) if binary else None
-    return Found(preset, scores, precise, len(lines), sum(line["seconds"] for line in lines), whole)
+    return PresetScores(preset, scores, precise, len(lines), sum(line["seconds"] for line in lines), whole)
 
 
 def evaluate(run: Run, *options: str) -> dict[str, Any]:
     command = [*CLI, "evaluate", "--json", "--run", str(run.folder), *options]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    found: dict[str, Any] = json.loads(said)
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    found: dict[str, Any] = json.loads(output)
     return found
 
 
-def table(found: list[Found]) -> Table:
+def table(found: list[PresetScores]) -> Table:
     protocol = found[0].scores["protocol"]
     shown = Table(title=f"MNIST, {protocol}: nats per test image", title_justify="left")
-    for heading in ("preset", "epochs", "training", "whole", "-ELBO", "NLL", "NLL of the first", "active", "asked"):
-        shown.add_column(heading, justify="left" if heading in ("preset", "asked") else "right")
+    for heading in ("preset", "epochs", "training", "whole", "-ELBO", "NLL", "NLL of the first", "active", "target"):
+        shown.add_column(heading, justify="left" if heading in ("preset", "target") else "right")
     for one in found:
-        scores, asked = one.scores, ASKED[one.preset]
+        scores, target = one.scores, TARGETS[one.preset]
         wanted = [
             f"{name} ≤ {limit:g}"
-            for name, limit in (("-ELBO", asked.negative_elbo), ("NLL", asked.nll), ("seconds", asked.seconds))
+            for name, limit in (("-ELBO", target.negative_elbo), ("NLL", target.nll), ("seconds", target.seconds))
             if limit is not None
         ]
         shown.add_row(
@@ -141,8 +147,8 @@ def nll(scores: dict[str, Any]) -> str:
     return f"{figure}, K = {found['importance_samples']:,}, {scores['images']:,} images"
 
 
-def draw(run: Run, end: Found, path: Path) -> None:
-    """Training and test -ELBO by epoch, and NLL at the end of them."""
+def draw(run: Run, end: PresetScores, path: Path) -> None:
+    """Draw training and test -ELBO by epoch, and the NLL of the last one."""
     from matplotlib.figure import Figure
 
     lines = read_json_lines(run.metrics)
@@ -155,8 +161,8 @@ def draw(run: Run, end: Found, path: Path) -> None:
             [line[split]["negative_elbo_nats_per_image"] for line in lines],
             label=label,
         )
-    evidence = (end.precise or end.scores)["importance_weighted"]
-    axes.plot([lines[-1]["epoch"]], [evidence["nats_per_image"]], "o", label="NLL, test images, K = 5,000")
+    final_nll = (end.precise or end.scores)["importance_weighted"]
+    axes.plot([lines[-1]["epoch"]], [final_nll["nats_per_image"]], "o", label="NLL, test images, K = 5,000")
     axes.axhline(PAPER, color="black", linewidth=1, label=f"the paper's NLL after {ends[-1]:,} epochs: {PAPER}")
     for epoch in ends:
         axes.axvline(epoch, color="lightgrey", linewidth=0.8, zorder=0)
@@ -170,7 +176,7 @@ def draw(run: Run, end: Found, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = ["mnist", "blog", "mnist-best"]
-    parser.add_argument("presets", nargs="*", default=usual, metavar="PRESET", help=" ".join(ASKED))
+    parser.add_argument("presets", nargs="*", default=usual, metavar="PRESET", help=" ".join(TARGETS))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("artifacts/quality"))
     parser.add_argument("--epochs", type=int)
@@ -179,7 +185,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--curve", type=Path)
     options = parser.parse_args()
-    if unknown := set(options.presets) - ASKED.keys():
+    if unknown := set(options.presets) - TARGETS.keys():
         parser.error(f"unknown preset: {', '.join(sorted(unknown))}")
     found = [measure(preset, Run(options.runs / preset), options) for preset in options.presets]
     for protocol in sorted({one.scores["protocol"] for one in found}):

@@ -1,14 +1,14 @@
-"""How long until a training is any good: `--preset mnist` against a blog post's loop, from the start of the process.
+"""Compare how long `--preset mnist` and a blog post's loop take to a score, from the start of the process.
 
     python benchmarks/time_to_score.py [--data-dir data] [--nats 105] [--cap 240] [--rates 1e-3 2e-3] [--repeats 1]
                                        [--sides preset blog blog-without-dropout]
 
-Seconds until sampled -ELBO of the 10,000 test images first is that or less, grey pixels, scored after each epoch by
-`train.scoring` on all sides; imports, reading and scoring are in the time of all sides. The preset is the command as a
-user types it, which scores validation and training images too, saves its checkpoint and state each epoch, and is left
-to run to its end. The post's loop (`loops.post_step`, a DataLoader, `ToTensor`, batches of 128) scores the test images
-and saves nothing. Its network has linear heads, without which it never gets there; with the post's dropout of 0.2 and
-without; at each of `--rates`, of which the best counts; at the threads and workers that were quickest. Prints Markdown.
+The time is that until the sampled -ELBO of the 10,000 test images, grey pixels, is at most `--nats`. It is scored after
+each epoch by `train.scoring`; imports, reading and scoring count for all. The preset is the command as a user types it:
+it also scores validation and training images, saves its checkpoint and state each epoch, and runs to its end. The
+post's loop (`loops.post_step`, a DataLoader, `ToTensor`, batches of 128) scores the test images and saves nothing. Its
+network has linear heads, without which it never reaches the score. It runs with the post's dropout of 0.2 and without,
+at each of `--rates`, of which the best counts, and with the fastest threads and workers. Prints Markdown.
 
 Exits 1 if the preset takes more than 60 s, ends above 100 nats, or needs more than a fifth of the time.
 """
@@ -32,16 +32,18 @@ os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # for all; see train/cli/proces
 
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 BATCH_SIZE = 128
-#: Of the preset: seconds of the whole command, nats at its end; and by how much it is to be quicker.
+#: Targets of the preset: seconds of the whole command, nats at its end, and how many times as fast it should be.
 SECONDS, NATS, TIMES = 60.0, 100.0, 5.0
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Attributes:
-    seconds: until the score was there; None if it never was.
-    whole: seconds until the end, whichever it was.
-    score: the last one, in nats.
+    """The outcome of one training.
+
+    Attributes:
+        seconds: time to the score, or None if it was never reached.
+        whole: seconds to the end of the process.
+        score: the last score in nats.
     """
 
     seconds: float | None
@@ -50,7 +52,7 @@ class Reached:
 
 
 def preset(options: argparse.Namespace) -> Reached:
-    """The command, watched through the file that it appends a line to after each epoch."""
+    """Run the command, and watch the file to which it appends a line after each epoch."""
     with TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         data = ["--data-dir", str(options.data_dir)] if options.data_dir else []
@@ -74,7 +76,7 @@ def _scores(metrics: Path) -> Iterator[float]:
 
 
 def post(options: argparse.Namespace, rate: float, *, dropout: bool) -> Reached:
-    """The post's loop in a process of its own, which is ended when it has the score, or at the cap."""
+    """Run the post's loop in a process of its own until it reaches the score or the cap."""
     command = [sys.executable, __file__, "--rate", str(rate), "--setting", *map(str, options.setting)]
     command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     command += ["--dropout"] if dropout else []
@@ -89,7 +91,7 @@ def post(options: argparse.Namespace, rate: float, *, dropout: bool) -> Reached:
 
 
 def train_post(options: argparse.Namespace) -> None:
-    """Be that process: print the score after each epoch, until ended."""
+    """Train in this process, and print the score after each epoch, until the process is ended."""
     import torch
     from loops import mnist_loader, post_step
 
@@ -116,8 +118,8 @@ def train_post(options: argparse.Namespace) -> None:
         print(evaluate_model(PyTorchModel(model), data.test).negative_elbo, flush=True)
 
 
-def quickest_setting(options: argparse.Namespace) -> tuple[int, int]:
-    """Threads and workers of the post's loop, as `training.py` chooses them."""
+def fastest_setting(options: argparse.Namespace) -> tuple[int, int]:
+    """Return the threads and workers of the post's loop, chosen as in `training.py`."""
     from training import started
 
     asked = argparse.Namespace(
@@ -155,7 +157,7 @@ def main() -> int:
             met &= run.whole <= SECONDS and run.score <= NATS
         verdicts.append(f"the preset, {SECONDS:g} s and {NATS:g} nats at most: {'met' if met else 'missed'}")
     if options.setting is None and options.sides != ["preset"]:
-        options.setting = quickest_setting(options)
+        options.setting = fastest_setting(options)
     for side in (side for side in options.sides if side != "preset"):
         words, found = "" if side == "blog" else ", no dropout", []
         for rate in options.rates:
@@ -165,7 +167,7 @@ def main() -> int:
                 f"the post's loop, linear heads{words}, rate {rate:g}, {threads} threads, {workers} workers", found[-1]
             )
         if own is not None:
-            # One that never got there took longer than its cap.
+            # One that never reached the score took longer than its cap.
             best = min(run.whole if run.seconds is None else run.seconds for run in found)
             at_least = "at least " if all(run.seconds is None for run in found) else ""
             verdict = "met" if best >= TIMES * own else "missed"

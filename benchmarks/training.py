@@ -1,17 +1,17 @@
-"""How fast training goes: our loop beside what tutorials show, pythae's trainer, and the processor's own limit.
+"""Measure how fast training is: our loop beside those of tutorials, pythae's trainer, and bare matrix products.
 
     python benchmarks/training.py [--data-dir data] [--images 12800] [--rounds 7] [--batch-sizes 128 512]
                                   [--pythae-python PATH] [--sides ours loader memory pythae limit] [--busy]
 
-Every side trains the network of `--preset mnist` with Adam on the same images, in a process of its own, each at the
-threads and the DataLoader's workers that were quickest in a measurement before; `loops.py` says what each one does.
-Sides take turns, so that a busy moment slows all of them; ratios are of one round, and the median of the rounds counts.
-Where another process keeps a core busy, two threads wait for each other, and figures mean nothing: see the load. With
-`--busy` every side has one thread and no workers, and images are counted per second of its CPU time.
+Every loop trains the network of `--preset mnist` with Adam on the same images, in a process of its own, with the
+threads and DataLoader workers that were fastest in a measurement before; `loops.py` describes the loops. They take
+turns, so that a busy moment slows all of them. Ratios are taken within a round, and their median counts.
+Where another program keeps a core busy, two threads wait for each other and the figures mean nothing: see the load.
+With `--busy` every loop has one thread and no workers, and images are counted per second of its CPU time.
 pythae runs in an interpreter that has it beside torch (`pip install pythae==0.1.2` in a virtual environment of its
-own), and is left out, which is said, where there is none. Prints Markdown.
+own). Without one it is left out, and the output says so. Prints Markdown.
 
-Exits 1 if a figure that is asked for is missed.
+Exits 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -47,22 +47,20 @@ WORDS = {
     "limit float32": "matrix products alone, float32",
     "limit bfloat16": "matrix products alone, bfloat16",
 }
-#: Times as quick as another side that ours is to be.
+#: How many times as fast as another loop ours should be.
 ASKED = {"loader": 5.0, "pythae": 5.0, "memory": 2.0, LIMITS[0]: 0.65, LIMITS[1]: 0.4}
 
 
 class Side:
     """One loop in its own process."""
 
-    def __init__(
-        self, name: str, process: subprocess.Popen[str], complaints: IO[str], batch_sizes: Sequence[int]
-    ) -> None:
-        self.name, self._process, self._complaints = name, process, complaints
+    def __init__(self, name: str, process: subprocess.Popen[str], errors: IO[str], batch_sizes: Sequence[int]) -> None:
+        self.name, self._process, self._errors = name, process, errors
         self.settings = {size: Setting.parse(self._line()) for size in batch_sizes}
         self.speeds: dict[int, list[float]] = {size: [] for size in batch_sizes}
 
     def train(self, batch_size: int) -> None:
-        """All images once."""
+        """Train on all images once."""
         if self._process.stdin is None:
             raise RuntimeError(f"{self.name} was started without a pipe")
         self._process.stdin.write(f"{batch_size}\n")
@@ -73,8 +71,8 @@ class Side:
         line = "" if self._process.stdout is None else self._process.stdout.readline().strip()
         if not line:
             code = self._process.wait()
-            self._complaints.seek(0)
-            raise SystemExit(f"side {self.name} ended with exit code {code}: {self._complaints.read().strip()}")
+            self._errors.seek(0)
+            raise SystemExit(f"loop {self.name} ended with exit code {code}: {self._errors.read().strip()}")
         return line
 
 
@@ -85,24 +83,22 @@ def started(name: str, options: argparse.Namespace) -> Iterator[Side]:
     command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
     command += ["--batch-sizes", *map(str, options.batch_sizes)]
     command += ["--busy"] if options.busy else []
-    # pythae shows its progress; nobody needs to see it, but for what it says when it ends too soon.
+    # pythae shows its progress on stderr, which matters only if the process fails.
     with (
-        TemporaryFile("w+") as complaints,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, text=True
-        ) as process,
+        TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
-        yield Side(name, process, complaints, options.batch_sizes)
+        yield Side(name, process, errors, options.batch_sizes)
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Be the side with that name."""
+    """Run the loop of that name for the process that started this one."""
     pixels = load(DataOptions(options.dataset, options.data_dir)).train
     answer(options.serve, pixels[: options.images], options.batch_sizes, busy=options.busy)
 
 
 def table(sides: dict[str, Side], size: int) -> list[str]:
-    """Markdown of one batch size."""
+    """Return the Markdown table of one batch size."""
     lines = [
         f"| batch {size} | at | images/s, median | lowest to highest | ours against it |",
         "|---|---|---|---|---|",
@@ -116,12 +112,20 @@ def table(sides: dict[str, Side], size: int) -> list[str]:
 
 
 def rivals(side: str) -> tuple[str, ...]:
-    """Which of ours a side is held against: of a limit the one of its precision, else the quicker one."""
+    """Return which of our loops to compare: with bare products that of the same precision, else both."""
     return (OURS[LIMITS.index(side)],) if side in LIMITS else OURS
 
 
 def best_of(ours: Sequence[str], sides: dict[str, Side], other: str, size: int, *, at: int | None = None) -> float:
-    """Our images per second over another's, the median over rounds, of the quickest of `ours`, `at` a batch size."""
+    """Return how many times as fast as another loop the fastest of ours is: the median over the rounds.
+
+    Args:
+        ours: names of our loops.
+        sides: all loops.
+        other: name of the other loop.
+        size: batch size of the other loop.
+        at: batch size of ours; None takes the same.
+    """
     theirs = sides[other].speeds[size]
     return max(
         statistics.median(own / their for own, their in zip(sides[name].speeds[at or size], theirs, strict=True))
@@ -130,9 +134,9 @@ def best_of(ours: Sequence[str], sides: dict[str, Side], other: str, size: int, 
 
 
 def judged(sides: dict[str, Side], sizes: Sequence[int]) -> Iterator[tuple[str, bool]]:
-    """What is asked, as a line, and whether it is met.
+    """Yield each target as a line, and whether it is met.
 
-    Of loops at each batch size; of the limit at the largest: beside the products of few images other things count.
+    Loops are compared at each batch size, bare products at the largest: with few images other work dominates.
     """
     for side, times in ASKED.items():
         if side not in sides or OURS[0] not in sides:
@@ -144,7 +148,7 @@ def judged(sides: dict[str, Side], sizes: Sequence[int]) -> Iterator[tuple[str, 
 
 
 def across(sides: dict[str, Side], sizes: Sequence[int]) -> Iterator[str]:
-    """Our largest batch against the others' smallest, which is the one that tutorials take."""
+    """Yield comparisons of our largest batch with the smallest of the others, which is the one of tutorials."""
     large, small = max(sizes), min(sizes)
     for side in (side for side in ASKED if side in sides and side not in LIMITS and OURS[0] in sides and large > small):
         found = best_of(OURS, sides, side, small, at=large)
