@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.commands import ROOT, command, run_cli, run_python, tree
+from tests.pipeline.conftest import Invoke
 from tests.pipeline.deadly import DeadlyPickle, DeadlyReader
 from vae_export.errors import MachineError
 from vae_export.pipeline import Chunks, ModelPayload, Task
@@ -161,7 +162,7 @@ def test_killed_driver_and_worker_change_nothing(
 
 
 def test_lost_machine_changes_nothing(
-    bundle: Path, expected: dict[str, bytes], cluster: Cluster, tmp_path: Path
+    bundle: Path, expected: dict[str, bytes], cluster: Cluster, tmp_path: Path, invoke: Invoke
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -175,29 +176,30 @@ def test_lost_machine_changes_nothing(
         assert done < ROWS // SHARD_ROWS, "it was killed too late"
         assert [path.name for path in home.iterdir()] == ["out"]
         assert tree(home / "out") == expected
-        few = run_cli(*sample(bundle, home / "more", *on_cluster(cluster)), cwd=home)
-        assert few.returncode == 6
-        assert few.stderr.endswith(
-            "cluster is too small; expected 2 cores, got 1; choose fewer --actors or --threads\n"
-        )
+        few = invoke(*sample(bundle, home / "more", *on_cluster(cluster)))
+        assert few.code == 6
+        assert few.err.endswith("cluster is too small; expected 2 cores, got 1; choose fewer --actors or --threads\n")
     finally:
         cluster.tell("add")
 
 
-def test_cluster_gives_the_bytes_of_one_process(bundle: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_cluster_gives_the_bytes_of_one_process(
+    bundle: Path, cluster: Cluster, tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Outputs that come back and outputs that workers write, on a cluster that RAY_ADDRESS names."""
     rows = 45_000  # three chunks
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (rows, 28, 28), np.uint8))
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     ray = ("--engine", "ray", "--actors", 2)
-    environment = ENVIRONMENT | {"RAY_ADDRESS": cluster.address}
     common = ("--bundle", bundle, "--threads", 1)
     for engine, more in (("local", ()), ("ray", ray)):
+        encoded, shards = tmp_path / f"{engine}.npz", tmp_path / f"{engine}-shards"
         for typed in (
-            ("encode", "images.npy", "--out", f"{engine}.npz"),
-            ("decode", f"{engine}.npz", "--levels", "--shards", "parquet", "--out", f"{engine}-shards"),
+            ("encode", tmp_path / "images.npy", "--out", encoded),
+            ("decode", encoded, "--levels", "--shards", "parquet", "--out", shards),
         ):
-            done = run_cli(*typed, *common, *more, cwd=tmp_path, env=environment)
-            assert done.returncode == 0, done.stderr
+            outcome = invoke(*typed, *common, *more)
+            assert outcome.code == 0, outcome.err
     assert (tmp_path / "ray.npz").read_bytes() == (tmp_path / "local.npz").read_bytes()
     assert len(tree(tmp_path / "ray-shards")) == 3
     assert tree(tmp_path / "ray-shards") == tree(tmp_path / "local-shards")
@@ -205,9 +207,9 @@ def test_cluster_gives_the_bytes_of_one_process(bundle: Path, cluster: Cluster, 
     latents[41_234, 2] = np.nan
     np.save(tmp_path / "nan.npy", latents)
     before = sorted(path.name for path in tmp_path.iterdir())
-    done = run_cli("decode", "nan.npy", *common, *ray, "--out", "out.npy", cwd=tmp_path, env=environment)
-    assert done.returncode == 3
-    line = done.stderr.splitlines()[-1]
+    outcome = invoke("decode", tmp_path / "nan.npy", *common, *ray, "--out", tmp_path / "out.npy")
+    assert outcome.code == 3
+    line = outcome.err.splitlines()[-1]
     assert line == f"vae-export: error: not finite: {tmp_path}/nan.npy, row 41234; expected finite numbers, got nan"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
@@ -255,24 +257,25 @@ def test_ctrl_c_ends_a_cluster_that_was_started_here(bundle: Path, tmp_path: Pat
         time.sleep(0.1)
 
 
-def test_missing_cluster_is_exit_code_6(bundle: Path, tmp_path: Path) -> None:
-    done = run_cli(*sample(bundle, tmp_path / "out", "--engine", "ray", "--ray-address", "127.0.0.1:9"), cwd=tmp_path)
-    assert done.returncode == 6
-    assert "Ray cannot be reached: 127.0.0.1:9" in done.stderr.splitlines()[-1]
-    assert list(tmp_path.iterdir()) == []
+def test_missing_cluster_is_exit_code_6(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
+    outcome = invoke(*sample(bundle, tmp_path / "out", "--engine", "ray", "--ray-address", "127.0.0.1:9"))
+    assert outcome.code == 6
+    assert "Ray cannot be reached: 127.0.0.1:9" in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".partial-*"))
 
 
-def test_more_actors_than_cores_are_refused(bundle: Path, tmp_path: Path) -> None:
-    done = run_cli(*sample(bundle, tmp_path / "out", "--engine", "ray", "--actors", 5000), cwd=tmp_path)
-    assert done.returncode == 6
-    assert "cluster is too small; expected 5000 cores" in done.stderr.splitlines()[-1]
+def test_more_actors_than_cores_are_refused(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
+    outcome = invoke(*sample(bundle, tmp_path / "out", "--engine", "ray", "--actors", 5000))
+    assert outcome.code == 6
+    assert "cluster is too small; expected 5000 cores" in outcome.err.splitlines()[-1]
 
 
-def test_more_actors_than_gpus_are_refused(bundle: Path, cluster: Cluster, tmp_path: Path) -> None:
+def test_more_actors_than_gpus_are_refused(bundle: Path, cluster: Cluster, tmp_path: Path, invoke: Invoke) -> None:
     gpu = (*on_cluster(cluster), "--provider", "CUDAExecutionProvider")
-    done = run_cli(*sample(bundle, tmp_path / "out", *gpu), cwd=tmp_path)
-    assert done.returncode == 6
-    assert "cluster is too small; expected 2 GPUs, got 0" in done.stderr.splitlines()[-1]
+    outcome = invoke(*sample(bundle, tmp_path / "out", *gpu))
+    assert outcome.code == 6
+    assert "cluster is too small; expected 2 GPUs, got 0" in outcome.err.splitlines()[-1]
 
 
 def test_pipeline_imports_no_ray() -> None:
