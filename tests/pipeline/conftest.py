@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.conftest import Outcome
-
-Invoke = Callable[..., Outcome]
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 from pyarrow import parquet
 
-from tests.commands import tree
-from tests.pipeline.conftest import Invoke
+from tests.commands import Invoke, tree
 from vae_export import load
 from vae_export.pixels import to_levels
 

@@ -17,8 +17,7 @@ from typing import IO
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, command, run_cli, run_python, tree
-from tests.pipeline.conftest import Invoke
+from tests.commands import ROOT, Invoke, command, run_cli, run_python, tree
 from tests.pipeline.deadly import DeadlyPickle, DeadlyReader
 from vae_export.errors import MachineError
 from vae_export.pipeline import Chunks, ModelPayload, Task

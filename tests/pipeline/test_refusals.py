@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands import tree
-from tests.pipeline.conftest import Invoke
+from tests.commands import Invoke, tree
 
 #: A command, its exit code, and a text in its last line; the test below fills in the places.
 BAD = [

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands import ROOT, command
-from tests.pipeline.conftest import Invoke
+from tests.commands import ROOT, Invoke, command
 from vae_export.pipeline import writers
 
 pytestmark = pytest.mark.slow
