@@ -13,6 +13,7 @@ import pytest
 from tests.parity import mutations
 from tests.parity.mutations import MUTATIONS, Differs, Faulty, Linted, Mutation, Recorded, Refused
 from tests.parity.small_exports import Subject, assert_fails, checkpoint, exported, tampered, verified
+from vae_export.contract import PARTS
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 
@@ -34,8 +35,10 @@ def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) 
     assert {row.part for row in certificate.results} == {"encoder", "decoder", "autoencoder", "metric"}
 
 
-def test_there_are_enough_mutations_and_each_has_its_own_name() -> None:
-    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 100
+def test_mutations_cover_every_part_layer_kind_and_check() -> None:
+    assert {mutation.family for mutation in MUTATIONS} >= {"mlp", "conv", "blog"}
+    assert {mutation.part for mutation in MUTATIONS} == set(PARTS)
+    assert {type(mutation.caught) for mutation in MUTATIONS} == {Refused, Recorded, Linted, Faulty, Differs}
 
 
 def weights_of(model: onnx.ModelProto) -> dict[str, bytes]:

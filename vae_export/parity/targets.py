@@ -1,6 +1,7 @@
-"""Which targets there are, by name: `format/provider`, with `+tf32` behind one that lets a GPU use TF32.
+"""Targets of a verification, by name: `format/provider`, such as "onnx/CPUExecutionProvider".
 
-A file that is not float32 has its precision behind the format: `onnx+int8/CPUExecutionProvider`.
+A precision other than float32 follows the format, as in `onnx+int8/CPUExecutionProvider`; `+tf32` follows a provider
+that lets a GPU use TF32.
 
 TF32 rounds the factors of products to 10 bits. For CUDA it is an option of ONNX Runtime and PyTorch; TensorRT uses it
 unless `NVIDIA_TF32_OVERRIDE=0` was set before the process began, which switches it off everywhere.
@@ -28,11 +29,13 @@ _NVIDIA = (CUDA, TENSORRT, "cuda")
 
 @dataclass(frozen=True)
 class Target:
-    """Attributes:
-    format: of the files that run on it.
-    provider: what runs them.
-    tf32: whether products are rounded.
-    precision: of those files.
+    """A format, a precision, and the provider that runs its files.
+
+    Attributes:
+        format: format of the files.
+        provider: what runs them.
+        tf32: whether the factors of products are rounded to TF32.
+        precision: precision of the files.
     """
 
     format: str
@@ -45,7 +48,7 @@ class Target:
         return f"{self.format}{precision}/{self.provider}{_TF32 if self.tf32 else ''}"
 
     def runs(self, entry: FileEntry) -> bool:
-        """Whether a file is one of those that run on it."""
+        """Return whether a file has the format and the precision of the target."""
         return (entry.format, entry.precision) == (self.format, self.precision)
 
     def session_options(self, *, thorough: bool) -> tuple[SessionOptions, ...]:
@@ -73,7 +76,7 @@ class Target:
 
 
 def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
-    """Read a target's name; raises `UsageError` unless a file of these formats and precisions can have it."""
+    """Parse a target's name; raise `UsageError` unless a file of these formats and precisions can have it."""
     written, slash, provider = name.partition("/")
     format, _, precision = written.partition("+")
     tf32 = provider.endswith(_TF32)
@@ -87,7 +90,7 @@ def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
 
 
 def refuse_unknown(manifest: Manifest) -> None:
-    """Raise `TargetError` for a file that nothing here could run: who asks for all must not be given the others."""
+    """Raise `TargetError` for a file of an unknown precision: a verification of all files must not leave it out."""
     for entry in manifest.files:
         if entry not in manifest.known:
             raise TargetError(
@@ -100,12 +103,12 @@ def refuse_unknown(manifest: Manifest) -> None:
 
 
 def kinds_of(manifest: Manifest) -> list[Kind]:
-    """Those of the files that may be run, each once."""
+    """Return the formats and precisions of the files that this version can run."""
     return sorted({(entry.format, entry.precision) for entry in manifest.known})
 
 
 def choose_targets(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
-    """The targets that were asked for, or all that this machine lists."""
+    """Return the targets that were asked for, or all that this machine lists."""
     if unknown := [format for format, _ in kinds if format not in FORMATS]:
         raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
     if asked is not None:
