@@ -53,7 +53,7 @@ class Host:
 
     @property
     def missing(self) -> list[str]:
-        """What it needs and this machine lacks."""
+        """The needs that this machine does not meet."""
         return [need for need in self.needs if not there(need)]
 
     @property

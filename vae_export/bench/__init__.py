@@ -1,5 +1,5 @@
-"""Latency, throughput, memory and load time of what an application could use, beside the machine's own limit.
+"""Measure latency, throughput, memory and load time of exported files, beside PyTorch and the roofline of this machine.
 
-`rounds.py` has `bench()`; it is not imported here, since the child processes of this room must not load what only their
-parent needs: their memory and their load time are figures. docs/bench.md has the method.
+`bench()` is in `benchmark.py` and is not imported here: the memory and load time of a child process, which imports
+this package, are part of the measurement.
 """

@@ -40,7 +40,7 @@ _PEER_GONE = (BrokenPipeError, ConnectionResetError, EOFError)
 
 @dataclass(frozen=True)
 class DriverRequest:
-    """What a driver computes, and where.
+    """The request to a driver: what it computes, and where.
 
     Attributes:
         payload: the model.
