@@ -11,12 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from torch import nn
 
 from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampered, verified, verify_as
 from vae_export import Contract, Source, export, load, open_artifact
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
+from vae_export.parity import Certificate
+from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
 from vae_export.pipeline import ModelPayload
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
@@ -155,3 +158,24 @@ def test_every_precision_has_a_summary_a_reach_and_a_name_for_its_files() -> Non
     assert set(TOLERANCE_FACTORS) == set(PRECISIONS)
     assert len({infix(precision) for precision in PRECISIONS}) == len(PRECISIONS)
     assert infix(FULL) == ""
+
+
+@pytest.mark.parametrize(("precision", "shift"), [("int8", 0.05), ("int4-weights", 0.3)])
+def test_shift_of_every_pixel_fails_by_the_mean_error(
+    mlp: Subject, tmp_path: Path, precision: PrecisionName, shift: float
+) -> None:
+    """A bias that is off: no pixel is further away than few bits may be, but none is nearer either."""
+    model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
+    [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "decoder.body.4.bias"]
+    array = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array(array + np.float32(shift), bias.name))
+    certificate = verify_as(mlp, tmp_path / "export", model.SerializeToString(), precision)
+    assert isinstance(certificate, Certificate)
+    rows = [row for row in certificate.failures if row.probe in TYPICAL_PROBES]
+    assert rows
+    for row in rows:
+        assert row.comparison.error is not None
+        assert row.comparison.mean_error is not None
+        assert row.comparison.error <= row.tolerance
+        assert row.comparison.mean_error > row.mean_tolerance
+        assert f"mean error {row.comparison.mean_error:.3g}, {row.mean_tolerance:.3g} allowed" in row.reason

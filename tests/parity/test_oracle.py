@@ -1,0 +1,17 @@
+"""Sensitivity of outputs to perturbed weights and inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vae_export.parity.oracle import Sensitivity
+
+
+def test_mean_sensitivity_counts_the_farther_of_forwards_and_back() -> None:
+    sensitivity = Sensitivity()
+    sensitivity.add(np.array([[1.0, 0.0], [0.0, 0.0]]), 0, (1, 2))
+    sensitivity.add(np.array([[0.0, 3.0], [0.0, 0.0]]), 1, (1, 2))
+    assert (sensitivity.worst, sensitivity.mean) == (3.0, 2.0)  # of the first row alone; of both it is 1
+    sensitivity.add(np.array([[0.0, 0.0], [np.nan, 0.0]]), 2, (1,))
+    sensitivity.add(np.array([[0.0, 0.0], [0.0, 0.0]]), 3, (1,))
+    assert (sensitivity.worst, sensitivity.mean) == (np.inf, 2.0)
