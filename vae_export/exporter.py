@@ -13,7 +13,7 @@ from typing import Any
 
 from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import MANIFEST, NOT_STATED, FileContent, FileEntry, Manifest
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.capture import Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError
@@ -90,7 +90,7 @@ def export(
         manifest = Manifest(
             captured.source.contract,
             entries,
-            opset if any(entry.format == "onnx" for entry in entries) else NOT_STATED,
+            opset if any(entry.format == "onnx" for entry in entries) else None,
             _versions(entries),
             captured.source.provenance,
             golden=golden,

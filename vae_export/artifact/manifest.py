@@ -1,10 +1,6 @@
-"""How a part runs best on one machine, as `tune` found it and a manifest states it. No torch and no engine in here.
+"""manifest.json: the contract, the files of an export or a bundle with their hashes, and what belongs to them.
 
-docs/bundle-format.md, section 3, has the JSON.
-
-manifest.json: what an export or a bundle holds, with the hash of every file. No torch here: the runtime reads it.
-
-docs/bundle-format.md, section 3, is the specification.
+docs/bundle-format.md, section 3, is the specification. This module does not import torch, because the runtime uses it.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
@@ -24,6 +20,13 @@ from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME
 
 if TYPE_CHECKING:
     from vae_export.artifact.golden import GoldenPart
+
+T = TypeVar("T")
+
+FORMAT = "vae-export/1"
+MANIFEST = "manifest.json"
+#: The dtype of all inputs and outputs, as a manifest states it.
+DTYPE = "float32"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,100 @@ class FileContent:
 
 
 def sidecar_name(name: str, suffix: str) -> str:
-    """decoder.openvino.xml, ".bin" → decoder.openvino.bin: where OpenVINO itself looks for it."""
+    """Return the name of a sidecar: "decoder.openvino.xml" and ".bin" give "decoder.openvino.bin"."""
     return str(PurePosixPath(name).with_suffix(suffix))
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A file that an exported file needs beside it, with its size in bytes and its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix of the name, such as ".bin"."""
+        return PurePosixPath(self.name).suffix
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> Sidecar:
+        """Return the sidecar that a manifest describes; raise `KeyError`, `TypeError` or `IntegrityError` otherwise."""
+        return cls(_file_name(item["name"]), _typed(item, "size", int), _typed(item, "sha256", str))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One exported file.
+
+    Attributes:
+        name: the name of the file in the export folder.
+        part: the graph that it holds.
+        format: one of `vae_export.formats.FORMATS`.
+        size: number of bytes.
+        sha256: the hash of the bytes.
+        precision: precision of the numbers inside. A file that a newer version wrote may have one that is not in
+            `PRECISIONS`; see `Manifest.known`.
+        beside: its sidecars; most formats have none.
+        machine: the machine that it needs, such as "linux x86_64 AVX2"; empty where any will do.
+    """
+
+    name: str
+    part: Part
+    format: str
+    size: int
+    sha256: str
+    precision: PrecisionName = FULL
+    beside: tuple[Sidecar, ...] = ()
+    machine: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        part: Part,
+        format: str,
+        content: FileContent,
+        precision: PrecisionName = FULL,
+        machine: str = "",
+    ) -> FileEntry:
+        """Return the entry of a file with this content."""
+        first, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in content.by_name(name).items())
+        return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine)
+
+    @property
+    def stored(self) -> tuple[FileEntry | Sidecar, ...]:
+        """The file and its sidecars."""
+        return (self, *self.beside)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a manifest; "beside" and "machine" are left out where they are empty."""
+        beside = [vars(item) for item in self.beside]
+        return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "")}
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> FileEntry:
+        """Return the file that a manifest describes; raise `KeyError`, `TypeError` or `IntegrityError` otherwise.
+
+        Manifests of the first versions state no precision.
+        """
+        entry = cls(
+            name=_file_name(item["name"]),
+            part=item["part"],
+            format=_typed(item, "format", str),
+            size=_typed(item, "size", int),
+            sha256=_typed(item, "sha256", str),
+            precision=cast(PrecisionName, _typed({"precision": FULL} | dict(item), "precision", str)),
+            beside=tuple(Sidecar.from_json(sidecar) for sidecar in item.get("beside", ())),
+            machine=_typed({"machine": ""} | dict(item), "machine", str),
+        )
+        if entry.part not in EVERY_PART:
+            raise ValueError(f"part of a file is {entry.part!r}")
+        for sidecar in entry.beside:
+            if sidecar.name != sidecar_name(entry.name, sidecar.suffix):
+                raise IntegrityError("sidecar has another name than its file", where=sidecar.name, got=entry.name)
+        return entry
 
 
 @dataclass(frozen=True)
@@ -91,126 +186,23 @@ class Recommendation:
         }
 
 
-def parse_recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
-    """What a manifest recommends.
-
-    Raises `IntegrityError` for what names a file that is not there or has other bytes, and for settings that do not
-    exist; `KeyError`, `TypeError` or `ValueError` for what is no recommendation at all.
-    """
-    if not isinstance(items, list):
-        raise TypeError("recommended is no list")
-    found = tuple(_one(item, list(files)) for item in items)
-    if len({item.part for item in found}) != len(found):
-        raise IntegrityError("a part has two recommendations", got=[item.part for item in found])
-    return found
-
-
-def _one(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
-    # Keys that a later version added are ignored, as everywhere in the manifest.
-    threads, switches = item["threads"], tuple(item["switches"])
-    options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
-    keys = ("batch", "p50_seconds", "speedup", "budget", "machine")
-    found = Recommendation(item["part"], item["file"], item["sha256"], options, **{key: item[key] for key in keys})
-    for name in ("p50_seconds", "speedup"):
-        _check(name, type(value := item[name]) in (int, float) and value > 0, value)
-    _check("part", found.part in PARTS, found.part)
-    _check("provider", type(options.provider) is str and options.provider.isalnum(), options.provider)
-    _check("threads", type(threads) is int and 0 <= threads <= MAX_THREADS, threads)
-    _check("batch", type(found.batch) is int and found.batch >= 1, found.batch)
-    _check("optimisation", options.optimisation in OPTIMISATION_LEVELS, options.optimisation)
-    unknown = set(map(str, switches)) - set(SWITCHES)
-    _check("switches", not unknown and len(set(switches)) == len(switches), switches)
-    for name in ("budget", "machine"):
-        _check(name, isinstance(item[name], dict), item[name])
-    entry = next((entry for entry in files if entry.name == found.file), None)
-    if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
-        expected = f"an {RUNTIME_FORMAT} file of {found.part}"
-        raise IntegrityError("recommended file is not one that can be run", where=str(found.file), expected=expected)
-    if entry.sha256 != found.sha256:
-        raise IntegrityError(
-            "recommendation is of another file",
-            where=found.file,
-            expected=f"SHA-256 {entry.sha256}",
-            got=str(found.sha256)[:80],
-            do="run: vae-export tune",
-        )
-    return found
-
-
-def _check(name: str, is_right: bool, got: object) -> None:
-    if not is_right:
-        raise IntegrityError(f"recommended {name} does not exist", got=str(got)[:80], do="run: vae-export tune")
-
-
-FORMAT = "vae-export/1"
-MANIFEST = "manifest.json"
-#: Of all inputs and outputs.
-DTYPE = "float32"
-#: The opset of files that nobody said it of.
-NOT_STATED = 0
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """A file that an exported one needs beside it."""
-
-    name: str
-    size: int
-    sha256: str
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.name).suffix
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One exported file. In most formats nothing must lie beside it, and it runs on any machine: `machine` is empty.
-
-    A file that a newer version wrote may have a precision that is none of `PRECISIONS`: see `Manifest.known`.
-    """
-
-    name: str
-    part: Part
-    format: str
-    size: int
-    sha256: str
-    precision: PrecisionName = FULL
-    beside: tuple[Sidecar, ...] = ()
-    machine: str = ""
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        part: Part,
-        format: str,
-        content: FileContent,
-        precision: PrecisionName = FULL,
-        machine: str = "",
-    ) -> FileEntry:
-        """Return the entry of a file with this content."""
-        first, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in content.by_name(name).items())
-        return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine)
-
-    @property
-    def stored(self) -> tuple[FileEntry | Sidecar, ...]:
-        """All that lies on disk for it, itself first."""
-        return (self, *self.beside)
-
-    def to_json(self) -> dict[str, Any]:
-        """A file that stands alone has no "beside", one that runs anywhere no "machine"."""
-        beside = [vars(item) for item in self.beside]
-        return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "")}
-
-
 @dataclass(frozen=True)
 class Manifest:
-    """What an export or a bundle holds."""
+    """The content of an export or a bundle.
+
+    Attributes:
+        contract: shapes and ranges of images and latents.
+        files: the exported files.
+        opset: ONNX operator set of the ONNX files; None where it is not known.
+        versions: versions of the packages that wrote the files.
+        provenance: where the model comes from.
+        golden: inputs and expected outputs for self-tests.
+        recommended: session options that `tune` recommends, at most one for each part.
+    """
 
     contract: Contract
     files: tuple[FileEntry, ...]
-    opset: int
+    opset: int | None
     versions: Mapping[str, str]
     provenance: Mapping[str, Any]
     golden: tuple[GoldenPart, ...] = ()
@@ -218,16 +210,16 @@ class Manifest:
 
     @property
     def stored(self) -> tuple[FileEntry | Sidecar, ...]:
-        """Every model file, each followed by what lies beside it."""
+        """Every exported file, each followed by its sidecars."""
         return tuple(stored for entry in self.files for stored in entry.stored)
 
     @property
     def known(self) -> tuple[FileEntry, ...]:
-        """The files that may be run: those in a precision that this version knows."""
+        """The files with a precision that this version knows. Only these may be run."""
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
-        """The file of a part in a format and a precision; raises `ModelError` where there is none."""
+        """Return the file of a part in a format and a precision; raise `ModelError` where there is none."""
         for entry in self.known:
             if (entry.part, entry.format, entry.precision) == (part, format, precision):
                 return entry
@@ -235,16 +227,16 @@ class Manifest:
         raise ModelError("export has no such file", where=f"{part}, {format}, {precision}", expected=have)
 
     def recommendation(self, part: Part) -> Recommendation | None:
-        """How a part runs best on the machine that it was tuned on; None where it was not."""
+        """Return the session options that `tune` recommends for a part, or None."""
         return next((item for item in self.recommended if item.part == part), None)
 
     def finest(self, part: Part, format: str = "onnx") -> FileEntry:
-        """The file of a part in a format that comes first in `PRECISIONS`; raises `ModelError` where there is none."""
+        """Return the file of a part whose precision comes first in `PRECISIONS`; raise `ModelError` without one."""
         have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, format)}
         return self.entry(part, format, next((precision for precision in PRECISIONS if precision in have), FULL))
 
     def to_json(self) -> dict[str, Any]:
-        """What was never tuned has no "recommended"."""
+        """Return the document. "opset" is 0 where it is not known, and "recommended" is left out where it is empty."""
         advice = {"recommended": [item.to_json() for item in self.recommended]} if self.recommended else {}
         return advice | {
             "format": FORMAT,
@@ -252,7 +244,7 @@ class Manifest:
             "contract": self.contract.to_json(),
             "files": [entry.to_json() | self.contract.spec(entry.part).to_json() for entry in self.files],
             "golden": [part.to_json() for part in self.golden],
-            "opset": self.opset,
+            "opset": self.opset or 0,
             "versions": dict(self.versions),
             "provenance": dict(self.provenance),
         }
@@ -264,7 +256,12 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises `ModelError` for a folder without a manifest or of another version, `IntegrityError` for a broken one."""
+    """Read the manifest of an export folder.
+
+    Raises:
+        ModelError: the folder has no manifest, or one of another version.
+        IntegrityError: the manifest cannot be read.
+    """
     path = folder / MANIFEST
     try:
         if path.stat().st_size > MANIFEST_LIMIT:
@@ -278,7 +275,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, where: Path | str) -> Manifest:
-    """The manifest in these bytes; raises as `read_manifest` does."""
+    """Parse the bytes of a manifest; `where` names them in messages. Raise as `read_manifest` does."""
     document = parse_json(data, "manifest", where)
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
@@ -288,7 +285,9 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise ModelError("inputs and outputs of another precision", where=where, expected=DTYPE, got=got)
     try:
         contract = Contract.from_json(document["contract"])
-        files = tuple(_entry(item, contract) for item in document["files"])
+        files = tuple(FileEntry.from_json(item) for item in document["files"])
+        for item, entry in zip(document["files"], files, strict=True):
+            _check_tensors(item, entry, contract)
         golden = _golden(document, contract, files)
         if len({(entry.part, entry.format, entry.precision) for entry in files}) != len(files):
             raise IntegrityError("a part is there twice in one format and precision", where=where)
@@ -299,7 +298,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             dict(document["versions"]),
             dict(document["provenance"]),
             golden,
-            _recommended(document, files),
+            _recommendations(document.get("recommended", []), files),
         )
         check_distinct(stored.name for stored in manifest.stored)
         return manifest
@@ -309,50 +308,41 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
-def _entry(item: Mapping[str, Any], contract: Contract) -> FileEntry:
-    beside = tuple(
-        Sidecar(**{key: companion[key] for key in Sidecar.__annotations__}) for companion in item.get("beside", ())
-    )
-    # Manifests of the first versions state no precision.
-    stated = {"precision": FULL, "machine": ""} | dict(item) | {"beside": beside}
-    entry = FileEntry(**{key: stated[key] for key in FileEntry.__annotations__})
-    for stored in entry.stored:
-        for key, kind in stored.__annotations__.items():
-            if key != "beside" and type(getattr(stored, key)) is not (int if kind == "int" else str):
-                raise TypeError(f"{key} of a file is {getattr(stored, key)!r}")
-        if "/" in check_name(stored.name):
-            raise IntegrityError("model file lies in a folder", where=stored.name)
-    for companion in beside:
-        if companion.name != sidecar_name(entry.name, companion.suffix):
-            raise IntegrityError("file beside another has a name of its own", where=companion.name, got=entry.name)
-    if entry.part not in EVERY_PART:
-        raise ValueError(f"part of a file is {entry.part!r}")
+def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | None:
+    """Return the operator set, which must be stated where there is an ONNX file, because its file is checked for it."""
+    opset = document["opset"]
+    if type(opset) is not int or (opset <= 0 and any(entry.format == "onnx" for entry in files)):
+        raise ValueError(f"opset is {opset!r}")
+    return opset if opset > 0 else None
+
+
+def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract) -> None:
+    """Raise `IntegrityError` unless inputs and outputs of a file are those of the contract."""
     spec = contract.spec(entry.part).to_json()
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
-    return entry
 
 
-def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int:
-    """Stated wherever there is an ONNX file: without it nothing would hold that file to its operator set."""
-    opset = document["opset"]
-    if type(opset) is not int or (opset <= NOT_STATED and any(entry.format == "onnx" for entry in files)):
-        raise ValueError(f"opset is {opset!r}")
-    return opset
+def _file_name(name: object) -> str:
+    """Return the name of a file in the export folder itself; raise `IntegrityError` for any other name."""
+    if "/" in (checked := check_name(name)):
+        raise IntegrityError("model file lies in a folder", where=checked)
+    return checked
 
 
-def _recommended(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> tuple[Recommendation, ...]:
-    if "recommended" not in document:
-        return ()
-
-    return parse_recommendations(document["recommended"], files)
+def _typed(item: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """Return a value of exactly this type: True is not an integer here."""
+    value = item[key]
+    if type(value) is not kind:
+        raise TypeError(f"{key} of a file is {value!r}")
+    return value
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:
-    """The golden vectors, each held against the contract. An export of before there were any has none."""
+    """Return the golden vectors, checked against the contract. Exports of the first versions have none."""
     if not document.get("golden"):
         return ()
-    from vae_export.artifact.golden import (  # with numpy, which the command line does without until here
+    from vae_export.artifact.golden import (  # imports numpy, which the command line does not need so far
         GOLDEN_FOLDER,
         GoldenPart,
     )
@@ -373,3 +363,54 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
             if not check_name(array.name).startswith(f"{GOLDEN_FOLDER}/"):
                 raise IntegrityError("golden vector lies elsewhere", where=array.name, expected=f"{GOLDEN_FOLDER}/")
     return parts
+
+
+def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
+    """Return the recommendations of a manifest, with at most one for each part.
+
+    Raises `IntegrityError` for a file that is not there or has other bytes, and for options that do not exist;
+    `KeyError`, `TypeError` or `ValueError` for anything that is not a list of recommendations.
+    """
+    if not isinstance(items, list):
+        raise TypeError("recommended is not a list")
+    found = tuple(_recommendation(item, list(files)) for item in items)
+    if len({item.part for item in found}) != len(found):
+        raise IntegrityError("a part has two recommendations", got=[item.part for item in found])
+    return found
+
+
+def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
+    # Keys that a later version added are ignored, as everywhere in a manifest.
+    threads, switches = item["threads"], tuple(item["switches"])
+    options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
+    keys = ("batch", "p50_seconds", "speedup", "budget", "machine")
+    found = Recommendation(item["part"], item["file"], item["sha256"], options, **{key: item[key] for key in keys})
+    for name in ("p50_seconds", "speedup"):
+        _check_recommended(name, type(value := item[name]) in (int, float) and value > 0, value)
+    _check_recommended("part", found.part in PARTS, found.part)
+    _check_recommended("provider", type(options.provider) is str and options.provider.isalnum(), options.provider)
+    _check_recommended("threads", type(threads) is int and 0 <= threads <= MAX_THREADS, threads)
+    _check_recommended("batch", type(found.batch) is int and found.batch >= 1, found.batch)
+    _check_recommended("optimisation", options.optimisation in OPTIMISATION_LEVELS, options.optimisation)
+    unknown = set(map(str, switches)) - set(SWITCHES)
+    _check_recommended("switches", not unknown and len(set(switches)) == len(switches), switches)
+    for name in ("budget", "machine"):
+        _check_recommended(name, isinstance(item[name], dict), item[name])
+    entry = next((entry for entry in files if entry.name == found.file), None)
+    if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
+        expected = f"an {RUNTIME_FORMAT} file of {found.part}"
+        raise IntegrityError("recommended file is not one that can be run", where=str(found.file), expected=expected)
+    if entry.sha256 != found.sha256:
+        raise IntegrityError(
+            "recommendation is of another file",
+            where=found.file,
+            expected=f"SHA-256 {entry.sha256}",
+            got=str(found.sha256)[:80],
+            do="run: vae-export tune",
+        )
+    return found
+
+
+def _check_recommended(name: str, is_right: bool, got: object) -> None:
+    if not is_right:
+        raise IntegrityError(f"recommended {name} does not exist", got=str(got)[:80], do="run: vae-export tune")

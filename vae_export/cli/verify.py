@@ -243,7 +243,7 @@ def _refuse_weaker(place: Path, lost: list[str]) -> None:
 def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: bool) -> Artifact:
     """Return a single file as an artifact; an ONNX file is checked in the sandbox first."""
     from vae_export.artifact.folder import Artifact
-    from vae_export.artifact.manifest import NOT_STATED, FileContent, FileEntry, Manifest
+    from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
     from vae_export.formats import FORMATS
     from vae_export.parity.reference import BATCHES, QUICK_BATCHES
     from vae_export.sandbox import read_plain, read_untrusted
@@ -263,7 +263,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         data = read_untrusted(file, contract, part, batch=max(QUICK_BATCHES if quick else BATCHES))
         content = FileContent(data)
     entry = FileEntry.of(file.name, part, format.name, content)
-    return Artifact(file.parent, Manifest(contract, (entry,), NOT_STATED, {}, {}))
+    return Artifact(file.parent, Manifest(contract, (entry,), None, {}, {}))
 
 
 def show(certificate: Certificate, written: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact, read_content
-from vae_export.artifact.manifest import NOT_STATED, FileContent, FileEntry
+from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Array, PartSpec, TensorSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
@@ -415,11 +415,10 @@ def _determinism(
     return Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))
 
 
-def _lint(entry: FileEntry, content: FileContent, opset: int) -> list[Finding]:
+def _lint(entry: FileEntry, content: FileContent, opset: int | None) -> list[Finding]:
     """Return what reading the file shows; raise `ModelError` for one that is damaged or of another format."""
-    stated_opset = None if opset == NOT_STATED else opset
     try:
-        return list(FORMATS[entry.format].lint(content, entry.name, stated_opset, entry.precision))
+        return list(FORMATS[entry.format].lint(content, entry.name, opset, entry.precision))
     except VaeExportError:
         raise
     except Exception as error:  # every reader raises its own
