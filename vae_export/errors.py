@@ -1,9 +1,9 @@
-"""Every error a user can meet. Each class carries the exit code that the command line ends with.
+"""Every error that a user can meet. Each class has the exit code of the command line.
 
     VaeExportError                 1
-    ├── UsageError                 2   an option that makes no sense
-    │   └── OutputExistsError          a target that is there already, without --force
-    ├── InputError                 3   something given to us cannot be read or does not fit
+    ├── UsageError                 2   an option or argument that is not allowed
+    │   └── OutputExistsError          an output that exists, without --force
+    ├── InputError                 3   an input that cannot be read or does not fit
     │   ├── DataError                  images
     │   ├── CheckpointError            weights, config, provenance
     │   └── ModelError                 encoder, decoder, exported graph
@@ -57,34 +57,34 @@ class VaeExportError(Exception):
 
 
 class UsageError(VaeExportError):
-    """An option or argument that makes no sense."""
+    """An option or argument that is not allowed."""
 
     exit_code = 2
 
 
 class OutputExistsError(UsageError):
-    """A target that is there already, without --force."""
+    """An output exists, and --force was not given."""
 
     def __init__(self, path: object) -> None:
         super().__init__("output exists", where=path, do="pass --force to replace it, or --out to write elsewhere")
 
 
 class InputError(VaeExportError):
-    """Something given to us cannot be read or does not fit."""
+    """An input cannot be read or does not fit."""
 
     exit_code = 3
 
 
 class DataError(InputError):
-    """Images."""
+    """Images or latents cannot be read or do not fit."""
 
 
 class CheckpointError(InputError):
-    """Weights, config or provenance of a checkpoint."""
+    """The weights, config or provenance of a checkpoint cannot be read or do not fit."""
 
 
 class ModelError(InputError):
-    """An encoder, a decoder or an exported graph."""
+    """An encoder, a decoder or an exported graph cannot be read or does not fit."""
 
 
 class IntegrityError(VaeExportError):
@@ -100,28 +100,28 @@ class ParityError(VaeExportError):
 
 
 class MachineError(VaeExportError):
-    """This machine lacks something."""
+    """This machine lacks something that is needed."""
 
     exit_code = 6
 
 
 class MissingExtraError(MachineError):
-    """An optional dependency; names the pip line that brings it."""
+    """An optional dependency is missing; the message names the pip command that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is not installed", do=f"run: pip install 'vae-export[{extra}]'")
 
 
 class TargetError(MachineError):
-    """A device or provider that is not there, or does not work."""
+    """A device or provider is missing or does not work."""
 
 
 class StorageError(MachineError):
-    """Disk full, folder read-only, run locked."""
+    """The disk is full, a folder is read-only, or a run is locked."""
 
 
 class OutOfMemoryError(MachineError):
-    """Python's MemoryError, as one line."""
+    """There is not enough memory."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("out of memory", got=detail or None, do="try a smaller --batch-size")

@@ -1,6 +1,6 @@
-"""How many bits the numbers inside a file have. Inputs and outputs are float32 whatever the precision.
+"""Precisions of the numbers inside a file. Inputs and outputs are float32 whatever the precision.
 
-No torch in here: the manifest, the runtime and the command line read it too.
+This module does not import torch, because the manifest, the runtime and the command line use it too.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias, get_args
 
 PrecisionName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-#: What is taken where nothing is said, and what a file has that says nothing.
+#: The default precision. Files of the first versions, which state none, have it too.
 FULL: PrecisionName = "fp32"
 
-#: One line each, for help and docs.
+#: One line for each precision, for help and docs.
 SUMMARIES: dict[PrecisionName, str] = {
     "fp32": "IEEE 754 single precision, as PyTorch computes",
     "fp16": "IEEE 754 half precision: 11 bits of significand, numbers up to 65,504",
@@ -22,12 +22,12 @@ SUMMARIES: dict[PrecisionName, str] = {
     "int4-weights": "weights of matrix products in 4 bits, a scale for each 32; activations in float32",
 }
 
-#: Those whose rounding is that of integers: a step is the same for small numbers and large ones.
+#: Precisions with integer rounding: the step has the same size for small and large numbers.
 INTEGER: frozenset[PrecisionName] = frozenset({"int8", "int8-static", "int4-weights"})
-#: Those that a file is calibrated for, with inputs of its part.
+#: Precisions that need calibration inputs.
 CALIBRATED: frozenset[PrecisionName] = frozenset({"int8-static"})
 
 
 def infix(precision: PrecisionName) -> str:
-    """What a file's name has between part and suffix: `decoder.int8.onnx`, and `decoder.onnx` for float32."""
+    """Return the part of a file name before the suffix: ".int8" in `decoder.int8.onnx`, "" for float32."""
     return "" if precision == FULL else f".{precision}"

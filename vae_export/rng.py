@@ -1,9 +1,7 @@
-"""Whole numbers that callers give: Python's own or NumPy's, in range, or an error that says what was expected.
-
-Random latents that are the same bits in every language: docs/bundle-format.md, section 6, is the specification.
+"""Standard normal numbers that have the same bits in every language. docs/bundle-format.md, section 6, specifies them.
 
 Words come from Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11), which is a
-function of a counter: any row can be had alone, in any order, on any machine. NumPy's own Philox is the 4x64 one.
+function of a counter: any row can be computed alone, in any order, on any machine. NumPy's own Philox is the 4x64 one.
 Normal numbers are made with Wichura's AS 241 and a logarithm that needs +, -, ×, / and square root only: IEEE 754
 rounds those alike everywhere, which no library's `log` promises.
 """
@@ -24,14 +22,17 @@ from vae_export.errors import UsageError
 def check_integer(
     what: str, value: SupportsIndex, least: int, most: int | None = None, *, words: str | None = None
 ) -> int:
-    """`value` as Python's integer.
+    """Return `value`, an integer of Python or NumPy, as Python's integer.
 
     Args:
-        what: is given, for the message: "bad WHAT".
-        least, most: its range; without `most` there is no end.
-        words: of the range, where figures are hard to read.
+        what: the name of the value, for the message "bad WHAT".
+        value: the value that a caller gave.
+        least: the lowest number that is allowed.
+        most: the highest number that is allowed; None for no limit.
+        words: a text for the range, where its digits are hard to read.
 
-    Raises `UsageError` for anything else, True and False among it.
+    Raises:
+        UsageError: another number, another type, True or False.
     """
     try:
         number = operator.index(value)
@@ -52,7 +53,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-#: Numbers that are made at a time: their intermediate values stay in a core's cache.
+#: Numbers that are computed at a time, so that the intermediate values stay in the cache of a core.
 _CHUNK = 1 << 14
 
 # AS 241 (PPND16), the coefficient of the highest power first.
@@ -72,21 +73,24 @@ _D = (
     1.05075007164441684324e-9, 5.475938084995344946e-4, 0.0151986665636164571966, 0.14810397642748007459,
     0.68976733498510000455, 1.6763848301838038494, 2.05319162663775882187, 1.0,
 )  # fmt: skip
-#: Of z^11 … z^0 in atanh(s) / s, z = s².
+#: The coefficients of z^11 … z^0 in atanh(s) / s, where z = s².
 _ATANH = tuple(1 / odd for odd in range(23, 0, -2))
 _LN2 = 0.6931471805599453
 
 
 def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
-    """Standard normal numbers of this shape, row-major, float32.
+    """Draw standard normal numbers.
 
     Args:
-        shape: rows first.
+        shape: the shape of the result, rows first.
         seed: 0 to 2^64 - 1.
         start: how many rows of the same noise come before the first one.
 
+    Returns:
+        float32 of this shape, row-major.
+
     Raises:
-        UsageError: a seed or a number of rows that is out of range.
+        UsageError: the seed or the number of rows is out of range.
     """
     seed = check_seed(seed)
     start, *shape = (check_integer("number of rows", size, 0) for size in (start, *shape))
@@ -102,12 +106,12 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
 
 
 def check_seed(seed: int) -> int:
-    """`seed`, an integer from 0 to 2^64 - 1; raises `UsageError` for any other."""
+    """Return `seed`, an integer from 0 to 2^64 - 1; raise `UsageError` for any other."""
     return check_integer("seed", seed, 0, (1 << 64) - 1, words="0 to 2^64 - 1")
 
 
 def philox_words(first: int, count: int, seed: int) -> Words:
-    """`count` words of the sequence that belongs to `seed`, from index `first` on: uint32 (count,)."""
+    """Return `count` words of the sequence of `seed`, from index `first` on: uint32 (count,)."""
     block, skipped = divmod(first, 4)
     blocks = (skipped + count + 3) // 4
     counter = np.zeros((4, blocks), np.uint64)
@@ -118,7 +122,7 @@ def philox_words(first: int, count: int, seed: int) -> Words:
 
 
 def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> Words:
-    """Philox 4x32-10 of counters (4, M), each a 32-bit number, → words (4, M) uint32."""
+    """Apply Philox 4x32-10 to counters (4, M), each a 32-bit number; return words (4, M) uint32."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     m0, m1 = map(np.uint64, _MULTIPLIERS)
@@ -130,7 +134,7 @@ def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> Words:
 
 
 def normal(word: Words) -> Float32:
-    """Words (M,) uint32 → standard normal numbers (M,) float32, by inverting the distribution function."""
+    """Turn words (M,) uint32 into standard normal numbers (M,) float32 by inverting the distribution function."""
     p = (word.astype(np.float64) + 0.5) / 4294967296.0
     q = p - 0.5
     r = 0.180625 - q * q
@@ -145,7 +149,7 @@ def normal(word: Words) -> Float32:
 
 
 def _ln(x: Float64) -> Float64:
-    """Natural logarithm of numbers below 1/sqrt(2), with operations that are rounded alike everywhere."""
+    """Compute the natural logarithm of numbers below 1/sqrt(2) with operations that are rounded alike everywhere."""
     mantissa, exponent = np.frexp(x)  # exact: x = mantissa · 2^exponent, 0.5 <= mantissa < 1
     small = mantissa < 0.7071067811865476
     mantissa, doublings = np.where(small, 2 * mantissa, mantissa), np.where(small, 1, 0) - exponent

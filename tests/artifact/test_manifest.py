@@ -114,7 +114,10 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
         (json.dumps(EXAMPLE.to_json() | {"files": [None]}).encode(), "manifest cannot be read"),
         (EXAMPLE.text.replace(b"encoder.openvino.bin", b"../secret.bin"), "file name is not allowed"),
         (EXAMPLE.text.replace(b"encoder.openvino.bin", b"encoder.openvino.xml"), "two files have one name"),
-        (EXAMPLE.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"), "a name of its own: decoder"),
+        (
+            EXAMPLE.text.replace(b"encoder.openvino.bin", b"decoder.openvino.bin"),
+            "sidecar has another name than its file: decoder",
+        ),
         (EXAMPLE.text.replace(b'"encoder.openvino.bin"', b"7"), "manifest cannot be read"),
     ],
 )

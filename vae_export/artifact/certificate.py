@@ -1,4 +1,4 @@
-"""A certificate as it lies in a file: what a bundle needs to know of it, without torch."""
+"""Read certificate.json and check that it fits a manifest, without torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from vae_export.errors import InputError, IntegrityError, ParityError
 from vae_export.io.strict import CERTIFICATE_LIMIT, parse_json
 
 FORMAT = "vae-export-certificate/1"
+#: Stands for the part in the rows that compare scores of real images through encoder and decoder together.
+METRIC = "metric"
 
 
 @dataclass(frozen=True)
 class StoredCertificate:
-    """A certificate that was read: its bytes, and the document in them.
+    """A certificate that was read from a file.
 
-    Without one no bundle can be made: `vae_export.bundle.writer` asks for it.
+    Attributes:
+        data: the bytes of the file.
+        document: the JSON document in them.
     """
 
     data: bytes
@@ -30,7 +34,7 @@ class StoredCertificate:
 
     @property
     def own_band(self) -> str | None:
-        """The band that somebody gave in place of the measured one, in words; None where nobody did."""
+        """The tolerance that replaced the measured one, for a person; None where the measured one was used."""
         tolerance = self.document.get("tolerance")
         if tolerance is None:
             return None
@@ -38,7 +42,16 @@ class StoredCertificate:
         return ", ".join(f"{name} {value}" for name, value in stated)
 
     def require(self, manifest: Manifest, where: Path | str) -> None:
-        """Raise unless it passed (`ParityError`) and is of the very files of the manifest (`IntegrityError`)."""
+        """Raise unless the certificate passed and is of the files of this manifest.
+
+        Args:
+            manifest: the manifest of the export or bundle.
+            where: the path of the certificate, for messages.
+
+        Raises:
+            ParityError: the certificate did not pass.
+            IntegrityError: it is of other files.
+        """
         again = "run: vae-export verify"
         if not self.passed:
             raise ParityError("certificate did not pass", where=where, got=self.document["verdict"], do=again)
@@ -56,7 +69,12 @@ class StoredCertificate:
 
 
 def read_certificate(path: Path) -> StoredCertificate:
-    """Raises `InputError` where there is none or one of another version, `IntegrityError` for a broken one."""
+    """Read a certificate.
+
+    Raises:
+        InputError: there is none, or one of another version.
+        IntegrityError: it cannot be parsed.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(CERTIFICATE_LIMIT + 1)
@@ -66,7 +84,7 @@ def read_certificate(path: Path) -> StoredCertificate:
 
 
 def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
-    """The certificate in these bytes; raises as `read_certificate` does."""
+    """Parse the bytes of a certificate; `where` names them in messages. Raise as `read_certificate` does."""
     document = parse_json(data, "certificate", where, limit=CERTIFICATE_LIMIT)
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:

@@ -1,7 +1,7 @@
-"""Golden vectors: inputs, and the outputs that they must give, so that each application can test itself.
+"""Golden vectors: inputs and the outputs expected for them, so that each application can test itself.
 
 docs/bundle-format.md, section 5, is the specification. They lie beside the model files as raw little-endian float32.
-`vae_export.parity.golden` makes them; this room is what a reader needs, without torch.
+`vae_export.parity.golden` makes them; this module reads and compares them, without torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vae_export.pixels import GreyLevels, compare_levels, in_levels, rounding_mi
 from vae_export.precision import FULL, PrecisionName
 
 GOLDEN_FOLDER = "golden"
-#: Rows in a golden array: enough for what a decoder can do, few enough to travel with it.
+#: Rows of a golden array: enough to show faults of a decoder, and few enough to be part of a bundle.
 MOST_ROWS, FEWEST_ROWS = 16, 2
 DTYPE = np.dtype("<f4")
 
@@ -29,12 +29,12 @@ class GoldenArray:
     """One array in a file of its own.
 
     Attributes:
-        tensor: which input or output of the part.
-        name: of the file, below the export folder.
-        shape: with the batch first.
-        sha256: of the file.
-        band: for an output, the largest absolute error that is allowed; None for an input.
-        bands: the same of files that are not float32, by their precision.
+        tensor: the name of the input or output.
+        name: the name of the file, below the export folder.
+        shape: its shape, with the batch first.
+        sha256: the hash of the file.
+        band: for an output, the largest absolute error that is allowed in float32; None for an input.
+        bands: the largest absolute errors that are allowed in other precisions.
     """
 
     tensor: str
@@ -46,11 +46,11 @@ class GoldenArray:
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """The number of bytes of the file."""
         return math.prod(self.shape) * DTYPE.itemsize
 
     def array(self, data: bytes) -> npt.NDArray[np.float32]:
-        """The file's bytes as an array of the machine's own byte order; read-only."""
+        """Return the bytes of the file as a read-only array in the byte order of this machine."""
         values: npt.NDArray[np.float32] = np.frombuffer(data, DTYPE).reshape(self.shape).astype("=f4", copy=False)
         return values
 
@@ -61,12 +61,12 @@ class GoldenArray:
         return entry | {"band": self.band} | ({"bands": dict(self.bands)} if self.bands else {})
 
     def allowed(self, precision: str) -> float:
-        """The largest absolute error of a file of this precision; 0 where nothing is said of it."""
+        """Return the largest absolute error that is allowed in this precision; 0 where none is stated."""
         return (self.band or 0.0) if precision == FULL else self.bands.get(precision, 0.0)
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any], *, output: bool) -> GoldenArray:
-        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        """Return what `to_json` described; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
         tensor, name, shape, digest = item["tensor"], item["file"], tuple(item["shape"]), item["sha256"]
         band: float | None = item["band"] if output else None
         if not all(isinstance(text, str) for text in (tensor, name, digest)):
@@ -99,7 +99,7 @@ class GoldenPart:
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> GoldenPart:
-        """The inverse of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for anything else."""
+        """Return what `to_json` described; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
         return cls(
             item["part"],
             tuple(GoldenArray.from_json(array, output=False) for array in item["inputs"]),
@@ -109,12 +109,14 @@ class GoldenPart:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How one output of one part compares with its golden array.
+    """The comparison of one output of one part with its golden array.
 
     Attributes:
+        part: the part that was run.
+        output: the name of the output.
         error: the largest absolute difference; infinite where a number is not finite.
-        band: the largest that is allowed.
-        grey: pixels of another level; None for what is no image.
+        band: the largest difference that is allowed.
+        grey: counts of pixels with another level; None for outputs that are not images.
     """
 
     part: Part
@@ -140,7 +142,7 @@ def judge_pixels(
     exact: Array,
     precision: PrecisionName = FULL,
 ) -> Judgement:
-    """Hold the bytes of a part of `PIXELS` against the decoder's golden image `exact` (N, C, H, W); in grey levels."""
+    """Compare the bytes of a part of `PIXELS` with the decoder's golden image `exact` (N, C, H, W), in levels."""
     band = in_levels(expected.allowed(precision), contract)
     wanted = unrounded(exact, contract, part)
     grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, band=band)
@@ -150,7 +152,7 @@ def judge_pixels(
 def judge(
     part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
 ) -> Judgement:
-    """Hold an output of a file of this precision against its golden array `exact`, of the same shape."""
+    """Compare an output of a file of this precision with its golden array `exact`, of the same shape."""
     band = expected.allowed(precision)
     # Two infinities differ by NaN; neither has passed.
     error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf

@@ -67,7 +67,7 @@ class Sidecar:
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> Sidecar:
         """Return the sidecar that a manifest describes; raise `KeyError`, `TypeError` or `IntegrityError` otherwise."""
-        return cls(_file_name(item["name"]), _typed(item, "size", int), _typed(item, "sha256", str))
+        return cls(_file_name(_typed(item, "name", str)), _typed(item, "size", int), _typed(item, "sha256", str))
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class FileEntry:
         Manifests of the first versions state no precision.
         """
         entry = cls(
-            name=_file_name(item["name"]),
+            name=_file_name(_typed(item, "name", str)),
             part=item["part"],
             format=_typed(item, "format", str),
             size=_typed(item, "size", int),
@@ -323,7 +323,7 @@ def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
 
 
-def _file_name(name: object) -> str:
+def _file_name(name: str) -> str:
     """Return the name of a file in the export folder itself; raise `IntegrityError` for any other name."""
     if "/" in (checked := check_name(name)):
         raise IntegrityError("model file lies in a folder", where=checked)

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a bundle holds, how good it is and how that is known, for whoever opens it.
+"""Write MODEL_CARD.md: the content of a bundle, its accuracy, and how it was verified.
 
 After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vae_export.artifact.certificate import StoredCertificate
+from vae_export.artifact.certificate import METRIC, StoredCertificate
 from vae_export.artifact.manifest import Manifest
 
-#: In a table, for a figure that was not measured.
+#: Stands in a table for a figure that was not measured.
 _MISSING = "—"
-#: The same for every model that this project makes.
+#: Limits of every model that this project makes.
 _LIMITS = """\
 The decoder gives an image for any finite latent, also for those that no image was encoded to: far from the origin its
 images mean nothing. Samples look like the training data at their best; the network knows nothing else. Images that are
@@ -23,7 +23,7 @@ The hashes in this bundle detect corruption. They are no signature, and do not s
 
 
 def model_card(name: str, manifest: Manifest, record: StoredCertificate, notes: str = "") -> str:
-    """Markdown; the same text for the same facts."""
+    """Return the model card as Markdown; equal arguments give equal text."""
     drift = record.document.get("drift") or []
     sections = {
         "What it is": "\n".join(_what(manifest)),
@@ -99,7 +99,7 @@ def _verification(record: StoredCertificate) -> Iterator[str]:
     for row in rows:
         groups.setdefault((str(row.get("part")), str(row.get("target"))), []).append(row)
     for (part, target), members in groups.items():
-        name, unit = ("scores of real images", " nats") if part == "metric" else (part, "")
+        name, unit = ("scores of real images", " nats") if part == METRIC else (part, "")
         share = max((row["error"] / row["band"] for row in members if row.get("band")), default=None)
         allowed = _MISSING if share is None else f"{share:.0%}"
         yield f"| {name} | `{target}` | {max(row['error'] for row in members):.2g}{unit} | {allowed} |"
@@ -109,7 +109,7 @@ def _verification(record: StoredCertificate) -> Iterator[str]:
 
 
 def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
-    """What the files of lower precision do to pixels and nats."""
+    """Yield the lines on how much accuracy the files of lower precision lose, in pixels and nats."""
     yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
     yield "those bits cost, on inputs as an application has them, against the network in float64:"
     yield ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vae_export.artifact.certificate import read_certificate
+from vae_export.artifact.folder import CERTIFICATE
 from vae_export.cli import console
 from vae_export.cli.options import (
     CheckpointOption,
@@ -152,7 +153,7 @@ def verify(
         chosen = Run(checkpoint.parent) if checkpoint is not None and run is None else chosen_run(run)
         checkpoint, export = checkpoint or chosen.checkpoint, export or chosen.export
     place = out or (
-        file.with_name(f"{file.name}.certificate.json") if file else (export or checkpoint.parent) / "certificate.json"
+        file.with_name(f"{file.name}.{CERTIFICATE}") if file else (export or checkpoint.parent) / CERTIFICATE
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")

@@ -1,10 +1,8 @@
-"""What disks do to us: one-line errors for the operating system's, questions asked before long work, and syncing.
+"""Atomic writes, hashes, the lock on a run, and checks of the disk before long work.
 
-Files that are whole or absent: atomic writes, hashes, the lock on a run.
-
-Neither torch, safetensors nor onnx calls fsync; a plain write under `kill -9` leaves torn files. So nothing in this
-project writes to a final name itself: it makes the bytes and hands them to `write_atomic`, or fills a file or folder
-of `vae_export.io.staging`.
+torch, safetensors and onnx do not call fsync, and a plain write under `kill -9` leaves torn files. So nothing in this
+project writes to a final name itself: it hands the bytes to `write_atomic`, or fills a file or folder of
+`vae_export.io.staging`.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ PARTIAL = ".partial-"
 
 @contextlib.contextmanager
 def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
-    """Turn the operating system's errors about `path` into one-line `StorageError`s."""
+    """Turn each `OSError` about `path` into a `StorageError` of one line; `needed` is the number of bytes to write."""
     try:
         yield
     except OSError as error:
@@ -41,7 +39,7 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `StorageError` unless a file can be made in `folder` (made if need be). Ask before long work."""
+    """Make `folder`, and raise `StorageError` unless a file can be written in it. Call before long work."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -49,7 +47,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(path: Path, needed: int) -> None:
-    """Raise `StorageError` if there are not `needed` bytes free where `path` is to be. Ask before long work."""
+    """Raise `StorageError` unless `needed` bytes are free where `path` is to be. Call before long work."""
     with storage_errors(path, needed=needed):
         if free_bytes(path) < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,7 +78,7 @@ def umask() -> int:
 
 
 def sha256(data: bytes | memoryview | Path) -> str:
-    """SHA-256 of bytes or of a file, as 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of bytes or of a file, as 64 lower-case hexadecimal digits."""
     if not isinstance(data, Path):
         return hashlib.sha256(data).hexdigest()
     with open(data, "rb") as file:
@@ -88,9 +86,14 @@ def sha256(data: bytes | memoryview | Path) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that every reader, at any instant, sees the old file or the new one, whole.
+    """Write a file so that every reader, at any instant, sees the whole old file or the whole new one.
 
-    The parent folder is made. Raises `StorageError` if the disk is full or the folder cannot be written.
+    Args:
+        path: the file; its folder is made.
+        data: the new content.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
     """
     with storage_errors(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,9 +112,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
-    """`write_atomic`, and what lay at `path` stays as `previous`: at no instant is there neither.
+    """Write a file as `write_atomic` does and keep its former content at `previous`; one of them is always there.
 
-    Raises `StorageError`; then `path` is as it was.
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written; `path` is unchanged.
     """
     if path.exists():
         link = previous.with_name(f"{PARTIAL}{previous.name}")
@@ -129,12 +133,12 @@ def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file, durably and whole: on a full disk the file is as it was. Raises `StorageError`."""
+    """Append a whole line to a text file and sync it; raise `StorageError` on a full disk, with the file unchanged."""
     data = line.encode() + b"\n"
     with storage_errors(path, needed=len(data)), open(path, "ab", buffering=0) as file:
         length = file.tell()
         try:
-            # One write: no torn line, wherever the process is stopped. A disk that is nearly full takes a part of it.
+            # One write, so that no line is torn when the process stops. A disk that is nearly full takes part of it.
             if file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
@@ -145,7 +149,11 @@ def append_line(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one writer. The kernel frees the lock when the holder dies, so none is ever stale."""
+    """Lock `folder` for one writer. The kernel frees the lock when the process dies, so no lock is ever stale.
+
+    Raises:
+        StorageError: another process holds the lock.
+    """
     import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
 
     with storage_errors(folder):

@@ -1,4 +1,4 @@
-"""Tensors and a JSON header in one safetensors file, sealed by a SHA-256 over both. No pickle is ever loaded.
+"""Tensors and a JSON header in one safetensors file, with a SHA-256 of both. No pickle is ever loaded.
 
 The file has one metadata entry, "vae_export": the header as canonical JSON, with a "format" that names what the file is
 and a "sha256" of the header and of every tensor (name, dtype, shape, bytes), so that a flipped bit is seen. Equal
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-#: The name of the metadata's one entry.
+#: The name of the only entry of the metadata.
 ENTRY = "vae_export"
 #: Headers of ours have some thousand bytes; a file that claims more than this is not read.
 _LIMIT = 16 << 20
 
 
 def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a file; `header` is JSON-able and has a "format", tensors are on the CPU."""
+    """Return the bytes of a file.
+
+    Args:
+        header: JSON-able, with a "format" that names what the file is.
+        tensors: tensors on the CPU by name.
+    """
     require("export", "torch", "safetensors")
     from safetensors.torch import save
 
@@ -41,12 +46,18 @@ def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> by
 def read_hashed(
     path: Path, what: str, format: str, dtypes: Collection[torch.dtype], *, expected: str, do: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor], bytes]:
-    """Header, tensors and the bytes of a file that `hashed_bytes` made.
+    """Read a file that `hashed_bytes` made.
 
     Args:
-        what: the file is, for messages.
-        format: it must have; `dtypes`: its tensors may have.
-        expected: what to say should lie there; `do`: about one that cannot be read or was altered.
+        path: the file.
+        what: the kind of file, such as "checkpoint", for messages.
+        format: the "format" that its header must have.
+        dtypes: the dtypes that its tensors may have.
+        expected: what should lie there, for messages.
+        do: the next step where the file cannot be read or was altered, for messages.
+
+    Returns:
+        The header, the tensors by name, and the bytes of the file.
 
     Raises:
         CheckpointError: no such file, not safetensors, another format.
@@ -86,7 +97,7 @@ def canonical_json(value: object) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """The whole file at once: what is parsed is what is hashed, even if the file is replaced meanwhile."""
+    """Read the whole file at once, so that the bytes that are parsed are those that are hashed."""
     if not path.is_file():  # a device or a pipe would never end
         raise OSError("no such file" if not path.exists() else "not a file")
     return path.read_bytes()
@@ -110,7 +121,7 @@ def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any]
 
 
 def read_tensor_table(path: Path) -> dict[str, Any]:
-    """The JSON object that a safetensors file begins with, after its length as a little-endian 64-bit number."""
+    """Read the JSON object at the beginning of a safetensors file, which follows its length as a 64-bit number."""
     if not path.is_file():  # a device or a pipe would never end
         raise OSError("no such file" if not path.exists() else "not a file")
     with open(path, "rb") as file:

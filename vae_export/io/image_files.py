@@ -1,6 +1,6 @@
-"""Files of images, of any origin: found, decoded to 8 bits a channel, and refused by name where they are none.
+"""Find image files and decode them to 8 bits a channel.
 
-An image is turned as its EXIF tag says, and its transparent parts become white. Of an animation the first picture is
+An image is rotated as its EXIF tag says, and its transparent parts become white. The first picture of an animation is
 taken.
 """
 
@@ -15,26 +15,32 @@ from PIL import Image, ImageOps
 
 from vae_export.errors import DataError
 
-#: Of one image, before it is decoded: a few kilobytes of PNG can hold gigapixels.
+#: The largest image that is decoded: a few kilobytes of PNG can hold gigapixels.
 MAX_PIXELS = 64_000_000
 
-#: What Pillow may decode. It knows more; some, like EPS, run other programs.
+#: The formats that Pillow may decode. It knows more, and some of those, like EPS, run other programs.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 ImageArray = npt.NDArray[np.uint8]
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Files below `folder`, in the order of their paths; names that begin with a dot are left out."""
+    """Return the files below `folder`, in the order of their paths, without names that begin with a dot."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
-    """One image as uint8 (H, W, 3); the three are equal in a grey one. Raises `DataError` that names the file.
+    """Decode one image.
 
     Args:
-        file: of one of `IMAGE_FORMATS`.
-        size: (height, width) to bring it to, its middle cut out; None leaves it as it is.
+        file: a file in one of `IMAGE_FORMATS`.
+        size: (height, width) to which it is cropped at the centre and resized; None leaves it as it is.
+
+    Returns:
+        uint8 (H, W, 3); the three channels of a grey image are equal.
+
+    Raises:
+        DataError: the file is not a readable image, or is too large.
     """
     try:
         with warnings.catch_warnings():

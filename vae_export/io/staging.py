@@ -1,4 +1,4 @@
-"""Outputs too large or too many for one write: filled under another name, and published by one rename."""
+"""Write large files and folders under another name, and publish them by one rename."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from vae_export.errors import OutputExistsError, UsageError
 from vae_export.io.atomic import PARTIAL, storage_errors, sync_file, sync_folder, umask
 
-#: Those half-written files that are held while they live, as staging folders are.
+#: Prefix of half-written files that are locked while their process lives, as staging folders are.
 _PARTIAL_FILE = f"{PARTIAL}file-"
 
 
@@ -21,9 +21,17 @@ _PARTIAL_FILE = f"{PARTIAL}file-"
 def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[BinaryIO]:
     """Yield a file to write beside `final`; on success it becomes `final` by one rename, on failure it is gone.
 
-    For what is too large to be made in memory first. An `OSError` in the block is taken for one of this file. What
-    killed processes left of such files beside it is removed. `parents` makes the folder that it lies in; without, one
-    that has been removed stays so, and stops the writer.
+    Use it for content that is too large for memory. An `OSError` in the block counts as one of this file. Half-written
+    files that killed processes left beside it are removed.
+
+    Args:
+        final: the path of the finished file.
+        force: replace an existing file.
+        parents: make the folder of the file. Without it, a folder that was removed meanwhile stops the writer.
+
+    Raises:
+        OutputExistsError: `final` exists, and `force` was not given.
+        StorageError: the disk is full, or the folder cannot be written.
     """
     check_free(final, force=force)
     with storage_errors(final):
@@ -38,7 +46,7 @@ def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[B
                 file.flush()
                 os.fchmod(handle, 0o666 & ~umask())
                 os.fsync(handle)
-                if final.exists() and not force:  # somebody else made it while we worked
+                if final.exists() and not force:  # another process made it meanwhile
                     raise OutputExistsError(final)
                 os.replace(partial, final)  # before it is closed: a file that nobody holds may be swept
             sync_folder(final.parent)
@@ -51,8 +59,12 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
     """Yield an empty folder beside `final`; on success it becomes `final` by one rename, on failure it is gone.
 
     With `force`, an existing `final` is moved aside first and removed last: a process killed between the two renames
-    leaves the old folder under its partial name, and the next call puts it back. What a killed process left half-filled
-    beside `final` is removed.
+    leaves the old folder under its partial name, and the next call puts it back. Half-filled
+    folders that killed processes left beside `final` are removed.
+
+    Raises:
+        OutputExistsError: `final` exists, and `force` was not given.
+        StorageError: the disk is full, or the folder cannot be written.
     """
     check_free(final, force=force)
     retired = _retired(final)
@@ -68,7 +80,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
             for file in staging.rglob("*"):
                 sync_folder(file) if file.is_dir() else sync_file(file)
             if final.exists():
-                if not force:  # somebody else made it while we worked
+                if not force:  # another process made it meanwhile
                     raise OutputExistsError(final)
                 _remove(retired)
                 os.rename(final, retired)
@@ -87,7 +99,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists. Called before any long work, so that a refusal costs nothing."""
+    """Raise `OutputExistsError` for an output that exists, unless `force`. Call before long work."""
     retired = _retired(path)
     with storage_errors(path):
         if retired.exists() and not path.exists():
@@ -97,7 +109,7 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`. Call it with the folder's lock held."""
+    """Remove the half-written files that killed processes left in `folder`. Call it with the folder's lock held."""
     for stale in _partial(folder):
         if stale.is_dir() and not stale.is_symlink():
             _remove_unless_held(stale)  # an export writes into a run without its lock
@@ -106,12 +118,12 @@ def sweep(folder: Path) -> None:
 
 
 def _partial(folder: Path) -> Iterator[Path]:
-    """What is half-written in `folder`, less complete older outputs: `check_free` decides about those."""
+    """Return half-written files in `folder`, without complete older outputs, about which `check_free` decides."""
     return (path for path in folder.glob(f"{PARTIAL}*") if not path.name.startswith(f"{PARTIAL}old-"))
 
 
 def _held_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder, and the handle that holds it: while that is open, and its process lives, nobody sweeps it away."""
+    """Make a folder and lock it: nobody sweeps it away while the returned handle is open and its process lives."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
         try:
@@ -125,7 +137,7 @@ def _held_folder(parent: Path) -> tuple[Path, int]:
 
 
 def _held_file(final: Path) -> tuple[Path, int]:
-    """A new file beside `final`, and the handle that holds it in the same way."""
+    """Make a file beside `final` and lock it in the same way."""
     while True:
         handle, name = tempfile.mkstemp(prefix=_PARTIAL_FILE, suffix=final.suffix, dir=final.parent)
         _hold(handle)
@@ -157,7 +169,7 @@ def _remove_unless_held(stale: Path) -> None:
 
 
 def _retired(path: Path) -> Path:
-    """Where an output that is being replaced waits until the new one is in place."""
+    """Return the path at which an output that is being replaced is kept until the new one is in place."""
     if path.name in ("", ".."):  # `.`, `/` and `..` cannot be moved aside
         raise UsageError("not a name for an output", where=path, do="choose another --out")
     return path.with_name(f"{PARTIAL}old-{path.name}")

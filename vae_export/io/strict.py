@@ -1,8 +1,8 @@
-"""JSON of unknown origin: read under a size limit, with nothing that a second reader could understand differently.
+"""Strict checks of untrusted input: JSON, and the names of files inside an export or a bundle.
 
-Names of files inside an export or a bundle, as docs/bundle-format.md allows them.
-
-They cannot leave their folder, hide, or collide on any file system: no `..`, no backslash, nothing beyond ASCII.
+JSON is read under a size limit, without anything that a second reader could understand differently. The names that
+docs/bundle-format.md allows cannot leave their folder, hide, or collide on any file system: no `..`, no backslash,
+nothing beyond ASCII.
 """
 
 from __future__ import annotations
@@ -15,14 +15,24 @@ from typing import Any
 
 from vae_export.errors import IntegrityError
 
-#: No manifest of ours comes near this.
+#: Bytes of a manifest; real ones are far smaller.
 MANIFEST_LIMIT = 1 << 20
-#: A certificate has a line for each of some thousand comparisons.
+#: Bytes of a certificate, which has an entry for each of some thousand comparisons.
 CERTIFICATE_LIMIT = 64 << 20
 
 
 def parse_json(data: bytes, what: str, where: Path | str, *, limit: int = MANIFEST_LIMIT) -> Any:
-    """The document; `IntegrityError` for one that is too large, too deep, malformed, has a key twice or a NaN."""
+    """Parse JSON strictly.
+
+    Args:
+        data: the document.
+        what: the kind of document, such as "manifest", for messages.
+        where: its path, for messages.
+        limit: the most bytes that it may have.
+
+    Raises:
+        IntegrityError: it is too large, too deep or malformed, has a key twice, or a number that is not finite.
+    """
     if len(data) > limit:
         raise IntegrityError(
             f"{what} is too large", where=where, expected=f"{limit:,} bytes at most", got=f"{len(data):,}"
@@ -41,7 +51,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
@@ -49,7 +59,7 @@ _NAME = re.compile(f"{_PART}(?:/{_PART})?", re.ASCII)
 
 
 def check_name(name: object) -> str:
-    """The name; raises `IntegrityError` for one that is not allowed."""
+    """Return the name; raise `IntegrityError` for one that is not allowed."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise IntegrityError(
             "file name is not allowed",
@@ -60,7 +70,7 @@ def check_name(name: object) -> str:
 
 
 def check_distinct(names: Iterable[str]) -> None:
-    """Raise `IntegrityError` if two names are one, or would be where upper and lower case are the same."""
+    """Raise `IntegrityError` if two names are equal, or differ in upper and lower case only."""
     seen: dict[str, str] = {}
     for name in names:
         if (folded := name.lower()) in seen:

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from vae_export.artifact.certificate import METRIC
 from vae_export.contract import Array, Contract
 from vae_export.likelihood import Likelihood
 from vae_export.parity.compare import CaseResult, Comparison, compare_arrays, describe_fault
@@ -26,8 +27,6 @@ from vae_export.session_options import SessionOptions
 
 #: Noise samples for each image, K, unless another number is given.
 NOISE_SAMPLES = 8
-#: The part that results of these metrics name: they take the encoder and the decoder.
-METRIC = "metric"
 METRICS = ("negative_elbo", "iwae_nll")
 _SEED = 1509_00519  # the arXiv number of Burda et al.; any fixed seed does
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from vae_export.artifact.certificate import METRIC
 from vae_export.artifact.manifest import Manifest
 from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.compare import CaseResult
-from vae_export.parity.elbo import METRIC
 from vae_export.parity.error_maps import ErrorMap
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL

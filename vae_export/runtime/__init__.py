@@ -1,4 +1,4 @@
-"""Runs an exported VAE with numpy and onnxruntime alone. Importing this never imports torch; a test proves it."""
+"""Run an exported VAE with numpy and onnxruntime alone; importing this package never imports torch."""
 
 from vae_export.runtime.model import Model, load, open_package
 

@@ -1,4 +1,4 @@
-"""How a part runs: as its caller says, as was recommended for this machine, or as usual; and why."""
+"""Choose the session options of a part: those of the caller, those that were recommended, or the defaults."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def choose_options(
 
 
 def _obstacle(advice: Recommendation) -> str | None:
-    """Why a recommendation does not hold on this machine; None where it does."""
+    """Return the reason why a recommendation cannot be followed on this machine, or None."""
     from vae_export.system.hardware import identity
 
     for name, here in identity().items():
@@ -82,12 +82,12 @@ def _obstacle(advice: Recommendation) -> str | None:
 
 
 def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
-    """The precision of the ONNX files to run: float32 where there are such files, the only one where not."""
+    """Return the precision of the ONNX files to run: float32 where there is one, else the only one."""
     have = dict.fromkeys(entry.precision for entry in manifest.known if entry.format == RUNTIME_FORMAT)
     if asked is not None and asked not in have:
         raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
     if asked is None and have and FULL not in have and len(have) > 1:
-        raise UsageError("which precision?", expected=" | ".join(have), do="name one: precision=…")
+        raise UsageError("precision is ambiguous", expected=" | ".join(have), do="name one: precision=…")
     if asked is not None:
         return asked
     return FULL if FULL in have or not have else next(iter(have))

@@ -1,4 +1,4 @@
-"""Does this machine compute the right pixels? An application asks in its own process, with the golden vectors."""
+"""Run the golden vectors of an export, so that an application can test in its own process what a machine computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RunPart = Callable[..., dict[str, Array]]
 
 @dataclass(frozen=True)
 class SelfTest:
-    """One judgement for each output of each part."""
+    """The result of a self-test: one judgement for each output of each part."""
 
     judgements: tuple[Judgement, ...]
 
@@ -27,15 +27,15 @@ class SelfTest:
 
     @property
     def worst_error(self) -> float:
-        """The largest error in units of what is allowed: 1 and below passes."""
+        """The largest error as a fraction of the allowed one: 1 and below passes."""
         return max((judgement.error / judgement.band for judgement in self.judgements), default=float("inf"))
 
     def __str__(self) -> str:
-        """A line for each judgement, and the verdict."""
+        """Return a line for each judgement, and the verdict."""
         return "\n".join([*map(str, self.judgements), "self-test passed" if self.passed else "self-test FAILED"])
 
     def require(self) -> None:
-        """Raise `ParityError` unless it passed; the message names what is worst."""
+        """Raise `ParityError` unless the test passed; the message names the worst output."""
         if self.passed:
             return
         if not self.judgements:
@@ -52,9 +52,15 @@ class SelfTest:
 
 
 def self_test(package: Package, run: RunPart, precisions: Mapping[Part, PrecisionName] | None = None) -> SelfTest:
-    """Run the golden inputs of every part that has an ONNX file in its precision, which is float32 if none is given.
+    """Run the golden inputs of every part that has an ONNX file.
 
-    Raises `ModelError` for an export without golden vectors.
+    Args:
+        package: an export folder or a bundle.
+        run: runs a part on inputs that are given by name; see `vae_export.runtime.Model.run`.
+        precisions: the precision of the files by part; float32 for parts that are not in it.
+
+    Raises:
+        ModelError: the export has no golden vectors.
     """
     manifest = package.manifest
     if not manifest.golden:
@@ -73,7 +79,7 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
 
 
 def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[Judgement]:
-    """The decoders that give bytes: they have the decoder's golden vectors, and no others."""
+    """Compare the decoders that give bytes with the decoder's golden vectors: they have none of their own."""
     manifest = package.manifest
     for entry in manifest.files:
         if entry.part in PIXELS.values() and (entry.format, entry.precision) == (RUNTIME_FORMAT, precision):

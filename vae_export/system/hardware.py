@@ -1,4 +1,4 @@
-"""What was measured on: the figures of two machines do not compare."""
+"""Describe the machine on which figures were measured: figures of two machines cannot be compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from vae_export._version import __version__
 
-#: What engines choose their kernels by, as Linux names it.
+#: Instruction sets by which engines choose their kernels, as Linux names them.
 _FEATURES = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
     *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
-    """JSON-able: processor, cores, memory, how busy it was, versions of what can run. No host name, no path."""
+    """Return the processor, cores, memory, load and versions of packages, JSON-able, without host name and paths."""
     try:
         busy: float | None = round(os.getloadavg()[0], 2)
     except OSError:
@@ -35,9 +35,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def identity() -> dict[str, Any]:
-    """JSON-able: what must be alike for what is quickest here to be quickest there.
+    """Return the facts, JSON-able, in which two machines must agree to share a recommendation of `tune`.
 
-    Clouds call different processors by one name, so that the instruction sets that kernels are chosen by belong to it.
+    Clouds give different processors one name, so the instruction sets by which kernels are chosen are included.
     """
     return {
         "processor": _processor(),
@@ -52,7 +52,7 @@ def _processor() -> str:
 
 
 def _line(name: str) -> str:
-    """What Linux says of the first processor under a name; empty elsewhere."""
+    """Return the entry of /proc/cpuinfo with this name for the first processor; empty where there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text("utf-8", "replace").splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")

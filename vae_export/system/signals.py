@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM at a moment when what runs can bear them.
+"""Defer Ctrl-C and SIGTERM while an exception could crash the process.
 
-PyTorch's exporter calls back and forth between Python and C++, and imports as it goes: an exception that comes in
-between can end the process with a segmentation fault, and then nothing is put in order.
+PyTorch's exporter calls back and forth between Python and C++, and imports modules on the way. An exception in between
+can end the process with a segmentation fault, and then nothing is cleaned up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def deferred_signals() -> Iterator[None]:
             os._exit(128 + signum)
         waiting.append(signum)
 
-    # What is ignored, or handled outside of Python, stays as it is.
+    # Signals that are ignored, or handled outside of Python, stay as they are.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
@@ -45,15 +45,15 @@ def deferred_signals() -> Iterator[None]:
 def exit_on_interrupt() -> None:
     """Let Ctrl-C end this process with one line, until `vae_export.cli.app.run` takes over.
 
-    Nothing has been begun that would have to be put in order; and an exception in the midst of imports, which some
-    packages turn into errors of their own, would show as a traceback.
+    Nothing has been started that would have to be cleaned up, and an exception during imports, which some packages turn
+    into errors of their own, would show as a traceback.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
         signal.signal(signal.SIGINT, _leave)
 
 
 def is_exiting_on_interrupt() -> bool:
-    """Whether Ctrl-C still is what `exit_on_interrupt` made of it."""
+    """Return whether Ctrl-C is still handled as `exit_on_interrupt` set it."""
     return signal.getsignal(signal.SIGINT) is _leave
 
 

@@ -1,4 +1,4 @@
-"""How many threads PyTorch should use: measured, not assumed.
+"""Choose the number of PyTorch's threads by measuring.
 
 Small matrix products on busy cores run several times slower on two threads than on one, because each waits for the
 other; large ones gain.

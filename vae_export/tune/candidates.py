@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vae_export.artifact.certificate import StoredCertificate
+from vae_export.artifact.certificate import METRIC, StoredCertificate
 from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.contract import Part
 from vae_export.errors import UsageError
@@ -19,9 +19,6 @@ from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
-
-#: The part in a certificate of test cases that are of encoder and decoder together.
-_METRIC = "metric"
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_typical_image(row, whole)]
     # The error of the worst image: the mean error, to which a budget applies, is not above it.
-    metric = [row for row in rows if (row["part"], row["output"]) == (_METRIC, "negative_elbo")]
+    metric = [row for row in rows if (row["part"], row["output"]) == (METRIC, "negative_elbo")]
     nats = [row["error"] for row in metric if whole == "decoder"]
     found = Degradation(
         str(target), worst_levels=max(pixels, default=None), nats_high=max(nats, default=None), part=whole
