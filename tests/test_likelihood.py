@@ -35,9 +35,7 @@ def test_both_gaussians_are_the_normal_density(x: float, mean: float, log_scale:
 
 
 @given(unit, log_scales, st.sampled_from([(0.0, 1.0), (-1.0, 1.0)]))
-def test_the_discretised_logistic_is_a_distribution_over_the_levels(
-    mean: float, log_scale: float, ends: tuple[float, float]
-) -> None:
+def test_discretised_logistic_sums_to_one_over_levels(mean: float, log_scale: float, ends: tuple[float, float]) -> None:
     low, high = ends
     levels, centre = np.linspace(low, high, 256), low + mean * (high - low)
     ours = np.exp(Likelihood("discretised-logistic").log_prob(levels, centre, log_scale, low=low, high=high))
@@ -105,7 +103,7 @@ def test_a_contract_of_the_first_versions_states_none() -> None:
         3,
     ],
 )
-def test_a_likelihood_that_makes_no_sense_is_refused(bad: object) -> None:
+def test_invalid_likelihood_is_refused(bad: object) -> None:
     with pytest.raises(ModelError):
         Contract.from_json(Contract((1, 2, 3), (4,)).to_json() | {"likelihood": bad})
 

@@ -21,7 +21,7 @@ def within(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + values * (high - low)
 
 
-def test_pixels_have_the_levels_that_the_specification_shows() -> None:
+def test_pixels_match_levels_of_specification() -> None:
     text = (Path(__file__).parent.parent / "docs" / "bundle-format.md").read_text("utf-8")
     (pixels, bytes_) = re.search(r"^\| pixel, range \[0, 1\] \|(.*)\|\n.*\n\| byte \|(.*)\|$", text, re.M).groups()  # type: ignore[union-attr]
     expected = [int(level) for level in bytes_.split("|")]
@@ -69,7 +69,7 @@ def test_a_brighter_pixel_has_no_lower_level(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 128, 254])
-def test_a_pixel_on_the_boundary_is_explained_and_one_beside_it_is_not(level: int) -> None:
+def test_boundary_pixel_is_explained_neighbour_is_not(level: int) -> None:
     boundary = (level + 0.5) / 255
     exact, image = np.array([boundary - 1e-8]), np.array([boundary + 1e-8])
     assert compare_levels(image, exact, low=0, high=1, band=1e-7) == GreyLevels(1, 0, 1)

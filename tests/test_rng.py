@@ -53,7 +53,7 @@ def test_samples_are_those_of_the_specification(size: str, seed: str, row: str, 
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_the_transform_is_the_inverse_of_the_normal_distribution(word: int) -> None:
+def test_transform_inverts_normal_distribution(word: int) -> None:
     """Held against Python's own, which has another logarithm: at most one float32 apart."""
     exact = NormalDist().inv_cdf((word + 0.5) / 2**32)
     value = float(normal(np.array([word], np.uint32))[0])

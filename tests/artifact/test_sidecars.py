@@ -19,7 +19,7 @@ from vae_export.errors import IntegrityError, ModelError
 NAME, WEIGHTS = "decoder.openvino.xml", "decoder.openvino.bin"
 
 
-def test_content_names_the_file_first_and_its_sidecars_after_it() -> None:
+def test_content_lists_file_before_sidecars() -> None:
     assert FileContent(b"data").by_name("decoder.onnx") == {"decoder.onnx": b"data"}
     files = FileContent(b"graph", {".bin": b"weights"}).by_name(NAME)
     assert list(files.items()) == [(NAME, b"graph"), (WEIGHTS, b"weights")]
@@ -32,7 +32,7 @@ def test_the_manifest_and_the_certificate_name_both(mlp: Exported) -> None:
     assert {stored.name: stored.sha256 for stored in entry.stored}.items() <= files.items()
 
 
-def test_a_file_that_stands_alone_has_nothing_beside_it_in_the_manifest(mlp: Exported) -> None:
+def test_manifest_omits_beside_for_files_without_sidecars(mlp: Exported) -> None:
     document = json.loads(mlp.artifact.manifest.text)
     assert {entry["format"] for entry in document["files"] if "beside" in entry} == {"openvino"}
 
@@ -78,9 +78,7 @@ def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
 
 
 @pytest.mark.slow
-def test_one_file_without_a_manifest_is_verified_with_what_lies_beside_it(
-    mlp: Exported, invoke: Invoke, tmp_path: Path
-) -> None:
+def test_single_file_is_verified_with_its_sidecar(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
     given = ("verify", "--checkpoint", mlp.checkpoint, "--file", tmp_path / NAME, "--part", "decoder", "--quick")
     shutil.copy(mlp.folder / NAME, tmp_path)
     refused = invoke(*given)

@@ -69,7 +69,7 @@ def test_any_zip_library_reads_it(path: Path) -> None:
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_unpacked_it_is_an_export_and_its_list_of_hashes_checks_it(path: Path, tmp_path: Path) -> None:
+def test_unpacked_bundle_is_an_export_with_valid_hashes(path: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "unpacked")
     check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
@@ -95,7 +95,7 @@ def test_a_name_that_could_do_harm_is_never_written(name: str) -> None:
         write_archive({name: b""})
 
 
-def test_names_that_differ_in_case_only_are_never_written() -> None:
+def test_names_differing_only_in_case_are_refused() -> None:
     with pytest.raises(IntegrityError, match="two files have one name: LICENSE; got license"):
         write_archive({"license": b"", "LICENSE": b""})
 
@@ -121,14 +121,14 @@ def test_what_the_export_does_not_have_is_refused(mlp: Exported, chosen: dict[st
         pack(mlp.artifact, record(mlp), name="x", **chosen)  # type: ignore[arg-type]
 
 
-def test_a_certificate_that_did_not_pass_makes_no_bundle(mlp: Exported) -> None:
+def test_failed_certificate_cannot_be_bundled(mlp: Exported) -> None:
     document = json.loads(record(mlp).data) | {"verdict": "fail"}
     failed = parse_certificate(json.dumps(document).encode(), "here")
     with pytest.raises(ParityError, match="certificate did not pass"):
         pack(mlp.artifact, failed, name="x")
 
 
-def test_a_certificate_of_other_files_makes_no_bundle(mlp: Exported) -> None:
+def test_certificate_of_other_files_cannot_be_bundled(mlp: Exported) -> None:
     document = json.loads(record(mlp).data)
     document["files"]["decoder.onnx"] = "0" * 64
     other = parse_certificate(json.dumps(document).encode(), "here")
@@ -139,13 +139,13 @@ def test_a_certificate_of_other_files_makes_no_bundle(mlp: Exported) -> None:
         pack(mlp.artifact, parse_certificate(json.dumps(document).encode(), "here"), name="x")
 
 
-def test_an_export_without_golden_vectors_makes_no_bundle(mlp: Exported) -> None:
+def test_export_without_golden_vectors_cannot_be_bundled(mlp: Exported) -> None:
     bare = replace(mlp.artifact, manifest=replace(mlp.artifact.manifest, golden=()))
     with pytest.raises(ModelError, match="export has no golden vectors: .*; export again"):
         pack(bare, record(mlp), name="x")
 
 
-def test_a_file_that_was_altered_since_makes_no_bundle(mlp: Exported, tmp_path: Path) -> None:
+def test_altered_file_cannot_be_bundled(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     golden = artifact.folder / "golden" / "latent.f32"
     golden.write_bytes(golden.read_bytes()[:-4] + b"\0\0\0\0")
@@ -175,7 +175,7 @@ def test_the_card_says_what_a_person_asks(path: Path) -> None:
     assert "Fewer bits" not in card
 
 
-def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported) -> None:
+def test_model_card_states_degradation_and_tolerance(mlp: Exported) -> None:
     known = record(mlp)
     pixels = {"part": "decoder", "target": "onnx+int8/CPU", "worst_levels": 12, "mean_levels": 0.28}
     cost = {**pixels, "nats": 0.02, "nats_low": -0.018, "nats_high": 0.059}
@@ -190,14 +190,14 @@ def test_the_card_says_what_fewer_bits_cost_and_of_what_is_allowed(mlp: Exported
     assert all(re.fullmatch(r".* nats \| \d+% \|", row) for row in rows)
 
 
-def test_a_certificate_that_the_card_cannot_be_made_of_is_one_line(mlp: Exported) -> None:
+def test_certificate_unfit_for_card_is_one_line_error(mlp: Exported) -> None:
     known = record(mlp)
     wrong = StoredCertificate(known.data, {**known.document, "drift": ["free"]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*certificate.json; got "):
         pack(mlp.artifact, wrong, name="x")
 
 
-def test_card_and_inspection_name_a_band_of_the_makers_own(mlp: Exported, tmp_path: Path) -> None:
+def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path) -> None:
     """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
     known = record(mlp)
     document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
@@ -245,7 +245,7 @@ def test_from_export_to_inspection_by_the_command_line(mlp: Exported, tmp_path: 
     assert run_cli("inspect", out, "--card", cwd=tmp_path).stdout.startswith("# digits\n")
 
 
-def test_a_damaged_bundle_is_exit_4_and_nothing_is_shown(packed: bytes, tmp_path: Path) -> None:
+def test_damaged_bundle_exits_4_and_shows_nothing(packed: bytes, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(packed[:5000] + b"?" + packed[5001:])
     result = run_cli("inspect", damaged, cwd=tmp_path)
@@ -287,7 +287,7 @@ def test_the_container_is_byte_for_byte_as_specified() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
-def test_a_decoder_with_a_second_output_travels_and_tests_itself(likelihood: LikelihoodName, tmp_path: Path) -> None:
+def test_decoder_with_two_outputs_passes_self_test_from_bundle(likelihood: LikelihoodName, tmp_path: Path) -> None:
     config = VAEConfig("mlp", (3, 8, 8), 4, 16, likelihood=Likelihood(likelihood))
     torch.manual_seed(0)
     network = VAE(config)

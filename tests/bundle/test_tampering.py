@@ -15,7 +15,7 @@ from vae_export.errors import VaeExportError
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # of zipfile, which makes the fault
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_tampered_bundle_is_refused_by_name(packed: bytes, tmp_path: Path, kind: Kind) -> None:
+def test_tampered_bundle_is_refused_by_name(packed: bytes, tmp_path: Path, kind: Kind) -> None:
     path = tmp_path / "tampered.zip"
     rng = random.Random(zlib.crc32(kind.__name__.encode()))
     for _ in range(12):
@@ -30,7 +30,7 @@ def test_a_tampered_bundle_is_refused_by_name(packed: bytes, tmp_path: Path, kin
         assert not tampered.named or any(name in said for name in tampered.named), said
 
 
-def test_an_untouched_bundle_is_opened(packed: bytes, tmp_path: Path) -> None:
+def test_untouched_bundle_is_opened(packed: bytes, tmp_path: Path) -> None:
     """What the tests above refuse, they refuse for what was done to it."""
     path = tmp_path / "good.zip"
     path.write_bytes(packed)

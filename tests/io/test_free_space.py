@@ -12,7 +12,7 @@ from vae_export.io.atomic import check_room, storage_errors
 
 
 @pytest.mark.parametrize("code", ["EIO", "EFBIG", "ELOOP", "ENOSPC", "EDQUOT", "EACCES", "EROFS", "ENAMETOOLONG"])
-def test_every_error_of_the_system_becomes_a_storage_error(tmp_path: Path, code: str) -> None:
+def test_os_errors_become_storage_errors(tmp_path: Path, code: str) -> None:
     import errno
 
     number = getattr(errno, code)

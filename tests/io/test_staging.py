@@ -68,7 +68,7 @@ class TestStagedFolder:
         assert names(tmp_path) == ["out"]
 
     @pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("elsewhere", target_is_directory=True)])
-    def test_force_replaces_a_file_or_a_link_and_leaves_no_trace_of_it(self, tmp_path: Path, make: object) -> None:
+    def test_force_replaces_file_or_link_completely(self, tmp_path: Path, make: object) -> None:
         (tmp_path / "elsewhere").mkdir()
         for _ in range(2):
             (tmp_path / "out").rename(tmp_path / "gone") if (tmp_path / "out").exists() else None
@@ -84,7 +84,7 @@ class TestStagedFolder:
         with pytest.raises(UsageError, match="not a name for an output"):
             check_free(Path(path), force=True)
 
-    def test_too_long_a_path_is_refused_before_any_work(self, tmp_path: Path) -> None:
+    def test_long_path_is_refused_before_work(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="path too long"):
             check_free(tmp_path / ("n" * 300), force=False)
 
@@ -110,9 +110,7 @@ class TestStagedFolder:
             check_free(final, force=False)
         assert names(final) == ["old"]
 
-    def test_what_a_killed_process_left_is_gone_after_the_next_and_what_a_live_one_fills_is_not(
-        self, tmp_path: Path
-    ) -> None:
+    def test_stale_partial_folder_is_swept_live_one_kept(self, tmp_path: Path) -> None:
         code = """if True:
             import sys, time
             from pathlib import Path
@@ -147,7 +145,7 @@ class TestStagedFolder:
                 child.communicate()
 
     @pytest.mark.parametrize("call", ["os.open", "fcntl.flock"])
-    def test_a_folder_that_is_swept_before_it_is_held_is_made_anew(
+    def test_folder_swept_before_its_lock_is_made_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
     ) -> None:
         module, name = call.split(".")
@@ -165,9 +163,7 @@ class TestStagedFolder:
             assert names(tmp_path) == [staging.name] != [swept[0].name]
         assert names(tmp_path) == ["out"]
 
-    def test_whoever_still_writes_into_one_that_failed_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_late_writer_cannot_recreate_failed_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A worker of Ray outlives the process that asked it by a moment: by just that of the removal."""
         rmdir, refused = os.rmdir, []
 
@@ -226,7 +222,7 @@ class TestStagedFile:
                 file.write(bytes(100_000))
         assert names(small_disk) == []
 
-    def test_what_a_killed_process_left_is_swept_and_what_a_live_one_writes_is_not(self, tmp_path: Path) -> None:
+    def test_stale_partial_file_is_swept_live_one_kept(self, tmp_path: Path) -> None:
         code = """if True:
             import sys, time
             from pathlib import Path
@@ -244,9 +240,7 @@ class TestStagedFile:
             pass
         assert names(tmp_path) == ["file"]
 
-    def test_what_is_written_is_held_until_it_has_its_final_name(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_staged_file_is_locked_until_published(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another writer sweeps just when the file is whole and about to be renamed."""
         rename = os.replace
 

@@ -54,7 +54,7 @@ def test_it_gives_what_pytorch_gives(exported: Callable[[str], Exported], name: 
         (None, "not an array: .*got NoneType"),
     ],
 )
-def test_what_does_not_keep_the_contract_is_refused_by_name(model: Model, latent: object, said: str) -> None:
+def test_inputs_that_break_the_contract_are_named(model: Model, latent: object, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         model.decode(latent)  # type: ignore[arg-type]
 
@@ -67,7 +67,7 @@ def test_images_are_held_to_the_contract_too(model: Model) -> None:
             model.reconstruct(image)
 
 
-def test_pixels_out_of_range_are_refused_and_rounding_is_not(model: Model) -> None:
+def test_out_of_range_pixels_are_refused_rounding_allowed(model: Model) -> None:
     """Levels from 0 to 255 as floats are what an application gets wrong first; the network would take them."""
     image = np.zeros((2, 1, 28, 28), np.float32)
     image[1, 0, 2, 3] = 255
@@ -96,7 +96,7 @@ def test_a_wrong_name_is_refused_with_the_right_ones(mlp: Exported, inputs: dict
         opened.run({"image": np.zeros((2, 1, 28, 28), np.float32), "noise": latents(3)})
 
 
-def test_how_an_array_lies_in_memory_does_not_matter(model: Model) -> None:
+def test_array_memory_layout_does_not_matter(model: Model) -> None:
     wide = np.random.default_rng(0).standard_normal((6, 8), dtype=np.float32)
     expected = model.decode(np.ascontiguousarray(wide[:, ::2]))
     read_only = wide[:, ::2].copy()

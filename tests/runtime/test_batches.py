@@ -24,7 +24,7 @@ def test_threads_share_a_model(mlp: Exported) -> None:
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
-def test_a_large_batch_goes_through_in_pieces(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_batch_is_computed_in_pieces(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     compute = Session.compute
 
@@ -42,7 +42,7 @@ def test_a_large_batch_goes_through_in_pieces(mlp: Exported, monkeypatch: pytest
     assert np.abs(pieces - whole).max() < 1e-6
 
 
-def test_the_last_piece_is_checked_before_the_first_is_computed(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_rows_are_checked_before_computing(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "compute", lambda *_: pytest.fail("computed"))
     latent = latents(10)
     latent[9, 3] = np.nan
@@ -50,7 +50,7 @@ def test_the_last_piece_is_checked_before_the_first_is_computed(mlp: Exported, m
         load(mlp.folder, batch_size=4).decode(latent)
 
 
-def test_a_batch_without_room_for_its_result_is_refused_before_any_is_computed(mlp: Exported) -> None:
+def test_batch_beyond_memory_is_refused_before_computing(mlp: Exported) -> None:
     """Three million rows give 9 GB of images, in a process that may have 4."""
     code = """
 import resource, sys, numpy, vae_export
@@ -65,7 +65,7 @@ except vae_export.VaeExportError as error:
     assert result.stdout.startswith("OutOfMemoryError: out of memory; got 3,000,000 rows of decoder"), result.stderr
 
 
-def test_what_an_engine_has_no_room_for_is_said(mlp: Exported) -> None:
+def test_engine_out_of_memory_is_reported(mlp: Exported) -> None:
     """A network's inner results have no room in a process that was let grow to its own size and a little more."""
     code = """
 import resource, sys, vae_export

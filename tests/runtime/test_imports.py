@@ -23,15 +23,15 @@ def imported_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code", ["import vae_export.runtime", "import vae_export; vae_export.load", "from vae_export import load, Model"]
 )
-def test_importing_it_brings_no_torch(code: str) -> None:
+def test_importing_runtime_does_not_import_torch(code: str) -> None:
     assert imported_by(code) & set(HEAVY) == set()
 
 
-def test_the_test_of_imports_can_fail() -> None:
+def test_import_check_detects_torch() -> None:
     assert "torch" in imported_by("import vae_export; vae_export.verify") & set(HEAVY)
 
 
-def test_it_works_where_nothing_else_can_be_imported(mlp: Exported, tmp_path: Path) -> None:
+def test_runtime_works_without_any_optional_package(mlp: Exported, tmp_path: Path) -> None:
     code = f"""if True:
         import sys
         for name in {HEAVY}:

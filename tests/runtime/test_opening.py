@@ -18,7 +18,7 @@ from vae_export.runtime import session
 from vae_export.runtime.session import Session
 
 
-def test_an_altered_file_never_reaches_onnx_runtime(
+def test_altered_file_never_reaches_onnx_runtime(
     mlp: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = mlp.copied(tmp_path / "export")
@@ -43,7 +43,7 @@ def test_an_altered_file_never_reaches_onnx_runtime(
 
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
-def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(mlp: Exported, provider: str) -> None:
+def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: str) -> None:
     if provider in session.ort.get_available_providers():
         pytest.skip(f"{provider} is there")
     with pytest.raises(TargetError, match="provider is not there: .*expected .*CPUExecutionProvider"):
@@ -51,7 +51,7 @@ def test_a_provider_that_is_not_there_is_an_error_and_no_fallback(mlp: Exported,
 
 
 @pytest.mark.parametrize("change", [{"latent_shape": (5,)}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}])
-def test_a_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
+def test_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
     (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, contract=contract, golden=()).text)
@@ -62,13 +62,13 @@ def test_a_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, ch
 
 
 @pytest.mark.parametrize("data", [b"", b"no onnx", b"\x08\x08\x12\x00" * 50])
-def test_bytes_that_are_no_graph_are_refused_in_one_line(mlp: Exported, data: bytes) -> None:
+def test_invalid_onnx_bytes_are_refused_in_one_line(mlp: Exported, data: bytes) -> None:
     with pytest.raises(ModelError) as caught:
         Session(data, mlp.source.contract.spec("decoder"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
+def test_missing_part_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     files = tuple(entry for entry in artifact.manifest.files if entry.part != "encoder")
     (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
@@ -84,7 +84,7 @@ def test_a_part_that_was_not_exported_is_refused_by_name(mlp: Exported, tmp_path
         ("folder", r"no export here: .*; expected manifest\.json"),
     ],
 )
-def test_a_place_without_an_export_is_refused(tmp_path: Path, kind: str, said: str) -> None:
+def test_path_without_export_is_refused(tmp_path: Path, kind: str, said: str) -> None:
     if kind == "file":
         (tmp_path / kind).touch()
     elif kind == "folder":
@@ -95,18 +95,18 @@ def test_a_place_without_an_export_is_refused(tmp_path: Path, kind: str, said: s
 
 @pytest.mark.parametrize("option", ["threads", "batch_size"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
-def test_a_bad_option_is_refused(mlp: Exported, option: str, value: object) -> None:
+def test_bad_option_is_refused(mlp: Exported, option: str, value: object) -> None:
     with pytest.raises(UsageError, match=f"bad {option}; expected an integer from 1 "):
         load(mlp.folder, **{option: value})  # type: ignore[arg-type]
 
 
-def test_more_threads_than_there_are_anywhere_are_refused(mlp: Exported) -> None:
+def test_excessive_thread_count_is_refused(mlp: Exported) -> None:
     """ONNX Runtime would start them."""
     with pytest.raises(UsageError, match="bad threads; expected an integer from 1 to 1,024, got 20000"):
         load(mlp.folder, threads=20_000)
 
 
-def test_a_name_that_no_file_has_is_no_export() -> None:
+def test_unreadable_path_is_refused() -> None:
     with pytest.raises(ModelError, match=r"path cannot be read: a{60}…; expected .*, got File name too long; check"):
         load("a" * 5000)
 

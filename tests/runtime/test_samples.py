@@ -10,7 +10,7 @@ from vae_export import Model, load
 from vae_export.errors import ModelError, UsageError
 
 
-def test_samples_of_a_seed_are_the_same_wherever_they_are_drawn(model: Model) -> None:
+def test_samples_of_a_seed_do_not_depend_on_start(model: Model) -> None:
     images = model.sample(5, 7)
     assert images.shape == (5, 1, 28, 28)
     assert model.prior(2, 7, start=3).tobytes() == model.prior(5, 7)[3:].tobytes()
@@ -24,7 +24,7 @@ def test_a_bad_number_of_samples_is_refused(model: Model, n: object) -> None:
         model.sample(n)  # type: ignore[arg-type]
 
 
-def test_interpolation_goes_from_one_reconstruction_to_the_other(model: Model) -> None:
+def test_interpolation_ends_at_both_reconstructions(model: Model) -> None:
     images = model.sample(2, 0)
     path = model.interpolate(images[0], images[1], 5)
     assert path.shape == (5, 1, 28, 28)

@@ -68,7 +68,7 @@ def test_golden_images_lie_in_the_contracts_range(exported: object) -> None:
 
 
 @pytest.mark.parametrize("factor", [1 + 1e-3, 1 - 1e-4, -1.0, math.nan, math.inf])
-def test_an_engine_that_computes_something_else_is_found(mlp: Exported, factor: float) -> None:
+def test_self_test_detects_wrong_engine(mlp: Exported, factor: float) -> None:
     model = load(mlp.folder)
 
     def wrong(part: Part, **inputs: Array) -> dict[str, Array]:
@@ -96,7 +96,7 @@ def test_an_export_without_golden_vectors_says_so(mlp: Exported) -> None:
 
 
 @given(st.floats(0, 1, width=32), st.floats(-2, 2))
-def test_an_error_within_the_band_passes_and_one_beyond_it_fails(value: float, share: float) -> None:
+def test_self_test_passes_within_tolerance_only(value: float, share: float) -> None:
     exact = np.full((3, 2, 2), value, np.float32)
     got = exact.astype(np.float64)
     got[1, 1, 0] += share * BAND
@@ -108,7 +108,7 @@ def test_an_error_within_the_band_passes_and_one_beyond_it_fails(value: float, s
         assert not judgement.passed
 
 
-def test_a_pixel_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not() -> None:
+def test_only_boundary_pixels_are_explained() -> None:
     boundary = 100.5 / 255
     exact = np.array([[[boundary - 1e-7, 0.5], [0.5, 0.5]]])
     got = exact.copy()

@@ -75,7 +75,7 @@ with deferred_signals():
     assert (result.returncode, result.stdout) == (130, "")
 
 
-def test_a_signal_after_openvino_has_come_and_gone_is_only_a_signal(mlp: Exported) -> None:
+def test_signal_handler_works_after_openvino_unloads(mlp: Exported) -> None:
     """With Python's own signal stack, that of `faulthandler`, in place, as in a test runner or a debugger."""
     code = """
 import faulthandler, os, signal, sys
