@@ -57,7 +57,7 @@ def check_picture(grid: np.ndarray, model: Model) -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_it_passes_and_draws_the_same_images(
+def test_host_passes_and_draws_the_same_images(
     name: str, host: Callable[[str], Host], folder: Path, model: Model, tmp_path: Path
 ) -> None:
     found = host(name)
@@ -68,7 +68,7 @@ def test_it_passes_and_draws_the_same_images(
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_an_altered_file_never_reaches_the_engine(
+def test_altered_file_never_reaches_the_engine(
     name: str, host: Callable[[str], Host], folder: Path, altered: Path, tmp_path: Path
 ) -> None:
     report = run(host(name), folder, altered, picture=tmp_path / PICTURE)
@@ -82,7 +82,9 @@ def test_an_altered_file_never_reaches_the_engine(
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_what_it_cannot_do_is_one_line(name: str, host: Callable[[str], Host], folder: Path, tmp_path: Path) -> None:
+def test_host_refuses_bad_arguments_in_one_line(
+    name: str, host: Callable[[str], Host], folder: Path, tmp_path: Path
+) -> None:
     found = host(name)
     for report, said in (
         (run(found, folder, Path("nothing.zip"), picture=tmp_path / PICTURE), "error: .*nothing.zip"),
@@ -108,7 +110,7 @@ def test_wrong_pixels_fail_the_self_test(
 
 
 @pytest.mark.parametrize("backend", ["wasm", "webgpu"])
-def test_the_browser_passes_and_draws_the_same_images(
+def test_browser_passes_and_draws_the_same_images(
     backend: str, host: Callable[[str], Host], folder: Path, model: Model
 ) -> None:
     found = host("browser")
@@ -134,7 +136,7 @@ def test_the_browser_passes_and_draws_the_same_images(
         check_picture(np.asarray(image.convert("L")), model)
 
 
-def test_the_browser_refuses_an_altered_file(host: Callable[[str], Host], folder: Path, altered: Path) -> None:
+def test_browser_refuses_an_altered_file(host: Callable[[str], Host], folder: Path, altered: Path) -> None:
     host("browser")
     with headless.serving(folder) as served:
         report = browse(served, altered)
@@ -144,7 +146,7 @@ def test_the_browser_refuses_an_altered_file(host: Callable[[str], Host], folder
     assert report.lines[1] == "FAIL"
 
 
-def test_the_browser_fails_on_wrong_pixels(host: Callable[[str], Host], folder: Path, wrong: Path) -> None:
+def test_browser_fails_on_wrong_pixels(host: Callable[[str], Host], folder: Path, wrong: Path) -> None:
     host("browser")
     with headless.serving(folder) as served:
         report = browse(served, wrong)
@@ -152,7 +154,7 @@ def test_the_browser_fails_on_wrong_pixels(host: Callable[[str], Host], folder: 
     assert report.pixels == (1, 1)
 
 
-def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str], Host], folder: Path) -> None:
+def test_browser_without_webgpu_fails_rather_than_fall_back(host: Callable[[str], Host], folder: Path) -> None:
     host("browser")
     with headless.serving(folder) as served:
         lines, _ = headless.console(
@@ -161,7 +163,7 @@ def test_the_browser_does_not_replace_a_backend_in_silence(host: Callable[[str],
     assert lines[-2:] == ["error: this browser has no WebGPU adapter", "FAIL"]
 
 
-def test_a_few_lines_of_python_do_the_same(folder: Path, wrong: Path) -> None:
+def test_short_python_example_passes_and_fails_like_a_host(folder: Path, wrong: Path) -> None:
     short = (ROOT / "examples/python/short.py").read_text("utf-8")
     done = run_python(short, BUNDLE, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -176,7 +178,7 @@ def test_a_few_lines_of_python_do_the_same(folder: Path, wrong: Path) -> None:
     assert done.stderr.rstrip().endswith("see what the engine does otherwise")
 
 
-def test_every_host_has_its_row_in_the_table_and_its_page() -> None:
+def test_every_host_has_a_table_row_and_a_page() -> None:
     table = (ROOT / "examples/README.md").read_text("utf-8")
     folders = {path.parent.name for path in (ROOT / "examples").glob("*/README.md")}
     assert folders == set(HOSTS) == set(re.findall(r"^\| \[([\w-]+)\]\(\1\)", table, re.M))
@@ -184,7 +186,7 @@ def test_every_host_has_its_row_in_the_table_and_its_page() -> None:
         assert name == "browser" or host.lines[-1].endswith(f"{BUNDLE} {PICTURE}")
 
 
-def test_the_hosts_use_nothing_of_the_library() -> None:
+def test_python_host_does_not_import_the_library() -> None:
     for name in ("bundle.py", "main.py"):
         assert not re.search(
             r"^\s*(import|from) vae_export", (ROOT / "examples/python" / name).read_text("utf-8"), re.M

@@ -30,19 +30,19 @@ def bits(numbers: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_python(draw: tuple[int, int, int, int], example: ModuleType) -> None:
+def test_python_noise_matches_the_library(draw: tuple[int, int, int, int], example: ModuleType) -> None:
     n, size, seed, start = draw
     assert bits(example.sample(n, size, seed, start)) == bits(rng.sample((n, size), seed, start=start))
 
 
-def test_python_where_the_branches_meet(example: ModuleType) -> None:
+def test_python_normal_matches_the_library_at_branch_boundaries(example: ModuleType) -> None:
     expected = bits(rng.normal(np.array(WORDS, np.uint32)))
     assert bits(np.array([example.normal(word) for word in WORDS])) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["-O0"], ["-O3", "-march=native"]], ids=" ".join)
-def test_cpp(options: list[str], tmp_path: Path) -> None:
+def test_cpp_noise_matches_the_library(options: list[str], tmp_path: Path) -> None:
     """As it is written, and as an optimiser with the machine's own instructions rewrites it."""
     require("g++")
     program = tmp_path / "bits.cpp"

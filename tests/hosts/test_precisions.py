@@ -62,7 +62,7 @@ def allowed(report: Report) -> Mapping[tuple[str, str], float]:
 
 
 @pytest.mark.parametrize("name", EIGHT_BITS)
-def test_eight_bits_alone_pass_within_their_own_bands(
+def test_int8_bundle_passes_within_its_int8_tolerances(
     name: str, host: Callable[[str], Host], folder: Path, eight_bits: Artifact, tmp_path: Path
 ) -> None:
     found = host(name)
@@ -75,7 +75,7 @@ def test_eight_bits_alone_pass_within_their_own_bands(
 
 
 @pytest.mark.parametrize("name", EIGHT_BITS)
-def test_eight_bits_fail_beyond_their_band_and_where_none_is_stated(
+def test_int8_bundle_fails_beyond_or_without_its_int8_tolerance(
     name: str, host: Callable[[str], Host], folder: Path, eight_bits: Artifact, tmp_path: Path
 ) -> None:
     found = host(name)
@@ -96,7 +96,7 @@ def test_eight_bits_fail_beyond_their_band_and_where_none_is_stated(
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_float32_is_taken_wherever_it_stands_and_what_is_not_known_is_left_alone(
+def test_host_picks_float32_files_and_ignores_unknown_ones(
     name: str, host: Callable[[str], Host], folder: Path, lowered: Artifact, tmp_path: Path
 ) -> None:
     found = host(name)

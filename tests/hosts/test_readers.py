@@ -37,7 +37,9 @@ def damages(data: bytes) -> list[bytes]:
     return [bytes(damage) for damage in found if damage != data]
 
 
-def test_python(small: bytes, example: ModuleType, tmp_path: Path) -> None:
+def test_python_reader_refuses_damage_or_reads_the_same_files(
+    small: bytes, example: ModuleType, tmp_path: Path
+) -> None:
     whole = {name: bytes(data) for name, data in read_archive(small, "small").items() if name != "SHA256SUMS"}
     path = tmp_path / "damaged.zip"
     accepted = 0

@@ -51,7 +51,7 @@ def with_mean_error(error: float | None) -> CaseResult:
     return replace(ROW, comparison=replace(GOOD, mean_error=error), limits=scale)
 
 
-def test_one_row_within_its_band_passes() -> None:
+def test_certificate_with_one_row_within_tolerance_passes() -> None:
     assert PASSED.passed
     PASSED.require()
 
@@ -91,7 +91,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_it_fails_and_says_why_and_can_be_written(name: str, tmp_path: Path) -> None:
+def test_failing_certificate_raises_and_is_written_as_fail(name: str, tmp_path: Path) -> None:
     certificate = FAILING[name]
     assert not certificate.passed
     with pytest.raises(ParityError):
@@ -100,13 +100,13 @@ def test_it_fails_and_says_why_and_can_be_written(name: str, tmp_path: Path) -> 
     assert json.loads((tmp_path / "certificate.json").read_text("utf-8"))["verdict"] == "fail"
 
 
-def test_a_warning_and_an_explained_pixel_do_no_harm() -> None:
+def test_warnings_and_explained_pixels_still_pass() -> None:
     warned = replace(PASSED, findings=(Finding("unused-initialiser", "warning", "decoder.onnx", "x"),))
     assert warned.passed
     assert replace(PASSED, results=(replace(ROW, comparison=replace(GOOD, grey=GreyLevels(3, 0, 1))),)).passed
 
 
-def test_the_message_names_the_worst_row() -> None:
+def test_failure_message_names_the_worst_row() -> None:
     rows = (with_error(1.0), replace(with_error(2.0), probe="six-sigma"), ROW)
     divergence = NodeMismatch("node_linear (Gemm)", "linear", (0, 1), 1.0, 2.0, 1.0, 1e-6)
     certificate = replace(PASSED, results=rows, planned=3, node_mismatches={"decoder.onnx": divergence})
@@ -118,7 +118,7 @@ def test_the_message_names_the_worst_row() -> None:
         FAILING["a row is missing"].require()
 
 
-def test_a_divergence_that_is_nan_can_be_written(tmp_path: Path) -> None:
+def test_nan_in_a_node_mismatch_is_written_as_null(tmp_path: Path) -> None:
     divergence = NodeMismatch("n (Gemm)", "linear", (0,), math.nan, 1.0, math.nan, 1e-6)
     certificate = replace(FAILING["a fault"], node_mismatches={"decoder.onnx": divergence})
     certificate.write(tmp_path / "c.json")
@@ -126,7 +126,7 @@ def test_a_divergence_that_is_nan_can_be_written(tmp_path: Path) -> None:
     assert (said["exported"], said["expected"], said["error"]) == (None, 1.0, None)
 
 
-def test_figures_have_six_digits_everywhere_and_what_is_not_finite_is_null() -> None:
+def test_figures_have_six_digits_and_non_finite_ones_are_null() -> None:
     divergence = NodeMismatch("n (Gemm)", "linear", (0,), 1 / 3, 2 / 3, 1 / 3, 1 / 7)
     rows = (with_error(1 / 3), with_error(math.inf), with_error(math.nan))
     said = replace(PASSED, results=rows, planned=3, node_mismatches={"decoder.onnx": divergence}).to_json()
@@ -135,7 +135,7 @@ def test_figures_have_six_digits_everywhere_and_what_is_not_finite_is_null() -> 
     assert said["divergences"]["decoder.onnx"]["band"] == 0.142857
 
 
-def test_what_was_left_out_and_the_users_own_band_are_recorded() -> None:
+def test_certificate_records_gaps_and_the_user_tolerance() -> None:
     whole = PASSED.to_json()
     assert (whole["tolerance"], whole["nats_not_compared"], PASSED.gaps) == (None, None, ())
     partly = replace(
@@ -151,7 +151,7 @@ def test_what_was_left_out_and_the_users_own_band_are_recorded() -> None:
     assert [line.partition(":")[0] for line in partly.gaps] == ["a.pt2", "onnx/x", "nats"]
 
 
-def test_the_reason_names_pixels_outside_the_range() -> None:
+def test_failure_reason_counts_pixels_outside_the_range() -> None:
     assert replace(ROW, comparison=replace(GOOD, outside=3)).reason.endswith("; 3 pixels outside the contract's range")
 
 
@@ -177,13 +177,13 @@ def complaints(certificate: Certificate, whole: Mapping[str, object]) -> list[st
 
 
 @pytest.mark.parametrize("certificate", [PASSED, FILLED, *FAILING.values()], ids=["passed", "filled", *FAILING])
-def test_the_schema_in_the_docs_is_that_of_the_file(certificate: Certificate, mlp: Subject) -> None:
+def test_certificate_files_match_the_documented_schema(certificate: Certificate, mlp: Subject) -> None:
     real = json.loads(mlp.artifact.certificate.read_text("utf-8"))
     assert [error.json_path for error in Draft202012Validator(SCHEMA).iter_errors(real)] == []
     assert complaints(certificate, real["environment"]) == []
 
 
-def test_the_schema_names_every_key_and_refuses_others(mlp: Subject) -> None:
+def test_schema_lists_every_key_and_rejects_unknown_ones(mlp: Subject) -> None:
     real = json.loads(mlp.artifact.certificate.read_text("utf-8"))
     assert set(SCHEMA["properties"]) == set(real) == set(SCHEMA["required"])
     assert set(SCHEMA["$defs"]["row"]["properties"]) == set(real["rows"][0])
@@ -200,7 +200,7 @@ class Overflows(nn.Module):
         return torch.cat([grown, grown], 1).unflatten(1, (1, 2, 2))
 
 
-def test_where_pytorch_itself_overflows_nothing_passes(tmp_path: Path) -> None:
+def test_decoder_that_overflows_in_float32_is_refused(tmp_path: Path) -> None:
     """Its own error is infinite there, and must not become an infinite band."""
     with pytest.raises(ModelError, match="numbers that are not finite: decoder, 'image'"):
         export(Source(Contract((1, 2, 2), (2,)), decoder=Overflows()), tmp_path / "export")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 TARGET = "onnx+int4-weights/CPUExecutionProvider"
 
 
-def test_an_autoencoder_is_held_against_the_budget(mlp: Subject, tmp_path: Path) -> None:
+def test_autoencoder_that_misses_the_budget_is_refused(mlp: Subject, tmp_path: Path) -> None:
     out = tmp_path / "export"
     with pytest.raises(
         ParityError, match=rf"budget is missed; got autoencoder on {TARGET.replace('+', '.')}: .* nats, 0 "
@@ -37,7 +37,7 @@ def test_an_autoencoder_is_held_against_the_budget(mlp: Subject, tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_one_file_costs_as_many_nats_as_its_two_halves(mlp: Subject, tmp_path: Path) -> None:
+def test_autoencoder_costs_as_many_nats_as_encoder_and_decoder(mlp: Subject, tmp_path: Path) -> None:
     _, certificate = export(mlp.source, tmp_path / "export", precisions=["int4-weights"])
     halves, whole = certificate.degradations
     assert (halves.part, whole.part) == ("decoder", "autoencoder")
@@ -45,7 +45,7 @@ def test_one_file_costs_as_many_nats_as_its_two_halves(mlp: Subject, tmp_path: P
     assert whole.nats == pytest.approx(halves.nats, rel=1e-4)
 
 
-def test_what_has_no_decoder_beside_it_is_named_where_there_is_a_budget(mlp: Subject, tmp_path: Path) -> None:
+def test_part_without_a_decoder_is_listed_as_a_budget_gap(mlp: Subject, tmp_path: Path) -> None:
     parts, budget = ("encoder", "autoencoder"), Budget(max_grey_levels=255)
     _, certificate = export(mlp.source, tmp_path / "export", parts=parts, pixels=["uint8-hwc"], budget=budget)
     for part in ("encoder", "decoder-uint8-hwc"):
@@ -53,7 +53,7 @@ def test_what_has_no_decoder_beside_it_is_named_where_there_is_a_budget(mlp: Sub
 
 
 @pytest.mark.parametrize("images", [np.full((2, 1, 4, 4), np.nan, np.float32), np.zeros((1, 1, 4, 4), np.float32)])
-def test_images_that_do_not_keep_the_contract_cost_no_number(images: Array) -> None:
+def test_images_unlike_the_contract_are_refused(images: Array) -> None:
     """All black, one image broadcast over two would be as good as exact."""
     exact = np.zeros((2, 1, 4, 4))
     case = Case("data", 2, {}, {"image": exact}, {"image": exact}, {})
@@ -62,7 +62,7 @@ def test_images_that_do_not_keep_the_contract_cost_no_number(images: Array) -> N
         pixel_degradation(runner, TensorSpec("image", (1, 4, 4), 0, 1), [case])
 
 
-def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path: Path) -> None:
+def test_high_degradation_is_a_warning_not_a_failure(mlp: Subject, tmp_path: Path) -> None:
     told: list[str] = []
     _, certificate = export(mlp.source, tmp_path / "export", precisions=["int4-weights"], report=told.append)
     assert certificate.passed
@@ -82,11 +82,11 @@ def test_a_high_cost_is_reported_and_found_and_no_failure(mlp: Subject, tmp_path
         ({"nats": math.nan}, "nan nats an image on average, above 0.1"),
     ],
 )
-def test_what_is_costly_is_said_with_its_limit(figures: dict[str, float], said: str | None) -> None:
+def test_costly_degradation_is_stated_with_its_limit(figures: dict[str, float], said: str | None) -> None:
     assert Degradation(TARGET, **figures).costly == said  # type: ignore[arg-type]
 
 
-def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path) -> None:
+def test_export_that_misses_its_budget_is_not_published(mlp: Subject, tmp_path: Path) -> None:
     out = tmp_path / "export"
     with pytest.raises(ParityError, match=r"budget is missed.*onnx\+int4-weights.* grey levels, 1 allowed"):
         export(mlp.source, out, precisions=["int4-weights"], budget=Budget(max_grey_levels=1))
@@ -98,12 +98,12 @@ def test_a_budget_that_is_missed_publishes_nothing(mlp: Subject, tmp_path: Path)
     assert held == [("decoder", "onnx/CPUExecutionProvider"), ("autoencoder", "onnx/CPUExecutionProvider")]
 
 
-def test_nats_cannot_be_kept_to_where_they_cannot_be_measured(mlp: Subject, tmp_path: Path) -> None:
+def test_nats_budget_fails_if_nats_cannot_be_measured(mlp: Subject, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="not measured nats"):
         export(mlp.source, tmp_path / "export", parts=["decoder"], budget=Budget(max_nats=10))
 
 
-def test_more_images_than_the_rows_take_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+def test_more_images_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
     """Rows compare the nats of 64 images; with no more, the interval of a good file reaches past a budget."""
     images = np.random.default_rng(0).uniform(0, 1, (256, *mlp.source.contract.image_shape)).astype(np.float32)
     widths = []
@@ -117,7 +117,7 @@ def test_more_images_than_the_rows_take_narrow_the_interval_of_nats(mlp: Subject
     assert widths[1] < 0.75 * widths[0]
 
 
-def test_an_image_that_is_repeated_does_not_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
+def test_nats_budget_needs_more_than_one_image(mlp: Subject, tmp_path: Path) -> None:
     """One image says nothing of the spread, however often the metric takes it; noise says nothing of images."""
     assert mlp.source.images is not None
     one = replace(mlp.source, images=mlp.source.images[:1])
@@ -129,13 +129,13 @@ def test_an_image_that_is_repeated_does_not_narrow_the_interval_of_nats(mlp: Sub
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
-def test_a_budget_is_an_amount(value: float) -> None:
+def test_negative_or_infinite_budget_is_refused(value: float) -> None:
     with pytest.raises(UsageError, match="bad max-nats"):
         Budget(max_nats=value)
 
 
 @given(st.floats(-5, 5), st.floats(0.1, 3))
-def test_the_frechet_distance_is_that_of_normal_distributions(shift: float, scale: float) -> None:
+def test_frechet_distance_matches_the_closed_form(shift: float, scale: float) -> None:
     """Of one set and the same moved and stretched: |shift|² F + (scale - 1)² tr(covariance)."""
     features = np.random.default_rng(0).standard_normal((200, 4))
     centred = features - features.mean(0)
@@ -144,7 +144,7 @@ def test_the_frechet_distance_is_that_of_normal_distributions(shift: float, scal
     assert found == pytest.approx(4 * shift**2 + (scale - 1) ** 2 * spread, rel=1e-6, abs=1e-9)
 
 
-def test_the_interval_of_nats_is_that_of_a_mean() -> None:
+def test_nats_interval_is_the_confidence_interval_of_the_mean() -> None:
     found = nats_interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert found["nats"] == 2.5
     assert found["nats_high"] - found["nats"] == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)

@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 @examples
 @given(seeds, st.integers(1, 16))
-def test_with_the_true_posterior_every_sample_gives_the_evidence(seed: int, count: int) -> None:
+def test_true_posterior_gives_the_evidence_for_every_sample(seed: int, count: int) -> None:
     """p(z) = N(0, 1), p(x|z) = N(z, 1): then p(z|x) = N(x/2, 1/2) and p(x) = N(0, 2), whatever the noise."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-8, 8, (5, 1, 1, 1))
@@ -32,7 +32,7 @@ def test_with_the_true_posterior_every_sample_gives_the_evidence(seed: int, coun
     np.testing.assert_allclose(found["iwae_nll"], evidence, rtol=1e-9, atol=1e-9)
 
 
-def test_one_sample_against_densities_written_out() -> None:
+def test_nats_of_one_sample_match_explicit_densities() -> None:
     rng = np.random.default_rng(0)
     x, decoded = rng.uniform(0, 1, (6, 1, 1, 4)), rng.uniform(0.01, 0.99, (1, 6, 1, 1, 4))
     mean, logvar, noise = rng.standard_normal((6, 3)), rng.standard_normal((6, 3)), rng.standard_normal((1, 6, 3))
@@ -50,7 +50,7 @@ def test_one_sample_against_densities_written_out() -> None:
     np.testing.assert_allclose(found["negative_elbo"], kl - likelihood, rtol=1e-12)
 
 
-def test_a_posterior_that_is_the_prior_costs_nothing() -> None:
+def test_posterior_equal_to_the_prior_has_no_kl() -> None:
     x, noise = np.full((2, 1, 1, 4), 0.25), np.random.default_rng(0).standard_normal((8, 2, 3))
     found = nats_per_image(BERNOULLI, x, np.zeros((2, 3)), np.zeros((2, 3)), noise, np.full((8, 2, 1, 1, 4), 0.5))
     for values in found.values():
@@ -59,7 +59,7 @@ def test_a_posterior_that_is_the_prior_costs_nothing() -> None:
 
 @examples
 @given(seeds)
-def test_importance_weighting_never_gives_more_nats_than_the_elbo(seed: int) -> None:
+def test_importance_weighted_nats_never_exceed_the_negative_elbo(seed: int) -> None:
     """Jensen, for noises of mean 0 and square 1, which make the KL of the samples that of the formula."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], (1, 5, 3))
@@ -69,13 +69,13 @@ def test_importance_weighting_never_gives_more_nats_than_the_elbo(seed: int) -> 
     assert (found["iwae_nll"] <= found["negative_elbo"] + 1e-9).all()
 
 
-def test_a_pixel_that_cannot_be_is_finite() -> None:
+def test_impossible_pixels_cost_finite_nats() -> None:
     x, zeros = np.zeros((1, 1, 1, 4)), np.zeros((1, 3))
     found = nats_per_image(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.ones((1, 1, 1, 1, 4)))
     assert found["negative_elbo"][0] == pytest.approx(4 * 24 * math.log(2))
 
 
-def test_nan_stays_nan() -> None:
+def test_nan_images_give_nan_nats() -> None:
     """So that the row can say so."""
     x, zeros = np.zeros((1, 1, 1, 4)), np.zeros((1, 3))
     found = nats_per_image(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.full((1, 1, 1, 1, 4), np.nan))

@@ -67,7 +67,7 @@ def shifted(outputs: Mapping[str, Any]) -> Outputs:
     ],
     ids=str,
 )
-def test_an_engine_that_is_wrong_with_one_setting(
+def test_engine_wrong_with_one_setting_fails_those_rows_only(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: SessionOptions, thorough: bool
 ) -> None:
     def change(outputs: Outputs, options: SessionOptions) -> Outputs:
@@ -96,7 +96,7 @@ ENGINES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_that_gives_no_comparable_array(
+def test_engine_output_that_cannot_be_compared_fails(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     change, fault = ENGINES[name]
@@ -107,7 +107,7 @@ def test_an_engine_that_gives_no_comparable_array(
 
 
 @pytest.mark.parametrize("outputs", [{}, {"images": 0}, {"image": 0, "more": 0}], ids=str)
-def test_an_engine_that_gives_other_outputs(
+def test_engine_with_other_outputs_fails_every_row(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outputs: Outputs
 ) -> None:
     certificate = through(mlp, monkeypatch, tmp_path, lambda *_: outputs)
@@ -115,7 +115,7 @@ def test_an_engine_that_gives_other_outputs(
     assert all((row.comparison.fault or "").startswith("wrong outputs") for row in certificate.results)
 
 
-def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(
+def test_engine_error_in_one_batch_size_fails_those_rows_only(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def change(outputs: Outputs, _: SessionOptions) -> Outputs:
@@ -129,7 +129,9 @@ def test_an_engine_that_cannot_run_one_batch_fails_that_row_alone(
     assert certificate.failures[0].reason == "cannot run: RuntimeError: no memory for seven"
 
 
-def test_an_engine_that_is_not_deterministic(mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nondeterminism_is_recorded_and_fails_beyond_tolerance(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Within the band it passes, and the certificate says so; beyond it fails."""
     rng = np.random.default_rng(0)
 
@@ -146,7 +148,7 @@ def test_an_engine_that_is_not_deterministic(mlp: Subject, monkeypatch: pytest.M
     assert_fails(through(mlp, monkeypatch, tmp_path, jitter(1e-4)))
 
 
-def test_a_target_that_is_not_there(mlp: Subject, tmp_path: Path) -> None:
+def test_unavailable_target_is_refused(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     for provider, error in (("CUDAExecutionProvider", TargetError), ("NoSuchProvider", TargetError)):
         with pytest.raises(error, match=f"provider is not (there|usable): {provider}"):

@@ -26,7 +26,7 @@ def command_line(mlp: Subject, folder: Path, *arguments: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("code", [3, 4, 5, 6])
-def test_the_command_line_ends_with_the_code_of_the_fault(mlp: Subject, code: int, tmp_path: Path) -> None:
+def test_verify_command_exits_with_the_code_of_the_fault(mlp: Subject, code: int, tmp_path: Path) -> None:
     noisy = Mutation(
         "noise", mutations.weight("decoder.body.2.weight", mutations.noise(1e-4)), mutations.differs("image")
     )

@@ -26,7 +26,7 @@ class Edge(nn.Module):
         return torch.cat([edge, edge], 1).reshape(-1, 1, 2, 2)
 
 
-def test_network_next_to_nan_has_no_finite_tolerance(tmp_path: Path) -> None:
+def test_network_one_rounding_away_from_nan_has_no_finite_tolerance(tmp_path: Path) -> None:
     source = Source(Contract((1, 2, 2), (2,)), decoder=Edge())
     references = References(source)
     [case] = [case for case in references.cases("decoder", batches=(1,)) if case.probe == "prior"]

@@ -24,7 +24,7 @@ Outputs = dict[str, Any]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_files_pass_as_they_were_written(subject: Subjects, family: Family) -> None:
+def test_unchanged_files_pass(subject: Subjects, family: Family) -> None:
     chosen = subject(family)
     certificate = verified(chosen.artifact, chosen.references)
     certificate.require()
@@ -54,7 +54,9 @@ def first_reader_of_a_changed_weight(before: bytes, after: bytes) -> str | None:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_path: Path) -> None:
+def test_mutated_onnx_file_is_caught_by_the_expected_check(
+    mutation: Mutation, subject: Subjects, tmp_path: Path
+) -> None:
     chosen = subject(mutation.family)
     before = chosen.data(mutation.part)
     after = mutation.apply(before)
@@ -91,7 +93,7 @@ def test_a_wrong_onnx_file_is_caught(mutation: Mutation, subject: Subjects, tmp_
             assert expected in (None, divergence.output)
 
 
-def test_a_bound_that_acts_is_missed_when_it_is_left_out(tmp_path: Path) -> None:
+def test_removed_bound_is_caught_when_values_reach_it(tmp_path: Path) -> None:
     """One that no image reaches could go unnoticed: then both compute the same for every image."""
     low = checkpoint("mlp")
     bias = low.weights["encoder.logvar.0.bias"].clone()
@@ -104,7 +106,7 @@ def test_a_bound_that_acts_is_missed_when_it_is_left_out(tmp_path: Path) -> None
     assert certificate.node_mismatches["encoder.onnx"].output == "logvar"
 
 
-def test_weights_that_lie_beside_the_working_folder_are_no_better(
+def test_external_weights_are_an_error_even_when_onnx_runtime_finds_them(
     mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime reads them from the working folder: the file runs, and still does not stand alone."""
@@ -121,7 +123,7 @@ def test_weights_that_lie_beside_the_working_folder_are_no_better(
     assert [finding.rule for finding in certificate.errors] == ["sidecar"]
 
 
-def test_another_grey_level_is_counted(mlp: Subject, tmp_path: Path) -> None:
+def test_pixels_of_another_grey_level_are_counted(mlp: Subject, tmp_path: Path) -> None:
     change = mutations.after("image", mutations.step("Add", mutations.f32(1.01 / 255 * mutations.ONE_PIXEL)))
     data = Mutation("a level", change, mutations.differs("image")).apply(mlp.data("decoder"))
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
@@ -131,7 +133,7 @@ def test_another_grey_level_is_counted(mlp: Subject, tmp_path: Path) -> None:
     assert max(row.comparison.grey.worst for row in counted if row.comparison.grey) in (1, 2)
 
 
-def test_a_wrong_decoder_shows_in_nats(mlp: Subject, tmp_path: Path) -> None:
+def test_wrong_decoder_fails_the_comparison_of_nats(mlp: Subject, tmp_path: Path) -> None:
     data = Mutation(
         "scaled", mutations.weight("decoder.body.4.weight", lambda w: w * 1.01), mutations.differs("image")
     ).apply(mlp.data("decoder"))

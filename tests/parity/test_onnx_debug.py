@@ -39,7 +39,7 @@ def test_every_node_is_placed_on_the_cpu(mlp: Subject, part: Part) -> None:
     assert named == {node.name for node in nodes if node.op_type != "Relu"}
 
 
-def test_node_on_the_cpu_warns_where_another_provider_was_asked_for() -> None:
+def test_cpu_node_warns_if_another_provider_was_requested() -> None:
     providers = {"node_linear": "CUDAExecutionProvider", "node_sigmoid": CPU}
     [found] = cpu_node_warnings(providers, "decoder.onnx", "CUDAExecutionProvider")
     assert (found.rule, found.severity) == ("node-on-cpu", "warning")
@@ -49,7 +49,7 @@ def test_node_on_the_cpu_warns_where_another_provider_was_asked_for() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_right_file_does_not_diverge(subject: Callable[..., Subject], family: Family, part: Part) -> None:
+def test_unchanged_file_has_no_node_mismatch(subject: Callable[..., Subject], family: Family, part: Part) -> None:
     chosen = subject(family)
     assert first_mismatch(chosen.data(part), chosen.graph(part), inputs(chosen, part)) is None
 
@@ -64,7 +64,7 @@ def test_a_right_file_does_not_diverge(subject: Callable[..., Subject], family: 
         ("decoder.body.4.weight", "node_linear_6 (Gemm)", "linear_6"),
     ],
 )
-def test_the_first_node_that_is_wrong_is_named_with_values(mlp: Subject, name: str, node: str, value: str) -> None:
+def test_first_mismatch_names_the_node_and_its_values(mlp: Subject, name: str, node: str, value: str) -> None:
     change = mutations.weight(name, lambda weight: weight * 1.01)
     data = Mutation(name, change, differs()).apply(mlp.data("autoencoder"))
     found = first_mismatch(data, mlp.graph("autoencoder"), inputs(mlp, "autoencoder"))
@@ -89,7 +89,7 @@ class Cancels(nn.Module):
         return torch.sigmoid(self.linear(latent)).unflatten(1, (1, 2, 2))
 
 
-def test_a_node_may_be_off_by_what_one_rounding_of_its_weights_makes() -> None:
+def test_node_tolerance_allows_one_rounding_of_a_weight() -> None:
     """PyTorch is lucky with these inputs: it gives zero exactly. No other float32 implementation has to be."""
     graph = capture(Source(Contract((1, 2, 2), (2,)), decoder=Cancels()), "decoder")
     right = FORMATS["onnx"].write(graph, WriteOptions()).data
@@ -108,7 +108,7 @@ def test_a_node_may_be_off_by_what_one_rounding_of_its_weights_makes() -> None:
     assert found.line().endswith("in the file, 0 in PyTorch's float64")
 
 
-def test_two_faults_are_reported_as_the_first(mlp: Subject) -> None:
+def test_first_of_two_wrong_nodes_is_reported(mlp: Subject) -> None:
     data = mlp.data("decoder")
     for name in ("decoder.body.4.weight", "decoder.body.2.weight"):
         data = Mutation(name, mutations.weight(name, np.negative), differs()).apply(data)

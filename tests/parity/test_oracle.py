@@ -7,7 +7,7 @@ import numpy as np
 from vae_export.parity.oracle import Sensitivity
 
 
-def test_mean_sensitivity_counts_the_farther_of_forwards_and_back() -> None:
+def test_mean_sensitivity_takes_the_larger_of_both_directions() -> None:
     sensitivity = Sensitivity()
     sensitivity.add(np.array([[1.0, 0.0], [0.0, 0.0]]), 0, (1, 2))
     sensitivity.add(np.array([[0.0, 3.0], [0.0, 0.0]]), 1, (1, 2))

@@ -61,9 +61,7 @@ def graph(contract: Contract, part: Part, decoder: nn.Module | None = None) -> C
 
 @examples
 @given(st.lists(st.floats(-0.5, 1.5, width=32), min_size=6, max_size=6), RANGES, st.sampled_from(LAYOUTS))
-def test_the_graph_rounds_as_an_application_does(
-    values: list[float], bounds: tuple[float, float], layout: Pixels
-) -> None:
+def test_pixels_graph_rounds_like_to_bytes(values: list[float], bounds: tuple[float, float], layout: Pixels) -> None:
     contract = Contract((1, 2, 3), (1,), bounds)
     low, high = bounds
     image = (low + np.array(values, np.float32).reshape(1, 1, 2, 3) * np.float32(high - low)).astype(np.float32)
@@ -75,7 +73,7 @@ def test_the_graph_rounds_as_an_application_does(
     assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), to_levels(exact, 0, MAX_LEVEL))
 
 
-def test_the_graph_gives_the_bytes_that_the_specification_shows() -> None:
+def test_pixels_graph_matches_the_table_in_the_specification() -> None:
     """Below the range 0 and above it 255: a decoder that leaves it is refused, and a graph never wraps round."""
     text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text("utf-8")
     (pixels, expected) = re.search(r"^\| pixel, range \[0, 1\] \|(.*)\|\n.*\n\| byte \|(.*)\|$", text, re.M).groups()  # type: ignore[union-attr]
@@ -86,7 +84,7 @@ def test_the_graph_gives_the_bytes_that_the_specification_shows() -> None:
 
 @examples
 @given(st.floats(0, MAX_LEVEL), st.integers(0, MAX_LEVEL))
-def test_a_byte_misses_by_what_the_truth_is_away_from_rounding_to_it(exact: float, byte: int) -> None:
+def test_rounding_miss_measures_the_distance_to_the_rounding_boundary(exact: float, byte: int) -> None:
     truth, got = np.array([exact]), np.array([byte], np.uint8)
     distance = float(rounding_miss(got, truth)[0])
     right = int(to_levels(truth, 0, MAX_LEVEL)[0])
@@ -95,7 +93,7 @@ def test_a_byte_misses_by_what_the_truth_is_away_from_rounding_to_it(exact: floa
         assert abs(exact + np.sign(byte - exact) * distance - byte) == pytest.approx(0.5)
 
 
-def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certificate, Source]) -> None:
+def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Certificate, Source]) -> None:
     artifact, certificate, source = made
     assert certificate.passed
     assert len(artifact.manifest.files) == 3 * len(samples.QUICK)
@@ -118,7 +116,7 @@ def test_every_format_gives_both_layouts_verified(made: tuple[Artifact, Certific
             assert got.flags.c_contiguous, "a host copies it as it is"
 
 
-def test_the_manifest_says_what_comes_out(made: tuple[Artifact, Certificate, Source]) -> None:
+def test_manifest_describes_the_pixel_outputs(made: tuple[Artifact, Certificate, Source]) -> None:
     documents = {entry["name"]: entry for entry in made[0].manifest.to_json()["files"]}
     for layout, shape in (("uint8-hwc", ["N", 32, 32, 3]), ("uint8-chw", ["N", 3, 32, 32])):
         entry = documents[f"decoder-{layout}.onnx"]
@@ -167,7 +165,7 @@ def logits(model: onnx.ModelProto) -> None:
         pytest.param(logits, None, id="the decoder without its end"),
     ],
 )
-def test_a_fault_in_the_bytes_is_found(
+def test_wrong_pixel_conversion_is_caught(
     made: tuple[Artifact, Certificate, Source], tmp_path: Path, change: Callable[[onnx.ModelProto], None], fault: object
 ) -> None:
     artifact, _, source = made
@@ -190,7 +188,7 @@ def test_a_fault_in_the_bytes_is_found(
     assert all(row.comparison.grey is not None and row.comparison.grey.unexplained > 0 for row in certificate.failures)
 
 
-def test_what_else_the_likelihood_says_is_left_out(tmp_path: Path) -> None:
+def test_pixels_file_leaves_out_the_variance_of_the_likelihood(tmp_path: Path) -> None:
     class Spread(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -207,7 +205,7 @@ def test_what_else_the_likelihood_says_is_left_out(tmp_path: Path) -> None:
     assert load(artifact.folder).pixels(np.zeros((2, 2), np.float32)).shape == (2, 3, 4, 1)
 
 
-def test_an_application_gets_the_same_bytes_from_either_decoder(
+def test_float_and_pixel_decoders_give_the_same_bytes(
     made: tuple[Artifact, Certificate, Source], tmp_path: Path
 ) -> None:
     artifact, _, source = made
@@ -234,7 +232,7 @@ def test_an_application_gets_the_same_bytes_from_either_decoder(
 
 
 @pytest.mark.parametrize("wrong", [lambda pixels: pixels ^ 1, lambda pixels: pixels[..., ::-1]])
-def test_the_self_test_finds_wrong_bytes(made: tuple[Artifact, Certificate, Source], wrong: object) -> None:
+def test_self_test_fails_on_wrong_pixels(made: tuple[Artifact, Certificate, Source], wrong: object) -> None:
     artifact = made[0]
     model = load(artifact.folder)
     assert [item.part for item in model.self_test().judgements] == ["decoder", HWC, CHW]
@@ -249,7 +247,7 @@ def test_the_self_test_finds_wrong_bytes(made: tuple[Artifact, Certificate, Sour
         result.require()
 
 
-def test_a_byte_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not(
+def test_only_bytes_next_to_a_rounding_boundary_are_explained(
     made: tuple[Artifact, Certificate, Source],
 ) -> None:
     artifact, _, source = made
@@ -273,7 +271,7 @@ def test_a_byte_on_the_boundary_of_two_levels_is_explained_and_any_other_is_not(
         (["uint8-hwc"], ["fp32", "fp16"], r"pixels are exported in float32 only; expected fp32, got fp32, fp16"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_any_work(
+def test_unknown_or_low_precision_pixels_are_refused_before_any_work(
     tmp_path: Path, pixels: list[Pixels], precisions: list[PrecisionName], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -281,7 +279,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_bytes_need_a_decoder(tmp_path: Path) -> None:
+def test_pixels_without_a_decoder_are_refused(tmp_path: Path) -> None:
     source = replace(samples.foreign_source(), decoder=None)
     with pytest.raises(UsageError, match="pixels need a decoder"):
         export(source, tmp_path / "export", pixels=["uint8-hwc"])

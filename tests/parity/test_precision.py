@@ -32,7 +32,7 @@ INTEGERS: list[PrecisionName] = ["int8", "int8-static", "int4-weights"]
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv"])
-def test_every_format_in_every_precision_is_verified_and_says_what_it_costs(
+def test_every_format_passes_in_every_precision_with_degradations(
     subject: Callable[..., Subject], family: str, tmp_path: Path
 ) -> None:
     of = subject(family)
@@ -62,7 +62,7 @@ def test_every_format_in_every_precision_is_verified_and_says_what_it_costs(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static", "int4-weights"])
-def test_files_get_smaller_and_keep_float32_outside(mlp: Subject, precision: PrecisionName) -> None:
+def test_low_precision_files_are_smaller_with_float32_in_and_out(mlp: Subject, precision: PrecisionName) -> None:
     data = onnx_data(mlp, "autoencoder", precision)
     assert data == onnx_data(mlp, "autoencoder", precision)  # the same bytes each time
     assert len(data) < len(mlp.data("autoencoder"))
@@ -75,7 +75,7 @@ def test_files_get_smaller_and_keep_float32_outside(mlp: Subject, precision: Pre
 @pytest.mark.parametrize(
     ("inside", "stated"), [("int4-weights", "int8"), ("int8", "fp16"), ("int4-weights", "fp16"), ("fp16", "fp32")]
 )
-def test_a_coarser_file_is_not_passed_off_as_a_finer_one(
+def test_file_of_lower_precision_than_stated_fails(
     mlp: Subject, tmp_path: Path, inside: PrecisionName, stated: PrecisionName
 ) -> None:
     data = onnx_data(mlp, "decoder", inside)
@@ -86,7 +86,7 @@ def test_a_coarser_file_is_not_passed_off_as_a_finer_one(
 
 
 @pytest.mark.parametrize("precision", ["fp16", *INTEGERS])
-def test_a_layer_of_another_scale_is_found(mlp: Subject, tmp_path: Path, precision: PrecisionName) -> None:
+def test_layer_with_doubled_scale_fails(mlp: Subject, tmp_path: Path, precision: PrecisionName) -> None:
     """The scale of one layer's weights, twice what it should be: in whatever form the precision keeps it."""
     model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -109,14 +109,14 @@ class Grows(nn.Module):
         return torch.cat([grown, grown], 1).reshape(-1, 1, 2, 2)
 
 
-def test_a_network_that_overflows_in_half_precision_is_told_so(tmp_path: Path) -> None:
+def test_network_that_overflows_in_float16_is_refused(tmp_path: Path) -> None:
     source = Source(Contract((1, 2, 2), (2,), (0.0, 2e5)), decoder=Grows())
     with pytest.raises(ModelError, match=r"not finite in fp16: decoder, 'image'.*choose a --precision"):
         export(source, tmp_path / "export", precisions=["fp16"])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_format_without_the_precision_is_refused_before_any_work(mlp: Subject, tmp_path: Path) -> None:
+def test_unsupported_precision_is_refused_before_any_work(mlp: Subject, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no such precision: torchscript; expected fp32 \| bf16 \| fp16, got int8"):
         export(mlp.source, tmp_path / "export", formats=["torchscript"], precisions=["int8"])
     with pytest.raises(UsageError, match="unknown precision"):
@@ -124,7 +124,7 @@ def test_a_format_without_the_precision_is_refused_before_any_work(mlp: Subject,
     assert not list(tmp_path.iterdir())
 
 
-def test_the_runtime_takes_a_precision_that_is_there(mlp: Subject, tmp_path: Path) -> None:
+def test_load_takes_the_only_precision_and_refuses_missing_ones(mlp: Subject, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     export(mlp.source, folder, precisions=["int8"], parts=["decoder"])
     assert np.array_equal(load(folder).sample(2, 0), load(folder, precision="int8").sample(2, 0))  # the only one
@@ -154,7 +154,7 @@ def test_rounding_moves_no_weight_by_more_than_half_a_step(weights: list[float],
     assert bool(((rounded - weight).abs() <= half * (1 + 1e-5) + smallest).all())
 
 
-def test_every_precision_has_a_summary_a_reach_and_a_name_for_its_files() -> None:
+def test_every_precision_has_a_tolerance_factor_and_a_file_name_infix() -> None:
     assert set(TOLERANCE_FACTORS) == set(PRECISIONS)
     assert len({infix(precision) for precision in PRECISIONS}) == len(PRECISIONS)
     assert infix(FULL) == ""

@@ -53,7 +53,7 @@ CHANGES: dict[str, Callable[[torch.nn.Module], object]] = {
 
 @programs
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_wrong_program_is_caught(mlp: Subject, format: str, change: str, tmp_path: Path) -> None:
+def test_program_with_wrong_weights_fails(mlp: Subject, format: str, change: str, tmp_path: Path) -> None:
     data = onnx_data(mlp, format, CHANGES[change])
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.references)
     assert_fails(certificate)
@@ -62,7 +62,7 @@ def test_a_wrong_program_is_caught(mlp: Subject, format: str, change: str, tmp_p
 
 
 @programs
-def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path) -> None:
+def test_program_with_nan_weights_fails(mlp: Subject, format: str, tmp_path: Path) -> None:
     data = onnx_data(mlp, format, lambda module: module.get_parameter("decoder.body.2.weight").fill_(torch.nan))
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", format): data}), mlp.references)
     assert_fails(certificate)
@@ -70,7 +70,7 @@ def test_a_weight_of_a_program_is_nan(mlp: Subject, format: str, tmp_path: Path)
 
 
 @programs
-def test_a_program_with_dropout_in_training_mode(mlp: Subject, format: str, tmp_path: Path) -> None:
+def test_program_with_dropout_in_training_mode_fails(mlp: Subject, format: str, tmp_path: Path) -> None:
     decoder = torch.nn.Sequential(capture(mlp.source, "decoder").module, torch.nn.Dropout(0.2)).train()
     example = capture(mlp.source, "decoder").example
     buffer = io.BytesIO()
@@ -86,7 +86,7 @@ def test_a_program_with_dropout_in_training_mode(mlp: Subject, format: str, tmp_
 
 
 @programs
-def test_the_program_of_the_other_part(mlp: Subject, format: str, tmp_path: Path) -> None:
+def test_encoder_program_in_place_of_the_decoder_fails(mlp: Subject, format: str, tmp_path: Path) -> None:
     certificate = verified(
         tampered(mlp, tmp_path / "e", {("decoder", format): mlp.data("encoder", format)}), mlp.source
     )

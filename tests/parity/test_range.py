@@ -31,7 +31,7 @@ ULP = 2.0**-23
 
 @examples
 @given(st.floats(-3, 3), st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)]))
-def test_a_number_is_outside_if_more_than_rounding_takes_it_there(value: float, ends: tuple[float, float]) -> None:
+def test_values_beyond_the_range_by_more_than_rounding_are_outside(value: float, ends: tuple[float, float]) -> None:
     low, high = ends
     spec, allowed = (
         TensorSpec("image", (1, 1, 1), low, high),
@@ -42,7 +42,7 @@ def test_a_number_is_outside_if_more_than_rounding_takes_it_there(value: float, 
 
 
 @pytest.mark.parametrize(("value", "outside"), [(1.0001, 1), (-0.1, 1), (1 + ULP, 0), (-ULP, 0), (1.0, 0), (0.5, 0)])
-def test_they_are_counted_in_what_has_a_range(value: float, outside: int) -> None:
+def test_outside_values_are_counted_only_for_outputs_with_a_range(value: float, outside: int) -> None:
     eager = np.full((2, 1, 2, 2), 0.5, np.float32)
     output = eager.copy()
     output[1, 0, 1, 0] = value
@@ -60,9 +60,7 @@ OUTSIDE: dict[str, mutations.Change] = {
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
-    mlp: Subject, name: str, tmp_path: Path
-) -> None:
+def test_file_that_leaves_the_range_fails_whatever_the_tolerance(mlp: Subject, name: str, tmp_path: Path) -> None:
     data = Mutation(name, OUTSIDE[name], differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
     certificate = verified(artifact, mlp.references, tolerance=Tolerance(1e9))
@@ -72,7 +70,7 @@ def test_a_file_that_leaves_the_range_fails_whatever_band_the_user_allows(
     assert not certificate.passed
 
 
-def test_a_file_that_keeps_the_range_passes_a_wide_band(mlp: Subject, tmp_path: Path) -> None:
+def test_file_that_keeps_the_range_passes_a_wide_tolerance(mlp: Subject, tmp_path: Path) -> None:
     data = Mutation("darker", after("image", step("Mul", f32(0.9999))), differs("image")).apply(mlp.data("decoder"))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data})
     certificate = verified(artifact, mlp.references, tolerance=Tolerance(1e-3))
@@ -107,7 +105,7 @@ def source(end: Callable[[Tensor], Tensor], low: float, high: float) -> Source:
     ],
     ids=["nothing", "tanh", "1.0001", "-0.1"],
 )
-def test_a_module_that_leaves_its_own_range_is_refused_and_nothing_is_published(
+def test_module_that_leaves_its_range_is_not_published(
     end: Callable[[Tensor], Tensor], got: str, tmp_path: Path
 ) -> None:
     text = (
@@ -130,7 +128,7 @@ def test_a_module_that_leaves_its_own_range_is_refused_and_nothing_is_published(
         (lambda image: image.clamp(-1, 1), -1.0, 1.0),
     ],
 )
-def test_however_an_image_comes_into_its_range_no_engine_leaves_it(
+def test_engines_keep_the_range_of_every_final_activation(
     end: Callable[[Tensor], Tensor], low: float, high: float, tmp_path: Path
 ) -> None:
     """No false alarm: the largest probe drives every one of these to its bounds."""

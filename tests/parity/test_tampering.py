@@ -23,7 +23,7 @@ Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
 
 
-def test_the_decoder_of_another_checkpoint(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
+def test_decoder_of_another_checkpoint_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("mlp", 1).data("decoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
     assert_fails(certificate)
@@ -31,26 +31,26 @@ def test_the_decoder_of_another_checkpoint(mlp: Subject, subject: Subjects, tmp_
     assert certificate.node_mismatches["decoder.onnx"].output == "linear"
 
 
-def test_the_encoder_of_another_family_with_the_same_shapes(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
+def test_encoder_of_another_family_with_the_same_shapes_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("blog").data("encoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.references)
     assert_fails(certificate)
     assert {row.output for row in certificate.failures} == {"mean", "logvar"}
 
 
-def test_encoder_and_decoder_exchanged(mlp: Subject, tmp_path: Path) -> None:
+def test_exchanged_encoder_and_decoder_are_refused(mlp: Subject, tmp_path: Path) -> None:
     files = {("encoder", "onnx"): mlp.data("decoder"), ("decoder", "onnx"): mlp.data("encoder")}
     with pytest.raises(ModelError, match="inputs are not those of the contract: encoder"):
         verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
 
-def test_an_export_of_another_checkpoint(mlp: Subject, subject: Subjects) -> None:
+def test_export_of_another_checkpoint_is_refused(mlp: Subject, subject: Subjects) -> None:
     with pytest.raises(IntegrityError, match="export is of another checkpoint"):
         verified(subject("mlp", 1).artifact, mlp.references)
 
 
 @pytest.mark.parametrize("place", np.linspace(0, 1, 24).tolist(), ids=lambda place: f"{place:.0%}")
-def test_a_flipped_bit_is_an_integrity_error(mlp: Subject, place: float, tmp_path: Path) -> None:
+def test_flipped_bit_is_an_integrity_error(mlp: Subject, place: float, tmp_path: Path) -> None:
     data = bytearray(mlp.data("decoder"))
     data[round(place * (len(data) - 1))] ^= 1 << round(7 * place)
     with pytest.raises(IntegrityError, match=r"exported file was altered: .*decoder\.onnx"):
@@ -58,7 +58,7 @@ def test_a_flipped_bit_is_an_integrity_error(mlp: Subject, place: float, tmp_pat
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_a_flipped_bit_with_its_hash_is_one_line_or_a_certificate(mlp: Subject, seed: int, tmp_path: Path) -> None:
+def test_flipped_bit_with_matching_hash_gives_an_error_or_a_verdict(mlp: Subject, seed: int, tmp_path: Path) -> None:
     """Whatever it hits, the graph or a weight: never a traceback, and passed only if all figures are within bands."""
     data = bytearray(mlp.data("decoder"))
     rng = np.random.default_rng(seed)
@@ -84,7 +84,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("format", samples.QUICK)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_one_line(mlp: Subject, format: str, damage: str, tmp_path: Path) -> None:
+def test_damaged_file_is_refused(mlp: Subject, format: str, damage: str, tmp_path: Path) -> None:
     data = DAMAGES[damage](mlp.data("decoder", format))
     files = {("decoder", format): data}
     with pytest.raises(IntegrityError, match="altered"):
@@ -93,14 +93,14 @@ def test_a_damaged_file_is_one_line(mlp: Subject, format: str, damage: str, tmp_
         verified(tampered(mlp, tmp_path / "new hash", files), mlp.references)
 
 
-def test_a_missing_file(mlp: Subject, tmp_path: Path) -> None:
+def test_missing_file_is_refused(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     (artifact.folder / "decoder.onnx").unlink()
     with pytest.raises(IntegrityError, match=r"cannot be read: .*; got No such file"):
         verified(artifact, mlp.references)
 
 
-def test_a_link_in_place_of_a_file(mlp: Subject, tmp_path: Path) -> None:
+def test_link_in_place_of_a_file_is_refused(mlp: Subject, tmp_path: Path) -> None:
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     path = artifact.folder / "decoder.onnx"
     path.unlink()
@@ -146,28 +146,28 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], Manifest], type[VaeExportError],
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_a_manifest_that_says_something_else(mlp: Subject, name: str, tmp_path: Path) -> None:
+def test_altered_manifest_is_refused(mlp: Subject, name: str, tmp_path: Path) -> None:
     change, error, text = MANIFESTS[name]
     artifact = with_manifest(mlp, tmp_path / "e", change)
     with pytest.raises(error, match=text):
         verify(artifact, mlp.references, thorough=False)
 
 
-def test_a_manifest_with_another_opset(mlp: Subject, tmp_path: Path) -> None:
+def test_manifest_with_another_opset_fails(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, opset=18))
     certificate = verified(artifact, mlp.references)
     assert_fails(certificate)
     assert [finding.rule for finding in certificate.errors] == ["opset"]
 
 
-def test_a_manifest_without_files_verifies_nothing_and_fails(mlp: Subject, tmp_path: Path) -> None:
+def test_manifest_without_files_fails(mlp: Subject, tmp_path: Path) -> None:
     artifact = with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=()))
     certificate = verify(artifact, mlp.references)
     assert_fails(certificate)
     assert certificate.results == ()
 
 
-def test_a_manifest_that_names_a_file_outside(mlp: Subject, tmp_path: Path) -> None:
+def test_manifest_naming_a_file_outside_the_folder_is_refused(mlp: Subject, tmp_path: Path) -> None:
     entry = FileEntry.of("../decoder.onnx", "decoder", "onnx", FileContent(mlp.data("decoder")))
     with pytest.raises(IntegrityError, match="file name is not allowed"):
         with_manifest(mlp, tmp_path / "e", lambda manifest: replace(manifest, files=(entry,)))

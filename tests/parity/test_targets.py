@@ -26,7 +26,7 @@ KINDS: list[Kind] = [(name, precision) for name, format in FORMATS.items() for p
         "pt2+bf16/cpu",
     ],
 )
-def test_a_name_is_read_and_written_alike(name: str) -> None:
+def test_target_name_round_trips(name: str) -> None:
     assert str(parse_target(name, KINDS)) == name
 
 
@@ -46,22 +46,22 @@ def test_a_name_is_read_and_written_alike(name: str) -> None:
         "onnx+int7/CPUExecutionProvider",
     ],
 )
-def test_a_name_that_makes_no_sense_is_refused(name: str) -> None:
+def test_invalid_target_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
         parse_target(name, KINDS)
 
 
-def test_a_target_of_a_format_that_was_not_exported_is_refused() -> None:
+def test_target_of_a_format_not_exported_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no file for this target: pt2/cpu; expected onnx"):
         choose_targets([("onnx", "fp32")], ["pt2/cpu"])
 
 
-def test_what_is_asked_for_is_taken_once_and_in_order() -> None:
+def test_requested_targets_are_taken_once_and_in_order() -> None:
     asked = ["pt2/cpu", f"onnx/{CPU}", "pt2/cpu"]
     assert list(map(str, choose_targets([("onnx", "fp32"), ("pt2", "fp32")], asked))) == ["pt2/cpu", f"onnx/{CPU}"]
 
 
-def test_nothing_asked_is_everything_that_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_available_targets_are_taken_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA))
     assert list(map(str, choose_targets([("onnx", "fp32")], None))) == [
         f"onnx/{CPU}",
@@ -71,19 +71,19 @@ def test_nothing_asked_is_everything_that_is_listed(monkeypatch: pytest.MonkeyPa
     assert choose_targets([], None) == []
 
 
-def test_a_format_of_another_version_is_refused() -> None:
+def test_unknown_format_is_refused() -> None:
     with pytest.raises(IntegrityError, match="unknown format"):
         choose_targets([("onnx", "fp32"), ("tflite", "fp32")], None)
 
 
-def test_a_target_runs_the_files_of_its_format_and_precision_alone() -> None:
+def test_target_runs_only_files_of_its_format_and_precision() -> None:
     target = Target("onnx", CPU, precision="int8")
     assert target.runs(FileEntry.of("decoder.int8.onnx", "decoder", "onnx", FileContent(b""), "int8"))
     assert not target.runs(FileEntry.of("decoder.onnx", "decoder", "onnx", FileContent(b"")))
     assert not target.runs(FileEntry.of("decoder.int8.pt2", "decoder", "pt2", FileContent(b""), "int8"))
 
 
-def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:
+def test_quick_runs_two_optimisation_levels_and_thorough_all_settings() -> None:
     target = Target("onnx", CPU)
     assert target.session_options(thorough=False) == (
         SessionOptions(threads=1, optimisation="all"),
@@ -97,7 +97,7 @@ def test_quick_takes_the_extremes_on_one_thread_and_thorough_all() -> None:
         assert set(plain.session_options(thorough=False)) <= set(plain.session_options(thorough=True))
 
 
-def test_tf32_is_what_the_target_says_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_that_contradicts_the_tf32_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(FORMATS["onnx"]), "providers", lambda _: (CPU, CUDA, TENSORRT))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     Target("onnx", CUDA).check()

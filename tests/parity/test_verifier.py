@@ -46,7 +46,7 @@ def mlp(exported: Callable[[str], Exported]) -> Exported:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, "foreign"])
-def test_a_good_export_passes_on_every_target(exported: Callable[[str], Exported], name: str) -> None:
+def test_correct_export_passes_on_every_target(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
     # Every batch size and setting of two: of the slow ones it takes minutes.
     thorough = name in ("mlp", "foreign")
@@ -59,7 +59,7 @@ def test_a_good_export_passes_on_every_target(exported: Callable[[str], Exported
     certificate.require()
 
 
-def test_an_untrained_network_passes_too(tmp_path: Path) -> None:
+def test_untrained_network_passes(tmp_path: Path) -> None:
     """PyTorch's own first weights: small, and outputs close to one half."""
     import torch
 
@@ -100,7 +100,9 @@ def test_an_untrained_network_passes_too(tmp_path: Path) -> None:
         ("autoencoder", exchanged),
     ],
 )
-def test_damage_is_found(mlp: Exported, tmp_path: Path, part: Part, damage: Callable[[onnx.ModelProto], None]) -> None:
+def test_damaged_graph_fails(
+    mlp: Exported, tmp_path: Path, part: Part, damage: Callable[[onnx.ModelProto], None]
+) -> None:
     artifact = rewritten(mlp, tmp_path / "export", part, damage)
     certificate = verify(artifact, mlp.references, thorough=False)
     assert not certificate.passed
@@ -111,7 +113,7 @@ def test_damage_is_found(mlp: Exported, tmp_path: Path, part: Part, damage: Call
 
 
 @pytest.mark.parametrize("change", [renamed_output, renamed_input, baked_batch, fixed_reshape, float64_output, no_node])
-def test_a_graph_unlike_its_contract_is_refused(
+def test_graph_unlike_its_contract_is_refused(
     mlp: Exported, tmp_path: Path, change: Callable[[onnx.ModelProto], None]
 ) -> None:
     artifact = rewritten(mlp, tmp_path / "export", "decoder", change)

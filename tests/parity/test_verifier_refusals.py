@@ -26,7 +26,7 @@ def mlp(exported: Callable[[str], Exported]) -> Exported:
     return exported("mlp")
 
 
-def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path: Path) -> None:
+def test_altered_file_is_refused_with_its_path_and_both_hashes(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     entry = artifact.entry("encoder", "pt2")
     path = artifact.folder / entry.name
@@ -39,7 +39,7 @@ def test_other_bytes_are_refused_by_file_and_both_hashes(mlp: Exported, tmp_path
         assert said in str(caught.value)
 
 
-def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_path: Path) -> None:
+def test_grown_file_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_path: Path) -> None:
     import os
 
     artifact = mlp.copied(tmp_path / "export")
@@ -49,9 +49,7 @@ def test_a_file_that_has_grown_is_refused_before_it_fills_the_memory(mlp: Export
         verify(artifact, mlp.references)
 
 
-def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
-    mlp: Exported, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_engine_is_refused_with_its_install_command(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr("vae_export.formats.openvino._core", lambda: importlib.import_module("openvino"))
     with pytest.raises(TargetError, match=r"cannot be verified here: \w+\.openvino\.xml; got .*pip install") as caught:
@@ -59,7 +57,7 @@ def test_an_engine_that_is_not_installed_is_one_line_with_its_extra(
     assert caught.value.exit_code == 6
 
 
-def test_what_crashed_an_engine_is_not_even_read_in_this_process(
+def test_file_that_crashed_an_engine_is_not_read_in_this_process(
     mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -72,7 +70,7 @@ def test_what_crashed_an_engine_is_not_even_read_in_this_process(
 
 
 @pytest.mark.parametrize("damage", ["missing", "link", "folder", "pipe"])
-def test_what_is_no_plain_file_is_refused(mlp: Exported, tmp_path: Path, damage: str) -> None:
+def test_missing_or_special_file_is_refused(mlp: Exported, tmp_path: Path, damage: str) -> None:
     import os
 
     artifact = mlp.copied(tmp_path / "export")
@@ -88,7 +86,7 @@ def test_what_is_no_plain_file_is_refused(mlp: Exported, tmp_path: Path, damage:
         verify(artifact, mlp.references)
 
 
-def test_an_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
+def test_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
     other = replace(mlp.source, provenance=dict(mlp.source.provenance) | {"checkpoint_sha256": "0" * 64})
     with pytest.raises(IntegrityError, match=f"export is of another checkpoint: .*; expected SHA-256 {'0' * 64}, got"):
         verify(mlp.artifact, other)
@@ -97,7 +95,7 @@ def test_an_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
 @pytest.mark.parametrize(
     "change", [{"image_range": (-1.0, 1.0), "likelihood": None}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}]
 )
-def test_a_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
+def test_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
     """Hosts believe the manifest: where it says other ranges than the truth, they scale their images wrongly."""
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
@@ -106,7 +104,7 @@ def test_a_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Pa
         verify(open_artifact(artifact.folder), mlp.references)
 
 
-def test_a_part_that_the_source_cannot_make_is_refused(foreign: Exported) -> None:
+def test_part_missing_from_the_source_is_refused(foreign: Exported) -> None:
     with pytest.raises(ModelError, match="nothing to compare with: encoder"):
         verify(foreign.artifact, replace(foreign.source, encoder=None), trust=True)
 
@@ -128,7 +126,7 @@ def test_a_part_that_the_source_cannot_make_is_refused(foreign: Exported) -> Non
         ("zip/cpu", UsageError, 2),
     ],
 )
-def test_a_target_that_is_not_there_is_an_error_and_no_fallback(
+def test_unavailable_target_is_an_error_without_fallback(
     mlp: Exported, target: str, error: type[Exception], code: int
 ) -> None:
     if target in available_targets():
@@ -145,14 +143,14 @@ def available_targets() -> set[str]:
     return {target for state in doctor.examine().formats for target in state.targets}
 
 
-def test_only_the_targets_that_were_asked_for_are_run(mlp: Exported) -> None:
+def test_only_requested_targets_are_run(mlp: Exported) -> None:
     certificate = verify(mlp.artifact, mlp.references, targets=["torchscript/cpu"])
     assert certificate.passed
     assert {row.target for row in certificate.results} == {"torchscript/cpu"}
     assert all("torchscript" in name for name in certificate.files)
 
 
-def test_a_file_in_an_unknown_precision_is_no_pass_of_the_others(mlp: Exported, tmp_path: Path) -> None:
+def test_file_in_an_unknown_precision_is_refused_or_listed_as_a_gap(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     text = artifact.manifest.text.decode()
     (tmp_path / "export" / MANIFEST).write_text(_of_tomorrow(text))
@@ -177,13 +175,13 @@ def _of_tomorrow(manifest: str) -> str:
     return json.dumps(document | {"files": kept, "golden": golden})
 
 
-def test_an_export_without_files_has_not_passed(mlp: Exported, tmp_path: Path) -> None:
+def test_export_without_files_does_not_pass(mlp: Exported, tmp_path: Path) -> None:
     write_atomic(tmp_path / MANIFEST, replace(mlp.artifact.manifest, files=(), golden=()).text)
     certificate = verify(open_artifact(tmp_path), mlp.references)
     assert not certificate.passed
 
 
-def test_numbers_of_pytorch_that_are_not_finite_are_an_error_of_the_module(tmp_path: Path) -> None:
+def test_module_with_non_finite_outputs_is_refused(tmp_path: Path) -> None:
     from torch import nn
 
     from vae_export import export
@@ -196,7 +194,7 @@ def test_numbers_of_pytorch_that_are_not_finite_are_an_error_of_the_module(tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_the_callers_settings_come_back(mlp: Exported) -> None:
+def test_verify_restores_the_settings_of_the_caller(mlp: Exported) -> None:
     import os
 
     import torch

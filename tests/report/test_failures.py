@@ -15,7 +15,7 @@ from vae_export.parity.onnx_debug import NodeMismatch
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 
 
-def test_what_failed_comes_first_with_where_the_file_leaves_the_path() -> None:
+def test_failures_come_first_with_the_first_wrong_node() -> None:
     divergence = NodeMismatch("node_linear (Gemm)", "linear", (0, 3), -0.0886168, -0.0786167, 0.01, 3.5e-6)
     failed = result(ratio=12345.0)
     page = read(certificate((result(ratio=0.5), failed), node_mismatches={"decoder.onnx": divergence}))
@@ -36,12 +36,12 @@ def test_rows_without_figures_are_shown_as_failures() -> None:
 @pytest.mark.parametrize(
     "scale", [ErrorLimits(np.inf, UNIT, 1.0), ErrorLimits(np.nan, UNIT, np.inf), ErrorLimits(UNIT, UNIT, 0.0)]
 )
-def test_scales_that_are_no_numbers_break_nothing(scale: ErrorLimits) -> None:
+def test_page_renders_with_infinite_nan_or_zero_limits(scale: ErrorLimits) -> None:
     with np.errstate(all="ignore"):
         assert "Fail" in read(certificate((result(ratio=1e9, limits=scale),))).text[:6]
 
 
-def test_a_band_of_zero_passes_what_is_exact() -> None:
+def test_exact_row_passes_with_zero_tolerance() -> None:
     exact = result(ratio=0.0, limits=ErrorLimits(UNIT, UNIT, 1.0, Tolerance()))
     page = read(certificate((exact,)))
     assert page.text.startswith("Pass")
@@ -58,7 +58,7 @@ def test_a_band_of_zero_passes_what_is_exact() -> None:
     ],
     ids=["empty", "incomplete", "too many", "finding"],
 )
-def test_it_says_why_there_is_no_pass_although_no_figure_failed(changes: dict[str, Any], said: str) -> None:
+def test_page_says_why_a_certificate_without_failed_rows_fails(changes: dict[str, Any], said: str) -> None:
     page = read(certificate(**changes))
     assert page.text.startswith("Fail")
     assert said in page.text
@@ -77,7 +77,7 @@ def test_targets_and_files_that_did_not_run_are_named() -> None:
         assert said in page.text
 
 
-def test_what_was_left_out_is_named_where_a_reader_looks() -> None:
+def test_gaps_are_listed_near_the_top_of_the_page() -> None:
     assert "Not everything was verified" not in read(certificate()).text
     gaps = {
         "not_verified": ("decoder.pt2",),

@@ -14,7 +14,7 @@ from vae_export.report.certificate_charts import STRIP, strip
 from vae_export.report.certificate_page import Summary
 
 
-def test_the_summary_names_the_worst_row_and_prefers_a_failed_one() -> None:
+def test_summary_picks_the_worst_row_and_prefers_failed_ones() -> None:
     grey = replace(result(ratio=0.1).comparison, grey=GreyLevels(9, 2, 4))
     unexplained = result(ratio=0.1, comparison=grey)
     [group] = Summary(certificate((result(ratio=7.0), unexplained, result(ratio=3.0))), GREY).by_output
@@ -22,21 +22,21 @@ def test_the_summary_names_the_worst_row_and_prefers_a_failed_one() -> None:
     assert (group.failed, group.differing, group.unexplained, group.levels) == (1, 15, 2, 4)
 
 
-def test_numbers_are_counted_by_the_contract() -> None:
+def test_summary_counts_numbers_from_the_shapes_of_the_contract() -> None:
     never_ran = result(comparison=Comparison(fault="cannot run"))
     summary = Summary(certificate((result(), result("encoder", "mean"), never_ran)), GREY)
     assert summary.numbers(summary.certificate.results) == 3 * 144 + 3 * 4
     assert summary.numbers(summary.certificate.results, grey=True) == 3 * 144
 
 
-def test_a_strip_keeps_what_lies_beyond_the_band_apart() -> None:
+def test_strip_keeps_values_beyond_the_tolerance_apart() -> None:
     marks = strip([0.0, 0.5, 0.5, 1.0, 1.001, np.inf])
     assert [(mark.x, mark.beyond) for mark in marks] == [
         (0, False), (STRIP // 2, False), (STRIP, False), (marks[-1].x, True)
     ]  # fmt: skip
 
 
-def test_the_amplification_is_round_and_stays_below_white() -> None:
+def test_amplification_is_round_and_stays_below_white() -> None:
     whole = error_map(COLOUR, off=3e-4)
     shown = images.comparison(whole, COLOUR.image_range)
     assert shown.factor is not None
@@ -45,7 +45,7 @@ def test_the_amplification_is_round_and_stays_below_white() -> None:
     assert images.comparison(error_map(COLOUR, off=0.0), COLOUR.image_range).factor is None
 
 
-def test_a_large_picture_is_made_small_without_losing_its_worst_pixel() -> None:
+def test_large_heat_map_shrinks_without_losing_its_worst_pixel() -> None:
     error = np.zeros((3, 600, 900))
     error[2, 599, 441] = 0.25
     heat = images.heat_map(error, (0.0, 1.0))
@@ -54,7 +54,7 @@ def test_a_large_picture_is_made_small_without_losing_its_worst_pixel() -> None:
     assert heat.picture.uri != images.heat_map(np.zeros((3, 600, 900)), (0.0, 1.0)).picture.uri
 
 
-def test_a_pixel_that_is_no_number_does_not_look_equal() -> None:
+def test_nan_pixels_do_not_look_equal() -> None:
     whole = error_map()
     broken = replace(whole, decoded=np.full_like(whole.decoded, np.nan))
     shown = images.comparison(broken, GREY.image_range)

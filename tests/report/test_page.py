@@ -33,7 +33,7 @@ from vae_export.report.text import PROBES
 from vae_export.sources import Source
 
 
-def test_it_says_verdict_figures_hashes_and_versions() -> None:
+def test_page_shows_verdict_figures_hashes_and_versions() -> None:
     page = read(certificate())
     assert page.text.startswith("Pass")
     for said in ("5 of 5 planned", "2.62×", "8× is allowed", "six-sigma", "nats", ONNX, TORCH, "onnxruntime 1.99.0"):
@@ -44,7 +44,7 @@ def test_it_says_verdict_figures_hashes_and_versions() -> None:
     assert PROBES["six-sigma"] in page.text
 
 
-def test_it_is_well_formed_with_an_alternative_for_every_picture_and_a_scope_for_every_heading() -> None:
+def test_page_is_well_formed_and_accessible() -> None:
     page = read(certificate())
     assert page.open == []
     images = [attributes for tag, attributes in page.elements if tag == "img"]
@@ -57,14 +57,14 @@ def test_it_is_well_formed_with_an_alternative_for_every_picture_and_a_scope_for
 
 
 @pytest.mark.parametrize("contract", [GREY, COLOUR], ids=["grey", "colour"])
-def test_equal_certificates_give_equal_bytes(contract: Contract) -> None:
+def test_equal_certificates_give_identical_pages(contract: Contract) -> None:
     pages = {
         certificate_page(certificate(error_maps={ONNX: error_map(contract)}), manifest(contract)) for _ in range(2)
     }
     assert len(pages) == 1
 
 
-def test_a_manifest_gives_the_same_page_after_it_was_written_and_read(tmp_path: Path) -> None:
+def test_page_is_the_same_after_the_manifest_is_written_and_read(tmp_path: Path) -> None:
     described = replace(
         manifest(), provenance={"z": {"b": 1, "a": 0.1}, "c": "d"}, versions={"torch": "1", "onnx": "2"}
     )
@@ -72,14 +72,14 @@ def test_a_manifest_gives_the_same_page_after_it_was_written_and_read(tmp_path: 
     assert certificate_page(certificate(), described) == certificate_page(certificate(), read_manifest(tmp_path))
 
 
-def test_a_certificate_without_evidence_has_no_pictures_and_says_so() -> None:
+def test_page_without_error_maps_has_no_pictures_and_says_so() -> None:
     page = read(certificate((result("encoder", "mean"),), error_maps={}))
     assert "img" not in [tag for tag, _ in page.elements]
     assert "No pictures" in page.text
     assert page.text.startswith("Pass")
 
 
-def test_the_users_own_band_is_shown_with_its_figures() -> None:
+def test_page_shows_the_user_tolerance() -> None:
     own = Tolerance(1e-3, 0.02)
     page = read(certificate((result(limits=ErrorLimits(UNIT, UNIT, 1.0, own)),), tolerance=own))
     assert page.text.count("the user’s own tolerance, atol 0.001 and rtol 0.02") == 3
@@ -103,7 +103,7 @@ class _Decoder(nn.Module):
         return image
 
 
-def test_an_export_holds_the_page_of_its_certificate(tmp_path: Path) -> None:
+def test_export_contains_the_page_of_its_certificate(tmp_path: Path) -> None:
     artifact, whole = export(Source(GREY, None, _Decoder()), tmp_path / "export")
     page = artifact.certificate.with_suffix(".html").read_text("utf-8")
     assert page == certificate_page(whole, artifact.manifest)
@@ -118,7 +118,7 @@ def test_verify_overwrites_no_page(tmp_path: Path) -> None:
         verify(out=tmp_path / "report.json")
 
 
-def test_scores_of_grey_pixels_are_called_no_likelihood() -> None:
+def test_page_calls_iwae_a_bound_and_not_a_likelihood() -> None:
     """The certificate does not know what the pixels were, so it takes the name that is right for all."""
     page = read(certificate((result("metric", "iwae_nll"),)))
     assert "IWAE bound" in page.text

@@ -21,7 +21,7 @@ from vae_export.report import certificate_page
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7 * 7 }}"
 
 
-def test_it_loads_nothing_and_runs_nothing() -> None:
+def test_page_loads_nothing_and_runs_nothing() -> None:
     page = certificate_page(certificate(), manifest())
     for tag, attributes in Reader(page).elements:
         assert tag not in ("script", "iframe", "object", "embed", "form", "base")
@@ -33,7 +33,7 @@ def test_it_loads_nothing_and_runs_nothing() -> None:
     assert "default-src 'none'" in page
 
 
-def test_hostile_names_are_text() -> None:
+def test_hostile_names_are_shown_as_text() -> None:
     hostile = certificate(
         (
             result(target=f"onnx/{HOSTILE}", probe=HOSTILE, output=HOSTILE, part=HOSTILE),
@@ -77,7 +77,7 @@ def console(result: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_real_browser_shows_it_without_a_complaint(chromium: str, tmp_path: Path) -> None:
+def test_browser_shows_the_page_without_console_messages(chromium: str, tmp_path: Path) -> None:
     from PIL import Image
 
     page, picture = tmp_path / "certificate.html", tmp_path / "shot.png"
