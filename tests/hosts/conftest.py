@@ -1,4 +1,4 @@
-"""What the tests of the hosts share: a folder to run them in, and bundles that they must refuse."""
+"""Fixtures for tests of the hosts: a folder to run them in, and bundles that they must refuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from host import BUNDLE, HOSTS, Host, build, there, workspace  # noqa: E402 - be
 
 @pytest.fixture(scope="session")
 def folder(shared: Path) -> Path:
-    """A folder in which the pages' lines can be typed."""
+    """A folder in which the commands of the hosts' pages can be run."""
     folder = shared / "hosts"
     with locked_waiting(shared / "lock-hosts"):
         folder.mkdir(exist_ok=True)
@@ -36,7 +36,7 @@ def folder(shared: Path) -> Path:
 
 
 def require(*needs: str, installable: bool = True) -> None:
-    """Skip where something is missing; in CI, which installs what can be installed, fail."""
+    """Skip if something is missing, or fail in CI if it could have been installed."""
     if missing := ", ".join(need for need in needs if not there(need)):
         if installable:
             absent(missing, "install it")
@@ -45,7 +45,7 @@ def require(*needs: str, installable: bool = True) -> None:
 
 @pytest.fixture(scope="session")
 def host(folder: Path) -> Callable[[str], Host]:
-    """`host(name)`: one that was built, once in a session."""
+    """`host(name)`: a host, built once in a session."""
 
     def get(name: str) -> Host:
         found = HOSTS[name]
@@ -60,7 +60,7 @@ def host(folder: Path) -> Callable[[str], Host]:
 
 
 def consistent(files: Mapping[str, bytes], manifest: Any) -> bytes:
-    """Return a bundle of these files with another manifest, in the canonical order and with hashes that fit."""
+    """Return a bundle of these files with another manifest, in canonical order and with matching hashes."""
     stored = [file for entry in manifest["files"] for file in (entry, *entry.get("beside", ()))]
     golden = [array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])]
     order = ["manifest.json", *(file["name"] for file in stored), *golden]
@@ -86,7 +86,7 @@ def altered(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def wrong(folder: Path) -> Path:
-    """A bundle that is whole and consistent, whose golden image has one pixel of another grey level."""
+    """A consistent bundle whose golden image has one pixel of another grey level."""
     bundle = open_bundle(ROOT / BUNDLE)
     files = {name: bytes(data) for name, data in bundle.files.items()}
     manifest = json.loads(files["manifest.json"])

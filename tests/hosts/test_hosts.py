@@ -1,4 +1,4 @@
-"""Every example host, run as its page says: the right pixels from a good bundle, and a loud end with a bad one."""
+"""Example hosts, run as their pages say, draw the right pixels from a good bundle and fail with a bad one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model() -> Model:
 
 
 def check_report(report: Report, host: Host) -> None:
-    """It passed, said so of each output, and allowed itself no more than the bundle does."""
+    """Assert that the host passed and judged every output by the tolerance in the bundle."""
     assert report.passed, f"{report.text}\n{report.errors}"
     assert report.noise == (14, 14)
     golden = open_bundle(ROOT / BUNDLE).manifest.golden
@@ -48,7 +48,7 @@ def check_report(report: Report, host: Host) -> None:
 
 
 def check_picture(grid: np.ndarray, model: Model) -> None:
-    """The 16 images of the seed, 4 in a row; a value on the boundary of two grey levels may fall on either side."""
+    """Assert that the 16 images of the seed are drawn 4 in a row; values between two levels may round either way."""
     images = model.sample(16, SEED)[:, 0].reshape(4, 4, 28, 28).transpose(0, 2, 1, 3).reshape(112, 112)
     lowest, highest = (to_levels(images + step, 0, 1) for step in (-1e-5, 1e-5))
     assert grid.shape == (112, 112)
@@ -114,7 +114,7 @@ def test_browser_passes_and_draws_the_same_images(
     backend: str, host: Callable[[str], Host], folder: Path, model: Model
 ) -> None:
     found = host("browser")
-    # Around the example: waits for its verdict and writes its canvas to the console.
+    # A page around the example waits for its verdict and writes its canvas to the console.
     (folder / "around.html").write_text("""<!doctype html><iframe></iframe><script>
         const frame = document.querySelector("iframe");
         frame.src = "examples/browser/" + location.search;

@@ -1,4 +1,4 @@
-"""Each host's noise has the same bits as the library's, far beyond the few numbers that a golden file holds."""
+"""Noise of the hosts has the same bits as the library's, for far more numbers than a golden file holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DRAWS = [
     (100, 20, 2**64 - 1, 2**31),
     (3, 5, 7, (2**50 + 4) // 5),
 ]
-#: Where the branches of the transform meet, and its ends.
+#: Boundaries between the branches of the transform, and its ends.
 WORDS = [0, 1, 0x13333333, 0x13333334, 0x40000000, 0x7FFFFFFF, 0x80000000, 0xECCCCCCA, 0xECCCCCD0, 2**32 - 2, 2**32 - 1]
 
 
@@ -43,7 +43,7 @@ def test_python_normal_matches_the_library_at_branch_boundaries(example: ModuleT
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["-O0"], ["-O3", "-march=native"]], ids=" ".join)
 def test_cpp_noise_matches_the_library(options: list[str], tmp_path: Path) -> None:
-    """As it is written, and as an optimiser with the machine's own instructions rewrites it."""
+    """Without optimisation, and optimised for this machine's instructions."""
     require("g++")
     program = tmp_path / "bits.cpp"
     program.write_text("""

@@ -1,4 +1,4 @@
-"""Every host takes the float32 file of a part, or the one there is, and judges it by the band of its precision."""
+"""Hosts take the float32 file of a part, or else the only one, and judge it by the tolerance of its precision."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from vae_export.io.atomic import sha256, write_atomic
 
 pytestmark = pytest.mark.slow
 
-#: Hosts whose reader refuses golden vectors of a part that has none.
+#: Hosts whose reader refuses golden vectors of a part that should have none.
 STRICT = ("node", "browser")
-#: OpenCV reads no quantised ONNX files, and TorchScript has no int8.
+#: OpenCV cannot read quantised ONNX files, and TorchScript has no int8.
 FLOATS_ONLY = ("cpp-libtorch", "cpp-opencv")
 EIGHT_BITS = [name for name in HOSTS if name not in FLOATS_ONLY]
 
 
 def files_of(artifact: Artifact) -> tuple[dict[str, bytes], Any]:
-    """What a bundle of it has, and its manifest."""
+    """Return the files of a bundle of this artifact, and its manifest."""
     record = read_certificate(artifact.certificate)
     data = pack(artifact, record, name="small", parts=["encoder", "decoder"])
     files = {name: bytes(content) for name, content in read_archive(data, "small.zip").items()}
@@ -42,7 +42,7 @@ def golden_image(manifest: Any) -> Any:
 
 
 def tried(host: Host, folder: Path, data: bytes, place: Path) -> Report:
-    """What the host says of a bundle of these bytes."""
+    """Run the host on a bundle of these bytes and return its report."""
     bundle = Path(f"{sha256(data)[:16]}.zip")
     write_atomic(folder / bundle, data)
     if host.name != "browser":
@@ -57,7 +57,7 @@ def bands(manifest: Any, host: Host, choose: Callable[[Any], float]) -> Mapping[
 
 
 def allowed(report: Report) -> Mapping[tuple[str, str], float]:
-    """What the host allowed each output that it tested."""
+    """Return the tolerance that the host applied to each output."""
     return {output: pytest.approx(band, rel=0.01) for output, (_, band) in report.judgements.items()}
 
 
@@ -71,7 +71,7 @@ def test_int8_bundle_passes_within_its_int8_tolerances(
     assert report.passed, f"{report.text}\n{report.errors}"
     assert bands(manifest, found, lambda output: output["bands"]["int8"]) == allowed(report)
     error, _ = report.judgements["decoder", "image"]
-    assert error > golden_image(manifest)["band"]  # float32's would have refused it
+    assert error > golden_image(manifest)["band"]  # the float32 tolerance would have refused it
 
 
 @pytest.mark.parametrize("name", EIGHT_BITS)

@@ -1,4 +1,4 @@
-"""The examples' readers, which are not strict ones: damage is refused, or changes nothing that is read."""
+"""The readers of the examples are lenient: damage is refused, or changes nothing that they read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
 
 ROOT = Path(__file__).parent.parent.parent
-#: Of each kind of damage below.
+#: Number of tries of each kind of damage below.
 TRIES = 100
 
 
 @pytest.fixture(scope="module")
 def small() -> bytes:
-    """A bundle of few bytes, so that most damage hits what matters."""
+    """A bundle so small that most damage hits something that matters."""
     files = {"manifest.json": b'{"format": "vae-export/1", "files": []}', "decoder.onnx": bytes(range(64))}
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in files.items())
     return write_archive({"SHA256SUMS": sums.encode(), **files})
 
 
 def damages(data: bytes) -> list[bytes]:
-    """Bits flipped, bytes cut off, bytes repeated, bytes zeroed; the same ones each time."""
+    """Return copies with bits flipped, or bytes cut off, repeated or zeroed; the same ones each time."""
     draw = random.Random(0)
     found = []
     for _ in range(TRIES):
@@ -51,4 +51,4 @@ def test_python_reader_refuses_damage_or_reads_the_same_files(
             continue
         accepted += 1
         assert bundle._files == whole
-    assert accepted < TRIES  # a quarter of what was tried, and most of that is a date or an attribute
+    assert accepted < TRIES  # less than a quarter of the damage, mostly in dates and attributes

@@ -12,19 +12,19 @@ from tests import samples
 from tests.parity.small_exports import Subject, checkpoint, exported
 from vae_export.models.config import Family
 
-#: The same examples each time, and no clock: these machines are shared.
+#: Deterministic examples without a deadline, because test machines may be busy.
 examples = settings(deadline=None, derandomize=True, max_examples=100, database=None)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
-    """Two workers on two cores: one thread each."""
+    """Use one PyTorch thread, because test workers run in parallel."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Subject]:
-    """`subject(family, seed)`: a network and its export; of `mlp` with seed 0 in every format."""
+    """`subject(family, seed)`: a network and its export to ONNX, or to every quick format for `mlp` with seed 0."""
     made: dict[tuple[Family, int], Subject] = {}
 
     def get(family: Family = "mlp", seed: int = 0) -> Subject:

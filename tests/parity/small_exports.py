@@ -1,4 +1,4 @@
-"""Small exports that the tests of parity share, and copies of them with something wrong."""
+"""Small exports that the parity tests share, and damaged copies of them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Subject:
 
     Attributes:
         checkpoint: the checkpoint on disk.
-        references: what PyTorch computes for it, made once: a hundred files are verified with it.
-        artifact: an export of every part, which passed. Not to be changed: `tampered` and `copied` make copies.
+        references: what PyTorch computes for it, made once and used to verify many files.
+        artifact: an export of every part, which passed. Tests must not change it: `tampered` and `copied` make copies.
     """
 
     checkpoint: Path
@@ -68,7 +68,7 @@ class Subject:
 
 
 def weights(config: VAEConfig, seed: int) -> dict[str, Tensor]:
-    """Return weights that keep the size of activations, as in a trained network, so that every weight counts."""
+    """Return weights that keep the size of activations, as in a trained network, so that every weight matters."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.randn(tensor.shape, generator=generator)
@@ -94,7 +94,7 @@ def exported(checkpoint: Checkpoint, folder: Path, formats: tuple[str, ...] = ("
 def tampered(
     subject: Subject, folder: Path, files: Mapping[tuple[Part, str], bytes], *, rehash: bool = True
 ) -> Artifact:
-    """Return an export of these files alone, whose manifest names their hashes, or keeps those of the right files."""
+    """Return an export of only these files. Its manifest has their hashes, or without `rehash` the original ones."""
     folder.mkdir(exist_ok=True)
     entries = []
     for (part, format), data in files.items():
@@ -121,7 +121,7 @@ def onnx_data(subject: Subject, part: Part, precision: PrecisionName) -> bytes:
 
 
 def verify_as(subject: Subject, folder: Path, data: bytes, precision: PrecisionName) -> Certificate:
-    """Verify an ONNX file as a decoder that the manifest calls one of this precision."""
+    """Verify an ONNX file as the decoder, with this precision stated in the manifest."""
     artifact = tampered(subject, folder, {("decoder", "onnx"): data})
     entry = replace(artifact.manifest.files[0], precision=precision)
     artifact = replace(artifact, manifest=replace(artifact.manifest, files=(entry,)))
@@ -130,7 +130,7 @@ def verify_as(subject: Subject, folder: Path, data: bytes, precision: PrecisionN
 
 
 def assert_fails(certificate: Certificate) -> None:
-    """Assert that a certificate has not passed, in each way to ask for it."""
+    """Assert that a certificate reports failure in every way a caller can ask."""
     assert not certificate.passed
     assert json.loads(json.dumps(certificate.to_json(), allow_nan=False))["verdict"] == "fail"
     with pytest.raises(ParityError):

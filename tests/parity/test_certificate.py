@@ -1,4 +1,4 @@
-"""A certificate fails closed: whatever is missing or is no number means "fail"."""
+"""A certificate fails closed: anything missing or not a number means "fail"."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def with_error(error: float | None) -> CaseResult:
 
 
 def with_mean_error(error: float | None) -> CaseResult:
-    """Of a row whose mean may be off by less than its worst number."""
+    """Return a row whose mean error has a smaller tolerance than its worst error."""
     scale = replace(ROW.limits, eager_mean_error=1e-8, mean_sensitivity=1e-8, magnitude=0.01)
     return replace(ROW, comparison=replace(GOOD, mean_error=error), limits=scale)
 
@@ -201,7 +201,7 @@ class Overflows(nn.Module):
 
 
 def test_decoder_that_overflows_in_float32_is_refused(tmp_path: Path) -> None:
-    """Its own error is infinite there, and must not become an infinite band."""
+    """PyTorch's own error is infinite here and must not become an infinite tolerance."""
     with pytest.raises(ModelError, match="numbers that are not finite: decoder, 'image'"):
         export(Source(Contract((1, 2, 2), (2,)), decoder=Overflows()), tmp_path / "export")
     assert list(tmp_path.iterdir()) == []

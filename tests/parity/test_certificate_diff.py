@@ -1,4 +1,4 @@
-"""Regressions against a baseline, and what a weaker verification would lose of a thorough certificate."""
+"""Regressions against a baseline, and what a thorough certificate would lose to a weaker verification."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_each_regression_is_one_line(now: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        ({"worst_levels": 15, "mean_levels": 0.5, "nats_high": 0.08}, None),  # a quarter, or less than a person sees
+        ({"worst_levels": 15, "mean_levels": 0.5, "nats_high": 0.08}, None),  # within a quarter, or too small to see
         ({"worst_levels": 3, "mean_levels": 0.01, "nats_high": -1.0}, None),
         ({"worst_levels": 16}, "16 grey levels at the worst pixel; was 12"),
         ({"mean_levels": 0.56}, "0.56 grey levels a pixel on average; was 0.3"),

@@ -147,7 +147,7 @@ def test_tolerance_wider_than_the_range_is_a_warning() -> None:
         measure,
         scale,
     )
-    assert list(loose_tolerances([row])) == []  # as wide as the range: an image that is all wrong still misses it
+    assert list(loose_tolerances([row])) == []  # as wide as the range, so a completely wrong image still fails
     wide = replace(row, limits=replace(scale, eager_error=0.6))
     [found] = loose_tolerances([row, wide, replace(wide, probe="data"), replace(wide, probe="data", batch=2)])
     assert (found.rule, found.severity) == ("loose-band", "warning")

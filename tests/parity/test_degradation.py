@@ -1,4 +1,4 @@
-"""What a file costs in nats and pixels: said aloud, and held against a budget, whichever file makes the images."""
+"""Degradation in nats and pixels is reported and checked against the budget for every part that makes images."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_part_without_a_decoder_is_listed_as_a_budget_gap(mlp: Subject, tmp_path
 
 @pytest.mark.parametrize("images", [np.full((2, 1, 4, 4), np.nan, np.float32), np.zeros((1, 1, 4, 4), np.float32)])
 def test_images_unlike_the_contract_are_refused(images: Array) -> None:
-    """All black, one image broadcast over two would be as good as exact."""
+    """One black image broadcast over two would look exact."""
     exact = np.zeros((2, 1, 4, 4))
     case = Case("data", 2, {}, {"image": exact}, {"image": exact}, {})
     runner = Runner(lambda _: contextlib.nullcontext(Bound(lambda: images, lambda given: {"image": given})))
@@ -104,7 +104,7 @@ def test_nats_budget_fails_if_nats_cannot_be_measured(mlp: Subject, tmp_path: Pa
 
 
 def test_more_images_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -> None:
-    """Rows compare the nats of 64 images; with no more, the interval of a good file reaches past a budget."""
+    """Rows compare the nats of 64 images: too few for the interval of a good file to stay within a tight budget."""
     images = np.random.default_rng(0).uniform(0, 1, (256, *mlp.source.contract.image_shape)).astype(np.float32)
     widths = []
     for count in (64, 256):
@@ -118,7 +118,7 @@ def test_more_images_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -
 
 
 def test_nats_budget_needs_more_than_one_image(mlp: Subject, tmp_path: Path) -> None:
-    """One image says nothing of the spread, however often the metric takes it; noise says nothing of images."""
+    """One image, however often it is repeated, says nothing about the spread, and noise says nothing about images."""
     assert mlp.source.images is not None
     one = replace(mlp.source, images=mlp.source.images[:1])
     with pytest.raises(ParityError, match="inf nats, 10 allowed"):
@@ -136,7 +136,7 @@ def test_negative_or_infinite_budget_is_refused(value: float) -> None:
 
 @given(st.floats(-5, 5), st.floats(0.1, 3))
 def test_frechet_distance_matches_the_closed_form(shift: float, scale: float) -> None:
-    """Of one set and the same moved and stretched: |shift|² F + (scale - 1)² tr(covariance)."""
+    """For a set and its shifted and scaled copy: |shift|² F + (scale - 1)² tr(covariance)."""
     features = np.random.default_rng(0).standard_normal((200, 4))
     centred = features - features.mean(0)
     spread = np.trace(np.cov(centred, rowvar=False))
@@ -148,4 +148,4 @@ def test_nats_interval_is_the_confidence_interval_of_the_mean() -> None:
     found = nats_interval(np.array([1.0, 2.0, 3.0, 4.0]))
     assert found["nats"] == 2.5
     assert found["nats_high"] - found["nats"] == pytest.approx(1.96 * np.sqrt(5 / 3) / 2)
-    assert nats_interval(np.array([1.0]))["nats_high"] == np.inf  # one image says nothing of its spread
+    assert nats_interval(np.array([1.0]))["nats_high"] == np.inf  # one image says nothing about the spread

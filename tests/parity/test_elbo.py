@@ -1,4 +1,4 @@
-"""Nats per image against closed forms."""
+"""Nats per image match closed forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ seeds = st.integers(0, 2**32 - 1)
 @examples
 @given(seeds, st.integers(1, 16))
 def test_true_posterior_gives_the_evidence_for_every_sample(seed: int, count: int) -> None:
-    """p(z) = N(0, 1), p(x|z) = N(z, 1): then p(z|x) = N(x/2, 1/2) and p(x) = N(0, 2), whatever the noise."""
+    """If p(z) = N(0, 1) and p(x|z) = N(z, 1), then p(z|x) = N(x/2, 1/2) and p(x) = N(0, 2), whatever the noise."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(-8, 8, (5, 1, 1, 1))
     mean, logvar = x.reshape(5, 1) / 2, np.full((5, 1), -math.log(2))
@@ -60,7 +60,7 @@ def test_posterior_equal_to_the_prior_has_no_kl() -> None:
 @examples
 @given(seeds)
 def test_importance_weighted_nats_never_exceed_the_negative_elbo(seed: int) -> None:
-    """Jensen, for noises of mean 0 and square 1, which make the KL of the samples that of the formula."""
+    """Jensen's inequality; noise of mean 0 and variance 1 makes the KL of the samples equal to the closed form."""
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], (1, 5, 3))
     x, decoded = rng.uniform(0, 1, (5, 1, 1, 4)), rng.uniform(0, 1, (2, 5, 1, 1, 4))
@@ -76,7 +76,7 @@ def test_impossible_pixels_cost_finite_nats() -> None:
 
 
 def test_nan_images_give_nan_nats() -> None:
-    """So that the row can say so."""
+    """The row can then report the fault."""
     x, zeros = np.zeros((1, 1, 1, 4)), np.zeros((1, 3))
     found = nats_per_image(BERNOULLI, x, zeros, zeros, np.zeros((1, 1, 3)), np.full((1, 1, 1, 1, 4), np.nan))
     assert np.isnan(found["negative_elbo"]).all()

@@ -1,4 +1,4 @@
-"""Engines that compute something else, give no array that can be compared, or are not there."""
+"""Engines that compute something else, return arrays that cannot be compared, or are unavailable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Outputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Engine:
-    """ONNX Runtime with something wrong: `change` gets the outputs of each run and the setting."""
+    """ONNX Runtime with a fault: `change` gets the outputs and session options of each run."""
 
     change: Callable[[Outputs, SessionOptions], Outputs]
 
@@ -46,7 +46,7 @@ def through(
     change: Callable[..., Outputs],
     thorough: bool = False,
 ) -> Certificate:
-    """The decoder as it was written, run by a wrong engine."""
+    """Verify the unchanged decoder with a wrong engine."""
     monkeypatch.setitem(FORMATS, "onnx", Engine(change))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
     return verified(artifact, mlp.references, thorough=thorough)
@@ -132,7 +132,7 @@ def test_engine_error_in_one_batch_size_fails_those_rows_only(
 def test_nondeterminism_is_recorded_and_fails_beyond_tolerance(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Within the band it passes, and the certificate says so; beyond it fails."""
+    """Within the tolerance it passes and the certificate records it; beyond the tolerance it fails."""
     rng = np.random.default_rng(0)
 
     def jitter(scale: float) -> Callable[[Outputs, SessionOptions], Outputs]:

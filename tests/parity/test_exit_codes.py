@@ -1,4 +1,4 @@
-"""The command line ends with the exit code of the fault, and one line."""
+"""The command line exits with the code of the fault and prints one line."""
 
 from __future__ import annotations
 

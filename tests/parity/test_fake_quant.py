@@ -1,4 +1,4 @@
-"""Files of eight bits have the levels of PyTorch's fake quantisation, and calibration finds their ranges once."""
+"""Int8 files have the levels of PyTorch's fake quantisation, and calibration finds their ranges once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vae_export.session_options import OPTIMISATION_LEVELS, SessionOptions
 
 
 def test_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
-    """Two programs that share no line round to the same levels: all but values on the border of two."""
+    """Two independent implementations round to the same levels, except for values between two levels."""
     graph = mlp.graph("decoder")
     latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
     runner = FORMATS["onnx"].open(
@@ -48,7 +48,7 @@ def test_int8_weights_are_unsigned(subject: Callable[..., Subject], family: str,
 
 
 class LooksUp(nn.Module):
-    """A decoder with integers of its own, in 8 signed bits."""
+    """A decoder with a signed 8-bit table of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_integer_table_of_the_network_is_left_alone(tmp_path: Path, precision: P
 
 @pytest.mark.parametrize("level", OPTIMISATION_LEVELS)
 def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, level: str) -> None:
-    """Two products of 255 and 127 do not fit into the 16 bits in which some processors add them up."""
+    """The sum of two products of 255 and 127 does not fit into the 16 bits that some processors add in."""
     graph = mlp.graph("decoder")
     means = copy.deepcopy(graph.module)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, level: st
 
 
 def test_static_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
-    """Their ranges are those of the float32 network: with weights rounded first, each level would be another."""
+    """Ranges come from the float32 network: rounding the weights first would shift every level."""
     graph, inputs = mlp.graph("encoder"), mlp.references.calibration["encoder"]
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8-static", calibration=inputs))
     runner = FORMATS["onnx"].open(

@@ -15,7 +15,7 @@ from vae_export.parity import References, golden_vectors
 
 
 class Edge(nn.Module):
-    """latent (N, 2) → image (N, 1, 2, 2): finite with these weights, and NaN with weights one rounding below."""
+    """latent (N, 2) → image (N, 1, 2, 2): finite with these weights, and NaN if they are one rounding lower."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def test_network_one_rounding_away_from_nan_has_no_finite_tolerance(tmp_path: Pa
 
 
 def test_golden_vectors_and_calibration_use_one_thread() -> None:
-    """Another number of threads sums in another order: bytes would depend on how many cores a machine has."""
+    """The number of threads changes the order of sums, so bytes would depend on the machine's cores."""
     seen: set[int] = set()
 
     class Watched(nn.Linear):

@@ -1,4 +1,4 @@
-"""Every wrong ONNX file of the catalogue in `mutations` is caught, and by the check that should catch it."""
+"""Every wrong ONNX file of the catalogue in `mutations` is caught by the check that should catch it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def weights_of(model: onnx.ModelProto) -> dict[str, bytes]:
 
 
 def first_reader_of_a_changed_weight(before: bytes, after: bytes) -> str | None:
-    """The value that the first node computes which reads a weight that is not what it was; None if all are."""
+    """Return the output of the first node that reads a changed weight; None if no weight changed."""
     old, new = onnx.load_from_string(before), onnx.load_from_string(after)
     kept = weights_of(new)
     changed = {name for name, data in weights_of(old).items() if kept.get(name) != data}
@@ -82,7 +82,7 @@ def test_mutated_onnx_file_is_caught_by_the_expected_check(
             certificate = verified(artifact, chosen.references, thorough=mutation.thorough)
             assert_fails(certificate)
             assert not certificate.errors
-            # Where the largest inputs overflow there is nothing to measure: those rows fail as well.
+            # Rows in which the largest inputs overflow have nothing to measure, but fail as well.
             measured = [row for row in certificate.failures if row.comparison.fault is None]
             assert {row.output for row in measured} == outputs
             for row in measured:
@@ -94,7 +94,7 @@ def test_mutated_onnx_file_is_caught_by_the_expected_check(
 
 
 def test_removed_bound_is_caught_when_values_reach_it(tmp_path: Path) -> None:
-    """One that no image reaches could go unnoticed: then both compute the same for every image."""
+    """A bound that no image reaches could be removed unnoticed, because it changes no output."""
     low = checkpoint("mlp")
     bias = low.weights["encoder.logvar.0.bias"].clone()
     bias[0] = -31.0
@@ -109,7 +109,7 @@ def test_removed_bound_is_caught_when_values_reach_it(tmp_path: Path) -> None:
 def test_external_weights_are_an_error_even_when_onnx_runtime_finds_them(
     mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ONNX Runtime reads them from the working folder: the file runs, and still does not stand alone."""
+    """ONNX Runtime reads them from the working folder, so the file runs but is not self-contained."""
     before = onnx.load_from_string(mlp.data("decoder"))
     data = mutations.initialiser(before, "decoder.body.2.weight").raw_data
     (tmp_path / "decoder.onnx.data").write_bytes(data)

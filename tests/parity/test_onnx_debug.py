@@ -31,7 +31,7 @@ def inputs(subject: Subject, part: Part, batch: int = 7) -> dict[str, np.ndarray
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_node_is_placed_on_the_cpu(mlp: Subject, part: Part) -> None:
-    """ONNX Runtime makes one node of a product and its ReLU, and names it after the product."""
+    """ONNX Runtime fuses a product and its ReLU into one node, named after the product."""
     placed = node_providers(mlp.data(part), CPU, inputs(mlp, part))
     nodes = onnx.load_from_string(mlp.data(part)).graph.node
     assert set(placed.values()) == {CPU}
@@ -90,7 +90,7 @@ class Cancels(nn.Module):
 
 
 def test_node_tolerance_allows_one_rounding_of_a_weight() -> None:
-    """PyTorch is lucky with these inputs: it gives zero exactly. No other float32 implementation has to be."""
+    """PyTorch happens to give exactly zero for these inputs; other float32 implementations need not."""
     graph = capture(Source(Contract((1, 2, 2), (2,)), decoder=Cancels()), "decoder")
     right = FORMATS["onnx"].write(graph, WriteOptions()).data
     latent = {"latent": np.ones((1, 2), np.float32)}

@@ -1,4 +1,4 @@
-"""Decoders that give bytes: the rounding of an application within the graph, and no other."""
+"""Decoders that output bytes round exactly as an application would."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 1.5)])
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate, Source]:
-    """A colour decoder in [-1, 1], as high as it is wide, with both layouts in every format that takes no compiler."""
+    """A square colour decoder in [-1, 1], exported in both layouts to every format that needs no compiler."""
     source = samples.foreign_source()
     out = tmp_path_factory.mktemp("pixels") / "export"
     artifact, certificate = export(source, out, formats=samples.QUICK, parts=["decoder"], pixels=LAYOUTS)
@@ -74,7 +74,7 @@ def test_pixels_graph_rounds_like_to_bytes(values: list[float], bounds: tuple[fl
 
 
 def test_pixels_graph_matches_the_table_in_the_specification() -> None:
-    """Below the range 0 and above it 255: a decoder that leaves it is refused, and a graph never wraps round."""
+    """Values beyond the range become 0 or 255: the graph never wraps round."""
     text = (Path(__file__).parents[2] / "docs" / "bundle-format.md").read_text("utf-8")
     (pixels, expected) = re.search(r"^\| pixel, range \[0, 1\] \|(.*)\|\n.*\n\| byte \|(.*)\|$", text, re.M).groups()  # type: ignore[union-attr]
     image = np.array([float(pixel) for pixel in pixels.split("|")], np.float32).reshape(1, 1, 1, -1)
@@ -125,14 +125,14 @@ def test_manifest_describes_the_pixel_outputs(made: tuple[Artifact, Certificate,
 
 
 def constant(model: onnx.ModelProto, operator: str, value: float) -> None:
-    """The number that an operator takes beside the image becomes another."""
+    """Replace the constant operand of an operator."""
     node = next(node for node in reversed(model.graph.node) if node.op_type == operator)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), "another"))
     node.input[1] = "another"
 
 
 def permuted(model: onnx.ModelProto, axes: list[int]) -> None:
-    """The output's axes in another order."""
+    """Permute the axes of the output."""
     node = next(node for node in model.graph.node if "pixels" in node.output)
     node.output[0] = "before"
     model.graph.node.append(onnx.helper.make_node("Transpose", ["before"], ["pixels"], perm=axes))
@@ -146,7 +146,7 @@ def channels_swapped(model: onnx.ModelProto) -> None:
 
 
 def logits(model: onnx.ModelProto) -> None:
-    """The end of the decoder is left out: far beyond the range, so that only the clamp is left."""
+    """Remove the final activation, so that values leave the range and only the clamp limits them."""
     node = next(node for node in model.graph.node if node.op_type == "Tanh")
     node.op_type = "Identity"
 
@@ -178,7 +178,7 @@ def test_wrong_pixel_conversion_is_caught(
     (tmp_path / entry.name).write_bytes(data)
     file = replace(entry, size=len(data), sha256=sha256(data))
     (tmp_path / MANIFEST).write_bytes(replace(artifact.manifest, files=(file,), golden=()).text)
-    if fault is not None:  # ONNX Runtime knows the shape to be another
+    if fault is not None:  # ONNX Runtime infers another shape
         with pytest.raises(ModelError, match="ONNX file cannot be opened|outputs are not those"):
             verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
         return

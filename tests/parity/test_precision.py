@@ -1,4 +1,4 @@
-"""Files of lower precision: held against what PyTorch loses with the same numbers, and what they cost."""
+"""Files of lower precision are compared with PyTorch in that precision, and their degradation is measured."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_file_of_lower_precision_than_stated_fails(
 
 @pytest.mark.parametrize("precision", ["fp16", *INTEGERS])
 def test_layer_with_doubled_scale_fails(mlp: Subject, tmp_path: Path, precision: PrecisionName) -> None:
-    """The scale of one layer's weights, twice what it should be: in whatever form the precision keeps it."""
+    """The scale of one layer's weights is doubled, in whatever form the precision stores it."""
     model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type in kinds]
@@ -130,7 +130,7 @@ def test_load_takes_the_only_precision_and_refuses_missing_ones(mlp: Subject, tm
     assert np.array_equal(load(folder).sample(2, 0), load(folder, precision="int8").sample(2, 0))  # the only one
     with pytest.raises(UsageError, match="no ONNX file has this precision; expected int8, got fp16"):
         load(folder, precision="fp16")
-    # And so do machines that get nothing but the files that they need.
+    # A worker that receives only the files it needs takes that precision too.
     parcel = ModelPayload.of(open_artifact(folder), ("decoder",), SessionOptions())
     assert list(parcel.files) == ["decoder.int8.onnx"]
     assert np.array_equal(parcel.open().sample(2, 0), load(folder).sample(2, 0))
@@ -150,7 +150,7 @@ def test_rounding_moves_no_weight_by_more_than_half_a_step(weights: list[float],
         rounded = torch.where(step > 0, torch.round(weight / step) * step, weight)
     else:
         rounded = weight.to(torch.float16 if precision == "fp16" else torch.bfloat16).float()
-    smallest = 2.0**-25  # half the distance of two subnormal float16s
+    smallest = 2.0**-25  # half the distance between two subnormal float16 numbers
     assert bool(((rounded - weight).abs() <= half * (1 + 1e-5) + smallest).all())
 
 
@@ -164,7 +164,7 @@ def test_every_precision_has_a_tolerance_factor_and_a_file_name_infix() -> None:
 def test_shift_of_every_pixel_fails_by_the_mean_error(
     mlp: Subject, tmp_path: Path, precision: PrecisionName, shift: float
 ) -> None:
-    """A bias that is off: no pixel is further away than few bits may be, but none is nearer either."""
+    """With a wrong bias every pixel stays within the tolerance of its precision, but the mean error does not."""
     model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
     [bias] = [tensor for tensor in model.graph.initializer if tensor.name == "decoder.body.4.bias"]
     array = numpy_helper.to_array(bias)

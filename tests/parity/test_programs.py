@@ -20,12 +20,12 @@ programs = pytest.mark.parametrize("format", PROGRAMS)
 
 
 def fresh(mlp: Subject) -> Source:
-    """Its modules are copied for every graph: they may be changed."""
+    """Return a source of the same modules; capture copies them, so a graph may be changed."""
     return Source(mlp.source.contract, mlp.source.encoder, mlp.source.decoder)
 
 
 def onnx_data(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
-    """The decoder in a format, changed before it was written."""
+    """Return the decoder in a format, changed before it is written."""
     graph = capture(fresh(mlp), "decoder")
     with torch.no_grad():
         change(graph.module)

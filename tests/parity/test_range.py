@@ -1,4 +1,4 @@
-"""An image keeps the contract's range: a module that does not is refused, and a file that does not fails its rows."""
+"""Images keep the contract's range: a module that leaves it is refused, and a file that leaves it fails."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_file_that_keeps_the_range_passes_a_wide_tolerance(mlp: Subject, tmp_pat
 
 
 class Ends(nn.Module):
-    """latent (N, 4) → image (N, 1, 2, 2), through a function at its end."""
+    """latent (N, 4) → image (N, 1, 2, 2), with a given final activation."""
 
     def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -131,14 +131,14 @@ def test_module_that_leaves_its_range_is_not_published(
 def test_engines_keep_the_range_of_every_final_activation(
     end: Callable[[Tensor], Tensor], low: float, high: float, tmp_path: Path
 ) -> None:
-    """No false alarm: the largest probe drives every one of these to its bounds."""
+    """The largest probe drives each of these to its bounds, which must not raise a false alarm."""
     _, certificate = export(source(end, low, high), tmp_path / "export", formats=samples.QUICK)
     assert certificate.passed
     assert {row.comparison.outside for row in certificate.results} == {0}
 
 
 def test_sigmoid_and_tanh_of_onnx_runtime_keep_their_range() -> None:
-    """Over a hundred thousand inputs, at every optimisation level: engines approximate them."""
+    """Engines approximate both, so a hundred thousand inputs are tried at every optimisation level."""
     values = np.concatenate([np.linspace(-20, 20, 100_000), np.geomspace(1e-30, 1e30, 1000)]).astype(np.float32)
     for end, low in ((torch.sigmoid, 0.0), (torch.tanh, -1.0)):
         decoder = source(end, low, 1.0)

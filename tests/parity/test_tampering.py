@@ -1,4 +1,4 @@
-"""Files and manifests that are not those that were written: damaged, exchanged, of another model."""
+"""Files and manifests that were damaged, exchanged or taken from another model."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def test_flipped_bit_is_an_integrity_error(mlp: Subject, place: float, tmp_path:
 
 @pytest.mark.parametrize("seed", range(24))
 def test_flipped_bit_with_matching_hash_gives_an_error_or_a_verdict(mlp: Subject, seed: int, tmp_path: Path) -> None:
-    """Whatever it hits, the graph or a weight: never a traceback, and passed only if all figures are within bands."""
+    """Whether the graph or a weight is hit, there is no traceback, and it passes only if every row passes."""
     data = bytearray(mlp.data("decoder"))
     rng = np.random.default_rng(seed)
-    # Half of them outside the weights, which are most of the file.
+    # Half of the seeds hit the graph, because weights are most of the file.
     structure = [i for i in range(len(data)) if i < 300 or i > len(data) - 700]
     position = int(rng.choice(structure)) if seed % 2 else int(rng.integers(len(data)))
     data[position] ^= 1 << int(rng.integers(8))
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): bytes(data)})
-    with contextlib.suppress(VaeExportError):  # whose message is one line, always
+    with contextlib.suppress(VaeExportError):  # its message is always one line
         certificate = verified(artifact, mlp.references)
         certificate.write(tmp_path / "certificate.json")
         assert certificate.passed == all(row.passed for row in certificate.results) & (not certificate.errors)

@@ -1,4 +1,4 @@
-"""Names of targets, and which of them are tried."""
+"""Names of targets, and the choice of those that run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vae_export.formats import FORMATS
 from vae_export.parity.targets import Kind, Target, choose_targets, parse_target
 from vae_export.session_options import CPU, CUDA, TENSORRT, SessionOptions
 
-#: Every format in every precision that it has.
+#: Every format in each of its precisions.
 KINDS: list[Kind] = [(name, precision) for name, format in FORMATS.items() for precision in format.precisions]
 
 

@@ -1,4 +1,4 @@
-"""Tolerances: a multiple of what rounding explains, or what the user says."""
+"""Tolerances are a multiple of what rounding explains, or what the user sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify` passes what computes the same and fails all else, each damage by itself."""
+"""`verify` passes exports that compute the same and fails each kind of damage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mlp(exported: Callable[[str], Exported]) -> Exported:
 @pytest.mark.parametrize("name", [*FAMILIES, "foreign"])
 def test_correct_export_passes_on_every_target(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
-    # Every batch size and setting of two: of the slow ones it takes minutes.
+    # Only two run every batch size and setting: the slow ones would take minutes.
     thorough = name in ("mlp", "foreign")
     certificate = verify(export.artifact, export.source, trust=name == "foreign", thorough=thorough)
     assert certificate.passed
@@ -60,7 +60,7 @@ def test_correct_export_passes_on_every_target(exported: Callable[[str], Exporte
 
 
 def test_untrained_network_passes(tmp_path: Path) -> None:
-    """PyTorch's own first weights: small, and outputs close to one half."""
+    """PyTorch's initial weights are small and give outputs close to one half."""
     import torch
 
     from vae_export import Checkpoint, export

@@ -1,4 +1,4 @@
-"""What `verify` refuses to begin with, and what it leaves as it was."""
+"""`verify` refuses exports, sources and targets it cannot verify, and restores global settings."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_grown_file_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_pat
 
     artifact = mlp.copied(tmp_path / "export")
     path = artifact.folder / "decoder.onnx"
-    os.truncate(path, 1 << 42)  # sparse: more than any memory, and nothing on the disk
+    os.truncate(path, 1 << 42)  # sparse: larger than any memory, but empty on disk
     with pytest.raises(IntegrityError, match=r"was altered: .*decoder\.onnx; expected .*, got 4398046511104 bytes;"):
         verify(artifact, mlp.references)
 
@@ -96,7 +96,7 @@ def test_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
     "change", [{"image_range": (-1.0, 1.0), "likelihood": None}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}]
 )
 def test_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
-    """Hosts believe the manifest: where it says other ranges than the truth, they scale their images wrongly."""
+    """Hosts trust the manifest: with a wrong range they would scale images wrongly."""
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]
     write_atomic(artifact.folder / MANIFEST, replace(artifact.manifest, contract=contract, golden=()).text)
@@ -157,14 +157,14 @@ def test_file_in_an_unknown_precision_is_refused_or_listed_as_a_gap(mlp: Exporte
     later = open_artifact(artifact.folder)
     with pytest.raises(TargetError, match=r"cannot be verified here: decoder\.onnx; .*got precision fp2"):
         verify(later, mlp.references)
-    # A source without provenance makes the origin of every file a question.
+    # Without provenance every file is checked for danger, which must skip unknown formats.
     certificate = verify(later, replace(mlp.source, provenance={}), targets=[ONNX], thorough=False)
     assert certificate.passed
     assert "decoder.onnx" in certificate.not_verified
 
 
 def _of_tomorrow(manifest: str) -> str:
-    """The same, whose decoder is in a precision and a format that nobody knows yet."""
+    """Return the manifest with the decoder in an unknown precision and format."""
     document = json.loads(manifest)
     files = [item for item in document["files"] if not item["name"].startswith("autoencoder")]
     kept = [item for item in files if item["format"] == "onnx"]

@@ -1,4 +1,4 @@
-"""Certificates of any kind without a verification, and their page as a reader meets it."""
+"""Certificates made without a verification, and a parser for their pages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def certificate(results: tuple[CaseResult, ...] | None = None, **changes: object
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes, the text that is read, and which elements were left open."""
+    """A parser that collects elements with their attributes, visible text and elements left open."""
 
     VOID = ("meta", "link", "img", "br")
 

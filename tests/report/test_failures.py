@@ -1,4 +1,4 @@
-"""What failed, what was left out and what did not run is where a reader looks."""
+"""The page shows prominently what failed, what was left out and what did not run."""
 
 from __future__ import annotations
 

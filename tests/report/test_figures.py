@@ -1,4 +1,4 @@
-"""What is summed up and drawn: counts, strips and pictures of the error."""
+"""Summaries and pictures on the page: counts, strips and error maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The certificate as a page: it says what the certificate says."""
+"""The page says what its certificate says."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_verify_overwrites_no_page(tmp_path: Path) -> None:
 
 
 def test_page_calls_iwae_a_bound_and_not_a_likelihood() -> None:
-    """The certificate does not know what the pixels were, so it takes the name that is right for all."""
+    """The certificate does not know the kind of pixels, so the page uses a name that is right for all."""
     page = read(certificate((result("metric", "iwae_nll"),)))
     assert "IWAE bound" in page.text
     assert "NLL" not in page.text

@@ -1,4 +1,4 @@
-"""The page needs nothing else, and lets nothing in: a real browser agrees."""
+"""The page is self-contained and safe against hostile content, also in a real browser."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_browser_shows_the_page_without_console_messages(chromium: str, tmp_path
         assert green > 1.5 * max(red, blue), "the verdict is not green"
         assert len(set(shot.convert("RGB").tobytes()[::7])) > 100, "the page is blank"
 
-    # That silence means something: the same page with a picture from elsewhere is refused, aloud.
+    # The empty console is meaningful: a picture from elsewhere makes the browser complain.
     page.write_text(
         page.read_text("utf-8").replace("<main>", '<main><img src="https://example.invalid/x.png">'), "utf-8"
     )
