@@ -32,7 +32,7 @@ _MIN_SPEEDUP = 1.1
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How steps are computed.
+    """The threads and the precision that a training step is computed with.
 
     Attributes:
         threads: Number of CPU threads.

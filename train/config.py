@@ -108,7 +108,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
-    """How the training loss differs from the bound. Reported scores are of the bound itself.
+    """The differences between the training loss and the bound. Reported scores are of the bound itself.
 
     Attributes:
         beta: Weight of the KL term (Higgins et al. 2017).

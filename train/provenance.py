@@ -20,7 +20,7 @@ from vae_export.models import VAEConfig
 
 @dataclass(frozen=True)
 class TrainingProvenance:
-    """What the weights of a training are a function of, and what changes their rounding.
+    """The inputs that determine the weights of a training, and the environment that changes their rounding.
 
     Attributes:
         options: Its precision is "float32" or "bfloat16".

@@ -34,7 +34,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a network is trained.
+    """The length and the learning rates of a training.
 
     Attributes:
         epochs: Passes over the training images.

@@ -39,7 +39,7 @@ STATE_FORMAT = "vae-export-state/1"
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """What is in the run's checkpoint.
+    """The contents of the run's checkpoint.
 
     Attributes:
         epoch: How many epochs were completed before it was written.

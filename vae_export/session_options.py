@@ -1,4 +1,4 @@
-"""How an exported file is opened: the engine's provider, threads, graph optimisation and other switches.
+"""The options that an exported file is opened with: provider, threads, graph optimisation and other switches.
 
 Formats open a file with `SessionOptions`, parity certifies them, `tune` recommends them, the manifest stores them and
 the runtime follows them. The names that they may hold are listed here and nowhere else.

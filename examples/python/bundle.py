@@ -188,7 +188,7 @@ def to_levels(image: Array, low: float, high: float) -> Array:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one output of an engine compares with its golden array.
+    """The comparison of one output of an engine with its golden array.
 
     `pixels` are the numbers of differing and of unexplained pixels; None for an output that is no image.
     """

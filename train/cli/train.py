@@ -210,7 +210,7 @@ class OptimiserFlags:
 
 @option_group("Machine")
 class MachineFlags:
-    """Where and how the steps are computed: fields of `TrainOptions`."""
+    """The device, threads and precision of the steps: fields of `TrainOptions`."""
 
     device: DeviceOption = "auto"
     precision: Annotated[

@@ -27,11 +27,13 @@ _PACKAGES = (
     "scikit-learn",
     "matplotlib",
 )
+#: Each release series of ExecuTorch is built for one torch: by the torch of November 2026's releases.
+_EXECUTORCH = {"2.13": "1.4", "2.14": "1.5"}
 
 
 @dataclass(frozen=True)
 class FormatState:
-    """What this machine can do with a format.
+    """The uses of one format on this machine.
 
     Attributes:
         name: of the format.
@@ -48,7 +50,7 @@ class FormatState:
 
 @dataclass(frozen=True)
 class Machine:
-    """What was found on this machine.
+    """The packages, devices and formats found on this machine.
 
     Attributes:
         versions: of each package, None where it is not installed.
@@ -156,13 +158,9 @@ def _install_line(extra: str) -> str:
     if extra != "executorch" or missing("export", "torch") is not None:
         return line
     fitting = fitting_executorch(version("torch"))
-    return f"{line}\n  'executorch=={fitting}.*'" if fitting else f"{line}\n  'torch>=2.13'"
+    return f"{line}\n  'executorch=={fitting}.*'" if fitting else f"{line}\n  'torch>=2.13,<2.15'"
 
 
 def fitting_executorch(torch_version: str) -> str | None:
-    """Return the release series of ExecuTorch that is built for a torch; None for torch before 2.13.
-
-    Each release of ExecuTorch is built for one torch: 1.0 for 2.9, 1.4 for 2.13, and so on.
-    """
-    minor = int(torch_version.split(".")[1])
-    return f"1.{minor - 9}" if minor >= 13 else None
+    """Return the release series of ExecuTorch that is built for a torch, or None where we know of none."""
+    return _EXECUTORCH.get(".".join(torch_version.split(".")[:2]))

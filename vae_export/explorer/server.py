@@ -53,7 +53,7 @@ _TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class WebRuntime:
-    """Where the page loads onnxruntime-web from, which runs ONNX files in a browser.
+    """The files of onnxruntime-web, which runs ONNX files in a browser, and where the page loads them from.
 
     Attributes:
         url: the folder of its files, as the page sees it: a path on this server, or a public URL.

@@ -65,7 +65,7 @@ class Case:
 
 
 class References:
-    """What PyTorch computes for the parts of a source.
+    """The outputs that PyTorch computes for the parts of a source.
 
     Attributes:
         captured: the source with its graphs.

@@ -71,7 +71,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class ErrorLimits:
-    """How large the errors of one output of one probe may be, with the measurements from which that follows.
+    """The largest errors allowed for one output of one probe, with the measurements that they follow from.
 
     Attributes:
         eager_error: PyTorch's own largest error against float64 in the precision, over all batch sizes of the probe.

@@ -160,7 +160,7 @@ def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, A
 
 @dataclass
 class _TargetRecord:
-    """What one file did on one target.
+    """The results of one file on one target.
 
     Attributes:
         planned: how many test cases there must be.
@@ -179,7 +179,7 @@ class _TargetRecord:
 
 @dataclass
 class _FileRecord:
-    """What the verification of one file found.
+    """The results of verifying one file.
 
     Attributes:
         entry: the file.

@@ -125,7 +125,7 @@ class Summary:
 
     @property
     def missing(self) -> int:
-        """How many planned results are missing; negative if there are more than planned, which is no pass either."""
+        """The number of planned results that are missing; a negative number, more than planned, fails as well."""
         return self.certificate.planned - len(self.certificate.results)
 
     @property

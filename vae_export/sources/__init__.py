@@ -1,4 +1,4 @@
-"""Where a model comes from: anything that has an encoder, a decoder and a contract becomes a `Source`."""
+"""Sources of models: anything that has an encoder, a decoder and a contract becomes a `Source`."""
 
 from vae_export.sources.base import Source
 
