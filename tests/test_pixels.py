@@ -29,15 +29,15 @@ def test_pixels_match_levels_of_specification() -> None:
     assert to_levels(np.array([float(pixel) for pixel in pixels.split("|")]), 0, 1).tolist() == expected
     (e, g, band, other) = (np.array([value]) for value in (0.50392, 0.503925, 1e-5, 0.5039))
     assert all(f"{value:g}" in text for value in (e[0], g[0], other[0]))
-    assert compare_levels(g, e, low=0, high=1, band=band[0]) == GreyLevels(1, 0, 1)
-    assert compare_levels(g, other, low=0, high=1, band=band[0]).unexplained == 1
+    assert compare_levels(g, e, low=0, high=1, tolerance=band[0]) == GreyLevels(1, 0, 1)
+    assert compare_levels(g, other, low=0, high=1, tolerance=band[0]).unexplained == 1
 
 
 @examples
 @given(UNIT, RANGES, st.floats(0, 0.1))
 def test_an_image_has_the_levels_of_itself(values: np.ndarray, bounds: tuple[float, float], band: float) -> None:
     image = within(values, *bounds)
-    assert compare_levels(image, image, low=bounds[0], high=bounds[1], band=band) == GreyLevels(0, 0, 0)
+    assert compare_levels(image, image, low=bounds[0], high=bounds[1], tolerance=band) == GreyLevels(0, 0, 0)
 
 
 @examples
@@ -47,14 +47,14 @@ def test_what_lies_within_the_band_is_explained(
 ) -> None:
     exact = within(values, *bounds)
     image = exact + np.random.default_rng(seed).uniform(-0.99, 0.99, exact.shape) * band
-    assert compare_levels(image, exact, low=bounds[0], high=bounds[1], band=band).unexplained == 0
+    assert compare_levels(image, exact, low=bounds[0], high=bounds[1], tolerance=band).unexplained == 0
 
 
 @examples
 @given(UNIT, UNIT.map(lambda values: values[0]), st.floats(0, 0.01), st.floats(0, 0.01))
 def test_a_wider_band_explains_no_less(values: np.ndarray, shift: float, one: float, other: float) -> None:
     image = np.clip(values + shift, 0, 1)
-    narrow, wide = (compare_levels(image, values, low=0, high=1, band=band) for band in sorted((one, other)))
+    narrow, wide = (compare_levels(image, values, low=0, high=1, tolerance=band) for band in sorted((one, other)))
     assert wide.unexplained <= narrow.unexplained <= narrow.differing == wide.differing
     assert (narrow.worst > 0) == (narrow.differing > 0)
 
@@ -72,9 +72,9 @@ def test_a_brighter_pixel_has_no_lower_level(values: list[float]) -> None:
 def test_boundary_pixel_is_explained_neighbour_is_not(level: int) -> None:
     boundary = (level + 0.5) / 255
     exact, image = np.array([boundary - 1e-8]), np.array([boundary + 1e-8])
-    assert compare_levels(image, exact, low=0, high=1, band=1e-7) == GreyLevels(1, 0, 1)
-    assert compare_levels(image, exact, low=0, high=1, band=1e-9) == GreyLevels(1, 1, 1)
-    assert compare_levels(image, exact - 1e-3, low=0, high=1, band=1e-7) == GreyLevels(1, 1, 1)
+    assert compare_levels(image, exact, low=0, high=1, tolerance=1e-7) == GreyLevels(1, 0, 1)
+    assert compare_levels(image, exact, low=0, high=1, tolerance=1e-9) == GreyLevels(1, 1, 1)
+    assert compare_levels(image, exact - 1e-3, low=0, high=1, tolerance=1e-7) == GreyLevels(1, 1, 1)
 
 
 def test_levels_are_rounded_half_up_and_clipped() -> None:
@@ -84,11 +84,11 @@ def test_levels_are_rounded_half_up_and_clipped() -> None:
 
 
 def test_the_worst_difference_is_in_levels() -> None:
-    found = compare_levels(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.5]), low=0, high=1, band=1e-6)
+    found = compare_levels(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.5]), low=0, high=1, tolerance=1e-6)
     assert found == GreyLevels(1, 1, 255)
 
 
 def test_the_boundary_excuses_no_more_than_the_band() -> None:
     """0.5 lies on a boundary exactly: 127.5 of 255. That explains one level and not 25."""
     exact = np.array([0.5, 0.5])
-    assert compare_levels(np.array([0.5 - 1e-8, 0.6]), exact, low=0, high=1, band=1e-7) == GreyLevels(2, 1, 25)
+    assert compare_levels(np.array([0.5 - 1e-8, 0.6]), exact, low=0, high=1, tolerance=1e-7) == GreyLevels(2, 1, 25)

@@ -38,18 +38,18 @@ def to_levels(image: Array, low: float, high: float) -> Array:
     return np.floor(np.clip(scaled(image, low, high), 0, MAX_LEVEL) + 0.5).astype(np.int16)
 
 
-def compare_levels(image: Array, exact: Array, *, low: float, high: float, band: float) -> GreyLevels:
+def compare_levels(image: Array, exact: Array, *, low: float, high: float, tolerance: float) -> GreyLevels:
     """Compare the levels of an image with those of the float64 image.
 
     Args:
         image, exact: pixels in [low, high], of one shape.
         low, high: the range of pixels.
-        band: the tolerance, in units of the image.
+        tolerance: the tolerance, in units of the image.
     """
     level, expected = to_levels(image, low, high), to_levels(exact, low, high)
     difference = np.abs(level - expected)
     # A level is explained where a value within the tolerance of the exact one has it too.
-    lowest, highest = to_levels(exact - band, low, high), to_levels(exact + band, low, high)
+    lowest, highest = to_levels(exact - tolerance, low, high), to_levels(exact + tolerance, low, high)
     unexplained = (level < lowest) | (level > highest)
     return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
 

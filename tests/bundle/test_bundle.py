@@ -204,7 +204,7 @@ def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path
     loose = StoredCertificate(json.dumps(document).encode(), document)
     (tmp_path / "x.zip").write_bytes(pack(mlp.artifact, loose, name="x", formats=["onnx"]))
     opened = open_bundle(tmp_path / "x.zip")
-    assert "a band of the maker's own (atol 1000.0, rtol 0.0)" in opened.card
+    assert "The tolerance was set by the maker (atol 1000.0, rtol 0.0)" in opened.card
     seen = run_cli("inspect", str(tmp_path / "x.zip"), cwd=tmp_path)
     assert "within the maker's own tolerance: atol 1000.0, rtol 0.0" in " ".join(seen.stdout.split())
     assert "own" not in model_card("x", mlp.artifact.manifest, known).partition("## Files")[0]

@@ -53,7 +53,7 @@ def test_program_is_certified(family: str, tmp_path: Path) -> None:
 @needed
 def test_batch_above_the_maximum_is_split_and_outputs_kept(mlp: Exported) -> None:
     graph, format = capture(mlp.source, "decoder"), FORMATS["executorch"]
-    run = format.open(format.write(graph, WriteOptions()), graph.spec, "cpu", SessionOptions(threads=1))
+    run = format.open(format.write(graph, WriteOptions()), graph.spec, SessionOptions("cpu", threads=1))
     for batch in (1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH - 1):
         given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}
         np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-5)

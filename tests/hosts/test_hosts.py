@@ -38,7 +38,7 @@ def check_report(report: Report, host: Host) -> None:
     assert report.noise == (14, 14)
     golden = open_bundle(ROOT / BUNDLE).manifest.golden
     parts = [part for part in golden if part.part in host.parts]
-    bands = {(part.part, array.tensor): array.band for part in parts for array in part.outputs}
+    bands = {(part.part, array.tensor): array.tolerance for part in parts for array in part.outputs}
     assert report.judgements.keys() == bands.keys()
     for output, (error, band) in report.judgements.items():
         assert 0 < error <= band == pytest.approx(bands[output], rel=0.01)

@@ -68,7 +68,7 @@ def test_pixels_graph_rounds_like_to_bytes(values: list[float], bounds: tuple[fl
     got = graph(contract, PIXELS[layout])(image)
     assert (got.dtype, got.shape) == (np.uint8, (1, *contract.spec(PIXELS[layout]).outputs[0].item))
     exact = np.clip(unrounded(image, contract, PIXELS[layout]), 0, MAX_LEVEL)
-    assert compare_levels(got, exact, low=0, high=MAX_LEVEL, band=1e-4).unexplained == 0
+    assert compare_levels(got, exact, low=0, high=MAX_LEVEL, tolerance=1e-4).unexplained == 0
     assert rounding_miss(got, exact).max() <= 1e-4
     assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), to_levels(exact, 0, MAX_LEVEL))
 

@@ -128,7 +128,7 @@ def test_what_is_no_image_has_no_grey_levels() -> None:
 def test_a_golden_array_comes_back_as_it_was() -> None:
     array = golden(np.zeros((2, 3), np.float32))
     assert GoldenArray.from_json(array.to_json(), output=True) == array
-    part = GoldenPart("decoder", (replace(array, band=None),), (array,))
+    part = GoldenPart("decoder", (replace(array, tolerance=None),), (array,))
     assert GoldenPart.from_json(part.to_json()) == part
     assert array.size == 24
     assert array.array(np.arange(6, dtype=DTYPE).tobytes()).tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -33,7 +33,7 @@ class StoredCertificate:
         return bool(self.document["verdict"] == "pass")
 
     @property
-    def own_band(self) -> str | None:
+    def own_tolerance(self) -> str | None:
         """The tolerance that replaced the measured one, for a person; None where the measured one was used."""
         tolerance = self.document.get("tolerance")
         if tolerance is None:

@@ -33,16 +33,16 @@ class GoldenArray:
         name: the name of the file, below the export folder.
         shape: its shape, with the batch first.
         sha256: the hash of the file.
-        band: for an output, the largest absolute error that is allowed in float32; None for an input.
-        bands: the largest absolute errors that are allowed in other precisions.
+        tolerance: for an output, the largest absolute error that is allowed in float32; None for an input.
+        tolerances: the largest absolute errors that are allowed in other precisions.
     """
 
     tensor: str
     name: str
     shape: tuple[int, ...]
     sha256: str
-    band: float | None = None
-    bands: Mapping[str, float] = field(default_factory=dict)
+    tolerance: float | None = None
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -56,30 +56,30 @@ class GoldenArray:
 
     def to_json(self) -> dict[str, Any]:
         entry = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape), "sha256": self.sha256}
-        if self.band is None:
+        if self.tolerance is None:
             return entry
-        return entry | {"band": self.band} | ({"bands": dict(self.bands)} if self.bands else {})
+        return entry | {"band": self.tolerance} | ({"bands": dict(self.tolerances)} if self.tolerances else {})
 
     def allowed(self, precision: str) -> float:
         """Return the largest absolute error that is allowed in this precision; 0 where none is stated."""
-        return (self.band or 0.0) if precision == FULL else self.bands.get(precision, 0.0)
+        return (self.tolerance or 0.0) if precision == FULL else self.tolerances.get(precision, 0.0)
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any], *, output: bool) -> GoldenArray:
         """Return what `to_json` described; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
         tensor, name, shape, digest = item["tensor"], item["file"], tuple(item["shape"]), item["sha256"]
-        band: float | None = item["band"] if output else None
+        tolerance: float | None = item["band"] if output else None
         if not all(isinstance(text, str) for text in (tensor, name, digest)):
             raise TypeError("tensor, file and sha256 of a golden array are texts")
         if not shape or not all(type(size) is int and size > 0 for size in shape):
             raise ValueError(f"shape of a golden array is {shape}")
         if not FEWEST_ROWS <= shape[0] <= MOST_ROWS:
             raise ValueError(f"a golden array has {shape[0]} rows, not {FEWEST_ROWS} to {MOST_ROWS}")
-        bands = dict(item.get("bands", {})) if output else {}
-        for value in (band, *bands.values()) if output else ():
+        tolerances = dict(item.get("bands", {})) if output else {}
+        for value in (tolerance, *tolerances.values()) if output else ():
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ValueError(f"band of a golden array is {value!r}")
-        return cls(tensor, name, shape, digest, band, bands)
+                raise ValueError(f"tolerance of a golden array is {value!r}")
+        return cls(tensor, name, shape, digest, tolerance, tolerances)
 
 
 @dataclass(frozen=True)
@@ -115,23 +115,23 @@ class Judgement:
         part: the part that was run.
         output: the name of the output.
         error: the largest absolute difference; infinite where a number is not finite.
-        band: the largest difference that is allowed.
+        tolerance: the largest difference that is allowed.
         grey: counts of pixels with another level; None for outputs that are not images.
     """
 
     part: Part
     output: str
     error: float
-    band: float
+    tolerance: float
     grey: GreyLevels | None
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.band and (self.grey is None or self.grey.unexplained == 0)
+        return self.error <= self.tolerance and (self.grey is None or self.grey.unexplained == 0)
 
     def __str__(self) -> str:
         pixels = f", {self.grey.differing} pixels differ, {self.grey.unexplained} unexplained" if self.grey else ""
-        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.band:.2e} allowed{pixels}"
+        return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.tolerance:.2e} allowed{pixels}"
 
 
 def judge_pixels(
@@ -143,19 +143,23 @@ def judge_pixels(
     precision: PrecisionName = FULL,
 ) -> Judgement:
     """Compare the bytes of a part of `PIXELS` with the decoder's golden image `exact` (N, C, H, W), in levels."""
-    band = in_levels(expected.allowed(precision), contract)
+    tolerance = in_levels(expected.allowed(precision), contract)
     wanted = unrounded(exact, contract, part)
-    grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, band=band)
-    return Judgement(part, "pixels", float(rounding_miss(got, wanted).max()), band, grey)
+    grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, tolerance=tolerance)
+    return Judgement(part, "pixels", float(rounding_miss(got, wanted).max()), tolerance, grey)
 
 
 def judge(
     part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
 ) -> Judgement:
     """Compare an output of a file of this precision with its golden array `exact`, of the same shape."""
-    band = expected.allowed(precision)
+    tolerance = expected.allowed(precision)
     # Two infinities differ by NaN; neither has passed.
     error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
     bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
-    grey = compare_levels(got, exact.astype(np.float64), low=spec.low, high=spec.high, band=band) if bounded else None
-    return Judgement(part, spec.name, error, band, grey)
+    grey = (
+        compare_levels(got, exact.astype(np.float64), low=spec.low, high=spec.high, tolerance=tolerance)
+        if bounded
+        else None
+    )
+    return Judgement(part, spec.name, error, tolerance, grey)

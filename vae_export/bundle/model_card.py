@@ -90,8 +90,8 @@ def _verification(record: StoredCertificate) -> Iterator[str]:
     environment = document.get("environment", {})
     depth = "every setting" if environment.get("thorough") else "the quick set of settings"
     yield f"Every file was held against the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
-    if record.own_band is not None:
-        yield f"**What was allowed is a band of the maker's own ({record.own_band}), and not what rounding explains.**"
+    if record.own_tolerance is not None:
+        yield f"**The tolerance was set by the maker ({record.own_tolerance}), not derived from rounding errors.**"
     yield ""
     yield "| part | target | largest error | of what is allowed |"
     yield "|---|---|---|---|"

@@ -175,7 +175,7 @@ def inspect(
     facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
     facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
     verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
-    own = opened.certificate.own_band
+    own = opened.certificate.own_tolerance
     facts.add_row("verified", verdict + (f", within the maker's own tolerance: {own}" if own else ""))
     for advice in opened.manifest.recommended:
         facts.add_row(
@@ -192,7 +192,7 @@ def inspect(
     }
     golden = {
         array.name: f"golden {kind}, {' x '.join(map(str, array.shape))}"
-        + (f", within {array.band:.2g}" if array.band else "")
+        + (f", within {array.tolerance:.2g}" if array.tolerance else "")
         for part in opened.manifest.golden
         for kind, arrays in (("input", part.inputs), ("output", part.outputs))
         for array in arrays

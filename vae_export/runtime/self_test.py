@@ -28,7 +28,7 @@ class SelfTest:
     @property
     def worst_error(self) -> float:
         """The largest error as a fraction of the allowed one: 1 and below passes."""
-        return max((judgement.error / judgement.band for judgement in self.judgements), default=float("inf"))
+        return max((judgement.error / judgement.tolerance for judgement in self.judgements), default=float("inf"))
 
     def __str__(self) -> str:
         """Return a line for each judgement, and the verdict."""
@@ -40,12 +40,12 @@ class SelfTest:
             return
         if not self.judgements:
             raise ParityError("nothing was tested", expected="an ONNX file with golden vectors")
-        worst = max(self.judgements, key=lambda item: (not item.passed, item.error / item.band))
+        worst = max(self.judgements, key=lambda item: (not item.passed, item.error / item.tolerance))
         pixels = f" and {worst.grey.unexplained} pixels of another grey level" if worst.grey else ""
         raise ParityError(
             "self-test failed",
             where=f"{worst.part}, '{worst.output}'",
-            expected=f"error of {worst.band:.3g} at most",
+            expected=f"error of {worst.tolerance:.3g} at most",
             got=f"{worst.error:.3g}{pixels}",
             do="compute in float32, and see what the engine does otherwise",
         )

@@ -80,7 +80,7 @@ def test_decoded_images_match_python_within_the_tolerance(page: Page, model: Mod
     # Each of the two may be one tolerance away from the reference.
     assert np.abs(made.astype(np.float64) - wanted).max() <= 2 * tolerance
     low, high = model.contract.image_range
-    assert compare_levels(made, wanted.astype(np.float64), low=low, high=high, band=2 * tolerance).unexplained == 0
+    assert compare_levels(made, wanted.astype(np.float64), low=low, high=high, tolerance=2 * tolerance).unexplained == 0
 
 
 @pytest.mark.parametrize("beyond", [False, True])
@@ -89,7 +89,7 @@ def test_int8_bundle_is_compared_with_int8_tolerances(
 ) -> None:
     path = tmp_path / "int8.zip"
     if beyond:
-        narrow = replace(eight_bits.manifest.golden[0].outputs[0], bands={"int8": 1e-6})
+        narrow = replace(eight_bits.manifest.golden[0].outputs[0], tolerances={"int8": 1e-6})
         first, *others = eight_bits.manifest.golden
         golden = (replace(first, outputs=(narrow, *first.outputs[1:])), *others)
         eight_bits = replace(eight_bits, manifest=replace(eight_bits.manifest, golden=golden))
