@@ -51,7 +51,7 @@ def test_grown_file_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_pat
 
 def test_missing_engine_is_refused_with_its_install_command(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr("vae_export.formats.openvino._core", lambda: importlib.import_module("openvino"))
+    monkeypatch.setattr("vae_export.formats.openvino.core", lambda: importlib.import_module("openvino"))
     with pytest.raises(TargetError, match=r"cannot be verified here: \w+\.openvino\.xml; got .*pip install") as caught:
         verify(mlp.artifact, mlp.references, thorough=False)
     assert caught.value.exit_code == 6

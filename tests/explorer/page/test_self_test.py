@@ -71,7 +71,7 @@ def test_decoded_images_match_python_within_the_tolerance(page: Page, model: Mod
     made = np.array(page.evaluate(code, ["/ort/", "12345"]), np.float32).reshape(7, *model.contract.image_shape)
     wanted = model.sample(7, seed=12345)
     [tolerance] = [
-        array.band
+        array.tolerance
         for golden in model.manifest.golden
         for array in golden.outputs
         if (golden.part, array.tensor) == ("decoder", "image")
