@@ -116,6 +116,7 @@ def test_module_that_leaves_its_range_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "low", "high"),
     [

@@ -18,6 +18,9 @@ from vae_export.artifact.manifest import MANIFEST
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError
 from vae_export.io.atomic import sha256, write_atomic
 
+#: Each verifies small exports, several seconds in all.
+pytestmark = pytest.mark.slow
+
 ONNX = "onnx/CPUExecutionProvider"
 
 

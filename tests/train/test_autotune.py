@@ -44,6 +44,7 @@ def test_fastest_config_is_chosen_if_it_is_clearly_faster(
     assert found.seconds == pytest.approx(seconds)
 
 
+@pytest.mark.slow
 def test_autotune_ends_soon_and_restores_the_threads() -> None:
     before, started = torch.get_num_threads(), time.perf_counter()
     assert fastest_config([ONE, TWO], lambda way: time.sleep(0.4 * way.threads)).config == ONE

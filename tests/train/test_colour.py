@@ -49,6 +49,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Every format of one of them: to write and verify all takes most of this test's time.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("likelihood", "second", "formats"),
     [
