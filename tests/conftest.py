@@ -19,8 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import samples
-from tests.absent import absent
+from tests import sample_models
+from tests.required import skip_or_fail
 from vae_export import Artifact, Checkpoint, Source, open_artifact
 from vae_export.contract import Part
 from vae_export.errors import StorageError
@@ -123,15 +123,15 @@ def exported(shared: Path) -> Callable[[str], Exported]:
 
         def make(staging: Path) -> None:
             if name in FAMILIES:
-                save_checkpoint(samples.checkpoint(name), staging / "checkpoint.safetensors")
+                save_checkpoint(sample_models.checkpoint(name), staging / "checkpoint.safetensors")
                 source: Source | Checkpoint = load_checkpoint(staging / "checkpoint.safetensors")
             else:
-                source = samples.foreign_source()
-            export(source, staging / "export", formats=samples.QUICK)
+                source = sample_models.foreign_source()
+            export(source, staging / "export", formats=sample_models.QUICK)
 
         folder = made_once(shared / f"export-{name}", make)
         path = folder / "checkpoint.safetensors"
-        source = Source.of(load_checkpoint(path)) if name in FAMILIES else samples.foreign_source()
+        source = Source.of(load_checkpoint(path)) if name in FAMILIES else sample_models.foreign_source()
         opened[name] = Exported(source, open_artifact(folder / "export"), path if name in FAMILIES else None)
         return opened[name]
 
@@ -155,7 +155,7 @@ def lowered(shared: Path) -> Artifact:
 
     def make(staging: Path) -> None:
         formats, precisions = ["onnx", "torchscript"], ["fp32", "int8"]
-        export(samples.checkpoint(), staging / "export", formats=formats, precisions=precisions)
+        export(sample_models.checkpoint(), staging / "export", formats=formats, precisions=precisions)
 
     artifact = open_artifact(made_once(shared / "export-lowered", make) / "export")
     files = sorted(artifact.manifest.files, key=lambda entry: entry.precision == FULL)
@@ -240,10 +240,10 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
 def mounted(folder: Path, *arguments: str) -> Iterator[Path]:
     folder.mkdir()
     if os.geteuid() != 0:
-        absent("root, to mount a small file system", "run: sudo make test")
+        skip_or_fail("root, to mount a small file system", "run: sudo make test")
     result = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        absent("a file system of its own", f"mount says: {result.stderr.strip()}")
+        skip_or_fail("a file system of its own", f"mount says: {result.stderr.strip()}")
     try:
         yield folder
     finally:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import samples
+from tests import sample_models
 from vae_export import Contract, Source
 from vae_export.capture import capture
 from vae_export.errors import ModelError
@@ -20,11 +20,11 @@ CONTRACT = Contract((1, 2, 2), (3,))
 
 
 def decoder(function: Callable[[Tensor], object]) -> Source:
-    return Source(CONTRACT, decoder=samples.Lambda(function))
+    return Source(CONTRACT, decoder=sample_models.Lambda(function))
 
 
 def encoder(function: Callable[[Tensor], object]) -> Source:
-    return Source(CONTRACT, encoder=samples.Lambda(function))
+    return Source(CONTRACT, encoder=sample_models.Lambda(function))
 
 
 def image(latent: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def test_invalid_source_is_refused(arguments: dict[str, object], said: str) -> N
 
 def test_module_that_onnx_cannot_express_is_refused() -> None:
     """The ONNX exporter takes attention with four axes only, and says so on a page of its own."""
-    attention = samples.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
+    attention = sample_models.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
     graph = capture(Source(Contract((1, 2, 2), (2, 2)), decoder=attention), "decoder")
     with pytest.raises(
         ModelError, match="module cannot be written as ONNX: decoder; got AssertionError: only 4D"

@@ -54,7 +54,7 @@ def test_names_and_order_are_those_of_the_documentation() -> None:
     }
 
 
-def test_an_unknown_part_is_refused() -> None:
+def test_unknown_part_is_refused() -> None:
     with pytest.raises(ModelError, match=r"unknown part; expected encoder \| decoder \| autoencoder \| .*, got head"):
         Contract((1, 2, 3), (4,)).spec("head")  # type: ignore[arg-type]
 

@@ -46,7 +46,7 @@ def test_discretised_logistic_sums_to_one_over_levels(mean: float, log_scale: fl
 
 
 @given(log_scales)
-def test_a_level_that_cannot_be_is_improbable_and_finite(log_scale: float) -> None:
+def test_impossible_level_has_a_finite_low_probability(log_scale: float) -> None:
     costs = Likelihood("discretised-logistic").log_prob(np.linspace(0, 1, 256), 0.0, np.full(256, log_scale))
     assert np.isfinite(costs).all()
 
@@ -80,7 +80,7 @@ def test_survives_json_in_a_contract(name: LikelihoodName, scale: float) -> None
     assert Contract.from_json(json.loads(json.dumps(contract.to_json(), allow_nan=False))) == contract
 
 
-def test_a_contract_of_the_first_versions_states_none() -> None:
+def test_early_contract_without_likelihood_loads() -> None:
     contract = Contract((1, 2, 3), (4,))
     data = contract.to_json()
     del data["likelihood"]
@@ -108,11 +108,11 @@ def test_invalid_likelihood_is_refused(bad: object) -> None:
         Contract.from_json(Contract((1, 2, 3), (4,)).to_json() | {"likelihood": bad})
 
 
-def test_a_bernoulli_needs_pixels_between_0_and_1() -> None:
+def test_bernoulli_needs_pixels_between_0_and_1() -> None:
     with pytest.raises(ModelError, match="likelihood bernoulli; expected pixels in"):
         Contract((1, 2, 3), (4,), (-1.0, 1.0), Likelihood("bernoulli"))
 
 
-def test_a_decoder_output_that_is_missing_is_named() -> None:
+def test_missing_decoder_output_is_named() -> None:
     with pytest.raises(ModelError, match="expected image_logvar"):
         Likelihood("gaussian").log_prob(0.5, 0.5, None)

@@ -35,14 +35,14 @@ def test_pixels_match_levels_of_specification() -> None:
 
 @examples
 @given(UNIT, RANGES, st.floats(0, 0.1))
-def test_an_image_has_the_levels_of_itself(values: np.ndarray, bounds: tuple[float, float], band: float) -> None:
+def test_image_has_the_grey_levels_of_itself(values: np.ndarray, bounds: tuple[float, float], band: float) -> None:
     image = within(values, *bounds)
     assert compare_levels(image, image, low=bounds[0], high=bounds[1], tolerance=band) == GreyLevels(0, 0, 0)
 
 
 @examples
 @given(UNIT, RANGES, st.floats(1e-9, 0.1), st.integers(0, 2**32 - 1))
-def test_what_lies_within_the_band_is_explained(
+def test_difference_within_the_tolerance_is_explained(
     values: np.ndarray, bounds: tuple[float, float], band: float, seed: int
 ) -> None:
     exact = within(values, *bounds)
@@ -52,7 +52,7 @@ def test_what_lies_within_the_band_is_explained(
 
 @examples
 @given(UNIT, UNIT.map(lambda values: values[0]), st.floats(0, 0.01), st.floats(0, 0.01))
-def test_a_wider_band_explains_no_less(values: np.ndarray, shift: float, one: float, other: float) -> None:
+def test_wider_tolerance_explains_no_less(values: np.ndarray, shift: float, one: float, other: float) -> None:
     image = np.clip(values + shift, 0, 1)
     narrow, wide = (compare_levels(image, values, low=0, high=1, tolerance=band) for band in sorted((one, other)))
     assert wide.unexplained <= narrow.unexplained <= narrow.differing == wide.differing
@@ -61,7 +61,7 @@ def test_a_wider_band_explains_no_less(values: np.ndarray, shift: float, one: fl
 
 @examples
 @given(st.lists(st.floats(-0.5, 1.5), min_size=2, max_size=20).map(sorted))
-def test_a_brighter_pixel_has_no_lower_level(values: list[float]) -> None:
+def test_brighter_pixel_has_no_lower_level(values: list[float]) -> None:
     found = to_levels(np.array(values), 0.0, 1.0)
     assert (np.diff(found) >= 0).all()
     assert found.min() >= 0
@@ -83,12 +83,12 @@ def test_levels_are_rounded_half_up_and_clipped() -> None:
     assert to_levels(np.array([-1.0, 0.0, 1.0]), -1.0, 1.0).tolist() == [0, 128, 255]
 
 
-def test_the_worst_difference_is_in_levels() -> None:
+def test_worst_difference_is_in_grey_levels() -> None:
     found = compare_levels(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.5]), low=0, high=1, tolerance=1e-6)
     assert found == GreyLevels(1, 1, 255)
 
 
-def test_the_boundary_excuses_no_more_than_the_band() -> None:
+def test_boundary_pixel_excuses_no_more_than_the_tolerance() -> None:
     """0.5 lies on a boundary exactly: 127.5 of 255. That explains one level and not 25."""
     exact = np.array([0.5, 0.5])
     assert compare_levels(np.array([0.5 - 1e-8, 0.6]), exact, low=0, high=1, tolerance=1e-7) == GreyLevels(2, 1, 25)

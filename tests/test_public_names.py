@@ -8,7 +8,7 @@ import vae_export
 from tests.commands import run_python
 
 
-def test_the_public_names_are_these() -> None:
+def test_public_names_are_unchanged() -> None:
     assert vae_export.__all__ == [
         "Artifact",
         "Certificate",
@@ -28,7 +28,7 @@ def test_the_public_names_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", vae_export.__all__)
-def test_every_name_is_there_and_documented(name: str) -> None:
+def test_public_names_exist_and_are_documented(name: str) -> None:
     value = getattr(vae_export, name)
     assert name in dir(vae_export)
     assert isinstance(value, str) or value.__doc__
@@ -52,7 +52,7 @@ def test_submodules_can_still_be_imported_by_their_names() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_the_library_never_imports_the_recipes() -> None:
+def test_library_never_imports_train() -> None:
     from tests.commands import ROOT
 
     for path in (ROOT / "vae_export").rglob("*.py"):

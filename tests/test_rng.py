@@ -27,7 +27,7 @@ def bits(values: np.ndarray) -> str:
     return " ".join(f"{word:08x}" for word in values.view(np.uint32))
 
 
-def test_the_specification_has_vectors_of_each_kind() -> None:
+def test_specification_has_vectors_of_each_kind() -> None:
     assert (len(PHILOX), len(NORMAL), len(SAMPLES)) == (3, 11, 5)
 
 
@@ -67,7 +67,7 @@ def test_rows_are_the_same_wherever_they_are_drawn(seed: int, start: int, skippe
     assert whole[skipped:].tobytes() == sample((rows, size), seed, start=start + skipped).tobytes()
 
 
-def test_the_last_row_that_the_counter_reaches_is_there() -> None:
+def test_last_row_of_the_counter_is_drawn() -> None:
     last = philox_words(2**66 - 3, 3, 7)
     counter = np.array([[2**32 - 1], [2**32 - 1], [0], [0]], np.uint64)
     assert last.tolist() == philox(counter, (7, 0)).ravel()[1:].tolist()
@@ -75,7 +75,7 @@ def test_the_last_row_that_the_counter_reaches_is_there() -> None:
         sample((2, 1), 0, start=2**66 - 1)
 
 
-def test_a_shape_of_several_axes_is_row_major() -> None:
+def test_shape_of_several_axes_is_row_major() -> None:
     assert sample((3, 2, 2, 2), 5).tobytes() == sample((3, 8), 5).tobytes()
 
 
@@ -94,6 +94,6 @@ def test_seeds_are_streams_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 0.0, "0", None, True])
-def test_a_bad_seed_is_refused(seed: object) -> None:
+def test_bad_seed_is_refused(seed: object) -> None:
     with pytest.raises(UsageError, match=r"bad seed; expected an integer from 0 to 2\^64 - 1"):
         sample((1, 1), seed)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ def left_by(code: str, folder: Path, **variables: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", ["import vae_export.runtime", "import vae_export.formats, onnxruntime"])
-def test_no_session_and_no_identifier_is_left_behind(code: str, tmp_path: Path) -> None:
+def test_telemetry_leaves_no_identifier_behind(code: str, tmp_path: Path) -> None:
     assert left_by(code, tmp_path) == []
 
 

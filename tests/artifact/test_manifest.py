@@ -46,7 +46,7 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == EXAMPLE
 
 
-def test_a_real_one_comes_back_as_it_was(mlp: Exported, tmp_path: Path) -> None:
+def test_real_manifest_round_trips(mlp: Exported, tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes(mlp.artifact.manifest.text)
     assert read_manifest(tmp_path) == mlp.artifact.manifest
     assert (tmp_path / MANIFEST).read_bytes() == (mlp.folder / MANIFEST).read_bytes()
@@ -161,7 +161,7 @@ def test_finest_file_has_the_first_precision() -> None:
         (("golden", 0, "outputs", 0, "shape"), [], "shape of a golden array"),
     ],
 )
-def test_what_the_specification_fixes_is_held(
+def test_specified_values_are_enforced(
     mlp: Exported, tmp_path: Path, place: tuple[Any, ...], value: object, said: str
 ) -> None:
     document = inner = json.loads(mlp.artifact.manifest.text)

@@ -25,7 +25,7 @@ def test_content_lists_file_before_sidecars() -> None:
     assert list(files.items()) == [(NAME, b"graph"), (WEIGHTS, b"weights")]
 
 
-def test_the_manifest_and_the_certificate_name_both(mlp: Exported) -> None:
+def test_manifest_and_certificate_name_the_sidecar(mlp: Exported) -> None:
     entry = mlp.artifact.entry("decoder", "openvino")
     assert [stored.name for stored in entry.stored] == [NAME, WEIGHTS]
     files = read_certificate(mlp.artifact.certificate).document["files"]
@@ -37,7 +37,7 @@ def test_manifest_omits_beside_for_files_without_sidecars(mlp: Exported) -> None
     assert {entry["format"] for entry in document["files"] if "beside" in entry} == {"openvino"}
 
 
-def test_a_flipped_bit_in_the_weights_is_named(mlp: Exported, tmp_path: Path) -> None:
+def test_flipped_bit_in_the_sidecar_is_named(mlp: Exported, tmp_path: Path) -> None:
     """OpenVINO itself would run them without a word."""
     artifact = mlp.copied(tmp_path / "export")
     weights = bytearray((artifact.folder / WEIGHTS).read_bytes())
@@ -60,7 +60,7 @@ def test_weights_that_are_not_there_are_named(mlp: Exported, tmp_path: Path, cha
         read_content(artifact, artifact.entry("decoder", "openvino"))
 
 
-def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
+def test_certificate_of_another_sidecar_is_refused(mlp: Exported) -> None:
     record = read_certificate(mlp.artifact.certificate)
     record.require(mlp.artifact.manifest, "here")
     record.document["files"][WEIGHTS] = "0" * 64
@@ -68,7 +68,7 @@ def test_a_certificate_of_other_weights_is_refused(mlp: Exported) -> None:
         record.require(mlp.artifact.manifest, "here")
 
 
-def test_the_graph_alone_cannot_be_opened(mlp: Exported) -> None:
+def test_graph_without_its_sidecar_is_refused(mlp: Exported) -> None:
     from vae_export.formats import FORMATS
     from vae_export.session_options import SessionOptions
 

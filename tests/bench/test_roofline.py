@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests import samples
+from tests import sample_models
 from vae_export import Source
 from vae_export.bench.roofline import (
     convolution_variants,
@@ -20,7 +20,7 @@ from vae_export.capture import capture
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "foreign"])
 def test_every_family_has_products_and_weights(name: str) -> None:
-    source = samples.foreign_source() if name == "foreign" else Source.of(samples.checkpoint(name))  # type: ignore[arg-type]
+    source = sample_models.foreign_source() if name == "foreign" else Source.of(sample_models.checkpoint(name))  # type: ignore[arg-type]
     graph = capture(source, "autoencoder")
     inputs = make_inputs(graph.spec, 3)
     before = torch.get_num_threads()

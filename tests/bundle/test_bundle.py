@@ -41,13 +41,13 @@ def record(mlp: Exported) -> StoredCertificate:
     return read_certificate(mlp.artifact.certificate)
 
 
-def test_equal_contents_are_equal_bytes(mlp: Exported, packed: bytes) -> None:
+def test_equal_contents_give_equal_bytes(mlp: Exported, packed: bytes) -> None:
     again = pack(mlp.artifact, record(mlp), name="small", formats=PACKED)
     assert again == packed
     assert pack(mlp.artifact, record(mlp), name="other", formats=PACKED) != packed
 
 
-def test_every_entry_is_what_the_specification_lists(path: Path, mlp: Exported) -> None:
+def test_entries_match_the_specification(path: Path, mlp: Exported) -> None:
     names = list(open_bundle(path).files)
     assert names[:2] == ["SHA256SUMS", "manifest.json"]
     assert names[-3:] == ["certificate.json", "MODEL_CARD.md", "LICENSE"]
@@ -83,14 +83,14 @@ def test_its_identity_is_the_hash_of_its_list_of_hashes(path: Path) -> None:
     assert opened.identity == hashlib.sha256(opened.files["SHA256SUMS"]).hexdigest()
 
 
-def test_an_archive_comes_back_as_it_was() -> None:
+def test_archive_round_trips() -> None:
     files = {"a": b"", "b/c.txt": b"x" * 1000, "B1": bytes(range(256))}
     assert {name: bytes(data) for name, data in read_archive(write_archive(files), "here").items()} == files
     assert read_archive(write_archive({"a": b""}), "here") == {"a": b""}
 
 
 @pytest.mark.parametrize("name", ["../a", "/a", "a\\b", "", ".", ".a", "a/b/c", "a.", "é", "a b", "x" * 101, "a\0"])
-def test_a_name_that_could_do_harm_is_never_written(name: str) -> None:
+def test_unsafe_entry_name_is_never_written(name: str) -> None:
     with pytest.raises(IntegrityError, match="file name is not allowed"):
         write_archive({name: b""})
 
@@ -116,7 +116,7 @@ def test_only_what_was_asked_for_is_packed(mlp: Exported, tmp_path: Path) -> Non
     ("chosen", "said"),
     [({"formats": ["tflite"]}, "format"), ({"parts": ["prior"]}, "part"), ({"precisions": ["int8"]}, "precision")],
 )
-def test_what_the_export_does_not_have_is_refused(mlp: Exported, chosen: dict[str, list[str]], said: str) -> None:
+def test_parts_missing_from_the_export_are_refused(mlp: Exported, chosen: dict[str, list[str]], said: str) -> None:
     with pytest.raises(UsageError, match=f"export has no such {said}; expected .*; run: vae-export export --{said}"):
         pack(mlp.artifact, record(mlp), name="x", **chosen)  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ def test_altered_file_cannot_be_bundled(mlp: Exported, tmp_path: Path) -> None:
         pack(artifact, record(mlp), name="x")
 
 
-def test_the_golden_folder_may_not_be_a_link(mlp: Exported, tmp_path: Path) -> None:
+def test_linked_golden_folder_is_refused(mlp: Exported, tmp_path: Path) -> None:
     artifact = mlp.copied(tmp_path / "export")
     shutil.move(artifact.folder / "golden", tmp_path / "elsewhere")
     (artifact.folder / "golden").symlink_to(tmp_path / "elsewhere")
@@ -161,7 +161,7 @@ def test_the_golden_folder_may_not_be_a_link(mlp: Exported, tmp_path: Path) -> N
         pack(artifact, record(mlp), name="x")
 
 
-def test_the_card_says_what_a_person_asks(path: Path) -> None:
+def test_model_card_answers_common_questions(path: Path) -> None:
     card = open_bundle(path).card
     for text in (
         "# small",
@@ -254,14 +254,14 @@ def test_damaged_bundle_exits_4_and_shows_nothing(packed: bytes, tmp_path: Path)
     assert result.stderr.count("\n") == 1
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, said in (("pipe", "got not a file"), ("missing", "got no such file"), (".", "got not a file")):
         with pytest.raises(ModelError, match=said):
             open_bundle(tmp_path / name)
 
 
-def test_a_missing_certificate_is_named(tmp_path: Path) -> None:
+def test_missing_certificate_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no certificate: .*certificate\.json; got No such file .*; run: vae-export"):
         read_certificate(tmp_path / "certificate.json")
 
@@ -273,7 +273,7 @@ def test_opening_a_bundle_brings_in_no_heavy_import(path: Path) -> None:
     assert {"torch", "onnx", "jinja2", "typer", "rich", "zipfile"} & set(result.stdout.split()) <= {"zipfile"}
 
 
-def test_the_container_is_byte_for_byte_as_specified() -> None:
+def test_container_bytes_match_the_specification() -> None:
     """Written out by hand from the tables of docs/bundle-format.md, section 1."""
     data, name = b"hello", b"a.txt"
     crc, size = bytes.fromhex("86a61036"), b"\x05\0\0\0"

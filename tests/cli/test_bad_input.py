@@ -98,7 +98,7 @@ BAD_INPUT = [
 def test_bad_input_is_one_line_and_changes_nothing(
     invoke: Invoke, run_folder: Path, tmp_path: Path, typed: str, code: int, said: str
 ) -> None:
-    from tests import samples
+    from tests import sample_models
     from vae_export import save_checkpoint
 
     if "TensorrtExecutionProvider" in typed and has_tensorrt():
@@ -107,7 +107,7 @@ def test_bad_input_is_one_line_and_changes_nothing(
     (home / "empty").mkdir(parents=True)
     (home / "full.json").mkdir()
     (home / "notes.txt").write_text("mine")
-    save_checkpoint(samples.checkpoint("mlp", seed=1), home / "other.safetensors")
+    save_checkpoint(sample_models.checkpoint("mlp", seed=1), home / "other.safetensors")
     places = {
         "run": run_folder,
         "home": home,

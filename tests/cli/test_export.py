@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import samples
+from tests import sample_models
 from tests.commands import Invoke, run_cli
 from vae_export import save_checkpoint
 from vae_export.cli import console
@@ -144,8 +144,8 @@ class TestPrecision:
 
     def test_calibration_inputs_that_are_not_finite_exit_3(self, invoke: Invoke, tmp_path: Path) -> None:
         """Latents that are sums of 3e38 are beyond float32."""
-        base = samples.checkpoint(examples=16)
-        weights = samples.replaced(
+        base = sample_models.checkpoint(examples=16)
+        weights = sample_models.replaced(
             base, encoder__mean__weight=torch.full_like(base.weights["encoder.mean.weight"], 3e38)
         )
         path = tmp_path / "checkpoint.safetensors"

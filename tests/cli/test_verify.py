@@ -54,7 +54,7 @@ class TestVerify:
     def test_wrong_file_exits_5_and_writes_the_certificate(
         self, invoke: Invoke, mlp: Exported, run_folder: Path, tmp_path: Path, json_option: list[str]
     ) -> None:
-        from tests.damage import no_sigmoid, rewritten
+        from tests.damaged_onnx import no_sigmoid, rewritten
 
         artifact = rewritten(mlp, tmp_path / "wrong", "decoder", no_sigmoid)
         outcome = invoke("verify", "--run", run_folder, "--export", artifact.folder, *json_option)

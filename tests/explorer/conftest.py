@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.absent import absent
 from tests.commands import ROOT, command
 from tests.conftest import Exported
+from tests.required import skip_or_fail
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
 from vae_export.bundle.writer import pack
@@ -51,7 +51,7 @@ def colour(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session")
 def node() -> str:
     found = shutil.which("node")
-    return found or absent("node", "install Node.js 20 or later")
+    return found or skip_or_fail("node", "install Node.js 20 or later")
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +62,7 @@ def ort() -> Path:
             return next(iter(server.WebRuntime.from_folder(start=start).files.values())).parent
         except MachineError:
             continue
-    return absent("onnxruntime-web", f"run: {server.INSTALL_COMMAND}")
+    return skip_or_fail("onnxruntime-web", f"run: {server.INSTALL_COMMAND}")
 
 
 @contextmanager
@@ -84,11 +84,11 @@ def exploring(*arguments: object, cwd: Path | None = None) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def launch() -> Iterator[Callable[..., Browser]]:
     """`launch(*flags)`: Debian's Chromium, without a window and without a word to any other host."""
-    found = shutil.which("chromium") or absent("chromium", "run: apt-get install chromium")
+    found = shutil.which("chromium") or skip_or_fail("chromium", "run: apt-get install chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
-        absent("playwright", "run: pip install 'vae-export[dev]'")
+        skip_or_fail("playwright", "run: pip install 'vae-export[dev]'")
     with sync_playwright() as playwright:
 
         def start(*flags: str) -> Browser:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests import samples
+from tests import sample_models
 from vae_export import Source
 from vae_export.artifact.manifest import FileContent
 from vae_export.capture import Graph
@@ -23,7 +23,7 @@ from vae_export.session_options import SessionOptions
 @pytest.fixture(scope="session")
 def source() -> Source:
     """Small and quick: a decoder of 4 by 4 pixels."""
-    return replace(Source.of(samples.checkpoint("mlp", (1, 4, 4))), encoder=None)
+    return replace(Source.of(sample_models.checkpoint("mlp", (1, 4, 4))), encoder=None)
 
 
 class Toy:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.commands import command, run_cli
 from tests.conftest import Exported
 from vae_export import Source, export
@@ -74,5 +74,7 @@ def test_stopped_export_publishes_nothing(
     else:  # nothing can tidy up after SIGKILL but the next export
         assert left
         assert all(name.startswith(PARTIAL) for name in left)
-        export(replace(Source.of(samples.checkpoint("mlp", (1, 4, 4))), encoder=None), out, formats=["torchscript"])
+        export(
+            replace(Source.of(sample_models.checkpoint("mlp", (1, 4, 4))), encoder=None), out, formats=["torchscript"]
+        )
         assert [path.name for path in out.parent.iterdir()] == [out.name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.commands import run_cli, tree
 from tests.conftest import Exported
 from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
@@ -17,7 +17,7 @@ from vae_export.io.atomic import sha256
 
 def test_force_replaces_a_whole_export(source: Source, tmp_path: Path, mlp: Exported) -> None:
     old = mlp.copied(tmp_path / "out")
-    assert len(old.manifest.files) == 3 * len(samples.QUICK)
+    assert len(old.manifest.files) == 3 * len(sample_models.QUICK)
     export(source, tmp_path / "out", formats=["torchscript"], force=True)
     assert sorted(tree(tmp_path / "out")) == [
         "certificate.html",
@@ -61,7 +61,7 @@ def test_certificate_names_every_file_and_passes(mlp: Exported) -> None:
     certificate = json.loads((mlp.folder / "certificate.json").read_text())
     assert certificate["verdict"] == "pass"
     assert certificate["files"] == {stored.name: stored.sha256 for stored in mlp.artifact.manifest.stored}
-    assert {row["target"].split("/")[0] for row in certificate["rows"]} == set(samples.QUICK)
+    assert {row["target"].split("/")[0] for row in certificate["rows"]} == set(sample_models.QUICK)
     assert {row["probe"] for row in certificate["rows"]} >= {"prior", "posterior", "data", "zeros", "six-sigma"}
     assert all(row["passed"] for row in certificate["rows"])
 
@@ -76,7 +76,7 @@ def test_manifest_and_certificate_do_not_name_this_machine(mlp: Exported) -> Non
 @pytest.mark.slow
 def test_checkpoint_alone_can_be_exported(tmp_path: Path) -> None:
     path = tmp_path / "some where" / os.fsdecode(b"caf\xe9.safetensors")
-    save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), path)
+    save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4)), path)
     result = run_cli(
         "export", "--checkpoint", path, "--format", "torchscript", "--part", "decoder", "--json", cwd=tmp_path
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.absent import absent
 from tests.commands import Invoke
 from tests.conftest import Exported
 from tests.formats.test_formats import inputs, options_of, traces
+from tests.required import skip_or_fail
 from vae_export import Artifact, Certificate, export
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileEntry
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 def compiled(mlp: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate]:
     """The decoder, beside its ONNX file and its pt2 file, which share a capture with it."""
     if (reason := FORMATS["aoti"].unavailable()) is not None:
-        absent("AOTInductor", reason)
+        skip_or_fail("AOTInductor", reason)
     folder = tmp_path_factory.mktemp("compiled") / "export"
     return export(mlp.source, folder, formats=["pt2", "aoti", "onnx"], parts=["decoder"])
 

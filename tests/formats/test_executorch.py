@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.commands import Invoke
 from tests.conftest import Exported
 from vae_export import Source, export
@@ -43,7 +43,7 @@ def test_missing_executorch_is_reported_with_the_pip_line(mlp: Exported, invoke:
 @pytest.mark.parametrize("family", ["mlp", "conv"])
 def test_program_is_certified(family: str, tmp_path: Path) -> None:
     """Latents of 1e30 too, which XNNPACK's own sigmoid turns into NaN."""
-    source = Source.of(samples.checkpoint(family))  # type: ignore[arg-type]
+    source = Source.of(sample_models.checkpoint(family))  # type: ignore[arg-type]
     artifact, certificate = export(source, tmp_path / "out", formats=["executorch"])
     assert {row.probe for row in certificate.results} >= {"largest", "data"}
     assert {row.target for row in certificate.results} == {"executorch/cpu"}
@@ -55,5 +55,7 @@ def test_batch_above_the_maximum_is_split_and_outputs_kept(mlp: Exported) -> Non
     graph, format = capture(mlp.source, "decoder"), FORMATS["executorch"]
     run = format.open(format.write(graph, WriteOptions()), graph.spec, SessionOptions("cpu", threads=1))
     for batch in (1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH - 1):
-        given = {"latent": np.random.default_rng(batch).standard_normal((batch, samples.LATENT)).astype(np.float32)}
+        given = {
+            "latent": np.random.default_rng(batch).standard_normal((batch, sample_models.LATENT)).astype(np.float32)
+        }
         np.testing.assert_allclose(run(given)["image"], evaluate_graph(graph, given)["image"], rtol=1e-4, atol=1e-5)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import samples
+from tests import sample_models
 from tests.commands import ROOT, run_python
 from tests.conftest import Exported
 from vae_export import Source
@@ -32,8 +32,8 @@ from vae_export.system.extras import EXTRAS
 
 SOURCES = [*FAMILIES, "foreign"]
 #: Formats that promise equal bytes for equal inputs, here without `aoti`, which is slow.
-REPRODUCIBLE = tuple(format for format in samples.QUICK if format != "ort")
-every_format = pytest.mark.parametrize("format", samples.QUICK)
+REPRODUCIBLE = tuple(format for format in sample_models.QUICK if format != "ort")
+every_format = pytest.mark.parametrize("format", sample_models.QUICK)
 every_source = pytest.mark.parametrize("name", SOURCES)
 every_part = pytest.mark.parametrize("part", PARTS)
 
@@ -219,7 +219,7 @@ def test_another_process_writes_the_same_bytes(exported: Callable[[str], Exporte
     code = """if True:
         import sys
         from pathlib import Path
-        from tests import samples
+        from tests import sample_models
         from tests.formats.test_formats import REPRODUCIBLE, options_of, source_named
         from vae_export.capture import capture
         from vae_export.formats import FORMATS
@@ -242,7 +242,7 @@ def test_another_process_writes_the_same_bytes(exported: Callable[[str], Exporte
 def source_named(name: str) -> Source:
     from vae_export import load_checkpoint
 
-    return samples.foreign_source() if name == "foreign" else Source.of(load_checkpoint(name))
+    return sample_models.foreign_source() if name == "foreign" else Source.of(load_checkpoint(name))
 
 
 def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
@@ -270,8 +270,8 @@ def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
 def test_stochastic_module_is_refused_with_the_operators_name(
     format: str, draw: Callable[[Tensor], Tensor], operator: str
 ) -> None:
-    decoder = torch.nn.Sequential(samples.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
-    graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
+    decoder = torch.nn.Sequential(sample_models.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
+    graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
         FORMATS[format].write(graph, WriteOptions())
 
@@ -281,7 +281,7 @@ def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
     graph = capture(mlp.source, "decoder")
     program = graph.program
     before = str(program), program.example_inputs, dict(program.state_dict)
-    for format in samples.QUICK:
+    for format in sample_models.QUICK:
         FORMATS[format].write(graph, WriteOptions())
         assert graph.program is program
         assert (str(program), program.example_inputs) == before[:2], format
@@ -291,7 +291,7 @@ def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
 @every_format
 def test_dropout_as_the_last_layer_is_exported(format: str) -> None:
     decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
-    graph = capture(Source(samples.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
+    graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
     run = FORMATS[format].open(data, graph.spec, SessionOptions(FORMATS[format].providers()[0], threads=1))

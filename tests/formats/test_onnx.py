@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Source
 from vae_export.capture import capture
@@ -23,7 +23,7 @@ NEWEST = onnx.defs.onnx_opset_version()
 
 @pytest.fixture(scope="module")
 def decoder() -> Source:
-    return Source.of(samples.checkpoint("mlp", (1, 4, 4)))
+    return Source.of(sample_models.checkpoint("mlp", (1, 4, 4)))
 
 
 @pytest.mark.slow
@@ -45,7 +45,7 @@ def test_file_states_its_part_contract_and_provenance(mlp: Exported, part: str) 
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["vae_export.part"] == part
     assert json.loads(said["vae_export.contract"]) == mlp.source.contract.spec(part).to_json()
-    assert json.loads(said["vae_export.provenance"])["training"] == samples.PROVENANCE
+    assert json.loads(said["vae_export.provenance"])["training"] == sample_models.PROVENANCE
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -84,12 +84,12 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
     from tests.commands import run_python
 
     code = """if True:
-        from tests import samples
+        from tests import sample_models
         from vae_export.capture import capture
         from vae_export import Source
         from vae_export.formats import FORMATS, WriteOptions
-        graph = capture(Source.of(samples.checkpoint("blog", (1, 4, 4))), "autoencoder")
-        for format in samples.QUICK:
+        graph = capture(Source.of(sample_models.checkpoint("blog", (1, 4, 4))), "autoencoder")
+        for format in sample_models.QUICK:
             FORMATS[format].write(graph, WriteOptions())
     """
     result: subprocess.CompletedProcess[str] = run_python(code, cwd=tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.commands import tree
 from vae_export import Source, export, exporter
 from vae_export.capture import capture
@@ -30,13 +30,13 @@ def computes_in(precision: PrecisionName) -> bool:
 
 
 def source() -> Source:
-    return Source.of(samples.checkpoint())
+    return Source.of(sample_models.checkpoint())
 
 
 @pytest.mark.parametrize("precision", HALVES)
 def test_half_precision_halves_the_file_and_rounds_outputs(precision: PrecisionName) -> None:
     graph = capture(source(), "decoder")
-    latent = np.random.default_rng(0).standard_normal((16, samples.LATENT)).astype(np.float32)
+    latent = np.random.default_rng(0).standard_normal((16, sample_models.LATENT)).astype(np.float32)
     files = {p: OPENVINO.write(graph, WriteOptions(precision=p)) for p in (FULL, precision)}
     assert files[precision] == OPENVINO.write(graph, WriteOptions(precision=precision))
     full, half = (sum(map(len, content.sidecars.values())) for content in files.values())

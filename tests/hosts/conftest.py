@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.absent import absent
 from tests.conftest import locked_waiting
+from tests.required import skip_or_fail
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import write_archive
 from vae_export.io.atomic import sha256, write_atomic
@@ -39,7 +39,7 @@ def require(*needs: str, installable: bool = True) -> None:
     """Skip if something is missing, or fail in CI if it could have been installed."""
     if missing := ", ".join(need for need in needs if not there(need)):
         if installable:
-            absent(missing, "install it")
+            skip_or_fail(missing, "install it")
         pytest.skip(f"not on this machine: {missing}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.children import kill, names, start
+from tests.processes import kill, names, start
 from vae_export.errors import StorageError
 from vae_export.io.atomic import PARTIAL, check_writable, locked, sha256, write_atomic
 from vae_export.io.staging import sweep
@@ -87,13 +87,13 @@ class TestWriteAtomic:
         assert len(str(caught.value)) < 200
         assert not names(tmp_path)
 
-    def test_a_folder_in_the_way_is_one_line(self, tmp_path: Path) -> None:
+    def test_folder_in_place_of_the_file_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
         with pytest.raises(StorageError, match="cannot write: .*Is a directory"):
             write_atomic(tmp_path / "out", b"")
         assert names(tmp_path) == ["out"]
 
-    def test_a_file_in_the_way_of_the_folder_is_one_line(self, tmp_path: Path) -> None:
+    def test_file_in_place_of_the_folder_is_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(StorageError, match="not a folder"):
             write_atomic(tmp_path / "file" / "below", b"")

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.children import kill, names, start
 from tests.commands import ROOT, run_python
+from tests.processes import kill, names, start
 from vae_export.errors import OutputExistsError, StorageError, UsageError
 from vae_export.io.atomic import PARTIAL
 from vae_export.io.staging import check_free, staged_file, staged_folder, sweep
@@ -88,7 +88,7 @@ class TestStagedFolder:
         with pytest.raises(StorageError, match="path too long"):
             check_free(tmp_path / ("n" * 300), force=False)
 
-    def test_a_kill_between_the_two_renames_loses_nothing(self, tmp_path: Path) -> None:
+    def test_kill_between_the_renames_loses_nothing(self, tmp_path: Path) -> None:
         final = tmp_path / "out"
         final.mkdir()
         (final / "old").touch()

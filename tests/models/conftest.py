@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from vae_export import Checkpoint, save_checkpoint
 
 SMALL = (1, 4, 4)
@@ -12,7 +12,7 @@ SMALL = (1, 4, 4)
 
 @pytest.fixture(scope="session")
 def small() -> Checkpoint:
-    return samples.checkpoint("mlp", SMALL)
+    return sample_models.checkpoint("mlp", SMALL)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import samples
+from tests import sample_models
 from tests.commands import run_python
 from vae_export import Checkpoint, load_checkpoint, save_checkpoint
 from vae_export.models import FAMILIES
@@ -19,7 +19,7 @@ from vae_export.models.config import Family
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpoint_survives_saving_and_loading(family: Family, tmp_path: Path) -> None:
-    before = samples.checkpoint(family)
+    before = sample_models.checkpoint(family)
     save_checkpoint(before, tmp_path / "file")
     after = load_checkpoint(tmp_path / "file")
     assert after.config == before.config
@@ -33,7 +33,7 @@ def test_checkpoint_survives_saving_and_loading(family: Family, tmp_path: Path) 
 
 
 def test_model_is_in_eval_mode() -> None:
-    assert not any(module.training for module in samples.checkpoint("blog").model().modules())
+    assert not any(module.training for module in sample_models.checkpoint("blog").model().modules())
 
 
 @pytest.mark.slow
@@ -41,9 +41,9 @@ def test_equal_checkpoints_give_equal_bytes_in_any_process(tmp_path: Path, small
     code = """if True:
         import sys
         from pathlib import Path
-        from tests import samples
+        from tests import sample_models
         from vae_export import save_checkpoint
-        save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), Path(sys.argv[1]))
+        save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4)), Path(sys.argv[1]))
     """
     assert run_python(code, tmp_path / "file").returncode == 0
     assert (tmp_path / "file").read_bytes() == small_bytes

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests import samples
+from tests import sample_models
 from tests.models.conftest import SMALL
 from vae_export import Checkpoint, load_checkpoint
 from vae_export.errors import CheckpointError, InputError
@@ -51,8 +51,11 @@ NAME = "decoder.body.0.weight"
         ({"provenance": None}, "checkpoint is incomplete"),
         ({"provenance": "mine"}, "checkpoint is incomplete"),
         ({"config": {"family": "mlp"}}, "config does not fit; expected .*'latent_size'.*, got"),
-        ({"config": VAEConfig("mlp", SMALL, 9, samples.HIDDEN).to_json()}, "has shape .*, not"),
-        ({"config": VAEConfig("conv", SMALL, samples.LATENT, samples.HIDDEN).to_json()}, "missing .*, unknown "),
+        ({"config": VAEConfig("mlp", SMALL, 9, sample_models.HIDDEN).to_json()}, "has shape .*, not"),
+        (
+            {"config": VAEConfig("conv", SMALL, sample_models.LATENT, sample_models.HIDDEN).to_json()},
+            "missing .*, unknown ",
+        ),
         ({"tensors": {"examples": None}}, "checkpoint is incomplete"),
         ({"tensors": {f"model.{NAME}": None}}, f"missing {NAME}"),
         ({"tensors": {"model.more": torch.zeros(1)}}, "unknown more"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import samples
+from tests import sample_models
 from tests.commands import run_python
 from vae_export import load_checkpoint, save_checkpoint
 from vae_export.errors import CheckpointError
@@ -21,7 +21,7 @@ from vae_export.models.config import Family
 @pytest.mark.parametrize("family", FAMILIES)
 def test_header_agrees_with_the_checkpoint(family: Family, tmp_path: Path) -> None:
     path = tmp_path / "file"
-    save_checkpoint(samples.checkpoint(family), path)
+    save_checkpoint(sample_models.checkpoint(family), path)
     header, whole = read_checkpoint_header(path), load_checkpoint(path)
     assert (header.config, header.provenance) == (whole.config, whole.provenance)
     assert header.parameters == sum(parameter.numel() for parameter in whole.model().parameters())
@@ -29,13 +29,13 @@ def test_header_agrees_with_the_checkpoint(family: Family, tmp_path: Path) -> No
 
 def test_digest_identifies_the_checkpoint(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("again", 0), ("other", 1)):
-        save_checkpoint(samples.checkpoint("mlp", (1, 4, 4), seed=seed), tmp_path / name)
+        save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4), seed=seed), tmp_path / name)
     one, again, other = (read_checkpoint_header(tmp_path / name).digest for name in ("one", "again", "other"))
     assert one == again != other
 
 
 def test_reading_the_header_does_not_import_torch(tmp_path: Path) -> None:
-    save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
+    save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
     code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_checkpoint_header\n"
     code += "print(read_checkpoint_header(Path(sys.argv[1])).parameters, 'torch' in sys.modules)"
     done = run_python(code, tmp_path / "file")
@@ -45,7 +45,7 @@ def test_reading_the_header_does_not_import_torch(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     path = tmp_path_factory.mktemp("whole") / "file"
-    save_checkpoint(samples.checkpoint("mlp", (1, 4, 4)), path)
+    save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4)), path)
     return path.with_name("damaged"), path.read_bytes()
 
 

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from tests import samples
+from tests import sample_models
 from vae_export.errors import InputError, UsageError
 from vae_export.likelihood import Likelihood
 from vae_export.models import FAMILIES, VAE, VAEConfig, reparameterize
@@ -41,7 +41,7 @@ def test_reparameterize_matches_the_papers_formula() -> None:
 
 
 def test_blog_heads_are_never_negative() -> None:
-    model = samples.checkpoint("blog").model()
+    model = sample_models.checkpoint("blog").model()
     with torch.no_grad():
         mean, logvar = model.encoder(torch.rand(64, 1, 28, 28) * 10)
     assert mean.min() >= 0
@@ -51,7 +51,7 @@ def test_blog_heads_are_never_negative() -> None:
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
 def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
-    model = samples.checkpoint(family).model()
+    model = sample_models.checkpoint(family).model()
     with torch.no_grad():
         _, logvar = model.encoder(torch.randn(64, 1, 28, 28) * 1e6)
     assert logvar.min() == LOGVAR_MIN

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import samples
+from tests import sample_models
 from tests.parity.small_exports import Subject, checkpoint, exported
 from vae_export.models.config import Family
 
@@ -29,7 +29,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Subject]:
 
     def get(family: Family = "mlp", seed: int = 0) -> Subject:
         if (family, seed) not in made:
-            formats = samples.QUICK if (family, seed) == ("mlp", 0) else ("onnx",)
+            formats = sample_models.QUICK if (family, seed) == ("mlp", 0) else ("onnx",)
             made[family, seed] = exported(checkpoint(family, seed), tmp_path_factory.mktemp(family), formats)
         return made[family, seed]
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from tests import samples
+from tests import sample_models
 from tests.parity.conftest import examples
 from tests.parity.small_exports import assert_fails
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
@@ -48,9 +48,9 @@ RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 1.5)])
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate, Source]:
     """A square colour decoder in [-1, 1], exported in both layouts to every format that needs no compiler."""
-    source = samples.foreign_source()
+    source = sample_models.foreign_source()
     out = tmp_path_factory.mktemp("pixels") / "export"
-    artifact, certificate = export(source, out, formats=samples.QUICK, parts=["decoder"], pixels=LAYOUTS)
+    artifact, certificate = export(source, out, formats=sample_models.QUICK, parts=["decoder"], pixels=LAYOUTS)
     return artifact, certificate, source
 
 
@@ -96,7 +96,7 @@ def test_rounding_miss_measures_the_distance_to_the_rounding_boundary(exact: flo
 def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Certificate, Source]) -> None:
     artifact, certificate, source = made
     assert certificate.passed
-    assert len(artifact.manifest.files) == 3 * len(samples.QUICK)
+    assert len(artifact.manifest.files) == 3 * len(sample_models.QUICK)
     rows = [row for row in certificate.results if row.part in (HWC, CHW)]
     assert {row.target for row in rows} == {row.target for row in certificate.results}
     assert {row.probe for row in rows} == {row.probe for row in certificate.results}
@@ -106,7 +106,7 @@ def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Ce
     with torch.no_grad():
         exact = decoder(torch.from_numpy(latent).double()).numpy()
     for layout in LAYOUTS:
-        for format in samples.QUICK:
+        for format in sample_models.QUICK:
             entry, spec = artifact.entry(PIXELS[layout], format), source.contract.spec(PIXELS[layout])
             runner = FORMATS[format].open(
                 read_content(artifact, entry), spec, SessionOptions(FORMATS[format].providers()[0], threads=1)
@@ -275,11 +275,11 @@ def test_unknown_or_low_precision_pixels_are_refused_before_any_work(
     tmp_path: Path, pixels: list[Pixels], precisions: list[PrecisionName], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        export(samples.foreign_source(), tmp_path / "export", pixels=pixels, precisions=precisions)
+        export(sample_models.foreign_source(), tmp_path / "export", pixels=pixels, precisions=precisions)
     assert not list(tmp_path.iterdir())
 
 
 def test_pixels_without_a_decoder_are_refused(tmp_path: Path) -> None:
-    source = replace(samples.foreign_source(), decoder=None)
+    source = replace(sample_models.foreign_source(), decoder=None)
     with pytest.raises(UsageError, match="pixels need a decoder"):
         export(source, tmp_path / "export", pixels=["uint8-hwc"])

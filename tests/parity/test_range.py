@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests import samples
+from tests import sample_models
 from tests.parity import mutations
 from tests.parity.conftest import examples
 from tests.parity.mutations import Mutation, after, differs, f32, step
@@ -133,7 +133,7 @@ def test_engines_keep_the_range_of_every_final_activation(
     end: Callable[[Tensor], Tensor], low: float, high: float, tmp_path: Path
 ) -> None:
     """The largest probe drives each of these to its bounds, which must not raise a false alarm."""
-    _, certificate = export(source(end, low, high), tmp_path / "export", formats=samples.QUICK)
+    _, certificate = export(source(end, low, high), tmp_path / "export", formats=sample_models.QUICK)
     assert certificate.passed
     assert {row.comparison.outside for row in certificate.results} == {0}
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.parity.small_exports import Subject, assert_fails, tampered, verified
 from vae_export import open_artifact, verify
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
@@ -82,7 +82,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("format", samples.QUICK)
+@pytest.mark.parametrize("format", sample_models.QUICK)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_file_is_refused(mlp: Subject, format: str, damage: str, tmp_path: Path) -> None:
     data = DAMAGES[damage](mlp.data("decoder", format))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
@@ -92,7 +92,7 @@ def test_quick_runs_two_optimisation_levels_and_thorough_all_settings() -> None:
     thorough = target.session_options(thorough=True)
     assert len(thorough) == len(set(thorough)) == 8
     assert thorough[0] == target.session_options(thorough=False)[0]
-    for format in samples.QUICK:
+    for format in sample_models.QUICK:
         plain = Target(format, FORMATS[format].providers()[0])
         assert set(plain.session_options(thorough=False)) <= set(plain.session_options(thorough=True))
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.conftest import Exported
-from tests.damage import (
+from tests.damaged_onnx import (
     baked_batch,
     dropout,
     dropped_bias,

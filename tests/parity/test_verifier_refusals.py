@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Contract, Source, open_artifact, verify
 from vae_export.artifact.manifest import MANIFEST
@@ -189,7 +189,7 @@ def test_module_with_non_finite_outputs_is_refused(tmp_path: Path) -> None:
 
     from vae_export import export
 
-    huge = samples.Lambda(lambda z: (z * 60).exp())
+    huge = sample_models.Lambda(lambda z: (z * 60).exp())
     decoder = nn.Sequential(huge, nn.Unflatten(1, (1, 2, 2)))
     source = Source(Contract((1, 2, 2), (4,), (0.0, 1.0)), decoder=decoder)
     with pytest.raises(ModelError, match="module gives numbers that are not finite: decoder, 'image', probe"):

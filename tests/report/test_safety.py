@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.absent import absent
 from tests.report.sample_certificates import Reader, certificate, error_map, manifest, read, result
+from tests.required import skip_or_fail
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Determinism
 from vae_export.parity.compare import Comparison
@@ -59,7 +59,7 @@ def test_hostile_names_are_shown_as_text() -> None:
 
 @pytest.fixture
 def chromium() -> str:
-    return shutil.which("chromium") or absent("chromium", "run: apt-get install chromium")
+    return shutil.which("chromium") or skip_or_fail("chromium", "run: apt-get install chromium")
 
 
 def browse(chromium: str, page: Path, profile: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

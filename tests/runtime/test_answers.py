@@ -17,7 +17,7 @@ from vae_export.runtime.session import Session
 
 
 @pytest.mark.parametrize("name", ["mlp", "blog", "conv", "foreign"])
-def test_it_gives_what_pytorch_gives(exported: Callable[[str], Exported], name: str) -> None:
+def test_runtime_matches_pytorch(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
     model, contract = load(export.folder), export.source.contract
     assert model.contract == contract
@@ -87,7 +87,7 @@ def test_out_of_range_pixels_are_refused_rounding_allowed(model: Model) -> None:
         ({"image": 1, "latent": 2}, "wrong inputs"),
     ],
 )
-def test_a_wrong_name_is_refused_with_the_right_ones(mlp: Exported, inputs: dict[str, int], said: str) -> None:
+def test_unknown_input_name_is_refused_with_the_known_ones(mlp: Exported, inputs: dict[str, int], said: str) -> None:
     entry = mlp.artifact.entry("autoencoder")
     opened = Session(mlp.artifact.read(entry), mlp.source.contract.spec("autoencoder"))
     with pytest.raises(ModelError, match=said):

@@ -19,7 +19,7 @@ def test_samples_of_a_seed_do_not_depend_on_start(model: Model) -> None:
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.0, "1", True, 2**62])
-def test_a_bad_number_of_samples_is_refused(model: Model, n: object) -> None:
+def test_bad_number_of_samples_is_refused(model: Model, n: object) -> None:
     with pytest.raises(UsageError, match="bad number of samples; expected an integer from 1 "):
         model.sample(n)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import Exported
-from tests.samples import FOREIGN_CONTRACT
+from tests.sample_models import FOREIGN_CONTRACT
 from vae_export import load
 from vae_export.artifact.golden import DTYPE, GoldenArray, GoldenPart, judge
 from vae_export.contract import Array, Part, TensorSpec
@@ -83,13 +83,13 @@ def test_self_test_detects_wrong_engine(mlp: Exported, factor: float) -> None:
     assert [judgement.part for judgement in result.judgements if not judgement.passed] == ["decoder"]
 
 
-def test_nothing_tested_is_nothing_passed() -> None:
+def test_empty_self_test_does_not_pass() -> None:
     assert not SelfTest(()).passed
     with pytest.raises(ParityError, match="nothing was tested"):
         SelfTest(()).require()
 
 
-def test_an_export_without_golden_vectors_says_so(mlp: Exported) -> None:
+def test_export_without_golden_vectors_is_named(mlp: Exported) -> None:
     bare = replace(mlp.artifact, manifest=replace(mlp.artifact.manifest, golden=()))
     with pytest.raises(ModelError, match="export has no golden vectors"):
         self_test(bare, load(mlp.folder).run)
@@ -119,13 +119,13 @@ def test_only_boundary_pixels_are_explained() -> None:
     assert (strict.grey.differing, strict.grey.unexplained, strict.passed) == (1, 1, False)  # type: ignore[union-attr]
 
 
-def test_what_is_no_image_has_no_grey_levels() -> None:
+def test_grey_levels_are_for_images_only() -> None:
     exact = np.zeros((2, 3), np.float32)
     judgement = judge("encoder", TensorSpec("mean", (3,)), exact, golden(exact), exact)
     assert (judgement.grey, judgement.error, judgement.passed) == (None, 0.0, True)
 
 
-def test_a_golden_array_comes_back_as_it_was() -> None:
+def test_golden_array_round_trips() -> None:
     array = golden(np.zeros((2, 3), np.float32))
     assert GoldenArray.from_json(array.to_json(), output=True) == array
     part = GoldenPart("decoder", (replace(array, tolerance=None),), (array,))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
-from tests.absent import absent
+from tests import sample_models
 from tests.conftest import Exported
+from tests.required import skip_or_fail
 from vae_export import verify
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
@@ -35,7 +35,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
     from vae_export.formats.aoti import Aoti
 
     if (reason := Aoti().unavailable()) is not None:
-        absent("AOTInductor", reason)
+        skip_or_fail("AOTInductor", reason)
 
     def make(statement: str) -> bytes:
         folder = tmp_path_factory.mktemp("library")
@@ -46,7 +46,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
         library = folder / "model.wrapper.so"
         command = ["g++", "-shared", "-fPIC", "-o", library, folder / "start.cpp"]
         subprocess.run(command, check=True, capture_output=True)
-        return samples.aoti_package(library.read_bytes())
+        return sample_models.aoti_package(library.read_bytes())
 
     return make
 

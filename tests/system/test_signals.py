@@ -21,7 +21,7 @@ def _handlers() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_block_is_finished_first() -> None:
+def test_signal_waits_for_the_end_of_the_block() -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)
@@ -36,14 +36,14 @@ def test_without_a_signal_nothing_happens() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_is_ignored_stays_ignored() -> None:
+def test_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with deferred_signals():
         os.kill(os.getpid(), signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_an_error_in_the_block_is_not_lost_to_the_handlers() -> None:
+def test_error_in_the_block_is_raised_and_handlers_restored() -> None:
     with pytest.raises(ValueError, match="of the block"), deferred_signals():
         raise ValueError("of the block")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -62,7 +62,7 @@ def test_other_threads_are_left_alone() -> None:
     assert inside == [signal.default_int_handler]
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+def test_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
 from vae_export.system.signals import deferred_signals

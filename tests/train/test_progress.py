@@ -52,6 +52,6 @@ def test_collapsed_units_are_noted_once_after_five_epochs() -> None:
     assert "7 of 8 latent units are inactive" in str(lines[4])
 
 
-def test_a_quarter_of_active_units_is_not_noted() -> None:
+def test_quarter_of_active_units_is_not_noted() -> None:
     monitor = CollapseMonitor()
     assert not any(monitor.note_after(epoch, score(active=2)) for epoch in range(1, 9))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples
+from tests import sample_models
 from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
 from vae_export.artifact.certificate import StoredCertificate, read_certificate
@@ -43,7 +43,7 @@ def small(shared: Path) -> Small:
 
     def make(folder: Path) -> None:
         formats, parts, precisions = ("onnx", "ort"), ("encoder", "decoder"), ("fp32", "int8")
-        export(samples.checkpoint(), folder / "export", formats=formats, parts=parts, precisions=precisions)
+        export(sample_models.checkpoint(), folder / "export", formats=formats, parts=parts, precisions=precisions)
 
     artifact = open_artifact(made_once(shared / "export-of-two-precisions", make) / "export")
     return Small(artifact, read_certificate(artifact.certificate))

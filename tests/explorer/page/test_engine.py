@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import vae_export
-from tests.absent import absent
 from tests.explorer.conftest import SOFTWARE_GPU, exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import eventually, looks_like, shown, sliders
+from tests.required import skip_or_fail
 from vae_export.explorer.server import CDN_URL, VERSION
 from vae_export.runtime.model import Model
 
@@ -44,7 +44,7 @@ def open_with_webgpu(page: Page, address: str) -> None:
     wait_ready(page)
     eventually(lambda: page.is_enabled("#backend"))
     if page.evaluate("document.querySelector('#backend option:last-child').disabled"):
-        absent("a WebGPU adapter", "Debian's chromium brings SwiftShader")
+        skip_or_fail("a WebGPU adapter", "Debian's chromium brings SwiftShader")
 
 
 def test_switch_to_webgpu_runs_the_self_test_again(launch: Callable[..., Browser], address: str, model: Model) -> None:

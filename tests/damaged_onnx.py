@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests import samples
+from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
@@ -49,7 +49,7 @@ def put(model: onnx.ModelProto, name: str, array: np.ndarray) -> None:
 
 
 def square(model: onnx.ModelProto) -> tuple[str, np.ndarray]:
-    shape = (samples.HIDDEN, samples.HIDDEN)
+    shape = (sample_models.HIDDEN, sample_models.HIDDEN)
     return next((name, array) for name, array in weights(model).items() if array.shape == shape)
 
 
@@ -91,7 +91,7 @@ def one_weight_off(model: onnx.ModelProto) -> None:
 
 
 def dropped_bias(model: onnx.ModelProto) -> None:
-    name, array = next(item for item in weights(model).items() if item[1].shape == (samples.HIDDEN,))
+    name, array = next(item for item in weights(model).items() if item[1].shape == (sample_models.HIDDEN,))
     put(model, name, np.zeros_like(array))
 
 

@@ -1,4 +1,4 @@
-"""What a test needs, and this machine does not have."""
+"""Components that a test requires: without one it is skipped, and in CI, which can install it, it fails."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NoReturn
 import pytest
 
 
-def absent(what: str, do: str) -> NoReturn:
-    """A reason to skip; in CI, which can install it, a failure.
+def skip_or_fail(what: str, do: str) -> NoReturn:
+    """Skip the test, or fail it in CI, because a component is missing.
 
     Args:
-        what: is missing.
+        what: the missing component.
         do: how to get it.
     """
     reason = f"not on this machine: {what}; {do}"
