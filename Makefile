@@ -15,7 +15,6 @@ BIN := .venv/bin
 DEMO := artifacts/demo
 DATA_DIR ?= data
 READY := .venv/.ready
-SOURCES := cli.py $(wildcard train/*.py)
 
 .DELETE_ON_ERROR:
 .PHONY: install demo test quick lint bench reference clean

@@ -42,6 +42,7 @@ def export(
     force: bool = False,
     leave_out: bool = False,
     report: Callable[[str], None] = lambda _line: None,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> tuple[Artifact, Certificate]:
     """Write the parts of a VAE in the given formats to the folder `out`, and verify them there.
 
@@ -59,6 +60,7 @@ def export(
         leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. A
             network's layers decide: OpenVINO can run some of them in bfloat16 and others not.
         report: called with a line at each step, and at the end with the seconds that each took.
+        progress: called during verification with the share of the present file's test cases that are done.
 
     Returns:
         The published artifact, and the certificate in it.
@@ -98,7 +100,9 @@ def export(
         write_atomic(staging / MANIFEST, manifest.text)
         artifact = Artifact(staging, manifest)
         with watch.lap("verification"):
-            certificate = verify(artifact, references, thorough=False, trust=True, budget=budget, report=report)
+            certificate = verify(
+                artifact, references, thorough=False, trust=True, budget=budget, report=report, progress=progress
+            )
         certificate.require()
         with watch.lap("certificate"):
             certificate.write(artifact.certificate)

@@ -20,7 +20,7 @@ from vae_export.errors import UsageError
 
 
 def check_integer(
-    what: str, value: SupportsIndex, least: int, most: int | None = None, *, words: str | None = None
+    what: str, value: SupportsIndex, least: int, most: int | None = None, *, range_text: str | None = None
 ) -> int:
     """Return `value`, an integer of Python or NumPy, as Python's integer.
 
@@ -29,7 +29,7 @@ def check_integer(
         value: the value that a caller gave.
         least: the lowest number that is allowed.
         most: the highest number that is allowed; None for no limit.
-        words: a text for the range, where its digits are hard to read.
+        range_text: the range as a text, where its digits are hard to read.
 
     Raises:
         UsageError: another number, another type, True or False.
@@ -40,7 +40,7 @@ def check_integer(
         number = least - 1
     if isinstance(value, bool) or number < least or (most is not None and number > most):
         end = "up" if most is None else f"to {most:,}"
-        raise UsageError(f"bad {what}", expected=f"an integer from {words or f'{least} {end}'}", got=value)
+        raise UsageError(f"bad {what}", expected=f"an integer from {range_text or f'{least} {end}'}", got=value)
     return number
 
 
@@ -107,7 +107,7 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
 
 def check_seed(seed: int) -> int:
     """Return `seed`, an integer from 0 to 2^64 - 1; raise `UsageError` for any other."""
-    return check_integer("seed", seed, 0, (1 << 64) - 1, words="0 to 2^64 - 1")
+    return check_integer("seed", seed, 0, (1 << 64) - 1, range_text="0 to 2^64 - 1")
 
 
 def philox_words(first: int, count: int, seed: int) -> Words:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -33,11 +33,11 @@ from vae_export.bench.subjects import (
 )
 from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
+from vae_export.parity.degradation import Report
 from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
 from vae_export.system.hardware import describe_machine
 
-Report = Callable[[str], None]
 #: Nanoseconds of calls, one list a round, by subject, batch size and threads.
 CallTimes = dict[tuple[str, int, int], list[list[int]]]
 

@@ -117,6 +117,7 @@ def export(
                 force=force,
                 leave_out=ALL in (*(format or []), *(precision or [])),
                 report=report,
+                progress=report.within,
             )
     except ParityError as error:
         advice = "allow more degradation, or leave out this precision" if budget is not None else None

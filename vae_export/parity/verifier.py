@@ -100,8 +100,8 @@ def verify(
                 report(f"verifying {entry.name}")
                 records.append(verifier.verify(entry, of_file, required=targets is not None))
         meter.measure()
-    surroundings = environment(references.source, threads, artifact) | {"thorough": thorough}
-    return _certificate(artifact, records, meter, surroundings, tolerance, budget)
+    recorded = environment(references.source, threads, artifact) | {"thorough": thorough}
+    return _certificate(artifact, records, meter, recorded, tolerance, budget)
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
@@ -204,7 +204,7 @@ def _certificate(
     artifact: Artifact,
     records: Sequence[_FileRecord],
     meter: DegradationMeter,
-    surroundings: Mapping[str, Any],
+    recorded_environment: Mapping[str, Any],
     tolerance: Tolerance | None,
     budget: Budget | None,
 ) -> Certificate:
@@ -226,7 +226,7 @@ def _certificate(
         node_mismatches={record.entry.name: record.mismatch for record in records if record.mismatch is not None},
         unusable={name: reason for record in records for name, reason in record.unusable.items()},
         not_verified=tuple(entry.name for entry in artifact.manifest.files if entry.name not in hashes),
-        environment=surroundings,
+        environment=recorded_environment,
         degradations=tuple(meter.degradations),
         tolerance=tolerance,
         budget=budget,

@@ -22,10 +22,10 @@ from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.statistics import Spread, paired_ratio, robust_median
 from vae_export.bench.subjects import ExportedFile, Subject
 from vae_export.errors import MachineError, TargetError
+from vae_export.parity.degradation import Report
 from vae_export.tune.candidates import Candidate
 from vae_export.tune.plan import TunePlan
 
-Report = Callable[[str], None]
 #: A candidate that takes at most this many times the time of the fastest is tied with it in any case …
 _SAME = 1.02
 #: … and up to this many times, it is tied where it was as fast in a quarter of the rounds: noise may hide so much.

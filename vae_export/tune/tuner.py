@@ -11,12 +11,13 @@ from vae_export.artifact.manifest import MANIFEST, Recommendation, read_manifest
 from vae_export.errors import IntegrityError, ParityError
 from vae_export.io.atomic import write_atomic
 from vae_export.parity import Budget
+from vae_export.parity.degradation import Report
 from vae_export.runtime.model import Model
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS
 from vae_export.system.hardware import identity
 from vae_export.tune.candidates import Candidate, candidates, verified_levels
 from vae_export.tune.plan import TunePlan
-from vae_export.tune.successive_halving import CandidateResult, Report, SuccessiveHalving
+from vae_export.tune.successive_halving import CandidateResult, SuccessiveHalving
 
 
 @dataclass(frozen=True)
