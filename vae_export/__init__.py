@@ -6,9 +6,9 @@
     model = vae_export.load("exported")                                   # needs numpy and onnxruntime alone
     images = model.decode(latents)
 
-Names are imported when they are first used: importing this package costs nothing, and `load` never imports PyTorch.
-Exporting and verifying need more packages than running: `pip install 'vae-export[export]'` brings them, and
-`pip install 'vae-export[cli]'` brings the command `vae-export`.
+Each name is imported when it is first used, so that importing this package is fast. `load` never imports PyTorch.
+Exporting and verifying need more packages than running: `pip install 'vae-export[export]'` installs them, and
+`pip install 'vae-export[cli]'` installs the command `vae-export`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        # Star import, help() and tab completion ask for every name. They must not fail where PyTorch is missing.
+        # Star import, help() and tab completion read every name. They must not fail where PyTorch is missing.
         from vae_export.system.extras import EXTRAS, missing_stub
 
         if error.name is None or error.name.partition(".")[0] not in EXTRAS["export"]:

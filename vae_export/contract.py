@@ -1,7 +1,8 @@
 """The contract: names, dtypes, shapes and ranges of the inputs and outputs of each exported graph.
 
-Exporters name tensors by it, parity draws inputs by it, the runtime checks arguments against it, and the manifest and
-the metadata of every file hold it. This module does not import torch, because applications use it too.
+Exporters take tensor names from the contract, and parity draws inputs that fit it. The runtime checks arguments against
+it. The manifest and the metadata of every file store it. This module does not import torch, because applications use it
+too.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from vae_export.likelihood import Likelihood
 Part = Literal["encoder", "decoder", "autoencoder", "decoder-uint8-hwc", "decoder-uint8-chw"]
 #: The parts that every VAE has. They are exported by default.
 PARTS: tuple[Part, ...] = ("encoder", "decoder", "autoencoder")
-#: Layouts of an image in bytes: channels last, as a canvas takes them, or channels first.
+#: Layouts of an 8-bit image: channels last, as a canvas expects them, or channels first.
 Pixels = Literal["uint8-hwc", "uint8-chw"]
-#: The decoder that gives bytes of each layout. The keys are the values of --pixels.
+#: The decoder part that returns uint8 pixels in each layout. The keys are the values of --pixels.
 PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": "decoder-uint8-chw"}
 #: Every part that a file can hold.
 EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
-#: How far float32 arithmetic may leave a pixel outside its range, as a fraction of the range.
+#: How far a pixel may lie outside its range because of float32 rounding, as a fraction of the range.
 RANGE_SLACK = 1e-6
 
 #: The name of the dynamic first axis, in every graph and every shape of a manifest.
@@ -40,9 +41,9 @@ class TensorSpec:
 
     Attributes:
         name: the name of the tensor in every exported file.
-        item: the shape of one row; the whole shape is (N, *item), with N from 1 up.
-        low, high: the range of its values; infinite where it has none.
-        dtype: float32, or uint8 for the bytes of an image.
+        item: the shape of one row; the whole shape is (N, *item), with N >= 1.
+        low, high: the range of the values; infinite if the tensor has no range.
+        dtype: float32, or uint8 for 8-bit pixels.
     """
 
     name: str
@@ -53,12 +54,12 @@ class TensorSpec:
 
     @property
     def shape(self) -> tuple[int | str, ...]:
-        """The shape with the name of the batch axis first."""
+        """The whole shape, with the name of the batch axis first."""
         return (BATCH, *self.item)
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it has a range, as images do."""
+        """Whether the tensor has a finite range, as images do."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class TensorSpec:
         }
 
     def __str__(self) -> str:
-        """The name, the shape and the range, such as "image (N, 1, 28, 28) in [0, 1]"."""
+        """Return the name, shape and range, such as "image (N, 1, 28, 28) in [0, 1]"."""
         within = f" in [{self.low:g}, {self.high:g}]" if self.is_bounded else ""
         return f"{self.name} ({', '.join(map(str, self.shape))}){within}"
 
@@ -78,8 +79,11 @@ class TensorSpec:
         """Raise `ModelError` unless `value` is a finite array of this dtype and shape.
 
         Args:
-            value: what a caller or an engine gave.
-            batch: the number of rows that it must have; None allows any number from 1 up.
+            value: the value from a caller or an engine.
+            batch: the required number of rows; None allows any number >= 1.
+
+        Raises:
+            ModelError: the value is not an array, is empty, or has another dtype, shape or a number that is not finite.
         """
         import numpy as np
 
@@ -99,12 +103,15 @@ class TensorSpec:
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
 
     def out_of_range(self, value: Array) -> Array | None:
-        """Return a mask of the numbers that lie outside the range, or None where there are none.
+        """Return a mask of the numbers that lie outside the range, or None if there are none.
 
-        Float32 arithmetic may leave a number `RANGE_SLACK` of the range outside.
+        Numbers may exceed the range by the fraction `RANGE_SLACK`, because float32 arithmetic rounds.
 
         Args:
             value: finite numbers of any shape.
+
+        Returns:
+            A bool mask of the same shape, or None.
         """
         if not self.is_bounded:
             return None
@@ -131,13 +138,16 @@ class PartSpec:
         }
 
     def check_inputs(self, inputs: Mapping[str, Array]) -> int:
-        """Raise `ModelError` unless these are the inputs, each as `TensorSpec.check` requires.
+        """Check the names of the inputs, and each array with `TensorSpec.check`.
 
         Args:
             inputs: arrays by name.
 
         Returns:
             The number of rows.
+
+        Raises:
+            ModelError: a name is missing or unknown, or an array does not fit.
         """
         names = [tensor.name for tensor in self.inputs]
         if set(inputs) != set(names):
@@ -149,7 +159,11 @@ class PartSpec:
         return rows or 0
 
     def check_ranges(self, inputs: Mapping[str, Array]) -> None:
-        """Raise `ModelError` for an input out of range: an encoder would turn levels from 0 to 255 into nonsense."""
+        """Raise `ModelError` for an input out of range, such as pixels in [0, 255] where the encoder expects [0, 1].
+
+        Args:
+            inputs: arrays by name, which `check_inputs` has accepted.
+        """
         import numpy as np
 
         for tensor in self.inputs:
@@ -162,7 +176,7 @@ class PartSpec:
 
 
 def float_part(part: Part) -> Part:
-    """Return the part whose float32 image a decoder of bytes rounds; any other part as it is."""
+    """Return "decoder" for a decoder with uint8 pixels, and any other part unchanged."""
     return "decoder" if part in PIXELS.values() else part
 
 
@@ -173,9 +187,12 @@ class Contract:
     Attributes:
         image_shape: (C, H, W) of one image, channels first.
         latent_shape: (Z,), or (C, H, W) where latents are feature maps.
-        image_range: lowest and highest value of a pixel; ours is [0, 1], diffusers' AutoencoderKL has [-1, 1].
-        likelihood: p(x|z). Some likelihoods add a second output to the decoder. None means that it is not stated;
+        image_range: lowest and highest value of a pixel: [0, 1] for our models, [-1, 1] for diffusers' AutoencoderKL.
+        likelihood: p(x|z); some likelihoods add a second output to the decoder. None means that it is not stated;
             figures in nats then use `Likelihood.usual`.
+
+    Raises:
+        ModelError: a shape, the range or the likelihood is not valid.
     """
 
     image_shape: tuple[int, ...]
@@ -221,7 +238,7 @@ class Contract:
         raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
 
     def _spread(self, image: str) -> tuple[TensorSpec, ...]:
-        """Return the output that the likelihood needs beside the image, with one number for each pixel, if any."""
+        """Return the decoder's second output, with one number for each pixel, or () if the likelihood has none."""
         if self.likelihood is None or self.likelihood.spread is None:
             return ()
         return (TensorSpec(f"{image}_{self.likelihood.spread}", self.image_shape),)
@@ -237,12 +254,12 @@ class Contract:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contract:
-        """Return the contract that `to_json` described; raise `ModelError` for anything else."""
+        """Return the contract that `to_json` wrote; raise `ModelError` for any other document."""
         try:
             if data["prior"] != PRIOR:
                 raise ValueError(f"prior is {data['prior']!r}, not {PRIOR!r}")
             low, high = data["image_range"]
-            stated = data.get("likelihood")  # manifests of the first versions have none
+            stated = data.get("likelihood")  # the first versions wrote no likelihood
             likelihood = None if stated is None else Likelihood.from_json(stated)
             return cls(tuple(data["image_shape"]), tuple(data["latent_shape"]), (float(low), float(high)), likelihood)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

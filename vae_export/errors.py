@@ -1,4 +1,4 @@
-"""Every error that a user can meet. Each class has the exit code of the command line.
+"""All errors of this package. Each class has its exit code for the command line.
 
     VaeExportError                 1
     ├── UsageError                 2   an option or argument that is not allowed
@@ -11,12 +11,12 @@
     ├── ParityError                5   the exported file does not compute what PyTorch computed
     └── MachineError               6   this machine lacks something
         ├── MissingExtraError          an optional dependency; names the pip line
-        ├── TargetError                a device or provider that is not there
+        ├── TargetError                a device or provider that is missing
         ├── StorageError               disk full, folder read-only, run locked
         └── OutOfMemoryError           Python's MemoryError, as one line
 
-`Interrupted` and `Terminated` (130 and 143) stand apart: they are no errors, and `except Exception` must not
-swallow them.
+`Interrupted` and `Terminated` (130 and 143) are not errors. They derive from `KeyboardInterrupt`, so that
+`except Exception` does not catch them.
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ import signal
 
 
 class VaeExportError(Exception):
-    """Base of all errors of this package; caught once, in `vae_export.cli`.
+    """The base class of all errors of this package, which `vae_export.cli` catches in one place.
 
-    The message is one line: WHAT: WHERE; expected X, got Y; do Z. Only `what` is required.
+    The message is one line: WHAT: WHERE; expected X, got Y; DO. Only `what` is required.
+
+    Args:
+        what: the problem.
+        where: the file, option or tensor that has the problem.
+        expected: the values that are allowed.
+        got: the value that was found.
+        do: the next step for the user.
     """
 
     exit_code = 1
@@ -45,7 +52,7 @@ class VaeExportError(Exception):
         super().__init__(self.line())
 
     def line(self) -> str:
-        """The whole message on one line, whatever line breaks its parts hold."""
+        """Return the whole message as one line, without the line breaks in its parts."""
         text = self.what if self.where is None else f"{self.what}: {self.where}"
         if self.expected is not None:
             text += f"; expected {self.expected}"
@@ -128,12 +135,12 @@ class OutOfMemoryError(MachineError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT, after the work at hand was saved."""
+    """The process received SIGINT and has saved its current work."""
 
     exit_code = 128 + signal.SIGINT
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. A `KeyboardInterrupt`, so that code which saves on Ctrl-C saves on this one too."""
+    """The process received SIGTERM. This is a `KeyboardInterrupt`, so that code that saves on Ctrl-C saves here too."""
 
     exit_code = 128 + signal.SIGTERM

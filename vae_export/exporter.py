@@ -1,4 +1,4 @@
-"""Export: write every file to a staging folder, verify what was written, publish all of it by one rename."""
+"""Export a VAE: write the files to a staging folder, verify them, and publish the folder by one rename."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def export(
 
     Args:
         source: a checkpoint of this project, or any encoder and decoder with their contract.
-        out: the folder to make; it appears, complete and verified, by one rename.
+        out: the folder to create. It appears by one rename, when it is complete and verified.
         formats: names in `vae_export.formats.FORMATS`, each once.
-        parts: the parts to export; None takes all that the source can make.
+        parts: the parts to export; None exports all parts of the source.
         pixels: layouts of 8-bit images; each adds a decoder that returns uint8 pixels, in fp32 files only.
-        precisions: precisions of the numbers in the files. Each format must have one of them, and is written in all
-            of them that it has.
+        precisions: precisions of the numbers in the files. Each format must support at least one of them, and is
+            written in each that it supports.
         budget: the largest pixel error and ELBO loss that a lower precision may cause.
         opset: operator set of the ONNX files.
-        force: replace an existing export; a folder that is not an export is refused all the same.
-        leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. A
-            network's layers decide: OpenVINO can run some of them in bfloat16 and others not.
-        report: called with a line at each step, and at the end with the seconds that each took.
+        force: replace an existing export. A folder that is not an export is never replaced.
+        leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. It
+            depends on the layers: OpenVINO computes some of them in bfloat16 and others not.
+        report: called with one line of text at each step, and at the end with the seconds of each step.
         progress: called during verification with the share of the present file's test cases that are done.
 
     Returns:
-        The published artifact, and the certificate in it.
+        The published artifact and its certificate.
 
     Raises:
         UsageError: an unknown format, part, layout, precision or opset, or an `out` that exists.
-        ModelError: modules that do not keep the contract or draw random numbers; too few images to calibrate with.
-        MachineError: a format that cannot be written or run on this machine; a full disk.
-        ParityError: a file does not compute what PyTorch computes, or misses its budget. Nothing is left behind.
+        ModelError: modules that do not keep the contract or that draw random numbers; too few images to calibrate with.
+        MachineError: a format that this machine cannot write or run; a full disk.
+        ParityError: a file does not compute what PyTorch computes, or exceeds its budget. Nothing is published.
     """
     references = References(source)
     captured = references.captured
@@ -113,7 +113,7 @@ def export(
 
 @dataclass(frozen=True)
 class Variant:
-    """One format in one precision: each part is written once in each variant."""
+    """One format in one precision. Each part is written once for each variant."""
 
     format: str
     precision: PrecisionName
@@ -128,10 +128,10 @@ class ExportPlan:
     """The files to write, checked against the source and this machine.
 
     Attributes:
-        parts: in the order of the manifest.
+        parts: the parts to write, in the order of the manifest.
         variants: formats and precisions, float32 first.
         opset: operator set of the ONNX files.
-        skip_unusable: leave out a lower precision that this machine cannot run.
+        skip_unusable: whether to leave out a lower precision that this machine cannot run.
     """
 
     parts: tuple[Part, ...]
@@ -155,7 +155,7 @@ def _plan(
     *,
     skip_unusable: bool,
 ) -> ExportPlan:
-    """Check every choice before any work; raises as `export` does."""
+    """Check all arguments before any work, and return the plan; raise the errors that `export` raises."""
     _check_formats(formats, opset)
     chosen = _chosen_parts(source, parts, pixels)
     variants = _variants(formats, precisions)
@@ -191,7 +191,7 @@ def _chosen_parts(source: Source, parts: Sequence[Part] | None, pixels: Sequence
 
 
 def _variants(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tuple[Variant, ...]:
-    """Return every format in every precision that was asked for and that it has."""
+    """Return each format in each requested precision that it supports."""
     if unknown := [precision for precision in precisions if precision not in PRECISIONS]:
         raise UsageError("unknown precision", expected=" | ".join(PRECISIONS), got=unknown[0])
     for format in formats:
@@ -208,7 +208,7 @@ def _variants(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tu
 
 
 def _refuse_other_folder(out: Path) -> None:
-    """Raise `UsageError` for something that is not an export: `force` must not remove it."""
+    """Raise `UsageError` if `out` is not an export or an empty folder, because `force` must not remove it."""
     if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(
             "not an export folder", where=out, expected=f"a folder with {MANIFEST}", do="choose another --out"
@@ -223,7 +223,7 @@ def _write_files(
     watch: Stopwatch,
     report: Callable[[str], None],
 ) -> tuple[FileEntry, ...]:
-    """Write every part in every variant; return the entries in the order of the parts."""
+    """Write each part in each variant, and return the entries in the order of the parts."""
     source = captured.source
     entries: list[FileEntry] = []
     for variant in plan.variants:
@@ -255,7 +255,12 @@ def _write_files(
 
 
 def file_metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return what every file says about itself: its part, its inputs and outputs, and where it comes from."""
+    """Return the metadata for one file: its part, its inputs and outputs, and the provenance, each as text.
+
+    Args:
+        spec: inputs and outputs of the part.
+        provenance: origin of the model, JSON-able.
+    """
     return {
         "vae_export.part": spec.part,
         "vae_export.contract": json.dumps(spec.to_json(), sort_keys=True),
@@ -264,7 +269,7 @@ def file_metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, st
 
 
 def _why_unusable(format: str, files: Mapping[Part, FileContent], contract: Contract) -> str | None:
-    """Return why no provider on this machine can run these files, or None."""
+    """Return the reason why no provider on this machine can run these files, or None if one can."""
     reason = None
     for provider in FORMATS[format].providers():
         if FORMATS[format].may_crash:
@@ -283,20 +288,20 @@ def _why_unusable(format: str, files: Mapping[Part, FileContent], contract: Cont
 
 
 def _versions(entries: Sequence[FileEntry]) -> dict[str, str]:
-    """Return the versions of everything that wrote these files."""
+    """Return the versions of Python, this package and the packages that wrote these files."""
     ours = {"vae-export": __version__, "python": platform.python_version()}
     return ours | versions({entry.format for entry in entries})
 
 
 class Stopwatch:
-    """Seconds by name, in the order in which each name was first measured."""
+    """A stopwatch that adds up seconds by name, in the order in which each name was first measured."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def lap(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to those of earlier blocks of this name."""
+        """Measure the block, and add its seconds to those of earlier blocks of this name."""
         started = time.perf_counter()
         try:
             yield
@@ -304,6 +309,6 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
     def line(self) -> str:
-        """Return all laps in a line: "took 9.1 s: onnx 3.2, golden vectors 1.4, verification 4.5"."""
+        """Return all laps as one line, such as "took 9.1 s: onnx 3.2, golden vectors 1.4, verification 4.5"."""
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
         return f"took {sum(self.seconds.values()):.1f} s: {parts}"

@@ -1,13 +1,13 @@
-"""The likelihood p(x|z) of an image, and the names of the outputs of an exported decoder that parametrise it.
+"""The likelihood p(x|z) of an image, and the decoder outputs that are its parameters.
 
     bernoulli            image: probability that a pixel is 1
-    gaussian             image: mean; image_logvar: log of the variance, of each pixel
-    gaussian-fixed       image: mean; the deviation is `scale` everywhere
-    discretised-logistic image: location; image_log_scale: log of the scale, of each pixel; a probability for each of
-                         256 levels (Salimans et al., arXiv:1701.05517, section 2.1, with one component)
+    gaussian             image: mean; image_logvar: log variance of each pixel
+    gaussian-fixed       image: mean; the standard deviation is `scale` for every pixel
+    discretised-logistic image: location; image_log_scale: log scale of each pixel; a probability for each of 256
+                         levels (Salimans et al., arXiv:1701.05517, section 2.1, with one component)
 
-The first output is always `image`, in the contract's range: whoever only wants pictures need not know the rest. This
-module does not import torch, because applications use it too.
+The first output is always `image`, in the contract's range, so that an application that only shows images can ignore
+the second output. This module does not import torch, because applications use it too.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from vae_export.errors import ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Any numpy array. It is a string, so that the command line can read the names below without importing numpy.
+#: Any numpy array. The alias is a string, so that the command line can import this module without numpy.
 Array: TypeAlias = "npt.NDArray[Any]"
 
 LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic"]
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 
-#: The second output of a decoder, one number for each pixel; its name follows "image_" or "reconstruction_".
+#: The suffix of a decoder's second output, after "image_" or "reconstruction_". The output has one number per pixel.
 SPREADS: Mapping[str, str] = {"gaussian": "logvar", "discretised-logistic": "log_scale"}
 #: Default standard deviation of `gaussian-fixed`, for pixels in [0, 1].
 SCALE = 0.1
-#: The highest level of a pixel in 8 bits; the lowest is 0.
+#: The highest level of an 8-bit pixel. The lowest is 0.
 MAX_LEVEL = 255
-#: Bernoulli means are clipped to [2^-24, 1 - 2^-24], so that logarithms stay finite: float32 has no number between
-#: 1 - 2^-24 and 1.
+#: Bernoulli means are clipped to [2^-24, 1 - 2^-24], so that their logarithms are finite. 1 - 2^-24 is the largest
+#: float32 number below 1.
 CLOSEST = 2.0**-24
 
 
@@ -46,6 +46,9 @@ class Likelihood:
     Attributes:
         name: one of `LIKELIHOODS`.
         scale: standard deviation of `gaussian-fixed`, in units of the image; 1 for the others, which do not use it.
+
+    Raises:
+        ModelError: an unknown name, or a scale that is not allowed.
     """
 
     name: LikelihoodName = "bernoulli"
@@ -61,12 +64,16 @@ class Likelihood:
 
     @classmethod
     def usual(cls, image_range: tuple[float, float]) -> Likelihood:
-        """Return the likelihood for contracts that state none: Bernoulli for [0, 1], else a Gaussian of deviation 1."""
+        """Return the default for contracts without a likelihood: Bernoulli for [0, 1], else a unit-variance Gaussian.
+
+        Args:
+            image_range: lowest and highest value of a pixel.
+        """
         return cls("bernoulli" if image_range == (0.0, 1.0) else "gaussian-fixed")
 
     @property
     def spread(self) -> str | None:
-        """The decoder's second output: "logvar", "log_scale", or None."""
+        """The suffix of the decoder's second output: "logvar", "log_scale", or None without a second output."""
         return SPREADS.get(self.name)
 
     def log_prob(self, x: Array, image: Array, spread: Array | None, *, low: float = 0.0, high: float = 1.0) -> Array:
@@ -75,11 +82,11 @@ class Likelihood:
         Args:
             x: pixels in [low, high].
             image: the decoder's first output, of a shape that broadcasts with x.
-            spread: the decoder's second output, or None where this likelihood has none.
+            spread: the decoder's second output, or None if this likelihood has none.
             low, high: the range of pixels.
 
         Returns:
-            Nats, float64, of the broadcast shape.
+            log p(x|z) in nats, float64, of the broadcast shape.
 
         Raises:
             ModelError: `spread` is missing.
@@ -110,17 +117,17 @@ class Likelihood:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Likelihood:
-        """Return the likelihood that `to_json` described; raise `ModelError`, `KeyError` or `TypeError` otherwise."""
+        """Return the likelihood that `to_json` wrote; raise `ModelError`, `KeyError` or `TypeError` otherwise."""
         if unknown := set(data) - {"name", "scale"}:
             raise ModelError("likelihood cannot be read", got=f"unknown {', '.join(map(repr, sorted(unknown)))}")
         return cls(data["name"], **({"scale": float(data["scale"])} if "scale" in data else {}))
 
 
 def _discretised_logistic(x: Array, mean: Array, log_scale: Array, low: float, high: float) -> Array:
-    """Compute the logarithm of the logistic's mass between half a level below x and half a level above.
+    """Compute the log probability of the interval from half a level below x to half a level above it.
 
-    The lowest and the highest level take all of the mass beyond them. With s the logistic function,
-    s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), where nothing cancels.
+    The intervals of the lowest and the highest level extend to infinity. With the logistic function s, the code uses
+    s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), which avoids cancellation.
     """
     import numpy as np
 

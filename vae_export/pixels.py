@@ -1,8 +1,8 @@
 """8-bit levels of images: rounding, comparison with float64, and the byte layouts of `--pixels`.
 
-One rounding error can flip a pixel whose exact value lies on the boundary between two levels. Such a difference is
-explained; any other difference of a level is a fault. `PixelsModule` of `vae_export.capture.part_modules` rounds in the
-same way inside a graph. This module does not import torch, because the runtime uses it too.
+A rounding error can change the level of a pixel whose float64 value lies on the boundary between two levels. Such a
+difference is explained; any other difference is a fault. `PixelsModule` of `vae_export.capture.part_modules` rounds in
+the same way inside a graph. This module does not import torch, because the runtime uses it too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GreyLevels:
 
     Attributes:
         differing: number of pixels with another level.
-        unexplained: number of those whose level no value within the tolerance of the exact one has.
+        unexplained: number of pixels whose level the tolerance does not explain.
         worst: the largest difference in levels.
     """
 
@@ -42,13 +42,17 @@ def compare_levels(image: Array, exact: Array, *, low: float, high: float, toler
     """Compare the levels of an image with those of the float64 image.
 
     Args:
-        image, exact: pixels in [low, high], of one shape.
+        image: pixels of the tested image, in [low, high].
+        exact: pixels of the float64 image, in [low, high], of the same shape.
         low, high: the range of pixels.
-        tolerance: the tolerance, in units of the image.
+        tolerance: the largest allowed error of a pixel, in units of the image.
+
+    Returns:
+        The counts of pixels with another level.
     """
     level, expected = to_levels(image, low, high), to_levels(exact, low, high)
     difference = np.abs(level - expected)
-    # A level is explained where a value within the tolerance of the exact one has it too.
+    # A level is explained if some value within the tolerance of the float64 value rounds to it.
     lowest, highest = to_levels(exact - tolerance, low, high), to_levels(exact + tolerance, low, high)
     unexplained = (level < lowest) | (level > highest)
     return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
@@ -76,18 +80,21 @@ def in_levels(distance: float, contract: Contract) -> float:
 
 
 def rounding_miss(pixels: Array, exact: Array) -> Array:
-    """Return the distance of each exact pixel from the nearest number that rounds to the byte in its place.
+    """Return the distance of each float64 pixel from the interval of numbers that round to the given byte.
 
-    It is 0 where the exact pixel itself rounds to that byte. So the half level that rounding takes is no error.
+    The distance is 0 if the float64 pixel rounds to that byte, so that rounding itself does not count as an error.
 
     Args:
-        pixels: uint8.
-        exact: the pixels before rounding, in [0, 255], of the same shape.
+        pixels: uint8 pixels.
+        exact: the float64 pixels before rounding, in [0, 255], of the same shape.
+
+    Returns:
+        Distances in levels, float64, of the same shape.
     """
     beyond: Array = np.maximum(np.abs(np.asarray(pixels, np.float64) - exact) - 0.5, 0)
     return beyond
 
 
 def arranged(image: Array, part: Part) -> Array:
-    """Move the channels of an image (N, C, H, W) last where the layout of the part has them there."""
+    """Return an image (N, C, H, W) as (N, H, W, C) if the part has channels last, else unchanged."""
     return np.moveaxis(image, 1, -1) if part == PIXELS["uint8-hwc"] else image

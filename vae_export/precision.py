@@ -1,4 +1,4 @@
-"""Precisions of the numbers inside a file. Inputs and outputs are float32 whatever the precision.
+"""Precisions of the numbers inside a file. Inputs and outputs are float32 in every precision.
 
 This module does not import torch, because the manifest, the runtime and the command line use it too.
 """
@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 PrecisionName: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-#: The default precision. Files of the first versions, which state none, have it too.
+#: The default precision. Files of the first versions state no precision and have this one.
 FULL: PrecisionName = "fp32"
 
 #: One line for each precision, for help and docs.
@@ -22,7 +22,7 @@ SUMMARIES: dict[PrecisionName, str] = {
     "int4-weights": "weights of matrix products in 4 bits, a scale for each 32; activations in float32",
 }
 
-#: Precisions with integer rounding: the step has the same size for small and large numbers.
+#: Precisions that round to integers, so that the step size is equal for small and large numbers.
 INTEGER: frozenset[PrecisionName] = frozenset({"int8", "int8-static", "int4-weights"})
 #: Precisions that need calibration inputs.
 CALIBRATED: frozenset[PrecisionName] = frozenset({"int8-static"})

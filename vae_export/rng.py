@@ -1,9 +1,9 @@
-"""Standard normal numbers that have the same bits in every language. docs/bundle-format.md, section 6, specifies them.
+"""Standard normal numbers with equal bits in every language, as docs/bundle-format.md, section 6, specifies.
 
-Words come from Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11), which is a
-function of a counter: any row can be computed alone, in any order, on any machine. NumPy's own Philox is the 4x64 one.
-Normal numbers are made with Wichura's AS 241 and a logarithm that needs +, -, ×, / and square root only: IEEE 754
-rounds those alike everywhere, which no library's `log` promises.
+Random words come from Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11). Philox is a
+function of a counter, so that each row can be computed alone and in any order. NumPy has only Philox 4x64. Wichura's
+AS 241 turns the words into normal numbers. Its logarithm is computed here with +, -, ×, / and square root only, because
+IEEE 754 fixes the rounding of those operations, and no library fixes the rounding of its `log`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from vae_export.errors import UsageError
 def check_integer(
     what: str, value: SupportsIndex, least: int, most: int | None = None, *, range_text: str | None = None
 ) -> int:
-    """Return `value`, an integer of Python or NumPy, as Python's integer.
+    """Check an integer of Python or NumPy, and return it as a Python int.
 
     Args:
         what: the name of the value, for the message "bad WHAT".
-        value: the value that a caller gave.
-        least: the lowest number that is allowed.
-        most: the highest number that is allowed; None for no limit.
-        range_text: the range as a text, where its digits are hard to read.
+        value: the value from the caller.
+        least: the smallest allowed number.
+        most: the largest allowed number; None for no limit.
+        range_text: a text for the range in the message, for example "0 to 2^64 - 1".
+
+    Returns:
+        The value as an int.
 
     Raises:
-        UsageError: another number, another type, True or False.
+        UsageError: the value is out of range, or is not an integer; True and False are not integers here.
     """
     try:
         number = operator.index(value)
@@ -53,10 +56,10 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-#: Numbers that are computed at a time, so that the intermediate values stay in the cache of a core.
+#: Number of values that are computed at a time, so that the intermediate values fit into the cache of a core.
 _CHUNK = 1 << 14
 
-# AS 241 (PPND16), the coefficient of the highest power first.
+# Coefficients of AS 241 (PPND16), highest power first.
 _A = (
     2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
     13731.693765509461125, 1971.5909503065514427, 133.14166789178437745, 3.387132872796366608,
@@ -84,7 +87,7 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
     Args:
         shape: the shape of the result, rows first.
         seed: 0 to 2^64 - 1.
-        start: how many rows of the same noise come before the first one.
+        start: index of the first row in the sequence of this seed.
 
     Returns:
         float32 of this shape, row-major.
@@ -106,7 +109,7 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
 
 
 def check_seed(seed: int) -> int:
-    """Return `seed`, an integer from 0 to 2^64 - 1; raise `UsageError` for any other."""
+    """Return `seed` as an int; raise `UsageError` unless it is an integer from 0 to 2^64 - 1."""
     return check_integer("seed", seed, 0, (1 << 64) - 1, range_text="0 to 2^64 - 1")
 
 
@@ -134,7 +137,7 @@ def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> Words:
 
 
 def normal(word: Words) -> Float32:
-    """Turn words (M,) uint32 into standard normal numbers (M,) float32 by inverting the distribution function."""
+    """Convert words (M,) uint32 to standard normal numbers (M,) float32 by the inverse distribution function."""
     p = (word.astype(np.float64) + 0.5) / 4294967296.0
     q = p - 0.5
     r = 0.180625 - q * q
@@ -149,7 +152,7 @@ def normal(word: Words) -> Float32:
 
 
 def _ln(x: Float64) -> Float64:
-    """Compute the natural logarithm of numbers below 1/sqrt(2) with operations that are rounded alike everywhere."""
+    """Compute the natural logarithm of numbers below 1/sqrt(2) with operations whose rounding IEEE 754 fixes."""
     mantissa, exponent = np.frexp(x)  # exact: x = mantissa · 2^exponent, 0.5 <= mantissa < 1
     small = mantissa < 0.7071067811865476
     mantissa, doublings = np.where(small, 2 * mantissa, mantissa), np.where(small, 1, 0) - exponent

@@ -1,4 +1,4 @@
-"""Names of the files in a run folder, and the newest run."""
+"""Name the files in a run folder, and find the newest run."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ ARTIFACTS = Path("artifacts")
 
 @dataclass(frozen=True)
 class Run:
-    """One folder `artifacts/<run>/`: the checkpoint, metrics and pictures of a training, and its export."""
+    """A run folder `artifacts/<run>/` with the checkpoint, metrics, pictures and export of one training."""
 
     folder: Path
 
     @property
     def checkpoint(self) -> Path:
-        """The weights with the best score."""
+        """The path of the checkpoint with the best score."""
         return self.folder / "checkpoint.safetensors"
 
     @property
     def state(self) -> Path:
-        """The folder of everything that resuming needs."""
+        """The folder with the files for resuming."""
         return self.folder / "state"
 
     @property
     def training_state(self) -> Path:
-        """Weights, optimiser and counters after the last finished epoch."""
+        """The path of weights, optimiser and counters after the last finished epoch."""
         return self.state / "training.safetensors"
 
     @property
     def previous_checkpoint(self) -> Path:
-        """The checkpoint before the last one."""
+        """The path of the checkpoint before the last one."""
         return self.previous(self.checkpoint)
 
     @property
     def previous_training_state(self) -> Path:
-        """The training state before the last one."""
+        """The path of the training state before the last one."""
         return self.previous(self.training_state)
 
     def previous(self, file: Path) -> Path:
-        """Return the path at which the former content of `file` is kept."""
+        """Return the path that keeps the previous content of `file`."""
         return self.state / f"previous-{file.name}"
 
     @property
     def metrics(self) -> Path:
-        """One line of JSON for each epoch."""
+        """The path of the metrics, with one line of JSON for each epoch."""
         return self.folder / "metrics.jsonl"
 
     @property
     def evaluations(self) -> Path:
-        """One line of JSON for each evaluation."""
+        """The path of the evaluations, with one line of JSON for each."""
         return self.folder / "evaluations.jsonl"
 
     @property
@@ -76,7 +76,10 @@ def newest_run(root: Path = ARTIFACTS) -> Run:
     """Return the run whose checkpoint was written last.
 
     Args:
-        root: the folder that holds the runs.
+        root: the folder with the runs.
+
+    Returns:
+        The newest run.
 
     Raises:
         UsageError: there is no run.

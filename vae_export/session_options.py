@@ -1,14 +1,14 @@
-"""The options that an exported file is opened with: provider, threads, graph optimisation and other switches.
+"""Options for opening an exported file: provider, threads, graph optimisation and other switches.
 
 Formats open a file with `SessionOptions`, parity certifies them, `tune` recommends them, the manifest stores them and
-the runtime follows them. The names that they may hold are listed here and nowhere else.
+the runtime applies them. All allowed names are listed here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The format that `vae_export.runtime` runs, and so the one that can be recommended.
+#: The format that `vae_export.runtime` runs, and therefore the only one that `tune` recommends.
 RUNTIME_FORMAT = "onnx"
 
 #: Execution providers of ONNX Runtime.
@@ -19,22 +19,22 @@ PROVIDERS = (CPU, CUDA, TENSORRT)
 
 #: ONNX Runtime's graph optimisation levels; the last is its default.
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
-#: Departures from ONNX Runtime's defaults that change the time and no result.
+#: Changes of ONNX Runtime's defaults that change the run time and not the results.
 SWITCHES = ("no-spinning", "parallel", "no-arena", "no-pattern")
-#: More threads than any processor has: ONNX Runtime answers larger numbers badly, or not at all.
+#: The largest allowed number of threads. ONNX Runtime fails or hangs with much larger numbers.
 MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """The options that a file is opened with. Some of them change what it computes, all of them how fast.
+    """Options for opening a file. All of them change the speed, and some of them change the results.
 
     Attributes:
-        provider: what runs the file, as its engine calls it: one of `PROVIDERS`, "cpu", "cuda", "CPU", "GPU".
+        provider: the engine's name of the device or provider: one of `PROVIDERS`, "cpu", "cuda", "CPU", "GPU".
         threads: number of threads within an operator, 1 to `MAX_THREADS`; None lets the engine choose.
-        optimisation: level of graph optimisation, one of `OPTIMISATION_LEVELS`; None takes the engine's default.
-        tf32: let an NVIDIA GPU round the factors of products to 10 bits. Never the default here.
-        switches: some of `SWITCHES`.
+        optimisation: level of graph optimisation, one of `OPTIMISATION_LEVELS`; None uses the engine's default.
+        tf32: whether an NVIDIA GPU may round the factors of products to TF32 (10 bits).
+        switches: names from `SWITCHES`.
     """
 
     provider: str = CPU
@@ -44,12 +44,12 @@ class SessionOptions:
     switches: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """The provider and the other options, such as "CPUExecutionProvider, 2 threads, no-spinning"."""
+        """Return all options as text, such as "CPUExecutionProvider, 2 threads, no-spinning"."""
         return f"{self.provider}, {self.details}"
 
     @property
     def details(self) -> str:
-        """Everything but the provider, for a person; ONNX Runtime's default optimisation is not mentioned."""
+        """All options except the provider as text; the default optimisation level is left out."""
         is_default = self.optimisation in (None, OPTIMISATION_LEVELS[-1])
         level = [] if is_default else [f"optimisation {self.optimisation}"]
         return ", ".join([self._threads, *level, *self.switches])
@@ -61,7 +61,7 @@ class SessionOptions:
 
     @property
     def is_extreme(self) -> bool:
-        """Whether the engine leaves the graph as it is, or rewrites it as far as it can."""
+        """Whether the optimisation level is the lowest, the highest or the default."""
         return self.optimisation in (None, OPTIMISATION_LEVELS[0], OPTIMISATION_LEVELS[-1])
 
     @property

@@ -1,1 +1,1 @@
-"""An export on disk: the manifest, the folder with its files, the stored certificate, the golden vectors."""
+"""Read an export on disk: the manifest, the folder with its files, the certificate and the golden vectors."""

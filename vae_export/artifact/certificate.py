@@ -12,7 +12,7 @@ from vae_export.errors import InputError, IntegrityError, ParityError
 from vae_export.io.strict import CERTIFICATE_LIMIT, parse_json
 
 FORMAT = "vae-export-certificate/1"
-#: Stands for the part in the rows that compare scores of real images through encoder and decoder together.
+#: The value of "part" in rows that compare scores of real images, which use encoder and decoder together.
 METRIC = "metric"
 
 
@@ -22,7 +22,7 @@ class StoredCertificate:
 
     Attributes:
         data: the bytes of the file.
-        document: the JSON document in them.
+        document: the parsed JSON document.
     """
 
     data: bytes
@@ -34,7 +34,7 @@ class StoredCertificate:
 
     @property
     def own_tolerance(self) -> str | None:
-        """The tolerance that replaced the measured one, for a person; None where the measured one was used."""
+        """The tolerance that the user set, as text, or None if the measured tolerance was used."""
         tolerance = self.document.get("tolerance")
         if tolerance is None:
             return None
@@ -42,7 +42,7 @@ class StoredCertificate:
         return ", ".join(f"{name} {value}" for name, value in stated)
 
     def require(self, manifest: Manifest, where: Path | str) -> None:
-        """Raise unless the certificate passed and is of the files of this manifest.
+        """Raise an error unless the certificate passed and belongs to the files of this manifest.
 
         Args:
             manifest: the manifest of the export or bundle.
@@ -50,7 +50,7 @@ class StoredCertificate:
 
         Raises:
             ParityError: the certificate did not pass.
-            IntegrityError: it is of other files.
+            IntegrityError: the certificate belongs to other files.
         """
         again = "run: vae-export verify"
         if not self.passed:
@@ -71,9 +71,15 @@ class StoredCertificate:
 def read_certificate(path: Path) -> StoredCertificate:
     """Read a certificate.
 
+    Args:
+        path: the file, certificate.json.
+
+    Returns:
+        The certificate with its bytes.
+
     Raises:
-        InputError: there is none, or one of another version.
-        IntegrityError: it cannot be parsed.
+        InputError: the file is missing, or has another version.
+        IntegrityError: the file cannot be parsed.
     """
     try:
         with path.open("rb") as file:
@@ -84,7 +90,12 @@ def read_certificate(path: Path) -> StoredCertificate:
 
 
 def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
-    """Parse the bytes of a certificate; `where` names them in messages. Raise as `read_certificate` does."""
+    """Parse the bytes of a certificate; raise the errors that `read_certificate` raises.
+
+    Args:
+        data: the bytes of the file.
+        where: the path of the file, for messages.
+    """
     document = parse_json(data, "certificate", where, limit=CERTIFICATE_LIMIT)
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:

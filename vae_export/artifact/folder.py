@@ -1,4 +1,4 @@
-"""An export folder on disk: its manifest, and its files, each read only against its hash."""
+"""Read an export folder: its manifest, and its files, whose hashes are checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hashed(Protocol):
 
 
 class Package(Protocol):
-    """An export folder or a bundle, as the runtime reads it."""
+    """The interface through which the runtime reads an export folder or a bundle."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -49,11 +49,11 @@ class Artifact:
 
     @property
     def certificate(self) -> Path:
-        """The path of the certificate, whether or not it is there."""
+        """The path of the certificate, which need not exist."""
         return self.folder / CERTIFICATE
 
     def entry(self, part: Part, format: str = "onnx") -> FileEntry:
-        """Return the float32 file of a part in a format; raise `ModelError` where the export has none."""
+        """Return the float32 file of a part in a format; raise `ModelError` if the export has none."""
         return self.manifest.entry(part, format)
 
     def read(self, file: Hashed) -> bytes:
@@ -63,7 +63,7 @@ class Artifact:
         if links or (path.exists() and not path.is_file()):  # a pipe or a device would never end
             raise IntegrityError("exported file is a link or a device", where=path, expected="a plain file")
         try:
-            if (size := path.stat().st_size) > file.size:  # before it is read: it may be larger than memory
+            if (size := path.stat().st_size) > file.size:  # checked before reading: the file may not fit into memory
                 raise _altered(file, path, f"{size} bytes")
             data = path.read_bytes()
         except OSError as error:
@@ -73,7 +73,7 @@ class Artifact:
 
 
 def read_content(package: Package, entry: FileEntry) -> FileContent:
-    """Read an exported file with its sidecars; raises as `Package.read` does."""
+    """Return an exported file with its sidecars; raise the errors that `Package.read` raises."""
     return FileContent(package.read(entry), {sidecar.suffix: package.read(sidecar) for sidecar in entry.beside})
 
 
@@ -99,13 +99,16 @@ def _altered(file: Hashed, where: Path | str, got: str) -> IntegrityError:
 
 
 def open_artifact(folder: str | Path) -> Artifact:
-    """Open an export folder. Its files are compared with their hashes when they are read, not here.
+    """Open an export folder. The hash of each file is checked later, when the file is read.
 
     Args:
         folder: the folder that `export` wrote.
 
+    Returns:
+        The folder with its manifest.
+
     Raises:
-        ModelError: there is no manifest, or one of another version.
+        ModelError: the manifest is missing, or has another version.
         IntegrityError: the manifest cannot be read.
     """
     return Artifact(Path(folder), read_manifest(Path(folder)))

@@ -1,7 +1,7 @@
-"""Golden vectors: inputs and the outputs expected for them, so that each application can test itself.
+"""Golden vectors: inputs with their expected outputs, with which an application can test itself.
 
-docs/bundle-format.md, section 5, is the specification. They lie beside the model files as raw little-endian float32.
-`vae_export.parity.golden` makes them; this module reads and compares them, without torch.
+docs/bundle-format.md, section 5, is the specification. The golden vectors are raw little-endian float32 files beside
+the model files. `vae_export.parity.golden` makes them. This module reads and compares them, without torch.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from vae_export.pixels import GreyLevels, compare_levels, in_levels, rounding_mi
 from vae_export.precision import FULL, PrecisionName
 
 GOLDEN_FOLDER = "golden"
-#: Rows of a golden array: enough to show faults of a decoder, and few enough to be part of a bundle.
+#: Limits of the rows of a golden array: enough to reveal faults of a decoder, and few enough to fit into a bundle.
 MOST_ROWS, FEWEST_ROWS = 16, 2
 DTYPE = np.dtype("<f4")
 
 
 @dataclass(frozen=True)
 class GoldenArray:
-    """One array in a file of its own.
+    """A golden array, which has its own file.
 
     Attributes:
         tensor: the name of the input or output.
         name: the name of the file, below the export folder.
         shape: its shape, with the batch first.
         sha256: the hash of the file.
-        tolerance: for an output, the largest absolute error that is allowed in float32; None for an input.
-        tolerances: the largest absolute errors that are allowed in other precisions.
+        tolerance: for an output, the largest allowed absolute error in float32; None for an input.
+        tolerances: the largest allowed absolute errors in other precisions, by precision.
     """
 
     tensor: str
@@ -46,11 +46,11 @@ class GoldenArray:
 
     @property
     def size(self) -> int:
-        """The number of bytes of the file."""
+        """The size of the file in bytes."""
         return math.prod(self.shape) * DTYPE.itemsize
 
     def array(self, data: bytes) -> npt.NDArray[np.float32]:
-        """Return the bytes of the file as a read-only array in the byte order of this machine."""
+        """Return the bytes of the file as a read-only float32 array of `shape` in native byte order."""
         values: npt.NDArray[np.float32] = np.frombuffer(data, DTYPE).reshape(self.shape).astype("=f4", copy=False)
         return values
 
@@ -61,12 +61,17 @@ class GoldenArray:
         return entry | {"band": self.tolerance} | ({"bands": dict(self.tolerances)} if self.tolerances else {})
 
     def allowed(self, precision: str) -> float:
-        """Return the largest absolute error that is allowed in this precision; 0 where none is stated."""
+        """Return the largest allowed absolute error in this precision, or 0 if none is stated."""
         return (self.tolerance or 0.0) if precision == FULL else self.tolerances.get(precision, 0.0)
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any], *, output: bool) -> GoldenArray:
-        """Return what `to_json` described; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
+        """Return the golden array that `to_json` wrote; raise `KeyError`, `TypeError` or `ValueError` otherwise.
+
+        Args:
+            item: the JSON object.
+            output: whether the array is an output, which has tolerances.
+        """
         tensor, name, shape, digest = item["tensor"], item["file"], tuple(item["shape"]), item["sha256"]
         tolerance: float | None = item["band"] if output else None
         if not all(isinstance(text, str) for text in (tensor, name, digest)):
@@ -99,7 +104,7 @@ class GoldenPart:
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> GoldenPart:
-        """Return what `to_json` described; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
+        """Return the golden part that `to_json` wrote; raise `KeyError`, `TypeError` or `ValueError` otherwise."""
         return cls(
             item["part"],
             tuple(GoldenArray.from_json(array, output=False) for array in item["inputs"]),
@@ -114,8 +119,8 @@ class Judgement:
     Attributes:
         part: the part that was run.
         output: the name of the output.
-        error: the largest absolute difference; infinite where a number is not finite.
-        tolerance: the largest difference that is allowed.
+        error: the largest absolute difference; infinite if a number is not finite.
+        tolerance: the largest allowed difference.
         grey: counts of pixels with another level; None for outputs that are not images.
     """
 
@@ -142,7 +147,16 @@ def judge_pixels(
     exact: Array,
     precision: PrecisionName = FULL,
 ) -> Judgement:
-    """Compare the bytes of a part of `PIXELS` with the decoder's golden image `exact` (N, C, H, W), in levels."""
+    """Compare the uint8 pixels of a decoder with the golden image, in levels.
+
+    Args:
+        contract: shapes and ranges of the VAE.
+        part: the decoder, one of the values of `PIXELS`.
+        got: its uint8 pixels (N, H, W, C) or (N, C, H, W).
+        expected: the golden array of the float32 decoder's image, with its tolerances.
+        exact: the golden image (N, C, H, W) in the contract's range.
+        precision: precision of the tested file.
+    """
     tolerance = in_levels(expected.allowed(precision), contract)
     wanted = unrounded(exact, contract, part)
     grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, tolerance=tolerance)
@@ -152,9 +166,18 @@ def judge_pixels(
 def judge(
     part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
 ) -> Judgement:
-    """Compare an output of a file of this precision with its golden array `exact`, of the same shape."""
+    """Compare an output of a file with its golden array.
+
+    Args:
+        part: the part that was run.
+        spec: name and range of the output.
+        got: the output, float32 (N, …).
+        expected: the golden array with its tolerances.
+        exact: the values of the golden array, of the same shape.
+        precision: precision of the tested file.
+    """
     tolerance = expected.allowed(precision)
-    # Two infinities differ by NaN; neither has passed.
+    # The difference of two infinities is NaN, so that numbers that are not finite need their own check.
     error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
     bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
     grey = (

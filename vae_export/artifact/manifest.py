@@ -1,4 +1,4 @@
-"""manifest.json: the contract, the files of an export or a bundle with their hashes, and what belongs to them.
+"""Read and write manifest.json: the contract, files with hashes, golden vectors and recommendations of an export.
 
 docs/bundle-format.md, section 3, is the specification. This module does not import torch, because the runtime uses it.
 """
@@ -34,26 +34,26 @@ class FileContent:
     """The bytes of an exported file and of its sidecars.
 
     Attributes:
-        data: the file itself.
-        sidecars: what must lie beside it, by suffix, such as ".bin"; nearly every format has none.
+        data: the bytes of the file.
+        sidecars: the bytes of each sidecar by suffix, such as ".bin"; most formats have none.
     """
 
     data: bytes
     sidecars: Mapping[str, bytes] = field(default_factory=dict)
 
     def by_name(self, name: str) -> dict[str, bytes]:
-        """Return every file to write, by name: `name` first, then its sidecars, which differ in the suffix."""
+        """Return the bytes of each file by name: `name` first, then the sidecars, which differ in the suffix."""
         return {name: self.data} | {sidecar_name(name, suffix): data for suffix, data in self.sidecars.items()}
 
 
 def sidecar_name(name: str, suffix: str) -> str:
-    """Return the name of a sidecar: "decoder.openvino.xml" and ".bin" give "decoder.openvino.bin"."""
+    """Return the name of a sidecar, such as "decoder.openvino.bin" for "decoder.openvino.xml" and ".bin"."""
     return str(PurePosixPath(name).with_suffix(suffix))
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """A file that an exported file needs beside it, with its size in bytes and its SHA-256."""
+    """A file that must lie beside an exported file, with its size in bytes and its SHA-256."""
 
     name: str
     size: int
@@ -76,14 +76,14 @@ class FileEntry:
 
     Attributes:
         name: the name of the file in the export folder.
-        part: the graph that it holds.
+        part: the part in the file.
         format: one of `vae_export.formats.FORMATS`.
         size: number of bytes.
         sha256: the hash of the bytes.
         precision: precision of the numbers inside. A file that a newer version wrote may have one that is not in
             `PRECISIONS`; see `Manifest.known`.
-        beside: its sidecars; most formats have none.
-        machine: the machine that it needs, such as "linux x86_64 AVX2"; empty where any will do.
+        beside: the sidecars; most formats have none.
+        machine: the required machine, such as "linux x86_64 AVX2"; empty if any machine can run the file.
     """
 
     name: str
@@ -115,7 +115,7 @@ class FileEntry:
         return (self, *self.beside)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of a manifest; "beside" and "machine" are left out where they are empty."""
+        """Return the entry for the manifest, without "beside" and "machine" if they are empty."""
         beside = [vars(item) for item in self.beside]
         return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "")}
 
@@ -148,14 +148,14 @@ class Recommendation:
     """The session options with which a part runs best on one machine, as `tune` measured them.
 
     Attributes:
-        part: which graph.
-        file, sha256: the ONNX file that was measured, and its hash.
-        options: how it is opened.
-        batch: number of rows in the calls that it was the fastest for.
-        p50_seconds: median time of such a call.
-        speedup: time of the runtime's defaults divided by this one's; 1 where they are the same.
-        budget: how much accuracy the file was allowed to lose: `max_grey_levels`, `max_nats`, each a number or None.
-        machine: where it was measured, see `vae_export.system.hardware.identity`.
+        part: the part.
+        file, sha256: the measured ONNX file and its hash.
+        options: the recommended session options.
+        batch: number of rows in each measured call.
+        p50_seconds: median time of such a call, in seconds.
+        speedup: time with the runtime's defaults divided by this time; 1 if the options are the defaults.
+        budget: the allowed loss of accuracy: `max_grey_levels`, `max_nats`, each a number or None.
+        machine: the machine of the measurement, see `vae_export.system.hardware.identity`.
     """
 
     part: Part
@@ -169,7 +169,7 @@ class Recommendation:
     machine: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of "recommended" in the manifest; "threads" is 0 where ONNX Runtime chooses."""
+        """Return the entry for "recommended" in the manifest; "threads" is 0 if ONNX Runtime chooses."""
         return {
             "part": self.part,
             "file": self.file,
@@ -193,9 +193,9 @@ class Manifest:
     Attributes:
         contract: shapes and ranges of images and latents.
         files: the exported files.
-        opset: ONNX operator set of the ONNX files; None where it is not known.
+        opset: operator set of the ONNX files; None if it is not known.
         versions: versions of the packages that wrote the files.
-        provenance: where the model comes from.
+        provenance: the origin of the model.
         golden: inputs and expected outputs for self-tests.
         recommended: session options that `tune` recommends, at most one for each part.
     """
@@ -215,11 +215,11 @@ class Manifest:
 
     @property
     def known(self) -> tuple[FileEntry, ...]:
-        """The files with a precision that this version knows. Only these may be run."""
+        """The files whose precision this version knows. Only these may be run."""
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
-        """Return the file of a part in a format and a precision; raise `ModelError` where there is none."""
+        """Return the file of a part in a format and a precision; raise `ModelError` if there is none."""
         for entry in self.known:
             if (entry.part, entry.format, entry.precision) == (part, format, precision):
                 return entry
@@ -231,12 +231,15 @@ class Manifest:
         return next((item for item in self.recommended if item.part == part), None)
 
     def finest(self, part: Part, format: str = "onnx") -> FileEntry:
-        """Return the file of a part whose precision comes first in `PRECISIONS`; raise `ModelError` without one."""
+        """Return the file of a part with the highest precision; raise `ModelError` if there is none.
+
+        Precisions are ordered as in `PRECISIONS`.
+        """
         have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, format)}
         return self.entry(part, format, next((precision for precision in PRECISIONS if precision in have), FULL))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document. "opset" is 0 where it is not known, and "recommended" is left out where it is empty."""
+        """Return the JSON document. "opset" is 0 if it is not known, and "recommended" is left out if it is empty."""
         advice = {"recommended": [item.to_json() for item in self.recommended]} if self.recommended else {}
         return advice | {
             "format": FORMAT,
@@ -258,8 +261,11 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an export folder.
 
+    Args:
+        folder: the export folder.
+
     Raises:
-        ModelError: the folder has no manifest, or one of another version.
+        ModelError: the folder has no manifest, or the manifest has another version.
         IntegrityError: the manifest cannot be read.
     """
     path = folder / MANIFEST
@@ -275,7 +281,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, where: Path | str) -> Manifest:
-    """Parse the bytes of a manifest; `where` names them in messages. Raise as `read_manifest` does."""
+    """Parse the bytes of a manifest; raise the errors that `read_manifest` raises.
+
+    Args:
+        data: the bytes of the file.
+        where: the path of the file, for messages.
+    """
     document = parse_json(data, "manifest", where)
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
@@ -309,7 +320,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
 
 
 def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | None:
-    """Return the operator set, which must be stated where there is an ONNX file, because its file is checked for it."""
+    """Return the operator set, or None if it is not known; raise `ValueError` if there are ONNX files without one."""
     opset = document["opset"]
     if type(opset) is not int or (opset <= 0 and any(entry.format == "onnx" for entry in files)):
         raise ValueError(f"opset is {opset!r}")
@@ -317,7 +328,7 @@ def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | N
 
 
 def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract) -> None:
-    """Raise `IntegrityError` unless inputs and outputs of a file are those of the contract."""
+    """Raise `IntegrityError` unless the inputs and outputs of a file equal those of the contract."""
     spec = contract.spec(entry.part).to_json()
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
         raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
@@ -331,7 +342,7 @@ def _file_name(name: str) -> str:
 
 
 def _typed(item: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """Return a value of exactly this type: True is not an integer here."""
+    """Return the value of a key; raise `TypeError` unless it has exactly this type (True is not an int)."""
     value = item[key]
     if type(value) is not kind:
         raise TypeError(f"{key} of a file is {value!r}")
@@ -339,10 +350,10 @@ def _typed(item: Mapping[str, Any], key: str, kind: type[T]) -> T:
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:
-    """Return the golden vectors, checked against the contract. Exports of the first versions have none."""
+    """Return the golden vectors after checking them against the contract. Exports of the first versions have none."""
     if not document.get("golden"):
         return ()
-    from vae_export.artifact.golden import (  # imports numpy, which the command line does not need so far
+    from vae_export.artifact.golden import (  # imported late, because it imports numpy and the command line starts fast
         GOLDEN_FOLDER,
         GoldenPart,
     )
@@ -368,7 +379,7 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
 def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
     """Return the recommendations of a manifest, with at most one for each part.
 
-    Raises `IntegrityError` for a file that is not there or has other bytes, and for options that do not exist;
+    Raise `IntegrityError` for a file that is missing or has another hash, and for options that do not exist. Raise
     `KeyError`, `TypeError` or `ValueError` for anything that is not a list of recommendations.
     """
     if not isinstance(items, list):
@@ -380,7 +391,7 @@ def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommenda
 
 
 def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
-    # Keys that a later version added are ignored, as everywhere in a manifest.
+    # Unknown keys are ignored, as everywhere in a manifest: a later version may add some.
     threads, switches = item["threads"], tuple(item["switches"])
     options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
     keys = ("batch", "p50_seconds", "speedup", "budget", "machine")

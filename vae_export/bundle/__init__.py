@@ -1,6 +1,6 @@
-"""A bundle is one file with an export and all that an application needs to embed it; see docs/bundle-format.md.
+"""Read bundles: one file with an export and all that an application needs to run it; see docs/bundle-format.md.
 
-`vae_export.bundle.writer` makes one. It is not imported here, because reading does not need it.
+`vae_export.bundle.writer` writes bundles. It is not imported here, because reading does not need it.
 """
 
 from vae_export.bundle.reader import Bundle, open_bundle

@@ -1,7 +1,7 @@
-"""The container of a bundle: a ZIP file in one canonical form, so that no byte can differ unnoticed.
+"""The container of a bundle: a ZIP file in one canonical form, so that every changed byte is detected.
 
-docs/bundle-format.md, section 1, is the specification; the layouts below are its tables. A reader lists the entries
-with `zipfile`, and `check_canonical` then writes the archive again and compares every byte.
+docs/bundle-format.md, section 1, is the specification, and the layouts below are its tables. `read_archive` lists the
+entries with `zipfile`. `check_canonical` then writes the archive again and compares every byte.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _LOCAL_MAGIC, _CENTRAL_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _NEEDED, _MADE_BY, _DATE, _ATTRIBUTES = 20, 0x0314, 0x0021, 0o100644 << 16
-#: A ZIP file without its 64-bit extension is smaller than this, and has fewer entries.
+#: Limits of a ZIP file without the 64-bit extension: it has fewer bytes and fewer entries.
 MAX_BYTES, _MAX_ENTRIES = 1 << 32, 0xFFFF
 
 
 def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
     """Return the archive of these files, in this order; equal files give equal bytes.
 
+    Args:
+        files: the content of each file by name.
+
     Raises:
         UsageError: the files are too large or too many for one archive.
-        IntegrityError: a name is not allowed, or there twice.
+        IntegrityError: a name is not allowed, or occurs twice.
     """
     check_distinct(map(check_name, files))
     body: list[bytes | memoryview] = []
@@ -53,14 +56,17 @@ def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
 def read_archive(data: bytes, where: Path | str) -> dict[str, memoryview]:
     """Return the files of an archive, in order, as views of `data`.
 
-    Compare them with their hashes, then call `check_canonical`: until then headers and checksums are not checked.
+    This function does not check headers and checksums. Compare the files with their hashes, and call `check_canonical`.
 
     Args:
         data: the archive.
         where: the path of the archive, for messages.
 
+    Returns:
+        The content of each file by name, in the order of the archive.
+
     Raises:
-        IntegrityError: no list of plain, stored files can be read.
+        IntegrityError: the archive is damaged, or a file in it is compressed.
     """
     if not data.startswith(_LOCAL_MAGIC):
         raise IntegrityError("not a bundle", where=where, expected="a ZIP file made by `vae-export bundle`")
@@ -79,13 +85,13 @@ def read_archive(data: bytes, where: Path | str) -> dict[str, memoryview]:
             raise IntegrityError("file is compressed", where=here, expected="a plain file, stored")
         start = entry.header_offset + _LOCAL.size + len(entry.orig_filename)
         files[entry.orig_filename] = memoryview(data)[start : start + entry.file_size]
-    if sum(map(len, files.values())) > len(data):  # entries that overlap: hashing them could take for ever
+    if sum(map(len, files.values())) > len(data):  # the entries overlap, so that hashing them could take very long
         raise IntegrityError("bundle is damaged", where=where, got="files larger than the bundle", do="fetch it again")
     return files
 
 
 def check_canonical(data: bytes, files: Mapping[str, memoryview], where: Path | str) -> None:
-    """Raise `IntegrityError` unless `data` is the archive that `write_archive` makes of its own files.
+    """Raise `IntegrityError` unless `write_archive` gives exactly `data` for the files in it.
 
     Args:
         data: the archive.

@@ -1,6 +1,6 @@
 """Write MODEL_CARD.md: the content of a bundle, its accuracy, and how it was verified.
 
-After Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+The sections follow Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 from vae_export.artifact.certificate import METRIC, StoredCertificate
 from vae_export.artifact.manifest import Manifest
 
-#: Stands in a table for a figure that was not measured.
+#: The table entry for a figure that was not measured.
 _MISSING = "—"
-#: Limits of every model that this project makes.
+#: The text of the section "Limits", which is the same for every model.
 _LIMITS = """\
 The decoder gives an image for any finite latent, also for those that no image was encoded to: far from the origin its
 images mean nothing. Samples look like the training data at their best; the network knows nothing else. Images that are
@@ -23,7 +23,14 @@ The hashes in this bundle detect corruption. They are no signature, and do not s
 
 
 def model_card(name: str, manifest: Manifest, record: StoredCertificate, notes: str = "") -> str:
-    """Return the model card as Markdown; equal arguments give equal text."""
+    """Return the model card as Markdown; equal arguments give equal text.
+
+    Args:
+        name: the title.
+        manifest: the manifest of the bundle.
+        record: the certificate of the bundle.
+        notes: a section "Notes", in Markdown; empty for none.
+    """
     drift = record.document.get("drift") or []
     sections = {
         "What it is": "\n".join(_what(manifest)),
@@ -116,7 +123,7 @@ def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
     yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
     yield "|---|---|---|---|---|"
     for row in drift:
-        # Any of them may be null: "not measured".
+        # Each of these figures is null if it was not measured.
         worst, mean, nats = _MISSING, _MISSING, _MISSING
         if row.get("worst_levels") is not None and row.get("mean_levels") is not None:
             worst, mean = str(row["worst_levels"]), f"{row['mean_levels']:.2g}"

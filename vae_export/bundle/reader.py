@@ -1,4 +1,4 @@
-"""Open a bundle: every byte of it is checked before any of it is used.
+"""Open a bundle, and check every byte before any of it is used.
 
 docs/bundle-format.md, section 2, specifies which entries a bundle has, and in which order.
 """
@@ -20,32 +20,32 @@ SUMS = "SHA256SUMS"
 PAGE = "certificate.html"
 CARD = "MODEL_CARD.md"
 LICENCE = "LICENSE"
-#: Entries that a bundle need not have.
+#: Entries that a bundle may lack.
 OPTIONAL = frozenset({PAGE})
 
 
 def golden_names(manifest: Manifest) -> list[str]:
-    """Return the names of the files of the golden vectors, each once, in the order of their first mention."""
+    """Return the file names of the golden vectors, each once, in the order of the manifest."""
     arrays = (array for part in manifest.golden for array in (*part.inputs, *part.outputs))
     return list(dict.fromkeys(array.name for array in arrays))
 
 
 def entries(manifest: Manifest) -> list[str]:
-    """Return the names of all entries but `SUMS`, in the order that the format prescribes."""
+    """Return the names of all entries except `SUMS`, in the order of the specification."""
     models = [stored.name for stored in manifest.stored]
     return [MANIFEST, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. All of its bytes were checked.
+    """An opened bundle, of which every byte was checked.
 
     Attributes:
         path: the path of the file.
         manifest: contract, files, golden vectors and recommendations.
-        certificate: the record of its verification.
-        files: every entry by name, in order; the data are views of one block of memory.
-        identity: SHA-256 of its list of hashes. Two bundles have the same identity only if their contents are equal.
+        certificate: the certificate of the files.
+        files: the content of each entry by name, in order, as views of one buffer.
+        identity: SHA-256 of the list of hashes; equal only for bundles with equal contents.
     """
 
     path: Path
@@ -56,12 +56,12 @@ class Bundle:
 
     @property
     def card(self) -> str:
-        """The model card, as Markdown."""
+        """The model card as Markdown."""
         return bytes(self.files[CARD]).decode("utf-8", "replace")
 
     @property
     def licence(self) -> str:
-        """The licence of the model."""
+        """The text of the model's licence."""
         return bytes(self.files[LICENCE]).decode("utf-8", "replace")
 
     def read(self, file: Hashed) -> bytes:
@@ -75,23 +75,29 @@ def open_bundle(path: str | Path) -> Bundle:
     Args:
         path: the file, such as mnist.zip.
 
+    Returns:
+        The checked bundle.
+
     Raises:
-        ModelError: no such file, or a manifest of another version.
-        InputError: a certificate of another version.
+        ModelError: the file is missing, or its manifest has another version.
+        InputError: the certificate has another version.
         IntegrityError: a file was altered, is missing, was added or has another name; the archive is not in the
-            canonical form; the certificate is of other files. The message names the file.
-        ParityError: the certificate in it did not pass.
+            canonical form; the certificate belongs to other files. The message names the file.
+        ParityError: the certificate did not pass.
     """
     path = Path(path)
     return read_bundle(_bytes(path), path)
 
 
 def read_bundle(data: bytes, path: Path) -> Bundle:
-    """Check the bytes of a bundle as `open_bundle` does.
+    """Check the bytes of a bundle, and raise the errors that `open_bundle` raises.
 
     Args:
         data: the bundle.
-        path: the file that has these bytes, or will have them.
+        path: the file that contains these bytes or will contain them, for messages.
+
+    Returns:
+        The checked bundle.
     """
     files = read_archive(data, path)
     if (first := next(iter(files), None)) != SUMS:
@@ -123,7 +129,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> dict[str, str]:
-    """Compare every file with the list of hashes, and the list with its canonical form; return the hashes by name."""
+    """Check each file against the list of hashes and the list against its canonical form; return hashes by name."""
     try:
         lines = [line.split("  ") for line in sums.decode("ascii").splitlines()]
         stated = {name: digest for digest, name in lines}
@@ -149,7 +155,7 @@ def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> dic
 
 
 def _check_contents(manifest: Manifest, names: list[str], path: Path) -> None:
-    """Raise unless the entries are those that the manifest asks for, in the prescribed order."""
+    """Raise `IntegrityError` unless the entries are those that the manifest names, in the specified order."""
     wanted = [SUMS, *entries(manifest)]
     for name in names:
         if name not in wanted:

@@ -1,4 +1,4 @@
-"""Make a bundle of an export folder, its certificate and a model card."""
+"""Make a bundle from an export folder, its certificate and a model card."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def pack(
     """Return the bytes of a bundle of a certified export; equal contents give equal bytes.
 
     Args:
-        artifact: the export; every file is compared with its hash.
-        record: its certificate, which must have passed and be of these files.
-        name: the name of the model, which is the title of its card.
-        formats, parts, precisions: which files to take; None takes all.
-        page: certificate.html, if it is to be included.
-        notes: a section of the model card, in Markdown: what the model is for, and what it cannot do.
+        artifact: the export; the hash of each file is checked.
+        record: the certificate, which must have passed and belong to these files.
+        name: the name of the model, used as the title of the model card.
+        formats, parts, precisions: the files to include; None includes all.
+        page: the bytes of certificate.html; None leaves it out.
+        notes: a section of the model card, in Markdown, such as the purpose and limits of the model.
         licence: the text of the model's licence.
 
     Returns:
@@ -49,7 +49,7 @@ def pack(
     Raises:
         UsageError: the export has no file of this format, part and precision.
         ParityError: the certificate did not pass.
-        IntegrityError: a file was altered, or the certificate is of other files.
+        IntegrityError: a file was altered, or the certificate belongs to other files.
         ModelError: the export has no golden vectors.
     """
     manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
@@ -72,12 +72,17 @@ def pack(
 
 
 def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:
-    """Return the manifest with only the wanted files, by format, part and precision."""
+    """Return the manifest with only the chosen files.
+
+    Args:
+        manifest: the manifest of the export.
+        wanted: the allowed values of "format", "part" and "precision"; None allows all.
+    """
     files = manifest.files
     for kind, chosen in wanted.items():
         if chosen is None:
             continue
-        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # those that the other choices leave
+        have = list(dict.fromkeys(getattr(entry, kind) for entry in files))  # what the earlier choices left
         if missing := [name for name in chosen if name not in have]:
             do = f"run: vae-export export --{kind} {missing[0]}"
             raise UsageError(f"export has no such {kind}", expected=" | ".join(have), got=missing[0], do=do)

@@ -1,4 +1,4 @@
-"""Graphs: the parts of a source, captured so that any format can write them."""
+"""Capture the parts of a source as graphs that any format can write."""
 
 from vae_export.capture.graph import Captured, Graph, capture, is_stochastic
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-#: Graphs are captured with this batch: some versions of PyTorch turn a batch of 1 into a constant (pytorch#157621).
+#: The batch size for capture. Some versions of PyTorch turn a batch of 1 into a constant (pytorch#157621).
 _EXAMPLE_BATCH = 2
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,16 +41,19 @@ def capture(source: Source, part: Part) -> Graph:
         module = PixelsModule(modules[-1], source.contract.image_range, part)
     else:
         module = AutoencoderModule(*modules)
-    # A copy: the caller's modules keep their mode and device.
+    # The module is copied, so that the caller's modules keep their mode and device.
     graph = Graph(source.contract.spec(part), copy.deepcopy(module).cpu().float().eval().requires_grad_(False))
     graph.check()
     return graph
 
 
 class Captured:
-    """A source and the graphs of its parts, each copied, checked and captured once, when it is first asked for.
+    """A source with the graphs of its parts. Each graph is copied, checked and captured once, at its first use.
 
-    Pass it on wherever two stages need the same graphs, such as writing, golden vectors and verification.
+    Stages that need the same graphs share one instance: writing, golden vectors and verification.
+
+    Args:
+        source: the model to export.
     """
 
     def __init__(self, source: Source) -> None:
@@ -59,27 +62,27 @@ class Captured:
 
     @classmethod
     def of(cls, source: Source | Checkpoint | Captured) -> Captured:
-        """Wrap a source or a checkpoint; return what is captured already as it is."""
+        """Wrap a source or a checkpoint; return a `Captured` unchanged."""
         return source if isinstance(source, Captured) else cls(Source.of(source))
 
     def graph(self, part: Part) -> Graph:
-        """Return the graph of `part`; raises as `capture` does."""
+        """Return the graph of a part; raise the errors that `capture` raises."""
         if part not in self._graphs:
             self._graphs[part] = capture(self.source, part)
         return self._graphs[part]
 
     def graphs(self, parts: Iterable[Part] = ()) -> dict[Part, Graph]:
-        """Return the graphs of all parts of the source, and of `parts`, by name."""
+        """Return the graphs of all parts of the source and of `parts`, by part."""
         return {part: self.graph(part) for part in dict.fromkeys((*self.source.parts, *parts))}
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One part of a source, ready to be written in any format; nothing in it depends on a model family.
+    """One part of a source, which any format can write. It does not depend on a model family.
 
     Attributes:
-        spec: names, shapes and dtypes of its inputs and outputs.
-        module: the part in eval mode on the CPU; takes and gives tensors in the order of `spec`.
+        spec: names, shapes and dtypes of the inputs and outputs.
+        module: the part in eval mode on the CPU, with inputs and outputs in the order of `spec`.
     """
 
     spec: PartSpec
@@ -88,16 +91,16 @@ class Graph:
 
     @property
     def example(self) -> tuple[Tensor, ...]:
-        """Return inputs to capture the graph with, in the order of the spec; the values are arbitrary."""
+        """Inputs for capturing the graph, in the order of the spec, each (2, *item); the values are arbitrary."""
         return tuple(torch.full((_EXAMPLE_BATCH, *tensor.item), 0.5) for tensor in self.spec.inputs)
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The graph captured by torch.export, with a dynamic batch. Formats share it: copy it before changing it."""
+        """The graph captured by torch.export, with a dynamic batch. Formats share it, so copy it before changing it."""
         return self.capture_program()
 
     def onnx(self, opset: int) -> onnx.ModelProto:
-        """Return the program as an ONNX model, translated once an operator set. Copy it before changing it."""
+        """Return the program as an ONNX model, which is cached for each operator set. Copy it before changing it."""
         from vae_export.capture.onnx_translation import translate
 
         if opset not in self._translations:
@@ -109,12 +112,19 @@ class Graph:
         _ = self.program
 
     def capture_program(self, max_batch: int | None = None) -> torch.export.ExportedProgram:
-        """Capture the graph anew, for batches of 1 to `max_batch`: some engines plan their memory for the largest."""
+        """Capture the graph again, for batches of 1 to `max_batch`, because some engines plan memory for the largest.
+
+        Args:
+            max_batch: the largest batch; None for no limit.
+
+        Raises:
+            ModelError: torch.export cannot capture the module, or the graph draws random numbers.
+        """
         batch = torch.export.Dim(BATCH, min=1, max=max_batch)
         dynamic = {tensor.name: {0: batch} for tensor in self.spec.inputs}
         try:
             program = torch.export.export(self.module, self.example, dynamic_shapes=dynamic, strict=False)
-        except Exception as error:  # torch.export raises whatever the module's code led it to
+        except Exception as error:  # torch.export may raise any error
             raise ModelError(
                 "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
             ) from error
@@ -124,7 +134,8 @@ class Graph:
     def at(self, precision: PrecisionName) -> Graph:
         """Return the graph with an encoder and decoder that compute in `precision`; inputs and outputs stay float32.
 
-        Raises `ModelError` for a precision that PyTorch cannot compute in.
+        Raises:
+            ModelError: PyTorch cannot compute in this precision.
         """
         if precision == FULL:
             return self
@@ -143,7 +154,7 @@ class Graph:
         with torch.no_grad():
             try:
                 outputs = self.module(*self.example)
-            except Exception as error:  # the modules are somebody else's
+            except Exception as error:  # the user's modules may raise any error
                 raise ModelError(
                     "module cannot be run", where=self.spec.part, got=f"{type(error).__name__}: {error}"
                 ) from error
@@ -166,7 +177,7 @@ class Graph:
                 )
 
     def _refuse_stochastic_ops(self, program: torch.export.ExportedProgram) -> None:
-        """Raise `ModelError` for a graph that draws random numbers: its outputs differ in each run."""
+        """Raise `ModelError` if the graph draws random numbers, because its outputs differ in each run."""
         stochastic = [str(node.target) for node in program.graph.nodes if is_stochastic(node)]
         if stochastic:
             raise ModelError(
@@ -202,7 +213,7 @@ def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.Expo
     """Remove dropout nodes, which are the identity in eval mode."""
     ends = {output for node in program.graph.find_nodes(op="output") for output in node.all_input_nodes}
     for node in list(program.graph.nodes):
-        # An output's name is in the program's signature, so that its node must stay.
+        # The program's signature contains the names of the outputs, so that their nodes must stay.
         if str(node.target).endswith("dropout.default") and _arguments(node).get("train") is False and node not in ends:
             node.replace_all_uses_with(node.all_input_nodes[0])
             program.graph.erase_node(node)
@@ -211,7 +222,7 @@ def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.Expo
 
 
 def _arguments(node: torch.fx.Node) -> dict[str, Any]:
-    """Return an op's arguments by the names in its schema, defaults included."""
+    """Return the arguments of an op by the names in its schema, including defaults."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]  # every target of a captured graph is an operator
     given = {argument.name: argument.default_value for argument in schema}
     given |= dict(zip(given, node.args, strict=False))
@@ -219,7 +230,7 @@ def _arguments(node: torch.fx.Node) -> dict[str, Any]:
 
 
 def _without_source_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Remove node metadata that would carry paths and source lines of this machine into a file."""
+    """Remove the node metadata that would write paths and source lines of this machine into a file."""
     for node in program.graph.nodes:
         for key in ("stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack"):
             node.meta.pop(key, None)

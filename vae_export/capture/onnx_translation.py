@@ -1,6 +1,7 @@
 """Translate a captured program to ONNX with PyTorch's exporter, without traces of this machine.
 
-The exporter writes stack traces with paths of this machine and names of its own symbols into a model. Both are removed.
+The exporter writes stack traces with paths of this machine into a model, and symbol names of its own. This module
+removes the traces and renames the symbols.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vae_export.contract import BATCH, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
 
-#: Written into every file: operator set 20 requires it, and older engines still read it.
+#: The IR version of every file. Operator set 20 requires it, and older engines can read it.
 IR_VERSION = 10
 
 
@@ -26,7 +27,7 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int)
 
     Args:
         program: the captured graph of one part.
-        spec: names of its inputs and outputs.
+        spec: names of the inputs and outputs.
         opset: ONNX operator set.
 
     Raises:
@@ -59,7 +60,7 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int)
 
 
 def _remove_notes(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: they hold source lines and paths, and differ between equal models."""
+    """Remove the exporter's notes, because they contain source lines and paths, and differ between equal models."""
     graph = model.graph
     model.doc_string = graph.doc_string = ""
     described: tuple[Any, ...] = (
@@ -91,7 +92,7 @@ def _name_batch(model: onnx.ModelProto, spec: PartSpec) -> None:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the first of a chain of errors, without the pages of advice that the exporter wraps around it."""
+    """Return the first error of a chain as text, without the long advice that the exporter adds."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
@@ -99,9 +100,9 @@ def _first_cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _cached_registry() -> Iterator[None]:
-    """Let PyTorch's exporter build its registry of 500 operators once a process, which is half the time of an export.
+    """Cache the registry of PyTorch's exporter for the process: building it takes half the time of an export.
 
-    The registry is private to PyTorch; a version without it only exports more slowly.
+    The registry is private to PyTorch. Without it, the export is only slower.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry

@@ -1,4 +1,4 @@
-"""The modules that are exported: each gives the tensors of one part in the order of the contract."""
+"""The modules that are exported. Each returns the tensors of one part in the order of the contract."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vae_export.models import reparameterize
 
 
 class EncoderModule(nn.Module):
-    """image (N, C, H, W) → mean, logvar, each (N, *latent)."""
+    """The encoder: image (N, C, H, W) → mean, logvar, each (N, *latent)."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class EncoderModule(nn.Module):
 
 
 class DecoderModule(nn.Module):
-    """latent (N, *latent) → image (N, C, H, W), and the likelihood's second output if it has one."""
+    """The decoder: latent (N, *latent) → image (N, C, H, W), and the likelihood's second output if it has one."""
 
     def __init__(self, decoder: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,10 @@ class DecoderModule(nn.Module):
 
 
 class AutoencoderModule(nn.Module):
-    """image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent, then as the decoder."""
+    """The autoencoder: image (N, C, H, W), noise (N, *latent) → reconstruction, mean, logvar, latent.
+
+    The likelihood's second output follows if it has one.
+    """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -53,10 +56,15 @@ class AutoencoderModule(nn.Module):
 
 
 class PixelsModule(nn.Module):
-    """latent (N, *latent) → pixels, uint8: the decoder's image, rounded to 8 bits as an application would round it.
+    """The decoder with 8-bit pixels: latent (N, *latent) → pixels, uint8 in [0, 255].
 
-    Values are rounded half up, as in `vae_export.pixels.levels`: the cast truncates. The likelihood's second output is
-    left out.
+    Values are rounded half up, as in `vae_export.pixels.to_levels`: 0.5 is added, and the cast truncates. The
+    likelihood's second output is left out.
+
+    Args:
+        decoder: latent → image (N, C, H, W), alone or first in a tuple.
+        image_range: lowest and highest value of a pixel of the image.
+        part: the part, which decides the layout.
     """
 
     def __init__(self, decoder: nn.Module, image_range: tuple[float, float], part: Part) -> None:
@@ -68,7 +76,7 @@ class PixelsModule(nn.Module):
         self.channels_last = part == PIXELS["uint8-hwc"]
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Return (N, H, W, C) or (N, C, H, W), row-major, so that a host can copy it to its canvas unchanged."""
+        """Return uint8 pixels (N, H, W, C) or (N, C, H, W), row-major, so that an application can show them."""
         decoded: Tensor | tuple[Tensor, ...] = self.decoder(latent)
         image = decoded[0] if isinstance(decoded, tuple) else decoded
         pixels = (image * self.scale + self.shift).clamp(0, MAX_LEVEL).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""The file formats, one file each. Command-line choices, parity and the docs iterate `FORMATS`."""
+"""The file formats, each in its own module. The command line, parity and the docs iterate `FORMATS`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMATS: dict[str, Format] = {
 
 
 def versions(formats: Iterable[str]) -> dict[str, str]:
-    """Return the installed versions of PyTorch, which captures every graph, and of these formats' packages."""
+    """Return the installed versions of PyTorch and of the packages of these formats, by package."""
     found = {}
     for package in sorted({"torch", *(package for format in formats for package in FORMATS[format].packages)}):
         try:

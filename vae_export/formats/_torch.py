@@ -1,4 +1,4 @@
-"""Shared by the PyTorch formats: run a callable on arrays, and rewrite PyTorch's zip archives."""
+"""Functions of all PyTorch formats: run a callable on arrays, and rewrite PyTorch's ZIP archives."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from vae_export.session_options import SessionOptions
 
 
 def torch_devices() -> tuple[str, ...]:
-    """Return the devices of this machine that PyTorch can run an exported file on, the CPU first."""
+    """Return the devices of this machine on which PyTorch can run an exported file, the CPU first."""
     import torch
 
     return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
 def torch_session_options(provider: str) -> tuple[SessionOptions, ...]:
-    """Return options for one thread and for two on a CPU; without TF32 and with it on a GPU."""
+    """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
     plain = SessionOptions(provider, threads=1)
     return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
 
 
 def check_device(device: str) -> None:
-    """Raise `TargetError` unless this machine has the device; call it before loading a file onto it."""
+    """Raise `TargetError` unless this machine has the device. Call this before loading a file."""
     if device not in torch_devices():
         raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
 
 def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:
-    """Return a runner of `module`, which takes and gives tensors in the order of `spec`."""
+    """Return a runner of `module`, whose inputs and outputs are tensors in the order of `spec`."""
     import torch
 
     def fetch(outputs: Any) -> dict[str, Array]:
@@ -47,7 +47,7 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOpt
 
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        # Copied: torch warns of read-only arrays, and could write to them.
+        # Arrays are copied, because torch warns about read-only arrays and could write to them.
         tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(options.provider) for tensor in spec.inputs]
 
         def synchronized() -> Any:
@@ -63,7 +63,7 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOpt
 
 @contextlib.contextmanager
 def process_options(options: SessionOptions) -> Iterator[None]:
-    """Set PyTorch's threads and TF32, which are global, for the length of the block."""
+    """Set PyTorch's global threads and TF32 within the block."""
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -78,14 +78,18 @@ def process_options(options: SessionOptions) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32 = before[1:]
 
 
-#: Records that hold weights. They are not searched for traces: any pattern turns up in enough random bytes.
+#: Records with weights. They are not searched for traces, because random bytes can match any pattern by chance.
 _WEIGHT_RECORDS = ("/constants/", "/weights/")
 
 
 def rewrite_archive(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
-    """Return an archive whose records are `change(name, data)` of the given one's; None leaves a record out.
+    """Return an archive in which each record is replaced by `change(name, data)`.
 
-    PyTorch's own reader and writer are used, because it needs every record aligned to 64 bytes.
+    PyTorch's own reader and writer are used, because PyTorch needs each record aligned to 64 bytes.
+
+    Args:
+        archive: the archive.
+        change: returns the new content of a record, or None to leave it out.
     """
     import torch
 
@@ -104,7 +108,7 @@ def rewrite_archive(archive: bytes, change: Callable[[str, bytes], bytes | None]
 
 
 def archive_traces(archive: bytes, name: str) -> Iterator[Finding]:
-    """Find paths and source lines of a machine in the records of an archive, except those with weights."""
+    """Find paths and source lines of a machine in all records of an archive except those with weights."""
     with zipfile.ZipFile(io.BytesIO(archive)) as records:
         for record in records.namelist():
             if record.endswith(".json") or not any(weights in record for weights in _WEIGHT_RECORDS):

@@ -1,7 +1,7 @@
 """AOTInductor packages: a part compiled to machine code, with its weights in one shared library.
 
-Writing one needs a C++ compiler, running one PyTorch of the same version. It contains no Python, so that a C++ program
-can load it too. https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
+Writing a package needs a C++ compiler. Running it needs PyTorch of the same version. It contains no Python, so that a
+C++ program can load it too. https://docs.pytorch.org/docs/stable/torch.compiler_aot_inductor.html
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from vae_export.system.extras import missing
 if TYPE_CHECKING:
     from vae_export.capture import Graph
 
-#: No debug information, which is full of paths, and no instructions but those that the package names: by default the
-#: compiler uses all that this processor has.
+#: Debug information is off, because it contains paths. "cpp.march" is empty, because otherwise the compiler uses all
+#: instructions of this processor and not only those that the package names.
 _COMPILER_OPTIONS = {
     "aot_inductor.enable_line_tables": False,
     "aot_inductor.enable_frame_pointer": False,
@@ -86,7 +86,7 @@ class Aoti:
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find traces of this machine. Stochastic ops were refused at capture: machine code does not show them."""
+        """Find traces of this machine. Capture refuses stochastic ops, which machine code does not show."""
         yield from archive_traces(content.data, name)
 
     def machine(self, content: FileContent) -> str:
@@ -110,12 +110,17 @@ class Aoti:
         if options.provider != "cpu":
             raise TargetError("device is not there", where=f"aoti/{options.provider}", expected="cpu")
         check_machine(self.machine(content), spec.part)
-        # PyTorch unpacks it to a private temporary file, and removes that.
+        # PyTorch writes the package to a private temporary file and removes it.
         return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, options)
 
 
 def check_machine(needed: str, where: str) -> None:
-    """Raise `TargetError` unless this machine has what `needed` names: other machine code would end the process."""
+    """Raise `TargetError` unless this machine can run a package, because foreign machine code ends the process.
+
+    Args:
+        needed: platform, processor and instruction sets, as `Aoti.machine` returns them.
+        where: the part, for messages.
+    """
     from torch import cpu
 
     known = {
@@ -133,9 +138,10 @@ def check_machine(needed: str, where: str) -> None:
 
 
 class _TraceRemover:
-    """Drops a package's C++ sources, which show how the compiler was called, and blanks folders of this machine.
+    """Remove the C++ sources of a package, which contain the compiler's command line, and folders of this machine.
 
-    The library holds folders as file names of error messages. They are overwritten in place, so that nothing moves.
+    The library contains folders in error messages. They are overwritten with dots of the same length, so that no offset
+    changes.
     """
 
     def __init__(self, *folders: str) -> None:
@@ -152,5 +158,5 @@ class _TraceRemover:
 
 
 def _compiler() -> str | None:
-    """Return the C++ compiler that PyTorch would use, or None."""
+    """Return the path of the C++ compiler that PyTorch uses, or None if there is none."""
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")

@@ -1,4 +1,4 @@
-"""The interface of a file format. A new format is one file beside this one and one line in the registry."""
+"""The interface of a file format. A new format needs one module beside this one and one line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault that reading a file shows before it is run.
+    """A fault that is found by reading a file, before it is run.
 
     Attributes:
         rule: name of the rule, such as "random-operator".
-        severity: error or warning.
+        severity: "error" or "warning".
         where: the file, and the node or tensor in it.
-        detail: what was found.
+        detail: the value that was found.
     """
 
     rule: str
@@ -44,7 +44,7 @@ class Finding:
         return f"{self.severity}: {self.rule}: {self.where}; {self.detail}"
 
 
-#: Absolute paths of Linux, macOS or Windows, and lines of a Python traceback: texts that no model contains by chance.
+#: Patterns of absolute paths on Linux, macOS and Windows, and of lines of a Python traceback.
 _TRACES = (
     re.compile(rb'File \\?"[^"]{1,200}", line \d+'),
     re.compile(rb"(?<![\w.])/(?:home|root|Users|usr|opt|tmp|var|mnt|work|srv|data)/[\w.\-]{2,}/[\w.\-/]{2,}"),
@@ -54,7 +54,12 @@ _TRACES = (
 
 
 def machine_traces(text: bytes, where: str) -> Iterator[Finding]:
-    """Find paths and source lines of the machine that wrote `text`; they reveal it and make files differ."""
+    """Find paths and source lines of the machine that wrote a file. They reveal private data and make files differ.
+
+    Args:
+        text: bytes of the file without its weights.
+        where: the name of the file, for the findings.
+    """
     for pattern in _TRACES:
         if (match := pattern.search(text)) is not None:
             yield Finding("machine-trace", "error", where, match.group().decode("utf-8", "replace"))
@@ -62,11 +67,11 @@ def machine_traces(text: bytes, where: str) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Bound:
-    """A batch whose inputs are in place in the engine, ready to be computed any number of times.
+    """A batch whose inputs were given to the engine, so that it can be computed any number of times.
 
     Attributes:
-        call: computes once. It is the engine's own call with nothing around it, so that `bench` times the engine.
-        fetch: takes what `call` returned; gives output arrays by name.
+        call: function that computes once; the engine's own call, so that `bench` times the engine alone.
+        fetch: function from the result of `call` to output arrays by name.
     """
 
     call: Callable[[], Any]
@@ -78,9 +83,9 @@ class Runner:
     """An opened file. Calling it takes input arrays by name and returns output arrays by name.
 
     Attributes:
-        bind: takes input arrays by name; returns a context in which they are bound. Threads and modes that an engine
-            keeps for the whole process are set on entry and restored on exit.
-        run: runs with more checks than binding, calling and fetching makes; None where the engine has no such call.
+        bind: function from input arrays by name to a context in which they are bound; threads and modes that belong to
+            the whole process are set on entry and restored on exit.
+        run: function that also checks inputs and outputs; None if the engine has no such call.
     """
 
     bind: Callable[[Mapping[str, Array]], AbstractContextManager[Bound]]
@@ -98,10 +103,10 @@ class WriteOptions:
     """Options of one file to write.
 
     Attributes:
-        metadata: text entries to store in the file, if its format has room for them.
+        metadata: text entries for the file, if its format can store them.
         opset: ONNX operator set.
         precision: precision of the numbers in the file, one of the format's `precisions`.
-        calibration: inputs of the part by name, each (M, *item), for a precision that is calibrated.
+        calibration: inputs of the part by name, each (M, *item), for precisions with calibration.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -111,20 +116,20 @@ class WriteOptions:
 
 
 class Format(Protocol):
-    """A file format: how a part is written, checked, opened and run.
+    """A file format, which can write, check, open and run a part.
 
     Attributes:
-        name: its name after `--format`.
-        suffix: suffix of its files, after the part's name.
-        sidecars: last suffixes of the files that must lie beside each of them; most formats have none.
-        extra: extra in `pip install 'vae-export[…]'` that writing it needs.
-        packages: packages whose versions decide what is written and how it is run.
+        name: the name for `--format`.
+        suffix: suffix of the files, after the part's name.
+        sidecars: last suffixes of the sidecars of each file; most formats have none.
+        extra: extra in `pip install 'vae-export[…]'` that writing needs.
+        packages: packages whose versions affect the files and their results.
         summary: one line for help and docs.
-        danger: why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
-        may_crash: whether its engine can take the process down, so that a child process runs each file first (see
+        danger: reason why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
+        may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
-        is_slow: whether writing takes many seconds a part; `--format all` leaves such a format out.
-        precisions: the precisions that its files can have, float32 first.
+        is_slow: whether writing takes many seconds per part; `--format all` leaves such a format out.
+        precisions: precisions of the files, float32 first.
     """
 
     name: str
@@ -139,34 +144,51 @@ class Format(Protocol):
     precisions: tuple[PrecisionName, ...]
 
     def unavailable(self) -> str | None:
-        """Return why this machine cannot write this format, or None."""
+        """Return the reason why this machine cannot write this format, or None if it can."""
 
     def check(self, options: WriteOptions) -> None:
-        """Raise `UsageError` for options that cannot be written; called before any work."""
+        """Raise `UsageError` for options that this format cannot write. This is called before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Return the file of one part.
 
-        Equal inputs and versions give equal bytes in every format but `ort` and `aoti`. No path of this machine is in
-        a file.
+        Equal inputs and versions give equal bytes in every format except `ort` and `aoti`. Files contain no path of
+        this machine.
+
+        Args:
+            graph: the captured part.
+            options: metadata, operator set, precision and calibration inputs.
         """
 
     def lint(
         self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
     ) -> Iterable[Finding]:
-        """Return what reading the file `name` shows before it is run; raises whatever its reader raises.
+        """Return the faults that are found by reading a file; errors of the reader are raised.
 
-        `opset` is the operator set that an ONNX file must have; None where no manifest states one.
+        Args:
+            content: the file.
+            name: the name of the file, for the findings.
+            opset: the operator set of an ONNX file; None is not checked.
+            precision: the precision that the manifest states.
         """
 
     def machine(self, content: FileContent) -> str:
-        """Return the machine that the file needs, such as "linux x86_64 AVX2"; empty if any machine can run it."""
+        """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""
 
     def providers(self) -> tuple[str, ...]:
-        """Return what can run a file of this format on this machine, the CPU first."""
+        """Return the providers or devices of this machine that can run files of this format, the CPU first."""
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return all options that parity opens a file with on a provider."""
+        """Return all session options that parity tests on a provider."""
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
-        """Load a file for running; raise `TargetError` unless it runs on the requested provider."""
+        """Load a file for running.
+
+        Args:
+            content: the file.
+            spec: the inputs and outputs of the part.
+            options: provider, threads and other options.
+
+        Raises:
+            TargetError: the file does not run on the requested provider.
+        """

@@ -1,7 +1,7 @@
 """ExecuTorch programs, for phones and embedded devices: https://docs.pytorch.org/executorch/stable/
 
-XNNPACK computes the operators that it has, ExecuTorch's portable kernels the rest. Memory is planned when a program is
-written, so that a program has a largest batch; a runner splits larger ones.
+XNNPACK computes the operators that it supports, and ExecuTorch's portable kernels compute the others. Memory is planned
+when a program is written, so that each program has a largest batch. The runner splits larger batches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vae_export.capture import Graph
 
-#: The largest batch: small enough for the memory of a phone, large enough that the cost of a call does not count.
+#: The largest batch: small enough for the memory of a phone, and large enough that the overhead of a call is small.
 MAX_BATCH = 64
 #: Bytes 4 and 5 of a program: the FlatBuffer identifier is "ET12" or a later one.
 _IDENTIFIER = b"ET"
@@ -75,7 +75,7 @@ class ExecuTorch:
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find traces of this machine. Stochastic ops were refused at capture."""
+        """Find traces of this machine. Capture refuses stochastic ops."""
         if content.data[4:6] != _IDENTIFIER:
             raise ValueError("no ExecuTorch program")
         yield from machine_traces(content.data, name)
@@ -87,7 +87,7 @@ class ExecuTorch:
         return ("cpu",) if self.unavailable() is None else ()
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """One thread: ExecuTorch has one pool for the process, whose size must not change under an open program."""
+        """Return one thread only, because the process has one pool, which must not be resized under open programs."""
         return (SessionOptions(provider, threads=1),)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
@@ -107,7 +107,7 @@ class ExecuTorch:
 
 @dataclass(frozen=True)
 class _LoadedProgram:
-    """A method and its program, which must stay alive: the method reads its memory."""
+    """A method with its program, which must stay alive because the method reads its memory."""
 
     program: Any
     method: Any

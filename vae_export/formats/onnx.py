@@ -1,4 +1,4 @@
-"""ONNX: one file with its weights inside, its contract and provenance in `metadata_props`, run by ONNX Runtime."""
+"""ONNX files with weights inside, and with contract and provenance in `metadata_props`; ONNX Runtime runs them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
     from vae_export.runtime.session import Session
 
-#: PyTorch translates to operator set 18 and later; for earlier sets it uses a converter that can fail silently.
+#: The oldest operator set. For earlier sets, PyTorch uses a converter that can fail silently.
 MIN_OPSET = 18
-#: The largest message that protobuf can hold.
+#: The largest protobuf message in bytes.
 PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -51,7 +51,7 @@ class Onnx:
             raise UsageError("opset cannot be written", expected=f"{MIN_OPSET} to {newest}", got=options.opset)
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
-        """Write one file; raise `UsageError` as `check` does, `ModelError` for what PyTorch cannot translate."""
+        """Return one file; raise `UsageError` as `check` does, and `ModelError` if the graph cannot be translated."""
         import onnx
 
         self.check(options)
@@ -97,7 +97,7 @@ class Onnx:
         )
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return each optimisation level with one thread and with two on the CPU; TF32 off and on on a GPU."""
+        """Return all optimisation levels with one and two threads for the CPU; TF32 off and on for a GPU."""
         if provider != CPU:
             return SessionOptions(provider, threads=1), SessionOptions(provider, threads=1, tf32=True)
         levels = reversed(OPTIMISATION_LEVELS)

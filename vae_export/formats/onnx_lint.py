@@ -1,4 +1,4 @@
-"""Lint rules: faults of an ONNX file that reading its graph shows, before it is run.
+"""Lint rules, which find faults by reading the graph of an ONNX file, before it is run.
 
 rule                severity   why
 random-operator     error      a graph that draws random numbers gives other outputs in each run
@@ -7,16 +7,16 @@ training-branch     error      an If on a training flag: the model was exported 
 branch              warning    an If on anything else: probes may not take both branches
 baked-batch         error      the first axis of an input or output is a number
 fixed-reshape       warning    a Reshape to a positive first size, which may be the batch of the example
-opset               error      another operator set than the manifest says
-ir-version          error      another IR version than `export` writes
+opset               error      the operator set differs from the manifest's
+ir-version          error      the IR version differs from the one that `export` writes
 foreign-domain      error      operators outside ONNX's own domain
 sidecar             error      a tensor in another file: this one is incomplete
 machine-trace       error      a path or source line of the machine that wrote it
 unused-initialiser  warning    weights that no node reads
 float64             error      a float64 type: slow on some engines, refused by others
 
-Subgraphs and the bodies of functions are read like the graph itself. The functions that walk through a model are
-public, so that `vae_export.sandbox` looks into the same places.
+Subgraphs and the bodies of functions are also checked. The functions that iterate over a model are public, because
+`vae_export.sandbox` uses them too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _RANDOM = {
     "Bernoulli",
     "Multinomial",
 }
-#: Names of flags that say that a model is being trained: "training", "is_training", "net.train_mode".
+#: Pattern of the names of training flags, such as "training", "is_training" or "net.train_mode".
 _TRAINING = re.compile(r"(?<![a-z])(?:is_?)?train(?:ing)?(?![a-z])")
 
 
@@ -60,10 +60,13 @@ def lint(
     """Find faults in an ONNX file.
 
     Args:
-        data: the file; an error of protobuf is raised if it cannot be parsed.
-        name: its name, for the findings.
-        opset, ir_version: versions that it must have; None is not checked.
-        foreign: operators and operator sets outside ONNX that are allowed, such as "com.microsoft 1".
+        data: the bytes of the file. Protobuf's error is raised if they cannot be parsed.
+        name: the name of the file, for the findings.
+        opset, ir_version: required versions; None is not checked.
+        foreign: allowed operators and operator sets outside ONNX, such as "com.microsoft 1".
+
+    Returns:
+        An iterator of the faults.
     """
     import onnx
 
@@ -106,11 +109,11 @@ def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
 
 
 def _graph(graph: onnx.GraphProto, name: str, outer: _Scope) -> Iterator[Finding]:
-    """Check a graph; `outer` holds the values of the graphs around it, which it may read."""
+    """Check a graph; `outer` has the values of the enclosing graphs, which the graph may read."""
     import onnx
 
     double = onnx.TensorProto.DOUBLE
-    # Subgraphs may read tensors of the graph around them.
+    # Subgraphs may read tensors of the enclosing graph.
     graphs = list(every_graph(graph))
     read = {value for inner in graphs for node in inner.node for value in node.input}
     read |= {value.name for inner in graphs for value in inner.output}
@@ -169,7 +172,7 @@ def _node(node: onnx.NodeProto, where: str, scope: _Scope) -> Iterator[Finding]:
 
 
 def _branch(node: onnx.NodeProto, where: str, scope: _Scope) -> Finding:
-    """Follow the condition of an If back to its inputs: is one of them a training flag?"""
+    """Return the finding for an If: an error if its condition depends on a training flag, else a warning."""
     for name in _origins(node.input[0], scope) if node.input else ():
         if _TRAINING.search(name.lower()):
             return Finding("training-branch", "error", where, f"on '{name}'")
@@ -177,7 +180,7 @@ def _branch(node: onnx.NodeProto, where: str, scope: _Scope) -> Finding:
 
 
 def _origins(value: str, scope: _Scope) -> Iterator[str]:
-    """Yield a value and everything that it is computed from, by name."""
+    """Yield the names of a value and of all values from which it is computed."""
     import onnx
 
     seen, left = set[str](), [value]
@@ -192,7 +195,7 @@ def _origins(value: str, scope: _Scope) -> Iterator[str]:
 
 
 def _texts(model: onnx.ModelProto) -> bytes:
-    """Return all texts of a model. Weights are left out: any pattern turns up in enough random bytes."""
+    """Return all texts of a model without its weights, whose random bytes can match any pattern by chance."""
     return "\n".join(_strings(model)).encode("utf-8", "replace")
 
 
@@ -236,7 +239,7 @@ def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Yield the initialisers of a graph, each with the name that nodes read it by; a sparse one is two tensors."""
+    """Yield the initialisers of a graph, each with its name in the graph; a sparse initialiser has two tensors."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for sparse in graph.sparse_initializer:
@@ -244,7 +247,7 @@ def weights(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
 
 
 def constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors among a node's attributes, sparse ones included."""
+    """Yield the tensors in a node's attributes, including sparse ones."""
     for attribute in node.attribute:
         if attribute.HasField("t"):
             yield attribute.t
@@ -257,7 +260,7 @@ def constants(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
 
 
 def external_location(tensor: onnx.TensorProto) -> str | None:
-    """Return the file that holds a tensor's data, or None if the tensor holds them itself."""
+    """Return the name of the external file with a tensor's data, or None if the data are in the tensor."""
     import onnx
 
     if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:

@@ -1,8 +1,8 @@
 """Convert an ONNX model to lower precision with ONNX Runtime's own converters.
 
-fp16 uses its float16 converter, 8 bits its quantiser after its own pre-processing, 4 bits its weight-only quantiser.
-Inputs and outputs stay float32. So do the functions that end a decoder: near 1 a probability p has no bits left in half
-precision, and the likelihood needs the logarithm of 1 - p.
+fp16 uses the float16 converter. int8 and int8-static use the quantiser after its pre-processing. int4-weights uses the
+weight-only quantiser. Inputs and outputs stay float32. Final functions of a decoder, such as Sigmoid, stay float32 too,
+because the likelihood needs log(1 - p), and half precision cannot represent probabilities p close to 1.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class _OneBatchReader:
 
 
 def _through_files(model: onnx.ModelProto, quantise: Callable[[str, str], Any]) -> onnx.ModelProto:
-    """Run a quantiser, which reads a file and writes one, in a temporary folder."""
+    """Run a quantiser that reads and writes files, in a temporary folder."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +178,7 @@ def _make_unsigned(model: onnx.ModelProto, others: Set[str]) -> None:
 
 
 def _set_outputs_apart(model: onnx.ModelProto) -> None:
-    """Give a value that is both an output and a product's input two names, so that only the input is quantised."""
+    """Split a value that is both an output and a product's input into two, so that only the input is quantised."""
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     read = {name for node in model.graph.node for name in node.input}
@@ -203,7 +203,7 @@ def _preprocessed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _tidy(model: onnx.ModelProto, metadata: Mapping[str, str], ir_version: int) -> None:
-    """Remove what converters leave: notes, operator sets that no node uses, a newer IR version."""
+    """Remove notes and unused operator sets of the converters, and restore the metadata and the IR version."""
     used = {node.domain for node in model.graph.node}
     versions = {entry.domain: entry.version for entry in model.opset_import}
     del model.opset_import[:]

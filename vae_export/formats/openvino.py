@@ -1,7 +1,7 @@
 """OpenVINO's IR: a graph (`.xml`) and its weights (`.bin`), for Intel CPUs, GPUs and NPUs.
 
-Which precision OpenVINO computes in depends on the processor: by default its CPU plug-in takes bfloat16 where there is
-AMX. Here a file states its precision, the plug-in is told, and each compiled layer is checked:
+OpenVINO's precision depends on the processor: by default, its CPU plug-in computes in bfloat16 on processors with AMX.
+Here a file states its precision, `open` passes it to the plug-in, and each compiled layer is checked:
 https://docs.openvino.ai/2026/openvino-workflow/running-inference/optimize-inference/precision-control.html
 """
 
@@ -73,8 +73,8 @@ class OpenVino:
         if options.precision != FULL:
             _round_weights(model, options.precision)
             model.set_rt_info(options.precision, _PRECISION_ENTRY)
-        # The reader numbers the nodes that it adds through the process. Numbered by their place, equal graphs give
-        # equal bytes.
+        # The reader numbers its new nodes with a counter of the process. They are renamed by position, so that equal
+        # graphs give equal bytes.
         for place, node in enumerate(model.get_ordered_ops()):
             if node.get_friendly_name() == node.get_name():
                 node.set_friendly_name(f"{node.get_type_name()}/{place}")
@@ -109,7 +109,7 @@ class OpenVino:
         return tuple(sorted(devices, key=lambda device: (device != "CPU", device)))
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return options for one thread and for two on the CPU; other devices decide for themselves."""
+        """Return options for one and two threads for the CPU; other devices ignore the number of threads."""
         counts = (1, 2) if provider == "CPU" else (1,)
         return tuple(SessionOptions(provider, threads=count) for count in counts)
 
@@ -177,8 +177,8 @@ def _compile(model: openvino.Model, options: SessionOptions, part: Part) -> open
 def compute_types(compiled: openvino.CompiledModel) -> set[str]:
     """Return the element types that a compiled model computes in, such as {"bf16", "f32"}.
 
-    One is what the device says of the whole model, the others are those of the layers with weights: a processor may
-    take the precision for some layers and not for others.
+    The set contains the device's type for the whole model and the types of the layers with weights, because a processor
+    may support a precision only for some layers.
     """
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     notes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]

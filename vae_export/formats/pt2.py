@@ -1,4 +1,4 @@
-"""Programs of torch.export. Newer versions may not load them, as its documentation says: they are no archive."""
+"""Programs of torch.export. They are not for archiving, because newer versions of PyTorch may not load them."""
 
 from __future__ import annotations
 

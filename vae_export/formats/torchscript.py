@@ -129,7 +129,7 @@ def _ignored_deprecation() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fresh_names() -> Iterator[None]:
-    """Number traced classes from zero and not through the process, so that equal graphs give equal bytes."""
+    """Number traced classes from zero in each block, so that equal graphs give equal bytes."""
     import torch
     from torch.jit import _state
 

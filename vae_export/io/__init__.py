@@ -1,1 +1,1 @@
-"""Files: atomic writes, staging, and strict reading of what others wrote."""
+"""Write files atomically, stage large outputs, and read untrusted files strictly."""

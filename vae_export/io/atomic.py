@@ -1,8 +1,7 @@
-"""Atomic writes, hashes, the lock on a run, and checks of the disk before long work.
+"""Write files atomically, compute hashes, lock a run folder, and check the disk before long work.
 
-torch, safetensors and onnx do not call fsync, and a plain write under `kill -9` leaves torn files. So nothing in this
-project writes to a final name itself: it hands the bytes to `write_atomic`, or fills a file or folder of
-`vae_export.io.staging`.
+torch, safetensors and onnx do not call fsync, and a plain write that `kill -9` stops leaves a torn file. Therefore all
+modules of this project write with `write_atomic`, or to a file or folder of `vae_export.io.staging`.
 """
 
 from __future__ import annotations
@@ -18,13 +17,18 @@ from pathlib import Path
 
 from vae_export.errors import StorageError
 
-#: Half-written files and folders carry this in their name; `staging.sweep` removes what a killed process left.
+#: The prefix of half-written files and folders. `staging.sweep` removes those of killed processes.
 PARTIAL = ".partial-"
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
-    """Turn each `OSError` about `path` into a `StorageError` of one line; `needed` is the number of bytes to write."""
+    """Convert each `OSError` of the block to a `StorageError` with a message of one line.
+
+    Args:
+        path: the file or folder, for messages.
+        needed: number of bytes to write, for messages; None if it is not known.
+    """
     try:
         yield
     except OSError as error:
@@ -39,7 +43,7 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder`, and raise `StorageError` unless a file can be written in it. Call before long work."""
+    """Create a folder, and raise `StorageError` unless a file can be written in it. Call this before long work."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -47,7 +51,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_room(path: Path, needed: int) -> None:
-    """Raise `StorageError` unless `needed` bytes are free where `path` is to be. Call before long work."""
+    """Raise `StorageError` unless the disk of `path` has `needed` free bytes. Call this before long work."""
     with storage_errors(path, needed=needed):
         if free_bytes(path) < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -86,14 +90,14 @@ def sha256(data: bytes | memoryview | Path) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that every reader, at any instant, sees the whole old file or the whole new one.
+    """Write a file so that a reader always sees either the whole old file or the whole new one.
 
     Args:
-        path: the file; its folder is made.
+        path: the file; its folder is created.
         data: the new content.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written.
+        StorageError: the disk is full, or the folder is not writable.
     """
     with storage_errors(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,10 +116,15 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
-    """Write a file as `write_atomic` does and keep its former content at `previous`; one of them is always there.
+    """Write a file with `write_atomic`, and keep its previous content at `previous`. One of the two always exists.
+
+    Args:
+        path: the file.
+        data: the new content.
+        previous: the path for the previous content, in a folder that exists.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written; `path` is unchanged.
+        StorageError: the disk is full, or the folder is not writable; `path` is unchanged.
     """
     if path.exists():
         link = previous.with_name(f"{PARTIAL}{previous.name}")
@@ -133,12 +142,17 @@ def write_generation(path: Path, data: bytes, *, previous: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a whole line to a text file and sync it; raise `StorageError` on a full disk, with the file unchanged."""
+    """Append one line to a text file and sync it; raise `StorageError` and leave the file unchanged on a full disk.
+
+    Args:
+        path: the file.
+        line: the line, without a line break.
+    """
     data = line.encode() + b"\n"
     with storage_errors(path, needed=len(data)), open(path, "ab", buffering=0) as file:
         length = file.tell()
         try:
-            # One write, so that no line is torn when the process stops. A disk that is nearly full takes part of it.
+            # One write call, so that a killed process leaves no torn line. A nearly full disk may accept only a part.
             if file.write(data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
@@ -149,12 +163,15 @@ def append_line(path: Path, line: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` for one writer. The kernel frees the lock when the process dies, so no lock is ever stale.
+    """Lock a folder for one writer within the block. The kernel frees the lock when the process ends.
+
+    Args:
+        folder: the folder, which is created.
 
     Raises:
         StorageError: another process holds the lock.
     """
-    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+    import fcntl  # imported late: Windows lacks it, and the runtime imports this module there
 
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

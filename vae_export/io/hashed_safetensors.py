@@ -1,8 +1,8 @@
-"""Tensors and a JSON header in one safetensors file, with a SHA-256 of both. No pickle is ever loaded.
+"""Store tensors and a JSON header in one safetensors file, with a SHA-256 of both. No pickle is loaded.
 
-The file has one metadata entry, "vae_export": the header as canonical JSON, with a "format" that names what the file is
-and a "sha256" of the header and of every tensor (name, dtype, shape, bytes), so that a flipped bit is seen. Equal
-content gives equal bytes. The header alone is read without torch.
+The file has one metadata entry, "vae_export": the header as canonical JSON. Its "format" is the kind of file. Its
+"sha256" is the hash of the header and of every tensor (name, dtype, shape, bytes), so that a flipped bit is detected.
+Equal content gives equal bytes. The header can be read without torch.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 #: The name of the only entry of the metadata.
 ENTRY = "vae_export"
-#: Headers of ours have some thousand bytes; a file that claims more than this is not read.
+#: The largest header that is read, in bytes. Real headers have some thousand bytes.
 _LIMIT = 16 << 20
 
 
 def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a file.
+    """Return the bytes of a safetensors file with this header, these tensors and their hash.
 
     Args:
-        header: JSON-able, with a "format" that names what the file is.
+        header: JSON-able, with the kind of file as "format".
         tensors: tensors on the CPU by name.
     """
     require("export", "torch", "safetensors")
@@ -53,15 +53,15 @@ def read_hashed(
         what: the kind of file, such as "checkpoint", for messages.
         format: the "format" that its header must have.
         dtypes: the dtypes that its tensors may have.
-        expected: what should lie there, for messages.
-        do: the next step where the file cannot be read or was altered, for messages.
+        expected: the expected file, for messages.
+        do: the next step for the user if the file cannot be read or was altered, for messages.
 
     Returns:
         The header, the tensors by name, and the bytes of the file.
 
     Raises:
-        CheckpointError: no such file, not safetensors, another format.
-        IntegrityError: the bytes are not those that were written.
+        CheckpointError: the file is missing, is not a safetensors file, or has another format.
+        IntegrityError: the content does not match its hash.
     """
     require("export", "torch", "safetensors")
     from safetensors import SafetensorError
@@ -97,7 +97,7 @@ def canonical_json(value: object) -> str:
 
 
 def _bytes(path: Path) -> bytes:
-    """Read the whole file at once, so that the bytes that are parsed are those that are hashed."""
+    """Read the whole file once, so that the parsed bytes are the hashed ones."""
     if not path.is_file():  # a device or a pipe would never end
         raise OSError("no such file" if not path.exists() else "not a file")
     return path.read_bytes()
@@ -107,12 +107,12 @@ def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any]
     from safetensors.torch import load
 
     tensors = load(data)
-    length = int.from_bytes(data[:8], "little")  # `load` has held it against the file
+    length = int.from_bytes(data[:8], "little")  # `load` has checked it against the file
     text = json.loads(data[8 : 8 + length])["__metadata__"][ENTRY]
     header = json.loads(text)
     if not isinstance(header, dict):
         raise ValueError("no vae_export header")
-    if canonical_json(header) != text:  # 1e-5 turned into 1E-5 by one flipped bit reads the same; still it was altered
+    if canonical_json(header) != text:  # one flipped bit turns 1e-5 into 1E-5, which is parsed to the same number
         raise ValueError("header is not as it was written")
     for name, tensor in tensors.items():
         if tensor.dtype not in dtypes:
@@ -121,7 +121,15 @@ def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any]
 
 
 def read_tensor_table(path: Path) -> dict[str, Any]:
-    """Read the JSON object at the beginning of a safetensors file, which follows its length as a 64-bit number."""
+    """Read the JSON object at the beginning of a safetensors file, without the tensors.
+
+    Args:
+        path: the file. It starts with the length of the JSON object as a 64-bit number.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is not a whole safetensors file.
+    """
     if not path.is_file():  # a device or a pipe would never end
         raise OSError("no such file" if not path.exists() else "not a file")
     with open(path, "rb") as file:

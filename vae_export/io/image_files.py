@@ -1,7 +1,7 @@
 """Find image files and decode them to 8 bits a channel.
 
-An image is rotated as its EXIF tag says, and its transparent parts become white. The first picture of an animation is
-taken.
+An image is rotated by its EXIF tag, and its transparent parts become white. Only the first frame of an animation is
+decoded.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from PIL import Image, ImageOps
 
 from vae_export.errors import DataError
 
-#: The largest image that is decoded: a few kilobytes of PNG can hold gigapixels.
+#: The largest number of pixels that is decoded, because a PNG of a few kilobytes can hold gigapixels.
 MAX_PIXELS = 64_000_000
 
-#: The formats that Pillow may decode. It knows more, and some of those, like EPS, run other programs.
+#: The formats that Pillow may decode. Some of its other formats, such as EPS, run other programs.
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 
 ImageArray = npt.NDArray[np.uint8]
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the files below `folder`, in the order of their paths, without names that begin with a dot."""
+    """Return all files below a folder, sorted by path, except those with a name or folder that begins with a dot."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
@@ -34,17 +34,17 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
 
     Args:
         file: a file in one of `IMAGE_FORMATS`.
-        size: (height, width) to which it is cropped at the centre and resized; None leaves it as it is.
+        size: (height, width) in pixels, to which the image is cropped at the centre and resized; None keeps its size.
 
     Returns:
-        uint8 (H, W, 3); the three channels of a grey image are equal.
+        uint8 (H, W, 3) in [0, 255]; the three channels of a grey image are equal.
 
     Raises:
         DataError: the file is not a readable image, or is too large.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of much that it reads all the same; size is checked here
+            warnings.simplefilter("ignore")  # Pillow warns about files that it can read; the size is checked below
             with Image.open(file, formats=IMAGE_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     expected, got = f"up to {MAX_PIXELS:,} pixels", f"{image.width:,} x {image.height:,}"
@@ -67,9 +67,9 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
 
 
 def _rgb(image: Image.Image, *, sixteen_bits: bool) -> Image.Image:
-    """Decode to 8 bits a channel. Pillow alone would clip 16-bit grey at 255 instead of scaling it."""
+    """Convert an image to 8-bit RGB. 16-bit grey is scaled here, because Pillow would clip it at 255."""
     if sixteen_bits:
-        levels = np.asarray(image).astype(np.uint32)  # in the machine's byte order, whatever the file's
+        levels = np.asarray(image).astype(np.uint32)  # converts to native byte order
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

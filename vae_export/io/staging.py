@@ -1,4 +1,4 @@
-"""Write large files and folders under another name, and publish them by one rename."""
+"""Write large files and folders under a temporary name, and publish them by one rename."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import BinaryIO
 from vae_export.errors import OutputExistsError, UsageError
 from vae_export.io.atomic import PARTIAL, storage_errors, sync_file, sync_folder, umask
 
-#: Prefix of half-written files that are locked while their process lives, as staging folders are.
+#: Prefix of half-written files. Like staging folders, they are locked while their process lives.
 _PARTIAL_FILE = f"{PARTIAL}file-"
 
 
 @contextlib.contextmanager
 def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[BinaryIO]:
-    """Yield a file to write beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+    """Yield a temporary file beside `final`. On success it is renamed to `final`; on failure it is removed.
 
-    Use it for content that is too large for memory. An `OSError` in the block counts as one of this file. Half-written
-    files that killed processes left beside it are removed.
+    Use this for content that is too large for memory. Each `OSError` in the block becomes a `StorageError` about
+    `final`. Half-written files of killed processes in the same folder are removed.
 
     Args:
         final: the path of the finished file.
-        force: replace an existing file.
-        parents: make the folder of the file. Without it, a folder that was removed meanwhile stops the writer.
+        force: whether to replace an existing file.
+        parents: whether to create the folder of the file; without it, a missing folder is an error.
 
     Raises:
         OutputExistsError: `final` exists, and `force` was not given.
-        StorageError: the disk is full, or the folder cannot be written.
+        StorageError: the disk is full, or the folder is not writable.
     """
     check_free(final, force=force)
     with storage_errors(final):
@@ -48,7 +48,7 @@ def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[B
                 os.fsync(handle)
                 if final.exists() and not force:  # another process made it meanwhile
                     raise OutputExistsError(final)
-                os.replace(partial, final)  # before it is closed: a file that nobody holds may be swept
+                os.replace(partial, final)  # renamed before it is closed: another process may remove an unlocked file
             sync_folder(final.parent)
         finally:
             partial.unlink(missing_ok=True)
@@ -56,15 +56,18 @@ def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[B
 
 @contextlib.contextmanager
 def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `final`; on success it becomes `final` by one rename, on failure it is gone.
+    """Yield an empty temporary folder beside `final`. On success it is renamed to `final`; on failure it is removed.
 
-    With `force`, an existing `final` is moved aside first and removed last: a process killed between the two renames
-    leaves the old folder under its partial name, and the next call puts it back. Half-filled
-    folders that killed processes left beside `final` are removed.
+    With `force`, an existing `final` is renamed first and removed last. If the process is killed between the two
+    renames, the next call restores the old folder. Half-filled folders of killed processes beside `final` are removed.
+
+    Args:
+        final: the path of the finished folder.
+        force: whether to replace an existing folder.
 
     Raises:
         OutputExistsError: `final` exists, and `force` was not given.
-        StorageError: the disk is full, or the folder cannot be written.
+        StorageError: the disk is full, or the folder is not writable.
     """
     check_free(final, force=force)
     retired = _retired(final)
@@ -88,9 +91,9 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
             sync_folder(final.parent)
             _remove(retired)
     finally:
-        # Processes elsewhere may still write into it by its name, so it loses that first: nothing new comes then.
+        # The folder is renamed before it is removed, so that other processes cannot add files by its old name.
         discarded = staging.with_name(f"{staging.name}-discarded")
-        with contextlib.suppress(OSError):  # it was published
+        with contextlib.suppress(OSError):  # the folder was published
             os.rename(staging, discarded)
         _remove(discarded)
         os.close(handle)
@@ -99,7 +102,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """Raise `OutputExistsError` for an output that exists, unless `force`. Call before long work."""
+    """Raise `OutputExistsError` if an output exists and `force` is false. Call this before long work."""
     retired = _retired(path)
     with storage_errors(path):
         if retired.exists() and not path.exists():
@@ -109,7 +112,7 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the half-written files that killed processes left in `folder`. Call it with the folder's lock held."""
+    """Remove the half-written files of killed processes in a folder. The caller must hold the folder's lock."""
     for stale in _partial(folder):
         if stale.is_dir() and not stale.is_symlink():
             _remove_unless_held(stale)  # an export writes into a run without its lock
@@ -118,17 +121,17 @@ def sweep(folder: Path) -> None:
 
 
 def _partial(folder: Path) -> Iterator[Path]:
-    """Return half-written files in `folder`, without complete older outputs, about which `check_free` decides."""
+    """Return the half-written files in a folder, without complete older outputs, which `check_free` restores."""
     return (path for path in folder.glob(f"{PARTIAL}*") if not path.name.startswith(f"{PARTIAL}old-"))
 
 
 def _held_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder and lock it: nobody sweeps it away while the returned handle is open and its process lives."""
+    """Create and lock a folder. No process removes it while the returned handle is open."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
         try:
             handle = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # swept between its making and its lock, as below
+        except FileNotFoundError:  # another process removed the folder before it was locked
             continue
         _hold(handle)
         if folder.exists():
@@ -137,29 +140,29 @@ def _held_folder(parent: Path) -> tuple[Path, int]:
 
 
 def _held_file(final: Path) -> tuple[Path, int]:
-    """Make a file beside `final` and lock it in the same way."""
+    """Create and lock a file beside `final`. No process removes it while the returned handle is open."""
     while True:
         handle, name = tempfile.mkstemp(prefix=_PARTIAL_FILE, suffix=final.suffix, dir=final.parent)
         _hold(handle)
-        if os.path.exists(name):  # not swept between its making and its lock
+        if os.path.exists(name):  # no other process removed the file before it was locked
             return Path(name), handle
         os.close(handle)
 
 
 def _hold(handle: int) -> None:
     """Lock an open file or folder until it is closed, or its process dies."""
-    import fcntl  # not on Windows, where the runtime, which imports this file, works all the same
+    import fcntl  # imported late: Windows lacks it
 
-    with contextlib.suppress(OSError):  # a file system without locks, on which nothing is swept either
+    with contextlib.suppress(OSError):  # a file system without locks, on which no stale file is removed either
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _remove_unless_held(stale: Path) -> None:
-    """Remove a half-filled folder, or a half-written large file, whose process is dead; leave one that is held."""
+    """Remove a half-written folder or large file unless a live process has locked it."""
     import fcntl
 
     kind = 0 if stale.name.startswith(_PARTIAL_FILE) else os.O_DIRECTORY
-    with contextlib.suppress(OSError):  # held, or of another kind, or gone meanwhile, or without locks
+    with contextlib.suppress(OSError):  # locked, of another kind, already removed, or on a file system without locks
         handle = os.open(stale, os.O_RDONLY | os.O_NOFOLLOW | kind)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +172,7 @@ def _remove_unless_held(stale: Path) -> None:
 
 
 def _retired(path: Path) -> Path:
-    """Return the path at which an output that is being replaced is kept until the new one is in place."""
+    """Return the path that keeps the old output until the new one has replaced it."""
     if path.name in ("", ".."):  # `.`, `/` and `..` cannot be moved aside
         raise UsageError("not a name for an output", where=path, do="choose another --out")
     return path.with_name(f"{PARTIAL}old-{path.name}")

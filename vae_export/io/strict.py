@@ -1,8 +1,8 @@
 """Strict checks of untrusted input: JSON, and the names of files inside an export or a bundle.
 
-JSON is read under a size limit, without anything that a second reader could understand differently. The names that
-docs/bundle-format.md allows cannot leave their folder, hide, or collide on any file system: no `..`, no backslash,
-nothing beyond ASCII.
+JSON has a size limit, and nothing is accepted that two parsers could read differently. docs/bundle-format.md specifies
+the allowed names. They cannot leave their folder, be hidden or collide on any file system: no `..`, no backslash, ASCII
+only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from vae_export.errors import IntegrityError
 
-#: Bytes of a manifest; real ones are far smaller.
+#: The largest manifest in bytes. Real ones are far smaller.
 MANIFEST_LIMIT = 1 << 20
-#: Bytes of a certificate, which has an entry for each of some thousand comparisons.
+#: The largest certificate in bytes. It has an entry for each of some thousand comparisons.
 CERTIFICATE_LIMIT = 64 << 20
 
 
@@ -27,11 +27,14 @@ def parse_json(data: bytes, what: str, where: Path | str, *, limit: int = MANIFE
     Args:
         data: the document.
         what: the kind of document, such as "manifest", for messages.
-        where: its path, for messages.
-        limit: the most bytes that it may have.
+        where: the path of the document, for messages.
+        limit: the largest allowed size in bytes.
+
+    Returns:
+        The parsed document.
 
     Raises:
-        IntegrityError: it is too large, too deep or malformed, has a key twice, or a number that is not finite.
+        IntegrityError: the document is too large, too deep or malformed, or has a key twice or a non-finite number.
     """
     if len(data) > limit:
         raise IntegrityError(
@@ -59,7 +62,7 @@ _NAME = re.compile(f"{_PART}(?:/{_PART})?", re.ASCII)
 
 
 def check_name(name: object) -> str:
-    """Return the name; raise `IntegrityError` for one that is not allowed."""
+    """Return a file name unchanged; raise `IntegrityError` if the name is not allowed."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise IntegrityError(
             "file name is not allowed",
@@ -70,7 +73,7 @@ def check_name(name: object) -> str:
 
 
 def check_distinct(names: Iterable[str]) -> None:
-    """Raise `IntegrityError` if two names are equal, or differ in upper and lower case only."""
+    """Raise `IntegrityError` if two names are equal or differ only in upper and lower case."""
     seen: dict[str, str] = {}
     for name in names:
         if (folded := name.lower()) in seen:

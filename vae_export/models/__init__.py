@@ -1,7 +1,7 @@
 """The VAE families that ship with this project: `mlp` (default), `blog`, `conv`, `residual`.
 
-Only this package and `train/` know these networks; everything from `vae_export.capture` on sees two modules and a
-contract. The config can be imported without torch, so that the command line starts fast.
+Only this package and `train/` use these networks. All other packages work with an encoder, a decoder and a contract.
+The config can be imported without torch, so that the command line starts fast.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Family `blog`: the network of a blog post on "Auto-Encoding Variational Bayes", reproduced without corrections.
 
-Two choices of the post make its score bad: a ReLU after each head keeps mean ≥ 0 and logvar ≥ 0, so that the standard
-deviation is never below 1, and dropout of 0.2 runs through encoder and decoder. One thing differs: the post's encoder
-also samples z, which is left to `reparameterize` here, because a graph that draws random numbers cannot be verified.
+Two choices of the post make its score bad. A ReLU after each head keeps mean ≥ 0 and logvar ≥ 0, so that the standard
+deviation is never below 1. Encoder and decoder use dropout of 0.2. There is one difference: the post's encoder also
+samples z. Here `reparameterize` does that, because a graph that draws random numbers cannot be verified.
 """
 
 from __future__ import annotations

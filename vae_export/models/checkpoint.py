@@ -4,11 +4,11 @@ The file's header has one metadata entry, "vae_export", a JSON object:
 
     format      "vae-export-checkpoint/1"
     config      VAEConfig
-    provenance  how it was made: data set, data protocol, seed, epoch, scores, versions
+    provenance  data set, data protocol, seed, epoch, scores and versions of the training
     sha256      hash of config, provenance and every tensor (name, dtype, shape, bytes), which reveals a flipped bit
 
-Its tensors are the model's `state_dict` under "model." and "examples", uint8 (M, C, H, W): held-out images, so that a
-checkpoint alone is enough to probe a model with real data. No pickle is ever loaded.
+The tensors are the model's `state_dict`, with the prefix "model.", and "examples", uint8 (M, C, H, W). The examples are
+held-out images, so that a checkpoint alone is enough to test a model with real data. No pickle is loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vae_export.models.vae import VAE
 
 FORMAT = "vae-export-checkpoint/1"
-#: Names in the file: before each weight's own, and of the example images.
+#: The prefix of each weight's name, and the name of the example images.
 PREFIX, EXAMPLES = "model.", "examples"
 
 
@@ -44,7 +44,7 @@ class CheckpointHeader:
     Attributes:
         config, provenance: as in `Checkpoint`.
         parameters: number of parameters of the model.
-        digest: SHA-256 of the contents, which identifies the checkpoint.
+        digest: SHA-256 of the contents, the identity of the checkpoint.
     """
 
     config: VAEConfig
@@ -54,7 +54,14 @@ class CheckpointHeader:
 
 
 def read_checkpoint_header(path: Path) -> CheckpointHeader:
-    """Raises `CheckpointError` for a file that is no checkpoint of ours, or not whole."""
+    """Read the header of a checkpoint without its weights.
+
+    Args:
+        path: the checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, incomplete or not a checkpoint of this version.
+    """
     try:
         tensors = read_tensor_table(path)
         document = json.loads(tensors.pop("__metadata__")[ENTRY])
@@ -69,7 +76,7 @@ def read_checkpoint_header(path: Path) -> CheckpointHeader:
     except CheckpointError:
         raise
     except (OSError, LookupError, TypeError, ValueError, RecursionError, InputError) as error:
-        named = isinstance(error, (LookupError, TypeError))  # their text alone is one word
+        named = isinstance(error, (LookupError, TypeError))  # the message of these errors is only one word
         got = f"{type(error).__name__}: {error}" if named else str(error)
         raise CheckpointError("checkpoint cannot be read", where=path, got=got) from error
 
@@ -82,8 +89,8 @@ class Checkpoint:
         config: the network.
         weights: its state_dict, float32, on the CPU.
         examples: held-out images, uint8 (M, C, H, W); M may be 0.
-        provenance: how the checkpoint was made; must be JSON.
-        sha256: hash of the file that it was read from; empty if it was never written.
+        provenance: facts about the training, JSON-able.
+        sha256: hash of the file from which it was read; empty if it was never written.
 
     Raises:
         CheckpointError: weights or examples do not fit the config.
@@ -108,7 +115,15 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write atomically; equal checkpoints give equal bytes. Raises `CheckpointError`, `StorageError`."""
+    """Write a checkpoint atomically; equal checkpoints give equal bytes.
+
+    Args:
+        checkpoint: the checkpoint.
+        path: the file to write.
+
+    Raises:
+        StorageError: the disk is full, or the folder is not writable.
+    """
     write_atomic(path, checkpoint_bytes(checkpoint))
 
 
@@ -120,12 +135,18 @@ def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint written by `save_checkpoint`.
+    """Read a checkpoint that `save_checkpoint` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The checkpoint, on the CPU.
 
     Raises:
-        CheckpointError: no such file, not safetensors, another version, keys or shapes that do not fit, weights that
-            are not finite float32.
-        IntegrityError: the bytes are not those that were written.
+        CheckpointError: the file is missing, is not a safetensors file or has another version; names or shapes of
+            weights do not fit; a weight is not finite float32.
+        IntegrityError: the content does not match its hash.
         MissingExtraError: PyTorch or safetensors is not installed.
     """
     require("export", "torch", "safetensors")
@@ -146,7 +167,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Compare names, shapes and dtypes with the network, built without memory, so that no header can claim much."""
+    """Raise `CheckpointError` unless names, shapes and dtypes fit the network.
+
+    The network is built on the meta device, so that a damaged config cannot allocate much memory.
+    """
     import torch
 
     from vae_export.models.vae import VAE

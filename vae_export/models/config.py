@@ -1,4 +1,4 @@
-"""The configuration of a VAE: everything that is needed to build its network. Can be imported without torch."""
+"""The configuration from which the network of a VAE is built. This module can be imported without torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vae_export.likelihood import Likelihood
 
 Family = Literal["mlp", "blog", "conv", "residual"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-#: Families by the names that earlier versions wrote into checkpoints and training states.
+#: Current family names by the names in checkpoints and training states of earlier versions.
 RENAMED_FAMILIES: dict[str, Family] = {"post": "blog"}
 
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
-#: Fields that checkpoints of the first versions lack; they then have their defaults.
+#: Fields that checkpoints of the first versions lack. Their defaults apply then.
 _LATER = {"activation", "likelihood"}
 
 #: `conv` and `residual` halve the image twice.
@@ -79,7 +79,7 @@ class VAEConfig:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> VAEConfig:
-        """The inverse of `to_json`; raises `InputError` that names unknown or missing fields."""
+        """Return the config that `to_json` wrote; raise `InputError` for unknown, missing or bad fields."""
         known = {field.name for field in fields(cls)}
         if not known - _LATER <= set(data) <= known:
             raise InputError("config does not fit", expected=sorted(known), got=sorted(data))

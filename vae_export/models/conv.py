@@ -1,4 +1,4 @@
-"""Family `conv`: two strided convolutions down and two transposed ones up."""
+"""Family `conv`: the encoder has two strided convolutions, and the decoder has two transposed convolutions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def encoder(config: VAEConfig) -> Encoder:
 
 
 def strided_encoder(config: VAEConfig, channels: tuple[int, int]) -> Encoder:
-    """Return an encoder of two strided convolutions with so many output channels."""
+    """Return an encoder of two strided convolutions: image (N, C, H, W) in [0, 1] → mean, logvar, each (N, Z).
+
+    Args:
+        config: the network.
+        channels: number of output channels of each convolution.
+    """
     first, second = channels
     body = nn.Sequential(
         nn.Conv2d(config.image_shape[0], first, kernel_size=4, stride=2, padding=1),
@@ -51,6 +56,6 @@ def decoder(config: VAEConfig) -> Decoder:
 
 
 def strided_size(config: VAEConfig) -> tuple[int, int]:
-    """Return height and width of the image after both strides."""
+    """Return the height and width of the feature maps after both convolutions."""
     _, height, width = config.image_shape
     return height // CONV_STRIDE, width // CONV_STRIDE

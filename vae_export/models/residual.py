@@ -1,6 +1,6 @@
 """Family `residual`: `conv` with more channels and a residual block at each size of the decoder.
 
-The encoder has no residual blocks: within a given training time, a better decoder gains more than a better posterior.
+The encoder has no residual blocks, because in equal training time a better decoder improves the score more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHANNELS = (16, 64)
 
 
 class Residual(nn.Module):
-    """x + f(x), (N, C, H, W) → (N, C, H, W), activations before convolutions (He et al., arXiv:1603.05027)."""
+    """A pre-activation residual block, (N, C, H, W) → (N, C, H, W) (He et al., arXiv:1603.05027)."""
 
     def __init__(self, channels: int, kind: str) -> None:
         super().__init__()

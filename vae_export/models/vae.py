@@ -1,8 +1,7 @@
-"""A variational autoencoder: an encoder, a decoder, and the noise between them.
+"""The variational autoencoder (Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114).
 
-Kingma & Welling, "Auto-Encoding Variational Bayes", 2013, arXiv:1312.6114. The approximate posterior is a diagonal
-Gaussian q(z|x) = N(mean, exp(logvar)), the prior is N(0, I), and the decoder's outputs are those of a likelihood p(x|z)
-(see `vae_export.likelihood`).
+The approximate posterior is a diagonal Gaussian q(z|x) = N(mean, exp(logvar)), and the prior is N(0, I). The decoder's
+outputs are the parameters of a likelihood p(x|z) (see `vae_export.likelihood`).
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from vae_export.models.config import VAEConfig
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """z = mean + noise · std with std = exp(logvar / 2), all (N, Z); noise ~ N(0, I) (section 2.4 of the paper)."""
+    """Return z = mean + noise · exp(logvar / 2), all (N, Z), for noise ~ N(0, I) (section 2.4 of the paper)."""
     return mean + noise * torch.exp(logvar / 2)
 
 
 class VAE(nn.Module):
-    """Encoder and decoder of one family, built from a config."""
+    """The encoder and decoder of one family, built from a config."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -30,7 +29,15 @@ class VAE(nn.Module):
         self.decoder = family.decoder(config)
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """image (N, C, H, W), noise (N, Z) → reconstruction (N, C, H, W), mean, logvar, latent (N, Z)."""
+        """Encode, sample and decode.
+
+        Args:
+            image: float32 (N, C, H, W) in [0, 1].
+            noise: standard normal numbers (N, Z).
+
+        Returns:
+            The reconstruction (N, C, H, W), and mean, logvar and latent, each (N, Z).
+        """
         mean, logvar = self.encoder(image)
         latent = reparameterize(mean, logvar, noise)
         return self.decoder.image(latent), mean, logvar, latent

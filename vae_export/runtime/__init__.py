@@ -1,4 +1,4 @@
-"""Run an exported VAE with numpy and onnxruntime alone; importing this package never imports torch."""
+"""Run an exported VAE with numpy and onnxruntime only. Importing this package never imports torch."""
 
 from vae_export.runtime.model import Model, load, open_package
 

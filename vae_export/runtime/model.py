@@ -25,19 +25,19 @@ from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
 Float32 = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-#: The most rows that go through a network at a time, and the most bytes of their inputs and outputs: enough to keep
-#: all cores busy, and few enough that the activations between the layers fit into memory.
+#: Limits of the rows that are computed at a time, and of the bytes of their inputs and outputs: enough to keep all
+#: cores busy, and few enough that the activations fit into memory.
 _MAX_PIECE_ROWS, _MAX_PIECE_BYTES = 1024, 64 << 20
-#: More than any memory holds: numpy answers larger numbers badly.
+#: The largest number of rows. It exceeds any memory, and numpy raises unclear errors for larger numbers.
 _MAX_ROWS = 1 << 40
 
 
 class Model:
-    """An exported VAE. Each of its ONNX files is opened when it is first needed; safe to use from several threads.
+    """An exported VAE, which several threads can use. Each ONNX file is opened at its first use.
 
-    Arrays are float32 with any number of rows from 1 up; many rows are computed in pieces. Every method raises
-    `ModelError` for another dtype, byte order or shape, for numbers that are not finite and for pixels out of range,
-    and `OutOfMemoryError` where there is no room for the result.
+    Arrays are float32 with any number of rows >= 1, and many rows are computed in pieces. Every method raises
+    `ModelError` for another dtype, byte order or shape, for numbers that are not finite and for pixels out of range. It
+    raises `OutOfMemoryError` if the result does not fit into memory.
 
     Args:
         package: an export folder or a bundle.
@@ -93,9 +93,9 @@ class Model:
     def pixels(self, latent: Float32, layout: Pixels = "uint8-hwc") -> Bytes:
         """Decode latents to bytes for a screen.
 
-        A decoder that was exported with `--pixels` computes them, where there is one of this layout; else they are
-        rounded here. In both cases a byte is what section 4 of the bundle's specification allows. The two can differ
-        where the exact value lies on the boundary between two levels.
+        If the export has a decoder with this layout (`--pixels`), that decoder computes the bytes. Otherwise float32
+        images are rounded here. Section 4 of the bundle's specification allows both results, which can differ if the
+        exact value lies on the boundary between two levels.
 
         Args:
             latent: (N, Z), or (N, C, H, W) where latents are feature maps.
@@ -134,12 +134,12 @@ class Model:
         return self._decode(mean)
 
     def prior(self, n: int, seed: int = 0, *, start: int = 0) -> Float32:
-        """Draw latents from N(0, I): a seed gives the same bits in every language and on every machine.
+        """Draw latents from N(0, I). Equal seeds give equal bits in every language and on every machine.
 
         Args:
-            n: number of latents, 1 and up.
+            n: number of latents, >= 1.
             seed: 0 to 2^64 - 1.
-            start: how many latents of the same seed come before the first one, so that pieces can be drawn alone.
+            start: index of the first latent in the sequence of this seed, so that the sequence can be drawn in pieces.
 
         Returns:
             Latents (n, Z), or (n, C, H, W) where latents are feature maps.
@@ -159,7 +159,7 @@ class Model:
 
         Args:
             a, b: images (C, H, W) in the contract's range.
-            steps: number of images, 2 and up.
+            steps: number of images, >= 2.
 
         Returns:
             Images (steps, C, H, W); the first and the last are the reconstructions of `a` and `b`.
@@ -178,7 +178,7 @@ class Model:
         return self.decode(latent)
 
     def self_test(self) -> SelfTest:
-        """Run the golden vectors through every ONNX file, to see whether this machine computes the right pixels.
+        """Compute the golden vectors with every ONNX file, and compare the outputs with the expected ones.
 
         Raises:
             ModelError: the export has no golden vectors.
@@ -187,7 +187,7 @@ class Model:
         return self_test(self._package, self.run, precisions)
 
     def running(self, part: Part) -> ChosenOptions:
-        """Return the options that a part runs with, and the reason; a decoder of bytes runs as the decoder does."""
+        """Return the file, options and reason for a part; decoders with uint8 pixels use those of the decoder."""
         return self._chosen[float_part(part)]
 
     def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
@@ -195,16 +195,16 @@ class Model:
 
         Args:
             part: the part.
-            inputs: its inputs by name, each (N, …) as the contract has it.
+            inputs: the inputs by name, each (N, …), with the contract's shape and dtype.
 
         Returns:
-            Its outputs by name, each (N, …).
+            The outputs by name, each (N, …).
         """
         self._session(part)  # a file that cannot be opened is reported before inputs that do not fit
         return self._compute(part, inputs, self._check(part, inputs))
 
     def rows_at_a_time(self, part: Part) -> int:
-        """Return the number of rows that go through the network at a time."""
+        """Return the number of rows that are computed at a time."""
         if self._batch_size is not None:
             return self._batch_size
         spec = self.contract.spec(part)
@@ -262,29 +262,29 @@ def load(
 ) -> Model:
     """Open a bundle or an export folder for running.
 
-    Where `vae-export tune` has recommended options on a machine like this one, and none of precision, provider and
-    threads is given, the model runs with those. `Model.running` tells whether it does, and why not.
+    If `vae-export tune` has recommended options on an equal machine, the model uses them, unless the caller gives a
+    precision, a provider or a number of threads. `Model.running` returns the chosen options and the reason.
 
     Args:
         path: a bundle such as mnist.zip, or the folder that `export` wrote.
-        precision: precision of the files, such as "int8"; None takes float32, or the only one that there is.
-        provider: an ONNX Runtime provider, which is used or refused; None takes the CPU.
+        precision: precision of the files, such as "int8"; None uses float32, or the only precision of the export.
+        provider: an ONNX Runtime provider; None uses the CPU. There is no fallback to another provider.
         threads: number of threads within an operator; None lets ONNX Runtime choose.
-        batch_size: rows that go through a network at a time; None chooses by their size.
+        batch_size: number of rows that are computed at a time; None chooses it from their size.
 
     Returns:
-        The model. Its files are opened when they are first needed.
+        The model. Each of its files is opened at its first use.
 
     Raises:
-        ModelError: there is nothing at this path, or no bundle and no export.
-        IntegrityError: a file is not the one that was packed.
+        ModelError: the path does not exist, or is neither a bundle nor an export.
+        IntegrityError: a file does not match its hash.
         UsageError: no file has this precision, or an argument is out of range.
     """
     return Model(open_package(path), precision=precision, provider=provider, threads=threads, batch_size=batch_size)
 
 
 def open_package(path: str | Path) -> Package:
-    """Open a bundle or an export folder, whichever lies at `path`; raise as `load` does."""
+    """Open the bundle or export folder at a path; raise the errors that `load` raises."""
     expected, do = "a bundle, or the folder of an export", "check the path, or run: vae-export export"
     try:
         exists = Path(path).exists()

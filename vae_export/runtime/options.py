@@ -18,8 +18,8 @@ class ChosenOptions:
 
     Attributes:
         precision: the precision of the ONNX file.
-        options: how it is opened.
-        reason: why these options were chosen, in one line.
+        options: the session options.
+        reason: reason for these options, in one line.
     """
 
     precision: PrecisionName

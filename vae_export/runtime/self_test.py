@@ -1,4 +1,4 @@
-"""Run the golden vectors of an export, so that an application can test in its own process what a machine computes."""
+"""Run the golden vectors of an export, with which an application tests its own process on its own machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SelfTest:
 
     @property
     def worst_error(self) -> float:
-        """The largest error as a fraction of the allowed one: 1 and below passes."""
+        """The largest error as a fraction of the allowed error; the test passes with 1 or less."""
         return max((judgement.error / judgement.tolerance for judgement in self.judgements), default=float("inf"))
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
 
 
 def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[Judgement]:
-    """Compare the decoders that give bytes with the decoder's golden vectors: they have none of their own."""
+    """Compare decoders with uint8 pixels with the decoder's golden vectors, because they have no golden vectors."""
     manifest = package.manifest
     for entry in manifest.files:
         if entry.part in PIXELS.values() and (entry.format, entry.precision) == (RUNTIME_FORMAT, precision):

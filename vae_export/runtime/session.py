@@ -1,7 +1,7 @@
-"""An ONNX Runtime session that does what was asked, or raises an error.
+"""An ONNX Runtime session that raises an error where ONNX Runtime would fail silently.
 
-ONNX Runtime falls back to the CPU when a provider is missing, misreads big-endian arrays and answers an infinite
-latent with a NaN image, each without an error. Here each of them raises one.
+ONNX Runtime falls back to the CPU if a provider is missing, misreads big-endian arrays, and returns a NaN image for an
+infinite latent. Each of these raises an error here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Session:
 
     Raises:
         ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
-        TargetError: the provider is not there, or does not work.
+        TargetError: the provider is missing, or does not work.
     """
 
     def __init__(self, data: bytes, spec: PartSpec, options: SessionOptions = _DEFAULT) -> None:
@@ -72,11 +72,16 @@ class Session:
         return self.compute(inputs, self._spec.check_inputs(inputs))
 
     def compute(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """Compute the outputs of inputs that the caller has checked; see `run`."""
+        """Compute the outputs for inputs that the caller has checked; see `run`.
+
+        Args:
+            inputs: arrays by name.
+            rows: the number of rows of each array.
+        """
         outputs = [tensor.name for tensor in self._spec.outputs]
         results = dict(zip(outputs, self._call(outputs, dict(inputs)), strict=True))
         for tensor in self._spec.outputs:
-            # Finite latents of 1e30 overflow inside: an error is better than an image of NaNs.
+            # Finite latents such as 1e30 can overflow inside the network. An error is better than a NaN image.
             tensor.check(results[tensor.name], batch=rows)
         return results
 
@@ -90,7 +95,7 @@ class Session:
         return arrays
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
-        """Place inputs and outputs once, on the device of the provider, for the shortest calls, which `bench` times.
+        """Bind inputs and outputs on the device of the provider, so that `bench` times the computation alone.
 
         Args:
             inputs: arrays by name. They are not checked.
@@ -129,7 +134,7 @@ class Session:
 
 
 def available_providers() -> tuple[str, ...]:
-    """Return those of `PROVIDERS` that this build of ONNX Runtime lists. `try_provider` tells whether one works."""
+    """Return the providers that this build of ONNX Runtime lists; `try_provider` checks whether one works."""
     available = ort.get_available_providers()
     return tuple(provider for provider in PROVIDERS if provider in available)
 
@@ -174,7 +179,7 @@ def _open(data: bytes, options: SessionOptions, where: str) -> ort.InferenceSess
 
 
 def _provider_options(options: SessionOptions) -> dict[str, str]:
-    """ONNX Runtime lets CUDA use TF32 by default (microsoft/onnxruntime#19288); here it must be asked for.
+    """Return the provider's options: CUDA uses TF32 by default (microsoft/onnxruntime#19288), and here only on request.
 
     TensorRT has no such option: `NVIDIA_TF32_OVERRIDE` in the environment decides (see `vae_export.parity.targets`).
     """

@@ -1,4 +1,4 @@
-"""Child processes that open files first: of unknown origin (`untrusted`), or of engines that crash (`crash_check`)."""
+"""Run files in a child process first: files of unknown origin (`untrusted`) and engines that crash (`crash_check`)."""
 
 from vae_export.sandbox.untrusted import MAX_BYTES, read_plain, read_untrusted
 

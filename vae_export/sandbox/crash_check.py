@@ -1,8 +1,9 @@
 """Run files of engines that can crash in a child process before this process opens them.
 
-Python cannot catch machine code of another processor, a library that aborts or a file that its engine does not check.
-One child runs all such files in turn, each with a batch of one, and reports after each. If it dies, the file at hand is
-known, and a new child continues behind it. An exception is not a crash: whoever opens the file here meets it again.
+Python cannot catch a crash of the engine. Causes are machine code for another processor, a library that aborts, or a
+damaged file that the engine does not check. One child runs all files in turn, each with a batch of one, and reports
+after each. If the child dies, the current file is known, and a new child continues with the next file. An exception is
+not a crash: it is raised again when this process opens the file.
 
     python -m vae_export.sandbox.crash_check < a line of JSON, then the contents of all files
 """
@@ -41,11 +42,11 @@ def crash_check(trials: Sequence[Trial], contract: Contract) -> dict[tuple[str, 
     """Run files in child processes; return the crashes, by file name and provider.
 
     Args:
-        trials: what to run.
-        contract: of the parts in these files.
+        trials: the files to run.
+        contract: the contract of the parts in these files.
 
     Returns:
-        How the child ended for each trial that it did not survive, such as "a process that died of SIGSEGV".
+        The end of the child for each crash, such as "a process that died of SIGSEGV".
     """
     crashes: dict[tuple[str, str], str] = {}
     done = 0

@@ -1,8 +1,8 @@
 """Read an ONNX file of unknown origin: limit its size, then let a child process parse, check and run it first.
 
-A file of 108 bytes can ask for gigabytes of memory, name any file of this machine as its weights, or crash its parser.
-So this process only reads the bytes. A child with little memory and time opens them, and its complaint becomes an error
-of one line. The bytes that passed are the bytes that are returned: the file is not read again.
+A file of 108 bytes can request gigabytes of memory, name any file of this machine as its weights, or crash the parser.
+Therefore this process only reads the bytes. A child with limited memory and time opens them, and its error becomes an
+error of one line here. The file is read once, so that the checked bytes are the returned ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import InputError, ModelError
 from vae_export.system.child_process import child_environment, describe_exit, last_line, python_command
 
-#: Larger than any VAE that we know, smaller than the largest protobuf message.
+#: The largest file in bytes: larger than any known VAE, smaller than the largest protobuf message.
 MAX_BYTES = 1 << 30
 #: Timeout of a child. It usually takes a second or two, most of them for imports.
 SECONDS = 60
@@ -29,7 +29,7 @@ def read_untrusted(path: Path, contract: Contract, part: Part, batch: int) -> by
     Args:
         path: a plain file.
         contract, part: names, dtypes and shapes that its inputs and outputs must have.
-        batch: the largest batch that this process is going to run; the child runs it first.
+        batch: the largest batch that this process will run; the child runs it first.
 
     Raises:
         ModelError: the file is too large, malformed, not a plain graph of known operators, or cannot be run.

@@ -1,4 +1,4 @@
-"""A source is a model to export: an encoder, a decoder and the contract that they keep, whoever built them."""
+"""The source of an export: an encoder, a decoder and their contract, from any origin."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Source:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of `PARTS` that these modules can make; with a decoder, `capture` makes those of `PIXELS` too."""
+        """The parts of `PARTS` that these modules have; with a decoder, `capture` also makes those of `PIXELS`."""
         parts: list[Part] = []
         if self.encoder is not None:
             parts.append("encoder")

@@ -1,1 +1,1 @@
-"""The machine: optional packages, hardware, threads, signals, child processes."""
+"""Functions for the machine: optional packages, hardware, threads, signals and child processes."""

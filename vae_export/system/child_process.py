@@ -1,6 +1,6 @@
-"""Python child processes: how they are started, how they answer, and how their end is described.
+"""Start Python child processes, and describe how they ended.
 
-Engines can crash, hang or print; a child process keeps that away from this one.
+Engines can crash, hang or print. In a child process they cannot affect this process.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ def python_command(module: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return the command line that runs a module as a program.
 
     Args:
-        module: `__name__` of an imported module, so that a move of the file cannot leave a stale name behind.
-        arguments: what follows on the command line.
+        module: `__name__` of an imported module, which stays correct when the file is moved.
+        arguments: the arguments of the program.
     """
     # -P: the working folder, which may hold anything, is not searched for packages.
     return [sys.executable, "-P", "-m", module, *arguments]
@@ -33,6 +33,6 @@ def describe_exit(code: int) -> str:
 
 
 def last_line(output: bytes) -> str | None:
-    """Return the last line that is not blank, or None."""
+    """Return the last line of an output that is not blank, or None."""
     lines = output.decode("utf-8", "replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), None)

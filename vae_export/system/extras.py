@@ -1,4 +1,4 @@
-"""Optional dependencies: whether they are installed, and which `pip install` brings them. None of them is imported."""
+"""Check whether optional dependencies are installed, without importing them, and name the `pip install` command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require(extra: str, *modules: str) -> None:
 
 
 def missing_stub(name: str, module: str, extra: str) -> Any:
-    """Return a class that stands for a name whose module cannot be imported: it raises `MissingExtraError` when used.
+    """Return a placeholder class for a name whose module is not installed; calling it raises `MissingExtraError`.
 
     Args:
         name: the public name that was asked for.

@@ -1,4 +1,4 @@
-"""Describe the machine on which figures were measured: figures of two machines cannot be compared."""
+"""Describe the machine of a measurement, because figures of different machines cannot be compared."""
 
 from __future__ import annotations
 

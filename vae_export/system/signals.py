@@ -17,7 +17,7 @@ from typing import NoReturn
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM wait for the end of the block; a second one ends the process at once."""
+    """Defer the first SIGINT or SIGTERM to the end of the block; a second one ends the process immediately."""
     if threading.current_thread() is not threading.main_thread():  # signals never come to other threads
         yield
         return
@@ -45,15 +45,15 @@ def deferred_signals() -> Iterator[None]:
 def exit_on_interrupt() -> None:
     """Let Ctrl-C end this process with one line, until `vae_export.cli.app.run` takes over.
 
-    Nothing has been started that would have to be cleaned up, and an exception during imports, which some packages turn
-    into errors of their own, would show as a traceback.
+    Nothing needs cleanup at that time. An exception during imports would show a traceback, because some packages
+    convert it to errors of their own.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
         signal.signal(signal.SIGINT, _leave)
 
 
 def is_exiting_on_interrupt() -> bool:
-    """Return whether Ctrl-C is still handled as `exit_on_interrupt` set it."""
+    """Whether Ctrl-C still has the handler that `exit_on_interrupt` installed."""
     return signal.getsignal(signal.SIGINT) is _leave
 
 

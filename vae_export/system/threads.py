@@ -1,7 +1,7 @@
 """Choose the number of PyTorch's threads by measuring.
 
-Small matrix products on busy cores run several times slower on two threads than on one, because each waits for the
-other; large ones gain.
+On busy cores, small matrix products are several times slower with two threads than with one, because each thread waits
+for the other. Large products are faster with more threads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-#: Work that takes less than this on one thread stays there: there is little to win and much to lose.
+#: Work that takes less time than this on one thread uses one thread: more threads would save little time.
 _SHORT_SECONDS = 0.1
 
 
@@ -20,7 +20,7 @@ _SHORT_SECONDS = 0.1
 def fastest_threads(work: Callable[[], object]) -> Iterator[int]:
     """Run the block with one of PyTorch's threads or with all of them, whichever makes `work` quicker.
 
-    Yields the number that was chosen; what was set before is set again after.
+    Yields the chosen number of threads. The previous number is restored after the block.
     """
     everything = torch.get_num_threads()
     try:
@@ -31,7 +31,7 @@ def fastest_threads(work: Callable[[], object]) -> Iterator[int]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Run the block with one of PyTorch's threads: the same sums in the same order, however many cores there are."""
+    """Run the block with one of PyTorch's threads, so that sums have the same order for any number of cores."""
     everything = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
