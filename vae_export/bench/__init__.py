@@ -1,5 +1,5 @@
 """Measure latency, throughput, memory and load time of exported files, beside PyTorch and the roofline of this machine.
 
-`bench()` is in `benchmark.py` and is not imported here: the memory and load time of a child process, which imports
-this package, are part of the measurement.
+`bench()` is in `benchmark.py` and is not imported here, because a child process imports this package, and its memory
+and load time are part of the measurement.
 """

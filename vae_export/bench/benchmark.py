@@ -1,7 +1,7 @@
-"""`bench()` measures every subject in a child process of its own, all of them in turn, round after round.
+"""Measure every subject of a benchmark in its own child process, all subjects in turn, in several rounds.
 
 The speed of a shared machine changes within a minute. So each round measures every subject once, in a random order, and
-ratios are taken within a round; a round in which other programs slowed a subject down is left out and counted.
+ratios are taken within a round. A round in which other programs slowed a subject down is left out and counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
 from vae_export.system.hardware import describe_machine
 
-#: Nanoseconds of calls, one list a round, by subject, batch size and threads.
+#: Durations of calls in nanoseconds, one list for each round, by subject, batch size and threads.
 CallTimes = dict[tuple[str, int, int], list[list[int]]]
 
 
@@ -57,7 +57,7 @@ def bench(
         artifact: the export whose files are measured.
         checkpoint: the checkpoint that they were made from.
         record: the certificate of the export; only certified files are measured.
-        plan: what is measured, and for how long.
+        plan: the parts, batch sizes and thread counts to measure, and the measuring time.
         targets: names of the subjects, such as `onnx/CPUExecutionProvider` or `compile/cpu`; None takes all that run
             here. `eager/cpu` and the roofline are always measured.
         report: called with one line at each step.
@@ -67,7 +67,7 @@ def bench(
 
     Raises:
         ParityError, IntegrityError: the certificate did not pass, or belongs to other files.
-        UsageError: no file has such a target, or the export has no such part.
+        UsageError: no file has a requested target, or the export lacks a requested part.
         TargetError: a requested target cannot be measured here.
     """
     record.require(artifact.manifest, artifact.certificate)
@@ -97,7 +97,7 @@ def bench(
 
 
 def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:
-    """Return the names of the subjects to measure: the roofline's first, then eager PyTorch.
+    """Return the names of the subjects to measure: first the roofline's, then eager PyTorch, then the others.
 
     Args:
         artifact: the export.
@@ -121,7 +121,7 @@ def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | N
 
 
 class _PartBenchmark:
-    """The processes of one part's subjects, and their measurements."""
+    """The child processes of one part's subjects, and their measurements."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _PartBenchmark:
         self.subjects: list[SubjectSummary] = []
 
     def open(self, names: Sequence[str], stack: ExitStack) -> None:
-        """Start a process for each subject, one after the other, so that none disturbs another's load time."""
+        """Start a process for each subject, one after the other, so that they do not disturb each other's load time."""
         for name in names:
             self._report(f"opening {name} for {self._part}")
             subject = Subject(str(self._artifact.folder), str(self._checkpoint), self._part, name, self._file(name))
@@ -158,7 +158,7 @@ class _PartBenchmark:
                 self._processes[name] = process
 
     def measure(self) -> None:
-        """Measure all rounds. A subject whose process dies is left out from then on, and the others go on."""
+        """Measure all rounds. A subject whose process dies is skipped from then on, and the others continue."""
         order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
         for index in range(self._plan.rounds):
             self._report(f"measuring {self._part}, round {index + 1} of {self._plan.rounds}")
@@ -244,11 +244,11 @@ class _PartBenchmark:
         )
 
     def _round_medians(self, name: str, batch: int, threads: int) -> list[float]:
-        """Return the median call of each round, in nanoseconds."""
+        """Return the median duration of a call in each round, in nanoseconds."""
         return [median(calls) for calls in self._call_times[name, batch, threads]]
 
     def _file(self, name: str) -> ExportedFile | None:
-        """Return the file of a subject with the setting that parity verified first; None for what is not a file."""
+        """Return the file of a subject with its first verified session options, or None if it is not a file."""
         target, entry = self._target(name), self._entry(name)
         if target is None or entry is None:
             return None
@@ -264,6 +264,6 @@ class _PartBenchmark:
         return None if target is None else self._artifact.manifest.entry(self._part, target.format, target.precision)
 
     def _is_on_gpu(self, name: str) -> bool:
-        """Whether it runs on a GPU, for which the roofline was not measured."""
+        """Whether a subject runs on a GPU, for which the roofline is not measured."""
         target = self._target(name)
         return target is not None and target.is_gpu

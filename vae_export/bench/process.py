@@ -1,4 +1,4 @@
-"""The parent's end of a subject's child process: it sends requests, reads answers, and says how a process died."""
+"""Control the child process of a subject: send requests, read answers, and report how the process died."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from vae_export.bench.subjects import Subject
 from vae_export.errors import MachineError
 from vae_export.system.child_process import child_environment, describe_exit, last_line, python_command
 
-#: Timeout of one request. A compiler may take a minute on a busy machine; nothing takes this long.
+#: Timeout of one request. A compiler may take a minute on a busy machine, and no request takes as long as this.
 TIMEOUT_SECONDS = 300.0
 
 
 class SubjectError(MachineError):
-    """A subject that could not be measured: its engine refused, crashed or hung."""
+    """A subject could not be measured, because its engine failed, crashed or hung."""
 
 
 class SubjectProcess:
     """A child process that holds one subject open. Use it as a context manager: the process ends with the block.
 
     Args:
-        subject: what the process opens.
-        seconds: timeout of one request.
-        command: what to run in place of `vae_export.bench.worker`; for tests.
+        subject: the subject that the process opens.
+        seconds: timeout of one request, in seconds.
+        command: command to run instead of `vae_export.bench.worker`, for tests.
     """
 
     def __init__(self, subject: Subject, *, seconds: float = TIMEOUT_SECONDS, command: tuple[str, ...] = ()) -> None:
@@ -38,7 +38,7 @@ class SubjectProcess:
         self._scratch = tempfile.TemporaryDirectory(prefix="vae-export-bench-")
         self._stderr = open(Path(self._scratch.name) / "stderr", "w+b")
         environment = child_environment() | {
-            # An engine that is killed leaves the files that it has unpacked: `close` removes them.
+            # An engine that is killed leaves the files that it unpacked. `close` removes them.
             "TMPDIR": self._scratch.name,
             # A compiler cache would make the load time of a second run shorter than that of the first.
             "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
@@ -65,21 +65,24 @@ class SubjectProcess:
         return self._process.pid
 
     def begin(self) -> None:
-        """Send the subject to the child; raises as `ask` does."""
+        """Send the subject to the child process; raise `SubjectError` as `ask` does."""
         self.ask("begin", **self.subject.to_json())
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send a request and return its answer.
 
         Args:
-            do: a method of `vae_export.bench.worker.SubjectServer`.
-            arguments: its arguments.
+            do: name of a method of `vae_export.bench.worker.SubjectServer`.
+            arguments: arguments of the method.
+
+        Returns:
+            The answer.
 
         Raises:
             SubjectError: the subject failed, its process died, or there was no answer in time.
         """
         if self._process.stdin is None or self._process.stdout is None:
-            raise self._death()  # never: both are pipes
+            raise self._death()  # cannot happen: both are pipes
         try:
             self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
@@ -98,14 +101,14 @@ class SubjectProcess:
         return answer
 
     def close(self) -> None:
-        """Kill the child, whatever it is doing, and remove its files."""
+        """Kill the child process and remove its files."""
         self._process.kill()
         self._process.communicate()
         self._stderr.close()
         self._scratch.cleanup()
 
     def _death(self) -> SubjectError:
-        """Return an error that says how the child ended, with the last line that it printed."""
+        """Return an error that says how the child process ended, with the last line that it printed."""
         code = self._process.wait()
         self._stderr.seek(0)
         last = last_line(self._stderr.read())

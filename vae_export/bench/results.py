@@ -20,7 +20,7 @@ FORMAT = "vae-export-timings/1"
 TIMINGS = "timings.json"
 BATCHES = (1, 8, 64, 512, 4096)
 THREADS = (1, 2)
-#: Above this many rows the input alone takes gigabytes.
+#: The largest batch size; the input of a larger one takes gigabytes.
 _MAX_BATCH = 1 << 20
 
 
@@ -32,7 +32,7 @@ class BenchPlan:
         parts: the parts of the model, measured in this order.
         batches: batch sizes, in rows.
         threads: threads within an operator.
-        rounds: how often each subject is measured; each ratio is taken within one round.
+        rounds: number of rounds; each measures every subject once, and ratios are taken within a round.
         seconds: measuring time of a subject in a round, for one batch size and thread count.
     """
 
@@ -58,7 +58,7 @@ class BenchPlan:
 
     @classmethod
     def quick(cls) -> BenchPlan:
-        """Return a plan for a first look: few short rounds."""
+        """Return a plan for a first look, with a few short rounds."""
         return cls(rounds=3, seconds=0.005)
 
 
@@ -72,7 +72,7 @@ class SubjectSummary:
         file: name of the exported file, or None for a subject that is not a file.
         file_bytes: size of the file and its sidecars in bytes, or None.
         precision: precision of the numbers in the file, or None.
-        load_seconds: from a Python with numpy to the first result: importing the engine, opening, the first call.
+        load_seconds: time to import the engine, open the subject and make the first call, in a Python with numpy.
     """
 
     part: str
@@ -97,7 +97,7 @@ class Roofline:
     """The least time that this machine needs for one part, batch size and thread count.
 
     Attributes:
-        part, batch, threads: the case that it is for.
+        part, batch, threads: the measured case.
         products_seconds: median time of the matrix products alone.
         weights_seconds: median time of reading the weights.
         operations: additions and multiplications in the products.
@@ -123,15 +123,15 @@ class BenchResult:
     """The measurements of one subject for one part, batch size and thread count.
 
     Attributes:
-        part, batch, threads: the case that was measured.
+        part, batch, threads: the measured case.
         subject: name of the subject; "side" in the JSON.
-        calls: calls that were timed in the undisturbed rounds.
+        calls: number of calls that were timed in the undisturbed rounds.
         p50_seconds, p90_seconds, p99_seconds: percentiles of the time of one call, over these calls.
-        memory_bytes: peak memory of the process up to this batch size, above a Python with numpy.
+        memory_bytes: peak memory of the process up to this batch size, minus that of a Python with numpy.
         speedup: eager PyTorch's time divided by this subject's.
         roofline_share: the roofline's time divided by this subject's, so that 1 is the roofline; None on a device for
             which there is no roofline. "reached" in the JSON.
-        disturbed_rounds: rounds that were left out of `speedup` because other programs slowed them down.
+        disturbed_rounds: number of rounds left out of `speedup`, because other programs slowed them down.
     """
 
     part: str
@@ -176,7 +176,7 @@ class Timings:
         files: SHA-256 of the exported files that were measured, by name.
         plan: the fields of the `BenchPlan`.
         machine: the machine and the versions of the software.
-        subjects: what was measured; "sides" in the JSON.
+        subjects: the measured subjects; "sides" in the JSON.
         rooflines: one for each part, batch size and thread count; "limits" in the JSON.
         results: one for each subject, batch size and thread count; "figures" in the JSON.
         unusable: subjects that could not be measured here, with the reason: "decoder, aoti/cpu" → reason.
@@ -205,7 +205,10 @@ class Timings:
         Args:
             part: the part of the model.
             batch: rows of a call.
-            precision: only files of this precision; None takes any.
+            precision: precision of the file; None takes any.
+
+        Returns:
+            The result of the fastest file, or None if there is none.
         """
         files = {
             (subject.part, subject.name)
@@ -241,7 +244,7 @@ class Timings:
         return (",\n".join([head, *rows]) + "\n}\n").encode()
 
     def write(self, path: Path) -> None:
-        """Write timings.json, whole or not at all."""
+        """Write timings.json atomically."""
         write_atomic(path, self.text)
 
     @classmethod
@@ -259,10 +262,13 @@ class Timings:
 
 
 def read_timings(path: Path) -> Timings:
-    """Return the timings in a file.
+    """Read the timings in a file.
 
     Args:
         path: the timings.json.
+
+    Returns:
+        The timings.
 
     Raises:
         InputError: there is no such file, or it is of another version.
@@ -283,7 +289,7 @@ def read_timings(path: Path) -> Timings:
 
 
 def _renamed(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the entry with some of its keys renamed, in its order."""
+    """Return the entry with some of its keys renamed; the order of the keys stays."""
     return {names.get(key, key): value for key, value in entry.items()}
 
 

@@ -1,8 +1,8 @@
 """The roofline of a graph: the time that this machine needs for its matrix products alone, or to read its weights.
 
-Both are measured like every subject, in the same rounds, with the fastest call that PyTorch has for them here. No
+Both times are measured like every subject, in the same rounds, with PyTorch's fastest call for them on this machine. No
 engine that computes in float32 can avoid either, so the longer of the two is the roofline. It is a measured bound: an
-engine with better matrix products than PyTorch's libraries can pass it, and one that computes in fewer bits does.
+engine with better matrix products than PyTorch's libraries can be faster, and an engine with fewer bits usually is.
 """
 
 from __future__ import annotations
@@ -26,12 +26,17 @@ from vae_export.session_options import SessionOptions
 Product = Callable[[], object]
 
 _aten = torch.ops.aten
-#: Calls and seconds for which a variant is timed at least, before it is compared with another one.
+#: The least number of calls, and the least number of seconds, for which a variant is timed.
 _TRIALS, _TRIAL_SECONDS = 5, 0.005
 
 
 def products(graph: Graph, threads: int) -> Runner:
-    """Return a runner of all matrix products and convolutions of the graph, without bias or activation, in place."""
+    """Return a runner of the graph's matrix products and convolutions, without biases and activations.
+
+    Args:
+        graph: a part of a model.
+        threads: threads that PyTorch uses.
+    """
 
     @contextlib.contextmanager
     def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
@@ -51,7 +56,12 @@ def products(graph: Graph, threads: int) -> Runner:
 
 
 def weights(graph: Graph, threads: int) -> Runner:
-    """Return a runner that reads as many bytes as the weights have, from cache or memory, wherever they lie by then."""
+    """Return a runner that reads as many bytes as the weights have, from the cache or from memory.
+
+    Args:
+        graph: a part of a model.
+        threads: threads that PyTorch uses.
+    """
     flat = torch.ones(weight_bytes(graph) // 4)
 
     @contextlib.contextmanager
@@ -69,7 +79,12 @@ def weight_bytes(graph: Graph) -> int:
 
 
 def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
-    """Return the number of additions and multiplications in the products of one call."""
+    """Return the number of additions and multiplications in the matrix products of one call.
+
+    Args:
+        graph: a part of a model.
+        inputs: float32 arrays (N, *item) by name.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -78,7 +93,7 @@ def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
 
 
 class _ProductRecorder(TorchDispatchMode):
-    """Records each product that runs under it, as a list of variants that compute it again."""
+    """Records each matrix product that runs inside it, as a list of variants that compute it again."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # a method of torch: the rule for its functions does not cover `super`
@@ -102,7 +117,7 @@ class _ProductRecorder(TorchDispatchMode):
 
 
 def matrix_product_variants(left: Tensor, right: Tensor) -> list[Product]:
-    """Return the product with the weights as the module has them, and laid out the other way, for other kernels."""
+    """Return two variants of a product: with the weights as they are, and copied into contiguous memory."""
     shape = torch.Size((left.shape[0], right.shape[1]))
     return [_into(torch.mm, left, weight, shape) for weight in (right, right.contiguous())]
 
@@ -113,7 +128,7 @@ def _into(product: Callable[..., object], left: Tensor, right: Tensor, shape: to
 
 
 def convolution_variants(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product]:
-    """Return the convolution with channels first and with channels last. PyTorch has none that writes in place."""
+    """Return two variants of a convolution: channels first and channels last. PyTorch has no in-place convolution."""
     last = torch.channels_last if image.ndim == 4 else torch.contiguous_format
     layouts = [(image, weight), (image.contiguous(memory_format=last), weight.contiguous(memory_format=last))]
     return [functools.partial(torch.convolution, *given, None, *rest) for given in layouts]
@@ -125,7 +140,7 @@ def _fastest(variants: Sequence[Product]) -> Product:
 
 
 def _shortest_call(variant: Product) -> float:
-    """Return the shortest of some calls in seconds."""
+    """Return the duration of the shortest of several calls, in seconds."""
     variant()
     taken: list[float] = []
     until = time.perf_counter() + _TRIAL_SECONDS

@@ -1,4 +1,4 @@
-"""Percentiles, spreads and ratios that stay right where other programs disturb some of the rounds."""
+"""Compute percentiles, spreads and ratios that remain correct if other programs disturb some of the rounds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
-#: A round is disturbed for a subject where its median call takes this many times that of the subject's fastest round.
-#: Contention only ever adds time, so the fastest round is the reference: with few rounds, most can be disturbed.
+#: A round is disturbed for a subject if its median call takes this many times that of the subject's fastest round. The
+#: reference is the fastest round, because contention only adds time, and most of a few rounds may be disturbed.
 DISTURBED_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A ratio that was taken once a round: its median and quartiles over the rounds."""
+    """The median and quartiles of a ratio that was taken once in each round."""
 
     median: float
     low: float
@@ -30,18 +30,23 @@ class Spread:
 
 
 def percentile(values: Sequence[int], share: float) -> float:
-    """Return the smallest value that `share` of all are at or below (nearest rank), converted from ns to seconds."""
+    """Return a percentile by the nearest-rank method, converted from nanoseconds to seconds.
+
+    Args:
+        values: durations in nanoseconds.
+        share: the share of the values that are at or below the percentile, in (0, 1].
+    """
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] / 1e9
 
 
 def undisturbed_rounds(*subjects: Sequence[float]) -> list[int]:
-    """Return the numbers of the rounds that were disturbed for none of these subjects.
+    """Return the indices of the rounds that were disturbed for none of these subjects.
 
     Args:
-        subjects: the median call of each round, one sequence a subject, in one unit of time.
+        subjects: the median call of each round, one sequence for each subject, all in the same unit of time.
 
     Returns:
-        Indices in ascending order. For one subject at least that of its fastest round; for several possibly none.
+        The indices in ascending order. One subject always has its fastest round; several may have none in common.
     """
     bounds = [DISTURBED_FACTOR * min(rounds) for rounds in subjects]
     return [
@@ -54,11 +59,15 @@ def undisturbed_rounds(*subjects: Sequence[float]) -> list[int]:
 def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
     """Return the ratio of two subjects' times, taken within each round that was disturbed for neither.
 
-    Where every round was disturbed for one of the two, it is the ratio of the medians of their own undisturbed rounds.
+    If every round was disturbed for one of the two, the result is the ratio of the medians over each subject's own
+    undisturbed rounds.
 
     Args:
         numerator: the median call of each round.
-        denominator: the same of the other subject, in the same unit, from the same rounds.
+        denominator: the median call of the other subject in each of these rounds, in the same unit.
+
+    Returns:
+        The median and quartiles of the ratio.
     """
     if kept := undisturbed_rounds(numerator, denominator):
         return Spread.of([numerator[index] / denominator[index] for index in kept])
@@ -66,5 +75,5 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
 
 
 def robust_median(rounds: Sequence[float]) -> float:
-    """Return the median over the undisturbed rounds of one subject."""
+    """Return the median over the undisturbed rounds of one subject, in the unit of `rounds`."""
     return median(rounds[index] for index in undisturbed_rounds(rounds))

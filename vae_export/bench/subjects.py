@@ -35,7 +35,7 @@ ROOFLINES = (PRODUCTS, WEIGHTS)
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An exported file and how it is opened; the threads of the options are replaced by those that are measured."""
+    """An exported file and its session options, whose thread count is replaced by the measured one."""
 
     name: str
     format: str
@@ -49,14 +49,14 @@ class ExportedFile:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject of a benchmark, as it is sent to the child process that opens it.
+    """A subject of a benchmark, in the form that is sent to its child process.
 
     Attributes:
         export: the folder with the manifest.
         checkpoint: the checkpoint that the export was made from.
         part: the part of the model.
-        name: one of the names above.
-        file: the exported file, for a subject that is one.
+        name: name of the subject, as listed in the module docstring.
+        file: the exported file, or None for other subjects.
     """
 
     export: str
@@ -73,7 +73,7 @@ class Subject:
         return cls(**(dict(data) | {"file": data["file"] and ExportedFile.from_json(data["file"])}))
 
     def open(self, threads: int) -> Runner:
-        """Load the subject, ready to bind batches; an engine may raise any exception here."""
+        """Load the subject and return its runner; an engine may raise any exception."""
         match self.name:
             case "eager/cpu":
                 return _eager_runner(self.graph(), threads)
@@ -108,7 +108,15 @@ class Subject:
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
-    """Return float32 inputs as an application has them: pixels uniform in their range, the rest standard normal."""
+    """Return random float32 inputs: pixels are uniform in their range, other inputs are standard normal.
+
+    Args:
+        spec: the part, with its inputs.
+        batch: number of rows, N.
+
+    Returns:
+        Arrays (N, *item) by name.
+    """
     rng = np.random.default_rng(0)
     return {
         tensor.name: (

@@ -1,7 +1,7 @@
-"""The child process of one subject, which opens it and times calls of it on request.
+"""The child process of one subject, which opens the subject and times its calls on request.
 
 It reads a line of JSON from stdin for each request and writes a line of JSON to stdout for each answer. An engine that
-crashes or hangs ends only this process, and what it prints goes to stderr.
+crashes or hangs affects only this process, and the output that it prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from vae_export.system.streams import private_stdout
 if TYPE_CHECKING:
     from vae_export.formats import Runner
 
-#: The first calls fill caches, and wake threads that went to sleep while others were measured.
+#: Seconds and calls of the warm-up, which fills caches and wakes threads that slept while others were measured.
 _WARM_SECONDS, _WARM_CALLS = 0.003, 2
-#: Calls that are timed even where one takes longer than the measuring time.
+#: Number of calls that are timed even if one takes longer than the measuring time.
 _MIN_CALLS = 2
 
 
@@ -48,11 +48,11 @@ class SubjectServer:
         with self._runners[threads].bind(inputs) as bound:
             bound.call()
         seconds = time.perf_counter() - started
-        gc.freeze()  # what is loaded stays: the garbage collector need not look through it again
+        gc.freeze()  # loaded objects stay, so the garbage collector need not scan them again
         return {"seconds": seconds}
 
     def warm(self, threads: int, batch: int) -> dict[str, Any]:
-        """Compute a batch; return the peak memory of this process, above a bare Python with numpy."""
+        """Compute a batch, and return the peak memory of this process minus that of a bare Python with numpy."""
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
             for _ in range(_WARM_CALLS):
                 bound.call()
@@ -65,7 +65,7 @@ class SubjectServer:
             return {"nanoseconds": _time_calls(bound.call, seconds, _MIN_CALLS)}
 
     def count(self, batch: int) -> dict[str, Any]:
-        """Return the operations and the weight bytes of the graph; for a subject that is the roofline."""
+        """Return the number of operations and the weight bytes of the graph, for the roofline."""
         from vae_export.bench.roofline import operations, weight_bytes
 
         graph = self._subject.graph()
@@ -92,7 +92,7 @@ def _time_calls(call: Callable[[], object], seconds: float, least: int) -> list[
 def peak_memory() -> int:
     """Return the peak memory of this process in bytes.
 
-    On Linux it is read from /proc: `ru_maxrss` includes the memory of the process that started this one.
+    On Linux it is read from /proc, because `ru_maxrss` includes the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -103,7 +103,7 @@ def peak_memory() -> int:
 
 
 def _main() -> None:
-    # The parent handles Ctrl-C: this process ends when its input does.
+    # The parent handles Ctrl-C. This process ends when its input ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = private_stdout()
     server: SubjectServer | None = None

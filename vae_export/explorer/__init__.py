@@ -1,1 +1,1 @@
-"""A page that runs a bundle in the browser: its files, and the server that hands them out on this machine only."""
+"""A page that runs a bundle in the browser, with its files and a server for this machine only."""

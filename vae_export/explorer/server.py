@@ -1,9 +1,9 @@
 """Serve the explorer: its page, one bundle and onnxruntime-web, to this machine only.
 
-A page that any site could read would leak the model. So the server binds to 127.0.0.1, refuses requests that name
-another host (a stranger's name that resolves to 127.0.0.1 would otherwise count as the stranger's own site: DNS
-rebinding), lets no other site embed or read what it serves, and lets the page reach nothing but this server, and the
-CDN if asked for.
+A page that any site could read would leak the model. So the server binds to 127.0.0.1 and refuses requests that name
+another host, which prevents DNS rebinding (a foreign host name that resolves to 127.0.0.1 would count as the foreign
+site). No other site can embed or read its answers. The page can connect only to this server, and to the CDN if that is
+requested.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _MEDIA_TYPES = {
     ".wasm": "application/wasm",  # browsers compile a file of this type while it arrives
     ".zip": "application/zip",
 }
-#: How long a connection may be silent.
+#: Timeout of an idle connection.
 _TIMEOUT_SECONDS = 60
 
 
@@ -57,7 +57,7 @@ class WebRuntime:
 
     Attributes:
         url: the folder of its files, as the page sees it: a path on this server, or a public URL.
-        files: the files that this server answers, by name; empty for a public URL.
+        files: the files that this server serves, by name; empty for a public URL.
     """
 
     url: str
@@ -65,19 +65,19 @@ class WebRuntime:
 
     @classmethod
     def from_cdn(cls) -> WebRuntime:
-        """Return the public server; the page then needs a network."""
+        """Return the runtime on a public server, for which the page needs a network."""
         return cls(CDN_URL)
 
     @classmethod
     def from_folder(cls, folder: Path | None = None, *, start: Path | None = None) -> WebRuntime:
-        """Return the npm package in a folder.
+        """Return the runtime in a folder with the npm package.
 
         Args:
-            folder: the package, or its folder `dist`. None searches for a node_modules folder that has it.
-            start: where the search starts; it goes up from there. None is the working folder.
+            folder: the package, or its folder `dist`. None searches for a node_modules folder that contains it.
+            start: folder where the search starts, to continue in its parents; None is the working folder.
 
         Raises:
-            UsageError: `folder` does not hold the package.
+            UsageError: `folder` does not contain the package.
             MachineError: the search found no complete package.
         """
         dist = _find_package(start or Path.cwd()) if folder is None else _dist_folder(folder)
@@ -146,7 +146,10 @@ def build_routes(bundle: bytes, name: str, runtime: WebRuntime) -> dict[str, Res
     Args:
         bundle: the bytes of the bundle.
         name: the bundle's name, which the page shows if the model card has no title.
-        runtime: where the page loads onnxruntime-web from.
+        runtime: the onnxruntime-web that the page loads.
+
+    Returns:
+        The resources by path.
     """
     settings = json.dumps({"bundle": name, "engine": runtime.url}).encode()
     page = {f"/{path.name}": Resource.from_file(path) for path in sorted(PAGE_FOLDER.iterdir())}
@@ -160,19 +163,19 @@ def build_routes(bundle: bytes, name: str, runtime: WebRuntime) -> dict[str, Res
 
 
 class Server(ThreadingHTTPServer):
-    """Listen on 127.0.0.1 from construction on; `serve_forever` answers the requests.
+    """An HTTP server that listens on 127.0.0.1 once it is constructed; `serve_forever` answers the requests.
 
     Args:
         resources: the answers, by path.
         port: the port; 0 takes a free one.
-        origin: another origin that the page may load the runtime from; empty for none.
+        origin: another origin from which the page may load the runtime; empty for none.
 
     Raises:
         MachineError: the port is in use, or this process may not open it.
     """
 
     daemon_threads = True
-    # With it, two servers could listen on one port and would answer in turn.
+    # If it were allowed, two servers could listen on one port and would answer in turn.
     allow_reuse_port = False
 
     def __init__(self, resources: Mapping[str, Resource], port: int, *, origin: str = "") -> None:
@@ -255,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _content_security_policy(origin: str) -> str:
-    """Return the rules for what the page may load; 'wasm-unsafe-eval' allows compiling WebAssembly and nothing else."""
+    """Return the Content-Security-Policy of the page; 'wasm-unsafe-eval' allows only the compilation of WebAssembly."""
     blobs = " blob:" if origin else ""  # a runtime from another origin starts its threads through blobs
     rules = {
         "default-src": "'none'",

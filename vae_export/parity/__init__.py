@@ -1,4 +1,4 @@
-"""Parity: whether exported files compute what PyTorch computed. `verify` compares them and returns a certificate."""
+"""Check that exported files compute what PyTorch computes: `verify` compares them and returns a certificate."""
 
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.certificate_diff import read_baseline, regressions

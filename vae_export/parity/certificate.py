@@ -1,6 +1,6 @@
-"""The certificate of one verification: every figure, every verdict, the hashes of what was verified.
+"""The certificate of one verification: every figure, every verdict and the hashes of the verified files.
 
-It fails closed: a test case that is missing, a figure that is not finite, a finding that is an error each mean "fail".
+It fails closed: a missing test case, a figure that is not finite, or a finding of severity "error" makes it fail.
 docs/parity.md describes the JSON.
 """
 
@@ -27,10 +27,10 @@ from vae_export.parity.tolerance import Tolerance
 
 @dataclass(frozen=True)
 class Determinism:
-    """Whether one part on one target repeats its outputs bit for bit: reported, and no verdict by itself.
+    """Whether one part on one target repeats its outputs bit for bit. The certificate reports it without a verdict.
 
     Attributes:
-        part, target: what was run, and where.
+        part, target: the part that was run, and its target.
         same_session: whether a second run in the same session gave the same bits.
         fresh_session: whether a run in another session gave the same bits.
     """
@@ -41,7 +41,7 @@ class Determinism:
     fresh_session: bool
 
 
-#: Parts without a degradation of their own: it shows in the decoder's image.
+#: Parts whose degradation is not measured separately: it shows in the decoder's image.
 _MEASURED_WITH_DECODER = ("encoder", *PIXELS.values())
 
 
@@ -50,19 +50,19 @@ class Certificate:
     """The result of a verification, as `verify` returns it.
 
     Attributes:
-        files: SHA-256 of the very bytes that were run, by file name.
-        planned: how many test cases there must be.
+        files: SHA-256 of the bytes that were run, by file name.
+        planned: number of test cases that must be present.
         results: the test cases that were run.
-        findings: what reading the files showed, and warnings about what was measured.
-        determinism: for each part and target.
+        findings: findings of the linters, and warnings about the measurements.
+        determinism: one entry for each part and target.
         node_mismatches: the first wrong node of each ONNX file that failed.
-        unusable: targets that this machine lists but cannot use, with the reason; never one that was asked for.
+        unusable: targets that this machine lists but cannot use, with the reason; never a requested target.
         not_verified: files of the export that no target of this verification runs.
-        environment: versions, machine, and where the probes come from.
-        degradations: for each file of lower precision; for every file where there is a budget.
-        tolerance: the user's tolerance, in place of the measured one; None where there was none.
-        budget: the degradation that files may have; None where there was no limit.
-        nats_not_compared: why nats were not compared; None where they were.
+        environment: versions, machine, and origin of the probes.
+        degradations: one entry for each file of lower precision, or for every file if there is a budget.
+        tolerance: the user's tolerance, which replaces the measured one; None if the user gave none.
+        budget: the degradation that files may have; None for no limit.
+        nats_not_compared: the reason why nats were not compared; None if they were.
         error_maps: pictures of the decoder's errors by target, for the HTML page; not in the JSON.
     """
 
@@ -83,7 +83,7 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether there was something to compare, all of it was compared, and all of it passed."""
+        """Whether there was at least one test case, all of them were run, and all of them passed."""
         complete = bool(self.results) and len(self.results) == self.planned
         return complete and not self.failures and not self.errors and not self.over_budget
 
@@ -99,7 +99,7 @@ class Certificate:
 
     @property
     def over_budget(self) -> tuple[str, ...]:
-        """A line for each limit of the budget that is missed; with a budget, having measured nothing misses it."""
+        """A line for each limit of the budget that is exceeded. A budget without any measurement counts as exceeded."""
         if self.budget is None:
             return ()
         if not self.degradations:
@@ -108,13 +108,13 @@ class Certificate:
 
     @property
     def withheld_probes(self) -> dict[str, tuple[str, ...]]:
-        """The probes that files were not given, by the precision that cannot hold them."""
+        """The names of the probes that were not run, by the precision that cannot represent them."""
         precisions = dict.fromkeys(result.limits.precision for result in self.results)
         return {precision: probes for precision in precisions if (probes := probes_out_of_range(precision))}
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """A line for each thing that was left out: it has neither passed nor failed, and a reader must know."""
+        """A line for each thing that was not verified, and so has neither passed nor failed."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
@@ -174,7 +174,11 @@ class Certificate:
         }
 
     def write(self, path: Path) -> None:
-        """Write certificate.json atomically, with a line for each test case; numbers that are not finite are null."""
+        """Write certificate.json atomically, with one line for each test case; numbers that are not finite are null.
+
+        Args:
+            path: the file; an existing one is replaced.
+        """
         data = self.to_json()
         rows = ",\n".join(json.dumps(row, allow_nan=False) for row in data.pop("rows"))
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")

@@ -1,4 +1,4 @@
-"""Compare two certificates: what became worse since an accepted one, and what a weaker verification would leave out."""
+"""Compare two certificates: find regressions, and find what a weaker verification would leave out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vae_export.parity.targets import Kind, choose_targets, kinds_of, parse_targ
 from vae_export.parity.tolerance import Tolerance
 
 #: A test case is worse when its error, in units of PyTorch's baseline error, grows by more than this share of its
-#: tolerance. Less than that changes with the order of summation of another version of an engine.
+#: tolerance. Smaller changes can come from another version of an engine, which sums in another order.
 SLACK = 0.25
 #: What identifies a test case, and a degradation.
 _CASE_KEY = ("part", "target", "setting", "probe", "batch", "output")
 _DEGRADATION_KEY = ("part", "target")
 #: Figures of a test case that are compared, each with the keys of its baseline error and its tolerance.
 _ERRORS = {"ratio": ("rounding", "band"), "mean_ratio": ("mean_rounding", "mean_band")}
-#: Figures of a degradation that are compared, each with the smallest change worth a line: a share of what is costly.
-#: The worst pixel is a whole number of levels, and rounding alone may flip one.
+#: Figures of a degradation that are compared, each with the smallest change that is reported: a share of the costly
+#: amount. The worst pixel is a whole number of levels, and rounding alone may change it by one.
 _DEGRADATIONS = {"worst_levels": 1.0, "mean_levels": SLACK * COSTLY_LEVELS, "nats_high": SLACK * COSTLY_NATS}
 _UNITS = {
     "ratio": "times PyTorch's baseline error",
@@ -88,11 +88,11 @@ def weaker_points(
     budget: Budget | None,
     thorough: bool,
 ) -> list[str]:
-    """Return what a thorough certificate has that the verification about to replace it would not.
+    """Return what a thorough certificate contains that the verification about to replace it would lack.
 
     Args:
-        before: document of the present certificate, whatever it holds; empty where there is none.
-        manifest: the files to verify. Losing what was said about files that are gone is no loss.
+        before: document of the present certificate, which may be damaged; empty if there is none.
+        manifest: the files to verify. Results for files that no longer exist are not counted as lost.
         targets, tolerance, budget, thorough: arguments of the verification, as `verify` takes them.
 
     Returns:
@@ -134,7 +134,7 @@ def _worse_cases(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]
 
 
 def _worse_degradations(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield figures that grew by a quarter, and by more than the smallest change, or that are gone."""
+    """Yield a line for each figure that is missing, or grew by a quarter and by more than the smallest change."""
     before, after = _by_key(baseline, _DEGRADATION_KEY), _by_key(now, _DEGRADATION_KEY)
     for key, old in before.items():
         new = after.get(key, {})
@@ -169,7 +169,7 @@ def _by_key(items: list[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tupl
 
 
 def _or_inf(figure: float | None) -> float:
-    """Return the figure; a missing one is worse than any."""
+    """Return the figure, or infinity if it is missing."""
     return math.inf if figure is None else figure
 
 
@@ -191,7 +191,7 @@ def _wider_tolerance(before: Mapping[str, float] | None, tolerance: Tolerance | 
 
 
 def _weaker_budget(before: Mapping[str, float | None] | None, budget: Budget | None) -> Iterator[str]:
-    """Yield each option of the budget that is gone, or larger."""
+    """Yield each option of the budget that is missing or larger than before."""
     for option, key in (("--max-grey-levels", "max_grey_levels"), ("--max-nats", "max_nats")):
         was = None if before is None else before[key]
         now = None if budget is None else getattr(budget, key)

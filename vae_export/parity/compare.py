@@ -1,7 +1,7 @@
 """Compare one output of one run with PyTorch's float32 and float64 results, and judge the difference.
 
-Names, dtypes, shapes and finiteness are checked before values: a NaN compares false with everything, and numpy would
-silently broadcast (1, 784) against (64, 784). docs/parity.md has the reasons for every figure.
+Names, dtypes, shapes and finiteness are checked before values, because a NaN compares false with everything and numpy
+would silently broadcast (1, 784) against (64, 784). docs/parity.md has the reasons for every figure.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Comparison:
         worst_index: index of the largest difference, batch first.
         error: largest distance to the float64 output; for bytes, to the nearest value that rounds to them.
         ulps: that distance in units in the last place of a float32 as large as the output's largest value.
-        grey: the image rounded to 8 bits, as an application sees it; None for an output that is no image.
-        outside: how many numbers leave the contract's range by more than rounding; None without a range.
-        fault: why the output could not be compared, in which case the figures are None.
+        grey: differences of the image after rounding to 8 bits; None for an output that is not an image.
+        outside: number of values that leave the contract's range by more than rounding; None without a range.
+        fault: the reason why the output could not be compared, in which case the figures are None.
         mean_error: mean distance to the float64 output.
     """
 
@@ -58,8 +58,8 @@ class Comparison:
 class CaseResult:
     """One test case of a certificate: one output of one part, run on one target with one probe at one batch size.
 
-    A result fails closed: a figure that is missing or not finite has not passed. Verdicts are cached, because the HTML
-    page asks each of thousands of results a dozen times.
+    A result fails closed: a figure that is missing or not finite does not pass. Verdicts are cached, because the HTML
+    page reads each of thousands of them a dozen times.
     """
 
     part: str
@@ -94,7 +94,7 @@ class CaseResult:
 
     @cached_property
     def tolerance_used(self) -> float:
-        """The share of its tolerance that the worst or the mean error uses: up to 1 passes; infinite for a fault."""
+        """The worst or mean error as a share of its tolerance: up to 1 passes; infinite for a fault."""
         if self.comparison.fault is not None:
             return math.inf
         return max(_share(error, tolerance) for error, tolerance in self._errors_and_tolerances)
@@ -103,7 +103,7 @@ class CaseResult:
     def passed(self) -> bool:
         """Whether every figure is a finite number within its tolerance, range and grey level."""
         comparison, grey = self.comparison, self.comparison.grey
-        # A tolerance is infinite where PyTorch itself overflows: nothing passes there.
+        # A tolerance is infinite if PyTorch itself overflows. No file passes then.
         within = all(
             error is not None and error <= tolerance < math.inf for error, tolerance in self._errors_and_tolerances
         )
@@ -154,15 +154,18 @@ class CaseResult:
 def compare_output(
     value: object, spec: TensorSpec, eager: Array, expected: Array, tolerance: float, magnitude: float
 ) -> Comparison:
-    """Compare an output of a file with PyTorch's, after checking that it keeps the contract.
+    """Compare an output of a file with PyTorch's, after checking it against the contract.
 
     Args:
         value: output of the file; anything but an array (N, *item) of the right dtype is a fault.
         spec: the output in the contract.
         eager: PyTorch's float32 output, (N, *item).
         expected: PyTorch's float64 output, (N, *item).
-        tolerance: largest error that passes: it decides which differences in grey level rounding explains.
+        tolerance: largest error that passes; it decides which differences in grey level come from rounding.
         magnitude: the output's largest absolute value over its probe.
+
+    Returns:
+        The differences, or the fault if the output does not match the contract.
     """
     try:
         spec.check(value, batch=len(eager))
@@ -185,8 +188,11 @@ def compare_arrays(
         output: float64 values of the file.
         eager, expected: PyTorch's float32 and float64 outputs.
         magnitude: the output's largest absolute value over its probe.
-        in_bytes: the output is uint8 and `expected` in [0, 255]: its error is what rounding does not explain
-            (see `rounding_miss`).
+        in_bytes: whether the output is uint8 and `expected` is in [0, 255]. The error is then the part that rounding
+            does not explain (see `rounding_miss`).
+
+    Returns:
+        The differences.
     """
     difference = np.abs(output - eager)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
@@ -203,13 +209,13 @@ def compare_arrays(
 
 
 def max_distance(one: Array, other: Array) -> float:
-    """Return the largest difference; infinite where there is a NaN, because no file can be compared with that."""
+    """Return the largest absolute difference of two arrays of one shape; infinite if there is a NaN."""
     largest = float(np.abs(one - other).max())
     return math.inf if math.isnan(largest) else largest
 
 
 def mean_distance(one: Array, other: Array) -> float:
-    """Return the mean difference; infinite where there is a NaN."""
+    """Return the mean absolute difference of two arrays of one shape; infinite if there is a NaN."""
     mean = float(np.abs(one - other).mean())
     return math.inf if math.isnan(mean) else mean
 
@@ -217,8 +223,8 @@ def mean_distance(one: Array, other: Array) -> float:
 def beyond_range(output: Array, spec: TensorSpec) -> Array:
     """Return how far each number is beyond the contract's range, less the rounding allowed at the bound.
 
-    The allowance is `FP32_TOLERANCE_FACTOR` ULPs of the bound, the smallest tolerance of an output as large. A number
-    at 0 or below is within the range.
+    The allowance is `FP32_TOLERANCE_FACTOR` ULPs of the bound, which is the smallest tolerance of an output of that
+    size. A result of 0 or below means that the number is within the range.
     """
     ulp = float(np.spacing(np.float32(max(abs(spec.low), abs(spec.high)))))
     beyond: Array = np.maximum(spec.low - np.asarray(output, np.float64), output - spec.high)
@@ -226,7 +232,7 @@ def beyond_range(output: Array, spec: TensorSpec) -> Array:
 
 
 def describe_fault(error: Exception) -> str:
-    """Return one line that says why a file could not be run; engines raise errors of their own, some pages long."""
+    """Return one line that says why a file could not be run. The message of the engine may be pages long."""
     if isinstance(error, VaeExportError):
         return error.line()
     return " ".join(f"cannot run: {type(error).__name__}: {error}".split())[:_FAULT_LENGTH]
@@ -252,7 +258,7 @@ def loose_tolerances(results: Iterable[CaseResult]) -> Iterator[Finding]:
 
 
 def json_numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with floats rounded to six digits for JSON, and null for what is not finite.
+    """Return the values with floats rounded to six digits for JSON, and None for floats that are not finite.
 
     Six digits keep thousands of results readable; verdicts come from the unrounded figures.
     """

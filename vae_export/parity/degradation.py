@@ -1,8 +1,8 @@
-"""The accuracy that files lose to lower precision, in units that a person cares about, and a budget for it.
+"""Measure the accuracy that files lose to lower precision, in pixels and nats, and check it against a budget.
 
-A tolerance says that a file computes what its precision can. It does not say that this is good enough: eight bits may
-cost twenty grey levels of a pixel and still be all that eight bits can do. So the pixels, nats and samples of each file
-of lower precision are compared with PyTorch's float64, and a budget in those units can fail it.
+A tolerance shows that a file is as accurate as its precision allows. It does not show that this is accurate enough: 8
+bits may cost twenty grey levels of a pixel and still be within the tolerance. So the pixels, nats and samples of each
+file of lower precision are compared with PyTorch's float64, and a budget in those units can fail the file.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from vae_export.pixels import to_levels
 from vae_export.precision import FULL
 from vae_export.rng import sample
 
-#: Above these a warning is given, whether or not there is a budget. Papers compare VAEs by tenths of a nat: a file that
-#: loses more has another network's score. Eight bits, and so a screen, show a mean error of one level and none smaller.
+#: A larger degradation gives a warning, whether or not there is a budget. Papers compare VAEs by tenths of a nat, and
+#: a mean error of one level is the smallest that an 8-bit image shows.
 COSTLY_NATS, COSTLY_LEVELS = 0.1, 1.0
 #: Half the width of a 95 % confidence interval of a mean, in standard errors.
 _NORMAL_95 = 1.96
@@ -43,8 +43,8 @@ class Budget:
     """The degradation that a file may have.
 
     Attributes:
-        max_grey_levels: error of the worst pixel of typical probes, in 8-bit levels; None is no limit.
-        max_nats: upper end of the 95 % interval of the −ELBO's difference, in nats per image; None is no limit.
+        max_grey_levels: error of the worst pixel of typical probes, in 8-bit levels; None for no limit.
+        max_nats: upper end of the 95 % interval of the −ELBO's difference, in nats per image; None for no limit.
     """
 
     max_grey_levels: float | None = None
@@ -61,15 +61,15 @@ class Degradation:
     """The distance of one target's files to PyTorch's float64, over probes that look like an application's inputs.
 
     Attributes:
-        target: which files, and where they ran.
-        worst_levels, mean_levels: error of a pixel after rounding to 8 bits.
-        psnr: peak signal-to-noise ratio of the images, in decibels; infinite where they are equal.
-        nats: mean difference of the −ELBO, file less PyTorch, with the same images and noise.
+        target: name of the target.
+        worst_levels, mean_levels: worst and mean error of a pixel after rounding to 8 bits, in levels.
+        psnr: peak signal-to-noise ratio of the images, in decibels; infinite if they are equal.
+        nats: mean difference of the −ELBO, file minus PyTorch, with the same images and noise.
         nats_low, nats_high: the 95 % interval of that mean, from the differences of single images.
         frechet: Fréchet distance (Heusel et al., arXiv:1706.08500) between the images that both decode from the same
             latents, in the space of the encoder's means.
-        frechet_of_samples: the Fréchet distance between two sets of PyTorch's own images: the noise of so many samples.
-        part: "decoder", whose nats are with the encoder of the same target, or "autoencoder".
+        frechet_of_samples: the Fréchet distance between two sets of PyTorch's own images, which is sampling noise.
+        part: "decoder" (nats computed with the encoder of the same target) or "autoencoder".
     """
 
     target: str
@@ -85,7 +85,7 @@ class Degradation:
 
     @property
     def costly(self) -> str | None:
-        """The figures that most users would want to know of, in words; None where there are none. NaN is one."""
+        """The figures large enough for a warning, in words; None if there are none. NaN counts as large."""
         figures = ((self.nats, COSTLY_NATS, "nats an image"), (self.mean_levels, COSTLY_LEVELS, "grey levels a pixel"))
         said = [
             f"{figure:.3g} {unit} on average, above {most:g}"
@@ -95,7 +95,7 @@ class Degradation:
         return "; ".join(said) or None
 
     def over_budget(self, budget: Budget) -> list[str]:
-        """Return a line for each limit of the budget that is missed; a figure that was not measured misses it."""
+        """Return a line for each limit of the budget that is exceeded. A figure that was not measured exceeds it."""
         lines = []
         for figure, most, unit in (
             (self.worst_levels, budget.max_grey_levels, "grey levels"),
@@ -112,22 +112,22 @@ class Degradation:
 
 #: Images whose nats are compared in every verification: those of the data probe.
 _PARITY_IMAGES = 64
-#: Real images, and noise samples for each, that measure the degradation in nats. One image with one noise sample
-#: differs by a third of a nat (8 bits, MNIST), nine tenths of that variance by the noise: the mean of so many is known
-#: to two hundredths.
+#: Number of real images, and of noise samples for each, that measure the degradation in nats. The difference of one
+#: image with one noise sample varies by a third of a nat (8 bits, MNIST), and nine tenths of that variance come from
+#: the noise. The mean of so many is known to two hundredths of a nat.
 _REAL_IMAGES, _REAL_NOISE_SAMPLES = 256, 4
-#: The parts whose images are measured. Those of a decoder of bytes are held to be the decoder's, rounded.
+#: The parts whose images are measured. The images of a decoder of bytes are the decoder's, rounded.
 _PARTS_WITH_IMAGES: tuple[Part, ...] = ("decoder", "autoencoder")
 
 
 class DegradationMeter:
-    """Collects every opened file, and then measures each target as a whole: nats take an encoder and a decoder.
+    """Collects the opened files, then measures each target as a whole, because nats need an encoder and a decoder.
 
     Attributes:
-        results, planned: test cases of the nats, and how many of them there must be.
-        nats_not_compared: why nats were not compared; None where they were.
-        degradations: for each decoder and autoencoder of lower precision; for all of them where there is a budget.
-        findings: degradations that are large, or could not be measured.
+        results, planned: test cases of the nats, and the number of them that must be present.
+        nats_not_compared: the reason why nats were not compared; None if they were.
+        degradations: one for each decoder and autoencoder of lower precision, or for all of them if there is a budget.
+        findings: warnings about degradations that are large or could not be measured.
     """
 
     def __init__(
@@ -143,11 +143,11 @@ class DegradationMeter:
         self.findings: list[Finding] = []
 
     def add(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> None:
-        """Add a file that was opened with its target's plain setting, and the test cases of its part."""
+        """Add a file that was opened with the first session options of its target, and the test cases of its part."""
         self._files[target, part] = runner, cases
 
     def measure(self) -> None:
-        """Measure everything that was added; report what is large."""
+        """Measure all files that were added, and report large degradations."""
         self._compare_nats()
         for (target, part), (runner, cases) in self._files.items():
             if part in _PARTS_WITH_IMAGES and (target.precision != FULL or self._budget is not None):
@@ -173,7 +173,7 @@ class DegradationMeter:
                 figures |= nats_interval(difference)
             if part == "decoder" and "encoder" in self._references.source.parts:
                 figures |= {"frechet": self._frechet.distance(runner), "frechet_of_samples": self._frechet.of_samples}
-        except Exception as error:  # a file that cannot run has failed its test cases; the budget is missed as well
+        except Exception as error:  # a file that cannot run has failed its test cases, and also exceeds the budget
             self._warn("no-drift", target, part, describe_fault(error))
             figures = {}
         degradation = Degradation(str(target), part=part, **figures)
@@ -182,7 +182,7 @@ class DegradationMeter:
         return degradation
 
     def _elbo_difference(self, target: Target, part: Part, runner: Runner) -> Array | None:
-        """Return how far the −ELBO of each real image is off, (M,); None without images, or an encoder for them."""
+        """Return the −ELBO's error for each real image, (M,); None without images or without an encoder."""
         if self._references.source.images is None:
             return None
         if part == "autoencoder":
@@ -204,7 +204,7 @@ class DegradationMeter:
 
     @cached_property
     def _real_parity(self) -> ElboParity:
-        # Not the images of the probe, which repeats them where they are few: a second copy is no second observation.
+        # The probe's images are not used, because it repeats them if there are few, and copies are not independent.
         images = self._references.source.images
         if images is None:
             raise ModelError("no images to measure nats with", where="source")
@@ -219,22 +219,25 @@ class DegradationMeter:
 
 
 def pixel_degradation(runner: PartFunction, image: TensorSpec, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the figures of the images of a decoder or an autoencoder: `worst_levels`, `mean_levels`, `psnr`.
+    """Return the errors of the images of a decoder or an autoencoder.
 
     Args:
         runner: the file.
         image: the output that is an image.
-        cases: the test cases of the part; those of typical probes at the largest batch count.
+        cases: the test cases of the part; only typical probes at the largest batch size are used.
+
+    Returns:
+        The fields `worst_levels`, `mean_levels` and `psnr` of a `Degradation`.
 
     Raises:
-        ModelError: the images do not keep the contract.
+        ModelError: the images do not match the contract.
     """
     largest = max(case.batch for case in cases)
     typical = [case for case in cases if case.probe in TYPICAL_PROBES and case.batch == largest]
     differences, squares = [], []
     for case in typical:
         decoded, expected = runner(case.inputs)[image.name], case.expected[image.name]
-        image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast one image over all
+        image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast a single image
         level, expected_level = (to_levels(array, image.low, image.high) for array in (decoded, expected))
         differences.append(np.abs(level - expected_level))
         squares.append((np.asarray(decoded, np.float64) - expected) ** 2)
@@ -248,7 +251,7 @@ def pixel_degradation(runner: PartFunction, image: TensorSpec, cases: Sequence[C
 
 
 def nats_interval(difference: Array) -> dict[str, Any]:
-    """Return mean and 95 % interval of the differences (M,) of single images: `nats`, `nats_low`, `nats_high`."""
+    """Return the mean of the differences (M,) and its 95 % interval as `nats`, `nats_low` and `nats_high`."""
     mean = float(difference.mean())
     reach = _NORMAL_95 * float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else math.inf
     return {"nats": mean, "nats_low": mean - reach, "nats_high": mean + reach}
@@ -257,7 +260,7 @@ def nats_interval(difference: Array) -> dict[str, Any]:
 class FrechetBaseline:
     """Fréchet distances between images that PyTorch and a file decode from the same random latents.
 
-    Images are compared by the means that PyTorch's encoder finds for them.
+    The features of an image are the means that PyTorch's encoder computes for it.
 
     Args:
         decoder, encoder: PyTorch's parts in float64.

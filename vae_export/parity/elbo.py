@@ -1,11 +1,13 @@
-"""Parity in the unit that a VAE is judged by: nats per image, computed through PyTorch and through the exported files.
+"""Compare PyTorch and the exported files in nats per image, the unit in which VAEs are evaluated.
 
-Both take the same images and the same noise. Per image x and K noise samples, with z = mean + noise · exp(logvar / 2):
+Both take the same images and the same noise. For each image x and K noise samples, with
+z = mean + noise · exp(logvar / 2):
 
     −ELBO = mean over K of  −log p(x|z) + KL(q(z|x) ‖ N(0, I))              (Kingma & Welling, arXiv:1312.6114)
     NLL_K = −log mean over K of  p(x|z) p(z) / q(z|x)                        (Burda et al., arXiv:1509.00519)
 
-p(x|z) is the contract's likelihood; without one, a Bernoulli for pixels in [0, 1], else a Gaussian of deviation 1.
+p(x|z) is the contract's likelihood. Without one it is a Bernoulli distribution for pixels in [0, 1], and otherwise a
+Gaussian of standard deviation 1.
 """
 
 from __future__ import annotations
@@ -72,12 +74,12 @@ class ElboParity:
         return self._nats(outputs["mean"][:count], outputs["logvar"][:count], outputs, image="reconstruction")
 
     def elbo_difference(self, nats: Mapping[str, Array]) -> Array:
-        """Return the −ELBO of each image less that of PyTorch in float64, float64 (M,)."""
+        """Return the −ELBO of each image minus that of PyTorch in float64, as float64 (M,)."""
         difference: Array = nats[METRICS[0]] - self._expected[METRICS[0]]
         return difference
 
     def limits(self, precision: PrecisionName) -> dict[str, ErrorLimits]:
-        """Return how large the error of each metric may be, for files of a precision."""
+        """Return the error limits of each metric, by name, for files of a precision."""
         if precision not in self._limits:
             baseline = self._eager if precision == FULL else self._in_precision(precision)
             sensitivities = {name: Sensitivity() for name in METRICS}
@@ -100,7 +102,7 @@ class ElboParity:
         decoder: PartFunction,
         precision: PrecisionName,
     ) -> Iterator[CaseResult]:
-        """Yield one result for each metric, through the files of one target."""
+        """Yield one result for each metric, computed with the files of one target."""
         fault, nats = None, {}
         try:
             nats = self.nats(encoder, decoder)
@@ -128,7 +130,7 @@ class ElboParity:
         return self.nats(partial(encoder.perturbed, index=index, precision=precision), rounded_decoder)
 
     def _nats(self, mean: Array, logvar: Array, outputs: Mapping[str, Array], image: str) -> dict[str, Array]:
-        """Return the nats from a decoder's outputs (K · M, C, H, W): its image, and what else the likelihood has."""
+        """Return the nats from the outputs (K · M, C, H, W) of a decoder: its image, and a spread if there is one."""
         likelihood = self._contract.likelihood
         names = [image] if likelihood is None or likelihood.spread is None else [image, f"{image}_{likelihood.spread}"]
         decoded = [outputs[name].reshape(len(self._noise), *self._images.shape) for name in names]
@@ -136,10 +138,10 @@ class ElboParity:
 
 
 def _with_last_bits_moved(outputs: Mapping[str, Array], index: int, precision: PrecisionName) -> dict[str, Array]:
-    """Return the outputs with each value moved at random by up to `TOLERANCE_FACTORS` ULPs of its output's largest.
+    """Return the outputs, each value moved at random by up to `TOLERANCE_FACTORS` ULPs of the output's largest value.
 
-    Parity allows a pixel that much (see `ErrorLimits.baseline_error`). Perturbed weights do not show its effect on
-    nats: near 0 and 1 the logarithm magnifies it a million times.
+    A pixel may be off by that much (see `ErrorLimits.baseline_error`). Perturbed weights do not show the effect on
+    nats, because the logarithm magnifies it a million times near 0 and 1.
     """
     seed, factor = perturbation_direction(index, precision)
     rng = np.random.default_rng(seed)
@@ -161,12 +163,12 @@ def nats_per_image(
     """Return the −ELBO and the importance-weighted NLL of each image, in nats.
 
     Args:
-        contract: gives the image range and the likelihood.
+        contract: the image range and the likelihood.
         image: (M, C, H, W).
         mean, logvar: (M, *latent), from the encoder.
         noise: (K, M, *latent).
         decoded: (K, M, C, H, W), the decoder's images of mean + noise · exp(logvar / 2).
-        spread: (K, M, C, H, W), the decoder's second output where the likelihood has one.
+        spread: (K, M, C, H, W), the decoder's second output, if the likelihood has one.
 
     Returns:
         float64 (M,) by the names in `METRICS`.

@@ -1,4 +1,4 @@
-"""Pictures of a decoder's errors for the HTML page: where they lie, how large they are, and the images themselves."""
+"""Collect the errors of a decoder's images for the HTML page: by pixel, by size, and with the images themselves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from vae_export.contract import Array
 
-#: Edges of the histogram's bins: powers of ten of the distance to float64. Zero falls below the first.
+#: Edges of the histogram's bins: powers of ten of the distance to float64. Zero counts below the first edge.
 HISTOGRAM_EDGES = np.linspace(-12, 0, 97)
-#: Images that are shown.
+#: Number of images that are shown.
 SHOWN = 8
 
 
@@ -20,9 +20,9 @@ class ErrorMap:
 
     Attributes:
         pixel_error: largest distance to float64 of each pixel, (C, H, W).
-        exported, eager: pixel errors of the file and of PyTorch, counted between `HISTOGRAM_EDGES`; the last count is
-            that of zeros.
-        originals, pytorch, decoded: real images, and what PyTorch and the file decode from their latents,
+        exported, eager: numbers of pixel errors of the file and of PyTorch between `HISTOGRAM_EDGES`; the last count
+            is that of zeros.
+        originals, pytorch, decoded: real images, and the images that PyTorch and the file decode from their latents,
             (SHOWN, C, H, W).
     """
 
@@ -35,7 +35,7 @@ class ErrorMap:
 
 
 class ErrorMapBuilder:
-    """Accumulates the error map of a decoder, run after run."""
+    """Accumulates the error map of a decoder over several runs."""
 
     def __init__(self) -> None:
         self._pixel_error: Array | None = None
@@ -56,7 +56,7 @@ class ErrorMapBuilder:
         self._shown = originals[:SHOWN], eager[:SHOWN], decoded[:SHOWN]
 
     def build(self) -> ErrorMap | None:
-        """Return the map; None until a run was added and images were chosen."""
+        """Return the error map, or None if no run was added or no images were chosen."""
         if self._pixel_error is None or self._shown is None:
             return None
         return ErrorMap(self._pixel_error, self._exported, self._eager, *self._shown)

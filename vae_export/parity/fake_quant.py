@@ -1,7 +1,7 @@
-"""Compute a graph in PyTorch with only the numbers of a lower precision (fake quantisation).
+"""Compute a graph in PyTorch with the numbers of a lower precision (fake quantisation).
 
-A file of lower precision cannot be as accurate as PyTorch's float32. It is compared with what PyTorch itself loses when
-it computes with the same numbers.
+A file of lower precision cannot be as accurate as PyTorch's float32. Its error is compared with the error that PyTorch
+makes when it computes with the same numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vae_export.parity.oracle import PartFunction, evaluate_graph, run_module
 from vae_export.parity.tolerance import ACTIVATION_LEVELS, quantization_steps, quantized_layers, range_with_zero
 from vae_export.precision import FULL, INTEGER, PrecisionName
 
-#: The lowest and the highest value that each layer is given, by the layer's name in the module.
+#: The lowest and the highest input value of each layer, by the layer's name in the module.
 InputRanges: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
 
 
@@ -30,13 +30,16 @@ def in_precision(
 ) -> PartFunction:
     """Return a function that computes the graph with the numbers of `precision`, between float32 inputs and outputs.
 
-    PyTorch computes fp16 and bf16 itself. For integers its float32 layers are given weights and activations rounded to
-    levels, as in quantisation-aware training (Jacob et al., arXiv:1712.05877).
+    PyTorch computes fp16 and bf16 itself. For integer precisions, float32 layers get weights and activations that are
+    rounded to levels, as in quantisation-aware training (Jacob et al., arXiv:1712.05877).
 
     Args:
         graph: a part of a source.
         precision: precision of the file to compare with.
         calibration: input arrays of the part by name, from which `int8-static` takes its ranges.
+
+    Returns:
+        A function from float32 arrays (N, *item) by name to float32 arrays (N, *item) by name.
 
     Raises:
         ModelError: `int8-static` without calibration inputs.
@@ -55,7 +58,15 @@ def in_precision(
 
 
 def calibrate(graph: Graph, inputs: Mapping[str, Array]) -> InputRanges:
-    """Return the range of the inputs of each layer, with its weights in float32: as a quantiser sees them too."""
+    """Return the input range of each layer, computed with float32 weights as in a quantiser.
+
+    Args:
+        graph: a part of a source.
+        inputs: float32 arrays (N, *item) by name.
+
+    Returns:
+        The lowest and the highest input value of each layer, by the layer's name.
+    """
     ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
     def observe(name: str, _: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -79,7 +90,10 @@ def fake_quantize(module: nn.Module, precision: PrecisionName, ranges: InputRang
     Args:
         module: the module of a graph.
         precision: one of `INTEGER`.
-        ranges: the input range of each layer, for `int8-static`; int8 takes the range of every batch as it comes.
+        ranges: the input range of each layer, for `int8-static`; `int8` takes the range of each batch.
+
+    Returns:
+        The copy; the module itself is unchanged.
     """
     module = copy.deepcopy(module)
     for name in _layer_names(module, precision):
@@ -87,7 +101,7 @@ def fake_quantize(module: nn.Module, precision: PrecisionName, ranges: InputRang
         steps = quantization_steps(layer.weight, precision)
         fixed = None if ranges is None else ranges.get(name)
         if fixed is not None and isinstance(layer.weight, Tensor) and isinstance(layer.bias, Tensor):
-            # Products are summed in units of a step of the weights times a step of the inputs: so are biases.
+            # Products and biases are summed in units of one weight step times one input step.
             input_step = (fixed[1] - fixed[0]) / ACTIVATION_LEVELS
             layer.bias.copy_(_rounded(layer.bias, steps.flatten(1)[:, 0] * input_step))
         layer.weight.copy_(_rounded(layer.weight, steps))
@@ -105,7 +119,7 @@ def _layer_names(module: nn.Module, precision: PrecisionName) -> list[str]:
 def _quantize_input(
     fixed: tuple[Tensor, Tensor] | None, _: nn.Module, arguments: tuple[Any, ...]
 ) -> tuple[Tensor, ...]:
-    """A forward pre-hook that rounds a layer's input to the levels of a fixed range, or of the input's own."""
+    """Round a layer's input to the levels of a fixed range, or of the input's own range (a forward pre-hook)."""
     return (_rounded_in_range(arguments[0], *(range_with_zero(arguments[0]) if fixed is None else fixed)),)
 
 
@@ -114,7 +128,7 @@ def _rounded(values: Tensor, step: Tensor) -> Tensor:
 
 
 def _rounded_in_range(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Clip to the levels between two ends, and round to the nearest."""
+    """Return the values clipped to the range and rounded to its nearest levels."""
     step = (high - low) / ACTIVATION_LEVELS
     if not step > 0:
         return values

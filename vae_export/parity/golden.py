@@ -1,7 +1,7 @@
-"""Make the golden vectors of an export: docs/bundle-format.md, section 5, is their specification.
+"""Make the golden vectors of an export; docs/bundle-format.md, section 5, specifies them.
 
-The expected outputs are PyTorch's in float64 and the tolerances are those of the certificate, so that an application
-which passes has shown in its own process what `verify` shows in ours.
+The expected outputs are PyTorch's in float64, and the tolerances are those of the certificate. So an application that
+passes has repeated the checks of `verify` in its own process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vae_export.rng import sample
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
 
-#: Bytes that a golden array has at most, down to two rows: sixteen colour images of 512 x 512 would be 50 MB.
+#: Largest size of a golden array in bytes; two rows are always kept. Sixteen colour images of 512 x 512 would be 50 MB.
 _MAX_BYTES = 1 << 20
 _LATENT_SEED, _NOISE_SEED = 0, 1
 
@@ -38,12 +38,12 @@ def golden_vectors(
     parts: Sequence[Part],
     precisions: Sequence[PrecisionName] = (FULL,),
 ) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
-    """Make the inputs, expected outputs and tolerances that an application tests its copy of a model with.
+    """Make the inputs, expected outputs and tolerances with which an application tests its copy of a model.
 
-    PyTorch computes them with one thread: their bytes must not depend on how many cores a machine has.
+    PyTorch computes them with one thread, so that their bytes do not depend on the number of cores.
 
     Args:
-        source: what is exported.
+        source: the source of the export.
         parts: parts of the source.
         precisions: precisions of the files; each gets a tolerance of its own.
 
@@ -84,7 +84,7 @@ def _cases(
     inputs = probe.inputs(oracle.graph.spec, rows)
     if inputs is None:
         raise ModelError("no golden inputs", where=part)
-    # The batch of one row counts too, because PyTorch takes another kernel there.
+    # The batch of one row is included, because PyTorch uses another kernel for it.
     outputs = ProbeOutputs.of(oracle, probe.name, inputs, (1, rows))
     return {
         precision: probe_cases(oracle, [outputs], precision, references.function(part, precision))[-1]
@@ -93,7 +93,7 @@ def _cases(
 
 
 def _tolerance(case: Case, part: Part, output: str) -> float:
-    """Return the largest error that passes; readers refuse one that is not finite and above zero, so refuse it here."""
+    """Return the largest error that passes; raise `ModelError` unless it is finite and above zero, as readers need."""
     limits = case.limits[output]
     tolerance = limits.tolerance()
     if not 0 < tolerance < math.inf:
@@ -103,7 +103,7 @@ def _tolerance(case: Case, part: Part, output: str) -> float:
 
 
 def _probe(captured: Captured) -> Probe:
-    """Return latents of zeros, of ±6 and drawn ones; the images that they decode to, in 256 levels; other noise."""
+    """Return a probe of latents (zeros, ±6 and random), the images they decode to in 256 levels, and random noise."""
     contract = captured.source.contract
     item = max(np.prod(contract.image_shape), np.prod(contract.latent_shape)) * DTYPE.itemsize
     rows = int(np.clip(_MAX_BYTES // item, FEWEST_ROWS, MOST_ROWS))
@@ -116,12 +116,12 @@ def _probe(captured: Captured) -> Probe:
 
 
 def _images(captured: Captured, latent: Array) -> Array:
-    """Return images as an application has them: 256 levels in the contract's range, and nobody's data in them."""
+    """Return images with 256 levels in the contract's range, as applications have; they contain no training data."""
     low, high = captured.source.contract.image_range
     if "decoder" in captured.source.parts:
         image = evaluate_graph(captured.graph("decoder"), {"latent": latent})["image"]
         level = to_levels(image, low, high)
-    else:  # no decoder to make images: every level in turn, with a step that shares no factor with most sizes
+    else:  # without a decoder, every level in turn, with a step that shares no factor with most sizes
         shape = (len(latent), *captured.source.contract.image_shape)
         level = (np.arange(np.prod(shape)) * 97 % (MAX_LEVEL + 1)).reshape(shape)
     return (low + level / np.float64(MAX_LEVEL) * (high - low)).astype(np.float32)

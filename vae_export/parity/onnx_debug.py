@@ -1,9 +1,9 @@
-"""Find out what is wrong with an ONNX file: its first wrong node, and nodes that ran on another provider.
+"""Find the first wrong node of an ONNX file, and nodes that ran on another provider.
 
-For the first wrong node the file runs unoptimised, with every intermediate value as an output. PyTorch's side is the
-captured program, node by node: in float32, in float64, and in float64 with perturbed weights and inputs, as for the
-outputs. The exporter names values after the program's nodes, so most match by name; those it renamed are matched by
-shape, in order, between those that do.
+To find the first wrong node, the file runs unoptimised with every intermediate value as an output. The values are
+compared with those of the captured program in PyTorch: in float32, in float64, and in float64 with perturbed weights
+and inputs, as for the outputs. The exporter names values after the program's nodes, so most values match by name.
+Renamed values are matched by shape, in order, between two values that match by name.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class NodeMismatch:
     """The first node of a file whose value is wrong.
 
     Attributes:
-        node: name and operator in the ONNX graph.
-        output: name of the value that it computes.
-        index: where the value is furthest from PyTorch's, batch first.
-        exported, expected: the number there, in the file and in PyTorch's float64.
-        error, tolerance: the distance between them, and the distance that rounding explains.
+        node: name and operator of the node in the ONNX graph.
+        output: name of the value that the node computes.
+        index: index of the largest difference from PyTorch, batch first.
+        exported, expected: the number at that index, in the file and in PyTorch's float64.
+        error, tolerance: the distance between the two numbers, and the distance that rounding explains.
     """
 
     node: str
@@ -72,18 +72,19 @@ class NodeMismatch:
 def explain_failure(
     data: bytes, name: str, graph: Graph, failures: Sequence[CaseResult], cases: Sequence[Case]
 ) -> NodeMismatch | Finding | None:
-    """Return the first wrong node of an ONNX file that failed; None where no node is wrong.
-
-    A file too broken to be run node by node gives a warning: its test cases say what is wrong with it.
+    """Return the first wrong node of an ONNX file that failed.
 
     Args:
-        data: the file.
-        name: its name.
+        data: the bytes of the file.
+        name: the name of the file.
         graph: the part in PyTorch.
-        failures: the failed results of the file, one at least.
+        failures: the failed results of the file, at least one.
         cases: the test cases of the part.
+
+    Returns:
+        The first wrong node, None if no node is wrong, or a warning if the file cannot be run node by node.
     """
-    # Nodes are judged by their worst number: a result that fails by its mean alone may not show one.
+    # Nodes are judged by their worst number, so a result that fails only by its mean may have no wrong node.
     errors = ((result, result.comparison.error) for result in failures)
     failed = next((result for result, error in errors if error is None or error > result.tolerance), failures[0])
     case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
@@ -94,12 +95,15 @@ def explain_failure(
 
 
 def first_mismatch(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> NodeMismatch | None:
-    """Return the first node of an ONNX file that is further from PyTorch than rounding explains; None if none is.
+    """Return the first node of an ONNX file that differs from PyTorch by more than rounding explains.
 
     Args:
-        data: the file.
+        data: the bytes of the file.
         graph: the part in PyTorch.
         inputs: float32 arrays (N, *item) by name.
+
+    Returns:
+        The node, or None if no node differs by more.
     """
     import onnx
 
@@ -124,7 +128,16 @@ def first_mismatch(data: bytes, graph: Graph, inputs: Mapping[str, Array]) -> No
 
 
 def node_providers(data: bytes, provider: str, inputs: Mapping[str, Array]) -> dict[str, str]:
-    """Return the provider that each node of an ONNX file ran on, read from the profile of one run."""
+    """Return the provider that each node of an ONNX file ran on, read from the profile of one run.
+
+    Args:
+        data: the bytes of the file.
+        provider: the provider that the session asks for.
+        inputs: float32 arrays (N, *item) by name.
+
+    Returns:
+        The provider of each node, by the node's name.
+    """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -142,12 +155,15 @@ def node_providers(data: bytes, provider: str, inputs: Mapping[str, Array]) -> d
 
 
 def cpu_node_warnings(providers: Mapping[str, str], name: str, provider: str) -> Iterator[Finding]:
-    """Warn about each node that ran on the CPU although `provider` was asked for: ONNX Runtime does not say so.
+    """Warn about each node that ran on the CPU instead of the requested provider, which ONNX Runtime does not report.
 
     Args:
-        providers: from `node_providers`.
+        providers: the result of `node_providers`.
         name: name of the file.
-        provider: the provider that was asked for.
+        provider: the requested provider.
+
+    Yields:
+        The warnings.
     """
     for node, where in providers.items():
         if where == CPU != provider:
@@ -156,7 +172,7 @@ def cpu_node_warnings(providers: Mapping[str, str], name: str, provider: str) ->
 
 @dataclass(frozen=True)
 class _Value:
-    """One value of the program, by its name there, with its float64 numbers and what rounding may change them by."""
+    """One value of the program: its name, its float64 numbers, and the tolerance that rounding explains."""
 
     name: str
     expected: Array
@@ -164,7 +180,7 @@ class _Value:
 
 
 def _intermediates(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return every float value that the file computes, in its order."""
+    """Return every float value that the file computes, in the order of the file."""
     import onnx
 
     shown = onnx.ModelProto()
@@ -187,7 +203,7 @@ def _intermediates(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[
 
 
 def _values(graph: Graph, inputs: Mapping[str, Array]) -> list[_Value]:
-    """Return every tensor that the captured program computes, in its order; outputs have the contract's names."""
+    """Return every tensor of the captured program, in the program's order; outputs have the contract's names."""
     program = graph.program
     ordered = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
     module = program.module()
@@ -213,7 +229,7 @@ def _tolerance(expected: Tensor, eager: Tensor, perturbed: list[Tensor]) -> floa
 class _Recorder(torch.fx.Interpreter):
     """Runs a graph module in a dtype and keeps the result of each operator.
 
-    With the index of a perturbation, each weight and input moves by as many rounding errors as in `Oracle.perturbed`.
+    If `index` is not None, the weights and inputs are perturbed as in `Oracle.perturbed`.
     """
 
     def __init__(self, module: torch.fx.GraphModule, dtype: torch.dtype, index: int | None) -> None:
@@ -269,7 +285,7 @@ def _paired(
                     if values[i].expected.shape == shape and values[i].name not in exported
                 )
                 index = next(fits, None)
-            # A value of another shape under a known name has been tampered with, and has no counterpart.
+            # A known name with another shape means that the file was altered, so the value has no counterpart.
             if index is not None and values[index].expected.shape == exported[name].shape:
                 following = index + 1
                 yield node, name, values[index]

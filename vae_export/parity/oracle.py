@@ -1,7 +1,7 @@
 """Evaluate a captured graph in float32, in float64, and in float64 with perturbed weights and inputs.
 
-A float64 evaluation carries 2^-29 of the rounding error of a float32 one, so it counts as exact here. The perturbed
-ones show how far rounding alone moves the outputs.
+A float64 evaluation has 2^-29 of the rounding error of a float32 one, so it is treated as exact. The perturbed
+evaluations show how far rounding alone moves the outputs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from vae_export.contract import Array
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
 
-#: How often a graph is evaluated with perturbed weights and inputs: four random directions, each forwards and back.
+#: Number of evaluations with perturbed weights and inputs: four random directions, each forwards and back.
 PERTURBATIONS = 8
 
-#: Computes one part: input arrays by name → output arrays by name.
+#: A function that computes one part: input arrays by name → output arrays by name.
 PartFunction: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 
@@ -41,16 +41,26 @@ def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array
 
 
 def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dtype: torch.dtype) -> dict[str, Array]:
-    """Compute the outputs of a module that has the graph's inputs and outputs, in `dtype`."""
+    """Compute the outputs of a module that has the inputs and outputs of a graph.
+
+    Args:
+        graph: the graph whose inputs and outputs the module has.
+        module: the module.
+        inputs: arrays (N, *item) by name.
+        dtype: dtype that the inputs are converted to; the module must have it too.
+
+    Returns:
+        Arrays (N, *item) by name.
+    """
     with torch.no_grad():
-        # Copies: torch warns about read-only arrays.
+        # The arrays are copied, because torch warns about read-only ones.
         outputs = module(*(torch.from_numpy(inputs[tensor.name].copy()).to(dtype) for tensor in graph.spec.inputs))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
 
 def run_on_zeros(graphs: Iterable[Graph], batch: int) -> None:
-    """Compute each graph once in float32 on a batch of zeros: work to measure thread counts with."""
+    """Compute each graph once in float32 on a batch of zeros, as work to measure thread counts with."""
     for graph in graphs:
         zeros = {tensor.name: np.zeros((batch, *tensor.item), np.float32) for tensor in graph.spec.inputs}
         evaluate_graph(graph, zeros)
@@ -69,26 +79,30 @@ class Oracle:
         self._perturbed: tuple[int, PrecisionName, nn.Module] | None = None
 
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the outputs by name, float64 (N, *item)."""
+        """Return the outputs by name, float64 (N, *item), for inputs (N, *item) by name."""
         return run_module(self.graph, self._module, inputs, torch.float64)
 
     def perturbed(self, inputs: Mapping[str, Array], index: int, precision: PrecisionName = FULL) -> dict[str, Array]:
-        """Return the outputs, float64, with every weight and input moved at random by some rounding errors.
+        """Return the outputs with every weight and input moved at random by several rounding errors.
 
-        How far the outputs move, divided by that number, is the error that no implementation in this precision can
-        avoid, measured apart from PyTorch's luck with these inputs (Higham, "Accuracy and Stability of Numerical
-        Algorithms", 2nd ed., section 1.5: backward error). Weights move by `TOLERANCE_FACTORS` rounding errors, as far
-        as a file may be away, and not by one with the result multiplied: for a step function, such as a saturated
-        sigmoid, the two differ. Each direction is taken forwards and back, because only one of them crosses the step.
+        The movement of the outputs, divided by the number of rounding errors, is the error that no implementation in
+        this precision can avoid. It does not depend on how well PyTorch happens to do with these inputs (Higham,
+        "Accuracy and Stability of Numerical Algorithms", 2nd ed., section 1.5: backward error). Weights move by
+        `TOLERANCE_FACTORS` rounding errors, which is as far as a file may be off. Moving them by one and multiplying
+        the result would differ for a step function, such as a saturated sigmoid. Each direction is taken forwards and
+        back, because only one of the two crosses the step.
 
         Args:
             inputs: arrays (N, *item) by name.
-            index: which perturbation, from 0 to `PERTURBATIONS` - 1. Ask for all inputs of one index before the next:
-                the perturbed weights of one index are kept.
+            index: number of the perturbation, from 0 to `PERTURBATIONS` - 1. The perturbed weights of the last index
+                are kept, so it is faster to evaluate all inputs of one index before the next.
             precision: the precision whose rounding errors the weights and inputs move by.
+
+        Returns:
+            The outputs by name, float64 (N, *item).
         """
         if self._perturbed is None or self._perturbed[:2] != (index, precision):
-            self._perturbed = None  # one copy at a time: models can be large
+            self._perturbed = None  # keep only one copy, because models can be large
             self._perturbed = index, precision, _with_moved_weights(self._module, index, precision)
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
@@ -100,7 +114,12 @@ class Oracle:
 
 
 def perturbation_direction(index: int, precision: PrecisionName = FULL) -> tuple[int, float]:
-    """Return the seed of a perturbation's direction, and how many rounding errors to move: negative for back."""
+    """Return the seed of a perturbation's direction, and the number of rounding errors to move by (negative for back).
+
+    Args:
+        index: number of the perturbation, from 0 to `PERTURBATIONS` - 1.
+        precision: precision of the file, which decides the number of rounding errors.
+    """
     factor = TOLERANCE_FACTORS[precision]
     return index // 2, factor if index % 2 == 0 else -factor
 
@@ -126,9 +145,9 @@ class Sensitivity:
     """Accumulates how far one output moves over all perturbations.
 
     Attributes:
-        worst: largest movement of any number; infinite once one is NaN, because no file can be compared with that.
-        mean: largest mean movement of a batch in any direction. A number counts by the farther of forwards and back:
-            at a step, such as a saturated sigmoid, only one of the two crosses.
+        worst: largest movement of any number; infinite if one is NaN.
+        mean: largest mean movement of a batch in any direction. Each number counts with the larger of its movements
+            forwards and back, because only one of the two crosses a step such as a saturated sigmoid.
     """
 
     def __init__(self) -> None:
@@ -139,9 +158,9 @@ class Sensitivity:
         """Add one perturbation.
 
         Args:
-            distances: how far each number moved, (N, *item).
-            index: which perturbation; forwards (even) must be added before back (odd).
-            batches: sizes of the batches whose means count; each is that many of the first of N.
+            distances: the movement of each number, (N, *item).
+            index: number of the perturbation; forwards (even) must be added before back (odd).
+            batches: batch sizes whose means count; a batch consists of the first rows of N.
         """
         if index % 2 == 0:
             self._forwards = distances

@@ -1,4 +1,4 @@
-"""The inputs that parity is checked with: named families of (image, latent, noise) from which every part takes its own.
+"""The probes that parity is checked with: named families of (image, latent, noise), of which each part uses its inputs.
 
     probe          latent                                       image                          noise
     prior          drawn from N(0, I)                           decoded from the latent        drawn
@@ -11,7 +11,7 @@
     smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
     largest        2^8 below where PyTorch overflows            the range's highest            +6 or -6
 
-Images are in the contract's range. Without an encoder or a decoder, a probe has what can still be made.
+Images are in the contract's range. Without an encoder or a decoder, a probe has only the arrays that can be made.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from vae_export.sources import Source
 SIX_SIGMA = 6.0
 #: The smallest float32 with full precision. Engines may flush smaller numbers to zero.
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
-#: Powers of two between the largest probe and PyTorch's overflow: another order of summation may overflow earlier.
+#: Powers of two between the largest probe and PyTorch's overflow, because another summation order may overflow earlier.
 _HEADROOM = 8
-#: Inputs of each typical probe that calibration takes, and how many real images it needs to be of use.
+#: Number of inputs of each typical probe that calibration uses, and the least number of real images that it needs.
 CALIBRATION_ROWS, MIN_CALIBRATION_IMAGES = 64, 16
 #: Probes that look like the inputs of an application.
 TYPICAL_PROBES = ("prior", "posterior", "data", "interpolation")
@@ -51,8 +51,8 @@ class Probe:
 
     Attributes:
         name: name of the family.
-        image: float32 (M, C, H, W); None where it cannot be made, as for `latent` and `noise`.
-        latent, noise: float32 (M, *latent).
+        image: float32 (M, C, H, W), or None if it cannot be made.
+        latent, noise: float32 (M, *latent), or None if they cannot be made.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Probe:
     noise: Array | None
 
     def inputs(self, spec: PartSpec, batch: int) -> dict[str, Array] | None:
-        """Return the first `batch` inputs of a part by name; None where this probe lacks one of them."""
+        """Return the first `batch` inputs of a part by name, or None if this probe lacks one of them."""
         arrays = {"image": self.image, "latent": self.latent, "noise": self.noise}
         inputs: dict[str, Array] = {}
         for tensor in spec.inputs:
@@ -72,15 +72,18 @@ class Probe:
         return inputs
 
 
-# Overflow is no warning here: numbers that are not finite are refused where they are used, with their names.
+# Overflow gives no warning here, because numbers that are not finite are refused later with their names.
 @np.errstate(over="ignore", invalid="ignore")
 def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tuple[Probe, ...]:
     """Make every probe with `count` inputs; equal sources and graphs give equal probes.
 
     Args:
-        source: gives the contract and the images.
+        source: the source, which has the contract and the images.
         graphs: the captured parts of the source.
-        count: M, inputs of each probe.
+        count: M, the number of inputs of each probe.
+
+    Returns:
+        The probes.
     """
     rng = np.random.default_rng(_SEED)
     contract = source.contract
@@ -98,7 +101,7 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
     def decode(latent: Array | None) -> Array | None:
         if latent is None or "decoder" not in graphs:
             return None
-        # Clipped: a decoder without a final squashing can leave the range that an encoder's input has.
+        # A decoder without a final squashing function can leave the range of an encoder's input.
         image: Array = np.clip(evaluate_graph(graphs["decoder"], {"latent": latent})["image"], low, high)
         return image
 
@@ -130,7 +133,8 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
 def data_images(source: Source, count: int, rng: np.random.Generator | None = None) -> Array:
     """Return the images of the probe `data`, float32 (count, C, H, W).
 
-    They are the source's, repeated if there are fewer. Without any they are uniform noise, and the certificate says so.
+    They are the source's images, repeated if there are fewer than `count`. Without any images they are uniform noise,
+    and the certificate says so.
     """
     if source.images is not None:
         return np.resize(source.images, (count, *source.contract.image_shape))
@@ -140,10 +144,11 @@ def data_images(source: Source, count: int, rng: np.random.Generator | None = No
 
 
 def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
-    """Return the names of the probes that numbers of a precision cannot hold.
+    """Return the names of the probes that a precision cannot represent.
 
-    `largest` is made for float32's range, which bf16 shares; float16 ends at 65,504, and integers at the range that
-    they were scaled for. A calibrated file clips what calibration did not see, by an error that no rounding explains.
+    `largest` is made for the range of float32, which bf16 shares. float16 ends at 65,504, and integers end at the
+    range that they were scaled for. A calibrated file clips values beyond its calibration range, and rounding does not
+    explain that error.
     """
     if precision in CALIBRATED:
         return "six-sigma", "largest"
@@ -151,12 +156,12 @@ def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
 
 
 def probes_in_range(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
-    """Return the probes that numbers of a precision can hold."""
+    """Return the probes that a precision can represent."""
     return tuple(probe for probe in probes if probe.name not in probes_out_of_range(precision))
 
 
 def check_calibration_images(source: Source) -> None:
-    """Raise `ModelError` where a source has an encoder, and too few images to know typical inputs of it."""
+    """Raise `ModelError` if a source has an encoder and fewer than `MIN_CALIBRATION_IMAGES` images."""
     images = 0 if source.images is None else len(source.images)
     if "encoder" in source.parts and images < MIN_CALIBRATION_IMAGES:
         raise ModelError(
@@ -168,17 +173,17 @@ def check_calibration_images(source: Source) -> None:
 
 
 def calibration_inputs(graphs: Mapping[Part, Graph], probes: Sequence[Probe]) -> dict[Part, dict[str, Array]]:
-    """Return the inputs of each part that ranges of activations are found with: all typical probes, one after another.
+    """Return the inputs of each part from which activation ranges are measured: all typical probes, concatenated.
 
     Args:
         graphs: the captured parts of a source.
-        probes: its probes with `CALIBRATION_ROWS` inputs.
+        probes: the probes of the source, with `CALIBRATION_ROWS` inputs.
 
     Returns:
         float32 arrays (N, *item) by part and name.
 
     Raises:
-        ModelError: inputs that are not finite.
+        ModelError: inputs are not finite.
     """
     typical = [probe for probe in probes if probe.name in TYPICAL_PROBES]
     calibration: dict[Part, dict[str, Array]] = {}
@@ -195,23 +200,23 @@ def calibration_inputs(graphs: Mapping[Part, Graph], probes: Sequence[Probe]) ->
 
 
 def _interpolated(latent: Array) -> Array:
-    """Move each latent towards the next one, by 0 at the first to 1 at the last."""
+    """Return each latent moved towards the next one, by a share that rises from 0 (first row) to 1 (last row)."""
     steps = np.linspace(0, 1, len(latent), dtype=np.float32).reshape(-1, *(1,) * (latent.ndim - 1))
     between: Array = latent + steps * (np.roll(latent, -1, axis=0) - latent)
     return between
 
 
 def _one_hot(background: Array, value: float) -> Array:
-    """Return the background, with another single entry of each row at `value`."""
+    """Return the background with one entry of each row set to `value`; the entry moves from row to row."""
     rows = background.reshape(len(background), -1).copy()
-    # A step that shares no factor with most sizes spreads few rows over all entries.
+    # The step shares no factor with most sizes, so that a few rows spread over all entries.
     entries = np.arange(len(rows)) * 97 % rows.shape[1]
     rows[np.arange(len(rows)), entries] = value
     return rows.reshape(background.shape)
 
 
 def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
-    """Return latents of these signs, `_HEADROOM` powers of two below where the decoder's float32 image overflows."""
+    """Return latents with these signs, `_HEADROOM` powers of two below the size at which the decoder overflows."""
     if "decoder" not in graphs:
         return SIX_SIGMA * signs
     for exponent in range(127, 2, -1):

@@ -1,7 +1,7 @@
 """The test cases of a verification: inputs, PyTorch's outputs for them, and the errors that a file may have.
 
-`References` computes each of these once for a source, whatever the number of files, formats and targets, and no earlier
-than it is needed: `export` passes one on to golden vectors and verification.
+`References` computes each of these lazily and once for a source, for all files, formats and targets. `export` passes
+the same object to the golden vectors and to the verification.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
 
-#: Batch sizes that every probe is run at: one (a baked batch shows), two, three and seven (odd remainders of vector
-#: registers), a round one, and one just past the blocks that engines tile by.
+#: Batch sizes that every probe is run at: 1 (reveals a fixed batch size), 2, 3 and 7 (remainders of vector registers),
+#: 64, and 257 (one more than the blocks that engines tile by).
 BATCHES = (1, 2, 3, 7, 64, 257)
 #: The batch sizes of a verification that is not thorough.
 QUICK_BATCHES = BATCHES[:-1]
@@ -45,7 +45,7 @@ QUICK_BATCHES = BATCHES[:-1]
 
 @dataclass(frozen=True)
 class Case:
-    """One probe at one batch size: what a part is given, and what a file of it must give.
+    """One probe at one batch size: the inputs of a part, and the outputs expected of its files.
 
     Attributes:
         probe: name of the probe.
@@ -53,7 +53,7 @@ class Case:
         inputs: float32 arrays (N, *item) by name.
         eager: PyTorch's float32 outputs (N, *item) by name.
         expected: PyTorch's float64 outputs (N, *item) by name.
-        limits: how large the errors of each output may be, over all batch sizes of the probe.
+        limits: error limits of each output by name, the same for all batch sizes of the probe.
     """
 
     probe: str
@@ -81,7 +81,7 @@ class References:
 
     @classmethod
     def of(cls, source: Source | Checkpoint | Captured | References) -> References:
-        """Wrap a source, a checkpoint or captured graphs; return references as they are."""
+        """Wrap a source, a checkpoint or captured graphs; return existing references unchanged."""
         return source if isinstance(source, References) else cls(source)
 
     @property
@@ -90,12 +90,12 @@ class References:
 
     @cached_property
     def calibration(self) -> CalibrationInputs:
-        """The inputs of each part that files of a calibrated precision take their ranges from.
+        """The inputs of each part from which files of a calibrated precision take their ranges.
 
-        PyTorch computes them with one thread: the files must not depend on how many cores a machine has.
+        PyTorch computes them with one thread, so that the files do not depend on the number of cores.
 
         Raises:
-            ModelError: there are too few images to calibrate with, or inputs that are not finite.
+            ModelError: there are too few images to calibrate with, or inputs are not finite.
         """
         check_calibration_images(self.source)
         graphs = self.captured.graphs()
@@ -111,7 +111,7 @@ class References:
         return self._oracles[part]
 
     def function(self, part: Part, precision: PrecisionName) -> PartFunction:
-        """Return a part as PyTorch computes it with the numbers of a precision."""
+        """Return a function that computes a part in PyTorch with the numbers of a precision."""
         if (part, precision) not in self._functions:
             inputs = self.calibration[part] if precision in CALIBRATED else None
             self._functions[part, precision] = in_precision(self.captured.graph(part), precision, inputs)
@@ -134,13 +134,16 @@ class References:
         batches: Sequence[int] = QUICK_BATCHES,
         user_tolerance: Tolerance | None = None,
     ) -> list[Case]:
-        """Return every probe at every batch size, for the files of a part in a precision.
+        """Return a test case for every probe and batch size, for the files of a part in a precision.
 
         Args:
             part: a part of the source, or a decoder of bytes.
             precision: precision of the files.
             batches: batch sizes.
             user_tolerance: tolerance that replaces the measured one.
+
+        Returns:
+            The test cases.
 
         Raises:
             ModelError: PyTorch itself overflows, or leaves the contract's range.
@@ -162,7 +165,7 @@ class References:
         return self._cases[key]
 
     def _probe_outputs(self, part: Part, probe: Probe, batches: Sequence[int]) -> ProbeOutputs | None:
-        """Return PyTorch's outputs, which files of every precision share; None where the part cannot take the probe."""
+        """Return PyTorch's outputs for all precisions, or None if the probe lacks an input of the part."""
         key = part, batches, probe.name
         if key not in self._outputs:
             inputs = probe.inputs(self.captured.graph(part).spec, max(batches))
@@ -180,8 +183,8 @@ class ProbeOutputs:
         probe: name of the probe.
         inputs: float32 arrays (M, *item) by name; M is the largest batch size.
         expected: float64 outputs (M, *item) by name.
-        eager: float32 outputs (N, *item) by name, for each batch size N: PyTorch takes other kernels, with other
-            rounding, at other batch sizes.
+        eager: float32 outputs (N, *item) by name, for each batch size N, because PyTorch's kernels and their rounding
+            depend on the batch size.
     """
 
     probe: str
@@ -191,7 +194,20 @@ class ProbeOutputs:
 
     @classmethod
     def of(cls, oracle: Oracle, probe: str, inputs: Mapping[str, Array], batches: Sequence[int]) -> ProbeOutputs:
-        """Evaluate a part; raises `ModelError` where PyTorch itself overflows, or leaves the contract's range."""
+        """Evaluate a part for one probe.
+
+        Args:
+            oracle: the part in float64.
+            probe: name of the probe.
+            inputs: float32 arrays (M, *item) by name.
+            batches: batch sizes, up to M.
+
+        Returns:
+            The outputs.
+
+        Raises:
+            ModelError: PyTorch itself overflows, or leaves the contract's range.
+        """
         expected = oracle.expected(inputs)
         eager = {batch: evaluate_graph(oracle.graph, _first(inputs, batch)) for batch in batches}
         for outputs in (expected, *eager.values()):
@@ -212,14 +228,17 @@ def probe_cases(
     function: PartFunction | None = None,
     user_tolerance: Tolerance | None = None,
 ) -> list[Case]:
-    """Return a test case for every probe and batch size, with the errors that a file may have.
+    """Return a test case for every probe and batch size, with the error limits of a file.
 
     Args:
         oracle: the part in float64.
         probes: PyTorch's outputs for each probe.
-        precision: precision of the file to be measured.
-        function: PyTorch in that precision (see `in_precision`); None where it is float32.
+        precision: precision of the file.
+        function: the part in PyTorch in that precision (see `in_precision`); None for float32.
         user_tolerance: tolerance that replaces the measured one.
+
+    Returns:
+        The test cases.
 
     Raises:
         ModelError: PyTorch itself overflows in that precision.
@@ -260,15 +279,18 @@ def output_limits(
     *,
     value_range: float = math.inf,
 ) -> ErrorLimits:
-    """Return the errors that a file may have in one output.
+    """Return the error limits of a file for one output.
 
     Args:
         expected: float64 output (M, *item).
         baseline: PyTorch's output in the precision of the file (N, *item), for each batch size N.
-        sensitivity: how far the output moves with the weights and inputs.
+        sensitivity: movement of the output with the weights and inputs.
         precision: precision of the file.
         user_tolerance: tolerance that replaces the measured one.
         value_range: width of the contract's range.
+
+    Returns:
+        The limits.
     """
     worst, mean = sensitivity.per_roundoff(precision)
     return ErrorLimits(
@@ -284,7 +306,16 @@ def output_limits(
 
 
 def byte_case(case: Case, contract: Contract, part: Part) -> Case:
-    """Return a decoder's case for a decoder of bytes: everything in grey levels, and only `expected` unrounded."""
+    """Return a decoder's test case converted for a decoder of bytes.
+
+    Args:
+        case: the test case of the decoder.
+        contract: the contract, which has the image range.
+        part: the decoder of bytes.
+
+    Returns:
+        The test case in grey levels, [0, 255]; only `expected` is not rounded.
+    """
     limits = case.limits["image"].in_levels(in_levels(1.0, contract))
     eager = to_bytes(case.eager["image"], contract, part)
     expected = unrounded(case.expected["image"], contract, part)
@@ -294,9 +325,9 @@ def byte_case(case: Case, contract: Contract, part: Part) -> Case:
 def _sensitivities(
     oracle: Oracle, probes: Sequence[ProbeOutputs], precision: PrecisionName
 ) -> list[dict[str, Sensitivity]]:
-    """Return how far each output of each probe moves with the weights and inputs.
+    """Return the sensitivity of each output of each probe to the weights and inputs.
 
-    The outer loop is over perturbations and not over probes, because each perturbation has weights of its own.
+    The outer loop is over perturbations and not over probes, because each perturbation has its own weights.
     """
     sensitivities = [{name: Sensitivity() for name in outputs.expected} for outputs in probes]
     for index in range(PERTURBATIONS):
@@ -307,7 +338,7 @@ def _sensitivities(
 
 
 def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], precision: PrecisionName = FULL) -> None:
-    """Raise `ModelError` for Inf or NaN from PyTorch itself: no file can be compared with that."""
+    """Raise `ModelError` if PyTorch itself returns Inf or NaN, because no file can be compared with them."""
     for name, array in outputs.items():
         if not np.isfinite(array).all():
             where = f"{graph.spec.part}, '{name}', probe {probe}"
@@ -317,7 +348,7 @@ def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], p
 
 
 def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array]) -> None:
-    """Raise `ModelError` for outputs beyond the contract's range: applications rely on it."""
+    """Raise `ModelError` for outputs beyond the contract's range, because applications rely on the range."""
     for tensor in graph.spec.outputs:
         array = outputs[tensor.name]
         if tensor.is_bounded and (beyond := beyond_range(array, tensor)).max() > 0:

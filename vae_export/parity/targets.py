@@ -1,10 +1,10 @@
-"""Targets of a verification, by name: `format/provider`, such as "onnx/CPUExecutionProvider".
+"""Parse and choose the targets of a verification, named `format/provider` as in "onnx/CPUExecutionProvider".
 
 A precision other than float32 follows the format, as in `onnx+int8/CPUExecutionProvider`; `+tf32` follows a provider
 that lets a GPU use TF32.
 
-TF32 rounds the factors of products to 10 bits. For CUDA it is an option of ONNX Runtime and PyTorch; TensorRT uses it
-unless `NVIDIA_TF32_OVERRIDE=0` was set before the process began, which switches it off everywhere.
+TF32 rounds the factors of products to 10 bits. For CUDA it is an option of ONNX Runtime and PyTorch. TensorRT uses it
+by default. `NVIDIA_TF32_OVERRIDE=0`, set before the process starts, switches it off everywhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vae_export.session_options import CUDA, TENSORRT, SessionOptions
 _TF32 = "+tf32"
 #: A format and a precision.
 Kind: TypeAlias = tuple[str, PrecisionName]
-#: What runs on a GPU that has TF32: two providers of ONNX Runtime, one device of PyTorch.
+#: Providers that can use TF32: two of ONNX Runtime, and one device of PyTorch.
 _NVIDIA = (CUDA, TENSORRT, "cuda")
 
 
@@ -33,7 +33,7 @@ class Target:
 
     Attributes:
         format: format of the files.
-        provider: what runs them.
+        provider: provider that runs the files.
         tf32: whether the factors of products are rounded to TF32.
         precision: precision of the files.
     """
@@ -48,14 +48,16 @@ class Target:
         return f"{self.format}{precision}/{self.provider}{_TF32 if self.tf32 else ''}"
 
     def runs(self, entry: FileEntry) -> bool:
-        """Return whether a file has the format and the precision of the target."""
+        """Whether a file has the format and the precision of the target."""
         return (entry.format, entry.precision) == (self.format, self.precision)
 
     def session_options(self, *, thorough: bool) -> tuple[SessionOptions, ...]:
-        """Every way of opening a file that is tried; the first is the plain one.
+        """Return the session options that a file is opened with; the first are the engine's plain options.
 
-        Not `thorough`, those with one thread that leave the graph as it is and that rewrite it most: a fault that only
-        another level or thread count shows is one of the engine.
+        Args:
+            thorough: whether to include every optimisation level and thread count. Otherwise only the lowest and the
+                highest level are used, with one thread. A fault that only another level or thread count shows is a
+                fault of the engine.
         """
         every = (replace(setting, tf32=self.tf32) for setting in FORMATS[self.format].session_options(self.provider))
         return tuple(setting for setting in every if thorough or (setting.threads == 1 and setting.is_extreme))
@@ -65,9 +67,9 @@ class Target:
         return self.provider in _NVIDIA
 
     def check(self) -> None:
-        """Raise `TargetError` where TF32 cannot be what the target says."""
+        """Raise `TargetError` if the environment forces TF32 on or off against this target."""
         if self.provider not in FORMATS[self.format].providers():
-            return  # opening a file says so, and what to install
+            return  # opening a file raises the error that says what to install
         overridden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
         if self.tf32 and overridden:
             raise TargetError("TF32 is off", where=self, do="unset NVIDIA_TF32_OVERRIDE")
@@ -76,7 +78,18 @@ class Target:
 
 
 def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
-    """Parse a target's name; raise `UsageError` unless a file of these formats and precisions can have it."""
+    """Parse a target's name.
+
+    Args:
+        name: the name, such as "onnx+int8/CPUExecutionProvider".
+        kinds: formats and precisions of the files.
+
+    Returns:
+        The target.
+
+    Raises:
+        UsageError: no file of these formats and precisions can have this target.
+    """
     written, slash, provider = name.partition("/")
     format, _, precision = written.partition("+")
     tf32 = provider.endswith(_TF32)
@@ -90,7 +103,7 @@ def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
 
 
 def refuse_unknown(manifest: Manifest) -> None:
-    """Raise `TargetError` for a file of an unknown precision: a verification of all files must not leave it out."""
+    """Raise `TargetError` for a file of unknown precision, because a verification of all files must not skip it."""
     for entry in manifest.files:
         if entry not in manifest.known:
             raise TargetError(
@@ -108,7 +121,16 @@ def kinds_of(manifest: Manifest) -> list[Kind]:
 
 
 def choose_targets(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[Target]:
-    """Return the targets that were asked for, or all that this machine lists."""
+    """Return the requested targets, or all that this machine lists.
+
+    Args:
+        kinds: formats and precisions of the files.
+        asked: names of the requested targets; None takes all.
+
+    Raises:
+        IntegrityError: the manifest names an unknown format.
+        UsageError: no file can have a requested target.
+    """
     if unknown := [format for format, _ in kinds if format not in FORMATS]:
         raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
     if asked is not None:

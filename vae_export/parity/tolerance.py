@@ -1,6 +1,6 @@
 """The tolerance model: how far an exported file may be from PyTorch's float64 result, and why.
 
-A tolerance is a factor times the baseline error: what PyTorch itself is off by in the precision of the file.
+A tolerance is a factor times the baseline error, which is PyTorch's own error in the precision of the file.
 docs/parity.md has the reason for each figure.
 """
 
@@ -26,9 +26,9 @@ UNIT_ROUNDOFFS: dict[PrecisionName, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11
 FP32_UNIT_ROUNDOFF = UNIT_ROUNDOFFS[FULL]
 #: NVIDIA's TF32 keeps 10 bits of each factor.
 TF32_UNIT_ROUNDOFF = 2.0**-11
-#: How many baseline errors a file may be off. Two implementations that sum in different orders differ by a small factor
-#: either way; a wrong weight, layer or dtype by far more. Integers get smaller factors: eight steps are a thirtieth of
-#: the weight range in 8 bits, and more than all of it in 4.
+#: The number of baseline errors by which a file may be off. Two implementations that sum in different orders differ by
+#: a small factor; a wrong weight, layer or dtype changes the error by far more. Integers get smaller factors, because
+#: eight steps are a thirtieth of the weight range in 8 bits, and more than the whole range in 4.
 TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "fp32": 8.0,
     "fp16": 8.0,
@@ -38,9 +38,9 @@ TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "int4-weights": 2.0,
 }
 FP32_TOLERANCE_FACTOR = TOLERANCE_FACTORS[FULL]
-#: The factors for the mean error of many numbers, which depends on luck far less than the worst one: rounded integers
-#: are off by a quarter of a step on average, truncated integers by a half. For floats the order of summation decides,
-#: for the mean as for the worst.
+#: The factors for the mean error of many numbers, which varies far less than the worst error. Rounded integers are off
+#: by a quarter of a step on average, and truncated integers by half a step. For floats the order of summation
+#: determines both errors.
 MEAN_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "fp32": 8.0,
     "fp16": 8.0,
@@ -77,11 +77,11 @@ class ErrorLimits:
         eager_error: PyTorch's own largest error against float64 in the precision, over all batch sizes of the probe.
         sensitivity: largest change of the output per rounding error of every weight and input (see `Oracle`).
         magnitude: largest absolute value of the output.
-        user_tolerance: tolerance that replaces the measured one; None where the user gave none.
+        user_tolerance: tolerance that replaces the measured one; None if the user gave none.
         precision: precision of the file.
-        eager_mean_error, mean_sensitivity: the first two figures for the mean error of a batch; None takes the figures
-            of the worst number, because no mean is above the largest.
-        value_range: width of the contract's range of the output; infinite where it has none.
+        eager_mean_error, mean_sensitivity: the first two figures for the mean error of a batch; None takes the first
+            two figures, because a mean is never above the largest value.
+        value_range: width of the contract's range of the output; infinite if it has none.
     """
 
     eager_error: float
@@ -109,12 +109,12 @@ class ErrorLimits:
 
     @cached_property
     def baseline_error(self) -> float:
-        """The error that PyTorch itself has, or would have with less luck; at least one ULP."""
+        """The larger of PyTorch's measured error and the error that rounding can cause; at least one ULP."""
         return self._baseline(self.eager_error, self.sensitivity)
 
     @cached_property
     def mean_baseline_error(self) -> float:
-        """The baseline of the mean error of a batch."""
+        """The baseline error for the mean over a batch."""
         eager = self.eager_error if self.eager_mean_error is None else self.eager_mean_error
         return self._baseline(eager, self._mean_sensitivity)
 
@@ -137,21 +137,21 @@ class ErrorLimits:
     def _tolerance(self, factor: float, baseline: float, sensitivity: float, tf32: bool) -> float:
         if self.user_tolerance is not None:
             return self.user_tolerance.atol + self.user_tolerance.rtol * self.magnitude
-        # Integers are coarser than TF32 already.
+        # Integer precisions are already coarser than TF32.
         own_roundoff = UNIT_ROUNDOFFS.get(self.precision, TF32_UNIT_ROUNDOFF)
         with_tf32 = sensitivity * TF32_UNIT_ROUNDOFF / own_roundoff if tf32 else 0.0
         return factor * max(baseline, with_tf32)
 
 
 def ulp(magnitude: float, precision: PrecisionName) -> float:
-    """Return one unit in the last place at `magnitude`: of a float32 where the precision has integer weights."""
+    """Return one unit in the last place at `magnitude`; precisions with integer weights count as float32."""
     relative = UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF) / FP32_UNIT_ROUNDOFF
     return float(np.spacing(np.float32(magnitude))) * relative
 
 
 #: Largest level of a weight. Levels are symmetric around zero, so that zero is represented exactly.
 _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
-#: Levels of an activation: 8 bits from its lowest value to its highest, zero among them.
+#: Largest level of an activation: 8 bits from its lowest value to its highest, with zero as one of the levels.
 ACTIVATION_LEVELS = 255
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Layers whose products are computed with integers.
@@ -163,12 +163,12 @@ _QUANTIZED_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
 
 
 def quantized_layers(module: nn.Module, precision: PrecisionName) -> list[Any]:
-    """Return the layers of PyTorch whose weights are integers in this precision."""
+    """Return the layers of a module whose weights are integers in this precision."""
     return [layer for layer in module.modules() if isinstance(layer, _QUANTIZED_LAYERS.get(precision, ()))]
 
 
 def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
-    """Return, in the weight's shape, the distance between two levels: one per channel, or per block of a channel."""
+    """Return the distance between two levels, one per channel or per block of a channel, in the shape of the weight."""
     if precision != "int4-weights":
         largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).expand_as(weight)
     else:
@@ -178,12 +178,12 @@ def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
 
 
 def range_with_zero(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lowest and the highest value, with zero between them: padding and ReLU give exact zeros."""
+    """Return the lowest and the highest value of a range with zero in it, as padding and ReLU give exact zeros."""
     return values.min().clamp(max=0), values.max().clamp(min=0)
 
 
 def weight_roundoffs(module: nn.Module, precision: PrecisionName) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each floating weight and buffer, with the largest rounding error of each of its numbers."""
+    """Yield each floating-point weight and buffer with the largest rounding errors of its numbers, in its shape."""
     integer = {id(layer.weight) for layer in quantized_layers(module, precision)}
     for tensor in (*module.parameters(), *module.buffers()):
         if id(tensor) in integer:
@@ -193,7 +193,7 @@ def weight_roundoffs(module: nn.Module, precision: PrecisionName) -> Iterator[tu
 
 
 def input_roundoff(values: Tensor, precision: PrecisionName) -> Tensor:
-    """Return the largest rounding error of each number of an activation, such as a graph's input."""
+    """Return the largest rounding error of each number of an activation (such as a graph's input), in its shape."""
     if precision in ("int8", "int8-static"):
         low, high = range_with_zero(values)
         return torch.full_like(values, float(high - low) / ACTIVATION_LEVELS / 2)

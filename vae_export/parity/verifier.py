@@ -1,10 +1,10 @@
 """Verify an export: run every file on every target and compare each output with what PyTorch computes.
 
-The files are read and linted, and those of engines that may crash are tried in a child process. Every file is then run
+The files are read and linted. Files of engines that may crash are first run in a child process. Every file is then run
 with named families of inputs (probes) at several batch sizes, thread counts and optimisation levels. Each output is
 compared with PyTorch's float64 result; its tolerance is a small multiple of the error that PyTorch itself makes in the
-precision of the file. A second session shows whether results repeat, a failed ONNX file is searched for its first wrong
-node, and encoder and decoder together are compared in nats per image. Everything goes into a certificate.
+precision of the file. A second session shows whether results repeat. A failed ONNX file is searched for its first wrong
+node. Encoder and decoder together are compared in nats per image. All results go into a certificate.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def verify(
 
     Args:
         artifact: from `export` or `open_artifact`; each file's hash is checked before it is run.
-        source: the checkpoint, or the encoder, decoder and contract, that were exported. Captured graphs or
-            `References` of the same source save the time to make them.
-        targets: `format/provider` each, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
+        source: the checkpoint, or the encoder, decoder and contract, that were exported. Passing captured graphs or
+            `References` of the same source avoids computing them again.
+        targets: names `format/provider`, such as "onnx/CPUExecutionProvider"; None takes all that can run here.
         tolerance: tolerance that replaces the measured one.
         budget: the degradation in pixels and nats that the files may have.
-        thorough: every batch size, optimisation level and thread count; otherwise batches up to 64, and the lowest and
-            highest level on one thread.
-        trust: load files in formats that are dangerous, such as programs, although they were not made from this source.
+        thorough: whether to run every batch size, optimisation level and thread count; otherwise batches up to 64, and
+            the lowest and highest level on one thread.
+        trust: whether to load files in dangerous formats, such as programs, that were not made from this source.
         report: called with a line when a file is about to be verified, and when its degradation is large.
         progress: called before each test case with the share of the present file's test cases that are done.
 
@@ -76,10 +76,10 @@ def verify(
 
     Raises:
         IntegrityError: a file is not the one in the manifest, or the export has another checkpoint or contract.
-        ModelError: a file that cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; a
-            source that lacks a part, or gives numbers that are not finite.
-        TargetError: a target that was asked for cannot run here; without one, a file that nothing here can run.
-        UsageError: a target that no file of this artifact can have.
+        ModelError: a file cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; or the
+            source lacks a part or gives numbers that are not finite.
+        TargetError: a requested target cannot run here; or, if none was requested, no target here can run a file.
+        UsageError: no file of this artifact can have a requested target.
     """
     references = References.of(source)
     if targets is None:
@@ -105,10 +105,19 @@ def verify(
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
-    """Raise `IntegrityError` for an export of another checkpoint or contract, `ModelError` for a dangerous file.
+    """Raise an error for an export of another checkpoint or contract, and for a dangerous file of unknown origin.
 
-    A file is known to be ours if its manifest names the very checkpoint that it is compared with. A manifest is no
-    signature: this keeps out mistakes and strangers' files, not a forger.
+    A file is known to be ours if its manifest names the checkpoint that it is compared with. A manifest is not a
+    signature, so this protects against mistakes and files from strangers, but not against a forged manifest.
+
+    Args:
+        artifact: the export.
+        source: the source that it is compared with.
+        trust: whether to accept dangerous files of unknown origin.
+
+    Raises:
+        IntegrityError: the export is of another checkpoint or contract.
+        ModelError: a file is dangerous and not known to be ours.
     """
     exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
@@ -119,7 +128,7 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
             got=exported,
             do="export again",
         )
-    # Applications take shapes and ranges from the manifest: it must not promise others than were verified.
+    # Applications take shapes and ranges from the manifest, so it must state those that are verified.
     if artifact.manifest.contract != source.contract:
         raise IntegrityError(
             "export has another contract",
@@ -140,7 +149,13 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
 
 
 def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:
-    """Return versions, machine, TF32 switches and the origin of the probes as JSON: no host name, no path, no time."""
+    """Return versions, machine, TF32 switches and the origin of the probes as JSON, without host name, paths or time.
+
+    Args:
+        source: the source of the probes.
+        threads: threads that PyTorch uses.
+        artifact: the export that is verified.
+    """
     return {
         "versions": {
             "vae-export": __version__,
@@ -163,10 +178,10 @@ class _TargetRecord:
     """The results of one file on one target.
 
     Attributes:
-        planned: how many test cases there must be.
-        results: those that were run.
-        findings: nodes that ran elsewhere.
-        determinism: whether outputs repeat; None where the file could not be run.
+        planned: number of test cases that must be present.
+        results: the test cases that were run.
+        findings: warnings about nodes that ran on another provider.
+        determinism: whether outputs repeat; None if the file could not be run.
         error_map: pictures of a decoder's errors.
     """
 
@@ -183,9 +198,9 @@ class _FileRecord:
 
     Attributes:
         entry: the file.
-        findings: what reading it showed.
+        findings: findings of its linter.
         runs: a record for each usable target, by its name.
-        unusable: why other targets cannot be used, by their name.
+        unusable: the reason why a target cannot be used, by its name.
         mismatch: the first wrong node of a failed ONNX file.
     """
 
@@ -208,7 +223,7 @@ def _certificate(
     tolerance: Tolerance | None,
     budget: Budget | None,
 ) -> Certificate:
-    """Put together what was found for each file, and for each target as a whole."""
+    """Return the certificate with the results of each file and of each target as a whole."""
     runs = [run for record in records for run in record.runs.values()]
     results = (*(result for record in records for result in record.results), *meter.results)
     findings: list[Finding] = []
@@ -238,7 +253,7 @@ def _certificate(
 
 
 class _FileVerifier:
-    """Reads, runs and measures one file after the other."""
+    """Reads, runs and measures the files one after the other."""
 
     def __init__(
         self,
@@ -254,13 +269,13 @@ class _FileVerifier:
         self._batches = BATCHES if thorough else QUICK_BATCHES
         #: Called with the share of a file's test cases that are done.
         self.progress: Callable[[float], None] = lambda _share: None
-        #: Contents that were read for the crash check, by file name.
+        #: Contents of the files that were read for the crash check, by file name.
         self._tried: dict[str, FileContent] = {}
-        #: How the child process ended that crashed, by file name and provider.
+        #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
 
     def crash_check(self, targets: Sequence[Target]) -> None:
-        """Run the files of engines that may crash in a child process, before any is opened in this one."""
+        """Run the files of engines that may crash in a child process, before this process opens any of them."""
         trials = []
         for entry in self._artifact.manifest.known:
             if FORMATS[entry.format].may_crash and (providers := [t.provider for t in targets if t.runs(entry)]):
@@ -269,7 +284,7 @@ class _FileVerifier:
         self._crashes = crash_check(trials, self._references.source.contract)
 
     def verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> _FileRecord:
-        """Verify one file; a target that cannot run it is an error only if it is required."""
+        """Verify one file. A target that cannot run it is an error only if `required` is set."""
         content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
         source = self._references.source
         if float_part(entry.part) not in source.parts:
@@ -294,7 +309,7 @@ class _FileVerifier:
             record.runs[str(target)] = self._run(entry, content, target, runner, cases, progress)
         if not required and not record.runs:
             raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
-        # A file of another precision has other nodes than the captured program: there is nothing to compare them with.
+        # A file of another precision has other nodes than the captured program, so they cannot be compared.
         failures = [result for result in record.results if not result.passed]
         if failures and entry.format == "onnx" and entry.precision == FULL:
             graph = self._references.captured.graph(entry.part)
@@ -322,7 +337,7 @@ class _FileVerifier:
     ) -> _TargetRecord:
         """Run a file with all session options of a target; `runner` is the file opened with the first of them."""
         variants, spec = target.session_options(thorough=self._thorough), self._spec(entry)
-        # From here on the target is usable: a test case that is not run counts as missing.
+        # The target is usable from here on, so a test case that is not run counts as missing.
         record = _TargetRecord(planned=len(variants) * len(cases) * len(spec.outputs))
         self._meter.add(target, entry.part, runner, cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
@@ -364,7 +379,7 @@ class _FileVerifier:
             error_map.show(self._references.images(case.batch), case.eager["image"], decoded)
 
     def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
-        """Raise `TargetError` where no engine is here, or each crashed: linting a file takes the engine too."""
+        """Raise `TargetError` if no engine is installed or every engine crashed, because linting needs one."""
         if not targets:
             raise TargetError("file cannot be verified here", where=entry.name, got=FORMATS[entry.format].unavailable())
         if all((entry.name, target.provider) in self._crashes for target in targets):
@@ -376,7 +391,16 @@ class _FileVerifier:
 
 
 def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
-    """Return a file's outputs, or why there are none: a file that cannot run one batch fails that case alone."""
+    """Return a file's outputs, or the reason why it has none, so that a failing batch fails only its own test case.
+
+    Args:
+        runner: the opened file.
+        inputs: float32 arrays (N, *item) by name.
+        spec: the part, with its outputs.
+
+    Returns:
+        The outputs by name, and None; or an empty dictionary, and the reason.
+    """
     try:
         outputs = runner(inputs)
     except Exception as error:  # every engine raises its own
@@ -388,7 +412,7 @@ def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tup
 
 
 def identical_outputs(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    """Return whether two runs gave the same outputs, bit for bit."""
+    """Whether two runs gave the same outputs, bit for bit."""
     same = (np.asarray(one[name]).tobytes() == np.asarray(other[name]).tobytes() for name in one.keys() & other.keys())
     return one.keys() == other.keys() and all(same)
 
@@ -406,7 +430,7 @@ def _compare(
 def _determinism(
     entry: FileEntry, target: Target, runner: Runner, fresh: Runner, case: Case, spec: PartSpec
 ) -> Determinism | None:
-    """Return whether a second run and another session repeat the first run; None where it fails."""
+    """Return whether a second run and a new session repeat the first run, or None if a run fails."""
     (first, fault), (again, _), (other, _) = (
         run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
     )
@@ -416,7 +440,7 @@ def _determinism(
 
 
 def _lint(entry: FileEntry, content: FileContent, opset: int | None) -> list[Finding]:
-    """Return what reading the file shows; raise `ModelError` for one that is damaged or of another format."""
+    """Return the linter's findings; raise `ModelError` for a file that is damaged or of another format."""
     try:
         return list(FORMATS[entry.format].lint(content, entry.name, opset, entry.precision))
     except VaeExportError:

@@ -21,7 +21,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Computes one chunk after the other in this process; ONNX Runtime uses the cores."""
+    """Computes one chunk after the other in this process; ONNX Runtime uses all cores."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -38,17 +38,17 @@ def run_pipeline(
     writer: AbstractContextManager[Writer | Shards],
     report: Callable[[int], None],
 ) -> None:
-    """Compute all chunks and publish the outputs, all of them or nothing.
+    """Compute all chunks and publish the outputs, either all of them or none.
 
     Args:
-        engine: computes the chunks.
-        task: the task, without shards: they are taken from the writer.
+        engine: the engine that computes the chunks.
+        task: the task, without shards, which are taken from the writer.
         chunks: all rows of the task, in order.
         writer: one of `vae_export.pipeline.writers`.
         report: called with the number of rows that are done.
 
     Raises:
-        VaeExportError: what the task, the engine or the writer raises.
+        VaeExportError: the task, the engine or the writer failed.
     """
     with writer as opened:
         shards = opened if isinstance(opened, Shards) else None

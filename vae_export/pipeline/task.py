@@ -23,7 +23,7 @@ PARTS: dict[Operation, tuple[Part, ...]] = {
     "reconstruct": ("encoder", "decoder"),
 }
 
-#: Size of a chunk, its inputs and outputs together, in bytes.
+#: Largest size of a chunk (its inputs and outputs together) in bytes.
 CHUNK_BYTES = 64 << 20
 
 
@@ -41,11 +41,11 @@ class Task:
     """An operation on the rows of a reader.
 
     Attributes:
-        operation: which parts of the model the rows go through.
-        reader: the rows.
-        levels: return images as 8-bit levels, uint8, in place of float32.
-        include_input: return each image beside its reconstruction.
-        shards: write the outputs there in whichever process computes them; None returns them.
+        operation: decode, encode or reconstruct.
+        reader: the reader of the rows.
+        levels: whether images are 8-bit levels (uint8) instead of float32.
+        include_input: whether each image is returned beside its reconstruction.
+        shards: folder that the computing process writes the outputs to; None to return the outputs.
     """
 
     operation: Operation
@@ -56,7 +56,7 @@ class Task:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The parts of the model that it needs."""
+        """The parts of the model that the task needs."""
         return PARTS[self.operation]
 
     def outputs(self, contract: Contract) -> Outputs:
@@ -78,7 +78,7 @@ class Task:
             chunk: the rows.
 
         Returns:
-            The outputs by name, (rows, *item) each; an empty dictionary where they were written to the shards.
+            The outputs by name, (rows, *item) each; an empty dictionary if they were written to the shards.
 
         Raises:
             DataError: an input cannot be read, or is not finite or out of range; the message names its row.
@@ -138,12 +138,15 @@ class Chunks(Sequence[Chunk]):
 def split_into_chunks(task: Task, model: Model, *, rows: int | None = None) -> Chunks:
     """Split the rows of a task into chunks.
 
-    Every engine computes the same chunks, so that a row meets the same batch and comes out the same on all of them.
+    Every engine computes the same chunks, so a row is always in the same batch and gives the same result.
 
     Args:
         task: the task.
         model: the model that computes it.
-        rows: rows of a chunk; None takes as many whole batches as `CHUNK_BYTES` holds.
+        rows: rows of a chunk; None takes as many whole batches as fit into `CHUNK_BYTES`.
+
+    Returns:
+        The chunks, in order.
 
     Raises:
         UsageError: `rows` is below 1.

@@ -1,6 +1,6 @@
-"""Writers of a pipeline's outputs: one array file, a folder of shards, PNG files, or one picture of all images.
+"""Write a pipeline's outputs as one array file, a folder of shards, PNG files, or one picture of all images.
 
-Each is a context manager. Outputs are written as they come and published when the block ends, whole or not at all.
+Each writer is a context manager. It writes outputs as they arrive and publishes them atomically when the block ends.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LINE_LEVEL, _LINE_WIDTH = 255, 2
 #: Digits of the number in the name of an image file.
 _DIGITS = 6
-#: The earliest time that a ZIP archive can state; it makes equal arrays give equal bytes.
+#: The earliest timestamp of a ZIP archive. A fixed timestamp makes equal arrays give equal bytes.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 class Writer(Protocol):
-    """Takes outputs, some rows at a time."""
+    """Receives the outputs of a pipeline, several rows at a time."""
 
     def write(self, arrays: Mapping[str, Array]) -> None:
-        """Write the next rows of each output, (rows, *item). Raises `StorageError`."""
+        """Write the next rows of each output, (rows, *item); raise `StorageError` if they cannot be written."""
 
 
 @contextlib.contextmanager
@@ -57,12 +57,12 @@ def npy_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterato
     Args:
         path: the file.
         rows: rows of the whole output.
-        outputs: shape and dtype of the output; the array is (rows, *shape).
-        force: replace an existing file.
+        outputs: shape of a row and dtype of the output; the array is (rows, *shape).
+        force: whether to replace an existing file.
 
     Raises:
         UsageError: the file exists.
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     ((name, (item, dtype)),) = outputs.items()
     check_room(path, _bytes_of(rows, outputs))
@@ -73,9 +73,20 @@ def npy_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterato
 
 @contextlib.contextmanager
 def npz_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterator[Writer]:
-    """Write several outputs as the arrays of an .npz file, not compressed; arguments and errors as in `npy_file`.
+    """Write several outputs as the arrays of an uncompressed .npz file.
 
-    A ZIP archive takes one member after the other, while outputs come side by side: they wait in unnamed files.
+    A ZIP archive takes one member after the other, but the outputs arrive in parallel. So they are kept in unnamed
+    files until the block ends.
+
+    Args:
+        path: the file.
+        rows: rows of the whole output.
+        outputs: shape of a row and dtype of each output; an array is (rows, *shape).
+        force: whether to replace an existing file.
+
+    Raises:
+        UsageError: the file exists.
+        StorageError: the file cannot be written.
     """
     check_room(path, 2 * _bytes_of(rows, outputs))
     with staged_file(path, force=force) as target, contextlib.ExitStack() as stack:
@@ -93,7 +104,7 @@ def npz_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterato
 
 @contextlib.contextmanager
 def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *, force: bool) -> Iterator[Shards]:
-    """Write all outputs in a folder of files of some rows each.
+    """Write all outputs as a folder of shards, files with several rows each.
 
     Args:
         path: the folder.
@@ -101,12 +112,12 @@ def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *
             column of Arrow tensors for each output.
         rows: rows of the whole output.
         outputs: shape of a row and dtype of each output.
-        force: replace a folder that holds nothing but such files.
+        force: whether to replace an existing folder that contains only such files.
 
     Raises:
-        UsageError: the folder exists, or holds other files.
-        StorageError: it cannot be written.
-        MissingExtraError: pyarrow is not installed, and the format needs it.
+        UsageError: the folder exists, or contains other files.
+        StorageError: the folder cannot be written.
+        MissingExtraError: the format needs pyarrow, which is not installed.
     """
     if format == "parquet":
         require("parquet")
@@ -114,12 +125,12 @@ def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *
     check_room(path, _bytes_of(rows, outputs))
     with staged_folder(path, force=force) as folder:
         yield Shards(folder.absolute(), format, tuple(outputs))
-        sweep(folder)  # a killed worker leaves part of a file that another worker has written since
+        sweep(folder)  # a killed worker leaves a partial file; another worker has written the whole one
 
 
 @dataclass(frozen=True)
 class Shards:
-    """A folder of shards that is being filled, by this process or by others that see the folder.
+    """A folder of shards that this process, or others with access to the folder, are writing.
 
     Attributes:
         folder: the staging folder.
@@ -132,7 +143,7 @@ class Shards:
     names: tuple[str, ...]
 
     def write(self, index: int, arrays: Mapping[str, Array]) -> None:
-        """Write the files of chunk `index`. Each appears whole or not at all, even if this process is killed."""
+        """Write the files of chunk `index`. Each file is written atomically, even if this process is killed."""
         if not self.folder.is_dir():
             do = "put --out on storage that all machines share"
             raise StorageError("output folder is missing", where=self.folder, expected="shared storage", do=do)
@@ -147,7 +158,7 @@ class Shards:
                 _write_numbers(file, arrays[name])
 
     def check(self, index: int) -> None:
-        """Raise `StorageError` unless the files of chunk `index` are here."""
+        """Raise `StorageError` unless the files of chunk `index` exist."""
         for path in self.files(index):
             if not path.is_file():
                 do = "put --out on storage that all machines share"
@@ -166,13 +177,13 @@ def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iter
 
     Args:
         path: the folder.
-        name: name of the output: uint8 (rows, C, H, W), 8-bit levels.
-        channels: C: 1, 3 or 4.
-        force: replace a folder that holds nothing but .png files.
+        name: name of the output, uint8 (rows, C, H, W).
+        channels: number of channels, C: 1, 3 or 4.
+        force: whether to replace an existing folder that contains only .png files.
 
     Raises:
-        UsageError: the folder exists or holds other files, or PNG has no images of so many channels.
-        StorageError: it cannot be written.
+        UsageError: the folder exists or contains other files, or PNG does not support this number of channels.
+        StorageError: the folder cannot be written.
         MissingExtraError: Pillow is not installed.
     """
     _check_channels(channels)
@@ -187,14 +198,15 @@ def grid(path: Path, rows: int, item: tuple[int, ...], names: Sequence[str], *, 
 
     Args:
         path: the file.
-        rows: images of each output.
-        item: (C, H, W) of an image.
-        names: names of the outputs, uint8; images of one row stand beside each other.
-        force: replace an existing file.
+        rows: number of images of each output.
+        item: shape of an image, (C, H, W).
+        names: names of the outputs, uint8; the images of one row are side by side.
+        force: whether to replace an existing file.
 
     Raises:
-        UsageError: the file exists, the images are too many for one picture, or PNG has no images of so many channels.
-        StorageError: it cannot be written.
+        UsageError: the file exists, there are too many images for one picture, or PNG does not support this number of
+            channels.
+        StorageError: the file cannot be written.
         MissingExtraError: Pillow is not installed.
     """
     _check_channels(item[0])
@@ -206,7 +218,7 @@ def grid(path: Path, rows: int, item: tuple[int, ...], names: Sequence[str], *, 
 
 
 class _NpyFiles:
-    """An open .npy file for each output. Plain writes make a full disk an error, not a signal as a memory map would."""
+    """An open .npy file for each output. On a full disk a write raises an error; a memory map would raise a signal."""
 
     def __init__(self, files: Mapping[str, IO[bytes]]) -> None:
         self._files = files
@@ -217,7 +229,7 @@ class _NpyFiles:
 
 
 class _PngFiles:
-    """A staging folder that gets one PNG file for each image."""
+    """A staging folder to which one PNG file is written for each image."""
 
     def __init__(self, folder: Path, final: Path, name: str) -> None:
         self._folder, self._final, self._name = folder, final, name
@@ -267,12 +279,12 @@ def _write_npy_header(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[A
 
 
 def _write_numbers(file: IO[bytes], array: Array) -> None:
-    """Write numbers as they follow such a header."""
+    """Write the numbers that follow the header of an .npy file, little-endian and in C order."""
     file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data.cast("B"))
 
 
 def _write_parquet(file: object, arrays: Mapping[str, Array]) -> None:
-    """Write one Parquet file. Floats hardly repeat: neither a dictionary nor compression is worth its time."""
+    """Write one Parquet file, without dictionary and compression, because floats rarely repeat."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -282,7 +294,7 @@ def _write_parquet(file: object, arrays: Mapping[str, Array]) -> None:
 
 
 def _png(image: Array) -> bytes:
-    """Return the PNG file of an image: uint8 (C, H, W)."""
+    """Return the bytes of a PNG file of an image, uint8 (C, H, W)."""
     from PIL import Image
 
     pixels = image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
@@ -304,7 +316,7 @@ def _check_channels(channels: int) -> None:
 
 
 def _check_replaceable(folder: Path, pattern: str) -> None:
-    """Raise `UsageError` for an existing folder with anything in it but files whose names fit the pattern."""
+    """Raise `UsageError` if the folder contains anything but files whose names match the pattern."""
     if not folder.is_dir() or folder.is_symlink():
         return
     for entry in folder.iterdir():

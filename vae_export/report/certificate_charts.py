@@ -1,4 +1,4 @@
-"""Charts of the certificate's page as geometry: numbers and paths in SVG units, which the template draws."""
+"""Compute the geometry of the charts on the certificate page: numbers and paths in SVG units, for the template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vae_export.contract import Array
 from vae_export.parity.error_maps import HISTOGRAM_EDGES, ErrorMap
 from vae_export.report.text import percent
 
-#: Width of a strip up to the tolerance, and of the room for errors beyond it.
+#: Width of a strip up to the tolerance, and width of the area for errors beyond it.
 STRIP = 120
 _BEYOND = 14
 #: Size and margins of a histogram.
@@ -25,7 +25,7 @@ _LABEL = 60
 
 @dataclass(frozen=True)
 class Mark:
-    """One tick of a strip, for all results that fall on it."""
+    """One tick of a strip, which stands for all results at its position."""
 
     x: float
     opacity: float
@@ -37,6 +37,9 @@ def strip(shares: Sequence[float]) -> list[Mark]:
 
     Args:
         shares: each error in units of its tolerance; infinite for a fault.
+
+    Returns:
+        The ticks; results at one position share a tick.
     """
     places = Counter(round(value * STRIP) if value <= 1 else STRIP + _BEYOND // 2 for value in shares)
     most = max(places.values(), default=1)
@@ -51,13 +54,13 @@ class Histogram:
     """The histogram of pixel errors.
 
     Attributes:
-        eager, exported: outlines for PyTorch and the file, closed to the axis.
-        eager_exact, exported_exact: the portion of pixels that are equal to float64, or closer than the axis begins.
+        eager, exported: outlines for PyTorch and the file, closed at the axis.
+        eager_exact, exported_exact: portion of pixels that equal float64 or differ by less than the axis shows.
         decades: (x, exponent) of the grid.
         portions: (y, text) of the grid.
-        largest: x of the file's largest error; None where it lies outside.
-        before: whether its label goes to the left, because the line of the grey level needs the room on the right.
-        grey: x of half a grey level; None where it lies outside.
+        largest: x of the file's largest error; None if it lies outside the plot.
+        before: whether its label is on the left, because the grey-level line takes the space on the right.
+        grey: x of half a grey level; None if it lies outside the plot.
         left, right, top, bottom: edges of the plot.
     """
 
@@ -77,7 +80,12 @@ class Histogram:
 
 
 def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogram:
-    """Draw how often each distance to float64 occurs, for PyTorch and the file on one scale."""
+    """Return the histogram of the distances to float64, for PyTorch and the file on one scale.
+
+    Args:
+        error_map: the errors of a decoder.
+        image_range: lowest and highest pixel value of the contract.
+    """
     low, high = image_range
     eager, exported = (_portions(counts) for counts in (error_map.eager, error_map.exported))
     peak = max(float(eager[1:].max()), float(exported[1:].max()), 1e-9)
@@ -119,14 +127,14 @@ def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogra
 
 
 def _portions(counts: Array) -> Array:
-    """Return portions of all pixels: those that are exact or below the first edge, then each bin."""
+    """Return portions of all pixels: first the pixels that are exact or below the first edge, then each bin."""
     merged = np.asarray(counts[:-1], np.float64)
     merged[0] += counts[-1]
     return merged / max(1.0, float(merged.sum()))
 
 
 def _ticks(peak: float) -> list[float]:
-    """Return two to five round portions up to the peak."""
+    """Return two to five round portions up to the peak, for the ticks of the axis."""
     rough = peak / 4
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(step * scale for step in (1, 2, 5, 10) if step * scale >= rough)

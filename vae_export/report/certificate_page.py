@@ -1,6 +1,6 @@
-"""The HTML page of a certificate: sums up thousands of results, and fills the template.
+"""Make the HTML page of a certificate: summarise thousands of results, and fill the template.
 
-The page contains no time, so that equal certificates give equal bytes.
+The page contains no timestamp, so that equal certificates give equal bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def _severity(result: CaseResult) -> tuple[bool, float]:
 
 @dataclass(frozen=True)
 class Group:
-    """Results that share something, such as part, target and output."""
+    """Results with a common key, such as part, target and output."""
 
     names: tuple[str, ...]
     results: tuple[CaseResult, ...]
 
     @cached_property
     def worst(self) -> CaseResult:
-        """The result that uses most of its tolerance: a failed one if there is any."""
+        """The result that uses the largest share of its tolerance; a failed one if there is any."""
         return max(self.results, key=_severity)
 
     @cached_property
@@ -74,7 +74,7 @@ class Group:
 
 
 def grouped(results: Iterable[CaseResult], key: Callable[[CaseResult], tuple[str, ...]]) -> list[Group]:
-    """Return the groups with equal keys, in the order in which each first appears."""
+    """Return the results in groups of equal keys, in the order in which each key first appears."""
     found: dict[tuple[str, ...], list[CaseResult]] = {}
     for result in results:
         found.setdefault(key(result), []).append(result)
@@ -83,7 +83,7 @@ def grouped(results: Iterable[CaseResult], key: Callable[[CaseResult], tuple[str
 
 @dataclass(frozen=True)
 class Summary:
-    """The sums and worst cases of a certificate."""
+    """The totals and worst cases of a certificate."""
 
     certificate: Certificate
     contract: Contract
@@ -125,7 +125,7 @@ class Summary:
 
     @property
     def missing(self) -> int:
-        """The number of planned results that are missing; a negative number, more than planned, fails as well."""
+        """The number of planned results that are missing; negative, and also a failure, if there are too many."""
         return self.certificate.planned - len(self.certificate.results)
 
     @property
@@ -140,7 +140,7 @@ class Summary:
 
     @property
     def is_measured_tolerance(self) -> bool:
-        """Whether every tolerance is the one measured for float32: none of the user's, TF32 or fewer bits."""
+        """Whether every tolerance is measured for float32, without a user tolerance, TF32 or lower precision."""
         return not any(
             result.limits.user_tolerance is not None or result.setting.tf32 or result.limits.precision != FULL
             for result in self.certificate.results
@@ -151,7 +151,7 @@ class Summary:
         return any(result.limits.user_tolerance is not None for result in self.certificate.results)
 
     def numbers(self, results: Iterable[CaseResult], *, grey: bool = False) -> int:
-        """Return how many single numbers were compared; with `grey`, how many of them are pixels."""
+        """Return how many numbers were compared; with `grey`, only pixels are counted."""
         return sum(
             result.batch * self._item(result.part, result.output)
             for result in results
@@ -206,6 +206,9 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
     Args:
         certificate: a certificate that passed or failed, with or without error maps.
         manifest: manifest of the export that was verified.
+
+    Returns:
+        The page.
     """
     contract = manifest.contract
     first = next(iter(certificate.error_maps.values()), None)
@@ -249,7 +252,7 @@ def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
 
 
 def jinja_environment() -> Environment:
-    """Return an environment that escapes everything: names and messages come from files of unknown origin."""
+    """Return a Jinja environment that escapes all values, since names and messages come from untrusted files."""
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -1,4 +1,4 @@
-"""Inline PNG pictures of the certificate's page: where a decoder's errors lie, and images beside the file's."""
+"""Draw the inline PNG pictures of the certificate page: heat maps of a decoder's errors, and images of the file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from PIL import Image
 from vae_export.contract import Array
 from vae_export.parity.error_maps import ErrorMap
 
-#: Colours from no error to the largest: dark to light, so that they can be told apart without colour vision.
+#: Colours from no error to the largest error, from dark to light, so that they differ without colour vision.
 COLOURS = ((10, 8, 28), (58, 15, 97), (125, 31, 108), (190, 55, 82), (237, 105, 37), (251, 175, 60), (252, 253, 191))
-#: Longest side of a picture; larger ones are reduced.
+#: Longest side of a heat map and of an image, in pixels; larger ones are reduced.
 _LARGEST_MAP, _LARGEST_IMAGE = 256, 96
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG.
+    """A PNG picture.
 
     Attributes:
         uri: the PNG as a `data:` URI.
-        width, height: its size in pixels.
-        block: each of its pixels stands for block × block pixels of the original.
+        width, height: size in pixels.
+        block: side of the square of original pixels that one pixel stands for.
     """
 
     uri: str
@@ -38,12 +38,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The largest error of each pixel.
+    """A picture of the largest error of each pixel.
 
     Attributes:
-        picture: one pixel for each of the image.
-        largest: the error of the lightest colour.
-        channel, row, column: where the largest error is.
+        picture: the picture, with one pixel for each pixel of the image.
+        largest: the error that the lightest colour stands for.
+        channel, row, column: position of the largest error.
     """
 
     picture: Picture
@@ -59,8 +59,8 @@ class ImageComparison:
 
     Attributes:
         decoded: images of the file.
-        difference: their distance to PyTorch's, amplified.
-        factor: amplification; None where no pixel differs.
+        difference: distance of these images to PyTorch's, amplified.
+        factor: amplification; None if no pixel differs.
         largest: largest difference.
     """
 
@@ -75,7 +75,7 @@ def heat_map(pixel_error: Array, image_range: tuple[float, float]) -> HeatMap:
     error = _finite(pixel_error, image_range)
     channel, row, column = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
     largest = float(error.max())
-    # A block shows its largest error: none is averaged away.
+    # A block shows its largest error, so that averaging hides none.
     block, small = _reduced(error.max(0, keepdims=True), _LARGEST_MAP, np.max)
     stops = np.linspace(0, 1, len(COLOURS))
     level = small[0] / largest if largest > 0 else small[0]
@@ -100,19 +100,19 @@ def comparison(error_map: ErrorMap, image_range: tuple[float, float]) -> ImageCo
 
 
 def _finite(distance: Array, image_range: tuple[float, float]) -> Array:
-    """Replace distances that are not finite by one from darkest to brightest: they must not look like none."""
+    """Replace distances that are not finite by the width of the image range, so that they show as large errors."""
     return np.where(np.isfinite(distance), distance, image_range[1] - image_range[0])
 
 
 def _round_down(value: float) -> float:
-    """Return the largest of 1, 2, 5 · 10^k that is no larger."""
+    """Return the largest number of the form 1, 2 or 5 · 10^k that is not above the value."""
     scale = 10.0 ** math.floor(math.log10(value))
     return max(step * scale for step in (1, 2, 5) if step == 1 or step * scale <= value)
 
 
 def _row(images: Array, pool: Callable[..., Array]) -> Picture:
     """Draw images (M, C, H, W), black at 0 and white at 1, side by side with a gap."""
-    if images.shape[1] != 3:  # no colours: the mean or the largest of the channels
+    if images.shape[1] != 3:  # without colours, pool the channels (mean or largest)
         images = pool(images, axis=1, keepdims=True)
     small = [_reduced(image, _LARGEST_IMAGE, pool) for image in images]
     block = small[0][0]
@@ -128,7 +128,7 @@ def _row(images: Array, pool: Callable[..., Array]) -> Picture:
 
 
 def _reduced(image: Array, largest: int, pool: Callable[..., Array]) -> tuple[int, Array]:
-    """Pool blocks of pixels of (C, H, W), so that no side is longer than `largest`; return the block's side as well."""
+    """Return the side of a block, and the image (C, H, W) pooled by blocks so that no side exceeds `largest`."""
     channels, height, width = image.shape
     block = math.ceil(max(height, width) / largest)
     if block == 1:
@@ -139,7 +139,7 @@ def _reduced(image: Array, largest: int, pool: Callable[..., Array]) -> tuple[in
 
 
 def _png(levels: Array, block: int) -> Picture:
-    """Encode levels (H, W, 3 or 4) in [0, 255]."""
+    """Encode levels (H, W, 3 or 4) in [0, 255] as a PNG."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(np.rint(levels).astype(np.uint8))).save(stream, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

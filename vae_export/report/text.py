@@ -1,4 +1,4 @@
-"""Words and numbers of the HTML pages: probes and metrics explained, figures as short text."""
+"""Format text for the HTML pages: descriptions of probes and metrics, and figures as short text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-#: Each probe in words, for readers of the page.
+#: A description of each probe, for readers of the page.
 PROBES = {
     "prior": "Latents drawn from a standard normal, as when an application makes new images.",
     "posterior": "Latents of images, with the noise that training had.",
@@ -26,7 +26,7 @@ SPACE = "\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None) -> str:
-    """Format with three digits: 0.00123, 12.3, 1,234, 4.05e-5; a dash for None, "not finite" for Inf and NaN."""
+    """Format a number with three digits: 0.00123, 12.3, 1,234, 4.05e-5. None is a dash; Inf and NaN "not finite"."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
@@ -49,7 +49,7 @@ def times(ratio: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Format a share: 33.2 %; one above 10 as a multiple."""
+    """Format a share as 33.2 %, or as a multiple if it is above 10."""
     if share is None or not math.isfinite(share):
         return MISSING
     if share > 10:
@@ -77,7 +77,7 @@ def duration(seconds: float | None) -> str:
 
 
 def many(count: float) -> str:
-    """Format a count: 1,234; from a million on with a word: 92.1 million."""
+    """Format a count as 1,234, or with a word from a million up: 92.1 million."""
     for word, scale in (("billion", 1e9), ("million", 1e6)):
         if count >= scale:
             return f"{count / scale:.3g} {word}"
@@ -95,8 +95,8 @@ def listed(names: list[str]) -> str:
 
 
 def flat(data: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested JSON as names and texts: ("training · data · name", "mnist"); floats get six digits."""
-    for key, value in sorted(data.items(), key=lambda item: str(item[0])):  # as in manifest.json
+    """Yield nested JSON as names and texts, such as ("training · data · name", "mnist"); floats get six digits."""
+    for key, value in sorted(data.items(), key=lambda item: str(item[0])):  # the order of manifest.json
         name = f"{before}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):
             yield from flat(value, f"{name} · ")

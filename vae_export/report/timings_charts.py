@@ -1,4 +1,4 @@
-"""The geometry of the charts on the timings page: latency against batch size, and error against latency and size."""
+"""Compute the geometry of the charts on the timings page: latency by batch size, and error by latency and size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vae_export.precision import PRECISIONS
 from vae_export.report.text import duration, number
 
 WIDTH, HEIGHT = 720, 400
-#: The number of colours on the page; more engines share them.
+#: The number of colours on the page; further engines reuse them.
 COLOURS = 12
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 16, 48
 #: Radius of the largest file's circle, whose area stands for its size, and of the smallest circle that is drawn.
@@ -29,7 +29,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float, margin: float = 1.3) -> Axis:
-        """Return an axis that covers positive values, and a factor of `margin` beyond them."""
+        """Return an axis that covers positive values with a factor of `margin` on either side."""
         known = list(values)
         return cls(min(known) / margin, max(known) * margin, start, end)
 
@@ -39,7 +39,7 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def decades(self) -> list[float]:
-        """Return the powers of ten on it, and also their double and fivefold where there are fewer than three."""
+        """Return the powers of ten on the axis; if there are fewer than three, also 2 and 5 times each of them."""
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for steps in ((1,), (1, 2, 5)):
             ticks = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
@@ -54,10 +54,10 @@ class LineStyle:
     """The style that tells a subject from the others.
 
     Attributes:
-        name: its name, without the suffix ExecutionProvider.
-        colour: the number of its engine's colour.
-        dash: the number of its precision's dash pattern; 0, a solid line, is float32.
-        precision: its precision, or "" for float32.
+        name: name of the subject, without the suffix ExecutionProvider.
+        colour: number of the engine's colour.
+        dash: number of the precision's dash pattern; 0 is a solid line, for float32.
+        precision: precision of the subject, or "" for float32.
     """
 
     name: str
@@ -82,7 +82,7 @@ def _engine(subject: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Line:
-    """The latencies of one subject: a path, and its points (x, y, text)."""
+    """The latencies of one subject as a path and its points (x, y, text)."""
 
     style: LineStyle
     path: str
@@ -125,7 +125,7 @@ class TradeOff:
         points: one for each subject.
         columns: (x, text) of the grid.
         ticks: (y, text) of the grid.
-        pareto_front: the files to which no other is at least equal in latency, error and size, and better in one.
+        pareto_front: the files that no other file beats (at least equal in latency, error and size, better in one).
     """
 
     points: tuple[Point, ...]
@@ -135,7 +135,14 @@ class TradeOff:
 
 
 def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -> Latencies:
-    """Return the chart of one part with one number of threads; both axes are logarithmic."""
+    """Return the chart of one part with one number of threads; both axes are logarithmic.
+
+    Args:
+        timings: the results.
+        part: the part of the model.
+        threads: the number of threads.
+        names: the subjects, in the order of their colours.
+    """
     batches = sorted(timings.plan["batches"])
     rooflines = {
         roofline.batch: roofline.seconds
@@ -180,7 +187,7 @@ def trade_off(
         errors: the largest error by subject.
 
     Returns:
-        The chart, or None where fewer than two subjects have an error.
+        The chart, or None if fewer than two subjects have a known error.
     """
     sizes = {subject.name: subject.file_bytes for subject in timings.subjects if subject.part == part}
     fastest: dict[str, float] = {}
@@ -190,7 +197,7 @@ def trade_off(
     shown = [name for name in names if name in fastest]
     if len(shown) < 2:
         return None
-    # An error of 0 has no logarithm: it is drawn at the lower edge.
+    # An error of 0 has no logarithm, so it is drawn at the lower edge.
     least = min((errors[name] for name in shown if errors[name] > 0), default=1e-9)
     height = {name: errors[name] or least / 2 for name in shown}
     x = Axis.over(fastest.values(), _LEFT, WIDTH - _RIGHT, 1.6)
@@ -216,7 +223,7 @@ def trade_off(
 
 
 def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether one is nowhere worse than the other, and better somewhere."""
+    """Whether one point is at least as good as the other in every figure, and better in one."""
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 

@@ -1,4 +1,4 @@
-"""The timings of a benchmark as one HTML page: the fastest files, charts, and all results."""
+"""Make the HTML page of a benchmark's timings, with the fastest files, the charts and all results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ TEMPLATE = "timings.html.j2"
 
 
 def timings_page(timings: Timings, record: StoredCertificate) -> str:
-    """Return one HTML page that needs no other file, no network and no script.
+    """Return the HTML page of a benchmark; it needs no other file, no network and no script.
 
     Args:
         timings: the results of a benchmark.
-        record: the certificate of the files that were measured, for their errors.
+        record: the certificate of the measured files, which states their errors.
+
+    Returns:
+        The page.
     """
     return (
         jinja_environment()
@@ -36,7 +39,7 @@ def timings_page(timings: Timings, record: StoredCertificate) -> str:
 
 
 def errors(document: Mapping[str, Any], part: str) -> dict[str, float]:
-    """Return the largest error of the first output of a part, by target, and PyTorch's own under `eager/cpu`.
+    """Return the largest error of the first output of a part by target; PyTorch's own error is under `eager/cpu`.
 
     Args:
         document: the certificate.
@@ -51,6 +54,6 @@ def errors(document: Mapping[str, Any], part: str) -> dict[str, float]:
     for row in rows:
         if row["output"] == first and row["error"] is not None and row["probe"] != "largest":
             found[row["target"]] = max(row["error"], found.get(row["target"], 0.0))
-            if "+" not in row["target"]:  # other precisions state the error of PyTorch with the same quantised numbers
+            if "+" not in row["target"]:  # other precisions state PyTorch's error with quantised numbers
                 found[EAGER] = max(row["eager_error"], found.get(EAGER, 0.0))
     return found

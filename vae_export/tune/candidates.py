@@ -1,6 +1,6 @@
-"""The candidates of `tune`: a certified file, its provider and its session options, with the degradation on record.
+"""List the candidates of `tune`: certified files with a provider, session options and their degradation.
 
-Nothing is run here: the degradation in pixels and nats is what the certificate states.
+No file is run. The degradation in pixels and nats comes from the certificate.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from vae_export.session_options import CPU, OPTIMISATION_LEVELS, RUNTIME_FORMAT,
 
 @dataclass(frozen=True)
 class Candidate:
-    """A certified file with the way in which it is run.
+    """A certified file with a provider and session options.
 
     Attributes:
         entry: the file.
-        target: its format and a provider.
-        options: the options of its session.
+        target: the format and precision of the file, and a provider.
+        options: the session options.
         cost: degradation of the file on this target: the worst grey level of the decoder's images, and the nats of
             encoder and decoder together.
     """
@@ -43,12 +43,12 @@ class Candidate:
 
     @property
     def runs_in_runtime(self) -> bool:
-        """Whether `vae_export.load` can run it, so that it can be recommended."""
+        """Whether `vae_export.load` can run this candidate, so that it can be recommended."""
         return self.target.format == RUNTIME_FORMAT
 
     @property
     def preference(self) -> tuple[float, int, int, int]:
-        """A sort key for ties: first fewer grey levels, then more bits, fewer changed options, and fewer threads."""
+        """A sort key for ties: fewer grey levels come first, then more bits, fewer changed options, fewer threads."""
         options = self.options
         is_optimised = options.optimisation == OPTIMISATION_LEVELS[-1]
         changed = (options.threads is not None) + (not is_optimised) + len(options.switches)
@@ -56,12 +56,12 @@ class Candidate:
         return levels, PRECISIONS.index(self.target.precision), changed, options.threads or 0
 
     def variants(self, levels: Sequence[str | None]) -> Iterator[Candidate]:
-        """Yield it with one session option changed; `levels` are the optimisation levels that it was verified at."""
+        """Yield this candidate with one session option changed; `levels` are its verified optimisation levels."""
         for level in levels:
             if level != self.options.optimisation:
                 yield replace(self, options=replace(self.options, optimisation=level))
         for switch in SWITCHES:
-            if switch != "no-spinning" or self.options.threads != 1:  # with one thread nothing spins
+            if switch != "no-spinning" or self.options.threads != 1:  # a single thread does not spin
                 yield replace(self, options=replace(self.options, switches=(switch,)))
 
 
@@ -70,8 +70,11 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
 
     Args:
         manifest: the manifest of the export.
-        record: its certificate.
+        record: the certificate of the export.
         part: the part of the model.
+
+    Returns:
+        The candidates.
 
     Raises:
         UsageError: the export has no such part.
@@ -98,7 +101,7 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
 
 
 def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str | None]:
-    """Return the optimisation levels that a part was verified at on a target; [None] for an engine without levels."""
+    """Return the optimisation levels at which a part was verified on a target, or [None] if the engine has none."""
     settings = [
         row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]
@@ -109,13 +112,17 @@ def verified_levels(record: StoredCertificate, part: Part, target: Target) -> li
 def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Degradation:
     """Return the degradation that a certificate states for a target.
 
-    Encoder and decoder share one degradation, because nats depend on both. Float32 files have none on record: it is
-    taken from their test cases. An autoencoder in float32 has no nats, because its test cases compare outputs only.
+    Encoder and decoder share one degradation, because nats depend on both. The certificate states none for float32
+    files, so theirs is taken from the test cases. An autoencoder in float32 has no nats, because its test cases compare
+    only outputs.
 
     Args:
         record: the certificate.
         part: the part of the model.
         target: the format, precision and provider.
+
+    Returns:
+        The degradation, in grey levels and nats.
 
     Raises:
         KeyError, TypeError: the certificate is damaged.
@@ -126,7 +133,7 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
             return _checked(Degradation(**entry))
     rows = [row for row in record.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_typical_image(row, whole)]
-    # The error of the worst image: the mean error, to which a budget applies, is not above it.
+    # This is the error of the worst image. The mean error, to which a budget applies, is not larger.
     metric = [row for row in rows if (row["part"], row["output"]) == (METRIC, "negative_elbo")]
     nats = [row["error"] for row in metric if whole == "decoder"]
     found = Degradation(
@@ -136,7 +143,7 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
 
 
 def _checked(found: Degradation) -> Degradation:
-    """Return it, or raise `TypeError` if its figures are not numbers: they come from a file."""
+    """Return the degradation, or raise `TypeError` if its figures, which come from a file, are not numbers."""
     for figure in (found.worst_levels, found.nats_high):
         if not isinstance(figure, int | float | None):
             raise TypeError(f"a degradation is {figure!r}")

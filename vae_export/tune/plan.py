@@ -1,4 +1,4 @@
-"""The options of `tune`, in a module of their own: the command line shows their defaults without loading torch."""
+"""The options of `tune`, in a separate module so that the command line shows their defaults without loading torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vae_export.errors import UsageError
 
 @dataclass(frozen=True)
 class TunePlan:
-    """The part to tune, and for how long its candidates are measured.
+    """The part to tune, and the measuring time of its candidates.
 
     Attributes:
         part: the part of the model.
@@ -32,9 +32,9 @@ class TunePlan:
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:
             raise UsageError("bad seconds", expected="a number above 0", got=self.seconds)
-        BenchPlan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # raises for what is out of range
+        BenchPlan(parts=(self.part,), batches=(self.batch,), rounds=self.rounds)  # raises for values out of range
 
     @property
     def rungs(self) -> tuple[int, int, int]:
-        """The rounds of each rung."""
+        """The number of rounds of each rung."""
         return max(1, self.rounds // 4), max(1, self.rounds // 2), self.rounds

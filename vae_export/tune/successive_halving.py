@@ -1,9 +1,9 @@
 """Successive halving: measure all candidates briefly, drop the slower half, and measure the rest for longer.
 
-To measure dozens of candidates for as long as a trustworthy figure takes would take minutes. So the first rung measures
+It would take minutes to measure dozens of candidates for as long as a reliable figure needs. So the first rung measures
 all of them briefly, and only those that may still win reach the last rung (Jamieson & Talwalkar, arXiv:1502.07943).
-Within a rung the measurement is that of `vae_export.bench.benchmark`: every candidate in a process of its own, all of
-them in turn, round after round, and ratios taken within a round.
+A rung measures as `vae_export.bench.benchmark` does: every candidate has its own process, each round measures all of
+them in turn, and ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from vae_export.parity.degradation import Report
 from vae_export.tune.candidates import Candidate
 from vae_export.tune.plan import TunePlan
 
-#: A candidate that takes at most this many times the time of the fastest is tied with it in any case …
+#: A candidate that takes at most this many times the time of the fastest is always tied with it.
 _SAME = 1.02
-#: … and up to this many times, it is tied where it was as fast in a quarter of the rounds: noise may hide so much.
+#: Up to this many times, it is tied if it was as fast in a quarter of the rounds, because noise may be that large.
 _MAX_TIE = 1.1
 
 
@@ -38,9 +38,10 @@ class CandidateResult:
 
     Attributes:
         candidate: the candidate.
-        outcome: "won", or why it did not win.
+        outcome: "won", or the reason why it did not win.
         p50_seconds: median time of a call, or None if it was not measured. It is the median time of the runtime's
-            defaults in the last rung divided by `speedup`: rungs differ in load, and so times and ratios agree.
+            defaults in the last rung divided by `speedup`, so that times and ratios agree although load differs
+            between rungs.
         speedup: time of the runtime's defaults divided by that of the candidate, or None if it was not measured.
     """
 
@@ -65,17 +66,17 @@ class CandidateResult:
 
 
 class SuccessiveHalving:
-    """One search for the fastest candidate. Use it as a context manager: it ends the processes of the candidates.
+    """A search for the fastest candidate. Use it as a context manager, which ends the processes of the candidates.
 
     Args:
         export: the export folder.
-        plan: the part, the batch size, and for how long.
-        baseline: the candidate that runs the runtime's defaults, to which all ratios are.
+        plan: the part, the batch size, and the measuring time.
+        baseline: the candidate with the runtime's defaults, to which all ratios refer.
         report: called with one line at each step.
 
     Attributes:
         pool: the candidates that are still measured.
-        baseline: as above.
+        baseline: the candidate with the runtime's defaults.
     """
 
     def __init__(self, export: Path, plan: TunePlan, baseline: Candidate, report: Report) -> None:
@@ -93,11 +94,11 @@ class SuccessiveHalving:
         self.pool.close()
 
     def run(self, candidates: Iterable[Candidate], levels_of: Callable[[Candidate], list[str | None]]) -> None:
-        """Measure rung after rung, until the rest was measured for as long as the plan says.
+        """Measure all rungs, and drop the slower half of the candidates after each rung but the last.
 
         Args:
-            candidates: the candidates, the baseline among them.
-            levels_of: returns the optimisation levels that a candidate was verified at. The session options of the
+            candidates: the candidates, including the baseline.
+            levels_of: returns the optimisation levels at which a candidate was verified. The session options of the
                 fastest candidate are varied before the last rungs.
 
         Raises:
@@ -116,9 +117,9 @@ class SuccessiveHalving:
         self._measure(last)
 
     def winner(self) -> tuple[Candidate, list[str]]:
-        """Return the winner, and sentences that say why.
+        """Return the winner, and sentences that explain the choice.
 
-        It is the fastest candidate that the runtime can run; or the simplest of those that are tied with it.
+        The winner is the fastest candidate that the runtime can run, or the simplest of those tied with it.
         """
         fastest = self._fastest(in_runtime=True)
         tied = [item for item in self.pool.candidates if item.runs_in_runtime and self._is_tied(item, fastest)]
@@ -126,7 +127,7 @@ class SuccessiveHalving:
         return winner, [self._explain(winner, len(tied) - 1), *self._compare_outside_runtime(winner)]
 
     def results(self, winner: Candidate) -> list[CandidateResult]:
-        """Return what became of each candidate, the fastest first and those that were not measured last."""
+        """Return the outcome of each candidate: the fastest first, and those that were not measured last."""
         fastest = self._fastest(in_runtime=True)
         found = [
             *self._eliminated,
@@ -143,7 +144,7 @@ class SuccessiveHalving:
         return self.pool.p50(self.baseline) / speedup.median
 
     def leave_out(self, candidate: Candidate, reason: str) -> None:
-        """Note a candidate that is not measured."""
+        """Record a candidate that is not measured, with the reason."""
         self._eliminated.append((candidate, reason, None))
 
     def _add(self, candidates: Iterable[Candidate]) -> None:
@@ -166,7 +167,7 @@ class SuccessiveHalving:
         self.pool.failed.clear()
 
     def _eliminate_slower_half(self, rung: str) -> None:
-        """Eliminate half of those that the runtime can run, and half of the others; the baseline always stays."""
+        """Drop the slower half of those that the runtime can run, and of the others; the baseline always stays."""
         for in_runtime in (True, False):
             group = [c for c in self.pool.candidates if c.runs_in_runtime == in_runtime and c != self.baseline]
             group.sort(key=lambda candidate: self.pool.ratio(candidate, self.baseline).median)
@@ -224,7 +225,7 @@ class CandidatePool:
     """The processes of the candidates that are still measured, and their times in the last rung.
 
     Attributes:
-        failed: candidates that could not be run, with the reason, until the caller clears it.
+        failed: candidates that could not be run, with the reason; the caller clears it.
     """
 
     def __init__(self, export: Path, plan: TunePlan) -> None:
@@ -241,7 +242,7 @@ class CandidatePool:
         return list(self._processes)
 
     def add(self, candidates: Iterable[Candidate]) -> None:
-        """Open each candidate in a process of its own, and compute a batch."""
+        """Open each candidate in its own process, and compute a batch."""
         for candidate in candidates:
             target = candidate.target
             file = ExportedFile(candidate.entry.name, target.format, candidate.options)
@@ -256,7 +257,7 @@ class CandidatePool:
                 self._fail(candidate, str(error))
 
     def measure(self, rounds: int) -> None:
-        """Measure all candidates anew; the times of the rung before are forgotten."""
+        """Measure all candidates again, and discard the times of the previous rung."""
         self._round_medians = {candidate: [] for candidate in self._processes}
         for _ in range(rounds):
             for candidate in self._order.sample(self.candidates, len(self._processes)):
@@ -294,6 +295,6 @@ class CandidatePool:
 
 
 def _times(ratio: float) -> str:
-    """Return "1.53×"; a third decimal where two would show 1.00 for a ratio that is not 1."""
+    """Return a ratio such as "1.53×", with a third decimal if two would show 1.00 for a ratio other than 1."""
     text = f"{ratio:.2f}"
     return f"{ratio:.3f}×" if text == "1.00" and ratio != 1 else f"{text}×"

@@ -1,4 +1,4 @@
-"""`tune()` finds the fastest certified settings of a part and recommends them in the manifest."""
+"""Find the fastest certified settings of a part and recommend them in the manifest."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TuningResult:
     Attributes:
         plan, budget: the options.
         results: the outcome of every candidate, the fastest first.
-        why: a sentence about the winner, and one that compares it with other engines, if the export has their files.
-        recommended: the winner, as it is written into the manifest.
+        why: a sentence about the winner, and a comparison with other engines if the export has their files.
+        recommended: the recommendation that is written into the manifest.
     """
 
     plan: TunePlan
@@ -55,8 +55,8 @@ def tune(
 
     Args:
         artifact: the export.
-        record: its certificate; only certified files are candidates.
-        plan: the part, the batch size, and for how long candidates are measured.
+        record: the certificate of the export; only certified files are candidates.
+        plan: the part, the batch size, and the measuring time of the candidates.
         budget: the degradation in pixels and nats that a file may have, as the certificate states it.
         report: called with one line at each step.
 
@@ -92,9 +92,9 @@ def tune(
 
 
 def publish(artifact: Artifact, found: Recommendation) -> None:
-    """Write a recommendation into manifest.json, in place of the one for its part, if it passes the golden vectors.
+    """Write a recommendation into manifest.json if it passes the golden vectors; it replaces the one for its part.
 
-    The certificate stays valid: it covers the files, and not the manifest.
+    The certificate stays valid, because it covers the files and not the manifest.
 
     Args:
         artifact: the export, as it was when the recommendation was measured.
@@ -102,7 +102,7 @@ def publish(artifact: Artifact, found: Recommendation) -> None:
 
     Raises:
         ParityError: the recommended settings fail the golden vectors.
-        IntegrityError: the manifest has changed meanwhile.
+        IntegrityError: the manifest has changed since it was read.
     """
     kept = [item for item in artifact.manifest.recommended if item.part != found.part]
     manifest = replace(artifact.manifest, recommended=tuple(sorted([*kept, found], key=lambda item: item.part)))
@@ -128,7 +128,7 @@ def _recommendation(search: SuccessiveHalving, winner: Candidate, plan: TunePlan
 
 
 def _baseline(pool: list[Candidate], affordable: list[Candidate], budget: Budget) -> Candidate:
-    """Return what the runtime runs without a recommendation, as far as it is within the budget."""
+    """Return the candidate that the runtime uses without a recommendation, among those within the budget."""
     can = [candidate for candidate in affordable if candidate.runs_in_runtime and candidate.target.provider == CPU]
     if not can:
         costs = [line for candidate in pool if candidate.runs_in_runtime for line in candidate.cost.over_budget(budget)]
@@ -146,5 +146,5 @@ def _without_target(excess: str) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Return the value with four digits; the noise is larger."""
+    """Return the value rounded to four digits, which is finer than the noise."""
     return float(f"{value:.4g}")
