@@ -21,7 +21,7 @@ PROVIDERS = (CPU, CUDA, TENSORRT)
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
 #: Changes of ONNX Runtime's defaults that change the run time and not the results.
 SWITCHES = ("no-spinning", "parallel", "no-arena", "no-pattern")
-#: The largest allowed number of threads. ONNX Runtime fails or hangs with much larger numbers.
+#: The largest allowed number of threads, more than any processor has. ONNX Runtime handles larger numbers badly.
 MAX_THREADS = 1024
 
 
