@@ -11,15 +11,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vae_export import Contract
-from vae_export.contract import PARTS, TensorSpec
+from vae_export.contract import PARTS, Condition, Part
 from vae_export.errors import ModelError
+from vae_export.tensors import Expression, Symbol, TensorSpec
 
 sizes = st.integers(1, 40)
 contracts = st.builds(
     Contract,
-    image_shape=st.tuples(sizes, sizes, sizes),
+    data_shape=st.tuples(sizes, sizes, sizes),
     latent_shape=st.lists(sizes, min_size=1, max_size=3).map(tuple),
-    image_range=st.tuples(st.floats(-9, 0, exclude_max=True), st.floats(0, 9)),
+    data_range=st.tuples(st.floats(-9, 0, exclude_max=True), st.floats(0, 9)),
 )
 items = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
@@ -54,6 +55,92 @@ def test_names_and_order_are_those_of_the_documentation() -> None:
     }
 
 
+def test_short_forms_and_numpy_integers_make_the_same_contract() -> None:
+    assert Contract([1, 28, 28], [8]) == Contract((1, 28, 28), (8,))  # type: ignore[arg-type]
+    assert Contract(np.array([1, 28, 28]), (np.int64(8),)) == Contract((1, 28, 28), (8,))  # type: ignore[arg-type]
+    assert Contract((1, 28, 28), {"latent": (8,)}) == Contract((1, 28, 28), (8,))
+
+
+#: A contract of each kind that the first version of the format cannot express.
+EXTENDED = {
+    "any size": Contract((3, "8*h", "8*w"), (4, "h", "w"), (-1, 1), symbols={"N": Symbol(1, 63), "h": Symbol(2, 9, 4)}),
+    "codes": Contract((3, 16, 16), (4, 4), encoding="codes", codebook_size=32, code_dtype="int32"),
+    "table": Contract((13,), (4,), None),
+    "two latents": Contract((1, 28, 28), {"z1": (4,), "z2": (2, 2, 2)}),
+    "label": Contract((1, 28, 28), (8,), conditions=(Condition("label", (), "int64", 0, 9),)),
+    "decoder's condition": Contract((1, 8, 8), (2,), conditions=(Condition("style", (5,), parts=("decoder",)),)),
+    "deterministic": Contract((3, 8, 8), (4, 2, 2), encoding="deterministic", prior="given by the user"),
+    "video": Contract((3, "4*t+1", 64, 64), (16, "t+1", 8, 8), (-1, 1)),
+    "logits": Contract((3, 8, 8), (2,), output_shape=(6, 8, 8)),
+    "fixed batch": Contract((1, 8, 8), (2,), symbols={"N": Symbol(1, 1)}),
+    "scaled": Contract((3, 8, 8), (4, 1, 1), (-1, 1), scaling_factor=0.18215, shift_factor=0.1),
+}
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_extended_contract_survives_json(name: str) -> None:
+    contract = EXTENDED[name]
+    assert not contract.is_plain
+    assert Contract.from_json(json.loads(json.dumps(contract.to_json(), allow_nan=False))) == contract
+
+
+def test_parts_of_each_encoding_have_their_tensors() -> None:
+    def names(contract: Contract, part: Part) -> str:
+        spec = contract.spec(part)
+        return " → ".join(" ".join(tensor.name for tensor in tensors) for tensors in (spec.inputs, spec.outputs))
+
+    codes, plain, label = EXTENDED["codes"], EXTENDED["deterministic"], EXTENDED["label"]
+    assert names(codes, "encoder") == "image → codes"
+    assert names(codes, "autoencoder") == "image → reconstruction codes"
+    assert names(plain, "autoencoder") == "image → reconstruction latent"
+    assert names(label, "encoder") == "image label → mean logvar"
+    assert names(label, "autoencoder") == "image noise label → reconstruction mean logvar latent"
+    assert names(EXTENDED["decoder's condition"], "encoder") == "image → mean logvar"
+    assert names(EXTENDED["decoder's condition"], "decoder") == "latent style → image"
+    assert names(EXTENDED["two latents"], "encoder") == "image → z1_mean z1_logvar z2_mean z2_logvar"
+    assert names(EXTENDED["two latents"], "autoencoder").startswith("image z1_noise z2_noise → reconstruction z1_mean")
+    assert names(EXTENDED["logits"], "decoder") == "latent → output"
+
+
+def test_open_sizes_take_numbers_at_a_size() -> None:
+    contract = EXTENDED["any size"]
+    assert contract.at().data_shape == (3, 32, 64)  # h has a usual value, w has none
+    assert contract.at({"h": 2, "w": 3}).latent_shape == (4, 2, 3)
+    assert contract.fixed({"w": 5}).data_shape == (3, "8*h", 40)
+    assert contract.fixed({"N": 2}).data.shape == (2, 3, "8*h", "8*w")
+
+
+def test_inputs_of_open_sizes_are_checked_together() -> None:
+    spec = EXTENDED["any size"].spec("autoencoder")
+
+    def arrays(image: tuple[int, int], noise: tuple[int, int]) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+        shapes = {"image": (2, 3, *image), "noise": (2, 4, *noise)}
+        return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+    assert spec.check_inputs(arrays((16, 24), (2, 3))) == 2
+    assert spec.sizes(arrays((16, 24), (2, 3))) == {"h": 2, "w": 3}
+    with pytest.raises(ModelError, match="wrong shape: tensor 'image'"):
+        spec.check_inputs(arrays((17, 24), (2, 3)))
+    with pytest.raises(ModelError, match="wrong shape: tensor 'noise'"):
+        spec.check_inputs(arrays((16, 24), (2, 4)))
+    with pytest.raises(ModelError, match="size out of bounds: autoencoder, h; expected 2 to 9, got 1"):
+        spec.check_inputs(arrays((8, 24), (1, 3)))
+
+
+@pytest.mark.parametrize("text", ["8h", "h*w", "", "*h", "8*", "h+", "N+x", "-h", "0*h"])
+def test_bad_size_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="bad size"):
+        Expression.parse(text)
+
+
+@given(st.integers(1, 64), st.integers(-8, 8), st.integers(1, 99))
+def test_expression_solves_what_it_computes(factor: int, offset: int, value: int) -> None:
+    expression = Expression("h", factor, offset)
+    assert Expression.parse(str(expression)) == expression
+    assert expression.solve(expression.at(value)) == value
+    assert factor == 1 or expression.solve(expression.at(value) + 1) is None
+
+
 def test_unknown_part_is_refused() -> None:
     with pytest.raises(ModelError, match=r"unknown part; expected encoder \| decoder \| autoencoder \| .*, got head"):
         Contract((1, 2, 3), (4,)).spec("head")  # type: ignore[arg-type]
@@ -62,17 +149,19 @@ def test_unknown_part_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (((1, 28), (4,)), "image_shape"),
-        (((1, 28, 0), (4,)), "image_shape"),
-        (((1, 28, -28), (4,)), "image_shape"),
-        (((1, 28, 28.0), (4,)), "image_shape"),
-        (((1, 28, True), (4,)), "image_shape"),
+        (((), (4,)), "data_shape"),
+        (((1, 28, 0), (4,)), "data_shape"),
+        (((1, 28, -28), (4,)), "data_shape"),
+        (((1, 28, 28.0), (4,)), "data_shape"),
+        (((1, 28, True), (4,)), "data_shape"),
         (((1, 28, 28), ()), "latent_shape"),
-        (((1, 28, 28), ("4",)), "latent_shape"),
-        (((1, 28, 28), (4,), (1.0, 1.0)), "image_range"),
-        (((1, 28, 28), (4,), (1.0, 0.0)), "image_range"),
-        (((1, 28, 28), (4,), (0.0, math.nan)), "image_range"),
-        (((1, 28, 28), (4,), (-math.inf, 1.0)), "image_range"),
+        (((1, 28, 28), (None,)), "latent_shape"),
+        (((1, 28, 28), (4,), (1.0, 1.0)), "data_range"),
+        (((1, 28, 28), ("N",)), "shapes"),
+        (((1, 28, 28), {"image": (2,), "other": (3,)}), "decoder, names"),
+        (((1, 28, 28), (4,), (1.0, 0.0)), "data_range"),
+        (((1, 28, 28), (4,), (0.0, math.nan)), "data_range"),
+        (((1, 28, 28), (4,), (-math.inf, 1.0)), "data_range"),
     ],
 )
 def test_nonsense_is_refused_by_name(arguments: tuple[object, ...], named: str) -> None:

@@ -21,13 +21,14 @@ from vae_export._version import __version__
 
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Artifact, open_artifact
-    from vae_export.contract import Contract
+    from vae_export.contract import Condition, Contract
     from vae_export.errors import VaeExportError
     from vae_export.exporter import export
     from vae_export.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from vae_export.parity import Certificate, verify
     from vae_export.runtime import Model, load
     from vae_export.sources import Source
+    from vae_export.tensors import Symbol
 
 # Since 1.29 ONNX Runtime's wheels send hashes of the graph and weights of each file that they open to Microsoft, and
 # leave an identifier in the home folder. ONNX Runtime reads this variable once, while it is loaded, and child processes
@@ -40,9 +41,11 @@ _HOMES = {
     "Artifact": "artifact.folder",
     "Certificate": "parity",
     "Checkpoint": "models.checkpoint",
+    "Condition": "contract",
     "Contract": "contract",
     "Model": "runtime",
     "Source": "sources",
+    "Symbol": "tensors",
     "VaeExportError": "errors",
     "export": "exporter",
     "load": "runtime",
@@ -56,9 +59,11 @@ __all__ = [
     "Artifact",
     "Certificate",
     "Checkpoint",
+    "Condition",
     "Contract",
     "Model",
     "Source",
+    "Symbol",
     "VaeExportError",
     "__version__",
     "export",

@@ -1,4 +1,4 @@
-"""The contract: names, dtypes, shapes and ranges of the inputs and outputs of each exported graph.
+"""The contract: names, dtypes, shapes, ranges and roles of the inputs and outputs of each exported graph.
 
 Exporters take tensor names from the contract, and parity draws inputs that fit it. The runtime checks arguments against
 it. The manifest and the metadata of every file store it. This module does not import torch, because applications use it
@@ -8,14 +8,17 @@ too.
 from __future__ import annotations
 
 import math
+import operator
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Literal, cast, get_args
 
 from vae_export.errors import ModelError
 from vae_export.likelihood import MAX_LEVEL as MAX_LEVEL
 from vae_export.likelihood import Array as Array
 from vae_export.likelihood import Likelihood
+from vae_export.tensors import BATCH, Dtype, Expression, Role, Shape, Size, Symbol, TensorSpec, as_shape, sizes_at
 
 Part = Literal["encoder", "decoder", "autoencoder", "decoder-uint8-hwc", "decoder-uint8-chw"]
 #: The parts that every VAE has. They are exported by default.
@@ -26,110 +29,29 @@ Pixels = Literal["uint8-hwc", "uint8-chw"]
 PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": "decoder-uint8-chw"}
 #: Every part that a file can hold.
 EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
-#: How far a pixel may lie outside its range because of float32 rounding, as a fraction of the range.
-RANGE_SLACK = 1e-6
+#: What an encoder gives: mean and logvar of a Gaussian, a latent without a distribution, or integer codes.
+Encoding = Literal["gaussian", "deterministic", "codes"]
+#: The distribution of latents: N(0, I), each code equally likely, or one that the contract does not know.
+Prior = Literal["standard normal", "uniform", "given by the user"]
+NORMAL: Prior = "standard normal"
 
-#: The name of the dynamic first axis, in every graph and every shape of a manifest.
-BATCH = "N"
-#: The distribution of latents, N(0, I), as a manifest names it.
-PRIOR = "standard normal"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph.
-
-    Attributes:
-        name: the name of the tensor in every exported file.
-        item: the shape of one row; the whole shape is (N, *item), with N >= 1.
-        low, high: the range of the values; infinite if the tensor has no range.
-        dtype: float32, or uint8 for 8-bit pixels.
-    """
-
-    name: str
-    item: tuple[int, ...]
-    low: float = -math.inf
-    high: float = math.inf
-    dtype: Literal["float32", "uint8"] = "float32"
-
-    @property
-    def shape(self) -> tuple[int | str, ...]:
-        """The whole shape, with the name of the batch axis first."""
-        return (BATCH, *self.item)
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether the tensor has a finite range, as images do."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-            "range": [self.low, self.high] if self.is_bounded else None,
-        }
-
-    def __str__(self) -> str:
-        """Return the name, shape and range, such as "image (N, 1, 28, 28) in [0, 1]"."""
-        within = f" in [{self.low:g}, {self.high:g}]" if self.is_bounded else ""
-        return f"{self.name} ({', '.join(map(str, self.shape))}){within}"
-
-    def check(self, value: object, *, batch: int | None = None) -> None:
-        """Raise `ModelError` unless `value` is a finite array of this dtype and shape.
-
-        Args:
-            value: the value from a caller or an engine.
-            batch: the required number of rows; None allows any number >= 1.
-
-        Raises:
-            ModelError: the value is not an array, is empty, or has another dtype, shape or a number that is not finite.
-        """
-        import numpy as np
-
-        where = f"tensor '{self.name}'"
-        if not isinstance(value, np.ndarray):
-            raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)
-        if value.dtype != np.dtype(self.dtype):  # this includes the byte order
-            raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
-        expected = (batch if batch is not None else BATCH, *self.item)
-        if value.ndim != len(expected) or value.shape[1:] != self.item or batch not in (None, value.shape[0]):
-            raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
-        if value.shape[0] == 0:
-            raise ModelError("empty batch", where=where, expected=f"{BATCH} of 1 and up", got=value.shape)
-        # Bytes are always finite, and isfinite() takes as long as computing them.
-        if self.dtype == "float32" and not np.isfinite(value).all():
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-            raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
-
-    def out_of_range(self, value: Array) -> Array | None:
-        """Return a mask of the numbers that lie outside the range, or None if there are none.
-
-        Numbers may exceed the range by the fraction `RANGE_SLACK`, because float32 arithmetic rounds.
-
-        Args:
-            value: finite numbers of any shape.
-
-        Returns:
-            A bool mask of the same shape, or None.
-        """
-        if not self.is_bounded:
-            return None
-        slack = RANGE_SLACK * (self.high - self.low)
-        low, high = self.low - slack, self.high + slack
-        if value.min() >= low and value.max() <= high:
-            return None
-        mask: Array = (value < low) | (value > high)
-        return mask
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
 class PartSpec:
-    """The inputs and outputs of one graph, in order."""
+    """The inputs and outputs of one graph, in order.
+
+    Attributes:
+        part: the part.
+        inputs, outputs: the tensors.
+        symbols: bounds of the symbols in the shapes.
+    """
 
     part: Part
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -147,16 +69,38 @@ class PartSpec:
             The number of rows.
 
         Raises:
-            ModelError: a name is missing or unknown, or an array does not fit.
+            ModelError: a name is missing or unknown, an array does not fit, or a size is beyond its bounds.
         """
         names = [tensor.name for tensor in self.inputs]
         if set(inputs) != set(names):
             raise ModelError("wrong inputs", where=self.part, expected=names, got=sorted(inputs))
-        rows = None
+        rows: int | None = None
+        sizes: dict[str, int] = {}
         for tensor in self.inputs:
-            tensor.check(inputs[tensor.name], batch=rows)
+            tensor.check(inputs[tensor.name], batch=rows, sizes=sizes)
             rows = len(inputs[tensor.name])
+        for name, value in sizes.items():
+            bounds = self.symbols.get(name, Symbol())
+            if not bounds.low <= value <= (bounds.high or value):
+                expected = f"{bounds.low} to {bounds.high}" if bounds.high else f"{bounds.low} and up"
+                raise ModelError("size out of bounds", where=f"{self.part}, {name}", expected=expected, got=value)
         return rows or 0
+
+    def sizes(self, inputs: Mapping[str, Array]) -> dict[str, int]:
+        """Return the value of each symbol for inputs that `check_inputs` has accepted, without the batch."""
+        sizes: dict[str, int] = {}
+        for tensor in self.inputs:
+            tensor._fits(inputs[tensor.name].shape, sizes)
+        return sizes
+
+    def at(self, values: Mapping[str, int]) -> PartSpec:
+        """Return the part with symbols replaced by numbers."""
+
+        def fixed(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(tensor, item=sizes_at(tensor.item, values)) for tensor in tensors)
+
+        symbols = {name: symbol for name, symbol in self.symbols.items() if name not in values}
+        return replace(self, inputs=fixed(self.inputs), outputs=fixed(self.outputs), symbols=symbols)
 
     def check_ranges(self, inputs: Mapping[str, Array]) -> None:
         """Raise `ModelError` for an input out of range, such as pixels in [0, 255] where the encoder expects [0, 1].
@@ -170,8 +114,12 @@ class PartSpec:
             value, low, high = inputs[tensor.name], tensor.low, tensor.high
             if (mask := tensor.out_of_range(value)) is not None:
                 index = tuple(int(i) for i in np.argwhere(mask)[0])
-                where, expected = f"tensor '{tensor.name}' at {index}", f"pixels in [{low:g}, {high:g}]"
+                where = f"tensor '{tensor.name}' at {index}"
+                if tensor.name != "image":
+                    expected = f"{'integers' if tensor.is_integer else 'numbers'} in [{low:g}, {high:g}]"
+                    raise ModelError("out of range", where=where, expected=expected, got=value[index])
                 do = "scale 8-bit levels by 1/255" if (low, high) == (0, 1) else "scale the pixels"
+                expected = f"pixels in [{low:g}, {high:g}]"
                 raise ModelError("out of range", where=where, expected=expected, got=value[index], do=do)
 
 
@@ -181,86 +129,391 @@ def float_part(part: Part) -> Part:
 
 
 @dataclass(frozen=True)
-class Contract:
-    """Shapes and ranges of the images and latents of a VAE. The prior is N(0, I).
+class Condition:
+    """An input beside data and latents, such as a class label.
 
     Attributes:
-        image_shape: (C, H, W) of one image, channels first.
-        latent_shape: (Z,), or (C, H, W) where latents are feature maps.
-        image_range: lowest and highest value of a pixel: [0, 1] for our models, [-1, 1] for diffusers' AutoencoderKL.
+        name: its name in every file.
+        shape: the shape of one row; () for one number a row.
+        dtype: "float32", "int32" or "int64".
+        low, high: the range; for integers the lowest and the highest value. Infinite for floats without a range.
+        parts: the modules that take it. The autoencoder takes every condition.
+    """
+
+    name: str
+    shape: Shape = ()
+    dtype: Dtype = "float32"
+    low: float = -math.inf
+    high: float = math.inf
+    parts: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", as_shape(self.shape, self.name) if len(self.shape) else ())
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if self.dtype not in ("float32", "int32", "int64"):
+            raise ModelError("bad dtype", where=f"condition '{self.name}'", expected="float32 | int32 | int64")
+        if self.dtype != "float32" and not (math.isfinite(self.low) and math.isfinite(self.high)):
+            expected = "the lowest and the highest value"
+            raise ModelError("range is missing", where=f"condition '{self.name}'", expected=expected)
+        if not self.low <= self.high or not self.parts or set(self.parts) - {"encoder", "decoder"}:
+            raise ModelError("bad condition", where=self.name, expected="low <= high; parts encoder, decoder", got=self)
+
+    @property
+    def tensor(self) -> TensorSpec:
+        return TensorSpec(self.name, self.shape, self.low, self.high, self.dtype, "condition")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Shapes, ranges and roles of the data and latents of a VAE.
+
+    An image VAE of one Gaussian latent needs the first two or three arguments only.
+
+    Attributes:
+        data_shape: the shape of one row: (C, H, W) of an image, channels first, or any other.
+        latent_shape: (Z,), or (C, H, W) where latents are feature maps. With several latents, shapes by name.
+        data_range: lowest and highest value: [0, 1] for our models, [-1, 1] for diffusers' AutoencoderKL; None where
+            values are not bounded.
         likelihood: p(x|z); some likelihoods add a second output to the decoder. None means that it is not stated;
             figures in nats then use `Likelihood.usual`.
+        data_name: the name of the data in every file; the default is "image" for three sizes, and otherwise "data".
+        output_shape, output_range: shape and range of what the decoder gives, where they differ from the data's.
+            The shape None takes both from the data.
+        encoding: what the encoder gives: "gaussian" for mean and logvar, "deterministic" for a latent, "codes" for
+            integers.
+        codebook_size: the number of different codes, with the encoding "codes".
+        code_dtype: "int64" or "int32".
+        conditions: further inputs of the encoder and decoder.
+        prior: the distribution of latents; `sample` refuses to draw from a prior "given by the user".
+        symbols: bounds of the symbols in the shapes, and of the batch N. A symbol without bounds may be 1 and up.
+        scaling_factor, shift_factor: latents of a diffusion model are (latent - shift) * scaling. The graphs do not
+            apply them; the runtime offers them.
 
     Raises:
         ModelError: a shape, the range or the likelihood is not valid.
     """
 
-    image_shape: tuple[int, ...]
-    latent_shape: tuple[int, ...]
-    image_range: tuple[float, float] = (0.0, 1.0)
+    data_shape: Shape
+    latent_shape: Shape | Mapping[str, Shape]
+    data_range: tuple[float, float] | None = (0.0, 1.0)
     likelihood: Likelihood | None = None
+    _: KW_ONLY
+    data_name: str = ""
+    output_shape: Shape | None = None
+    output_range: tuple[float, float] | None = None
+    encoding: Encoding = "gaussian"
+    codebook_size: int | None = None
+    code_dtype: Dtype = "int64"
+    conditions: tuple[Condition, ...] = ()
+    prior: Prior | None = None
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    scaling_factor: float = 1.0
+    shift_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, shape in (("image_shape", self.image_shape), ("latent_shape", self.latent_shape)):
-            if not shape or not all(type(size) is int and size > 0 for size in shape):
-                raise ModelError("bad contract", where=name, expected="positive sizes", got=shape)
-        if len(self.image_shape) != 3:
-            raise ModelError("bad contract", where="image_shape", expected="(C, H, W)", got=self.image_shape)
-        low, high = self.image_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ModelError("bad contract", where="image_range", expected="low < high", got=self.image_range)
+        set_ = object.__setattr__
+        set_(self, "_specs", {})  # specs are asked for at every call of a model
+        set_(self, "data_shape", as_shape(self.data_shape, "data_shape"))
+        if isinstance(self.latent_shape, Mapping):
+            latents = {name: as_shape(shape, name) for name, shape in self.latent_shape.items()}
+            set_(self, "latent_shape", next(iter(latents.values())) if list(latents) == [self._only] else latents)
+        else:
+            set_(self, "latent_shape", as_shape(self.latent_shape, "latent_shape"))
+        set_(self, "data_name", self.data_name or ("image" if len(self.data_shape) == 3 else "data"))
+        if self.output_shape is not None:
+            set_(self, "output_shape", as_shape(self.output_shape, "output_shape"))
+        if self.prior is None:
+            set_(self, "prior", "uniform" if self.encoding == "codes" else NORMAL)
+        set_(self, "conditions", tuple(self.conditions))
+        self._check_ranges()
+        self._check_names()
+        self._check_symbols()
+
+    def _check_ranges(self) -> None:
+        for name, bounds in (("data_range", self.data_range), ("output_range", self.output_range)):
+            if bounds is None:
+                continue
+            low, high = bounds
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ModelError("bad contract", where=name, expected="low < high", got=bounds)
+            object.__setattr__(self, name, (float(low), float(high)))
         if not isinstance(self.likelihood, Likelihood | None):
             raise ModelError("bad contract", where="likelihood", expected="a Likelihood", got=self.likelihood)
-        if self.likelihood == Likelihood("bernoulli") and self.image_range != (0.0, 1.0):
-            got = f"range {self.image_range}"
-            raise ModelError("bad contract", where="likelihood bernoulli", expected="pixels in [0, 1]", got=got)
+        if self.likelihood == Likelihood("bernoulli") and self.data_range != (0.0, 1.0):
+            got = f"range {self.data_range}"
+            raise ModelError("bad contract", where="likelihood bernoulli", expected="values in [0, 1]", got=got)
+        for name, known in (("encoding", get_args(Encoding)), ("prior", get_args(Prior))):
+            if (got := getattr(self, name)) not in known:
+                raise ModelError("bad contract", where=name, expected=" | ".join(known), got=got)
+        size = self.codebook_size
+        if (self.encoding == "codes") != (size is not None) or (size is not None and operator.index(size) < 1):
+            expected = 'the number of codes, with the encoding "codes" alone'
+            raise ModelError("bad contract", where="codebook_size", expected=expected, got=size)
+
+    def _check_names(self) -> None:
+        for part in PARTS:
+            names = [tensor.name for tensors in (self.spec(part).inputs, self.spec(part).outputs) for tensor in tensors]
+            for name in names:
+                if _NAME.fullmatch(name) is None:
+                    raise ModelError("bad contract", where="name of a tensor", expected="letters, digits, _", got=name)
+            if len(set(names)) != len(names):
+                raise ModelError("bad contract", where=f"{part}, names", expected="different names", got=names)
+
+    def _check_symbols(self) -> None:
+        shapes = [tensor.item for part in PARTS for tensor in (*self.spec(part).inputs, *self.spec(part).outputs)]
+        used = [Expression.parse(size).symbol for shape in shapes for size in shape if isinstance(size, str)]
+        if BATCH in used:
+            raise ModelError("bad contract", where="shapes", expected=f"{BATCH} as the batch axis only", got=shapes)
+        symbols = {name: self.symbols.get(name, Symbol()) for name in dict.fromkeys(used)}
+        if BATCH in self.symbols:
+            symbols[BATCH] = self.symbols[BATCH]
+        if unknown := [name for name in self.symbols if name not in symbols]:
+            raise ModelError("bad contract", where="symbols", expected="symbols of the shapes", got=unknown)
+        object.__setattr__(self, "symbols", symbols)
+        vars(self)["_specs"].clear()  # they hold the bounds
+
+    @property
+    def _only(self) -> str:
+        """The name of a latent that is alone."""
+        return "codes" if self.encoding == "codes" else "latent"
+
+    @property
+    def data(self) -> TensorSpec:
+        """What the encoder takes."""
+        return self._tensor(self.data_name, self.data_shape, "data", self.data_range)
+
+    @property
+    def output(self) -> TensorSpec:
+        """What the decoder gives: the data, or a tensor "output" where its shape or range differs."""
+        if self.output_shape is None:
+            return self.data
+        return self._tensor("output", self.output_shape, "data", self.output_range)
+
+    @property
+    def latents(self) -> tuple[TensorSpec, ...]:
+        """What the decoder takes: one latent or several, or codes."""
+        shapes = self.latent_shape if isinstance(self.latent_shape, Mapping) else {self._only: self.latent_shape}
+        if self.codebook_size is None:
+            return tuple(self._tensor(name, shape, "latent") for name, shape in shapes.items())
+        bounds = 0.0, self.codebook_size - 1.0
+        return tuple(self._tensor(name, shape, "codes", bounds, self.code_dtype) for name, shape in shapes.items())
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the decoder gives images of 1 to 4 channels in a range, which can be shown."""
+        channels = self.output.item[0]
+        return self.output.name == "image" and self.output.is_bounded and channels in (1, 2, 3, 4)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image; raise `ModelError` if the data is no image or has open sizes."""
+        item = self.output.fixed_item
+        if self.output.name != "image" or len(item) != 3:
+            raise ModelError("data is not an image", got=str(self.output))
+        return item
+
+    @property
+    def image_range(self) -> tuple[float, float]:
+        """Lowest and highest value of a pixel; raise `ModelError` if the data has no range."""
+        if not self.output.is_bounded:
+            raise ModelError("data has no range", got=str(self.output), do="state the data_range of the contract")
+        return self.output.low, self.output.high
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether version 1 of the format can express this contract: images of one size, one Gaussian latent."""
+        if isinstance(self.latent_shape, Mapping) or self.data_range is None or len(self.data_shape) != 3:
+            return False
+        plain = Contract(self.data_shape, self.latent_shape, self.data_range, self.likelihood)
+        return self == plain and not self.symbols
+
+    @property
+    def max_batch(self) -> int | None:
+        """The largest number of rows that the graphs take at a time, or None."""
+        return self.symbols[BATCH].high if BATCH in self.symbols else None
+
+    @property
+    def free_symbols(self) -> dict[str, Symbol]:
+        """The symbols of sizes, without the batch."""
+        return {name: symbol for name, symbol in self.symbols.items() if name != BATCH}
+
+    def at(self, values: Mapping[str, int] | None = None) -> Contract:
+        """Return the contract with its sizes in numbers; the batch stays free.
+
+        Args:
+            values: values of symbols; each symbol that is not given takes its usual value.
+        """
+        if not self.free_symbols:
+            return self
+        known = {name: symbol.usual_value for name, symbol in self.free_symbols.items()} | dict(values or {})
+        return self._with_shapes(known)
+
+    def fixed(self, values: Mapping[str, int]) -> Contract:
+        """Return the contract with these symbols replaced by numbers, where a graph cannot leave them free."""
+        sizes = {name: value for name, value in values.items() if name != BATCH}
+        contract = self._with_shapes(sizes) if sizes else self
+        return contract.narrowed({BATCH: Symbol(values[BATCH], values[BATCH])}) if BATCH in values else contract
+
+    def narrowed(self, bounds: Mapping[str, Symbol]) -> Contract:
+        """Return the contract with narrower bounds of symbols."""
+        return replace(self, symbols={**self.symbols, **bounds})
+
+    def _with_shapes(self, values: Mapping[str, int]) -> Contract:
+        latent = self.latent_shape
+        return replace(
+            self,
+            data_shape=sizes_at(self.data_shape, values),
+            latent_shape=(
+                {name: sizes_at(shape, values) for name, shape in latent.items()}
+                if isinstance(latent, Mapping)
+                else sizes_at(latent, values)
+            ),
+            output_shape=None if self.output_shape is None else sizes_at(self.output_shape, values),
+            conditions=tuple(replace(item, shape=sizes_at(item.shape, values)) for item in self.conditions),
+            symbols={name: symbol for name, symbol in self.symbols.items() if name not in values},
+        )
 
     def spec(self, part: Part) -> PartSpec:
         """Return the inputs and outputs of a part; raise `ModelError` for an unknown part."""
-        image = TensorSpec("image", self.image_shape, *self.image_range)
-        latent, noise, mean, logvar = (
-            TensorSpec(name, self.latent_shape) for name in ("latent", "noise", "mean", "logvar")
-        )
-        match part:
-            case "encoder":
-                return PartSpec(part, (image,), (mean, logvar))
-            case "decoder":
-                return PartSpec(part, (latent,), (image, *self._spread("image")))
-            case "autoencoder":
-                reconstruction = TensorSpec("reconstruction", self.image_shape, *self.image_range)
-                outputs = (reconstruction, mean, logvar, latent, *self._spread("reconstruction"))
-                return PartSpec(part, (image, noise), outputs)
-            case "decoder-uint8-hwc":
-                channels, *sizes = self.image_shape
-                return PartSpec(part, (latent,), (TensorSpec("pixels", (*sizes, channels), 0, MAX_LEVEL, "uint8"),))
-            case "decoder-uint8-chw":
-                return PartSpec(part, (latent,), (TensorSpec("pixels", self.image_shape, 0, MAX_LEVEL, "uint8"),))
-        raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
+        if part not in EVERY_PART:
+            raise ModelError("unknown part", expected=" | ".join(EVERY_PART), got=part)
+        specs = cast(dict[Part, PartSpec], vars(self)["_specs"])
+        if part not in specs:
+            specs[part] = self._make_spec(part)
+        return specs[part]
 
-    def _spread(self, image: str) -> tuple[TensorSpec, ...]:
-        """Return the decoder's second output, with one number for each pixel, or () if the likelihood has none."""
+    def _make_spec(self, part: Part) -> PartSpec:
+        inputs: tuple[TensorSpec, ...] = (self.data,)
+        outputs = self._encoded
+        if float_part(part) == "decoder":
+            inputs, outputs = self.latents, (self.output, *self._spread(self.output.name))
+        elif part == "autoencoder":
+            drawn = self.latents if self.encoding == "gaussian" else ()
+            if drawn:
+                inputs = (*inputs, *self._per_latent("noise", "noise"))
+            reconstruction = replace(self.output, name="reconstruction")
+            outputs = (reconstruction, *outputs, *drawn, *self._spread("reconstruction"))
+        if part in PIXELS.values():
+            channels, *sizes = self.output.item
+            item = (*sizes, channels) if part == PIXELS["uint8-hwc"] else self.output.item
+            outputs = (TensorSpec("pixels", item, 0, MAX_LEVEL, "uint8", batch=self._batch),)
+        for condition in self.conditions:
+            if part == "autoencoder" or float_part(part) in condition.parts:
+                inputs = (*inputs, replace(condition.tensor, batch=self._batch))
+        return PartSpec(part, inputs, outputs, self.symbols)
+
+    @property
+    def _batch(self) -> Size:
+        """The batch axis: N, or a number where it is fixed."""
+        symbol = self.symbols.get(BATCH)
+        return symbol.low if symbol is not None and symbol.is_fixed else BATCH
+
+    def _tensor(
+        self,
+        name: str,
+        item: Shape,
+        role: Role,
+        bounds: tuple[float, float] | None = None,
+        dtype: Dtype = "float32",
+    ) -> TensorSpec:
+        low, high = (-math.inf, math.inf) if bounds is None else bounds
+        return TensorSpec(name, item, low, high, dtype, role, self._batch)
+
+    @property
+    def _encoded(self) -> tuple[TensorSpec, ...]:
+        """What the encoder gives: mean and logvar of each latent, or the latents or codes themselves."""
+        if self.encoding != "gaussian":
+            return self.latents
+        pairs = zip(self._per_latent("mean", "statistic"), self._per_latent("logvar", "statistic"), strict=True)
+        return tuple(tensor for pair in pairs for tensor in pair)
+
+    def _per_latent(self, name: str, role: Role) -> tuple[TensorSpec, ...]:
+        """Return a tensor of the shape of each latent: "mean", or "latent1_mean" where there are several latents."""
+        alone = not isinstance(self.latent_shape, Mapping)
+        return tuple(
+            replace(latent, name=name if alone else f"{latent.name}_{name}", role=role) for latent in self.latents
+        )
+
+    def _spread(self, name: str) -> tuple[TensorSpec, ...]:
+        """Return the decoder's second output, with one number for each value, or () if the likelihood has none."""
         if self.likelihood is None or self.likelihood.spread is None:
             return ()
-        return (TensorSpec(f"{image}_{self.likelihood.spread}", self.image_shape),)
+        return (self._tensor(f"{name}_{self.likelihood.spread}", self.output.item, "statistic"),)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the contract for a manifest: in the first version of the format if that can express it."""
+        likelihood = None if self.likelihood is None else self.likelihood.to_json()
+        if self.is_plain:
+            return {
+                "image_shape": list(self.data_shape),
+                "image_range": list(self.data_range or ()),
+                "latent_shape": list(cast(Shape, self.latent_shape)),
+                "prior": self.prior,
+                "likelihood": likelihood,
+            }
         return {
-            "image_shape": list(self.image_shape),
-            "image_range": list(self.image_range),
-            "latent_shape": list(self.latent_shape),
-            "prior": PRIOR,
-            "likelihood": None if self.likelihood is None else self.likelihood.to_json(),
+            "data": self.data.to_json(),
+            "output": None if self.output_shape is None else self.output.to_json(),
+            "latents": [latent.to_json() for latent in self.latents],
+            "conditions": [item.tensor.to_json() | {"parts": list(item.parts)} for item in self.conditions],
+            "encoding": self.encoding,
+            "prior": self.prior,
+            "symbols": {name: symbol.to_json() for name, symbol in self.symbols.items()},
+            "likelihood": likelihood,
+            "scaling_factor": self.scaling_factor,
+            "shift_factor": self.shift_factor,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contract:
         """Return the contract that `to_json` wrote; raise `ModelError` for any other document."""
         try:
-            if data["prior"] != PRIOR:
-                raise ValueError(f"prior is {data['prior']!r}, not {PRIOR!r}")
-            low, high = data["image_range"]
             stated = data.get("likelihood")  # the first versions wrote no likelihood
             likelihood = None if stated is None else Likelihood.from_json(stated)
-            return cls(tuple(data["image_shape"]), tuple(data["latent_shape"]), (float(low), float(high)), likelihood)
+            if "data" in data:
+                return cls._from_second_version(data, likelihood)
+            if data["prior"] != NORMAL:
+                raise ValueError(f"prior is {data['prior']!r}, not {NORMAL!r}")
+            low, high = data["image_range"]
+            for shape in (data["image_shape"], data["latent_shape"]):
+                if not all(type(size) is int for size in shape):
+                    raise ValueError(f"shape is {shape!r}")
+            if len(data["image_shape"]) != 3:
+                raise ValueError(f"image_shape is {data['image_shape']!r}")
+            return cls(data["image_shape"], data["latent_shape"], (float(low), float(high)), likelihood)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError("contract cannot be read", got=repr(error)) from error
+
+    @classmethod
+    def _from_second_version(cls, data: Mapping[str, Any], likelihood: Likelihood | None) -> Contract:
+        tensor, output = TensorSpec.from_json(data["data"], "data"), data["output"]
+        latents = [TensorSpec.from_json(item, "latent") for item in data["latents"]]
+        codebook = latents[0] if data["encoding"] == "codes" else None
+        symbols = {name: Symbol(item["min"], item["max"], item["usual"]) for name, item in data["symbols"].items()}
+        conditions = []
+        for item in data["conditions"]:
+            found = TensorSpec.from_json(item, "condition")
+            conditions.append(
+                Condition(found.name, found.item, found.dtype, found.low, found.high, tuple(item["parts"]))
+            )
+        decoded = None if output is None else TensorSpec.from_json(output, "data")
+        contract = cls(
+            tensor.item,
+            {latent.name: latent.item for latent in latents},
+            (tensor.low, tensor.high) if tensor.is_bounded else None,
+            likelihood,
+            data_name=tensor.name,
+            output_shape=None if decoded is None else decoded.item,
+            output_range=(decoded.low, decoded.high) if decoded is not None and decoded.is_bounded else None,
+            encoding=data["encoding"],
+            codebook_size=None if codebook is None else int(codebook.high) + 1,
+            code_dtype="int64" if codebook is None else codebook.dtype,
+            conditions=tuple(conditions),
+            prior=data["prior"],
+            symbols=symbols,
+            scaling_factor=float(data["scaling_factor"]),
+            shift_factor=float(data["shift_factor"]),
+        )
+        if contract.to_json() != dict(data):
+            raise ValueError("contract is not written in its canonical form")
+        return contract

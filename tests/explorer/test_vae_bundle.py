@@ -105,7 +105,7 @@ def test_to_level_matches_python(node: str) -> None:
 
 
 def test_compare_matches_python(node: str) -> None:
-    from vae_export.contract import TensorSpec
+    from vae_export.tensors import TensorSpec
 
     rng, band = np.random.default_rng(0), 1e-3
     exact = rng.uniform(0, 1, 4000).astype(np.float32)

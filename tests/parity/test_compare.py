@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.parity.conftest import examples
 from vae_export import Certificate
-from vae_export.contract import TensorSpec
 from vae_export.parity import CaseResult
 from vae_export.parity.compare import Comparison, compare_arrays, compare_output, loose_tolerances
 from vae_export.parity.tolerance import ErrorLimits
 from vae_export.session_options import SessionOptions
+from vae_export.tensors import TensorSpec
 
 LATENT = TensorSpec("mean", (4,))
 IMAGE = TensorSpec("image", (1, 2, 2), 0.0, 1.0)

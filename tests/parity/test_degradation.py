@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from tests.parity.small_exports import Subject
 from vae_export import export
-from vae_export.contract import Array, TensorSpec
+from vae_export.contract import Array
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Degradation
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats_interval, pixel_degradation
 from vae_export.parity.reference import Case
+from vae_export.tensors import TensorSpec
 
 pytestmark = pytest.mark.slow
 

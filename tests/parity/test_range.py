@@ -19,12 +19,12 @@ from tests.parity.mutations import Mutation, after, differs, f32, step
 from tests.parity.small_exports import Subject, tampered, verified
 from vae_export import Contract, Source, export
 from vae_export.capture import capture
-from vae_export.contract import TensorSpec
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity import Tolerance
 from vae_export.parity.compare import beyond_range, compare_output
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
+from vae_export.tensors import TensorSpec
 
 ULP = 2.0**-23
 

@@ -127,7 +127,7 @@ MANIFESTS: dict[str, tuple[Callable[[Manifest], Manifest], type[VaeExportError],
     "a file that is not there": (entries(name="decoder-2.onnx"), IntegrityError, "cannot be read"),
     "another range of images": (
         lambda manifest: replace(
-            manifest, contract=replace(manifest.contract, image_range=(-1.0, 1.0), likelihood=None)
+            manifest, contract=replace(manifest.contract, data_range=(-1.0, 1.0), likelihood=None)
         ),
         IntegrityError,
         "another contract",

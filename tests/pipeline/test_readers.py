@@ -14,9 +14,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.pipeline.specs import COLOUR, IMAGE, LATENT, latents
-from vae_export.contract import Contract, TensorSpec
+from vae_export.contract import Contract
 from vae_export.errors import DataError, UsageError
 from vae_export.pipeline.readers import PriorReader, open_images, open_latents
+from vae_export.tensors import TensorSpec
 
 
 def write(path: Path, array: np.ndarray) -> Path:

@@ -50,7 +50,7 @@ def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: 
         load(mlp.folder, provider=provider).decode(latents(1))
 
 
-@pytest.mark.parametrize("change", [{"latent_shape": (5,)}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}])
+@pytest.mark.parametrize("change", [{"latent_shape": (5,)}, {"latent_shape": (2, 2)}, {"data_shape": (1, 14, 56)}])
 def test_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
     artifact = mlp.copied(tmp_path / "export")
     contract: Contract = replace(mlp.source.contract, **change)  # type: ignore[arg-type]

@@ -14,10 +14,11 @@ from tests.conftest import Exported
 from tests.sample_models import FOREIGN_CONTRACT
 from vae_export import load
 from vae_export.artifact.golden import DTYPE, GoldenArray, GoldenPart, judge
-from vae_export.contract import Array, Part, TensorSpec
+from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.rng import sample
 from vae_export.runtime.self_test import SelfTest, self_test
+from vae_export.tensors import TensorSpec
 
 IMAGE = TensorSpec("image", (2, 2), 0.0, 1.0)
 BAND = 1e-6

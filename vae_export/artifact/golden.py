@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vae_export.contract import MAX_LEVEL, Array, Contract, Part, TensorSpec
+from vae_export.contract import MAX_LEVEL, Array, Contract, Part
 from vae_export.pixels import GreyLevels, compare_levels, in_levels, rounding_miss, unrounded
 from vae_export.precision import FULL, PrecisionName
+from vae_export.tensors import TensorSpec
 
 GOLDEN_FOLDER = "golden"
 #: Limits of the rows of a golden array: enough to reveal faults of a decoder, and few enough to fit into a bundle.

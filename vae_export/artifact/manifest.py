@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORMAT = "vae-export/1"
+#: The first version of the format, and the second, which also expresses contracts that are not plain: symbols, several
+#: latents, codes, conditions. A manifest has the lowest version that can express it, so that older readers can read it.
+FORMAT, EXTENDED_FORMAT = "vae-export/1", "vae-export/2"
 MANIFEST = "manifest.json"
 #: The dtype of all inputs and outputs, as a manifest states it.
 DTYPE = "float32"
@@ -242,7 +244,7 @@ class Manifest:
         """Return the JSON document. "opset" is 0 if it is not known, and "recommended" is left out if it is empty."""
         advice = {"recommended": [item.to_json() for item in self.recommended]} if self.recommended else {}
         return advice | {
-            "format": FORMAT,
+            "format": FORMAT if self.contract.is_plain else EXTENDED_FORMAT,
             "precision": DTYPE,
             "contract": self.contract.to_json(),
             "files": [entry.to_json() | self.contract.spec(entry.part).to_json() for entry in self.files],
@@ -289,13 +291,16 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
     """
     document = parse_json(data, "manifest", where)
     found = document.get("format") if isinstance(document, dict) else document
-    if found != FORMAT:
-        raise ModelError("export of another version", where=where, expected=FORMAT, got=str(found)[:80])
+    if found not in (FORMAT, EXTENDED_FORMAT):
+        expected = f"{FORMAT} | {EXTENDED_FORMAT}"
+        raise ModelError("export of another version", where=where, expected=expected, got=str(found)[:80])
     if document.get("precision") != DTYPE:
         got = str(document.get("precision"))[:80]
         raise ModelError("inputs and outputs of another precision", where=where, expected=DTYPE, got=got)
     try:
         contract = Contract.from_json(document["contract"])
+        if contract.is_plain != (found == FORMAT):
+            raise IntegrityError("contract is not of this version of the format", where=where, got=found)
         files = tuple(FileEntry.from_json(item) for item in document["files"])
         for item, entry in zip(document["files"], files, strict=True):
             _check_tensors(item, entry, contract)

@@ -120,9 +120,9 @@ def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     return {
         tensor.name: (
-            rng.uniform(tensor.low, tensor.high, (batch, *tensor.item))
+            rng.uniform(tensor.low, tensor.high, (batch, *tensor.fixed_item))
             if tensor.is_bounded
-            else rng.standard_normal((batch, *tensor.item))
+            else rng.standard_normal((batch, *tensor.fixed_item))
         ).astype(np.float32)
         for tensor in spec.inputs
     }

@@ -50,7 +50,7 @@ def _what(manifest: Manifest) -> Iterator[str]:
     yield "A variational autoencoder, exported for inference."
     yield ""
     yield f"- image: float32 (N, {_sizes(contract.image_shape)}), values in [{low:g}, {high:g}]"
-    yield f"- latent: float32 (N, {_sizes(contract.latent_shape)}), prior N(0, I)"
+    yield f"- latent: float32 (N, {_sizes(contract.latents[0].fixed_item)}), prior N(0, I)"
     if contract.likelihood is not None:
         second = contract.likelihood.spread
         yield f"- likelihood of a pixel: {contract.likelihood}" + (f", with `image_{second}`" if second else "")

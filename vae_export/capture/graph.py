@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from vae_export.capture.part_modules import AutoencoderModule, DecoderModule, EncoderModule, PixelsModule
-from vae_export.contract import BATCH, PIXELS, Part, PartSpec, float_part
+from vae_export.contract import PIXELS, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
+from vae_export.tensors import BATCH
 
 if TYPE_CHECKING:
     import onnx
@@ -92,7 +93,7 @@ class Graph:
     @property
     def example(self) -> tuple[Tensor, ...]:
         """Inputs for capturing the graph, in the order of the spec, each (2, *item); the values are arbitrary."""
-        return tuple(torch.full((_EXAMPLE_BATCH, *tensor.item), 0.5) for tensor in self.spec.inputs)
+        return tuple(torch.full((_EXAMPLE_BATCH, *tensor.fixed_item), 0.5) for tensor in self.spec.inputs)
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
@@ -167,7 +168,7 @@ class Graph:
                 raise ModelError(
                     "not a tensor", where=f"{self.spec.part}, output '{tensor.name}'", got=type(output).__name__
                 )
-            expected = (_EXAMPLE_BATCH, *tensor.item)
+            expected = (_EXAMPLE_BATCH, *tensor.fixed_item)
             if tuple(output.shape) != expected or output.dtype != getattr(torch, tensor.dtype):
                 raise ModelError(
                     "output does not keep the contract",

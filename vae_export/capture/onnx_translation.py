@@ -14,9 +14,10 @@ from typing import Any
 import onnx
 import torch
 
-from vae_export.contract import BATCH, PartSpec
+from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
+from vae_export.tensors import BATCH
 
 #: The IR version of every file. Operator set 20 requires it, and older engines can read it.
 IR_VERSION = 10

@@ -160,7 +160,9 @@ def sample(
     """
     from vae_export.pipeline.readers import PriorReader
 
-    work = _Work("decode", "sampled", lambda model: PriorReader(n, seed, model.contract.latent_shape), levels=levels)
+    work = _Work(
+        "decode", "sampled", lambda model: PriorReader(n, seed, model.contract.latents[0].fixed_item), levels=levels
+    )
     _run(work, model, machine, output, out, "samples.png")
 
 

@@ -173,7 +173,7 @@ def inspect(
     facts.add_row("identity", opened.identity)
     facts.add_row("model", opened.card.splitlines()[0].removeprefix("# "))
     facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
-    facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latent_shape))}), drawn from N(0, I)")
+    facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latents[0].fixed_item))}), drawn from N(0, I)")
     verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
     own = opened.certificate.own_tolerance
     facts.add_row("verified", verdict + (f", within the maker's own tolerance: {own}" if own else ""))

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.manifest import FileContent
-from vae_export.contract import BATCH, Array, Part, PartSpec, TensorSpec
+from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
+from vae_export.tensors import BATCH, TensorSpec
 
 if TYPE_CHECKING:
     import openvino

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from vae_export.contract import Array, TensorSpec
+from vae_export.contract import Array
 from vae_export.errors import ModelError, VaeExportError
 from vae_export.formats.base import Finding
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ErrorLimits
 from vae_export.pixels import GreyLevels, compare_levels, rounding_miss
 from vae_export.session_options import SessionOptions
+from vae_export.tensors import TensorSpec
 
 #: Characters of an engine's own message that a result keeps.
 _FAULT_LENGTH = 400

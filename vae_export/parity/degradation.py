@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vae_export.contract import Array, Part, TensorSpec
+from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
 from vae_export.parity.compare import CaseResult, describe_fault
@@ -28,6 +28,7 @@ from vae_export.parity.tolerance import Tolerance
 from vae_export.pixels import to_levels
 from vae_export.precision import FULL
 from vae_export.rng import sample
+from vae_export.tensors import TensorSpec
 
 #: A larger degradation gives a warning, whether or not there is a budget. Papers compare VAEs by tenths of a nat, and
 #: a mean error of one level is the smallest that an 8-bit image shows.
@@ -214,7 +215,9 @@ class DegradationMeter:
     def _frechet(self) -> FrechetBaseline:
         oracle = self._references.oracle
         return FrechetBaseline(
-            oracle("decoder").expected, oracle("encoder").expected, self._references.source.contract.latent_shape
+            oracle("decoder").expected,
+            oracle("encoder").expected,
+            self._references.source.contract.latents[0].fixed_item,
         )
 
 

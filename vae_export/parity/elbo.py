@@ -53,7 +53,9 @@ class ElboParity:
         self._references, self._images, self._user_tolerance = references, images, user_tolerance
         self._contract = references.source.contract
         rng = np.random.default_rng(_SEED)
-        self._noise = rng.standard_normal((noise_samples, len(images), *self._contract.latent_shape), dtype=np.float32)
+        self._noise = rng.standard_normal(
+            (noise_samples, len(images), *self._contract.latents[0].fixed_item), dtype=np.float32
+        )
         self._eager = self._in_precision(FULL)
         self._expected = self.nats(references.oracle("encoder").expected, references.oracle("decoder").expected)
         self._limits: dict[PrecisionName, dict[str, ErrorLimits]] = {}
@@ -63,12 +65,12 @@ class ElboParity:
         encoded = encoder({"image": self._images})
         mean, logvar = encoded["mean"], encoded["logvar"]
         latent = mean + self._noise.astype(mean.dtype) * np.exp(logvar / 2)
-        flat = np.ascontiguousarray(latent.reshape(-1, *self._contract.latent_shape))
+        flat = np.ascontiguousarray(latent.reshape(-1, *self._contract.latents[0].fixed_item))
         return self._nats(mean, logvar, decoder({"latent": flat}), image="image")
 
     def nats_of_autoencoder(self, autoencoder: PartFunction) -> dict[str, Array]:
         """Return the nats per image by metric, float64 (M,), through one file that takes the noise as an input."""
-        count, latent = len(self._images), self._contract.latent_shape
+        count, latent = len(self._images), self._contract.latents[0].fixed_item
         images = np.concatenate([self._images] * len(self._noise))
         outputs = autoencoder({"image": images, "noise": self._noise.reshape(-1, *latent)})
         return self._nats(outputs["mean"][:count], outputs["logvar"][:count], outputs, image="reconstruction")

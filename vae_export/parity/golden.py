@@ -105,13 +105,13 @@ def _tolerance(case: Case, part: Part, output: str) -> float:
 def _probe(captured: Captured) -> Probe:
     """Return a probe of latents (zeros, ±6 and random), the images they decode to in 256 levels, and random noise."""
     contract = captured.source.contract
-    item = max(np.prod(contract.image_shape), np.prod(contract.latent_shape)) * DTYPE.itemsize
+    item = max(np.prod(contract.image_shape), np.prod(contract.latents[0].fixed_item)) * DTYPE.itemsize
     rows = int(np.clip(_MAX_BYTES // item, FEWEST_ROWS, MOST_ROWS))
-    latent = np.zeros((rows, *contract.latent_shape), np.float32)
-    far = np.full(int(np.prod(contract.latent_shape)), SIX_SIGMA, np.float32)
+    latent = np.zeros((rows, *contract.latents[0].fixed_item), np.float32)
+    far = np.full(int(np.prod(contract.latents[0].fixed_item)), SIX_SIGMA, np.float32)
     far[1::2] *= -1
-    latent[1] = far.reshape(contract.latent_shape)
-    latent[2:] = sample((rows - 2, *contract.latent_shape), _LATENT_SEED)
+    latent[1] = far.reshape(contract.latents[0].fixed_item)
+    latent[2:] = sample((rows - 2, *contract.latents[0].fixed_item), _LATENT_SEED)
     return Probe("golden", _images(captured, latent), latent, sample(latent.shape, _NOISE_SEED))
 
 

@@ -62,7 +62,7 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
 def run_on_zeros(graphs: Iterable[Graph], batch: int) -> None:
     """Compute each graph once in float32 on a batch of zeros, as work to measure thread counts with."""
     for graph in graphs:
-        zeros = {tensor.name: np.zeros((batch, *tensor.item), np.float32) for tensor in graph.spec.inputs}
+        zeros = {tensor.name: np.zeros((batch, *tensor.fixed_item), np.float32) for tensor in graph.spec.inputs}
         evaluate_graph(graph, zeros)
 
 

@@ -90,7 +90,7 @@ def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tup
     low, high = contract.image_range
 
     def normal() -> Array:
-        return rng.standard_normal((count, *contract.latent_shape), dtype=np.float32)
+        return rng.standard_normal((count, *contract.latents[0].fixed_item), dtype=np.float32)
 
     def encode(image: Array) -> tuple[Array | None, Array | None]:
         if "encoder" not in graphs:

@@ -23,7 +23,7 @@ from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact, read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
-from vae_export.contract import Array, PartSpec, TensorSpec, float_part
+from vae_export.contract import Array, PartSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
 from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
@@ -42,6 +42,7 @@ from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.session_options import SessionOptions
 from vae_export.sources import Source
 from vae_export.system.threads import fastest_threads
+from vae_export.tensors import TensorSpec
 
 
 def verify(

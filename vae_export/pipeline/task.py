@@ -62,7 +62,7 @@ class Task:
     def outputs(self, contract: Contract) -> Outputs:
         """Return the shape of a row and the dtype of each output that `run` returns, by its name."""
         image = (contract.image_shape, np.dtype(np.uint8 if self.levels else np.float32))
-        latent = (contract.latent_shape, np.dtype(np.float32))
+        latent = (contract.latents[0].fixed_item, np.dtype(np.float32))
         match self.operation:
             case "decode":
                 return {"image": image}
@@ -154,6 +154,6 @@ def split_into_chunks(task: Task, model: Model, *, rows: int | None = None) -> C
     if rows is not None and rows < 1:
         raise UsageError("bad number of rows", expected="an integer from 1 up", got=rows)
     specs = [model.contract.spec(part) for part in task.parts]
-    row_bytes = sum(4 * math.prod(tensor.item) for spec in specs for tensor in (*spec.inputs, *spec.outputs))
+    row_bytes = sum(4 * math.prod(tensor.fixed_item) for spec in specs for tensor in (*spec.inputs, *spec.outputs))
     batch = model.rows_at_a_time(task.parts[0])
     return Chunks(task.reader.rows, rows or max(batch, CHUNK_BYTES // row_bytes // batch * batch))

@@ -161,7 +161,7 @@ class Summary:
     def _item(self, part: str, output: str) -> int:
         for known in EVERY_PART:
             if known == part:
-                sizes = {tensor.name: math.prod(tensor.item) for tensor in self.contract.spec(known).outputs}
+                sizes = {tensor.name: math.prod(tensor.fixed_item) for tensor in self.contract.spec(known).outputs}
                 return sizes.get(output, 1)
         return 1
 

@@ -146,7 +146,7 @@ class Model:
         """
         n = check_integer("number of samples", n, 1, _MAX_ROWS)
         try:
-            return rng.sample((n, *self.contract.latent_shape), seed, start=start)
+            return rng.sample((n, *self.contract.latents[0].fixed_item), seed, start=start)
         except MemoryError as error:
             raise OutOfMemoryError(f"{n:,} latents") from error
 
@@ -208,7 +208,7 @@ class Model:
         if self._batch_size is not None:
             return self._batch_size
         spec = self.contract.spec(part)
-        row = sum(4 * int(np.prod(tensor.item)) for tensor in (*spec.inputs, *spec.outputs))
+        row = sum(4 * int(np.prod(tensor.fixed_item)) for tensor in (*spec.inputs, *spec.outputs))
         return max(1, min(_MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row))
 
     def _check(self, part: Part, inputs: dict[str, Array]) -> int:
@@ -229,7 +229,7 @@ class Model:
             return session.compute(inputs, rows)
         spec = self.contract.spec(part)
         try:
-            outputs = {tensor.name: np.empty((rows, *tensor.item), tensor.dtype) for tensor in spec.outputs}
+            outputs = {tensor.name: np.empty((rows, *tensor.fixed_item), tensor.dtype) for tensor in spec.outputs}
         except MemoryError as error:
             raise OutOfMemoryError(f"{rows:,} rows of {part}") from error
         for start in range(0, rows, step):

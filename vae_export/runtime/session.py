@@ -110,7 +110,9 @@ class Session:
             binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(inputs[tensor.name], where))
         rows = len(inputs[self._spec.inputs[0].name])
         outputs = {
-            tensor.name: ort.OrtValue.ortvalue_from_shape_and_type((rows, *tensor.item), np.dtype(tensor.dtype), where)
+            tensor.name: ort.OrtValue.ortvalue_from_shape_and_type(
+                (rows, *tensor.fixed_item), np.dtype(tensor.dtype), where
+            )
             for tensor in self._spec.outputs
         }
         for name, value in outputs.items():

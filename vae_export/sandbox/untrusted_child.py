@@ -107,12 +107,12 @@ def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
 
 def _inputs(spec: PartSpec, batch: int, spread: float) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    drawn = ((tensor, rng.uniform(-spread, spread, (batch, *tensor.item))) for tensor in spec.inputs)
+    drawn = ((tensor, rng.uniform(-spread, spread, (batch, *tensor.fixed_item))) for tensor in spec.inputs)
     return {tensor.name: np.clip(array, tensor.low, tensor.high).astype(np.float32) for tensor, array in drawn}
 
 
 def _bytes(spec: PartSpec, batch: int) -> int:
-    return 4 * batch * sum(math.prod(tensor.item) for tensor in (*spec.inputs, *spec.outputs))
+    return 4 * batch * sum(math.prod(tensor.fixed_item) for tensor in (*spec.inputs, *spec.outputs))
 
 
 def _limit_memory(spare: int) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_export.contract import BATCH, Array, TensorSpec
+from vae_export.contract import Array
 from vae_export.errors import DataError
 from vae_export.pipeline.readers.arrays import NpyReader, NpzReader, choose_field
 from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
 from vae_export.pipeline.readers.images import ImageReader
 from vae_export.pipeline.readers.parquet import ParquetReader
 from vae_export.system.extras import require
+from vae_export.tensors import BATCH, TensorSpec
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
 ARRAYS = (NPY, NPZ, PARQUET)
@@ -79,7 +80,7 @@ class ValidatedReader:
 
     def __init__(self, reader: Reader, spec: TensorSpec) -> None:
         self._reader, self._spec = reader, spec
-        self.rows, self.item, self.dtype = reader.rows, spec.item, np.dtype(np.float32)
+        self.rows, self.item, self.dtype = reader.rows, spec.fixed_item, np.dtype(np.float32)
         self._is_image = spec.is_bounded
         has_levels = self._is_image and reader.dtype == np.uint8
         if not has_levels and reader.dtype.kind != "f":
@@ -107,7 +108,7 @@ class ValidatedReader:
 
     def _check_shape(self) -> bool:
         """Return whether the channel axis is the last one; raise `DataError` for a shape that does not fit."""
-        item, wanted = self._reader.item, self._spec.item
+        item, wanted = self._reader.item, self._spec.fixed_item
         if item == wanted or (self._is_image and wanted[0] == 1 and item == wanted[1:]):
             return False
         if self._is_image and item == (*wanted[1:], wanted[0]):
@@ -138,7 +139,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
             return _open_array(path, spec, field, names)
         if images:
             _check_regular(path)
-            return ImageReader([path], spec.item, fit=fit)
+            return ImageReader([path], spec.fixed_item, fit=fit)
         raise DataError("unknown kind of file", where=path, expected=" | ".join(ARRAYS), got=path.suffix or "none")
     files = sorted(file for file in path.iterdir() if file.suffix in ARRAYS and not file.name.startswith("."))
     if files:
@@ -148,7 +149,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         from vae_export.io.image_files import find_images
 
         if found := find_images(path):
-            return ImageReader(found, spec.item, fit=fit)
+            return ImageReader(found, spec.fixed_item, fit=fit)
     expected = f"{'images, or ' if images else ''}files in {' or '.join(ARRAYS)}"
     raise DataError("nothing to read", where=path, expected=expected, got="none")
 
@@ -161,7 +162,7 @@ def _open_array(path: Path, spec: TensorSpec, field: str | None, names: Sequence
         case ".npz":
             return NpzReader(path, field, names)
         case _:
-            return ParquetReader(path, field, names, spec.item)
+            return ParquetReader(path, field, names, spec.fixed_item)
 
 
 def _open_shards(
