@@ -81,7 +81,7 @@ class Tally:
 
     def add(self, name: str, group: str, cases: Iterator[CaseResult]) -> None:
         for row in cases:
-            options = row.setting.certificate_name
+            options = row.options.certificate_name
             what = f"{name}: {row.part} '{row.output}', probe {row.probe}, batch {row.batch}, {options}"
             if not row.passed:
                 self.failures.append(f"{what}: {row.reason}")

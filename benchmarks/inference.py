@@ -46,12 +46,12 @@ def main() -> None:
         _cli("export", "--checkpoint", checkpoint, "--part", "decoder", "--format", "all", "--precision", "all",
              "--out", folder / "export")  # fmt: skip
         artifact = open_artifact(folder / "export")
-        record = read_certificate(artifact.certificate)
+        certificate = read_certificate(artifact.certificate)
         plan = BenchPlan(threads=tuple(given.threads), rounds=given.rounds)
-        timings = bench(artifact, checkpoint, record, plan, report=lambda line: print(line, file=sys.stderr))
+        timings = bench(artifact, checkpoint, certificate, plan, report=lambda line: print(line, file=sys.stderr))
         if given.page:
-            given.page.write_text(timings_page(timings, record), "utf-8")
-        found = errors(record.document, "decoder")
+            given.page.write_text(timings_page(timings, certificate), "utf-8")
+        found = errors(certificate.document, "decoder")
         print(f"{timings.machine['processor']}, load average {timings.machine['load_average']}, {given.rounds} rounds")
         for title, most, precision in (("float32", 1.0, "fp32"), ("within a grey level of float64", LEVEL, None)):
             print(f"\n{title:34}{'median':>12}{'× eager':>26}{'roofline':>14}{'error':>10}")

@@ -65,7 +65,7 @@ Pass = Callable[[int], object]
 
 
 def ours(model: VAE, pixels: Tensor, batch_size: int, *, bfloat16: bool) -> Pass:
-    plain = replace(RECIPES["mlp"], average=0.0)  # as the other loops train
+    plain = replace(RECIPES["mlp"], weight_average=0.0)  # as the other loops train
     recipe = replace(plain, epochs=100_000, batch_size=batch_size, learning_rate=LEARNING_RATE)
     epochs = Trainer(model, pixels, recipe, ObjectiveOptions(), bfloat16=bfloat16).train_epochs(lambda *_: None)
     return lambda _: next(epochs)

@@ -149,24 +149,24 @@ def foreign(exported: Callable[[str], Exported]) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def lowered(shared: Path) -> Artifact:
-    """The small `mlp` as ONNX in int8, and then as ONNX and TorchScript in float32, which so is not first."""
+def mixed_precisions(shared: Path) -> Artifact:
+    """The small `mlp` as ONNX in int8, followed by ONNX and TorchScript in float32, so that float32 is not first."""
     from vae_export import export
 
     def make(staging: Path) -> None:
         formats, precisions = ["onnx", "torchscript"], ["fp32", "int8"]
         export(sample_models.checkpoint(), staging / "export", formats=formats, precisions=precisions)
 
-    artifact = open_artifact(made_once(shared / "export-lowered", make) / "export")
+    artifact = open_artifact(made_once(shared / "export-mixed-precisions", make) / "export")
     files = sorted(artifact.manifest.files, key=lambda entry: entry.precision == FULL)
     return replace(artifact, manifest=replace(artifact.manifest, files=tuple(files)))
 
 
 @pytest.fixture(scope="session")
-def eight_bits(lowered: Artifact) -> Artifact:
+def eight_bits(mixed_precisions: Artifact) -> Artifact:
     """Its int8 files alone."""
-    files = tuple(entry for entry in lowered.manifest.files if entry.precision == "int8")
-    return replace(lowered, manifest=replace(lowered.manifest, files=files))
+    files = tuple(entry for entry in mixed_precisions.manifest.files if entry.precision == "int8")
+    return replace(mixed_precisions, manifest=replace(mixed_precisions.manifest, files=files))
 
 
 @pytest.fixture(scope="session")

@@ -83,9 +83,9 @@ def importance_weighted_nll(
     found: list[Tensor] = []
     done = 0
     with _threads(workers) as map_in_threads:
-        for part in map_in_threads(estimate, range(0, len(pixels), batch)):
-            found.append(part)
-            done += len(part)
+        for chunk in map_in_threads(estimate, range(0, len(pixels), batch)):
+            found.append(chunk)
+            done += len(chunk)
             report(done)
     nll = torch.cat(found)
     return NllEstimate(nll.mean().item(), nll.std(correction=0).item() / math.sqrt(len(nll)), samples)

@@ -138,4 +138,4 @@ def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bi
 
 def to_unit_range(pixels: Tensor) -> Tensor:
     """Convert pixels from uint8 to float32 in [0, 1]."""
-    return pixels.to(torch.float32).div_(255)
+    return pixels.to(torch.float32).div_(MAX_LEVEL)

@@ -28,7 +28,7 @@ from train.results import describe_figures, reconstruction_heading
 from train.scoring import ACTIVE_VARIANCE, PyTorchModel, Score, evaluate_model
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import staged_folder
-from vae_export.likelihood import Likelihood
+from vae_export.likelihood import MAX_LEVEL, Likelihood
 from vae_export.models import VAE
 from vae_export.runs import Run
 
@@ -183,14 +183,14 @@ def to_tiles(image: Tensor) -> Tensor:
     if side > _MAX_TILE:
         size = [max(1, round(length * _MAX_TILE / side)) for length in image.shape[2:]]
         image = F.interpolate(image, size=size, mode="area")
-    levels = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    levels = (image * MAX_LEVEL).round().clamp(0, MAX_LEVEL).to(torch.uint8)
     scale = max(1, -(-_MIN_TILE // side))
     return levels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
 
 def _decoded(model: PyTorchModel, latent: Tensor) -> Tensor:
     """Decode latents (N, Z) to tiles."""
-    return torch.cat([to_tiles(model.decode(part)) for part in torch.split(latent, _DECODE_BATCH)])
+    return torch.cat([to_tiles(model.decode(chunk)) for chunk in torch.split(latent, _DECODE_BATCH)])
 
 
 def _number(value: float) -> str:

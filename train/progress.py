@@ -16,6 +16,7 @@ from train.data.datasets import Dataset, load
 from train.scoring import Score
 from train.trainer import EpochResult, divergence_error
 from vae_export.cli.console import message, progress
+from vae_export.likelihood import MAX_LEVEL
 from vae_export.models import VAEConfig
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
             "--family mlp has linear heads"
         )
     pixels = dataset.train[:1000]
-    binary = ((pixels == 0) | (pixels == 255)).to(torch.float32).mean().item() > _BINARY_SHARE
+    binary = ((pixels == 0) | (pixels == MAX_LEVEL)).to(torch.float32).mean().item() > _BINARY_SHARE
     drawn = dataset.protocol != "grey"
     if config.likelihood.name == "bernoulli" and not drawn and not binary:
         yield (

@@ -44,7 +44,8 @@ class Recipe:
         bfloat16: Whether precision "auto" may choose bfloat16.
         stages: For schedule "stages".
         epsilon: Adam's.
-        average: Decay per step of the average of the weights that is scored and saved (Polyak averaging); 0 for none.
+        weight_average: Decay per step of the average of the weights (Polyak averaging), which is scored and saved; 0
+            for none.
         warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
     """
 
@@ -55,7 +56,7 @@ class Recipe:
     bfloat16: bool
     stages: Stages = ()
     epsilon: float = EPSILON
-    average: float = 0.0
+    weight_average: float = 0.0
     warmup_ratio: float = 0.3
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class Recipe:
             "stages": [list(stage) for stage in self.stages],
             "optimizer": "Adam",
             "epsilon": self.epsilon,
-            "weight_average": self.average,
+            "weight_average": self.weight_average,
         }
 
 
@@ -77,7 +78,9 @@ class Recipe:
 #: themselves; at the end of the cycle both agree. So the rate of `mlp` peaks early, and fewer epochs are as good.
 #: Convolutions in bfloat16 gain little on two cores, and are twenty times slower as soon as another program runs.
 RECIPES: dict[Family, Recipe] = {
-    "mlp": Recipe(14, 128, learning_rate=3e-3, schedule="one-cycle", bfloat16=True, average=0.99, warmup_ratio=0.1),
+    "mlp": Recipe(
+        14, 128, learning_rate=3e-3, schedule="one-cycle", bfloat16=True, weight_average=0.99, warmup_ratio=0.1
+    ),
     "blog": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
     "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=False),
     "residual": Recipe(epochs=12, batch_size=128, learning_rate=2e-3, schedule="one-cycle", bfloat16=True),
@@ -96,7 +99,7 @@ class RecipeOptions:
     learning_rate: float | None = None
     stages: Stages | None = None
     epsilon: float | None = None
-    average: float | None = None
+    weight_average: float | None = None
     warmup_ratio: float | None = None
 
     def __post_init__(self) -> None:
@@ -113,8 +116,8 @@ class RecipeOptions:
                 check_range("epochs of a stage", epochs, 1, 100_000)
         if self.epsilon is not None and not 0 < self.epsilon <= 1:
             raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
-        if self.average is not None and not 0 <= self.average < 1:
-            raise UsageError("bad weight average", expected="from 0, below 1", got=self.average)
+        if self.weight_average is not None and not 0 <= self.weight_average < 1:
+            raise UsageError("bad weight average", expected="from 0, below 1", got=self.weight_average)
         if self.warmup_ratio is not None and not 0 < self.warmup_ratio < 1:
             raise UsageError("bad warm-up ratio", expected="above 0, below 1", got=self.warmup_ratio)
 

@@ -93,7 +93,7 @@ class Trainer:
         self._pixels = pixels.to(self._device)
         self.steps_per_epoch = steps_per_epoch(len(pixels), recipe.batch_size)
         self.optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, eps=recipe.epsilon, fused=True)
-        self.average = copy.deepcopy(model) if recipe.average else None
+        self.average = copy.deepcopy(model) if recipe.weight_average else None
         self._loss_terms: nn.Module = LossTerms(model)
         if compiling:
             self._loss_terms = compile_module(self._loss_terms, self._device)
@@ -155,7 +155,7 @@ class Trainer:
             self._rng.seed_dropout(step, self._processes.rank)
         # index_select, since `pixels[batch]` takes fifteen times as long on a CPU.
         if self._protocol == "dynamic":
-            image = draw_binary(self._pixels.index_select(0, batch), generator, part=self._slice)
+            image = draw_binary(self._pixels.index_select(0, batch), generator, selected=self._slice)
         else:
             image = to_unit_range(self._pixels.index_select(0, batch[self._slice]))
         noise = torch.randn(len(batch), self.model.config.latent_size, generator=generator, device=self._device)
@@ -242,7 +242,7 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self, average: VAE, step: int) -> None:
         """Move the average towards the weights; faster in the first steps, to forget the initial weights."""
-        decay = min(self._recipe.average, (1 + step) / (10 + step))
+        decay = min(self._recipe.weight_average, (1 + step) / (10 + step))
         torch._foreach_lerp_([*average.parameters()], [*self.model.parameters()], 1 - decay)
 
 

@@ -246,7 +246,7 @@ def _write_files(
             name = variant.file_name(part)
             for stored, data in content.by_name(name).items():
                 write_atomic(folder / stored, data)
-            machine = format.machine(content)
+            machine = format.required_machine(content)
             entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, machine))
     if not entries:
         got = ", ".join(dict.fromkeys(variant.precision for variant in plan.variants))

@@ -38,22 +38,22 @@ def to_levels(image: Array, low: float, high: float) -> Array:
     return np.floor(np.clip(scaled(image, low, high), 0, MAX_LEVEL) + 0.5).astype(np.int16)
 
 
-def compare_levels(image: Array, exact: Array, *, low: float, high: float, tolerance: float) -> GreyLevels:
+def compare_levels(image: Array, expected: Array, *, low: float, high: float, tolerance: float) -> GreyLevels:
     """Compare the levels of an image with those of the float64 image.
 
     Args:
         image: pixels of the tested image, in [low, high].
-        exact: pixels of the float64 image, in [low, high], of the same shape.
+        expected: pixels of the float64 image, in [low, high], of the same shape.
         low, high: the range of pixels.
         tolerance: the largest allowed error of a pixel, in units of the image.
 
     Returns:
         The counts of pixels with another level.
     """
-    level, expected = to_levels(image, low, high), to_levels(exact, low, high)
-    difference = np.abs(level - expected)
+    level = to_levels(image, low, high)
+    difference = np.abs(level - to_levels(expected, low, high))
     # A level is explained if some value within the tolerance of the float64 value rounds to it.
-    lowest, highest = to_levels(exact - tolerance, low, high), to_levels(exact + tolerance, low, high)
+    lowest, highest = to_levels(expected - tolerance, low, high), to_levels(expected + tolerance, low, high)
     unexplained = (level < lowest) | (level > highest)
     return GreyLevels(int((difference > 0).sum()), int(unexplained.sum()), int(difference.max(initial=0)))
 
@@ -79,19 +79,19 @@ def in_levels(distance: float, contract: Contract) -> float:
     return distance / (high - low) * MAX_LEVEL
 
 
-def rounding_miss(pixels: Array, exact: Array) -> Array:
+def rounding_miss(pixels: Array, expected: Array) -> Array:
     """Return the distance of each float64 pixel from the interval of numbers that round to the given byte.
 
     The distance is 0 if the float64 pixel rounds to that byte, so that rounding itself does not count as an error.
 
     Args:
         pixels: uint8 pixels.
-        exact: the float64 pixels before rounding, in [0, 255], of the same shape.
+        expected: the float64 pixels before rounding, in [0, 255], of the same shape.
 
     Returns:
         Distances in levels, float64, of the same shape.
     """
-    beyond: Array = np.maximum(np.abs(np.asarray(pixels, np.float64) - exact) - 0.5, 0)
+    beyond: Array = np.maximum(np.abs(np.asarray(pixels, np.float64) - expected) - 0.5, 0)
     return beyond
 
 

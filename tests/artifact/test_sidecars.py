@@ -61,11 +61,11 @@ def test_weights_that_are_not_there_are_named(mlp: Exported, tmp_path: Path, cha
 
 
 def test_certificate_of_another_sidecar_is_refused(mlp: Exported) -> None:
-    record = read_certificate(mlp.artifact.certificate)
-    record.require(mlp.artifact.manifest, "here")
-    record.document["files"][WEIGHTS] = "0" * 64
+    certificate = read_certificate(mlp.artifact.certificate)
+    certificate.require(mlp.artifact.manifest, "here")
+    certificate.document["files"][WEIGHTS] = "0" * 64
     with pytest.raises(IntegrityError, match=rf"certificate is of another file: here, {WEIGHTS}"):
-        record.require(mlp.artifact.manifest, "here")
+        certificate.require(mlp.artifact.manifest, "here")
 
 
 def test_graph_without_its_sidecar_is_refused(mlp: Exported) -> None:

@@ -37,14 +37,14 @@ def path(packed: bytes, tmp_path: Path) -> Path:
     return file
 
 
-def record(mlp: Exported) -> StoredCertificate:
+def certificate_of(mlp: Exported) -> StoredCertificate:
     return read_certificate(mlp.artifact.certificate)
 
 
 def test_equal_contents_give_equal_bytes(mlp: Exported, packed: bytes) -> None:
-    again = pack(mlp.artifact, record(mlp), name="small", formats=PACKED)
+    again = pack(mlp.artifact, certificate_of(mlp), name="small", formats=PACKED)
     assert again == packed
-    assert pack(mlp.artifact, record(mlp), name="other", formats=PACKED) != packed
+    assert pack(mlp.artifact, certificate_of(mlp), name="other", formats=PACKED) != packed
 
 
 def test_entries_match_the_specification(path: Path, mlp: Exported) -> None:
@@ -101,7 +101,7 @@ def test_names_differing_only_in_case_are_refused() -> None:
 
 
 def test_only_what_was_asked_for_is_packed(mlp: Exported, tmp_path: Path) -> None:
-    data = pack(mlp.artifact, record(mlp), name="decoder", formats=["onnx"], parts=["decoder"])
+    data = pack(mlp.artifact, certificate_of(mlp), name="decoder", formats=["onnx"], parts=["decoder"])
     (tmp_path / "decoder.zip").write_bytes(data)
     opened = open_bundle(tmp_path / "decoder.zip")
     assert [entry.name for entry in opened.manifest.files] == ["decoder.onnx"]
@@ -118,18 +118,18 @@ def test_only_what_was_asked_for_is_packed(mlp: Exported, tmp_path: Path) -> Non
 )
 def test_parts_missing_from_the_export_are_refused(mlp: Exported, chosen: dict[str, list[str]], said: str) -> None:
     with pytest.raises(UsageError, match=f"export has no such {said}; expected .*; run: vae-export export --{said}"):
-        pack(mlp.artifact, record(mlp), name="x", **chosen)  # type: ignore[arg-type]
+        pack(mlp.artifact, certificate_of(mlp), name="x", **chosen)  # type: ignore[arg-type]
 
 
 def test_failed_certificate_cannot_be_bundled(mlp: Exported) -> None:
-    document = json.loads(record(mlp).data) | {"verdict": "fail"}
+    document = json.loads(certificate_of(mlp).data) | {"verdict": "fail"}
     failed = parse_certificate(json.dumps(document).encode(), "here")
     with pytest.raises(ParityError, match="certificate did not pass"):
         pack(mlp.artifact, failed, name="x")
 
 
 def test_certificate_of_other_files_cannot_be_bundled(mlp: Exported) -> None:
-    document = json.loads(record(mlp).data)
+    document = json.loads(certificate_of(mlp).data)
     document["files"]["decoder.onnx"] = "0" * 64
     other = parse_certificate(json.dumps(document).encode(), "here")
     with pytest.raises(IntegrityError, match=r"certificate is of another file: .*decoder\.onnx"):
@@ -142,7 +142,7 @@ def test_certificate_of_other_files_cannot_be_bundled(mlp: Exported) -> None:
 def test_export_without_golden_vectors_cannot_be_bundled(mlp: Exported) -> None:
     bare = replace(mlp.artifact, manifest=replace(mlp.artifact.manifest, golden=()))
     with pytest.raises(ModelError, match="export has no golden vectors: .*; export again"):
-        pack(bare, record(mlp), name="x")
+        pack(bare, certificate_of(mlp), name="x")
 
 
 def test_altered_file_cannot_be_bundled(mlp: Exported, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_altered_file_cannot_be_bundled(mlp: Exported, tmp_path: Path) -> None:
     golden = artifact.folder / "golden" / "latent.f32"
     golden.write_bytes(golden.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(IntegrityError, match=r"exported file was altered: .*golden/latent\.f32"):
-        pack(artifact, record(mlp), name="x")
+        pack(artifact, certificate_of(mlp), name="x")
 
 
 def test_linked_golden_folder_is_refused(mlp: Exported, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_linked_golden_folder_is_refused(mlp: Exported, tmp_path: Path) -> None:
     shutil.move(artifact.folder / "golden", tmp_path / "elsewhere")
     (artifact.folder / "golden").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IntegrityError, match="exported file is a link or a device"):
-        pack(artifact, record(mlp), name="x")
+        pack(artifact, certificate_of(mlp), name="x")
 
 
 def test_model_card_answers_common_questions(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_model_card_answers_common_questions(path: Path) -> None:
 
 
 def test_model_card_states_degradation_and_tolerance(mlp: Exported) -> None:
-    known = record(mlp)
+    known = certificate_of(mlp)
     pixels = {"part": "decoder", "target": "onnx+int8/CPU", "worst_levels": 12, "mean_levels": 0.28}
     cost = {**pixels, "nats": 0.02, "nats_low": -0.018, "nats_high": 0.059}
     document = {**known.document, "drift": [cost]}
@@ -191,7 +191,7 @@ def test_model_card_states_degradation_and_tolerance(mlp: Exported) -> None:
 
 
 def test_certificate_unfit_for_card_is_one_line_error(mlp: Exported) -> None:
-    known = record(mlp)
+    known = certificate_of(mlp)
     wrong = StoredCertificate(known.data, {**known.document, "drift": ["free"]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*certificate.json; got "):
         pack(mlp.artifact, wrong, name="x")
@@ -199,7 +199,7 @@ def test_certificate_unfit_for_card_is_one_line_error(mlp: Exported) -> None:
 
 def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path) -> None:
     """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
-    known = record(mlp)
+    known = certificate_of(mlp)
     document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
     loose = StoredCertificate(json.dumps(document).encode(), document)
     (tmp_path / "x.zip").write_bytes(pack(mlp.artifact, loose, name="x", formats=["onnx"]))
@@ -211,7 +211,7 @@ def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path
 
 
 def test_notes_page_and_licence_travel_along(mlp: Exported, tmp_path: Path) -> None:
-    data = pack(mlp.artifact, record(mlp), name="x", page=b"<p>", notes="For *tests*.\n", licence="Mine.\n")
+    data = pack(mlp.artifact, certificate_of(mlp), name="x", page=b"<p>", notes="For *tests*.\n", licence="Mine.\n")
     (tmp_path / "x.zip").write_bytes(data)
     opened = open_bundle(tmp_path / "x.zip")
     assert opened.card.endswith("## Notes\n\nFor *tests*.\n")

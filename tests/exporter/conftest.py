@@ -52,7 +52,7 @@ class Toy:
         self.content = FileContent(b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters()))
         return self.content
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

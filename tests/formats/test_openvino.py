@@ -64,7 +64,7 @@ def test_supported_precisions_are_certified_and_others_left_out(tmp_path: Path) 
         report=said.append,
     )
     assert certificate.passed
-    levels = {drift.target: drift.worst_levels for drift in certificate.degradations}
+    levels = {degradation.target: degradation.worst_levels for degradation in certificate.degradations}
     assert list(levels) == [f"openvino+{precision}/CPU" for precision in HALVES if computes_in(precision)]
     assert all(worst is not None for worst in levels.values())
     left_out = [line.partition(": device does not compute in")[0] for line in said if line.startswith("left out")]

@@ -31,8 +31,8 @@ EIGHT_BITS = [name for name in HOSTS if name not in FLOATS_ONLY]
 
 def files_of(artifact: Artifact) -> tuple[dict[str, bytes], Any]:
     """Return the files of a bundle of this artifact, and its manifest."""
-    record = read_certificate(artifact.certificate)
-    data = pack(artifact, record, name="small", parts=["encoder", "decoder"])
+    certificate = read_certificate(artifact.certificate)
+    data = pack(artifact, certificate, name="small", parts=["encoder", "decoder"])
     files = {name: bytes(content) for name, content in read_archive(data, "small.zip").items()}
     return files, json.loads(files["manifest.json"])
 
@@ -97,10 +97,10 @@ def test_int8_bundle_fails_beyond_or_without_its_int8_tolerance(
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_host_picks_float32_files_and_ignores_unknown_ones(
-    name: str, host: Callable[[str], Host], folder: Path, lowered: Artifact, tmp_path: Path
+    name: str, host: Callable[[str], Host], folder: Path, mixed_precisions: Artifact, tmp_path: Path
 ) -> None:
     found = host(name)
-    files, manifest = files_of(lowered)
+    files, manifest = files_of(mixed_precisions)
     assert manifest["files"][0]["precision"] == "int8"
     nonsense = b"what no engine reads"
     decoder = next(file for file in manifest["files"] if file["part"] == "decoder")

@@ -18,9 +18,9 @@ ONNX = "onnx/CPUExecutionProvider"
 
 
 def certificate(
-    *rows: dict[str, Any], drift: list[dict[str, Any]] | None = None, verdict: str = "pass"
+    *rows: dict[str, Any], degradations: list[dict[str, Any]] | None = None, verdict: str = "pass"
 ) -> dict[str, Any]:
-    return {"format": FORMAT, "verdict": verdict, "rows": list(rows), "drift": drift or []}
+    return {"format": FORMAT, "verdict": verdict, "rows": list(rows), "drift": degradations or []}
 
 
 def row(
@@ -38,7 +38,7 @@ def row(
     return {**names, "batch": batch, "output": output, **worst, **mean, "passed": passed}
 
 
-def drift(**figures: object) -> list[dict[str, Any]]:
+def degradation(**figures: object) -> list[dict[str, Any]]:
     names = {"part": "decoder", "target": "onnx+int8/CPUExecutionProvider"}
     return [{**names, "worst_levels": 12, "mean_levels": 0.3, "nats_high": 0.06, **figures}]
 
@@ -92,14 +92,18 @@ def test_each_regression_is_one_line(now: dict[str, Any], said: str) -> None:
     ],
 )
 def test_larger_degradation_is_a_regression(figures: dict[str, Any], said: str | None) -> None:
-    found = regressions(certificate(row(), drift=drift()), certificate(row(), drift=drift(**figures)))
+    found = regressions(
+        certificate(row(), degradations=degradation()), certificate(row(), degradations=degradation(**figures))
+    )
     assert found == ([] if said is None else [f"decoder, onnx+int8/CPUExecutionProvider: {said}"])
 
 
 def test_degradation_no_longer_measured_is_a_regression() -> None:
-    assert len(regressions(certificate(row(), drift=drift()), certificate(row()))) == 3
-    unmeasured = drift(nats_high=None)
-    assert regressions(certificate(row(), drift=unmeasured), certificate(row(), drift=drift())) == []
+    assert len(regressions(certificate(row(), degradations=degradation()), certificate(row()))) == 3
+    unmeasured = degradation(nats_high=None)
+    assert (
+        regressions(certificate(row(), degradations=unmeasured), certificate(row(), degradations=degradation())) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ def test_degradation_no_longer_measured_is_a_regression() -> None:
         (json.dumps({"format": FORMAT, "verdict": "pass"}), "no comparisons"),
         (json.dumps(certificate({**row(), "rounding": 0})), "no comparisons"),
         (json.dumps({"format": FORMAT, "verdict": "pass", "rows": [row()]}), "no degradations"),
-        (json.dumps(certificate(row(), drift=drift(mean_levels="few"))), "no degradations"),
+        (json.dumps(certificate(row(), degradations=degradation(mean_levels="few"))), "no degradations"),
     ],
 )
 def test_read_baseline_refuses_all_but_passed_certificates(tmp_path: Path, text: str, error: str) -> None:

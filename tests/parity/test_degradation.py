@@ -95,7 +95,7 @@ def test_export_that_misses_its_budget_is_not_published(mlp: Subject, tmp_path: 
         export(mlp.source, out, precisions=["int4-weights"], budget=Budget(max_nats=0))
     assert not list(tmp_path.iterdir())
     _, certificate = export(mlp.source, out, budget=Budget(max_grey_levels=1, max_nats=0.01))
-    held = [(drift.part, drift.target) for drift in certificate.degradations]
+    held = [(degradation.part, degradation.target) for degradation in certificate.degradations]
     assert held == [("decoder", "onnx/CPUExecutionProvider"), ("autoencoder", "onnx/CPUExecutionProvider")]
 
 
@@ -111,10 +111,10 @@ def test_more_images_narrow_the_interval_of_nats(mlp: Subject, tmp_path: Path) -
     for count in (64, 256):
         source, out = replace(mlp.source, images=images[:count]), tmp_path / str(count)
         _, certificate = export(source, out, parts=["encoder", "decoder"], precisions=["int8"])
-        [drift] = certificate.degradations
-        assert drift.nats_high is not None
-        assert drift.nats_low is not None
-        widths.append(drift.nats_high - drift.nats_low)
+        [degradation] = certificate.degradations
+        assert degradation.nats_high is not None
+        assert degradation.nats_low is not None
+        widths.append(degradation.nats_high - degradation.nats_low)
     assert widths[1] < 0.75 * widths[0]
 
 

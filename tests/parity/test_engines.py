@@ -75,7 +75,7 @@ def test_engine_wrong_with_one_setting_fails_those_rows_only(
 
     certificate = through(mlp, monkeypatch, tmp_path, change, thorough=thorough)
     assert_fails(certificate)
-    assert {row.setting for row in certificate.failures} == {where}
+    assert {row.options for row in certificate.failures} == {where}
 
 
 ENGINES: dict[str, tuple[Callable[[Any], Any], str]] = {

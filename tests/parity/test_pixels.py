@@ -209,11 +209,11 @@ def test_float_and_pixel_decoders_give_the_same_bytes(
     made: tuple[Artifact, Certificate, Source], tmp_path: Path
 ) -> None:
     artifact, _, source = made
-    record = read_certificate(artifact.certificate)
+    certificate = read_certificate(artifact.certificate)
     bundles = {}
     for name, parts in (("both", None), ("bytes", [HWC]), ("floats", ["decoder"])):
         path = tmp_path / f"{name}.zip"
-        path.write_bytes(pack(artifact, record, name=name, formats=["onnx"], parts=parts))
+        path.write_bytes(pack(artifact, certificate, name=name, formats=["onnx"], parts=parts))
         bundles[name] = load(path, batch_size=3)
     assert [entry.part for entry in open_bundle(tmp_path / "bytes.zip").manifest.files] == [HWC]
     latent = bundles["floats"].prior(8, 5)

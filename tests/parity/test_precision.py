@@ -42,15 +42,21 @@ def test_every_format_passes_in_every_precision_with_degradations(
     assert have >= {kind for kind in KINDS if kind[0] in fast}
     assert certificate.passed
     assert not [finding for finding in certificate.findings if finding.severity == "error"]
-    of_targets = {drift.target: drift for drift in certificate.degradations if drift.part == "decoder"}
+    of_targets = {
+        degradation.target: degradation for degradation in certificate.degradations if degradation.part == "decoder"
+    }
     assert len(of_targets) == len([kind for kind in have if kind[1] != FULL])
-    for drift in certificate.degradations:
-        assert drift.worst_levels is not None
-        assert drift.nats_low is not None
-        assert drift.nats is not None
-        assert drift.nats_high is not None
-        assert drift.nats_low <= drift.nats <= drift.nats_high
-        assert (drift.frechet is not None) == (drift.frechet_of_samples is not None) == (drift.part == "decoder")
+    for degradation in certificate.degradations:
+        assert degradation.worst_levels is not None
+        assert degradation.nats_low is not None
+        assert degradation.nats is not None
+        assert degradation.nats_high is not None
+        assert degradation.nats_low <= degradation.nats <= degradation.nats_high
+        assert (
+            (degradation.frechet is not None)
+            == (degradation.frechet_of_samples is not None)
+            == (degradation.part == "decoder")
+        )
     half, eight = (of_targets[f"onnx+{precision}/CPUExecutionProvider"] for precision in ("fp16", "int8"))
     assert half.psnr is not None
     assert eight.psnr is not None
@@ -131,9 +137,9 @@ def test_load_takes_the_only_precision_and_refuses_missing_ones(mlp: Subject, tm
     with pytest.raises(UsageError, match="no ONNX file has this precision; expected int8, got fp16"):
         load(folder, precision="fp16")
     # A worker that receives only the files it needs takes that precision too.
-    parcel = ModelPayload.of(open_artifact(folder), ("decoder",), SessionOptions())
-    assert list(parcel.files) == ["decoder.int8.onnx"]
-    assert np.array_equal(parcel.open().sample(2, 0), load(folder).sample(2, 0))
+    payload = ModelPayload.of(open_artifact(folder), ("decoder",), SessionOptions())
+    assert list(payload.files) == ["decoder.int8.onnx"]
+    assert np.array_equal(payload.open().sample(2, 0), load(folder).sample(2, 0))
 
 
 @given(

@@ -140,7 +140,9 @@ def test_slices_cover_a_batch_and_draw_what_the_whole_draws() -> None:
     pixels = torch.randint(0, 256, (12, 1, 4, 4), dtype=torch.uint8)
     draws = StepRng(3, torch.device("cpu"))
     whole = draw_binary(pixels, draws.step_generator(5))
-    parts = [draw_binary(pixels, draws.step_generator(5), part=Processes(rank, 3).batch_slice(12)) for rank in range(3)]
+    parts = [
+        draw_binary(pixels, draws.step_generator(5), selected=Processes(rank, 3).batch_slice(12)) for rank in range(3)
+    ]
     assert torch.equal(torch.cat(parts), whole)
     with pytest.raises(UsageError, match="batch size cannot be shared"):
         Processes(0, 5).batch_slice(12)

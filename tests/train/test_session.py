@@ -122,7 +122,7 @@ def test_every_likelihood_learns(digits: Dataset, run: Run, name: LikelihoodName
 
 def test_average_of_the_weights_is_scored_and_saved(digits: Dataset, run: Run) -> None:
     with new_run(run, force=False), show_progress(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
-        session = TrainingSession(options(average=0.5, epochs=1), run, digits, CPU)
+        session = TrainingSession(options(weight_average=0.5, epochs=1), run, digits, CPU)
         start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
         step = report.step
 

@@ -27,11 +27,11 @@ class Small:
 
     Attributes:
         artifact: encoder and decoder as `onnx` and `ort`, in float32 and 8 bits. Do not change it: copy it.
-        record: the certificate.
+        certificate: the certificate.
     """
 
     artifact: Artifact
-    record: StoredCertificate
+    certificate: StoredCertificate
 
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.artifact.folder, target)

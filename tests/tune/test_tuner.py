@@ -32,7 +32,7 @@ CPU = "CPUExecutionProvider"
 @pytest.mark.slow
 def test_each_candidate_has_an_outcome_and_one_wins(small: Small, tmp_path: Path) -> None:
     artifact = small.copied(tmp_path / "export")
-    tuning = tune(artifact, small.record, replace(PLAN, rounds=2), Budget())
+    tuning = tune(artifact, small.certificate, replace(PLAN, rounds=2), Budget())
     found = {str(result.candidate): result for result in tuning.results}
     assert len(found) == len(tuning.results)
 
@@ -58,17 +58,17 @@ def test_each_candidate_has_an_outcome_and_one_wins(small: Small, tmp_path: Path
     assert after.manifest.recommended == (tuning.recommended,)
     assert replace(after.manifest, recommended=()) == small.artifact.manifest
     assert after.manifest.text == (after.folder / MANIFEST).read_bytes()
-    small.record.require(after.manifest, "certificate")
+    small.certificate.require(after.manifest, "certificate")
 
 
 def test_degradation_is_read_from_the_certificate(small: Small) -> None:
-    (drift,) = (item for item in small.record.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
-    rows = [row for row in small.record.document["rows"] if row["output"] == "negative_elbo"]
+    (degradation,) = (item for item in small.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
+    rows = [row for row in small.certificate.document["rows"] if row["output"] == "negative_elbo"]
     worst = {row["target"]: row["error"] for row in rows}
-    for candidate in candidates(small.artifact.manifest, small.record, "decoder"):
+    for candidate in candidates(small.artifact.manifest, small.certificate, "decoder"):
         if candidate.target.precision == "int8":
-            assert candidate.cost.worst_levels == drift["worst_levels"] > 0
-            assert candidate.cost.nats_high == drift["nats_high"]
+            assert candidate.cost.worst_levels == degradation["worst_levels"] > 0
+            assert candidate.cost.nats_high == degradation["nats_high"]
         else:
             assert candidate.cost.worst_levels in (0, 1)
             assert candidate.cost.nats_high == worst[str(candidate.target)] > 0
@@ -96,8 +96,8 @@ def test_autoencoder_has_its_own_degradation() -> None:
 
 
 def test_degradation_that_is_no_number_is_refused(small: Small) -> None:
-    [drift, *_] = small.record.document["drift"]
-    wrong = StoredCertificate(b"", {**small.record.document, "drift": [{**drift, "worst_levels": "none"}]})
+    [degradation, *_] = small.certificate.document["drift"]
+    wrong = StoredCertificate(b"", {**small.certificate.document, "drift": [{**degradation, "worst_levels": "none"}]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*a degradation is 'none'"):
         tune(small.artifact, wrong, PLAN, Budget())
 
@@ -107,7 +107,7 @@ def test_empty_budget_leaves_the_manifest_unchanged(small: Small, tmp_path: Path
     with pytest.raises(
         ParityError, match="no certified file that the runtime can run is within the budget; got decoder on onnx/"
     ):
-        tune(artifact, small.record, PLAN, Budget(max_nats=0))
+        tune(artifact, small.certificate, PLAN, Budget(max_nats=0))
     assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
 
 
@@ -135,13 +135,13 @@ def test_over_budget_and_crashed_candidates_are_listed(
 ) -> None:
     monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)
     artifact = small.copied(tmp_path / "export")
-    (drift,) = (item for item in small.record.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
-    budget = Budget(max_nats=drift["nats_high"] * 0.99)
-    tuning = tune(artifact, small.record, PLAN, budget)
+    (degradation,) = (item for item in small.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
+    budget = Budget(max_nats=degradation["nats_high"] * 0.99)
+    tuning = tune(artifact, small.certificate, PLAN, budget)
     assert tuning.recommended.file == "decoder.onnx"
     assert tuning.recommended.budget == {"max_grey_levels": None, "max_nats": budget.max_nats}
     out = {str(result.candidate): (result.outcome, result.p50_seconds) for result in tuning.results}
-    over = (f"over budget: {drift['nats_high']:.4g} nats, {budget.max_nats:g} allowed", None)
+    over = (f"over budget: {degradation['nats_high']:.4g} nats, {budget.max_nats:g} allowed", None)
     assert [out[f"onnx+int8/{CPU}, {threads}"] for threads in ("default threads", "1 thread")] == [over, over]
     assert out[f"ort/{CPU}, 1 thread"] == ("cannot run here: its process died of SIGSEGV", None)
     assert open_artifact(artifact.folder).manifest.recommended == (tuning.recommended,)
@@ -154,30 +154,32 @@ def test_crash_of_the_defaults_is_an_error(small: Small, tmp_path: Path, monkeyp
     monkeypatch.setattr(Dying, "dies", "onnx/")
     artifact = small.copied(tmp_path / "export")
     with pytest.raises(TargetError, match=r"defaults cannot be run here: onnx/.*; got its process died of SIGSEGV"):
-        tune(artifact, small.record, PLAN, Budget())
+        tune(artifact, small.certificate, PLAN, Budget())
     assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
 
 
 def test_uncertified_files_are_not_measured(small: Small, tmp_path: Path) -> None:
-    failed = StoredCertificate(small.record.data, dict(small.record.document) | {"verdict": "fail"})
+    failed = StoredCertificate(small.certificate.data, dict(small.certificate.document) | {"verdict": "fail"})
     with pytest.raises(ParityError, match="did not pass"):
         tune(small.artifact, failed, PLAN, Budget())
-    others = dict(small.record.document["files"]) | {"decoder.onnx": "0" * 64}
+    others = dict(small.certificate.document["files"]) | {"decoder.onnx": "0" * 64}
     with pytest.raises(IntegrityError, match="another file"):
-        tune(small.artifact, StoredCertificate(b"", dict(small.record.document) | {"files": others}), PLAN, Budget())
+        tune(
+            small.artifact, StoredCertificate(b"", dict(small.certificate.document) | {"files": others}), PLAN, Budget()
+        )
     with pytest.raises(IntegrityError, match="certificate cannot be read"):
-        tune(small.artifact, StoredCertificate(b"", dict(small.record.document) | {"rows": [{}]}), PLAN, Budget())
+        tune(small.artifact, StoredCertificate(b"", dict(small.certificate.document) | {"rows": [{}]}), PLAN, Budget())
     artifact = small.copied(tmp_path / "export")
     path = artifact.folder / "decoder.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="altered"):
-        tune(artifact, small.record, PLAN, Budget())
+        tune(artifact, small.certificate, PLAN, Budget())
 
 
 def test_unverified_target_is_no_candidate(small: Small) -> None:
-    rows = [row for row in small.record.document["rows"] if row["target"] != f"ort/{CPU}"]
-    record = StoredCertificate(b"", dict(small.record.document) | {"rows": rows})
-    formats = {candidate.target.format for candidate in candidates(small.artifact.manifest, record, "decoder")}
+    rows = [row for row in small.certificate.document["rows"] if row["target"] != f"ort/{CPU}"]
+    certificate = StoredCertificate(b"", dict(small.certificate.document) | {"rows": rows})
+    formats = {candidate.target.format for candidate in candidates(small.artifact.manifest, certificate, "decoder")}
     assert formats == {"onnx"}
 
 
@@ -205,7 +207,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Searched:
 @pytest.fixture
 def three(small: Small) -> Three:
     """The runtime's defaults, float32 with one thread, and 8 bits with one thread."""
-    pool = candidates(small.artifact.manifest, small.record, "decoder")
+    pool = candidates(small.artifact.manifest, small.certificate, "decoder")
     default, exact, int8 = (
         next(item for item in pool if item.target.precision == precision and item.options.threads == threads)
         for precision, threads in (("fp32", None), ("fp32", 1), ("int8", 1))
@@ -262,7 +264,7 @@ def test_slower_is_never_shown_as_1_00(searched: Searched, three: Three) -> None
 
 
 def test_engine_outside_the_runtime_never_wins(small: Small, searched: Searched) -> None:
-    pool = candidates(small.artifact.manifest, small.record, "decoder")
+    pool = candidates(small.artifact.manifest, small.certificate, "decoder")
     default = next(item for item in pool if item.runs_in_runtime)
     other = next(item for item in pool if not item.runs_in_runtime)
     search = searched({default: [1.0] * 4, other: [0.5] * 4})

@@ -191,7 +191,7 @@ class OptimiserFlags:
         typer.Option(
             "--weight-average",
             help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: "
-            f"{_recipe_defaults('average')}.",
+            f"{_recipe_defaults('weight_average')}.",
             show_default=False,
         ),
     ] = None
@@ -203,7 +203,7 @@ class OptimiserFlags:
             learning_rate=self.learning_rate,
             stages=None if self.stages is None else parse_stages(self.stages),
             epsilon=self.epsilon,
-            average=self.weight_average,
+            weight_average=self.weight_average,
             warmup_ratio=self.warmup_ratio,
         )
 

@@ -32,6 +32,7 @@ from train.config import DATA_FOLDER, IMAGE_SIZE, DataOptions, DataProtocol
 from train.data.image_folder import read_folder
 from train.data.mnist import read_mnist
 from vae_export.errors import DataError
+from vae_export.likelihood import MAX_LEVEL
 
 _SPLIT_SEED = 1
 
@@ -67,8 +68,8 @@ class Dataset:
     def sha256(self) -> str:
         """Return the digest of all images, which identifies the data set."""
         digest = hashlib.sha256()
-        for part in (self.train, self.validation, self.test):
-            digest.update(np.ascontiguousarray(part.numpy()).data)
+        for pixels in (self.train, self.validation, self.test):
+            digest.update(np.ascontiguousarray(pixels.numpy()).data)
         return digest.hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -105,19 +106,21 @@ def evaluated_pixels(dataset: Dataset, split: str, *, most: int | None = None) -
 def binarised(pixels: Tensor, split: str) -> Tensor:
     """Sample pixels, uint8 (N, C, H, W), of a split once: 0 or 255, with the seed of that split."""
     generator = torch.Generator().manual_seed(_BINARISATION_SEEDS[split])
-    return torch.cat([draw_binary(part, generator).mul_(255).to(torch.uint8) for part in torch.split(pixels, _CHUNK)])
+    return torch.cat(
+        [draw_binary(chunk, generator).mul_(MAX_LEVEL).to(torch.uint8) for chunk in torch.split(pixels, _CHUNK)]
+    )
 
 
-def draw_binary(pixels: Tensor, generator: torch.Generator, *, part: slice = slice(None)) -> Tensor:
+def draw_binary(pixels: Tensor, generator: torch.Generator, *, selected: slice = slice(None)) -> Tensor:
     """Sample binary pixels, float32 (N, C, H, W): each is 1 with probability level / 255, else 0.
 
     Args:
         pixels: Grey levels, uint8 (N, C, H, W).
         generator: Random numbers, on the device of the pixels.
-        part: Which of the images are returned. Random numbers are drawn for all of them.
+        selected: The images to return. Random numbers are drawn for all of them.
     """
-    levels = torch.rand(pixels.shape, generator=generator, device=pixels.device)[part].mul_(255)
-    return (levels < pixels[part]).to(torch.float32)
+    levels = torch.rand(pixels.shape, generator=generator, device=pixels.device)[selected].mul_(MAX_LEVEL)
+    return (levels < pixels[selected]).to(torch.float32)
 
 
 def load(
@@ -169,4 +172,4 @@ def _digits() -> Tensor:
 
     small = torch.from_numpy(load_digits().images).unsqueeze(1) / 16
     large = torch.nn.functional.interpolate(small, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=False)
-    return (large * 255).round().to(torch.uint8)
+    return (large * MAX_LEVEL).round().to(torch.uint8)

@@ -144,8 +144,8 @@ def judge_pixels(
     contract: Contract,
     part: Part,
     got: Array,
-    expected: GoldenArray,
-    exact: Array,
+    golden: GoldenArray,
+    expected: Array,
     precision: PrecisionName = FULL,
 ) -> Judgement:
     """Compare the uint8 pixels of a decoder with the golden image, in levels.
@@ -154,18 +154,18 @@ def judge_pixels(
         contract: shapes and ranges of the VAE.
         part: the decoder, one of the values of `PIXELS`.
         got: its uint8 pixels (N, H, W, C) or (N, C, H, W).
-        expected: the golden array of the float32 decoder's image, with its tolerances.
-        exact: the golden image (N, C, H, W) in the contract's range.
+        golden: the golden array of the float32 decoder's image, with its tolerances.
+        expected: the golden image (N, C, H, W) in the contract's range.
         precision: precision of the tested file.
     """
-    tolerance = in_levels(expected.allowed(precision), contract)
-    wanted = unrounded(exact, contract, part)
-    grey = compare_levels(got, wanted, low=0, high=MAX_LEVEL, tolerance=tolerance)
-    return Judgement(part, "pixels", float(rounding_miss(got, wanted).max()), tolerance, grey)
+    tolerance = in_levels(golden.allowed(precision), contract)
+    expected_pixels = unrounded(expected, contract, part)
+    grey = compare_levels(got, expected_pixels, low=0, high=MAX_LEVEL, tolerance=tolerance)
+    return Judgement(part, "pixels", float(rounding_miss(got, expected_pixels).max()), tolerance, grey)
 
 
 def judge(
-    part: Part, spec: TensorSpec, got: Array, expected: GoldenArray, exact: Array, precision: PrecisionName = FULL
+    part: Part, spec: TensorSpec, got: Array, golden: GoldenArray, expected: Array, precision: PrecisionName = FULL
 ) -> Judgement:
     """Compare an output of a file with its golden array.
 
@@ -173,16 +173,16 @@ def judge(
         part: the part that was run.
         spec: name and range of the output.
         got: the output, float32 (N, …).
-        expected: the golden array with its tolerances.
-        exact: the values of the golden array, of the same shape.
+        golden: the golden array with its tolerances.
+        expected: the values of the golden array, float32, of the same shape as `got`.
         precision: precision of the tested file.
     """
-    tolerance = expected.allowed(precision)
+    tolerance = golden.allowed(precision)
     # The difference of two infinities is NaN, so that numbers that are not finite need their own check.
-    error = float(np.abs(got.astype(np.float64) - exact).max()) if np.isfinite(got).all() else math.inf
+    error = float(np.abs(got.astype(np.float64) - expected).max()) if np.isfinite(got).all() else math.inf
     bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
     grey = (
-        compare_levels(got, exact.astype(np.float64), low=spec.low, high=spec.high, tolerance=tolerance)
+        compare_levels(got, expected.astype(np.float64), low=spec.low, high=spec.high, tolerance=tolerance)
         if bounded
         else None
     )

@@ -45,7 +45,7 @@ CallTimes = dict[tuple[str, int, int], list[list[int]]]
 def bench(
     artifact: Artifact,
     checkpoint: Path,
-    record: StoredCertificate,
+    certificate: StoredCertificate,
     plan: BenchPlan,
     *,
     targets: Sequence[str] | None = None,
@@ -56,7 +56,7 @@ def bench(
     Args:
         artifact: the export whose files are measured.
         checkpoint: the checkpoint that they were made from.
-        record: the certificate of the export; only certified files are measured.
+        certificate: the certificate of the export; only certified files are measured.
         plan: the parts, batch sizes and thread counts to measure, and the measuring time.
         targets: names of the subjects, such as `onnx/CPUExecutionProvider` or `compile/cpu`; None takes all that run
             here. `eager/cpu` and the roofline are always measured.
@@ -70,7 +70,7 @@ def bench(
         UsageError: no file has a requested target, or the export lacks a requested part.
         TargetError: a requested target cannot be measured here.
     """
-    record.require(artifact.manifest, artifact.certificate)
+    certificate.require(artifact.manifest, artifact.certificate)
     chosen = {part: choose_subjects(artifact, part, targets) for part in plan.parts}
     unusable: dict[str, str] = {}
     subjects: list[SubjectSummary] = []

@@ -22,21 +22,21 @@ unlike the training data are encoded and reconstructed all the same, and wrongly
 The hashes in this bundle detect corruption. They are no signature, and do not show who made it."""
 
 
-def model_card(name: str, manifest: Manifest, record: StoredCertificate, notes: str = "") -> str:
+def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, notes: str = "") -> str:
     """Return the model card as Markdown; equal arguments give equal text.
 
     Args:
         name: the title.
         manifest: the manifest of the bundle.
-        record: the certificate of the bundle.
+        certificate: the certificate of the bundle.
         notes: a section "Notes", in Markdown; empty for none.
     """
-    drift = record.document.get("drift") or []
+    degradations = certificate.document.get("drift") or []
     sections = {
         "What it is": "\n".join(_what(manifest)),
         "Training": "\n".join(_training(manifest.provenance)),
-        "Verification": "\n".join(_verification(record)),
-        **({"Fewer bits": "\n".join(_costs(drift))} if drift else {}),
+        "Verification": "\n".join(_verification(certificate)),
+        **({"Fewer bits": "\n".join(_degradation_table(degradations))} if degradations else {}),
         "Files": "\n".join(_files(manifest)),
         "Limits": _LIMITS,
         **({"Notes": notes.strip()} if notes.strip() else {}),
@@ -91,14 +91,14 @@ def _error(figures: Mapping[str, Any]) -> str:
     return f" ± {error:.2f}" if isinstance(error, float) else ""
 
 
-def _verification(record: StoredCertificate) -> Iterator[str]:
-    document = record.document
+def _verification(certificate: StoredCertificate) -> Iterator[str]:
+    document = certificate.document
     rows = [row for row in document.get("rows", ()) if isinstance(row, dict)]
     environment = document.get("environment", {})
     depth = "every setting" if environment.get("thorough") else "the quick set of settings"
     yield f"Every file was held against the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
-    if record.own_tolerance is not None:
-        yield f"**The tolerance was set by the maker ({record.own_tolerance}), not derived from rounding errors.**"
+    if certificate.own_tolerance is not None:
+        yield f"**The tolerance was set by the maker ({certificate.own_tolerance}), not derived from rounding errors.**"
     yield ""
     yield "| part | target | largest error | of what is allowed |"
     yield "|---|---|---|---|"
@@ -115,14 +115,14 @@ def _verification(record: StoredCertificate) -> Iterator[str]:
     yield f"By {versions}. `certificate.json` has every figure."
 
 
-def _costs(drift: list[dict[str, Any]]) -> Iterator[str]:
+def _degradation_table(degradations: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines on how much accuracy the files of lower precision lose, in pixels and nats."""
     yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
     yield "those bits cost, on inputs as an application has them, against the network in float64:"
     yield ""
     yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
     yield "|---|---|---|---|---|"
-    for row in drift:
+    for row in degradations:
         # Each of these figures is null if it was not measured.
         worst, mean, nats = _MISSING, _MISSING, _MISSING
         if row.get("worst_levels") is not None and row.get("mean_levels") is not None:

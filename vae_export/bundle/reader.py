@@ -112,9 +112,9 @@ def read_bundle(data: bytes, path: Path) -> Bundle:
     golden = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     for file in (*manifest.stored, *golden):
         check_digest(file, len(files[file.name]), hashes[file.name], f"{path}, {file.name}")
-    record = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
-    record.require(manifest, f"{path}, {CERTIFICATE}")
-    return Bundle(path, manifest, record, files, sha256(sums))
+    certificate = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
+    certificate.require(manifest, f"{path}, {CERTIFICATE}")
+    return Bundle(path, manifest, certificate, files, sha256(sums))
 
 
 def _bytes(path: Path) -> bytes:

@@ -22,7 +22,7 @@ No licence was stated when this bundle was made. Ask whoever gave it to you what
 
 def pack(
     artifact: Artifact,
-    record: StoredCertificate,
+    certificate: StoredCertificate,
     *,
     name: str,
     formats: Sequence[str] | None = None,
@@ -36,7 +36,7 @@ def pack(
 
     Args:
         artifact: the export; the hash of each file is checked.
-        record: the certificate, which must have passed and belong to these files.
+        certificate: the certificate, which must have passed and belong to these files.
         name: the name of the model, used as the title of the model card.
         formats, parts, precisions: the files to include; None includes all.
         page: the bytes of certificate.html; None leaves it out.
@@ -53,7 +53,7 @@ def pack(
         ModelError: the export has no golden vectors.
     """
     manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
-    record.require(manifest, artifact.certificate)
+    certificate.require(manifest, artifact.certificate)
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
     files = {MANIFEST: manifest.text}
@@ -61,10 +61,10 @@ def pack(
     arrays = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     files |= {array.name: artifact.read(array) for array in arrays}
     try:
-        card = model_card(name, manifest, record, notes)
+        card = model_card(name, manifest, certificate, notes)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
-    files |= {CERTIFICATE: record.data, CARD: card.encode()}
+    files |= {CERTIFICATE: certificate.data, CARD: card.encode()}
     files |= {LICENCE: licence.encode()} | ({} if page is None else {PAGE: page})
     ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
     sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())

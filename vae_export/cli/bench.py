@@ -121,12 +121,12 @@ def bench(
     if ALL in chosen_parts:
         have = {entry.part for entry in artifact.manifest.files}
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
-    record = read_certificate(artifact.certificate)
+    certificate = read_certificate(artifact.certificate)
     check_writable(place.parent)
     with console.report_steps(plan.rounds * len(plan.parts), "measuring") as report:
-        timings = measure(artifact, chosen.checkpoint, record, plan, targets=target, report=report)
+        timings = measure(artifact, chosen.checkpoint, certificate, plan, targets=target, report=report)
     timings.write(place)
-    write_atomic(place.with_suffix(".html"), timings_page(timings, record).encode())
+    write_atomic(place.with_suffix(".html"), timings_page(timings, certificate).encode())
     if json:
         console.result_json(timings.to_json())
     else:

@@ -64,11 +64,11 @@ def tune(
     from vae_export.tune.tuner import tune as search
 
     artifact = open_artifact(folder)
-    record = read_certificate(artifact.certificate)
+    certificate = read_certificate(artifact.certificate)
     check_writable(folder)
     budget = budget_of(max_grey_levels, max_nats) or Budget()
     with console.report_steps(_STEPS, "opening", "measuring") as report:
-        tuning = search(artifact, record, plan, budget, report)
+        tuning = search(artifact, certificate, plan, budget, report)
     if json:
         console.result_json(tuning.to_json())
         return

@@ -89,7 +89,7 @@ class Aoti:
         """Find traces of this machine. Capture refuses stochastic ops, which machine code does not show."""
         yield from archive_traces(content.data, name)
 
-    def machine(self, content: FileContent) -> str:
+    def required_machine(self, content: FileContent) -> str:
         """Return the platform, processor and instruction sets of the package, such as "linux x86_64 AVX512"."""
         with zipfile.ZipFile(io.BytesIO(content.data)) as records:
             for record in records.namelist():
@@ -109,7 +109,7 @@ class Aoti:
 
         if options.provider != "cpu":
             raise TargetError("device is not there", where=f"aoti/{options.provider}", expected="cpu")
-        check_machine(self.machine(content), spec.part)
+        check_machine(self.required_machine(content), spec.part)
         # PyTorch writes the package to a private temporary file and removes it.
         return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, options)
 
@@ -118,7 +118,7 @@ def check_machine(needed: str, where: str) -> None:
     """Raise `TargetError` unless this machine can run a package, because foreign machine code ends the process.
 
     Args:
-        needed: platform, processor and instruction sets, as `Aoti.machine` returns them.
+        needed: platform, processor and instruction sets, as `Aoti.required_machine` returns them.
         where: the part, for messages.
     """
     from torch import cpu

@@ -172,7 +172,7 @@ class Format(Protocol):
             precision: the precision that the manifest states.
         """
 
-    def machine(self, content: FileContent) -> str:
+    def required_machine(self, content: FileContent) -> str:
         """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""
 
     def providers(self) -> tuple[str, ...]:

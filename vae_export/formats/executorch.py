@@ -80,7 +80,7 @@ class ExecuTorch:
             raise ValueError("no ExecuTorch program")
         yield from machine_traces(content.data, name)
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

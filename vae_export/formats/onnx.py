@@ -73,7 +73,7 @@ class Onnx:
             model = convert_precision(model, options.precision, options.calibration)
         return FileContent(model.SerializeToString(deterministic=True))
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

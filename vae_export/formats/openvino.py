@@ -100,7 +100,7 @@ class OpenVino:
             if (operator := node.get_type_name()) in _STOCHASTIC:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ class Ort:
             if domain not in DOMAINS:
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class Pt2:
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return FileContent(buffer.getvalue())
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

@@ -84,7 +84,7 @@ class TorchScript:
             rewrite_archive(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
         )
 
-    def machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
         return ""
 
     def providers(self) -> tuple[str, ...]:

@@ -38,9 +38,9 @@ def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> by
     from safetensors.torch import save
 
     dense = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    sealed = dict(header) | {"sha256": content_digest(header, dense)}
+    with_digest = dict(header) | {"sha256": content_digest(header, dense)}
     # One entry only: safetensors writes several in the order of a hash map, which differs from run to run.
-    return save(dense, metadata={ENTRY: canonical_json(sealed)})
+    return save(dense, metadata={ENTRY: canonical_json(with_digest)})
 
 
 def read_hashed(

@@ -65,7 +65,7 @@ class CaseResult:
 
     part: str
     target: str
-    setting: SessionOptions
+    options: SessionOptions
     probe: str
     batch: int
     output: str
@@ -75,12 +75,12 @@ class CaseResult:
     @cached_property
     def tolerance(self) -> float:
         """The largest error that passes."""
-        return self.limits.tolerance(tf32=self.setting.tf32)
+        return self.limits.tolerance(tf32=self.options.tf32)
 
     @cached_property
     def mean_tolerance(self) -> float:
         """The largest mean error that passes."""
-        return self.limits.mean_tolerance(tf32=self.setting.tf32)
+        return self.limits.mean_tolerance(tf32=self.options.tf32)
 
     @property
     def ratio(self) -> float | None:
@@ -143,7 +143,7 @@ class CaseResult:
         return {
             "part": self.part,
             "target": self.target,
-            "setting": self.setting.certificate_name,
+            "setting": self.options.certificate_name,
             "probe": self.probe,
             "batch": self.batch,
             "output": self.output,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vae_export.contract import Array
+from vae_export.contract import MAX_LEVEL, Array
 from vae_export.parity.error_maps import HISTOGRAM_EDGES, ErrorMap
 from vae_export.report.text import percent
 
@@ -106,7 +106,7 @@ def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogra
             steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(HISTOGRAM_EDGES[index + 1])}")
         return "".join([*steps, f"V{bottom}Z"])
 
-    largest, grey = place(float(error_map.pixel_error.max())), place((high - low) / 255 / 2)
+    largest, grey = place(float(error_map.pixel_error.max())), place((high - low) / MAX_LEVEL / 2)
     return Histogram(
         eager=outline(eager),
         exported=outline(exported),

@@ -142,7 +142,7 @@ class Summary:
     def is_measured_tolerance(self) -> bool:
         """Whether every tolerance is measured for float32, without a user tolerance, TF32 or lower precision."""
         return not any(
-            result.limits.user_tolerance is not None or result.setting.tf32 or result.limits.precision != FULL
+            result.limits.user_tolerance is not None or result.options.tf32 or result.limits.precision != FULL
             for result in self.certificate.results
         )
 
@@ -231,7 +231,7 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         factor=FP32_TOLERANCE_FACTOR,
         level=(contract.image_range[1] - contract.image_range[0]) / MAX_LEVEL,
         charts=certificate_charts,
-        words=text,
+        text=text,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vae_export.contract import Array
+from vae_export.contract import MAX_LEVEL, Array
 from vae_export.parity.error_maps import ErrorMap
 
 #: Colours from no error to the largest error, from dark to light, so that they differ without colour vision.
@@ -119,9 +119,9 @@ def _row(images: Array, pool: Callable[..., Array]) -> Picture:
     tiles = []
     for _, image in small:
         _, height, width = image.shape
-        level = np.broadcast_to(np.clip(image, 0, 1) * 255, (3, height, width))
+        level = np.broadcast_to(np.clip(image, 0, 1) * MAX_LEVEL, (3, height, width))
         tiles += [
-            np.concatenate([level, np.full((1, height, width), 255.0)]),
+            np.concatenate([level, np.full((1, height, width), float(MAX_LEVEL))]),
             np.zeros((4, height, max(1, width // 14))),
         ]
     return _png(np.concatenate(tiles[:-1], axis=2).transpose(1, 2, 0), block)

@@ -14,12 +14,12 @@ from vae_export.report.certificate_page import jinja_environment
 TEMPLATE = "timings.html.j2"
 
 
-def timings_page(timings: Timings, record: StoredCertificate) -> str:
+def timings_page(timings: Timings, certificate: StoredCertificate) -> str:
     """Return the HTML page of a benchmark; it needs no other file, no network and no script.
 
     Args:
         timings: the results of a benchmark.
-        record: the certificate of the measured files, which states their errors.
+        certificate: the certificate of the measured files, which states their errors.
 
     Returns:
         The page.
@@ -30,10 +30,10 @@ def timings_page(timings: Timings, record: StoredCertificate) -> str:
         .render(
             timings=timings,
             names=list(dict.fromkeys(subject.name for subject in timings.subjects)),
-            errors={part: errors(record.document, part) for part in timings.plan["parts"]},
+            errors={part: errors(certificate.document, part) for part in timings.plan["parts"]},
             machine=list(text.flat(timings.machine)),
             charts=timings_charts,
-            words=text,
+            text=text,
         )
     )
 

@@ -72,9 +72,9 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
         if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.known):
             continue
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
-        for tensor, expected in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
-            exact = expected.array(package.read(expected))
-            judgements.append(judge(golden.part, tensor, outputs[tensor.name], expected, exact, precision))
+        for tensor, stored in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
+            expected = stored.array(package.read(stored))
+            judgements.append(judge(golden.part, tensor, outputs[tensor.name], stored, expected, precision))
     return SelfTest((*judgements, *_of_pixels(package, run, (precisions or {}).get("decoder", FULL))))
 
 
@@ -86,5 +86,5 @@ def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iter
             [golden] = (golden for golden in manifest.golden if golden.part == "decoder")
             [latent], image = golden.inputs, golden.outputs[0]
             pixels = run(entry.part, latent=latent.array(package.read(latent)))["pixels"]
-            exact = image.array(package.read(image))
-            yield judge_pixels(manifest.contract, entry.part, pixels, image, exact, precision)
+            expected = image.array(package.read(image))
+            yield judge_pixels(manifest.contract, entry.part, pixels, image, expected, precision)

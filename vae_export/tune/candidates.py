@@ -65,12 +65,12 @@ class Candidate:
                 yield replace(self, options=replace(self.options, switches=(switch,)))
 
 
-def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> list[Candidate]:
+def candidates(manifest: Manifest, certificate: StoredCertificate, part: Part) -> list[Candidate]:
     """Return every file of a part on every provider that it was verified on, with each number of threads.
 
     Args:
         manifest: the manifest of the export.
-        record: the certificate of the export.
+        certificate: the certificate of the export.
         part: the part of the model.
 
     Returns:
@@ -88,28 +88,28 @@ def candidates(manifest: Manifest, record: StoredCertificate, part: Part) -> lis
     counts = sorted({1, min(2, cores), cores})
     found = []
     for target in choose_targets(list(kinds), None):
-        if target.tf32 or not verified_levels(record, part, target):
+        if target.tf32 or not verified_levels(certificate, part, target):
             continue
         plain = target.session_options(thorough=False)[0]
         # A GPU does not use CPU threads. On the CPU, ONNX Runtime's own choice is the default of the runtime.
         thread_counts: list[int | None] = [*counts] if not target.is_gpu else [plain.threads]
         if (target.format, target.provider) == (RUNTIME_FORMAT, CPU):
             thread_counts = [None, *thread_counts]
-        entry, cost = kinds[target.format, target.precision], degradation_of(record, part, target)
+        entry, cost = kinds[target.format, target.precision], degradation_of(certificate, part, target)
         found += [Candidate(entry, target, replace(plain, threads=count), cost) for count in thread_counts]
     return found
 
 
-def verified_levels(record: StoredCertificate, part: Part, target: Target) -> list[str | None]:
+def verified_levels(certificate: StoredCertificate, part: Part, target: Target) -> list[str | None]:
     """Return the optimisation levels at which a part was verified on a target, or [None] if the engine has none."""
     settings = [
-        row["setting"] for row in record.document["rows"] if (row["part"], row["target"]) == (part, str(target))
+        row["setting"] for row in certificate.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]
     stated = {setting.split(",")[0] for setting in settings}
     return [level for level in OPTIMISATION_LEVELS if level in stated] or ([None] if settings else [])
 
 
-def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Degradation:
+def degradation_of(certificate: StoredCertificate, part: Part, target: Target) -> Degradation:
     """Return the degradation that a certificate states for a target.
 
     Encoder and decoder share one degradation, because nats depend on both. The certificate states none for float32
@@ -117,7 +117,7 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
     only outputs.
 
     Args:
-        record: the certificate.
+        certificate: the certificate.
         part: the part of the model.
         target: the format, precision and provider.
 
@@ -128,10 +128,10 @@ def degradation_of(record: StoredCertificate, part: Part, target: Target) -> Deg
         KeyError, TypeError: the certificate is damaged.
     """
     whole: Part = "autoencoder" if part == "autoencoder" else "decoder"
-    for entry in record.document["drift"]:
+    for entry in certificate.document["drift"]:
         if (entry["part"], entry["target"]) == (whole, str(target)):
             return _checked(Degradation(**entry))
-    rows = [row for row in record.document["rows"] if row["target"] == str(target)]
+    rows = [row for row in certificate.document["rows"] if row["target"] == str(target)]
     pixels = [row["grey"]["worst"] for row in rows if _is_typical_image(row, whole)]
     # This is the error of the worst image. The mean error, to which a budget applies, is not larger.
     metric = [row for row in rows if (row["part"], row["output"]) == (METRIC, "negative_elbo")]

@@ -49,13 +49,17 @@ class TuningResult:
 
 
 def tune(
-    artifact: Artifact, record: StoredCertificate, plan: TunePlan, budget: Budget, report: Report = lambda _line: None
+    artifact: Artifact,
+    certificate: StoredCertificate,
+    plan: TunePlan,
+    budget: Budget,
+    report: Report = lambda _line: None,
 ) -> TuningResult:
     """Find the fastest settings of one part within a budget, and write them into the manifest of the export.
 
     Args:
         artifact: the export.
-        record: the certificate of the export; only certified files are candidates.
+        certificate: the certificate of the export; only certified files are candidates.
         plan: the part, the batch size, and the measuring time of the candidates.
         budget: the degradation in pixels and nats that a file may have, as the certificate states it.
         report: called with one line at each step.
@@ -70,9 +74,9 @@ def tune(
         UsageError: the export has no such part.
         TargetError: the runtime's defaults cannot run here.
     """
-    record.require(artifact.manifest, artifact.certificate)
+    certificate.require(artifact.manifest, artifact.certificate)
     try:
-        pool = candidates(artifact.manifest, record, plan.part)
+        pool = candidates(artifact.manifest, certificate, plan.part)
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("certificate cannot be read", where=artifact.certificate, got=repr(error)[:200]) from error
     affordable = [candidate for candidate in pool if not candidate.cost.over_budget(budget)]
@@ -83,7 +87,7 @@ def tune(
         if excesses := candidate.cost.over_budget(budget):
             search.leave_out(candidate, f"over budget: {'; '.join(map(_without_target, excesses))}")
     with search:
-        search.run(affordable, lambda candidate: verified_levels(record, plan.part, candidate.target))
+        search.run(affordable, lambda candidate: verified_levels(certificate, plan.part, candidate.target))
     winner, why = search.winner()
     results = search.results(winner)
     recommendation = _recommendation(search, winner, plan, budget)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_export.contract import Array
+from vae_export.contract import MAX_LEVEL, Array
 from vae_export.errors import DataError
 from vae_export.pipeline.readers.arrays import NpyReader, NpzReader, choose_field
 from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
@@ -88,7 +88,9 @@ class ValidatedReader:
             raise DataError("wrong dtype", where=reader.locate(0), expected=expected, got=reader.dtype)
         self._is_channels_last = self._check_shape()
         self._pixel_of_level = (
-            (spec.low + (spec.high - spec.low) * (np.arange(256) / 255)).astype(np.float32) if has_levels else None
+            (spec.low + (spec.high - spec.low) * (np.arange(MAX_LEVEL + 1) / MAX_LEVEL)).astype(np.float32)
+            if has_levels
+            else None
         )
 
     def read(self, start: int, stop: int) -> Array:
