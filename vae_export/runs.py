@@ -1,4 +1,4 @@
-"""Name the files in a run folder, and find the newest run."""
+"""The layout of a run folder: the names of checkpoint, metrics, pictures and export. `newest_run` finds the newest."""
 
 from __future__ import annotations
 

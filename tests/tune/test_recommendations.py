@@ -15,7 +15,7 @@ from tests.tune.conftest import Small
 from vae_export import load, open_artifact
 from vae_export.artifact.manifest import MANIFEST, Recommendation, parse_manifest
 from vae_export.errors import IntegrityError, TargetError
-from vae_export.runtime import options, session
+from vae_export.runtime import chosen_options, session
 from vae_export.session_options import OPTIMISATION_LEVELS, SWITCHES, SessionOptions
 from vae_export.system import hardware
 from vae_export.tune.tuner import publish
@@ -154,7 +154,7 @@ def test_broken_provider_is_not_used_and_named(advised: Advised, monkeypatch: py
     def broken(_provider: str) -> None:
         raise TargetError("provider is not usable", got="no device")
 
-    monkeypatch.setattr(options, "try_provider", broken)
+    monkeypatch.setattr(chosen_options, "try_provider", broken)
     assert "provider is not usable; got no device" in load(advised()).running("decoder").reason
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, IntegrityError, ParityError
-from vae_export.io.strict import CERTIFICATE_LIMIT, parse_json
+from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 
 FORMAT = "vae-export-certificate/1"
 #: The value of "part" in rows that compare scores of real images, which use encoder and decoder together.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
-from vae_export.io.strict import MANIFEST_LIMIT, check_distinct, check_name, parse_json
+from vae_export.io.file_names import check_distinct, check_name
+from vae_export.io.strict_json import MANIFEST_LIMIT, parse_json
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 

@@ -13,7 +13,7 @@ from vae_export.bench.statistics import Spread
 from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import InputError, IntegrityError, UsageError
 from vae_export.io.atomic import write_atomic
-from vae_export.io.strict import CERTIFICATE_LIMIT, parse_json
+from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 from vae_export.precision import PrecisionName
 
 FORMAT = "vae-export-timings/1"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vae_export.errors import IntegrityError, UsageError
-from vae_export.io.strict import check_distinct, check_name
+from vae_export.io.file_names import check_distinct, check_name
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _CENTRAL = struct.Struct("<4s6H3I5H2I")

@@ -156,7 +156,7 @@ def inspect(
 ) -> None:
     """Check every byte of a bundle and show its contents."""
     from vae_export.bundle import open_bundle
-    from vae_export.runtime.options import choose_options
+    from vae_export.runtime.chosen_options import choose_options
 
     opened = open_bundle(file)
     if json:

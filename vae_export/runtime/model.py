@@ -17,7 +17,7 @@ from vae_export.errors import ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
-from vae_export.runtime.options import ChosenOptions, choose_options
+from vae_export.runtime.chosen_options import ChosenOptions, choose_options
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT

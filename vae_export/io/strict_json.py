@@ -1,15 +1,8 @@
-"""Strict checks of untrusted input: JSON, and the names of files inside an export or a bundle.
-
-JSON has a size limit, and nothing is accepted that two parsers could read differently. docs/bundle-format.md specifies
-the allowed names. They cannot leave their folder, be hidden or collide on any file system: no `..`, no backslash, ASCII
-only.
-"""
+"""Parse JSON of unknown origin: refuse a document that is too large, or that two parsers could read differently."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +48,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?"
-_NAME = re.compile(f"{_PART}(?:/{_PART})?", re.ASCII)
-
-
-def check_name(name: object) -> str:
-    """Return a file name unchanged; raise `IntegrityError` if the name is not allowed."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise IntegrityError(
-            "file name is not allowed",
-            where=ascii(name)[:120],
-            expected="letters, digits, . _ - and at most one folder",
-        )
-    return name
-
-
-def check_distinct(names: Iterable[str]) -> None:
-    """Raise `IntegrityError` if two names are equal or differ only in upper and lower case."""
-    seen: dict[str, str] = {}
-    for name in names:
-        if (folded := name.lower()) in seen:
-            raise IntegrityError("two files have one name", where=name, got=seen[folded])
-        seen[folded] = name
