@@ -113,6 +113,7 @@ class Likelihood:
         return f"{self.name} of scale {self.scale:g}" if self.name == "gaussian-fixed" else self.name
 
     def to_json(self) -> dict[str, Any]:
+        """Return the likelihood as JSON: its name, and the scale of `gaussian-fixed`."""
         return {"name": self.name} | ({"scale": self.scale} if self.name == "gaussian-fixed" else {})
 
     @classmethod

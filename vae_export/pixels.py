@@ -34,7 +34,15 @@ class GreyLevels:
 
 
 def to_levels(image: Array, low: float, high: float) -> Array:
-    """Round each pixel of an image in [low, high] to its 8-bit level, half up; return int16 of the same shape."""
+    """Round each pixel of an image to its 8-bit level, half up.
+
+    Args:
+        image: pixels of any shape; those outside [low, high] are clipped.
+        low, high: the range of pixels.
+
+    Returns:
+        Levels of 0 to 255, int16 of the same shape.
+    """
     return np.floor(np.clip(scaled(image, low, high), 0, MAX_LEVEL) + 0.5).astype(np.int16)
 
 
@@ -59,17 +67,43 @@ def compare_levels(image: Array, expected: Array, *, low: float, high: float, to
 
 
 def scaled(image: Array, low: float, high: float) -> Array:
-    """Scale an image from [low, high] to [0, 255] without rounding; return float64."""
+    """Scale an image from [low, high] to [0, 255] without rounding.
+
+    Args:
+        image: pixels of any shape.
+        low, high: the range of pixels.
+
+    Returns:
+        float64 of the same shape.
+    """
     return (np.asarray(image, np.float64) - low) / (high - low) * MAX_LEVEL
 
 
 def to_bytes(image: Array, contract: Contract, part: Part) -> npt.NDArray[np.uint8]:
-    """Round an image (N, C, H, W) in the contract's range to uint8, in the layout of `part`."""
+    """Round an image to bytes.
+
+    Args:
+        image: float (N, C, H, W) in the contract's range.
+        contract: shapes and ranges of the VAE.
+        part: the part whose layout the bytes have, one of the values of `PIXELS` or "decoder".
+
+    Returns:
+        uint8, contiguous, (N, H, W, C) for the part with channels last, else (N, C, H, W).
+    """
     return np.ascontiguousarray(arranged(to_levels(image, *contract.image_range), part), np.uint8)
 
 
 def unrounded(image: Array, contract: Contract, part: Part) -> Array:
-    """Scale an image (N, C, H, W) in the contract's range to float64 in [0, 255], in the layout of `part`."""
+    """Scale an image to [0, 255] without rounding.
+
+    Args:
+        image: float (N, C, H, W) in the contract's range.
+        contract: shapes and ranges of the VAE.
+        part: the part whose layout the result has, one of the values of `PIXELS` or "decoder".
+
+    Returns:
+        float64 (N, H, W, C) for the part with channels last, else (N, C, H, W).
+    """
     return arranged(scaled(image, *contract.image_range), part)
 
 

@@ -114,7 +114,16 @@ def check_seed(seed: int) -> int:
 
 
 def philox_words(first: int, count: int, seed: int) -> Words:
-    """Return `count` words of the sequence of `seed`, from index `first` on: uint32 (count,)."""
+    """Return a section of the sequence of random words of a seed.
+
+    Args:
+        first: index of the first word, 0 to 2^66 - 1.
+        count: number of words.
+        seed: 0 to 2^64 - 1.
+
+    Returns:
+        The words, uint32 (count,).
+    """
     block, skipped = divmod(first, 4)
     blocks = (skipped + count + 3) // 4
     counter = np.zeros((4, blocks), np.uint64)
@@ -125,7 +134,15 @@ def philox_words(first: int, count: int, seed: int) -> Words:
 
 
 def philox(counter: npt.NDArray[np.uint64], key: tuple[int, int]) -> Words:
-    """Apply Philox 4x32-10 to counters (4, M), each a 32-bit number; return words (4, M) uint32."""
+    """Apply Philox 4x32-10 to counters.
+
+    Args:
+        counter: counters (4, M), each element a 32-bit number.
+        key: two 32-bit numbers.
+
+    Returns:
+        Words, uint32 (4, M).
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     m0, m1 = map(np.uint64, _MULTIPLIERS)

@@ -30,6 +30,7 @@ class StoredCertificate:
 
     @property
     def passed(self) -> bool:
+        """Whether the verdict is "pass"."""
         return bool(self.document["verdict"] == "pass")
 
     @property

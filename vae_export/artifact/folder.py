@@ -18,18 +18,24 @@ class Hashed(Protocol):
     """A file that a manifest names, with its size in bytes and its hash."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the file, relative to the folder or the bundle."""
+
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The size of the file in bytes."""
+
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """The SHA-256 of the file, as 64 lower-case hexadecimal digits."""
 
 
 class Package(Protocol):
     """The interface through which the runtime reads an export folder or a bundle."""
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Manifest:
+        """The manifest of the export folder or the bundle."""
 
     def read(self, file: Hashed) -> bytes:
         """Return the bytes of a file; raise `IntegrityError` unless they are those that the manifest names."""
@@ -78,12 +84,31 @@ def read_content(package: Package, entry: FileEntry) -> FileContent:
 
 
 def check_hash(file: Hashed, data: bytes | memoryview, where: Path | str) -> None:
-    """Raise `IntegrityError` unless these are the bytes that the manifest names."""
+    """Check the bytes of a file against the manifest.
+
+    Args:
+        file: the entry of the manifest that names size and hash.
+        data: the bytes to check.
+        where: the path of the file, for messages.
+
+    Raises:
+        IntegrityError: size or hash is not the one that the manifest names.
+    """
     check_digest(file, len(data), sha256(data), where)
 
 
 def check_digest(file: Hashed, size: int, digest: str, where: Path | str) -> None:
-    """Raise `IntegrityError` unless the manifest names this size in bytes and this SHA-256."""
+    """Check the size and the hash of a file against the manifest.
+
+    Args:
+        file: the entry of the manifest that names size and hash.
+        size: the size to check, in bytes.
+        digest: the SHA-256 to check, as 64 lower-case hexadecimal digits.
+        where: the path of the file, for messages.
+
+    Raises:
+        IntegrityError: size or hash is not the one that the manifest names.
+    """
     if (size, digest) != (file.size, file.sha256):
         raise _altered(file, where, f"{size} bytes with {digest}")
 

@@ -56,6 +56,7 @@ class GoldenArray:
         return values
 
     def to_json(self) -> dict[str, Any]:
+        """Return the array as an object of the manifest (docs/bundle-format.md, section 5)."""
         entry = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape), "sha256": self.sha256}
         if self.tolerance is None:
             return entry
@@ -97,6 +98,7 @@ class GoldenPart:
     outputs: tuple[GoldenArray, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the part as an object of the manifest's "golden" (docs/bundle-format.md, section 5)."""
         return {
             "part": self.part,
             "inputs": [array.to_json() for array in self.inputs],
@@ -133,6 +135,7 @@ class Judgement:
 
     @property
     def passed(self) -> bool:
+        """Whether the error is within the tolerance, and no pixel has an unexplained level."""
         return self.error <= self.tolerance and (self.grey is None or self.grey.unexplained == 0)
 
     def __str__(self) -> str:
@@ -155,8 +158,11 @@ def judge_pixels(
         part: the decoder, one of the values of `PIXELS`.
         got: its uint8 pixels (N, H, W, C) or (N, C, H, W).
         golden: the golden array of the float32 decoder's image, with its tolerances.
-        expected: the golden image (N, C, H, W) in the contract's range.
+        expected: the golden image, float32 (N, C, H, W), in the contract's range.
         precision: precision of the tested file.
+
+    Returns:
+        The largest error and its tolerance, both in levels of 0 to 255.
     """
     tolerance = in_levels(golden.allowed(precision), contract)
     expected_pixels = unrounded(expected, contract, part)
@@ -176,6 +182,9 @@ def judge(
         golden: the golden array with its tolerances.
         expected: the values of the golden array, float32, of the same shape as `got`.
         precision: precision of the tested file.
+
+    Returns:
+        The largest absolute error and its tolerance; for an image also the counts of pixels with another level.
     """
     tolerance = golden.allowed(precision)
     # The difference of two infinities is NaN, so that numbers that are not finite need their own check.

@@ -108,7 +108,19 @@ class FileEntry:
         precision: PrecisionName = FULL,
         machine: str = "",
     ) -> FileEntry:
-        """Return the entry of a file with this content."""
+        """Make the entry of a file from its bytes.
+
+        Args:
+            name: the name of the file in the export folder.
+            part: the part in the file.
+            format: one of `vae_export.formats.FORMATS`.
+            content: the bytes of the file and of its sidecars.
+            precision: precision of the numbers inside.
+            machine: the required machine, such as "linux x86_64 AVX2"; empty if any machine can run the file.
+
+        Returns:
+            The entry, with sizes and hashes of the file and its sidecars.
+        """
         first, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in content.by_name(name).items())
         return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine)
 
@@ -222,7 +234,19 @@ class Manifest:
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
-        """Return the file of a part in a format and a precision; raise `ModelError` if there is none."""
+        """Find an exported file.
+
+        Args:
+            part: the part in the file.
+            format: the format of the file.
+            precision: precision of the numbers inside.
+
+        Returns:
+            The entry of the file.
+
+        Raises:
+            ModelError: the export has no such file.
+        """
         for entry in self.known:
             if (entry.part, entry.format, entry.precision) == (part, format, precision):
                 return entry
@@ -234,9 +258,17 @@ class Manifest:
         return next((item for item in self.recommended if item.part == part), None)
 
     def finest(self, part: Part, format: str = "onnx") -> FileEntry:
-        """Return the file of a part with the highest precision; raise `ModelError` if there is none.
+        """Find the file of a part with the highest precision, in the order of `PRECISIONS`.
 
-        Precisions are ordered as in `PRECISIONS`.
+        Args:
+            part: the part in the file.
+            format: the format of the file.
+
+        Returns:
+            The entry of the file.
+
+        Raises:
+            ModelError: the export has no file of the part in this format.
         """
         have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, format)}
         return self.entry(part, format, next((precision for precision in PRECISIONS if precision in have), FULL))
@@ -267,6 +299,9 @@ def read_manifest(folder: Path) -> Manifest:
     Args:
         folder: the export folder.
 
+    Returns:
+        The manifest, checked against the specification.
+
     Raises:
         ModelError: the folder has no manifest, or the manifest has another version.
         IntegrityError: the manifest cannot be read.
@@ -284,11 +319,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(data: bytes, where: Path | str) -> Manifest:
-    """Parse the bytes of a manifest; raise the errors that `read_manifest` raises.
+    """Parse the bytes of a manifest.
 
     Args:
         data: the bytes of the file.
         where: the path of the file, for messages.
+
+    Returns:
+        The manifest, checked against the specification.
+
+    Raises:
+        ModelError: the manifest has another version.
+        IntegrityError: the manifest cannot be read.
     """
     document = parse_json(data, "manifest", where)
     found = document.get("format") if isinstance(document, dict) else document

@@ -97,12 +97,15 @@ def bench(
 
 
 def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:
-    """Return the names of the subjects to measure: first the roofline's, then eager PyTorch, then the others.
+    """Choose the subjects to measure: first the roofline's, then eager PyTorch, then the others.
 
     Args:
         artifact: the export.
         part: the part of the model.
         requested: names of subjects; None takes all that run on this machine.
+
+    Returns:
+        The names of the subjects, each once.
 
     Raises:
         UsageError: the export has no such part, or no file for a requested target.

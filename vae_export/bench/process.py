@@ -62,6 +62,7 @@ class SubjectProcess:
 
     @property
     def pid(self) -> int:
+        """The process id of the child."""
         return self._process.pid
 
     def begin(self) -> None:

@@ -196,7 +196,16 @@ class Timings:
         return sum(result.disturbed_rounds for result in self.results)
 
     def by_batch(self, part: str, subject: str, threads: int) -> dict[int, BenchResult]:
-        """Return the results of one subject by batch size."""
+        """Select the results of one subject.
+
+        Args:
+            part: the part of the model.
+            subject: the name of the subject.
+            threads: the number of threads.
+
+        Returns:
+            The results by batch size.
+        """
         return {r.batch: r for r in self.results if (r.part, r.subject, r.threads) == (part, subject, threads)}
 
     def best(self, part: str, batch: int, precision: PrecisionName | None = None) -> BenchResult | None:

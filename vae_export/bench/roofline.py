@@ -128,7 +128,16 @@ def _into(product: Callable[..., object], left: Tensor, right: Tensor, shape: to
 
 
 def convolution_variants(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product]:
-    """Return two variants of a convolution: channels first and channels last. PyTorch has no in-place convolution."""
+    """Return two variants of a convolution: channels first and channels last. PyTorch has no in-place convolution.
+
+    Args:
+        image: the input, (N, C, *sizes).
+        weight: the kernels, (C_out, C_in, *sizes).
+        rest: stride, padding, dilation, transposed, output padding and groups, in the order of `torch.convolution`.
+
+    Returns:
+        Functions without arguments that compute the convolution without a bias.
+    """
     last = torch.channels_last if image.ndim == 4 else torch.contiguous_format
     layouts = [(image, weight), (image.contiguous(memory_format=last), weight.contiguous(memory_format=last))]
     return [functools.partial(torch.convolution, *given, None, *rest) for given in layouts]

@@ -43,6 +43,7 @@ class ExportedFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExportedFile:
+        """Return the file that `Subject.to_json` wrote as "file"."""
         options = SessionOptions(**(data["options"] | {"switches": tuple(data["options"]["switches"])}))
         return cls(data["name"], data["format"], options)
 
@@ -66,10 +67,12 @@ class Subject:
     file: ExportedFile | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the subject as JSON, which is sent to the child process."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Subject:
+        """Return the subject that `to_json` wrote."""
         return cls(**(dict(data) | {"file": data["file"] and ExportedFile.from_json(data["file"])}))
 
     def open(self, threads: int) -> Runner:

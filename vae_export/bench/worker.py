@@ -59,7 +59,16 @@ class SubjectServer:
         return {"bytes": peak_memory() - self._bare}
 
     def time(self, threads: int, batch: int, seconds: float) -> dict[str, Any]:
-        """Return the duration of each call in nanoseconds."""
+        """Time calls of the subject, after a warm-up.
+
+        Args:
+            threads: the number of threads.
+            batch: the number of rows in each call.
+            seconds: the measuring time; two calls are timed even if they take longer.
+
+        Returns:
+            The duration of each call in nanoseconds, as a list under "nanoseconds".
+        """
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
             _time_calls(bound.call, _WARM_SECONDS, _WARM_CALLS)
             return {"nanoseconds": _time_calls(bound.call, seconds, _MIN_CALLS)}

@@ -23,13 +23,16 @@ The hashes in this bundle detect corruption. They are no signature, and do not s
 
 
 def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, notes: str = "") -> str:
-    """Return the model card as Markdown; equal arguments give equal text.
+    """Write the model card; equal arguments give equal text.
 
     Args:
         name: the title.
         manifest: the manifest of the bundle.
         certificate: the certificate of the bundle.
         notes: a section "Notes", in Markdown; empty for none.
+
+    Returns:
+        The card as Markdown.
     """
     degradations = certificate.document.get("drift") or []
     sections = {

@@ -37,7 +37,7 @@ _interruptions: list[int] = []
 
 
 def start_installed() -> NoReturn:
-    """Run the commands of `vae-export`; those that need `train/` print where to find them."""
+    """Run the commands of `vae-export`; a command that needs `train/` raises `UsageError`, which says where it is."""
 
     def refusing(name: str) -> Function:
         def refuse(_: Annotated[list[str] | None, typer.Argument()] = None) -> None:

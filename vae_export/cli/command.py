@@ -96,9 +96,11 @@ class Command(TyperCommand):
                 param.metavar = param.metavar or param.name.upper()
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the pieces of the usage line, without the braces that typer puts around choices."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments and options in sections, with the section of --help last."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}
         params = [(param, param.get_help_record(ctx)) for param in self.get_params(ctx)]
         sectioned = sum(isinstance(param, TyperOption) for param, _ in params) > _MOST_UNSECTIONED
@@ -129,10 +131,13 @@ def choices_option(flag: str, choices: Iterable[str], *, help: str, section: str
     """Return an option that can be repeated and takes `choices` only: typer has no lists of `Literal` types.
 
     Args:
-        flag: such as "--format".
+        flag: the name of the option, such as "--format".
         choices: allowed values.
         help: text of the help, with the default.
-        section: title in the help below which the option stands.
+        section: title of the section of the help in which the option is listed.
+
+    Returns:
+        The default value of the command's parameter. Its callback raises `UsageError` for any other value.
     """
     known = tuple(choices)
 

@@ -81,6 +81,9 @@ def table(*headings: str, right: Container[str] = (), wrap: Container[str] = ())
         headings: one for each column; they may wrap.
         right: headings of the columns that are aligned to the right.
         wrap: headings of the columns that wrap where the terminal is narrow; the others are never cut.
+
+    Returns:
+        The table, to which rows can be added.
     """
     from rich.table import Table
     from rich.text import Text

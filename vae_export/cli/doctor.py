@@ -65,6 +65,7 @@ class Machine:
     extras: dict[str, str | None]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result of `doctor --json`."""
         return asdict(self)
 
 

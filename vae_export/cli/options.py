@@ -80,7 +80,17 @@ MaxNatsOption = Annotated[
 
 
 def chosen_run(folder: Path | None) -> Run:
-    """Return the run in `folder`; without one the newest run, which is named on stderr."""
+    """Return the run in a folder, or the newest run, whose name is then printed on stderr.
+
+    Args:
+        folder: the run folder; None takes the newest run.
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: the folder does not exist, or there is no run.
+    """
     if folder is not None:
         if not folder.is_dir():
             raise UsageError("no such run", where=folder, expected="a folder made by python cli.py train")

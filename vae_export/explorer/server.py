@@ -134,9 +134,11 @@ class Resource:
 
     @classmethod
     def from_file(cls, path: Path) -> Resource:
+        """Return the resource of a file of the page; its suffix gives the media type."""
         return cls(_MEDIA_TYPES[path.suffix], path)
 
     def read(self) -> bytes:
+        """Return the bytes of the answer; a file is read at each call."""
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
 
 

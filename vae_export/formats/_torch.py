@@ -36,7 +36,16 @@ def check_device(device: str) -> None:
 
 
 def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:
-    """Return a runner of `module`, whose inputs and outputs are tensors in the order of `spec`."""
+    """Return a runner of a PyTorch callable.
+
+    Args:
+        module: takes and returns tensors in the order of `spec`; a single output may come without a tuple.
+        spec: the inputs and outputs of the part.
+        options: the device, the number of threads and TF32, which are set during each call.
+
+    Returns:
+        The runner. Fetching its outputs raises `ModelError` if their number is wrong.
+    """
     import torch
 
     def fetch(outputs: Any) -> dict[str, Array]:
@@ -83,13 +92,16 @@ _WEIGHT_RECORDS = ("/constants/", "/weights/")
 
 
 def rewrite_archive(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
-    """Return an archive in which each record is replaced by `change(name, data)`.
+    """Rewrite each record of a PyTorch archive.
 
     PyTorch's own reader and writer are used, because PyTorch needs each record aligned to 64 bytes.
 
     Args:
         archive: the archive.
-        change: returns the new content of a record, or None to leave it out.
+        change: function from name and content of a record to its new content, or None to leave it out.
+
+    Returns:
+        The new archive.
     """
     import torch
 

@@ -55,6 +55,7 @@ class Aoti:
     precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
+        """Return the reason why packages cannot be written, such as a missing compiler, or None."""
         if (error := missing(self.extra, "torch")) is not None:
             return error.line()
         if _compiler() is None:
@@ -65,6 +66,7 @@ class Aoti:
         """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """Compile the part to a package; raise `ModelError` if the compiler fails."""
         import torch
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
@@ -90,7 +92,7 @@ class Aoti:
         yield from archive_traces(content.data, name)
 
     def required_machine(self, content: FileContent) -> str:
-        """Return the platform, processor and instruction sets of the package, such as "linux x86_64 AVX512"."""
+        """Return platform, processor and instruction sets; raise `ModelError` for a package without them."""
         with zipfile.ZipFile(io.BytesIO(content.data)) as records:
             for record in records.namelist():
                 if record.endswith("wrapper_metadata.json"):
@@ -99,12 +101,15 @@ class Aoti:
         raise ModelError("AOTInductor package lacks platform metadata")
 
     def providers(self) -> tuple[str, ...]:
+        """Return the CPU if PyTorch is installed, else nothing."""
         return ("cpu",) if missing(self.extra, "torch") is None else ()
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        """Return the options to test: one and two threads."""
         return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Load a package; raise `TargetError` unless it was compiled for this machine and the provider is "cpu"."""
         import torch
 
         if options.provider != "cpu":

@@ -150,7 +150,7 @@ class Format(Protocol):
         """Raise `UsageError` for options that this format cannot write. This is called before any work."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
-        """Return the file of one part.
+        """Write the file of one part.
 
         Equal inputs and versions give equal bytes in every format except `ort` and `aoti`. Files contain no path of
         this machine.
@@ -158,18 +158,27 @@ class Format(Protocol):
         Args:
             graph: the captured part.
             options: metadata, operator set, precision and calibration inputs.
+
+        Returns:
+            The bytes of the file and of its sidecars.
+
+        Raises:
+            ModelError: the graph cannot be written in this format.
         """
 
     def lint(
         self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
     ) -> Iterable[Finding]:
-        """Return the faults that are found by reading a file; errors of the reader are raised.
+        """Find faults by reading a file; errors of the reader are raised.
 
         Args:
             content: the file.
             name: the name of the file, for the findings.
             opset: the operator set of an ONNX file; None is not checked.
             precision: the precision that the manifest states.
+
+        Returns:
+            The faults; none if the file is good.
         """
 
     def required_machine(self, content: FileContent) -> str:
@@ -189,6 +198,10 @@ class Format(Protocol):
             spec: the inputs and outputs of the part.
             options: provider, threads and other options.
 
+        Returns:
+            A function from input arrays by name to output arrays by name.
+
         Raises:
             TargetError: the file does not run on the requested provider.
+            ModelError: the inputs or outputs of the file are not those of the contract.
         """

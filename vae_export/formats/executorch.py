@@ -46,6 +46,7 @@ class ExecuTorch:
     precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
+        """Return the reason why programs cannot be written, or None."""
         error = missing("export", "torch") or missing(self.extra, "executorch")
         return None if error is None else error.line()
 
@@ -53,6 +54,7 @@ class ExecuTorch:
         """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:  # noqa: ARG002 -- a program has no room for metadata
+        """Return the program; raise `ModelError` if ExecuTorch cannot lower the graph. A program stores no metadata."""
         with silenced():
             from executorch.backends.xnnpack.partition import config
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -75,15 +77,17 @@ class ExecuTorch:
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find traces of this machine. Capture refuses stochastic ops."""
+        """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
         if content.data[4:6] != _IDENTIFIER:
             raise ValueError("no ExecuTorch program")
         yield from machine_traces(content.data, name)
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
+        """Return the CPU if ExecuTorch is installed, else nothing."""
         return ("cpu",) if self.unavailable() is None else ()
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
@@ -91,6 +95,7 @@ class ExecuTorch:
         return (SessionOptions(provider, threads=1),)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Load a program; raise `TargetError` for any provider but "cpu". The threads of the process are set."""
         require(self.extra, "executorch")
         if options.provider != "cpu":
             raise TargetError("device is not there", where=f"executorch/{options.provider}", expected="cpu")

@@ -39,6 +39,7 @@ class Onnx:
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
     def unavailable(self) -> str | None:
+        """Return the reason why ONNX files cannot be written, or None."""
         error = missing(self.extra, "torch", "onnx", "onnxscript")
         return None if error is None else error.line()
 
@@ -74,9 +75,11 @@ class Onnx:
         return FileContent(model.SerializeToString(deterministic=True))
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
+        """Return the providers of ONNX Runtime that this machine has, the CPU first."""
         from vae_export.runtime.session import available_providers
 
         return available_providers()
@@ -84,6 +87,7 @@ class Onnx:
     def lint(
         self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
     ) -> Iterator[Finding]:
+        """Return the faults that `vae_export.formats.onnx_lint` finds."""
         from vae_export.capture.onnx_translation import IR_VERSION
         from vae_export.formats.onnx_lint import lint
         from vae_export.formats.onnx_quantize import FOREIGN
@@ -104,6 +108,7 @@ class Onnx:
         return tuple(SessionOptions(provider, threads, level) for level in levels for threads in (1, 2))
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Open a session of ONNX Runtime with the options."""
         from vae_export.runtime.session import Session
 
         return session_runner(Session(content.data, spec, options))

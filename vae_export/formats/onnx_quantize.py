@@ -40,12 +40,15 @@ _FLOAT32_ACTIVATIONS = 1
 def convert_precision(
     model: onnx.ModelProto, precision: PrecisionName, calibration: Mapping[str, Array] | None
 ) -> onnx.ModelProto:
-    """Return the model in a lower precision.
+    """Convert an ONNX model to a lower precision.
 
     Args:
         model: a float32 model; converters may change it.
         precision: fp16, int8, int8-static or int4-weights.
         calibration: inputs by name, each (M, *item), from which `int8-static` takes the ranges of its activations.
+
+    Returns:
+        The converted model, with the metadata of the original.
 
     Raises:
         ModelError: ONNX Runtime's converter fails, or the model has nothing to convert.

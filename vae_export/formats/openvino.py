@@ -60,6 +60,7 @@ class OpenVino:
     precisions: tuple[PrecisionName, ...] = tuple(_ELEMENT_TYPES)
 
     def unavailable(self) -> str | None:
+        """Return the reason why IR cannot be written, or None."""
         error = missing(self.extra, "openvino") or missing("export", "torch", "onnx", "onnxscript")
         return None if error is None else error.line()
 
@@ -68,6 +69,7 @@ class OpenVino:
         Onnx().check(options)
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """Return the graph, with its weights as the sidecar `.bin`, rounded to the precision."""
         import openvino
 
         model = core().read_model(Onnx().write(graph, replace(options, precision=FULL)).data)
@@ -101,9 +103,11 @@ class OpenVino:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
+        """Return the devices that OpenVINO finds, the CPU first."""
         if missing(self.extra, "openvino") is not None:
             return ()
         devices = core().available_devices
@@ -115,6 +119,7 @@ class OpenVino:
         return tuple(SessionOptions(provider, threads=count) for count in counts)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Compile a file; raise `TargetError` if the device is missing or cannot compute in the file's precision."""
         if options.provider not in (devices := self.providers()):
             require(self.extra, "openvino")
             raise TargetError("device is not there", where=f"openvino/{options.provider}", expected=" | ".join(devices))

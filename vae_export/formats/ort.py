@@ -46,6 +46,7 @@ class Ort:
     precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
+        """Return the reason why ORT files cannot be written, or None."""
         error = missing(self.extra, "torch", "onnx", "onnxscript")
         return None if error is None else error.line()
 
@@ -54,6 +55,7 @@ class Ort:
         Onnx().check(options)
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """Return the optimised graph in ONNX Runtime's format."""
         import onnxruntime
 
         from vae_export.runtime.session import LOG_FATAL, OPTIMISATIONS
@@ -75,7 +77,7 @@ class Ort:
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find stochastic and foreign operators, and traces of this machine in every text."""
+        """Find stochastic and foreign operators, and traces of this machine; raise `ValueError` for another format."""
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
         if not InferenceSession.InferenceSessionBufferHasIdentifier(content.data, 0):
@@ -97,6 +99,7 @@ class Ort:
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
@@ -108,6 +111,7 @@ class Ort:
         return SessionOptions(provider, threads=1), SessionOptions(provider, threads=2)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Open a session of ONNX Runtime with the options."""
         from vae_export.runtime.session import Session
 
         return session_runner(Session(content.data, spec, options))

@@ -37,6 +37,7 @@ class Pt2:
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
+        """Return the reason why programs cannot be written, or None."""
         error = missing(self.extra, "torch")
         return None if error is None else error.line()
 
@@ -44,6 +45,7 @@ class Pt2:
         """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """Return the program, converted to the precision."""
         import torch
 
         program = copy.copy(graph.at(options.precision).program)  # formats share the original
@@ -55,9 +57,11 @@ class Pt2:
         return FileContent(buffer.getvalue())
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
+        """Return the devices of PyTorch, the CPU first."""
         return torch_devices() if self.unavailable() is None else ()
 
     def lint(
@@ -76,9 +80,11 @@ class Pt2:
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
         return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Load a program on the requested device; raise `TargetError` if this machine lacks the device."""
         from torch.export.passes import move_to_device_pass
 
         check_device(options.provider)

@@ -52,6 +52,7 @@ class TorchScript:
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
+        """Return the reason why TorchScript cannot be written, or None."""
         if sys.version_info >= (3, 14):
             return "PyTorch does not support TorchScript on Python 3.14; use Python 3.11 to 3.13, or --format pt2"
         error = missing(self.extra, "torch")
@@ -61,6 +62,7 @@ class TorchScript:
         """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
+        """Return the traced and frozen module; raise `ModelError` if it cannot be traced."""
         import torch
 
         graph = graph.at(options.precision)
@@ -85,9 +87,11 @@ class TorchScript:
         )
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
+        """Return "", because any machine can run the file."""
         return ""
 
     def providers(self) -> tuple[str, ...]:
+        """Return the devices of PyTorch, the CPU first."""
         return torch_devices() if self.unavailable() is None else ()
 
     def lint(
@@ -107,9 +111,11 @@ class TorchScript:
             yield Finding("random-operator", "error", name, operator)
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
         return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Load a module on the requested device; raise `TargetError` if this machine lacks the device."""
         import torch
 
         check_device(options.provider)

@@ -28,6 +28,9 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
     Args:
         path: the file or folder, for messages.
         needed: number of bytes to write, for messages; None if it is not known.
+
+    Raises:
+        StorageError: the disk is full, the path is too long, or the folder is not writable.
     """
     try:
         yield
@@ -58,16 +61,19 @@ def check_room(path: Path, needed: int) -> None:
 
 
 def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that has `path`, or its nearest parent that exists."""
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     return shutil.disk_usage(existing).free
 
 
 def sync_file(path: Path) -> None:
+    """Write a file from the operating system's cache to the disk (fsync)."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
+    """Write the entries of a folder to the disk (fsync), so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -76,6 +82,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def umask() -> int:
+    """Return the process's umask. It is set and restored, because the system has no call that only reads it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

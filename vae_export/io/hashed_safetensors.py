@@ -28,11 +28,14 @@ _LIMIT = 16 << 20
 
 
 def hashed_bytes(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a safetensors file with this header, these tensors and their hash.
+    """Make a safetensors file with a header, tensors and their hash.
 
     Args:
         header: JSON-able, with the kind of file as "format".
         tensors: tensors on the CPU by name.
+
+    Returns:
+        The bytes of the file; equal arguments give equal bytes.
     """
     require("export", "torch", "safetensors")
     from safetensors.torch import save
@@ -82,6 +85,15 @@ def read_hashed(
 
 
 def content_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hash the content of a file: the header, and the name, dtype, shape and bytes of each tensor.
+
+    Args:
+        header: the header without its "sha256".
+        tensors: contiguous tensors on the CPU, by name.
+
+    Returns:
+        The SHA-256, as 64 lower-case hexadecimal digits.
+    """
     import numpy as np
 
     digest = hashlib.sha256(canonical_json(header).encode())
@@ -93,6 +105,7 @@ def content_digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
 
 
 def canonical_json(value: object) -> str:
+    """Return JSON with sorted keys and without spaces; raise `ValueError` for a number that is not finite."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -125,6 +138,9 @@ def read_tensor_table(path: Path) -> dict[str, Any]:
 
     Args:
         path: the file. It starts with the length of the JSON object as a 64-bit number.
+
+    Returns:
+        Dtype, shape and offsets of each tensor by name, and the metadata under "__metadata__".
 
     Raises:
         OSError: the file cannot be read.

@@ -29,6 +29,9 @@ def staged_file(final: Path, *, force: bool, parents: bool = True) -> Iterator[B
         force: whether to replace an existing file.
         parents: whether to create the folder of the file; without it, a missing folder is an error.
 
+    Yields:
+        The temporary file, open for writing bytes.
+
     Raises:
         OutputExistsError: `final` exists, and `force` was not given.
         StorageError: the disk is full, or the folder is not writable.

@@ -72,9 +72,11 @@ class VAEConfig:
 
     @property
     def contract(self) -> Contract:
+        """The contract of the network's parts: images in [0, 1], latents (Z,), and the likelihood."""
         return Contract(self.image_shape, (self.latent_size,), likelihood=self.likelihood)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the config as the JSON object of a checkpoint."""
         return asdict(self) | {"image_shape": list(self.image_shape), "likelihood": self.likelihood.to_json()}
 
     @classmethod

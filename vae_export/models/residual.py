@@ -26,6 +26,7 @@ class Residual(nn.Module):
         self.before_first, self.before_last = activation(kind), activation(kind)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the input (N, C, H, W) plus the two convolutions' output."""
         changed: Tensor = self.last(self.before_last(self.first(self.before_first(x))))
         return x + changed
 

@@ -14,7 +14,16 @@ from vae_export.models.config import VAEConfig
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
-    """Return z = mean + noise · exp(logvar / 2), all (N, Z), for noise ~ N(0, I) (section 2.4 of the paper)."""
+    """Sample the approximate posterior: z = mean + noise · exp(logvar / 2) (section 2.4 of the paper).
+
+    Args:
+        mean: the posterior mean, (N, Z).
+        logvar: the logarithm of the posterior variance, (N, Z).
+        noise: standard normal numbers, (N, Z).
+
+    Returns:
+        The latents z, (N, Z).
+    """
     return mean + noise * torch.exp(logvar / 2)
 
 
