@@ -52,6 +52,7 @@ class Comparison:
     mean_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the figures by their names; numbers that are not finite stay as they are."""
         return asdict(self)
 
 

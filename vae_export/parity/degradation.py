@@ -108,6 +108,7 @@ class Degradation:
         return lines
 
     def to_json(self) -> dict[str, Any]:
+        """Return the figures by their names; numbers that are not finite stay as they are."""
         return asdict(self)
 
 
@@ -144,7 +145,14 @@ class DegradationMeter:
         self.findings: list[Finding] = []
 
     def add(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> None:
-        """Add a file that was opened with the first session options of its target, and the test cases of its part."""
+        """Add an opened file.
+
+        Args:
+            target: the target that the file runs on.
+            part: the part in the file.
+            runner: the file, opened with the first session options of its target.
+            cases: the test cases of the part, with inputs and PyTorch's outputs.
+        """
         self._files[target, part] = runner, cases
 
     def measure(self) -> None:

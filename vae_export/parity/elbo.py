@@ -104,7 +104,18 @@ class ElboParity:
         decoder: PartFunction,
         precision: PrecisionName,
     ) -> Iterator[CaseResult]:
-        """Yield one result for each metric, computed with the files of one target."""
+        """Yield one result for each metric, computed with the files of one target.
+
+        Args:
+            target: the name of the target.
+            options: the session options that the files were opened with.
+            encoder: function from {"image": (N, C, H, W)} to mean and logvar, each (N, *latent).
+            decoder: function from {"latent": (N, *latent)} to the decoder's outputs.
+            precision: precision of the files.
+
+        Yields:
+            The test case of a metric; an error of the engine, or a result that is not finite, is its fault.
+        """
         fault, nats = None, {}
         try:
             nats = self.nats(encoder, decoder)

@@ -44,7 +44,13 @@ class ErrorMapBuilder:
         self._shown: tuple[Array, Array, Array] | None = None
 
     def add(self, decoded: Array, eager: Array, expected: Array) -> None:
-        """Add one run: finite images of the file, of PyTorch and of PyTorch in float64, each (N, C, H, W)."""
+        """Add one run of the decoder.
+
+        Args:
+            decoded: finite images of the file, (N, C, H, W).
+            eager: images of PyTorch for the same latents, of the same shape.
+            expected: images of PyTorch in float64 for the same latents, of the same shape.
+        """
         error = np.abs(decoded - expected)
         worst = error.max(0)
         self._pixel_error = worst if self._pixel_error is None else np.maximum(self._pixel_error, worst)
@@ -52,7 +58,13 @@ class ErrorMapBuilder:
         self._eager += _histogram(np.abs(eager - expected))
 
     def show(self, originals: Array, eager: Array, decoded: Array) -> None:
-        """Choose the images that the page shows, each (M, C, H, W), M ≥ SHOWN."""
+        """Choose the images that the page shows: the first `SHOWN` of each argument.
+
+        Args:
+            originals: real images, (M, C, H, W), M ≥ SHOWN.
+            eager: PyTorch's images from the latents of the real images, of the same shape.
+            decoded: the file's images from the same latents, of the same shape.
+        """
         self._shown = originals[:SHOWN], eager[:SHOWN], decoded[:SHOWN]
 
     def build(self) -> ErrorMap | None:

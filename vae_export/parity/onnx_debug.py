@@ -55,6 +55,7 @@ class NodeMismatch:
     tolerance: float
 
     def line(self) -> str:
+        """Return the mismatch as one line of text, with the number in the file and PyTorch's."""
         where = f"first differs at node {self.node}, value '{self.output}'{list(self.index)}"
         return f"{where}: {self.exported:.6g} in the file, {self.expected:.6g} in PyTorch's float64"
 

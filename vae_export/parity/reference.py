@@ -86,6 +86,7 @@ class References:
 
     @property
     def source(self) -> Source:
+        """The source of the captured graphs."""
         return self.captured.source
 
     @cached_property

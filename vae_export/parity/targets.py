@@ -64,6 +64,7 @@ class Target:
 
     @property
     def is_gpu(self) -> bool:
+        """Whether the provider runs on an NVIDIA GPU."""
         return self.provider in _NVIDIA
 
     def check(self) -> None:

@@ -27,6 +27,7 @@ class LocalEngine:
         self._model = model
 
     def run(self, task: Task, chunks: Sequence[Chunk]) -> Generator[dict[str, Array]]:
+        """Yield `task.run` of each chunk, in their order."""
         for chunk in chunks:
             yield task.run(self._model, chunk)
 

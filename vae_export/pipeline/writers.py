@@ -60,6 +60,9 @@ def npy_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterato
         outputs: shape of a row and dtype of the output; the array is (rows, *shape).
         force: whether to replace an existing file.
 
+    Yields:
+        The writer. The file is published at the end of the block.
+
     Raises:
         UsageError: the file exists.
         StorageError: the file cannot be written.
@@ -83,6 +86,9 @@ def npz_file(path: Path, rows: int, outputs: Outputs, *, force: bool) -> Iterato
         rows: rows of the whole output.
         outputs: shape of a row and dtype of each output; an array is (rows, *shape).
         force: whether to replace an existing file.
+
+    Yields:
+        The writer. The file is published at the end of the block.
 
     Raises:
         UsageError: the file exists.
@@ -114,6 +120,9 @@ def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *
         outputs: shape of a row and dtype of each output.
         force: whether to replace an existing folder that contains only such files.
 
+    Yields:
+        The staging folder, in which any process may write shards. It is published at the end of the block.
+
     Raises:
         UsageError: the folder exists, or contains other files.
         StorageError: the folder cannot be written.
@@ -143,7 +152,15 @@ class Shards:
     names: tuple[str, ...]
 
     def write(self, index: int, arrays: Mapping[str, Array]) -> None:
-        """Write the files of chunk `index`. Each file is written atomically, even if this process is killed."""
+        """Write the files of a chunk. Each file is written atomically, even if this process is killed.
+
+        Args:
+            index: the number of the chunk.
+            arrays: the rows of each output, (rows, *item), by name.
+
+        Raises:
+            StorageError: the folder does not exist on this machine, or a file cannot be written.
+        """
         if not self.folder.is_dir():
             do = "put --out on storage that all machines share"
             raise StorageError("output folder is missing", where=self.folder, expected="shared storage", do=do)
@@ -181,6 +198,9 @@ def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iter
         channels: number of channels, C: 1, 3 or 4.
         force: whether to replace an existing folder that contains only .png files.
 
+    Yields:
+        The writer. The folder is published at the end of the block.
+
     Raises:
         UsageError: the folder exists or contains other files, or PNG does not support this number of channels.
         StorageError: the folder cannot be written.
@@ -202,6 +222,9 @@ def grid(path: Path, rows: int, item: tuple[int, ...], names: Sequence[str], *, 
         item: shape of an image, (C, H, W).
         names: names of the outputs, uint8; the images of one row are side by side.
         force: whether to replace an existing file.
+
+    Yields:
+        The writer. The file is published at the end of the block.
 
     Raises:
         UsageError: the file exists, there are too many images for one picture, or PNG does not support this number of

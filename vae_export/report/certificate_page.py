@@ -47,18 +47,22 @@ class Group:
 
     @cached_property
     def failed(self) -> int:
+        """The number of results that failed."""
         return sum(not result.passed for result in self.results)
 
     @property
     def shares(self) -> list[float]:
+        """The share of its tolerance that each result uses; 1 or less passes."""
         return [result.tolerance_used for result in self.results]
 
     @property
     def differing(self) -> int:
+        """The number of pixels with another grey level than PyTorch's float64 image."""
         return sum(result.comparison.grey.differing for result in self.results if result.comparison.grey is not None)
 
     @property
     def unexplained(self) -> int:
+        """The number of pixels whose other grey level the tolerance does not explain."""
         return sum(result.comparison.grey.unexplained for result in self.results if result.comparison.grey is not None)
 
     @property
@@ -70,6 +74,7 @@ class Group:
 
     @property
     def has_grey(self) -> bool:
+        """Whether any of the results compares images."""
         return any(result.comparison.grey is not None for result in self.results)
 
 
@@ -90,24 +95,29 @@ class Summary:
 
     @cached_property
     def all(self) -> Group | None:
+        """All results as one group, or None if there are none."""
         return Group((), self.certificate.results) if self.certificate.results else None
 
     @cached_property
     def by_output(self) -> list[Group]:
+        """The results in groups by part, target and output."""
         return grouped(self.certificate.results, lambda result: (result.part, result.target, result.output))
 
     @cached_property
     def failed_outputs(self) -> list[Group]:
+        """The groups by output with a failed result."""
         return [group for group in self.by_output if group.failed]
 
     @cached_property
     def by_probe(self) -> list[Group]:
+        """The results in groups by probe, without those of the metrics."""
         return grouped(
             (result for result in self.certificate.results if result.part != METRIC), lambda result: (result.probe,)
         )
 
     @cached_property
     def metrics(self) -> list[CaseResult]:
+        """The results in nats."""
         return [result for result in self.certificate.results if result.part == METRIC]
 
     @cached_property
@@ -117,10 +127,12 @@ class Summary:
 
     @property
     def by_target(self) -> list[Group]:
+        """The results in groups by target."""
         return grouped(self.certificate.results, lambda result: (result.target,))
 
     @property
     def passed(self) -> int:
+        """The number of results that passed."""
         return len(self.certificate.results) - len(self.certificate.failures)
 
     @property
@@ -148,6 +160,7 @@ class Summary:
 
     @property
     def has_tolerance(self) -> bool:
+        """Whether the user replaced the measured tolerance of any result."""
         return any(result.limits.user_tolerance is not None for result in self.certificate.results)
 
     def numbers(self, results: Iterable[CaseResult], *, grey: bool = False) -> int:
@@ -192,6 +205,7 @@ class View:
 
     @classmethod
     def of(cls, target: str, error_map: ErrorMap, contract: Contract) -> View:
+        """Draw the pictures of a target's error map, with pixels in the contract's range."""
         return cls(
             target,
             images.heat_map(error_map.pixel_error, contract.image_range),

@@ -29,7 +29,16 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float, margin: float = 1.3) -> Axis:
-        """Return an axis that covers positive values with a factor of `margin` on either side."""
+        """Return an axis that covers positive values.
+
+        Args:
+            values: the values, at least one.
+            start, end: coordinates of the ends of the axis, in pixels of the SVG.
+            margin: factor by which the axis extends beyond the smallest and the largest value.
+
+        Returns:
+            The axis.
+        """
         known = list(values)
         return cls(min(known) / margin, max(known) * margin, start, end)
 
@@ -135,13 +144,16 @@ class TradeOff:
 
 
 def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -> Latencies:
-    """Return the chart of one part with one number of threads; both axes are logarithmic.
+    """Draw the chart of one part with one number of threads; both axes are logarithmic.
 
     Args:
         timings: the results.
         part: the part of the model.
         threads: the number of threads.
         names: the subjects, in the order of their colours.
+
+    Returns:
+        The lines, the roofline and the grid, in pixels of the SVG.
     """
     batches = sorted(timings.plan["batches"])
     rooflines = {

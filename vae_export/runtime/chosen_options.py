@@ -39,14 +39,17 @@ def choose_options(
 ) -> ChosenOptions:
     """Choose the file and the session options of a part.
 
-    A recommendation was measured as a whole: a caller who gives one of these arguments gets the usual others.
+    A recommendation was measured as a whole: with any of these arguments given, the others have their usual defaults.
 
     Args:
-        manifest: of the export or bundle.
+        manifest: the manifest of the export or bundle.
         part: the part that is to run.
-        precision: of the file; None takes float32, or the only precision that there is.
+        precision: precision of the file; None takes float32, or the only precision that there is.
         provider: an ONNX Runtime provider; None takes the recommended one, or the CPU.
-        threads: within an operator; None takes the recommended number, or lets ONNX Runtime choose.
+        threads: number of threads within an operator; None takes the recommended number, or lets ONNX Runtime choose.
+
+    Returns:
+        The precision of the file, the session options, and the reason for them.
 
     Raises:
         UsageError: no ONNX file has this precision, or several could be meant.

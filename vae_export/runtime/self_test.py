@@ -23,6 +23,7 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
+        """Whether at least one output was compared and all of them are within their tolerances."""
         return bool(self.judgements) and all(judgement.passed for judgement in self.judgements)
 
     @property
@@ -58,6 +59,9 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
         package: an export folder or a bundle.
         run: runs a part on inputs that are given by name; see `vae_export.runtime.Model.run`.
         precisions: the precision of the files by part; float32 for parts that are not in it.
+
+    Returns:
+        One judgement for each output of each part; outputs that are wrong raise no error here, see `SelfTest.require`.
 
     Raises:
         ModelError: the export has no golden vectors.

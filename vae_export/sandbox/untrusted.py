@@ -24,12 +24,15 @@ SECONDS = 60
 
 
 def read_untrusted(path: Path, contract: Contract, part: Part, batch: int) -> bytes:
-    """Return the bytes of an ONNX file of unknown origin once it has passed every check.
+    """Read an ONNX file of unknown origin and check it in a child process.
 
     Args:
         path: a plain file.
         contract, part: names, dtypes and shapes that its inputs and outputs must have.
         batch: the largest batch that this process will run; the child runs it first.
+
+    Returns:
+        The bytes of the file, which passed every check.
 
     Raises:
         ModelError: the file is too large, malformed, not a plain graph of known operators, or cannot be run.

@@ -84,7 +84,13 @@ _CPU_SECONDS = 120
 
 
 def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
-    """Check, lint, open and run the file; raise whatever is wrong with it."""
+    """Check, lint, open and run a file under a memory limit; raise whatever is wrong with it.
+
+    Args:
+        data: the bytes of the file.
+        contract, part: names, dtypes and shapes that its inputs and outputs must have.
+        batch: the number of rows to run.
+    """
     # Imported before the limit is set, which is for the file alone.
     import onnx  # noqa: F401 -- `check` uses it
 

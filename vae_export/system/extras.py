@@ -41,12 +41,15 @@ def require(extra: str, *modules: str) -> None:
 
 
 def missing_stub(name: str, module: str, extra: str) -> Any:
-    """Return a placeholder class for a name whose module is not installed; calling it raises `MissingExtraError`.
+    """Return a placeholder class for a name whose module is not installed.
 
     Args:
-        name: the public name that was asked for.
+        name: the requested public name.
         module: the missing module.
         extra: the extra that brings it.
+
+    Returns:
+        A class; calling it raises `MissingExtraError`.
     """
 
     class Stub(type):

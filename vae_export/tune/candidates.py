@@ -101,7 +101,16 @@ def candidates(manifest: Manifest, certificate: StoredCertificate, part: Part) -
 
 
 def verified_levels(certificate: StoredCertificate, part: Part, target: Target) -> list[str | None]:
-    """Return the optimisation levels at which a part was verified on a target, or [None] if the engine has none."""
+    """Return the optimisation levels at which a part was verified on a target.
+
+    Args:
+        certificate: the certificate of the export.
+        part: the part of the model.
+        target: the format, precision and provider.
+
+    Returns:
+        The levels; [None] if the engine has none; nothing if the part was not verified on the target.
+    """
     settings = [
         row["setting"] for row in certificate.document["rows"] if (row["part"], row["target"]) == (part, str(target))
     ]

@@ -38,6 +38,7 @@ class TuningResult:
     recommended: Recommendation
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result of `tune --json`."""
         return {
             "plan": asdict(self.plan),
             "budget": asdict(self.budget),

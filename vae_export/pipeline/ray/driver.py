@@ -113,7 +113,17 @@ def check_ray(address: str | None) -> None:
 
 
 def check_capacity(actors: int, each: int, have: int, what: Literal["cores", "GPUs"] = "cores") -> None:
-    """Raise `TargetError` for more actors than there is room for: Ray would wait for them forever."""
+    """Check that a cluster has enough cores or GPUs, because Ray would wait for missing ones forever.
+
+    Args:
+        actors: the number of actors.
+        each: cores or GPUs that each actor needs.
+        have: cores or GPUs of the cluster.
+        what: the resource, for the message.
+
+    Raises:
+        TargetError: the actors need more than the cluster has.
+    """
     if actors * each > have:
         do = "choose fewer --actors" + (" or --threads" if what == "cores" else ", or --provider CPUExecutionProvider")
         raise TargetError("cluster is too small", expected=f"{actors * each} {what}", got=have, do=do)

@@ -43,13 +43,16 @@ class ModelPayload:
     def of(
         cls, package: Package, parts: Iterable[Part], options: SessionOptions, batch_size: int | None = None
     ) -> ModelPayload:
-        """Read what the parts need.
+        """Read the files that the parts need.
 
         Args:
             package: an export or a bundle.
             parts: the parts to take.
             options: provider and threads of the model.
             batch_size: rows that go through a network at a time; None chooses by their size.
+
+        Returns:
+            The payload with the ONNX files that `Model` would choose.
 
         Raises:
             ModelError: a part was not exported.

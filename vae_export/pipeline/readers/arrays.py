@@ -56,6 +56,7 @@ class NpyHeader:
 
     @property
     def item(self) -> tuple[int, ...]:
+        """The shape of one row."""
         return self.shape[1:]
 
 
@@ -66,6 +67,9 @@ def read_npy_header(stream: BinaryIO, size: int, where: str) -> NpyHeader:
         stream: the file, at its beginning.
         size: its size in bytes.
         where: its name, for messages.
+
+    Returns:
+        The header. The stream is then at the first number.
 
     Raises:
         DataError: it is not an .npy file, it does not hold numbers, or its size is not the one that its header states.
@@ -106,17 +110,21 @@ class NpyReader:
 
     @property
     def rows(self) -> int:
+        """The number of rows, at least 1."""
         return self._header.shape[0]
 
     @property
     def item(self) -> tuple[int, ...]:
+        """The shape of one row."""
         return self._header.item
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows, in the machine's byte order."""
         return self._header.dtype.newbyteorder("=")
 
     def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
         header = self._header
         numbers = math.prod(header.item)
         try:
@@ -136,6 +144,7 @@ class NpyReader:
         return rows.astype(self.dtype, order="C", copy=False)
 
     def locate(self, row: int) -> str:
+        """Return the file and the number of the row, for a message."""
         return f"{self._path}, row {row}"
 
     def _fill(self, file: BinaryIO, array: Array, first: int) -> None:
@@ -182,20 +191,25 @@ class NpzReader:
 
     @property
     def rows(self) -> int:
+        """The number of rows, at least 1."""
         return self._header.shape[0]
 
     @property
     def item(self) -> tuple[int, ...]:
+        """The shape of one row."""
         return self._header.item
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows, in the machine's byte order."""
         return self._header.dtype.newbyteorder("=")
 
     def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
         return self._stream.read(start, stop)
 
     def locate(self, row: int) -> str:
+        """Return the file, the array and the number of the row, for a message."""
         return f"{self._where}, row {row}"
 
     def _blocks(self, _: int) -> Iterator[Array]:
@@ -240,16 +254,19 @@ def _choose_member(archive: zipfile.ZipFile, path: Path, field: str | None, name
 
 
 def choose_field(known: Sequence[str], path: Path, field: str | None, names: Sequence[str]) -> str:
-    """Return which of the arrays, columns or sets of shards in a file or folder is meant.
+    """Choose one of the arrays, columns or sets of shards in a file or folder.
 
     Args:
-        known: the names that are there.
+        known: the names in the file or folder.
         path: the file or folder, for the message.
         field: the name that the user gave, if any.
-        names: the names that are tried in turn where the user gave none; the only one in `known` is always taken.
+        names: the names that are tried in turn if the user gave none; the only one in `known` is always taken.
+
+    Returns:
+        The chosen name, one of `known`.
 
     Raises:
-        DataError: it is not clear which is meant.
+        DataError: none of the names fits.
     """
     wanted = names if field is None else [field]
     for name in wanted:

@@ -65,17 +65,21 @@ class ConcatenatedReader:
 
     @property
     def rows(self) -> int:
+        """The number of rows, at least 1."""
         return self._ends[-1]
 
     @property
     def item(self) -> tuple[int, ...]:
+        """The shape of one row."""
         return self._readers[0].item
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows, in the machine's byte order."""
         return self._readers[0].dtype
 
     def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
         parts = []
         while start < stop:
             reader, first = self._reader_of(start)
@@ -85,6 +89,7 @@ class ConcatenatedReader:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def locate(self, row: int) -> str:
+        """Return the place of a row in the reader that holds it, for a message."""
         reader, first = self._reader_of(row)
         return reader.locate(row - first)
 
@@ -113,12 +118,15 @@ class PriorReader:
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """float32."""
         return np.dtype(np.float32)
 
     def read(self, start: int, stop: int) -> Array:
+        """Return latents start to stop - 1: float32 (stop - start, *item)."""
         return rng.sample((stop - start, *self.item), self._seed, start=start)
 
     def locate(self, row: int) -> str:
+        """Return the seed and the number of the row, for a message."""
         return f"seed {self._seed}, row {row}"
 
 

@@ -38,12 +38,14 @@ class ImageReader:
         self.rows, self.item, self.dtype = len(files), item, np.dtype(np.uint8)
 
     def read(self, start: int, stop: int) -> Array:
+        """Return images start to stop - 1: uint8 (stop - start, C, H, W). Raises `DataError`."""
         rows = np.empty((stop - start, *self.item), np.uint8)
         for index in range(start, stop):
             rows[index - start] = self._read_row(Path(self._files[index]))
         return rows
 
     def locate(self, row: int) -> str:
+        """Return the path of the image, for a message."""
         return self._files[row]
 
     def _read_row(self, file: Path) -> Array:

@@ -94,6 +94,7 @@ class ValidatedReader:
         )
 
     def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1: float32 (stop - start, *item), checked. Raises `DataError`."""
         rows = self._reader.read(start, stop)
         if self._is_channels_last:
             rows = np.moveaxis(rows, -1, 1)
@@ -106,6 +107,7 @@ class ValidatedReader:
         return rows
 
     def locate(self, row: int) -> str:
+        """Return the place of a row in the file, for a message."""
         return self._reader.locate(row)
 
     def _check_shape(self) -> bool:

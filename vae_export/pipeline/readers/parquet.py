@@ -54,9 +54,11 @@ class ParquetReader:
         self._stream = BlockStream(self._blocks, self._group_start, self._where)
 
     def read(self, start: int, stop: int) -> Array:
+        """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
         return self._stream.read(start, stop)
 
     def locate(self, row: int) -> str:
+        """Return the file, the column and the number of the row, for a message."""
         return f"{self._where}, row {row}"
 
     def _group_start(self, row: int) -> int:
