@@ -65,12 +65,15 @@ class AutotuneResult:
 
 
 def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bfloat16: bool) -> list[StepConfig]:
-    """Return the configurations to choose from, those of fewer threads and more bits first.
+    """Return the configurations to choose from, those with fewer threads and more bits first.
 
     Args:
         threads: The number of threads, or None to choose between one and all of torch's.
         precision: The precision, or None to choose.
         bfloat16: Whether bfloat16 is worth a try.
+
+    Returns:
+        At least one configuration.
     """
     counts = sorted({1, torch.get_num_threads()}) if threads is None else [threads]
     usual: list[MatmulPrecision] = ["float32", "bfloat16"] if bfloat16 else ["float32"]
@@ -118,15 +121,18 @@ def autotune(
 ) -> AutotuneResult:
     """Choose the threads and the precision that the options leave open.
 
-    Steps are timed on this process's part of a batch, and without torch.compile. Processes that share a machine measure
-    at the same time, as they will train.
+    Steps are timed on this process's share of a batch, and without torch.compile. Processes that share a machine
+    measure at the same time, as they will train.
 
     Args:
-        options: Of the training.
+        options: The options of the training.
         network: The network.
         dataset: The images.
-        device: Where the training will run.
-        processes: That will train together.
+        device: The device of the training.
+        processes: The processes that will train together.
+
+    Returns:
+        The chosen configuration, and the median step time of each one that was tried, in seconds.
     """
     recipe = options.recipe_for(len(dataset.train))
     precision: MatmulPrecision | None = None if options.precision == "auto" else options.precision

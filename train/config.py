@@ -132,6 +132,7 @@ class ObjectiveOptions:
         return self.beta * (min(1.0, epochs / self.kl_warmup) if self.kl_warmup else 1.0)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the options as they are stored in checkpoints and training states."""
         return {"beta": self.beta, "kl_warmup_epochs": self.kl_warmup, "free_bits": self.free_bits}
 
 

@@ -55,10 +55,12 @@ class Processes:
 
     @property
     def is_single(self) -> bool:
+        """Whether this process trains alone."""
         return self.count == 1
 
     @property
     def is_first(self) -> bool:
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def batch_slice(self, size: int) -> slice:

@@ -28,7 +28,10 @@ def initial_model(config: VAEConfig, pixels: Tensor, seed: int) -> VAE:
     Args:
         config: The network.
         pixels: The training images, uint8 (N, C, H, W).
-        seed: Of the weights. PyTorch's global random state is left as it was.
+        seed: The seed of the weights. PyTorch's global random state is left as it was.
+
+    Returns:
+        The network in training mode.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

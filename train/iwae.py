@@ -48,6 +48,7 @@ class NllEstimate:
     samples: int
 
     def to_json(self) -> dict[str, Any]:
+        """Return the estimate as it is stored in evaluations.jsonl."""
         return {"nats_per_image": self.nll, "standard_error": self.standard_error, "importance_samples": self.samples}
 
 
@@ -61,15 +62,19 @@ def importance_weighted_nll(
 ) -> NllEstimate:
     """Estimate -log p(x) of images by the bound of Burda et al. (arXiv:1509.00519, equation 8).
 
-    The noise is the same for every model and depends on an image's index alone, so the estimate of the first images is
+    The noise is equal for every model and depends on an image's index alone, so the estimate of the first images is
     part of that of all, and `workers` changes nothing. PyTorch's global random state is not used.
 
     Args:
         model: The model.
         pixels: uint8 (N, C, H, W), N ≥ 1.
-        samples: K ≥ 1.
-        workers: Threads that score images, each on its own. More than one pays for a model that computes on the CPU.
-        report: Is called with the number of images that are done.
+        samples: Number of latents for each image, K ≥ 1.
+        workers: Number of threads, each of which scores images of its own. More than one pays for a model that computes
+            on the CPU.
+        report: Called with the number of images that are done.
+
+    Returns:
+        The mean over the images in nats, with its standard error.
     """
     latents = max(1, min(_MAX_LATENTS, _MAX_NUMBERS // pixels[0].numel()))
     batch = max(1, latents // samples)

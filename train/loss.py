@@ -114,7 +114,7 @@ def weighted_loss(
     free_bits: float = 0.0,
     over_batch: Callable[[Tensor], Tensor] = lambda units: units,
 ) -> Tensor:
-    """Combine the loss terms into what training minimises, a scalar.
+    """Combine the loss terms into the loss that training minimises.
 
     `beta` and `free_bits` apply to training alone: `train.scoring` reports the bound itself.
 
@@ -124,6 +124,9 @@ def weighted_loss(
         beta: Weight of the KL term.
         free_bits: KL per unit, in nats, that is not penalised.
         over_batch: Averages the KL over the processes that share a batch, since free bits are those of the whole batch.
+
+    Returns:
+        The loss, a scalar in nats per image.
     """
     if free_bits:
         units = torch.where(over_batch(units.detach()) < free_bits, free_bits, units)
@@ -131,7 +134,18 @@ def weighted_loss(
 
 
 def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:
-    """Compute the training loss, a scalar in nats: the mean over images (N, C, H, W), given noise (N, Z)."""
+    """Compute the training loss of a batch.
+
+    Args:
+        model: The network.
+        image: Images (N, C, H, W) in [0, 1].
+        noise: Standard normal numbers (N, Z).
+        beta: Weight of the KL term.
+        free_bits: KL per unit, in nats, that is not penalised.
+
+    Returns:
+        The mean over the images, a scalar in nats.
+    """
     reconstruction, units = LossTerms(model)(image, noise)
     return weighted_loss(reconstruction, units, beta=beta, free_bits=free_bits)
 

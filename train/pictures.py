@@ -117,7 +117,16 @@ def reconstructions(model: PyTorchModel, pixels: Tensor) -> Grid:
 
 
 def samples(model: PyTorchModel, score: Score, count: int = 100) -> Grid:
-    """Show decoded samples of the prior."""
+    """Show decoded samples of the prior.
+
+    Args:
+        model: The model.
+        score: The model's score, which states the number of latent units.
+        count: The number of samples.
+
+    Returns:
+        The grid of samples, with a fixed seed.
+    """
     latent = torch.randn(count, len(score.unit_kls), generator=torch.Generator().manual_seed(_SAMPLE_SEED))
     return Grid(_decoded(model, latent), 20, "Samples", "decoded samples of the prior, not selected")
 
@@ -126,6 +135,14 @@ def manifold(model: PyTorchModel, score: Score, side: int = 20) -> Grid:
     """Show a plane through latent space, evenly spaced in probability (figure 4 of arXiv:1312.6114).
 
     The plane is that of the two units with most KL, the others being 0. With one unit there is one row.
+
+    Args:
+        model: The model.
+        score: The model's score, which states the KL of each unit.
+        side: The number of images along each axis.
+
+    Returns:
+        The grid of decoded images.
     """
     across, *up = units = score.units_by_kl()[:2]
     values = torch.special.ndtri((torch.arange(side) + 0.5) / side)
@@ -146,7 +163,16 @@ def manifold(model: PyTorchModel, score: Score, side: int = 20) -> Grid:
 
 
 def traversal(model: PyTorchModel, score: Score, pixels: Tensor) -> Grid:
-    """Vary one unit a row from -3 to 3; the others stay at the posterior mean of one image, uint8 (C, H, W)."""
+    """Vary one latent unit in each row from -3 to 3; the others stay at the posterior mean of one image.
+
+    Args:
+        model: The model.
+        score: The model's score, which states the KL of each unit.
+        pixels: The image, uint8 (C, H, W).
+
+    Returns:
+        The grid of decoded images, the unit with most KL first.
+    """
     values = torch.linspace(-3, 3, 13)
     units = score.units_by_kl()[:_MAX_TRAVERSAL_ROWS]
     latent = model.encode(to_unit_range(pixels[None]))[0].repeat(len(units), len(values), 1)
@@ -161,9 +187,17 @@ def traversal(model: PyTorchModel, score: Score, pixels: Tensor) -> Grid:
 
 
 def interpolation(model: PyTorchModel, pixels: Tensor, steps: int = 11) -> Grid:
-    """Decode straight lines between the posterior means of pairs of images, uint8 (N, C, H, W), one pair a row.
+    """Decode straight lines between the posterior means of pairs of images, one pair in each row.
 
     An odd image at the end is left out; one image alone is paired with itself.
+
+    Args:
+        model: The model.
+        pixels: The images, uint8 (N, C, H, W), N ≥ 1.
+        steps: The number of decoded points of each line, with its ends.
+
+    Returns:
+        The grid: in each row an image, the decoded points, and the other image.
     """
     pairs = pixels[: len(pixels) // 2 * 2] if len(pixels) > 1 else pixels.repeat(2, 1, 1, 1)
     image = to_unit_range(pairs)

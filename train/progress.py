@@ -100,7 +100,16 @@ class TrainingProgress:
         self._has_heading = False
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
-        """Show a step; `total` is the sum of the epoch's losses. Raises `InputError` if it is not finite."""
+        """Show a step.
+
+        Args:
+            epoch: The number of the epoch, from 1.
+            step: The number of the step in the epoch, from 1.
+            total: The sum of the epoch's losses so far, a scalar in nats; it is read once in a while only.
+
+        Raises:
+            InputError: The loss is not finite.
+        """
         now = time.perf_counter()
         if step == 1:
             self._started = now
@@ -119,7 +128,13 @@ class TrainingProgress:
         )
 
     def epoch(self, epoch: EpochResult, validation: Score, *, best: bool) -> None:
-        """Print the scores after an epoch, in nats per image, within 80 columns."""
+        """Print the scores after an epoch, in nats per image, within 80 columns.
+
+        Args:
+            epoch: The result of the epoch.
+            validation: The score of the validation images.
+            best: Whether this score is the best so far and the weights were saved.
+        """
         if not self._has_heading:
             self._has_heading = True
             self._say(f"validation, in nats per image ({self._protocol}): -ELBO = reconstruction + KL")
@@ -148,7 +163,18 @@ class TrainingProgress:
 def show_progress(
     *, epochs: int, steps: int, batch_size: int, protocol: DataProtocol, silent: bool = False
 ) -> Iterator[TrainingProgress]:
-    """Show a bar while the block runs. `silent` is for all processes but the first of those that train together."""
+    """Show a bar while the block runs.
+
+    Args:
+        epochs: The number of epochs.
+        steps: The number of steps in each epoch.
+        batch_size: The number of images in each step, for the speed.
+        protocol: The data protocol, for the heading.
+        silent: Whether to show nothing: for all processes but the first of those that train together.
+
+    Yields:
+        The receiver of steps and epochs.
+    """
     with progress() as bar:
         bar.disable |= silent
         task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")

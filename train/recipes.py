@@ -60,6 +60,7 @@ class Recipe:
     warmup_ratio: float = 0.3
 
     def to_json(self) -> dict[str, Any]:
+        """Return the recipe as it is stored in checkpoints and training states."""
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -134,7 +135,16 @@ class RecipeOptions:
 
 
 def default_recipe(family: Family, images: int, batch_size: int | None) -> Recipe:
-    """Return the family's recipe for a number of training images; a batch size that was asked for, or None."""
+    """Return the recipe of a family. For fewer images than `SMALL_SET`, it has smaller batches and more epochs.
+
+    Args:
+        family: The family of the network.
+        images: The number of training images.
+        batch_size: The requested batch size, from which the epochs of a small set follow; None if there is none.
+
+    Returns:
+        The recipe.
+    """
     usual = RECIPES[family]
     if images >= SMALL_SET:
         return usual
@@ -153,7 +163,16 @@ def parse_stages(text: str) -> Stages:
 
 
 def check_range(name: str, value: int | None, low: int, high: int) -> None:
-    """Raise `UsageError` for a number outside [low, high]."""
+    """Check a number of the user's.
+
+    Args:
+        name: The name of the number, for the message.
+        value: The number; None is accepted.
+        low, high: The smallest and the largest allowed number.
+
+    Raises:
+        UsageError: The number is out of range.
+    """
     if value is not None and not low <= value <= high:
         raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)
 
@@ -165,7 +184,16 @@ _BETA = 0.9
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[float, float]:
-    """Return the learning rate and Adam's first beta of a step, counted from 0 over all epochs."""
+    """Return the learning rate and Adam's first beta of a step.
+
+    Args:
+        recipe: The recipe.
+        step: The number of the step, counted from 0 over all epochs.
+        steps_per_epoch: The number of steps in each epoch.
+
+    Returns:
+        The learning rate and beta.
+    """
     if recipe.schedule == "one-cycle":
         return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step, recipe.epochs * steps_per_epoch)
     if recipe.schedule == "stages":
@@ -211,6 +239,7 @@ class Preset:
 
 
 def preset_names() -> list[str]:
+    """Return the names of all presets, sorted."""
     return sorted(path.stem for path in PRESET_FOLDER.glob("*.toml"))
 
 

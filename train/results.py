@@ -33,14 +33,17 @@ def is_likelihood(protocol: DataProtocol, likelihood: Likelihood) -> bool:
 
 
 def reconstruction_heading(protocol: DataProtocol, likelihood: Likelihood) -> str:
+    """Return the name of the reconstruction term: -log p(x|z) if scores are of a likelihood, else cross-entropy."""
     return "-log p(x|z)" if is_likelihood(protocol, likelihood) else "cross-entropy"
 
 
 def nll_name(protocol: DataProtocol, likelihood: Likelihood) -> str:
+    """Return the name of an importance-weighted estimate: NLL if scores are of a likelihood, else IWAE bound."""
     return "NLL" if is_likelihood(protocol, likelihood) else "IWAE bound"
 
 
 def nll_heading(protocol: DataProtocol, likelihood: Likelihood, samples: int) -> str:
+    """Return the heading of a column of importance-weighted estimates with K samples."""
     return f"{nll_name(protocol, likelihood)}, K = {samples:,}"
 
 
@@ -126,13 +129,16 @@ class RunSummary:
 
     @property
     def negative_elbo(self) -> float:
+        """The -ELBO of the test images, in nats per image."""
         return float(self.test["negative_elbo_nats_per_image"])
 
     @property
     def is_likelihood(self) -> bool:
+        """Whether the scores are of a probability, or a density, of the pixels."""
         return is_likelihood(self.protocol, self.config.likelihood)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the run as an object of `runs --json`."""
         return {
             "run": str(self.run.folder),
             "config": self.config.to_json(),

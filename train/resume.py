@@ -54,6 +54,7 @@ class SavedCheckpoint:
     test: Score
 
     def to_json(self) -> dict[str, Any]:
+        """Return the entry of a training state's header."""
         return {
             "epoch": self.epoch,
             "steps": self.steps,

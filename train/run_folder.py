@@ -75,7 +75,15 @@ def new_run(run: Run, *, force: bool) -> Iterator[None]:
 
 @contextmanager
 def resumed_run(run: Run) -> Iterator[None]:
-    """Lock the folder of a run that is continued, and keep all that is in it."""
+    """Lock the folder of a run that is continued, and keep everything in it.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        UsageError: The folder does not exist.
+        StorageError: Another process is using the folder.
+    """
     if not run.folder.is_dir():
         raise UsageError("nothing to resume", where=run.folder, expected="a run", do="train without --resume")
     with locked(run.folder):

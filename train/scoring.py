@@ -40,6 +40,7 @@ class PyTorchModel:
         self._lock, self._scoring, self._was_training = threading.Lock(), 0, model.training
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and logvar of q(z|x), each (N, Z) on the CPU, for images (N, C, H, W) in [0, 1]."""
         with self._evaluating():
             mean, logvar = self._model.encoder(image.to(self._device))
         return mean.cpu(), logvar.cpu()
@@ -51,6 +52,7 @@ class PyTorchModel:
         return image.cpu()
 
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
+        """Return -log p(x|z) in nats, (N,) on the CPU, for latents (N, Z) and images (N, C, H, W)."""
         with self._evaluating():
             raw = self._model.decoder.raw(latent.to(self._device))
             return reconstruction_nll(self._model.config.likelihood, raw, image.to(self._device)).cpu()
@@ -80,10 +82,12 @@ class ExportedModel:
         self._likelihood = model.contract.likelihood or Likelihood.usual(model.contract.image_range)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and logvar of q(z|x), each (N, Z) on the CPU, for images (N, C, H, W) in [0, 1]."""
         mean, logvar = self._model.encode(image.contiguous().numpy())
         return torch.from_numpy(mean), torch.from_numpy(logvar)
 
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
+        """Return -log p(x|z) in nats, (N,) on the CPU, for latents (N, Z) and images (N, C, H, W)."""
         outputs = self._model.run("decoder", latent=latent.contiguous().numpy()).values()
         return reconstruction_nll_of_outputs(self._likelihood, tuple(map(torch.from_numpy, outputs)), image)
 
@@ -120,10 +124,12 @@ class Score:
 
     @property
     def active_units(self) -> int:
+        """The number of latent units whose posterior mean varies by more than `ACTIVE_VARIANCE`."""
         return sum(variance > ACTIVE_VARIANCE for variance in self.unit_variances)
 
     @property
     def is_finite(self) -> bool:
+        """Whether the -ELBO is a finite number."""
         return math.isfinite(self.negative_elbo)
 
     def units_by_activity(self) -> list[int]:
@@ -135,6 +141,7 @@ class Score:
         return sorted(range(len(self.unit_kls)), key=lambda unit: -self.unit_kls[unit])
 
     def to_json(self) -> dict[str, Any]:
+        """Return the score as it is stored in checkpoints, metrics and evaluations."""
         return {
             "images": self.images,
             "negative_elbo_nats_per_image": self.negative_elbo,
@@ -151,8 +158,11 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
     Args:
         model: The model.
         pixels: uint8 (N, C, H, W), N ≥ 1.
-        processes: That share the work, batch by batch. Each returns the score of all images, with the same bits as one
-            process alone.
+        processes: The processes that share the work, batch by batch; None is one process. Each returns the score of all
+            images, with the bits that one process alone would return.
+
+    Returns:
+        The score, in nats per image.
     """
     processes = processes or Processes()
     images = torch.split(pixels, _BATCH)

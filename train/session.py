@@ -103,6 +103,7 @@ class TrainingSession:
 
     @property
     def is_done(self) -> bool:
+        """Whether all epochs of the recipe are done."""
         return self.epochs >= self.recipe.epochs
 
     def resume(self, state: TrainingState) -> list[str]:

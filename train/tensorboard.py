@@ -37,7 +37,16 @@ class EventLog:
         self._every = -(-epochs // _PICTURES)
 
     def epoch(self, line: Mapping[str, Any], model: VAE, validation: Score) -> None:
-        """Log an epoch: its line of metrics, its weights and its validation score. Raises `StorageError`."""
+        """Log an epoch.
+
+        Args:
+            line: The epoch's line of metrics.jsonl.
+            model: The network with the epoch's weights.
+            validation: The score of the validation images.
+
+        Raises:
+            StorageError: The event file cannot be written.
+        """
         number = line["epoch"]
         values = [_scalar(name, line[name]) for name in _SCALARS]
         for split in ("train", "validation", "test"):
@@ -62,7 +71,20 @@ class EventLog:
 
 @contextmanager
 def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[EventLog]:
-    """Open a new file in `run.events` for the epochs after the first `done`. Raises `StorageError`."""
+    """Open a new event file in the run folder.
+
+    Args:
+        run: The run folder.
+        dataset: The images, of which the pictures show some.
+        done: The number of epochs that are already done.
+        epochs: The number of all epochs.
+
+    Yields:
+        The log, for the epochs after the first `done`.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     with storage_errors(run.events):
         run.events.mkdir(exist_ok=True)
         # Readers sort files by name, which begins with the time in seconds; the suffix orders two of one second.

@@ -95,7 +95,7 @@ def _own_gpu() -> torch.device:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn the `RuntimeError` of torch for lack of memory into a `MemoryError`, which the command line explains."""
+    """Convert torch's `RuntimeError` about missing memory to a `MemoryError`, which the command line explains."""
     try:
         yield
     except RuntimeError as error:

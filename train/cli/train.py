@@ -81,6 +81,7 @@ class DataFlags:
     download: DownloadOption = DataOptions.download
 
     def options(self) -> DataOptions:
+        """Return the options of the data set."""
         return DataOptions(
             name=self.dataset,
             folder=self.data_dir,
@@ -197,6 +198,7 @@ class OptimiserFlags:
     ] = None
 
     def options(self) -> RecipeOptions:
+        """Return the values that replace those of the recipe; raise `UsageError` for stages that cannot be read."""
         return RecipeOptions(
             epochs=self.epochs,
             batch_size=self.batch_size,

@@ -98,7 +98,16 @@ def apply_protocol(dataset: Dataset, protocol: DataProtocol) -> Dataset:
 
 
 def evaluated_pixels(dataset: Dataset, split: str, *, most: int | None = None) -> Tensor:
-    """Return the pixels, uint8 (N, C, H, W), that a split, or its first images, is scored on."""
+    """Return the pixels that a split is scored on.
+
+    Args:
+        dataset: The images.
+        split: "train", "validation" or "test".
+        most: The number of images to return, the first of the split; None returns all.
+
+    Returns:
+        uint8 (N, C, H, W); binary, with a fixed seed, unless the protocol is grey.
+    """
     pixels = dataset.split(split)[:most]
     return binarised(pixels, split) if dataset.protocol == "dynamic" and split == "train" else pixels
 
@@ -112,12 +121,15 @@ def binarised(pixels: Tensor, split: str) -> Tensor:
 
 
 def draw_binary(pixels: Tensor, generator: torch.Generator, *, selected: slice = slice(None)) -> Tensor:
-    """Sample binary pixels, float32 (N, C, H, W): each is 1 with probability level / 255, else 0.
+    """Sample binary pixels: each is 1 with probability level / 255, else 0.
 
     Args:
         pixels: Grey levels, uint8 (N, C, H, W).
         generator: Random numbers, on the device of the pixels.
         selected: The images to return. Random numbers are drawn for all of them.
+
+    Returns:
+        The selected images, float32 (M, C, H, W).
     """
     levels = torch.rand(pixels.shape, generator=generator, device=pixels.device)[selected].mul_(MAX_LEVEL)
     return (levels < pixels[selected]).to(torch.float32)
@@ -132,9 +144,12 @@ def load(
     """Read or download a data set, split it and apply its protocol.
 
     Args:
-        options: Which data set, from where, under which protocol.
-        report: Is called with one line before a download.
-        progress: Is called with the number of images read and of all images, while a folder is read.
+        options: The data set, its folder and its protocol.
+        report: Called with one line before a download.
+        progress: Called with the number of images read and of all images, while a folder is read.
+
+    Returns:
+        Training, validation and test images.
 
     Raises:
         DataError: Files are missing or damaged, or there are too few images.
