@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor, nn
 
+from tests.commands import Invoke
 from tests.report.sample_certificates import (
     COLOUR,
     GREY,
@@ -22,9 +23,7 @@ from tests.report.sample_certificates import (
 )
 from vae_export import export
 from vae_export.artifact.manifest import read_manifest
-from vae_export.cli.verify import verify
 from vae_export.contract import Contract
-from vae_export.errors import UsageError
 from vae_export.io.atomic import write_atomic
 from vae_export.parity.probes import make_probes
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
@@ -110,12 +109,11 @@ def test_export_contains_the_page_of_its_certificate(tmp_path: Path) -> None:
     assert str(tmp_path) not in page
 
 
-def test_verify_overwrites_no_page(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="beside it"):
-        verify(out=tmp_path / "report.html")
-    (tmp_path / "report.html").touch()
-    with pytest.raises(UsageError, match="exists"):
-        verify(out=tmp_path / "report.json")
+def test_verify_overwrites_no_page(tmp_path: Path, invoke: Invoke) -> None:
+    page = tmp_path / "report.html"
+    assert "beside it" in invoke("verify", "--out", page).err
+    page.touch()
+    assert "exists" in invoke("verify", "--out", page.with_suffix(".json")).err
 
 
 def test_page_calls_iwae_a_bound_and_not_a_likelihood() -> None:

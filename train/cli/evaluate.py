@@ -49,13 +49,7 @@ def evaluate(
     ] = "checkpoint",
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            help="Checkpoint, instead of a run.",
-            show_default=False,
-            rich_help_panel="Model",
-        ),
+        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint, instead of a run.", rich_help_panel="Model"),
     ] = None,
     export: Annotated[
         Path | None,
@@ -63,7 +57,6 @@ def evaluate(
             "--export",
             metavar="FOLDER",
             help="With --format onnx: export folder, instead of a run.",
-            show_default=False,
             rich_help_panel="Model",
         ),
     ] = None,
@@ -78,17 +71,11 @@ def evaluate(
     ] = 0,
     split: Annotated[Split, typer.Option("--split", help="Images to score.", rich_help_panel="Data")] = "test",
     first: Annotated[
-        int | None,
-        typer.Option("--images", help="Score the first N images only.", show_default=False, rich_help_panel="Data"),
+        int | None, typer.Option("--images", help="Score the first N images only.", rich_help_panel="Data")
     ] = None,
     dataset: Annotated[
         DatasetName | None,
-        typer.Option(
-            "--dataset",
-            help="Data set. Default: the one of the training.",
-            show_default=False,
-            rich_help_panel="Data",
-        ),
+        typer.Option("--dataset", help="Data set. Default: the one of the training.", rich_help_panel="Data"),
     ] = None,
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
@@ -96,9 +83,7 @@ def evaluate(
     device: DeviceOption = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", help="CPU threads. Default: torch's, at most 4.", show_default=False, rich_help_panel="Machine"
-        ),
+        typer.Option("--threads", help="CPU threads. Default: torch's, at most 4.", rich_help_panel="Machine"),
     ] = None,
     json: JsonOption = False,
 ) -> None:

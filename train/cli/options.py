@@ -23,17 +23,13 @@ DataDirOption = Annotated[
         "--data-dir",
         metavar="FOLDER",
         help="Folder of the data set's files; with --dataset folder, of the images. Default: data/.",
-        show_default=False,
         rich_help_panel="Data",
     ),
 ]
 ImageSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--image-size",
-        help="With --dataset folder: side of an image in pixels. Default: 28.",
-        show_default=False,
-        rich_help_panel="Data",
+        "--image-size", help="With --dataset folder: side of an image in pixels. Default: 28.", rich_help_panel="Data"
     ),
 ]
 DownloadOption = Annotated[

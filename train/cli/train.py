@@ -103,8 +103,7 @@ class ModelFlags:
         NetworkOptions.hidden_size
     )
     activation: Annotated[
-        Activation | None,
-        typer.Option("--activation", help="Function between layers. Default: relu.", show_default=False),
+        Activation | None, typer.Option("--activation", help="Function between layers. Default: relu.")
     ] = NetworkOptions.activation
     likelihood: Annotated[
         LikelihoodName, typer.Option("--likelihood", help="p(x|z), the distribution of pixels given the latent.")
@@ -112,9 +111,7 @@ class ModelFlags:
     scale: Annotated[
         float | None,
         typer.Option(
-            "--scale",
-            help=f"Standard deviation of gaussian-fixed, for pixels in [0, 1]. Default: {SCALE:g}.",
-            show_default=False,
+            "--scale", help=f"Standard deviation of gaussian-fixed, for pixels in [0, 1]. Default: {SCALE:g}."
         ),
     ] = NetworkOptions.scale
 
@@ -144,7 +141,6 @@ class OptimiserFlags:
             "--epochs",
             help=f"Passes over the images. Default: {_recipe_defaults('epochs')}; more for fewer than {SMALL_SET:,} "
             "images.",
-            show_default=False,
         ),
     ] = None
     batch_size: Annotated[
@@ -153,16 +149,11 @@ class OptimiserFlags:
             "--batch-size",
             help=f"Images of a step. Default: {_recipe_defaults('batch_size')}; {SMALL_BATCH} for fewer than "
             f"{SMALL_SET:,} images.",
-            show_default=False,
         ),
     ] = None
     learning_rate: Annotated[
         float | None,
-        typer.Option(
-            "--learning-rate",
-            help=f"Adam's, at its peak. Default: {_recipe_defaults('learning_rate')}.",
-            show_default=False,
-        ),
+        typer.Option("--learning-rate", help=f"Adam's, at its peak. Default: {_recipe_defaults('learning_rate')}."),
     ] = None
     seed: Annotated[
         int, typer.Option("--seed", help="Seed of weights, order and noise; the splits do not depend on it.")
@@ -172,28 +163,19 @@ class OptimiserFlags:
         typer.Option(
             "--warmup-ratio",
             help=f"Share of the steps in which the rate rises. Default: {_recipe_defaults('warmup_ratio')}.",
-            show_default=False,
         ),
     ] = None
     stages: Annotated[
         str | None,
-        typer.Option(
-            "--stages",
-            metavar="EPOCHS:RATE,…",
-            help="Stages of constant rate, such as 1:1e-3,3:7e-4.",
-            show_default=False,
-        ),
+        typer.Option("--stages", metavar="EPOCHS:RATE,…", help="Stages of constant rate, such as 1:1e-3,3:7e-4."),
     ] = None
-    epsilon: Annotated[
-        float | None, typer.Option("--epsilon", help="Adam's epsilon. Default: 1e-8.", show_default=False)
-    ] = None
+    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Adam's epsilon. Default: 1e-8.")] = None
     weight_average: Annotated[
         float | None,
         typer.Option(
             "--weight-average",
             help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: "
             f"{_recipe_defaults('weight_average')}.",
-            show_default=False,
         ),
     ] = None
 
@@ -221,10 +203,9 @@ class MachineFlags:
             "--precision", help="Precision of matrix products. auto: bfloat16 where it is measured to be faster."
         ),
     ] = TrainOptions.precision
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads. Default: measured, at most 4.", show_default=False),
-    ] = TrainOptions.threads
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads. Default: measured, at most 4.")] = (
+        TrainOptions.threads
+    )
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the step: half a minute at first, then faster steps.")
     ] = TrainOptions.compiled
@@ -304,7 +285,6 @@ def train(
         typer.Option(
             "--preset",
             help="Named set of options; options that are typed override it.",
-            show_default=False,
             callback=take_preset,
             is_eager=True,
             rich_help_panel="Start",
@@ -342,7 +322,6 @@ def train(
             "--run",
             metavar="FOLDER",
             help="Run folder. Default: artifacts/DATASET-FAMILY, or -PRESET.",
-            show_default=False,
             callback=take_resumed_run,
             is_eager=True,
             rich_help_panel="Output",

@@ -18,13 +18,22 @@ import typer
 
 from vae_export.cli import console
 from vae_export.cli.command import grouped, option_group
-from vae_export.cli.options import BundleOption, ForceOption, JsonOption, RunOption, chosen_run, refuse_together
+from vae_export.cli.options import (
+    BundleOption,
+    ForceOption,
+    JsonOption,
+    RunOption,
+    chosen_run,
+    out_option,
+    refuse_together,
+)
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
 from vae_export.session_options import CPU, SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
+    from vae_export.contract import Contract
     from vae_export.pipeline import Engine, Operation, Task
     from vae_export.pipeline.readers import Reader
     from vae_export.pipeline.writers import Shards, Writer
@@ -57,20 +66,14 @@ class MachineOptions:
     provider: Annotated[
         str | None,
         typer.Option(
-            "--provider",
-            help="ONNX Runtime provider; an error where it is missing. Default: CPUExecutionProvider.",
-            show_default=False,
+            "--provider", help="ONNX Runtime provider; an error where it is missing. Default: CPUExecutionProvider."
         ),
     ] = None
     threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, help="CPU threads of a model. Default: all cores; with ray 1.", show_default=False
-        ),
+        int | None, typer.Option("--threads", min=1, help="CPU threads of a model. Default: all cores; with ray 1.")
     ] = None
     batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="Rows of a call. Default: chosen by their size.", show_default=False),
+        int | None, typer.Option("--batch-size", min=1, help="Rows of a call. Default: chosen by their size.")
     ] = None
     engine: Annotated[EngineName, typer.Option("--engine", help="This process, or Ray Data on a cluster.")] = "local"
     actors: Annotated[
@@ -82,7 +85,6 @@ class MachineOptions:
             "--ray-address",
             metavar="HOST:PORT",
             help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
-            show_default=False,
         ),
     ] = None
 
@@ -93,28 +95,26 @@ class MachineOptions:
 
 @option_group("Output")
 class OutputOptions:
-    """The files that are written, apart from their place."""
+    """The files that are written."""
 
-    shards: Annotated[
-        ShardFormat | None, typer.Option("--shards", help="Write a folder of such files.", show_default=False)
-    ] = None
+    out: Annotated[Path | None, out_option(None, "NAME.npz, or the folder for --shards.")] = None
+    shards: Annotated[ShardFormat | None, typer.Option("--shards", help="Write a folder of such files.")] = None
     shard_rows: Annotated[
-        int | None,
-        typer.Option("--shard-rows", min=1, help="Rows of a shard. Default: as many as fit 64 MB.", show_default=False),
+        int | None, typer.Option("--shard-rows", min=1, help="Rows of a shard. Default: as many as fit 64 MB.")
     ] = None
     force: ForceOption = False
     json: JsonOption = False
 
 
-ImageOutOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        help="NAME.png: one picture. NAME.npy: an array. NAME: a folder of PNG files.",
-        show_default=False,
-        rich_help_panel="Output",
-    ),
-]
+@option_group("Output")
+class ImageOutputOptions(OutputOptions):
+    """Images have other kinds of files than latents."""
+
+    out: Annotated[
+        Path | None, out_option(None, "NAME.png: one picture. NAME.npy: an array. NAME: a folder of PNG files.")
+    ] = None
+
+
 LevelsOption = Annotated[
     bool,
     typer.Option("--levels", help="Write images as 8-bit levels (uint8) instead of float32.", rich_help_panel="Output"),
@@ -124,19 +124,32 @@ FieldOption = Annotated[
     typer.Option(
         "--field",
         help="Array of an .npz or column of a .parquet file. Default: found by its name.",
-        show_default=False,
         rich_help_panel="Data",
-    ),
-]
-FitOption = Annotated[
-    bool,
-    typer.Option(
-        "--fit", help="Crop, resize and convert to greyscale as needed; else an error.", rich_help_panel="Data"
     ),
 ]
 ImagesArgument = Annotated[
     Path, typer.Argument(help="Images: a file or folder of PNG, JPEG, …; .npy, .npz, .parquet; a folder of shards.")
 ]
+
+
+@option_group("Data")
+class ImageOptions:
+    """How images are read."""
+
+    field: FieldOption = None
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Crop, resize and convert to greyscale as needed; else an error.")
+    ] = False
+
+    def read_from(self, path: Path) -> Callable[[Model], Reader]:
+        """Return a function that opens the images for a model."""
+
+        def read(model: Model) -> Reader:
+            from vae_export.pipeline.readers import open_images
+
+            return open_images(path, model.contract.spec("encoder").inputs[0], field=self.field, fit=self.fit)
+
+        return read
 
 
 @grouped
@@ -149,9 +162,8 @@ def sample(
     ] = 0,
     model: ModelOptions,
     machine: MachineOptions,
-    out: ImageOutOption = None,
     levels: LevelsOption = False,
-    output: OutputOptions,
+    output: ImageOutputOptions,
 ) -> None:
     """Draw new images: decode latents from N(0, I).
 
@@ -160,10 +172,10 @@ def sample(
     """
     from vae_export.pipeline.readers import PriorReader
 
-    work = _Work(
-        "decode", "sampled", lambda model: PriorReader(n, seed, model.contract.latents[0].fixed_item), levels=levels
-    )
-    _run(work, model, machine, output, out, "samples.png")
+    def read(model: Model) -> Reader:
+        return PriorReader(n, seed, model.contract.latents[0].fixed_item)
+
+    _run(_Work("decode", "sampled", read, levels=levels), model, machine, output, "samples.png")
 
 
 @grouped
@@ -173,9 +185,8 @@ def decode(
     field: FieldOption = None,
     model: ModelOptions,
     machine: MachineOptions,
-    out: ImageOutOption = None,
     levels: LevelsOption = False,
-    output: OutputOptions,
+    output: ImageOutputOptions,
 ) -> None:
     """Turn latents into images.
 
@@ -188,23 +199,16 @@ def decode(
 
         return open_latents(machine.path(latents), model.contract.spec("decoder").inputs[0], field=field)
 
-    _run(_Work("decode", "decoded", read, reads=latents, levels=levels), model, machine, output, out, "decoded")
+    _run(_Work("decode", "decoded", read, reads=latents, levels=levels), model, machine, output, "decoded")
 
 
 @grouped
 def encode(
     *,
     images: ImagesArgument,
-    field: FieldOption = None,
-    fit: FitOption = False,
+    data: ImageOptions,
     model: ModelOptions,
     machine: MachineOptions,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="NAME.npz, or the folder for --shards.", show_default=False, rich_help_panel="Output"
-        ),
-    ] = None,
     output: OutputOptions,
 ) -> None:
     """Turn images into latents: mean and log-variance.
@@ -212,39 +216,28 @@ def encode(
     Image files are taken in the order of their paths. Arrays hold float32 in the model's range, or 8-bit levels as
     uint8. Default output: latents.npz (with --shards: latents/) beside the bundle, or in the run folder.
     """
-    work = _Work("encode", "encoded", _image_reader(machine, images, field, fit), reads=images)
-    _run(work, model, machine, output, out, "latents.npz" if output.shards is None else "latents")
+    work = _Work("encode", "encoded", data.read_from(machine.path(images)), reads=images)
+    _run(work, model, machine, output, "latents.npz" if output.shards is None else "latents")
 
 
 @grouped
 def reconstruct(
     *,
     images: ImagesArgument,
-    field: FieldOption = None,
-    fit: FitOption = False,
+    data: ImageOptions,
     model: ModelOptions,
     machine: MachineOptions,
-    out: ImageOutOption = None,
     levels: LevelsOption = False,
-    output: OutputOptions,
+    output: ImageOutputOptions,
 ) -> None:
     """Encode images and decode their means.
 
     In one picture (NAME.png) each image stands beside its reconstruction. Default output: reconstructions.png beside
     the bundle, or in the run folder.
     """
-    read = _image_reader(machine, images, field, fit)
+    read = data.read_from(machine.path(images))
     work = _Work("reconstruct", "reconstructed", read, reads=images, levels=levels)
-    _run(work, model, machine, output, out, "reconstructions.png")
-
-
-def _image_reader(machine: MachineOptions, images: Path, field: str | None, fit: bool) -> Callable[[Model], Reader]:
-    def read(model: Model) -> Reader:
-        from vae_export.pipeline.readers import open_images
-
-        return open_images(machine.path(images), model.contract.spec("encoder").inputs[0], field=field, fit=fit)
-
-    return read
+    _run(work, model, machine, output, "reconstructions.png")
 
 
 @dataclass(frozen=True)
@@ -266,18 +259,17 @@ class _Work:
     levels: bool = False
 
 
-def _run(
-    work: _Work, model: ModelOptions, machine: MachineOptions, output: OutputOptions, out: Path | None, default: str
-) -> None:
+def _run(work: _Work, model: ModelOptions, machine: MachineOptions, output: OutputOptions, default: str) -> None:
     """Compute the rows, publish the output and print what was done; `default` is the name of the output."""
     if output.shards is None and output.shard_rows is not None:
         raise UsageError("--shard-rows goes with --shards", expected="--shards npy or --shards parquet")
     place, home = model.places()
-    out = home / default if out is None else out
+    out = home / default if output.out is None else output.out
     if work.reads is not None and work.reads.resolve().is_relative_to(out.resolve()):  # it, or a folder that holds it
         do = "choose another --out"
         raise UsageError("the input would be overwritten", where=work.reads, got=f"--out {out}", do=do)
-    target = _target(work.job, out, output)
+    if output.shards is None:
+        _check_kind(work.job, out)
     check_free(out, force=output.force)
 
     from vae_export.pipeline import LocalEngine, Task, split_into_chunks
@@ -287,14 +279,15 @@ def _run(
     provider, threads = machine.provider or CPU, machine.threads
     package = open_package(place)
     opened = Model(package, provider=provider, threads=threads, batch_size=machine.batch_size)
-    include_input = target.beside and work.job == "reconstruct"
-    task = Task(work.job, work.read(opened), levels=work.levels or target.is_picture, include_input=include_input)
+    levels = work.levels or (output.shards is None and out.suffix in (".png", ""))  # pictures hold 8-bit levels
+    include_input = output.shards is None and out.suffix == ".png" and work.job == "reconstruct"
+    task = Task(work.job, work.read(opened), levels=levels, include_input=include_input)
     chunks = split_into_chunks(task, opened, rows=output.shard_rows)
     options = SessionOptions(provider, threads)
     engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, options, machine)
     rows, started = task.reader.rows, time.perf_counter()
     with console.report_progress(work.verb, rows) as report:
-        run_pipeline(engine, task, chunks, target.open(out, task, opened, output), report)
+        run_pipeline(engine, task, chunks, _open_writer(out, task, opened.contract, output), report)
     seconds = time.perf_counter() - started
     if output.json:
         result = {"out": str(out), "rows": rows, "engine": machine.engine}
@@ -312,74 +305,31 @@ def _ray(task: Task, package: Package, options: SessionOptions, machine: Machine
     return RayEngine(payload, machine.actors, address, console.message)
 
 
-_Writing = AbstractContextManager["Writer | Shards"]
-
-
-def _open_shards(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
-    from vae_export.pipeline import writers
-
-    format: ShardFormat = "npy" if output.shards == "npy" else "parquet"
-    return writers.shard_folder(out, format, task.reader.rows, task.outputs(model.contract), force=output.force)
-
-
-def _open_grid(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
-    from vae_export.pipeline import writers
-
-    contract, rows = model.contract, task.reader.rows
-    return writers.grid(out, rows, contract.image_shape, tuple(task.outputs(contract)), force=output.force)
-
-
-def _open_folder(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
-    from vae_export.pipeline import writers
-
-    (name, *_), channels = task.outputs(model.contract), model.contract.image_shape[0]
-    return writers.picture_folder(out, name, channels, force=output.force)
-
-
-def _open_npy(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
-    from vae_export.pipeline import writers
-
-    return writers.npy_file(out, task.reader.rows, task.outputs(model.contract), force=output.force)
-
-
-def _open_npz(out: Path, task: Task, model: Model, output: OutputOptions) -> _Writing:
-    from vae_export.pipeline import writers
-
-    return writers.npz_file(out, task.reader.rows, task.outputs(model.contract), force=output.force)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """A kind of output.
-
-    Attributes:
-        open: returns the writer.
-        is_picture: whether it takes 8-bit levels.
-        beside: whether a reconstruction stands beside its image.
-    """
-
-    open: Callable[[Path, Task, Model, OutputOptions], _Writing]
-    is_picture: bool = False
-    beside: bool = False
-
-
-#: Outputs by the suffix of their name.
-_IMAGE_TARGETS = {
-    ".png": _Target(_open_grid, is_picture=True, beside=True),
-    ".npy": _Target(_open_npy),
-    "": _Target(_open_folder, is_picture=True),
-}
-_LATENT_TARGETS = {".npz": _Target(_open_npz)}
-
-
-def _target(job: Operation, out: Path, output: OutputOptions) -> _Target:
-    """Return the kind of output that --shards or the name of the output stands for."""
-    if output.shards is not None:
-        return _Target(_open_shards)
-    targets = _LATENT_TARGETS if job == "encode" else _IMAGE_TARGETS
-    if out.suffix not in targets:
-        expected = " | ".join(f"NAME{suffix}" for suffix in targets) + ", or --shards"
+def _check_kind(job: Operation, out: Path) -> None:
+    """Raise `UsageError` unless the name of the output stands for a kind that the command can write."""
+    suffixes = (".npz",) if job == "encode" else (".png", ".npy", "")
+    if out.suffix not in suffixes:
+        expected = " | ".join(f"NAME{suffix}" for suffix in suffixes) + ", or --shards"
         raise UsageError("unknown kind of output", where=out, expected=expected, got=out.suffix or "none")
     if out.suffix and out.is_dir():
         raise UsageError("a folder is in the way", where=out, do="choose another --out")
-    return targets[out.suffix]
+
+
+def _open_writer(
+    out: Path, task: Task, contract: Contract, output: OutputOptions
+) -> AbstractContextManager[Writer | Shards]:
+    """Return the writer of the kind of output that --shards or its name stands for."""
+    from vae_export.pipeline import writers
+
+    rows, outputs, force = task.reader.rows, task.outputs(contract), output.force
+    if output.shards is not None:
+        return writers.shard_folder(out, output.shards, rows, outputs, force=force)
+    match out.suffix:
+        case ".npz":
+            return writers.npz_file(out, rows, outputs, force=force)
+        case ".npy":
+            return writers.npy_file(out, rows, outputs, force=force)
+        case ".png":
+            return writers.grid(out, rows, contract.image_shape, tuple(outputs), force=force)
+        case _:
+            return writers.picture_folder(out, next(iter(outputs)), contract.image_shape[0], force=force)

@@ -10,12 +10,11 @@ import typer
 
 from vae_export.bench.results import BATCHES, THREADS, TIMINGS, BenchPlan
 from vae_export.cli import console
-from vae_export.cli.command import choices_option
-from vae_export.cli.options import ALL, ForceOption, JsonOption, RunOption, chosen_run
+from vae_export.cli.command import choices_option, grouped, option_group
+from vae_export.cli.options import ALL, ForceOption, JsonOption, RunOption, check_document_free, chosen_run, out_option
 from vae_export.contract import EVERY_PART
-from vae_export.errors import TargetError, UsageError
+from vae_export.errors import TargetError
 from vae_export.io.atomic import check_writable, write_atomic
-from vae_export.io.staging import check_free
 from vae_export.precision import FULL
 from vae_export.system.extras import require
 
@@ -25,13 +24,14 @@ if TYPE_CHECKING:
     from vae_export.bench.results import BenchResult, Timings
 
 
-def bench(
+@option_group("Measurement")
+class MeasurementOptions:
+    """The measurements of `bench`; see `BenchPlan`."""
+
     part: Annotated[
         list[str] | None,
-        choices_option(
-            "--part", [*EVERY_PART, ALL], help="Part to measure. Repeatable. Default: decoder.", section="Measurement"
-        ),
-    ] = None,
+        choices_option("--part", [*EVERY_PART, ALL], help="Part to measure. Repeatable. Default: decoder."),
+    ] = None
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,52 +39,48 @@ def bench(
             metavar="FORMAT/PROVIDER",
             help="Such as onnx/CPUExecutionProvider, compile/cpu or runtime/CPUExecutionProvider. Repeatable. "
             "eager/cpu is always measured. Default: all that run here.",
-            show_default=False,
-            rich_help_panel="Measurement",
         ),
-    ] = None,
+    ] = None
     batch: Annotated[
         list[int] | None,
-        typer.Option(
-            "--batch",
-            help=f"Rows of a call. Repeatable. Default: {', '.join(map(str, BATCHES))}.",
-            show_default=False,
-            rich_help_panel="Measurement",
-        ),
-    ] = None,
+        typer.Option("--batch", help=f"Rows of a call. Repeatable. Default: {', '.join(map(str, BATCHES))}."),
+    ] = None
     threads: Annotated[
         list[int] | None,
         typer.Option(
             "--threads",
             help=f"CPU threads within an operator. Repeatable. Default: {', '.join(map(str, THREADS))}.",
-            show_default=False,
-            rich_help_panel="Measurement",
         ),
-    ] = None,
+    ] = None
     rounds: Annotated[
         int | None,
         typer.Option(
             "--rounds",
             help=f"Number of measurements of each. Default: {BenchPlan().rounds}, "
             f"with --quick {BenchPlan.quick().rounds}.",
-            show_default=False,
-            rich_help_panel="Measurement",
         ),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Short rounds, for a first look.", rich_help_panel="Measurement")
-    ] = False,
+    ] = None
+    quick: Annotated[bool, typer.Option("--quick", help="Short rounds, for a first look.")] = False
+
+    def plan(self) -> BenchPlan:
+        """Return the plan; with `--part all` it has every part there is. Raises `UsageError` for a bad value."""
+        usual = BenchPlan.quick() if self.quick else BenchPlan()
+        chosen = self.part or ["decoder"]
+        return replace(
+            usual,
+            parts=tuple(name for name in EVERY_PART if ALL in chosen or name in chosen),
+            batches=tuple(self.batch or BATCHES),
+            threads=tuple(self.threads or THREADS),
+            rounds=usual.rounds if self.rounds is None else self.rounds,
+        )
+
+
+@grouped
+def bench(
+    *,
+    measurement: MeasurementOptions,
     run: RunOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help=f"JSON file to write. Default: {TIMINGS} in the export.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    out: Annotated[Path | None, out_option("FILE", f"JSON file to write. Default: {TIMINGS} in the export.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -95,21 +91,10 @@ def bench(
     one line, and load on the machine slows all alike. Exits 3 for files without a certificate, 5 where it did not
     pass, 6 where a --target cannot run; after a crash of one the figures of the others are kept.
     """
-    usual = BenchPlan.quick() if quick else BenchPlan()
-    chosen_parts = part or ["decoder"]
-    plan = replace(
-        usual,
-        parts=tuple(name for name in EVERY_PART if ALL in chosen_parts or name in chosen_parts),
-        batches=tuple(batch or BATCHES),
-        threads=tuple(threads or THREADS),
-        rounds=usual.rounds if rounds is None else rounds,
-    )
-    if out is not None and out.suffix != ".json":
-        raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
+    plan, targets = measurement.plan(), measurement.target
     chosen = chosen_run(run)
     place = out or chosen.export / TIMINGS
-    for path in (place, place.with_suffix(".html")):
-        check_free(path, force=force)
+    check_document_free(place, force=force)
     require("export")
 
     from vae_export.artifact.certificate import read_certificate
@@ -118,13 +103,13 @@ def bench(
     from vae_export.report import timings_page
 
     artifact = open_artifact(chosen.export)
-    if ALL in chosen_parts:
+    if ALL in (measurement.part or ()):
         have = {entry.part for entry in artifact.manifest.files}
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
     certificate = read_certificate(artifact.certificate)
     check_writable(place.parent)
     with console.report_steps(plan.rounds * len(plan.parts), "measuring") as report:
-        timings = measure(artifact, chosen.checkpoint, certificate, plan, targets=target, report=report)
+        timings = measure(artifact, chosen.checkpoint, certificate, plan, targets=targets, report=report)
     timings.write(place)
     write_atomic(place.with_suffix(".html"), timings_page(timings, certificate).encode())
     if json:
@@ -133,7 +118,7 @@ def bench(
         _show(timings)
         console.result(f"timings: {place}, as a page {place.with_suffix('.html').name}")
     for name, reason in timings.unusable.items():
-        if name.partition(", ")[2] in (target or ()):  # the others are measured, and written; but this was asked for
+        if name.partition(", ")[2] in (targets or ()):  # the others are measured, and written; but this was asked for
             raise TargetError("could not be measured to the end", where=name, got=reason)
 
 

@@ -9,8 +9,16 @@ import typer
 from rich.table import Table
 
 from vae_export.cli import console
-from vae_export.cli.command import choices_option
-from vae_export.cli.options import ExportOption, ForceOption, JsonOption, RunOption, chosen_run, refuse_together
+from vae_export.cli.command import choices_option, grouped, option_group
+from vae_export.cli.options import (
+    ExportOption,
+    ForceOption,
+    JsonOption,
+    RunOption,
+    chosen_run,
+    out_option,
+    refuse_together,
+)
 from vae_export.contract import EVERY_PART
 from vae_export.errors import InputError, UsageError
 from vae_export.formats import FORMATS
@@ -22,63 +30,37 @@ if TYPE_CHECKING:
     from vae_export.bundle import Bundle
 
 
-def bundle(
-    run: RunOption = None,
-    export: ExportOption = None,
+@option_group("Contents")
+class ContentOptions:
+    """The contents of the bundle."""
+
     format: Annotated[
-        list[str] | None,
-        choices_option("--format", FORMATS, help="Format to take. Repeatable. Default: all.", section="Contents"),
-    ] = None,
+        list[str] | None, choices_option("--format", FORMATS, help="Format to take. Repeatable. Default: all.")
+    ] = None
     part: Annotated[
-        list[str] | None,
-        choices_option("--part", EVERY_PART, help="Part to take. Repeatable. Default: all.", section="Contents"),
-    ] = None,
+        list[str] | None, choices_option("--part", EVERY_PART, help="Part to take. Repeatable. Default: all.")
+    ] = None
     precision: Annotated[
-        list[str] | None,
-        choices_option(
-            "--precision", PRECISIONS, help="Precision to take. Repeatable. Default: all.", section="Contents"
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--name",
-            help="Title of the model card. Default: the run's name.",
-            show_default=False,
-            rich_help_panel="Contents",
-        ),
-    ] = None,
+        list[str] | None, choices_option("--precision", PRECISIONS, help="Precision to take. Repeatable. Default: all.")
+    ] = None
+    name: Annotated[str | None, typer.Option("--name", help="Title of the model card. Default: the run's name.")] = None
     notes: Annotated[
         Path | None,
-        typer.Option(
-            "--notes",
-            metavar="FILE",
-            help="Markdown for the model card: purpose and limits of the model.",
-            show_default=False,
-            rich_help_panel="Contents",
-        ),
-    ] = None,
-    licence: Annotated[
-        Path | None,
-        typer.Option(
-            "--licence",
-            metavar="FILE",
-            help="Text of the model's licence.",
-            show_default=False,
-            rich_help_panel="Contents",
-        ),
-    ] = None,
-    page: Annotated[bool, typer.Option("--page", help="Include certificate.html.", rich_help_panel="Contents")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="File to make. Default: NAME.zip in the run folder.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
-    ] = None,
+        typer.Option("--notes", metavar="FILE", help="Markdown for the model card: purpose and limits of the model."),
+    ] = None
+    licence: Annotated[Path | None, typer.Option("--licence", metavar="FILE", help="Text of the model's licence.")] = (
+        None
+    )
+    page: Annotated[bool, typer.Option("--page", help="Include certificate.html.")] = False
+
+
+@grouped
+def bundle(
+    *,
+    run: RunOption = None,
+    export: ExportOption = None,
+    contents: ContentOptions,
+    out: Annotated[Path | None, out_option("FILE", "File to make. Default: NAME.zip in the run folder.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -93,7 +75,7 @@ def bundle(
     else:
         chosen = chosen_run(run)
         folder, home = chosen.export, chosen.folder
-    title = _title(name or home.absolute().name, of_file=out is None)
+    title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
 
@@ -107,12 +89,12 @@ def bundle(
         artifact,
         read_certificate(artifact.certificate),
         name=title,
-        formats=format,
-        parts=part,
-        precisions=precision,
-        page=_read(artifact.certificate.with_suffix(".html")) if page else None,
-        notes="" if notes is None else _text(notes),
-        licence=NO_LICENCE if licence is None else _text(licence),
+        formats=contents.format,
+        parts=contents.part,
+        precisions=contents.precision,
+        page=_read(artifact.certificate.with_suffix(".html")) if contents.page else None,
+        notes="" if contents.notes is None else _text(contents.notes),
+        licence=NO_LICENCE if contents.licence is None else _text(contents.licence),
     )
     packed = read_bundle(data, target)  # refuses what another reader would refuse
     write_atomic(target, data)

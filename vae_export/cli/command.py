@@ -127,14 +127,13 @@ def _metavar(option: TyperOption) -> str | None:
     return _METAVARS.get(getattr(element, "__name__", ""))
 
 
-def choices_option(flag: str, choices: Iterable[str], *, help: str, section: str | None = None) -> Any:
+def choices_option(flag: str, choices: Iterable[str], *, help: str) -> Any:
     """Return an option that can be repeated and takes `choices` only: typer has no lists of `Literal` types.
 
     Args:
         flag: the name of the option, such as "--format".
         choices: allowed values.
         help: text of the help, with the default.
-        section: title of the section of the help in which the option is listed.
 
     Returns:
         The default value of the command's parameter. Its callback raises `UsageError` for any other value.
@@ -150,15 +149,7 @@ def choices_option(flag: str, choices: Iterable[str], *, help: str, section: str
     def complete(incomplete: str) -> list[str]:
         return [name for name in known if name.startswith(incomplete)]
 
-    return typer.Option(
-        flag,
-        metavar="|".join(known),
-        help=help,
-        callback=check,
-        autocompletion=complete,
-        show_default=False,
-        rich_help_panel=section,
-    )
+    return typer.Option(flag, metavar="|".join(known), help=help, callback=check, autocompletion=complete)
 
 
 def usage_error(error: typer.TyperException) -> UsageError:

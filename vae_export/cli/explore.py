@@ -27,10 +27,7 @@ def explore(
     ort: Annotated[
         Path | None,
         typer.Option(
-            "--ort",
-            metavar="FOLDER",
-            help="onnxruntime-web. Default: node_modules here or in a folder above.",
-            show_default=False,
+            "--ort", metavar="FOLDER", help="onnxruntime-web. Default: node_modules here or in a folder above."
         ),
     ] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Load onnxruntime-web from cdn.jsdelivr.net.")] = False,

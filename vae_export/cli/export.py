@@ -9,17 +9,16 @@ from typing import Annotated, TypeVar
 import typer
 
 from vae_export.cli import console
-from vae_export.cli.command import choices_option
+from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
     ALL,
+    BudgetOptions,
     CheckpointOption,
     ForceOption,
     JsonOption,
-    MaxGreyLevelsOption,
-    MaxNatsOption,
     RunOption,
-    budget_of,
     chosen_run,
+    out_option,
     refuse_together,
 )
 from vae_export.cli.verify import show_degradations, show_gaps
@@ -34,50 +33,45 @@ from vae_export.system.extras import require
 T = TypeVar("T", bound=str)
 
 
-def export(
+@option_group("Files")
+class FileOptions:
+    """The files to write."""
+
     format: Annotated[
         list[str] | None,
         choices_option(
             "--format",
             [*FORMATS, ALL],
             help="File format; all: every one that can be written here in a few seconds. Repeatable. Default: onnx.",
-            section="Files",
         ),
-    ] = None,
+    ] = None
     part: Annotated[
         list[str] | None,
-        choices_option("--part", [*PARTS, ALL], help="Part to export. Repeatable. Default: all.", section="Files"),
-    ] = None,
+        choices_option("--part", [*PARTS, ALL], help="Part to export. Repeatable. Default: all."),
+    ] = None
     precision: Annotated[
         list[str] | None,
         choices_option(
             "--precision",
             [*PRECISIONS, ALL],
             help="Numbers inside the files; inputs and outputs are float32. Repeatable. Default: fp32.",
-            section="Files",
         ),
-    ] = None,
+    ] = None
     pixels: Annotated[
         list[str] | None,
-        choices_option(
-            "--pixels", PIXELS, help="Add a decoder that returns uint8 pixels. Repeatable.", section="Files"
-        ),
-    ] = None,
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.", rich_help_panel="Files")] = OPSET,
-    max_grey_levels: MaxGreyLevelsOption = None,
-    max_nats: MaxNatsOption = None,
+        choices_option("--pixels", PIXELS, help="Add a decoder that returns uint8 pixels. Repeatable."),
+    ] = None
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET
+
+
+@grouped
+def export(
+    *,
+    files: FileOptions,
+    budget: BudgetOptions,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FOLDER",
-            help="Folder to make. Default: export/ in the run folder.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    out: Annotated[Path | None, out_option("FOLDER", "Folder to make. Default: export/ in the run folder.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -86,21 +80,21 @@ def export(
     All files are written beside their final place, verified there, and published by one rename. An export that does
     not compute what PyTorch computes leaves nothing behind and exits 5.
     """
-    precisions = _chosen(PRECISIONS, precision or [FULL])
-    formats = _formats(format or ["onnx"], precisions)
+    precisions = _chosen(PRECISIONS, files.precision or [FULL])
+    formats = _formats(files.format or ["onnx"], precisions)
     refuse_together(run=run, checkpoint=checkpoint)
     chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
     folder = out if out is not None else chosen.export
     check_free(folder, force=force)
     require("export")
 
-    budget = budget_of(max_grey_levels, max_nats)
+    allowed = budget.budget()
     from vae_export.exporter import export as export_files
     from vae_export.models.checkpoint import load_checkpoint
 
     loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
-    parts = PARTS if part is None or ALL in part else _chosen(PARTS, part)
-    layouts = _chosen(tuple(PIXELS), pixels or [])
+    parts = _chosen(PARTS, files.part or [ALL])
+    layouts = _chosen(tuple(PIXELS), files.pixels or [])
     kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
     try:
         # Every file is written and then verified.
@@ -109,18 +103,18 @@ def export(
                 loaded,
                 folder,
                 formats=formats,
-                parts=None if part is None or ALL in part else parts,
+                parts=None if ALL in (files.part or [ALL]) else parts,
                 pixels=layouts,
                 precisions=precisions,
-                budget=budget,
-                opset=opset,
+                budget=allowed,
+                opset=files.opset,
                 force=force,
-                leave_out=ALL in (*(format or []), *(precision or [])),
+                leave_out=ALL in (*(files.format or []), *(files.precision or [])),
                 report=report,
                 progress=report.within,
             )
     except ParityError as error:
-        advice = "allow more degradation, or leave out this precision" if budget is not None else None
+        advice = "allow more degradation, or leave out this precision" if allowed is not None else None
         do = "; ".join(filter(None, [f"nothing was written to {folder}", error.do or advice]))
         raise ParityError(error.what, where=error.where, expected=error.expected, got=error.got, do=do) from error
     if json:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vae_export.cli import console
+from vae_export.cli.command import option_group
 from vae_export.errors import UsageError
+from vae_export.io.staging import check_free
 from vae_export.runs import Run, newest_run
 
 if TYPE_CHECKING:
@@ -20,63 +22,62 @@ ALL = "all"
 RunOption = Annotated[
     Path | None,
     typer.Option(
-        "--run",
-        metavar="FOLDER",
-        help="Run folder. Default: the newest in artifacts/.",
-        show_default=False,
-        rich_help_panel="Model",
+        "--run", metavar="FOLDER", help="Run folder. Default: the newest in artifacts/.", rich_help_panel="Model"
     ),
 ]
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="FILE",
-        help="Checkpoint file. Default: the run's.",
-        show_default=False,
-        rich_help_panel="Model",
-    ),
+    typer.Option("--checkpoint", metavar="FILE", help="Checkpoint file. Default: the run's.", rich_help_panel="Model"),
 ]
 ExportOption = Annotated[
     Path | None,
-    typer.Option(
-        "--export",
-        metavar="FOLDER",
-        help="Export folder. Default: the run's.",
-        show_default=False,
-        rich_help_panel="Model",
-    ),
+    typer.Option("--export", metavar="FOLDER", help="Export folder. Default: the run's.", rich_help_panel="Model"),
 ]
 BundleOption = Annotated[
     Path | None,
     typer.Option(
-        "--bundle",
-        metavar="FILE",
-        help="Bundle, made by `bundle`, in place of a run.",
-        show_default=False,
-        rich_help_panel="Model",
+        "--bundle", metavar="FILE", help="Bundle, made by `bundle`, in place of a run.", rich_help_panel="Model"
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel="Output")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
-MaxGreyLevelsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-grey-levels",
-        help="Largest allowed difference of a pixel from float64, in 8-bit levels.",
-        show_default=False,
-        rich_help_panel="Budget",
-    ),
-]
-MaxNatsOption = Annotated[
-    float | None,
-    typer.Option(
-        "--max-nats",
-        help="Largest allowed increase of the -ELBO, at the upper end of its 95 % interval.",
-        show_default=False,
-        rich_help_panel="Budget",
-    ),
-]
+
+
+@option_group("Budget")
+class BudgetOptions:
+    """The allowed degradation."""
+
+    max_grey_levels: Annotated[
+        float | None,
+        typer.Option("--max-grey-levels", help="Largest allowed difference of a pixel from float64, in 8-bit levels."),
+    ] = None
+    max_nats: Annotated[
+        float | None,
+        typer.Option(
+            "--max-nats", help="Largest allowed increase of the -ELBO, at the upper end of its 95 % interval."
+        ),
+    ] = None
+
+    def budget(self) -> Budget | None:
+        """Return the allowed degradation, None where no limit was passed. Raises `UsageError` for a bad number."""
+        if self.max_grey_levels is None and self.max_nats is None:
+            return None
+        from vae_export.parity import Budget
+
+        return Budget(self.max_grey_levels, self.max_nats)
+
+
+def out_option(metavar: str | None, help: str) -> Any:
+    """Return the option --out of a command; its help names the default."""
+    return typer.Option("--out", metavar=metavar, help=help, rich_help_panel="Output")
+
+
+def check_document_free(path: Path, *, force: bool) -> None:
+    """Raise `UsageError` unless a JSON document can be written to `path`, and a page beside it."""
+    if path.suffix != ".json":
+        raise UsageError("--out is for the JSON; the page goes beside it", where=path, expected="a name in .json")
+    for place in (path, path.with_suffix(".html")):
+        check_free(place, force=force)
 
 
 def chosen_run(folder: Path | None) -> Run:
@@ -105,12 +106,3 @@ def refuse_together(**options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", do="name one of them")
-
-
-def budget_of(max_grey_levels: float | None, max_nats: float | None) -> Budget | None:
-    """Return the allowed degradation, None where no limit was passed. Raises `UsageError` for a bad number."""
-    if max_grey_levels is None and max_nats is None:
-        return None
-    from vae_export.parity import Budget
-
-    return Budget(max_grey_levels, max_nats)

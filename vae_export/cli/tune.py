@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vae_export.cli import console
-from vae_export.cli.options import (
-    ExportOption,
-    JsonOption,
-    MaxGreyLevelsOption,
-    MaxNatsOption,
-    RunOption,
-    budget_of,
-    chosen_run,
-    refuse_together,
-)
+from vae_export.cli.command import grouped, option_group
+from vae_export.cli.options import BudgetOptions, ExportOption, JsonOption, RunOption, chosen_run, refuse_together
 from vae_export.io.atomic import check_writable
 from vae_export.system.extras import require
 from vae_export.tune.plan import TunePlan
@@ -25,23 +17,27 @@ if TYPE_CHECKING:
     from vae_export.tune.tuner import TuningResult
 
 
-FloatPart = Literal["encoder", "decoder", "autoencoder"]
-_PLAN = TunePlan()
 #: Candidates are opened and measured in two heats, then variants of the fastest are.
 _STEPS = 6
 
 
+@option_group("Search")
+class SearchOptions:
+    """The fields of `TunePlan`."""
+
+    part: Annotated[Literal["encoder", "decoder", "autoencoder"], typer.Option("--part", help="Part to tune.")] = (
+        "decoder"
+    )
+    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.")] = TunePlan.batch
+    rounds: Annotated[int, typer.Option("--rounds", help="Measurements of each finalist.")] = TunePlan.rounds
+    seconds: Annotated[float, typer.Option("--seconds", help="Time of a candidate in a round.")] = TunePlan.seconds
+
+
+@grouped
 def tune(
-    part: Annotated[FloatPart, typer.Option("--part", help="Part to tune.", rich_help_panel="Search")] = "decoder",
-    batch: Annotated[int, typer.Option("--batch", help="Rows of a call.", rich_help_panel="Search")] = _PLAN.batch,
-    rounds: Annotated[
-        int, typer.Option("--rounds", help="Measurements of each finalist.", rich_help_panel="Search")
-    ] = _PLAN.rounds,
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Time of a candidate in a round.", rich_help_panel="Search")
-    ] = _PLAN.seconds,
-    max_grey_levels: MaxGreyLevelsOption = None,
-    max_nats: MaxNatsOption = None,
+    *,
+    search: SearchOptions,
+    budget: BudgetOptions,
     run: RunOption = None,
     export: ExportOption = None,
     json: JsonOption = False,
@@ -53,7 +49,7 @@ def tune(
     manifest records the winner as recommended, and `vae_export.load` follows it. Exits 3 for files without a
     certificate, 5 where it did not pass or no file is within the budget.
     """
-    plan = TunePlan(part, batch, rounds, seconds)
+    plan = TunePlan(**vars(search))
     refuse_together(run=run, export=export)
     folder = export if export is not None else chosen_run(run).export
     require("export")
@@ -61,14 +57,14 @@ def tune(
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.parity import Budget
-    from vae_export.tune.tuner import tune as search
+    from vae_export.tune.tuner import tune as find_fastest
 
     artifact = open_artifact(folder)
     certificate = read_certificate(artifact.certificate)
     check_writable(folder)
-    budget = budget_of(max_grey_levels, max_nats) or Budget()
+    allowed = budget.budget() or Budget()
     with console.report_steps(_STEPS, "opening", "measuring") as report:
-        tuning = search(artifact, certificate, plan, budget, report)
+        tuning = find_fastest(artifact, certificate, plan, allowed, report)
     if json:
         console.result_json(tuning.to_json())
         return

@@ -11,21 +11,21 @@ import typer
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import CERTIFICATE
 from vae_export.cli import console
+from vae_export.cli.command import grouped, option_group
 from vae_export.cli.options import (
+    BudgetOptions,
     CheckpointOption,
     ExportOption,
     ForceOption,
     JsonOption,
-    MaxGreyLevelsOption,
-    MaxNatsOption,
     RunOption,
-    budget_of,
+    check_document_free,
     chosen_run,
+    out_option,
 )
 from vae_export.contract import EVERY_PART, Contract, Part
 from vae_export.errors import ParityError, UsageError, VaeExportError
 from vae_export.io.atomic import check_writable, write_atomic
-from vae_export.io.staging import check_free
 from vae_export.runs import Run
 from vae_export.system.extras import require
 
@@ -34,92 +34,71 @@ if TYPE_CHECKING:
 
     from vae_export.artifact.folder import Artifact
     from vae_export.models.checkpoint import Checkpoint
-    from vae_export.parity import CaseResult, Certificate, Degradation
+    from vae_export.parity import CaseResult, Certificate, Degradation, Tolerance
 
 
-def verify(
-    run: RunOption = None,
-    checkpoint: CheckpointOption = None,
-    export: ExportOption = None,
+@option_group("Model")
+class FileOptions:
+    """A file that is verified instead of an export."""
+
     file: Annotated[
         Path | None,
-        typer.Option(
-            "--file",
-            metavar="FILE",
-            help="One model file without a manifest, instead of an export.",
-            show_default=False,
-            rich_help_panel="Model",
-        ),
-    ] = None,
-    part: Annotated[
-        Part | None,
-        typer.Option("--part", help="Part that --file holds.", show_default=False, rich_help_panel="Model"),
-    ] = None,
+        typer.Option("--file", metavar="FILE", help="One model file without a manifest, instead of an export."),
+    ] = None
+    part: Annotated[Part | None, typer.Option("--part", help="Part that --file holds.")] = None
     trust: Annotated[
         bool,
-        typer.Option(
-            "--trust",
-            help="Load a --file in a format other than ONNX: most such files are programs.",
-            rich_help_panel="Model",
-        ),
-    ] = False,
+        typer.Option("--trust", help="Load a --file in a format other than ONNX: most such files are programs."),
+    ] = False
+
+
+@option_group("Comparison")
+class ComparisonOptions:
+    """The extent of the comparison, and what its result is held against."""
+
     quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick",
-            help="Batches up to 64, one thread, lowest and highest optimisation.",
-            rich_help_panel="Comparison",
-        ),
-    ] = False,
+        bool, typer.Option("--quick", help="Batches up to 64, one thread, lowest and highest optimisation.")
+    ] = False
     target: Annotated[
         list[str] | None,
         typer.Option(
             "--target",
             metavar="FORMAT/PROVIDER",
             help="Such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
-            show_default=False,
-            rich_help_panel="Comparison",
         ),
-    ] = None,
-    atol: Annotated[
-        float | None,
-        typer.Option(
-            "--atol",
-            help="Absolute tolerance, instead of the measured one.",
-            show_default=False,
-            rich_help_panel="Comparison",
-        ),
-    ] = None,
+    ] = None
+    atol: Annotated[float | None, typer.Option("--atol", help="Absolute tolerance, instead of the measured one.")] = (
+        None
+    )
     rtol: Annotated[
         float | None,
-        typer.Option(
-            "--rtol",
-            help="Tolerance relative to an output's largest value, instead of the measured one.",
-            show_default=False,
-            rich_help_panel="Comparison",
-        ),
-    ] = None,
+        typer.Option("--rtol", help="Tolerance relative to an output's largest value, instead of the measured one."),
+    ] = None
     baseline: Annotated[
         Path | None,
-        typer.Option(
-            "--baseline",
-            metavar="FILE",
-            help="certificate.json that the result must not be worse than.",
-            show_default=False,
-            rich_help_panel="Comparison",
-        ),
-    ] = None,
-    max_grey_levels: MaxGreyLevelsOption = None,
-    max_nats: MaxNatsOption = None,
+        typer.Option("--baseline", metavar="FILE", help="certificate.json that the result must not be worse than."),
+    ] = None
+
+    def tolerance(self) -> Tolerance | None:
+        """Return the user's own tolerance, None where none was passed. Raises `UsageError` for a bad number."""
+        if self.atol is None and self.rtol is None:
+            return None
+        from vae_export.parity import Tolerance
+
+        return Tolerance(self.atol or 0.0, self.rtol or 0.0)
+
+
+@grouped
+def verify(
+    *,
+    run: RunOption = None,
+    checkpoint: CheckpointOption = None,
+    export: ExportOption = None,
+    single: FileOptions,
+    comparison: ComparisonOptions,
+    budget: BudgetOptions,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="Certificate to write. Default: beside the files that are verified.",
-            show_default=False,
-            rich_help_panel="Output",
-        ),
+        Path | None, out_option("FILE", "Certificate to write. Default: beside the files that are verified.")
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -131,23 +110,20 @@ def verify(
     computes or is worse than --baseline, 6 where a --target cannot run. Only with --force does a weaker certificate
     (--quick, fewer targets, a wider tolerance of your own, no budget where there was one) replace a thorough one.
     """
-    if file is not None and (export is not None or part is None):
-        raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=part)
-    if file is None and part is not None:
-        raise UsageError("--part goes with --file", got=part, do="an export is verified whole")
+    file, baseline = single.file, comparison.baseline
+    if file is not None and (export is not None or single.part is None):
+        raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
+    if file is None and single.part is not None:
+        raise UsageError("--part goes with --file", got=single.part, do="an export is verified whole")
     if out is not None:
-        if out.suffix != ".json":
-            raise UsageError("--out is for the JSON; the page goes beside it", where=out, expected="a name in .json")
-        for path in (out, out.with_suffix(".html")):
-            check_free(path, force=force)
+        check_document_free(out, force=force)
     require("export")
-    from vae_export.parity import Tolerance, read_baseline, regressions
+    from vae_export.parity import read_baseline, regressions
     from vae_export.parity import verify as compare
     from vae_export.parity.certificate_diff import weaker_points
     from vae_export.report import certificate_page
 
-    tolerance = None if atol is None and rtol is None else Tolerance(atol or 0.0, rtol or 0.0)
-    budget = budget_of(max_grey_levels, max_nats)
+    targets, tolerance, allowed = comparison.target, comparison.tolerance(), budget.budget()
     before = None if baseline is None else read_baseline(baseline)
     if checkpoint is None or (export is None and file is None):
         chosen = Run(checkpoint.parent) if checkpoint is not None and run is None else chosen_run(run)
@@ -157,27 +133,27 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
-    artifact, loaded = _opened(checkpoint, export, file, part, quick=quick, trust=trust)
+    artifact, loaded = _opened(checkpoint, export, single, quick=comparison.quick)
     if not force:
         lost = weaker_points(
             _present_document(place),
             artifact.manifest,
-            targets=target,
+            targets=targets,
             tolerance=tolerance,
-            budget=budget,
-            thorough=not quick,
+            budget=allowed,
+            thorough=not comparison.quick,
         )
         _refuse_weaker(place, lost)
     check_writable(place.parent)
-    with console.report_steps(_files_to_verify(artifact, target), "verifying") as report:
+    with console.report_steps(_files_to_verify(artifact, targets), "verifying") as report:
         certificate = compare(
             artifact,
             loaded,
-            targets=target,
+            targets=targets,
             tolerance=tolerance,
-            budget=budget,
-            thorough=not quick,
-            trust=trust,
+            budget=allowed,
+            thorough=not comparison.quick,
+            trust=single.trust,
             report=report,
             progress=report.within,
         )
@@ -200,17 +176,16 @@ def verify(
         console.result(verdict(certificate))
 
 
-def _opened(
-    checkpoint: Path, export: Path | None, file: Path | None, part: Part | None, *, quick: bool, trust: bool
-) -> tuple[Artifact, Checkpoint]:
+def _opened(checkpoint: Path, export: Path | None, single: FileOptions, *, quick: bool) -> tuple[Artifact, Checkpoint]:
     """Return the files to verify and the checkpoint to compare them with."""
     from vae_export.artifact.folder import open_artifact
     from vae_export.models.checkpoint import load_checkpoint
 
-    if file is None or part is None:
+    if single.file is None or single.part is None:
         return open_artifact(export or checkpoint.parent), load_checkpoint(checkpoint)
     loaded = load_checkpoint(checkpoint)
-    return _of_file(file, part, loaded.config.contract, quick=quick, trust=trust), loaded
+    contract = loaded.config.contract
+    return _of_file(single.file, single.part, contract, quick=quick, trust=single.trust), loaded
 
 
 def _files_to_verify(artifact: Artifact, targets: Sequence[str] | None) -> int:
