@@ -14,6 +14,7 @@ from train.cli.options import (
     DeviceOption,
     DownloadOption,
     ImageSizeOption,
+    ThreadsOption,
     choose_device,
     memory_errors,
     prepare_process,
@@ -22,7 +23,7 @@ from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
 from train.recipes import check_range
 from train.results import describe_figures, is_likelihood, nll_heading, reconstruction_heading
 from vae_export.cli import console
-from vae_export.cli.options import JsonOption, RunOption, chosen_run
+from vae_export.cli.options import CheckpointOption, ExportOption, JsonOption, RunOption, chosen_run
 from vae_export.errors import CheckpointError, DataError, InputError, StorageError, UsageError
 from vae_export.likelihood import Likelihood
 from vae_export.runs import Run
@@ -45,21 +46,12 @@ def evaluate(
     run: RunOption = None,
     format: Annotated[
         ScoredFormat,
-        typer.Option("--format", help="Score the checkpoint, or the exported ONNX files.", rich_help_panel="Model"),
-    ] = "checkpoint",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option("--checkpoint", metavar="FILE", help="Checkpoint, instead of a run.", rich_help_panel="Model"),
-    ] = None,
-    export: Annotated[
-        Path | None,
         typer.Option(
-            "--export",
-            metavar="FOLDER",
-            help="With --format onnx: export folder, instead of a run.",
-            rich_help_panel="Model",
+            "--format", help="Score the checkpoint, or the ONNX files of the export.", rich_help_panel="Model"
         ),
-    ] = None,
+    ] = "checkpoint",
+    checkpoint: CheckpointOption = None,
+    export: ExportOption = None,
     importance_samples: Annotated[
         int,
         typer.Option(
@@ -81,10 +73,7 @@ def evaluate(
     image_size: ImageSizeOption = None,
     download: DownloadOption = True,
     device: DeviceOption = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", help="CPU threads. Default: torch's, at most 4.", rich_help_panel="Machine"),
-    ] = None,
+    threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Score a model in nats per image.

@@ -35,6 +35,12 @@ ImageSizeOption = Annotated[
 DownloadOption = Annotated[
     bool, typer.Option("--download/--no-download", help="Download missing files.", rich_help_panel="Data")
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", help="CPU threads. Default: at most 4; in training, the fastest number.", rich_help_panel="Machine"
+    ),
+]
 DeviceOption = Annotated[
     DeviceName,
     typer.Option("--device", help="auto: cuda or mps where there is one, else cpu.", rich_help_panel="Machine"),

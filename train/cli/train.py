@@ -1,4 +1,4 @@
-"""`cli.py train`: its options, the steps of a training, and what it prints."""
+"""`cli.py train`: the steps of a training, and what it prints."""
 
 from __future__ import annotations
 
@@ -12,31 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from train.cli.evaluate import show_scores
-from train.cli.options import (
-    DataDirOption,
-    DeviceOption,
-    DownloadOption,
-    ImageSizeOption,
-    choose_device,
-    memory_errors,
-    prepare_process,
+from train.cli.options import choose_device, memory_errors, prepare_process
+from train.cli.train_options import (
+    DataFlags,
+    ListPresetsOption,
+    LossFlags,
+    MachineFlags,
+    ModelFlags,
+    OptimiserFlags,
+    PresetOption,
+    ResumeOption,
+    RunFolderOption,
+    preset_of_resumed,
 )
-from train.config import (
-    DataOptions,
-    DataProtocol,
-    DatasetName,
-    NetworkOptions,
-    ObjectiveOptions,
-    PrecisionOption,
-    TrainOptions,
-)
-from train.recipes import RECIPES, SMALL_BATCH, SMALL_SET, RecipeOptions, parse_stages, preset_names, read_preset
+from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
 from vae_export.cli import console
-from vae_export.cli.command import grouped, option_group
+from vae_export.cli.command import grouped
 from vae_export.cli.options import ForceOption, JsonOption
-from vae_export.errors import InputError, UsageError
-from vae_export.likelihood import SCALE, LikelihoodName
-from vae_export.models.config import Activation, Family
+from vae_export.errors import UsageError
 from vae_export.runs import ARTIFACTS, Run
 from vae_export.system.extras import require
 
@@ -55,278 +48,19 @@ if TYPE_CHECKING:
 _NOT_KEPT = {"out", "resume", "force", "json"}
 
 
-def _recipe_defaults(name: str) -> str:
-    """Return the default of an option in each family's recipe, such as "14; blog, conv 10; residual 12"."""
-    values: dict[str, list[str]] = {}
-    for family, recipe in RECIPES.items():
-        values.setdefault(f"{getattr(recipe, name):g}", []).append(family)
-    (first, _), *others = values.items()
-    return "; ".join([first, *(f"{', '.join(families)} {value}" for value, families in others)])
-
-
-@option_group("Data")
-class DataFlags:
-    """The images; see `DataOptions`."""
-
-    dataset: Annotated[DatasetName, typer.Option("--dataset", help="Data set to train on.")] = DataOptions.name
-    data_dir: DataDirOption = DataOptions.folder
-    data_protocol: Annotated[
-        DataProtocol,
-        typer.Option(
-            "--data-protocol",
-            help="grey: the grey levels. dynamic, static: binary pixels drawn from them, anew each epoch or once.",
-        ),
-    ] = DataOptions.protocol
-    image_size: ImageSizeOption = DataOptions.image_size
-    download: DownloadOption = DataOptions.download
-
-    def options(self) -> DataOptions:
-        """Return the options of the data set."""
-        return DataOptions(
-            name=self.dataset,
-            folder=self.data_dir,
-            image_size=self.image_size,
-            download=self.download,
-            protocol=self.data_protocol,
-        )
-
-
-@option_group("Model")
-class ModelFlags:
-    """The network and its likelihood: the fields of `NetworkOptions`."""
-
-    family: Annotated[Family, typer.Option("--family", help="Kind of network; see above.")] = NetworkOptions.family
-    latent_size: Annotated[int, typer.Option("--latent-size", help="Number of latent units.")] = (
-        NetworkOptions.latent_size
-    )
-    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Width of the fully connected layers.")] = (
-        NetworkOptions.hidden_size
-    )
-    activation: Annotated[
-        Activation | None, typer.Option("--activation", help="Function between layers. Default: relu.")
-    ] = NetworkOptions.activation
-    likelihood: Annotated[
-        LikelihoodName, typer.Option("--likelihood", help="p(x|z), the distribution of pixels given the latent.")
-    ] = NetworkOptions.likelihood
-    scale: Annotated[
-        float | None,
-        typer.Option(
-            "--scale", help=f"Standard deviation of gaussian-fixed, for pixels in [0, 1]. Default: {SCALE:g}."
-        ),
-    ] = NetworkOptions.scale
-
-
-@option_group("Loss")
-class LossFlags:
-    """The terms of the loss: the fields of `ObjectiveOptions`."""
-
-    beta: Annotated[float, typer.Option("--beta", help="Weight of the KL term in the loss, not in the scores.")] = (
-        ObjectiveOptions.beta
-    )
-    kl_warmup: Annotated[float, typer.Option("--kl-warmup", help="Epochs over which the KL weight rises from 0.")] = (
-        ObjectiveOptions.kl_warmup
-    )
-    free_bits: Annotated[
-        float, typer.Option("--free-bits", help="KL per latent unit, in nats, that is not penalised.")
-    ] = ObjectiveOptions.free_bits
-
-
-@option_group("Optimiser")
-class OptimiserFlags:
-    """The recipe; see `RecipeOptions`."""
-
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            help=f"Passes over the images. Default: {_recipe_defaults('epochs')}; more for fewer than {SMALL_SET:,} "
-            "images.",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch-size",
-            help=f"Images of a step. Default: {_recipe_defaults('batch_size')}; {SMALL_BATCH} for fewer than "
-            f"{SMALL_SET:,} images.",
-        ),
-    ] = None
-    learning_rate: Annotated[
-        float | None,
-        typer.Option("--learning-rate", help=f"Adam's, at its peak. Default: {_recipe_defaults('learning_rate')}."),
-    ] = None
-    seed: Annotated[
-        int, typer.Option("--seed", help="Seed of weights, order and noise; the splits do not depend on it.")
-    ] = TrainOptions.seed
-    warmup_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--warmup-ratio",
-            help=f"Share of the steps in which the rate rises. Default: {_recipe_defaults('warmup_ratio')}.",
-        ),
-    ] = None
-    stages: Annotated[
-        str | None,
-        typer.Option("--stages", metavar="EPOCHS:RATE,…", help="Stages of constant rate, such as 1:1e-3,3:7e-4."),
-    ] = None
-    epsilon: Annotated[float | None, typer.Option("--epsilon", help="Adam's epsilon. Default: 1e-8.")] = None
-    weight_average: Annotated[
-        float | None,
-        typer.Option(
-            "--weight-average",
-            help="Decay per step of an average of the weights, which is scored and saved; 0: none. Default: "
-            f"{_recipe_defaults('weight_average')}.",
-        ),
-    ] = None
-
-    def options(self) -> RecipeOptions:
-        """Return the values that replace those of the recipe; raise `UsageError` for stages that cannot be read."""
-        return RecipeOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            stages=None if self.stages is None else parse_stages(self.stages),
-            epsilon=self.epsilon,
-            weight_average=self.weight_average,
-            warmup_ratio=self.warmup_ratio,
-        )
-
-
-@option_group("Machine")
-class MachineFlags:
-    """The device, threads and precision of the steps: fields of `TrainOptions`."""
-
-    device: DeviceOption = "auto"
-    precision: Annotated[
-        PrecisionOption,
-        typer.Option(
-            "--precision", help="Precision of matrix products. auto: bfloat16 where it is measured to be faster."
-        ),
-    ] = TrainOptions.precision
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads. Default: measured, at most 4.")] = (
-        TrainOptions.threads
-    )
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the step: half a minute at first, then faster steps.")
-    ] = TrainOptions.compiled
-
-
-def take_preset(context: typer.Context, name: str | None) -> str | None:
-    """Make the options of a preset the defaults of the command; options that are typed override them."""
-    if name is None:
-        return None
-    preset = read_preset(name)
-    known = {
-        option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
-    }
-    if unknown := [option for option in preset.options if option not in known]:
-        raise InputError("preset names no option of train", where=name, got=", ".join(unknown))
-    defaults = {known[option]: value for option, value in preset.options.items()}
-    context.default_map = {**defaults, **(context.default_map or {})}  # options of a resumed run come first
-    return name
-
-
-def list_presets(_: typer.Context, wanted: bool) -> None:
-    """Print the presets and exit."""
-    if wanted:
-        width = max(map(len, preset_names()))
-        for name in preset_names():
-            console.result(f"{name:<{width}}  {read_preset(name).summary}")
-        raise typer.Exit
-
-
-def take_resumed_run(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Make the options of the resumed run the defaults of the command.
-
-    This is the callback of --resume and of --out, which come in any order: it acts once both are known. Options that
-    are typed override the defaults; `train.resume` decides whether that is still the same training.
-    """
-    known = context.params | {parameter.name: value}
-    if not known.get("resume") or "out" not in known:
-        return value
-    folder = known["out"] if known["out"] is not None else _newest_resumable()
-    prepare_process()
-    from train.resume import load_state
-
-    arguments = dict(load_state(Run(folder)).arguments)
-    context.meta[_FIRST_PRESET] = arguments.pop("preset", None)
-    context.default_map = {**(context.default_map or {}), **arguments}
-    return folder if parameter.name == "out" else value
-
-
-#: Key in the context's `meta`: the preset that a resumed training began with.
-_FIRST_PRESET = "preset of the resumed run"
-
-
-def _newest_resumable() -> Path:
-    states = sorted(ARTIFACTS.glob(f"*/{Run(Path()).training_state}"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        raise UsageError("no run to resume", where=ARTIFACTS, do="say which: --out FOLDER")
-    run = states[-1].parents[1]
-    console.message(f"run: {run}")
-    return run
-
-
-def _preset_of_resumed(context: typer.Context, preset: str | None) -> str | None:
-    """Return the preset that the training began with. Raises `UsageError` if another one was passed."""
-    first: str | None = context.meta[_FIRST_PRESET]
-    if preset not in (None, first):
-        expected, got = f"preset {first}", f"preset {preset}"
-        raise UsageError("resume would be another training", expected=expected, got=got, do="leave it out")
-    return first
-
-
 @grouped
 def train(
     context: typer.Context,
     *,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="Named set of options; options that are typed override it.",
-            callback=take_preset,
-            is_eager=True,
-            rich_help_panel="Start",
-        ),
-    ] = None,
-    _list: Annotated[
-        bool,
-        typer.Option(
-            "--list-presets",
-            help="Show the presets and exit.",
-            callback=list_presets,
-            is_eager=True,
-            rich_help_panel="Start",
-        ),
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue the training in --out, or the newest, with its options.",
-            callback=take_resumed_run,
-            is_eager=True,
-            rich_help_panel="Start",
-        ),
-    ] = False,
+    preset: PresetOption = None,
+    _list: ListPresetsOption = False,
+    resume: ResumeOption = False,
     data: DataFlags,
     model: ModelFlags,
     optimiser: OptimiserFlags,
     loss: LossFlags,
     machine: MachineFlags,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--run",
-            metavar="FOLDER",
-            help="Run folder. Default: artifacts/DATASET-FAMILY, or -PRESET.",
-            callback=take_resumed_run,
-            is_eager=True,
-            rich_help_panel="Output",
-        ),
-    ] = None,
+    out: RunFolderOption = None,
     tensorboard: Annotated[
         bool,
         typer.Option(
@@ -351,7 +85,7 @@ def train(
     if resume:
         if force:
             raise UsageError("--resume and --force exclude each other", do="resume, or start anew with --force")
-        preset = _preset_of_resumed(context, preset)
+        preset = preset_of_resumed(context, preset)
     options = TrainOptions(
         data=data.options(),
         network=NetworkOptions(**vars(model)),
