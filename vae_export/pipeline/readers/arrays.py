@@ -55,9 +55,19 @@ class NpyHeader:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return self.shape[0]
+
+    @property
     def item(self) -> tuple[int, ...]:
         """The shape of one row."""
         return self.shape[1:]
+
+    @property
+    def native_dtype(self) -> np.dtype[Any]:
+        """The dtype in the machine's byte order."""
+        return self.dtype.newbyteorder("=")
 
 
 def read_npy_header(stream: BinaryIO, size: int, where: str) -> NpyHeader:
@@ -107,21 +117,7 @@ class NpyReader:
                 self._header = read_npy_header(file, os.fstat(file.fileno()).st_size, str(path))
         except OSError as error:
             raise DataError("cannot be read", where=path, got=error.strerror) from error
-
-    @property
-    def rows(self) -> int:
-        """The number of rows, at least 1."""
-        return self._header.shape[0]
-
-    @property
-    def item(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return self._header.item
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the rows, in the machine's byte order."""
-        return self._header.dtype.newbyteorder("=")
+        self.rows, self.item, self.dtype = self._header.rows, self._header.item, self._header.native_dtype
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
@@ -181,28 +177,14 @@ class NpzReader:
                 info = archive.getinfo(self._member)
                 _check_member(info, self._where)
                 with archive.open(info) as stream:
-                    self._header: NpyHeader = read_npy_header(cast(Any, stream), info.file_size, self._where)
+                    self._header = read_npy_header(cast(Any, stream), info.file_size, self._where)
         except _DAMAGE as error:
             raise DataError("not a readable .npz file", where=path, got=error) from error
         if self._header.fortran:
             do = "save np.ascontiguousarray(array)"
             raise DataError("array in Fortran order", where=self._where, expected="C order", do=do)
+        self.rows, self.item, self.dtype = self._header.rows, self._header.item, self._header.native_dtype
         self._stream = BlockStream(self._blocks, _first_row, self._where)
-
-    @property
-    def rows(self) -> int:
-        """The number of rows, at least 1."""
-        return self._header.shape[0]
-
-    @property
-    def item(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return self._header.item
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the rows, in the machine's byte order."""
-        return self._header.dtype.newbyteorder("=")
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
