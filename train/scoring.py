@@ -132,10 +132,6 @@ class Score:
         """Whether the -ELBO is a finite number."""
         return math.isfinite(self.negative_elbo)
 
-    def units_by_activity(self) -> list[int]:
-        """Return the indices of the latent units, the one of most variance first."""
-        return sorted(range(len(self.unit_variances)), key=lambda unit: -self.unit_variances[unit])
-
     def units_by_kl(self) -> list[int]:
         """Return the indices of the latent units, the one of most KL first."""
         return sorted(range(len(self.unit_kls)), key=lambda unit: -self.unit_kls[unit])

@@ -79,7 +79,7 @@ BAD_INPUT = [
         6,
         "provider is not there: TensorrtExecutionProvider; expected CPUExecutionProvider; run: pip",
     ),
-    ("verify --run {run} --target torchscript/toaster", 6, "device is not there: toaster"),
+    ("verify --run {run} --target torchscript/toaster", 6, "device is not there: torchscript/toaster"),
     ("verify --run {run} --out {file}", 2, "--out is for the JSON; .*: {file}; expected a name in .json"),
     ("verify --run {run} --out {none}.html", 2, "--out is for the JSON; the page goes beside it"),
     ("verify --run {run} --out {none}", 2, "--out is for the JSON"),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from vae_export.contract import Array, PartSpec
-from vae_export.errors import ModelError, TargetError
+from vae_export.errors import ModelError
 from vae_export.formats.base import Bound, Finding, Runner, machine_traces
 from vae_export.session_options import SessionOptions
 
@@ -27,12 +27,6 @@ def torch_session_options(provider: str) -> tuple[SessionOptions, ...]:
     """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
     plain = SessionOptions(provider, threads=1)
     return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
-
-
-def check_device(device: str) -> None:
-    """Raise `TargetError` unless this machine has the device. Call this before loading a file."""
-    if device not in torch_devices():
-        raise TargetError("device is not there", where=device, expected=" | ".join(torch_devices()))
 
 
 def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:

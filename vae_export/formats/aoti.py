@@ -21,7 +21,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import archive_traces, rewrite_archive, torch_runner, torch_session_options
-from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.base import Finding, Format, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
@@ -40,30 +40,21 @@ _COMPILER_OPTIONS = {
 _MACHINE_KEYS = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
 
 
-class Aoti:
+class Aoti(Format):
     """AOTInductor packages, compiled for the processor that writes them. Their bytes depend on the compiler."""
 
     name = "aoti"
     suffix = ".aoti.pt2"
-    sidecars: tuple[str, ...] = ()
-    extra = "export"
-    packages: tuple[str, ...] = ("torch",)
+    packages = ("torch",)
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
     danger = "is a program"
     may_crash = True
     is_slow = True
-    precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
         """Return the reason why packages cannot be written, such as a missing compiler, or None."""
-        if (error := missing(self.extra, "torch")) is not None:
-            return error.line()
-        if _compiler() is None:
-            return "no C++ compiler: install g++ or clang++, or name one in CXX"
-        return None
-
-    def check(self, options: WriteOptions) -> None:
-        """Accept every option."""
+        compiler = None if _compiler() else "no C++ compiler: install g++ or clang++, or name one in CXX"
+        return super().unavailable() or compiler
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Compile the part to a package; raise `ModelError` if the compiler fails."""
@@ -112,8 +103,7 @@ class Aoti:
         """Load a package; raise `TargetError` unless it was compiled for this machine and the provider is "cpu"."""
         import torch
 
-        if options.provider != "cpu":
-            raise TargetError("device is not there", where=f"aoti/{options.provider}", expected="cpu")
+        self.check_provider(options.provider)
         check_machine(self.required_machine(content), spec.part)
         # PyTorch writes the package to a private temporary file and removes it.
         return torch_runner(torch._inductor.aoti_load_package(io.BytesIO(content.data)), spec, options)

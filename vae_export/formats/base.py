@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
+from vae_export.errors import TargetError
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
+from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -115,7 +118,7 @@ class WriteOptions:
     calibration: Mapping[str, Array] | None = None
 
 
-class Format(Protocol):
+class Format(ABC):
     """A file format, which can write, check, open and run a part.
 
     Attributes:
@@ -134,21 +137,24 @@ class Format(Protocol):
 
     name: str
     suffix: str
-    sidecars: tuple[str, ...]
-    extra: str
+    sidecars: tuple[str, ...] = ()
+    extra = "export"
     packages: tuple[str, ...]
     summary: str
-    danger: str
-    may_crash: bool
-    is_slow: bool
-    precisions: tuple[PrecisionName, ...]
+    danger = ""
+    may_crash = False
+    is_slow = False
+    precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
         """Return the reason why this machine cannot write this format, or None if it can."""
+        error = missing(self.extra, "torch", *self.packages)
+        return None if error is None else error.line()
 
-    def check(self, options: WriteOptions) -> None:
+    def check(self, options: WriteOptions) -> None:  # noqa: B027 -- most formats can write all options
         """Raise `UsageError` for options that this format cannot write. This is called before any work."""
 
+    @abstractmethod
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Write the file of one part.
 
@@ -166,6 +172,7 @@ class Format(Protocol):
             ModelError: the graph cannot be written in this format.
         """
 
+    @abstractmethod
     def lint(
         self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
     ) -> Iterable[Finding]:
@@ -181,15 +188,19 @@ class Format(Protocol):
             The faults; none if the file is good.
         """
 
-    def required_machine(self, content: FileContent) -> str:
+    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- most files run anywhere
         """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""
+        return ""
 
+    @abstractmethod
     def providers(self) -> tuple[str, ...]:
         """Return the providers or devices of this machine that can run files of this format, the CPU first."""
 
+    @abstractmethod
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """Return all session options that parity tests on a provider."""
 
+    @abstractmethod
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a file for running.
 
@@ -205,3 +216,8 @@ class Format(Protocol):
             TargetError: the file does not run on the requested provider.
             ModelError: the inputs or outputs of the file are not those of the contract.
         """
+
+    def check_provider(self, provider: str) -> None:
+        """Raise `TargetError` unless this machine can run files of this format on the provider."""
+        if provider not in (providers := self.providers()):
+            raise TargetError("device is not there", where=f"{self.name}/{provider}", expected=" | ".join(providers))

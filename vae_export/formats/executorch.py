@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.errors import ModelError, TargetError
+from vae_export.errors import ModelError
 from vae_export.formats._torch import torch_runner
-from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -31,27 +31,21 @@ MAX_BATCH = 64
 _IDENTIFIER = b"ET"
 
 
-class ExecuTorch:
+class ExecuTorch(Format):
     """Programs for batches of 1 to `MAX_BATCH`, run by ExecuTorch's Python runtime."""
 
     name = "executorch"
     suffix = ".pte"
-    sidecars: tuple[str, ...] = ()
     extra = "executorch"
-    packages: tuple[str, ...] = ("executorch", "torch")
+    packages = ("executorch", "torch")
     summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MAX_BATCH}"
     danger = "is checked by nobody before ExecuTorch maps it"
     may_crash = True
-    is_slow = False
-    precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:
         """Return the reason why programs cannot be written, or None."""
         error = missing("export", "torch") or missing(self.extra, "executorch")
         return None if error is None else error.line()
-
-    def check(self, options: WriteOptions) -> None:
-        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:  # noqa: ARG002 -- a program has no room for metadata
         """Return the program; raise `ModelError` if ExecuTorch cannot lower the graph. A program stores no metadata."""
@@ -82,10 +76,6 @@ class ExecuTorch:
             raise ValueError("no ExecuTorch program")
         yield from machine_traces(content.data, name)
 
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
-
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if ExecuTorch is installed, else nothing."""
         return ("cpu",) if self.unavailable() is None else ()
@@ -97,8 +87,7 @@ class ExecuTorch:
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a program; raise `TargetError` for any provider but "cpu". The threads of the process are set."""
         require(self.extra, "executorch")
-        if options.provider != "cpu":
-            raise TargetError("device is not there", where=f"executorch/{options.provider}", expected="cpu")
+        self.check_provider(options.provider)
         with silenced():
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats.base import Bound, Finding, Runner, WriteOptions
+from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS, SessionOptions
-from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -24,24 +23,14 @@ MIN_OPSET = 18
 PROTOBUF_LIMIT = 2**31 - 1
 
 
-class Onnx:
+class Onnx(Format):
     """ONNX files of one operator set, with their weights inside."""
 
     name = "onnx"
     suffix = ".onnx"
-    sidecars: tuple[str, ...] = ()
-    extra = "export"
-    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    packages = ("onnx", "onnxscript", "onnxruntime")
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
-    danger = ""
-    may_crash = False
-    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
-
-    def unavailable(self) -> str | None:
-        """Return the reason why ONNX files cannot be written, or None."""
-        error = missing(self.extra, "torch", "onnx", "onnxscript")
-        return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
         """Raise `UsageError` for an operator set that the installed exporter cannot write."""
@@ -73,10 +62,6 @@ class Onnx:
 
             model = convert_precision(model, options.precision, options.calibration)
         return FileContent(model.SerializeToString(deterministic=True))
-
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
 
     def providers(self) -> tuple[str, ...]:
         """Return the providers of ONNX Runtime that this machine has, the CPU first."""

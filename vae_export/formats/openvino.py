@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Bound, Finding, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
@@ -41,7 +41,7 @@ _ELEMENT_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16"
 _WEIGHTED_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Deconvolution")
 
 
-class OpenVino:
+class OpenVino(Format):
     """IR version 11, translated from our ONNX file by OpenVINO's own reader.
 
     In fp16 and bf16 the weights are rounded in the file. A file is refused where the processor cannot compute in its
@@ -50,13 +50,12 @@ class OpenVino:
 
     name = "openvino"
     suffix = ".openvino.xml"
-    sidecars: tuple[str, ...] = (_WEIGHTS,)
+    sidecars = (_WEIGHTS,)
     extra = "openvino"
-    packages: tuple[str, ...] = ("openvino", "onnx", "onnxscript")
+    packages = ("openvino", "onnx", "onnxscript")
     summary = "OpenVINO's IR for Intel hardware: two files, the graph and `.openvino.bin` with its weights"
     danger = "is checked by nobody before OpenVINO parses it"
     may_crash = True
-    is_slow = False
     precisions: tuple[PrecisionName, ...] = tuple(_ELEMENT_TYPES)
 
     def unavailable(self) -> str | None:
@@ -102,10 +101,6 @@ class OpenVino:
             if (operator := node.get_type_name()) in _STOCHASTIC:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
-
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""
         if missing(self.extra, "openvino") is not None:
@@ -120,9 +115,8 @@ class OpenVino:
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Compile a file; raise `TargetError` if the device is missing or cannot compute in the file's precision."""
-        if options.provider not in (devices := self.providers()):
-            require(self.extra, "openvino")
-            raise TargetError("device is not there", where=f"openvino/{options.provider}", expected=" | ".join(devices))
+        require(self.extra, "openvino")
+        self.check_provider(options.provider)
         import numpy as np
         import openvino
 

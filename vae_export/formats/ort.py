@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.formats.base import Finding, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.formats.onnx_lint import DOMAINS
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
-from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -28,7 +27,7 @@ _LEVEL = "basic"
 _STOCHASTIC = ("Random", "Bernoulli", "Multinomial", "Dropout")
 
 
-class Ort:
+class Ort(Format):
     """FlatBuffers of ONNX Runtime's format version 6, made from our ONNX files.
 
     ONNX Runtime writes part of them in the order of a hash table: equal inputs may give files with other bytes.
@@ -36,19 +35,10 @@ class Ort:
 
     name = "ort"
     suffix = ".ort"
-    sidecars: tuple[str, ...] = ()
-    extra = "export"
-    packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")
+    packages = ("onnxruntime", "onnx", "onnxscript")
     summary = "ONNX Runtime's own format, for its small builds on phones and in browsers"
     danger = "is checked by nobody before ONNX Runtime maps it"
     may_crash = True
-    is_slow = False
-    precisions: tuple[PrecisionName, ...] = (FULL,)
-
-    def unavailable(self) -> str | None:
-        """Return the reason why ORT files cannot be written, or None."""
-        error = missing(self.extra, "torch", "onnx", "onnxscript")
-        return None if error is None else error.line()
 
     def check(self, options: WriteOptions) -> None:
         """Raise `UsageError` for an operator set that the intermediate ONNX file cannot have."""
@@ -97,10 +87,6 @@ class Ort:
                 yield Finding("random-operator", "error", where, operator)
             if domain not in DOMAINS:
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
-
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU alone: GPU providers change graphs, and this one is already optimised."""

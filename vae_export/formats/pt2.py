@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.formats._torch import archive_traces, check_device, torch_devices, torch_runner, torch_session_options
-from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats._torch import archive_traces, torch_devices, torch_runner, torch_session_options
+from vae_export.formats.base import Finding, Format, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
-from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     import torch
@@ -22,27 +21,15 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 
-class Pt2:
+class Pt2(Format):
     """Programs of torch.export. Loading one may run code: files of unknown origin are refused."""
 
     name = "pt2"
     suffix = ".pt2"
-    sidecars: tuple[str, ...] = ()
-    extra = "export"
-    packages: tuple[str, ...] = ("torch",)
+    packages = ("torch",)
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
     danger = "is a program"
-    may_crash = False
-    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
-
-    def unavailable(self) -> str | None:
-        """Return the reason why programs cannot be written, or None."""
-        error = missing(self.extra, "torch")
-        return None if error is None else error.line()
-
-    def check(self, options: WriteOptions) -> None:
-        """Accept every option."""
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Return the program, converted to the precision."""
@@ -55,10 +42,6 @@ class Pt2:
         # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return FileContent(buffer.getvalue())
-
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices of PyTorch, the CPU first."""
@@ -87,7 +70,7 @@ class Pt2:
         """Load a program on the requested device; raise `TargetError` if this machine lacks the device."""
         from torch.export.passes import move_to_device_pass
 
-        check_device(options.provider)
+        self.check_provider(options.provider)
         program = _load(content.data)
         if options.provider != "cpu":
             program = move_to_device_pass(program, options.provider)

@@ -18,16 +18,14 @@ from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.formats._torch import (
     archive_traces,
-    check_device,
     rewrite_archive,
     torch_devices,
     torch_runner,
     torch_session_options,
 )
-from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.base import Finding, Format, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
-from vae_export.system.extras import missing
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -37,29 +35,21 @@ if TYPE_CHECKING:
 _STOCHASTIC = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
 
 
-class TorchScript:
+class TorchScript(Format):
     """Traced and frozen modules. Loading one may run code: files of unknown origin are refused."""
 
     name = "torchscript"
     suffix = ".torchscript.pt"
-    sidecars: tuple[str, ...] = ()
-    extra = "export"
-    packages: tuple[str, ...] = ("torch",)
+    packages = ("torch",)
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
     danger = "is a program"
-    may_crash = False
-    is_slow = False
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
         """Return the reason why TorchScript cannot be written, or None."""
         if sys.version_info >= (3, 14):
             return "PyTorch does not support TorchScript on Python 3.14; use Python 3.11 to 3.13, or --format pt2"
-        error = missing(self.extra, "torch")
-        return None if error is None else error.line()
-
-    def check(self, options: WriteOptions) -> None:
-        """Accept every option."""
+        return super().unavailable()
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Return the traced and frozen module; raise `ModelError` if it cannot be traced."""
@@ -85,10 +75,6 @@ class TorchScript:
         return FileContent(
             rewrite_archive(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
         )
-
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- it runs anywhere
-        """Return "", because any machine can run the file."""
-        return ""
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices of PyTorch, the CPU first."""
@@ -118,7 +104,7 @@ class TorchScript:
         """Load a module on the requested device; raise `TargetError` if this machine lacks the device."""
         import torch
 
-        check_device(options.provider)
+        self.check_provider(options.provider)
         with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location=options.provider)
             return torch_runner(module, spec, options)

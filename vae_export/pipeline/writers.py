@@ -29,7 +29,6 @@ from vae_export.system.extras import require
 Outputs = Mapping[str, tuple[tuple[int, ...], "np.dtype[np.generic]"]]
 
 ShardFormat = Literal["npy", "parquet"]
-SHARD_FORMATS: tuple[ShardFormat, ...] = ("npy", "parquet")
 
 #: The most pixels that one picture of all images may have.
 MAX_PIXELS = 64_000_000
