@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import Exported, made_once
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
-from vae_export.bench.results import TIMINGS, BenchPlan, Timings, read_timings
+from vae_export.bench.results import TIMINGS, BenchPlan, BenchResult, Roofline, SubjectSummary, Timings
+from vae_export.bench.statistics import Spread
 
 TARGETS = ["runtime/CPUExecutionProvider", "onnx/CPUExecutionProvider", "torchscript/cpu"]
 PLAN = BenchPlan(batches=(1, 8), threads=(1,), rounds=3, seconds=0.001)
@@ -22,4 +25,22 @@ def timings(mlp: Exported, shared: Path) -> Timings:
         certificate = read_certificate(mlp.artifact.certificate)
         bench(mlp.artifact, mlp.checkpoint, certificate, PLAN, targets=TARGETS).write(folder / TIMINGS)
 
-    return read_timings(made_once(shared / "timings", make) / TIMINGS)
+    return read(json.loads((made_once(shared / "timings", make) / TIMINGS).read_bytes()))
+
+
+def read(document: dict[str, Any]) -> Timings:
+    def result(entry: dict[str, Any]) -> BenchResult:
+        del entry["rows_per_second"]
+        speedup, reached = (entry.pop(name) for name in ("speedup", "reached"))
+        roofline_share = None if reached is None else Spread(**reached)
+        return BenchResult(subject=entry.pop("side"), speedup=Spread(**speedup), roofline_share=roofline_share, **entry)
+
+    return Timings(
+        files=document["files"],
+        plan=document["plan"],
+        machine=document["machine"],
+        subjects=tuple(SubjectSummary(name=entry.pop("side"), **entry) for entry in document["sides"]),
+        rooflines=tuple(Roofline(**entry) for entry in document["limits"]),
+        results=tuple(result(entry) for entry in document["figures"]),
+        unusable=document["unusable"],
+    )

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from vae_export.bench.results import BenchPlan, Timings, read_timings
-from vae_export.errors import InputError, IntegrityError, UsageError
+from tests.bench.conftest import read
+from vae_export.bench.results import BenchPlan, Timings
+from vae_export.errors import UsageError
 
 
-def test_timings_are_read_back_as_written(timings: Timings, tmp_path: Path) -> None:
+def test_timings_lose_nothing_when_written(timings: Timings, tmp_path: Path) -> None:
     path = tmp_path / "timings.json"
     disturbed = replace(timings.results[0], disturbed_rounds=2)
     for written in (timings, replace(timings, results=(disturbed, *timings.results[1:]))):
         written.write(path)
-        assert read_timings(path).text == path.read_bytes()
+        assert read(json.loads(path.read_bytes())) == written
 
 
 def test_undisturbed_timings_have_the_keys_of_former_versions(timings: Timings) -> None:
@@ -27,16 +28,6 @@ def test_undisturbed_timings_have_the_keys_of_former_versions(timings: Timings) 
         "part", "side", "batch", "threads", "calls", "p50_seconds", "p90_seconds", "p99_seconds", "memory_bytes",
         "speedup", "reached", "rows_per_second",
     ]  # fmt: skip
-
-
-def test_unreadable_timings_are_refused(timings: Timings, tmp_path: Path) -> None:
-    path = tmp_path / "timings.json"
-    path.write_bytes(timings.text.replace(b"timings/1", b"timings/9"))
-    with pytest.raises(InputError, match="another version"):
-        read_timings(path)
-    path.write_bytes(timings.text.replace(b'"calls"', b'"cells"'))
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        read_timings(path)
 
 
 @pytest.mark.parametrize(

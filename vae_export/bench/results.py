@@ -11,9 +11,8 @@ from typing import Any
 
 from vae_export.bench.statistics import Spread
 from vae_export.contract import EVERY_PART, Part
-from vae_export.errors import InputError, IntegrityError, UsageError
+from vae_export.errors import UsageError
 from vae_export.io.atomic import write_atomic
-from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 from vae_export.precision import PrecisionName
 
 FORMAT = "vae-export-timings/1"
@@ -86,11 +85,6 @@ class SubjectSummary:
         """Return the entry of timings.json."""
         return _renamed(asdict(self), {"name": "side"})
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> SubjectSummary:
-        """Return the inverse of `to_json`; raise `TypeError` for anything else."""
-        return cls(**_renamed(entry, {"side": "name"}))
-
 
 @dataclass(frozen=True)
 class Roofline:
@@ -158,14 +152,6 @@ class BenchResult:
         if not self.disturbed_rounds:
             del values["disturbed_rounds"]
         return values | {"rows_per_second": self.rows_per_second}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> BenchResult:
-        """Return the inverse of `to_json`; raise `KeyError` or `TypeError` for anything else."""
-        values = _renamed(entry, {"side": "subject", "reached": "roofline_share"})
-        del values["rows_per_second"]
-        spreads = {name: values[name] and Spread(**values[name]) for name in ("speedup", "roofline_share")}
-        return cls(**(values | spreads))
 
 
 @dataclass(frozen=True)
@@ -255,46 +241,6 @@ class Timings:
     def write(self, path: Path) -> None:
         """Write timings.json atomically."""
         write_atomic(path, self.text)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Timings:
-        """Return the inverse of `to_json`; raise `KeyError`, `TypeError` or `ValueError` for anything else."""
-        return cls(
-            dict(document["files"]),
-            dict(document["plan"]),
-            dict(document["machine"]),
-            tuple(SubjectSummary.from_json(entry) for entry in document["sides"]),
-            tuple(Roofline(**entry) for entry in document["limits"]),
-            tuple(BenchResult.from_json(entry) for entry in document["figures"]),
-            dict(document["unusable"]),
-        )
-
-
-def read_timings(path: Path) -> Timings:
-    """Read the timings in a file.
-
-    Args:
-        path: the timings.json.
-
-    Returns:
-        The timings.
-
-    Raises:
-        InputError: there is no such file, or it is of another version.
-        IntegrityError: the file is damaged.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError("no timings", where=path, got=error.strerror, do="run: vae-export bench") from error
-    document = parse_json(data, "timings", path, limit=CERTIFICATE_LIMIT)
-    found = document.get("format") if isinstance(document, dict) else document
-    if found != FORMAT:
-        raise InputError("timings of another version", where=path, expected=FORMAT, got=str(found)[:80])
-    try:
-        return Timings.from_json(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError("timings cannot be read", where=path, got=repr(error)[:200]) from error
 
 
 def _renamed(entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
