@@ -7,7 +7,6 @@ import selectors
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from vae_export.bench import worker
@@ -55,9 +54,7 @@ class SubjectProcess:
     def __enter__(self) -> SubjectProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from vae_export._version import __version__
 from vae_export.cli import console
@@ -64,10 +63,6 @@ class Machine:
     formats: tuple[FormatState, ...]
     extras: dict[str, str | None]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result of `doctor --json`."""
-        return asdict(self)
-
 
 def examine() -> Machine:
     """Look at this machine. Providers are tried: ONNX Runtime lists CUDA on machines without a GPU too."""
@@ -125,7 +120,7 @@ def doctor(json: JsonOption = False) -> None:
     """
     found = examine()
     if json:
-        console.result_json(found.to_json())
+        console.result_json(asdict(found))
         return
     versions = console.table("package", "version", wrap=["version"])
     for name, number in found.versions.items():

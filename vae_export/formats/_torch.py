@@ -1,4 +1,4 @@
-"""Functions of all PyTorch formats: run a callable on arrays, and rewrite PyTorch's ZIP archives."""
+"""The base class of all PyTorch formats, the runner of a callable, and functions for PyTorch's ZIP archives."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from typing import Any
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError
-from vae_export.formats.base import Bound, Finding, Runner, machine_traces
+from vae_export.formats.base import Bound, Finding, Format, Runner, machine_traces
 from vae_export.session_options import SessionOptions
 
 
-def torch_devices() -> tuple[str, ...]:
-    """Return the devices of this machine on which PyTorch can run an exported file, the CPU first."""
-    import torch
+class TorchFormat(Format):
+    """A format whose files PyTorch runs."""
 
-    return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    packages = ("torch",)
+    danger = "is a program"
 
+    def providers(self) -> tuple[str, ...]:
+        """Return the devices of this machine on which PyTorch can run files of this format, the CPU first."""
+        if self.unavailable() is not None:
+            return ()
+        import torch
 
-def torch_session_options(provider: str) -> tuple[SessionOptions, ...]:
-    """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
-    plain = SessionOptions(provider, threads=1)
-    return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
+        return ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
+        """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
+        plain = SessionOptions(provider, threads=1)
+        return plain, replace(plain, tf32=True) if provider == "cuda" else replace(plain, threads=2)
 
 
 def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOptions) -> Runner:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats._torch import archive_traces, rewrite_archive, torch_runner, torch_session_options
-from vae_export.formats.base import Finding, Format, Runner, WriteOptions
+from vae_export.formats._torch import TorchFormat, archive_traces, rewrite_archive, torch_runner
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
@@ -40,14 +40,12 @@ _COMPILER_OPTIONS = {
 _MACHINE_KEYS = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
 
 
-class Aoti(Format):
+class Aoti(TorchFormat):
     """AOTInductor packages, compiled for the processor that writes them. Their bytes depend on the compiler."""
 
     name = "aoti"
     suffix = ".aoti.pt2"
-    packages = ("torch",)
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
-    danger = "is a program"
     may_crash = True
     is_slow = True
 
@@ -94,10 +92,6 @@ class Aoti(Format):
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if PyTorch is installed, else nothing."""
         return ("cpu",) if missing(self.extra, "torch") is None else ()
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return the options to test: one and two threads."""
-        return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a package; raise `TargetError` unless it was compiled for this machine and the provider is "cpu"."""

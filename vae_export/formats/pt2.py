@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
-from vae_export.formats._torch import archive_traces, torch_devices, torch_runner, torch_session_options
-from vae_export.formats.base import Finding, Format, Runner, WriteOptions
+from vae_export.formats._torch import TorchFormat, archive_traces, torch_runner
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 
-class Pt2(Format):
+class Pt2(TorchFormat):
     """Programs of torch.export. Loading one may run code: files of unknown origin are refused."""
 
     name = "pt2"
     suffix = ".pt2"
-    packages = ("torch",)
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
-    danger = "is a program"
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
@@ -42,10 +40,6 @@ class Pt2(Format):
         # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return FileContent(buffer.getvalue())
-
-    def providers(self) -> tuple[str, ...]:
-        """Return the devices of PyTorch, the CPU first."""
-        return torch_devices() if self.unavailable() is None else ()
 
     def lint(
         self,
@@ -61,10 +55,6 @@ class Pt2(Format):
         for node in _load(content.data).graph.nodes:
             if is_stochastic(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
-        return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a program on the requested device; raise `TargetError` if this machine lacks the device."""

@@ -17,13 +17,12 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.formats._torch import (
+    TorchFormat,
     archive_traces,
     rewrite_archive,
-    torch_devices,
     torch_runner,
-    torch_session_options,
 )
-from vae_export.formats.base import Finding, Format, Runner, WriteOptions
+from vae_export.formats.base import Finding, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
@@ -35,14 +34,12 @@ if TYPE_CHECKING:
 _STOCHASTIC = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
 
 
-class TorchScript(Format):
+class TorchScript(TorchFormat):
     """Traced and frozen modules. Loading one may run code: files of unknown origin are refused."""
 
     name = "torchscript"
     suffix = ".torchscript.pt"
-    packages = ("torch",)
     summary = "for C++ through LibTorch; PyTorch calls it legacy"
-    danger = "is a program"
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 
     def unavailable(self) -> str | None:
@@ -76,10 +73,6 @@ class TorchScript(Format):
             rewrite_archive(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
         )
 
-    def providers(self) -> tuple[str, ...]:
-        """Return the devices of PyTorch, the CPU first."""
-        return torch_devices() if self.unavailable() is None else ()
-
     def lint(
         self,
         content: FileContent,
@@ -95,10 +88,6 @@ class TorchScript(Format):
             module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
         for operator in _STOCHASTIC.findall(str(module.inlined_graph)):
             yield Finding("random-operator", "error", name, operator)
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return the options to test: one and two threads on a CPU, TF32 off and on for a GPU."""
-        return torch_session_options(provider)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a module on the requested device; raise `TargetError` if this machine lacks the device."""

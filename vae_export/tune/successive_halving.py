@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import Any
 
 from vae_export.bench.process import SubjectError, SubjectProcess
@@ -88,9 +87,7 @@ class SuccessiveHalving:
     def __enter__(self) -> SuccessiveHalving:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.pool.close()
 
     def run(self, candidates: Iterable[Candidate], levels_of: Callable[[Candidate], list[str | None]]) -> None:

@@ -62,21 +62,7 @@ class ConcatenatedReader:
                 )
         self._readers = tuple(readers)
         self._ends = list(accumulate(reader.rows for reader in readers))
-
-    @property
-    def rows(self) -> int:
-        """The number of rows, at least 1."""
-        return self._ends[-1]
-
-    @property
-    def item(self) -> tuple[int, ...]:
-        """The shape of one row."""
-        return self._readers[0].item
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of the rows, in the machine's byte order."""
-        return self._readers[0].dtype
+        self.rows, self.item, self.dtype = self._ends[-1], first.item, first.dtype
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows start to stop - 1: (stop - start, *item). Raises `DataError`."""
@@ -113,13 +99,8 @@ class PriorReader:
 
     def __init__(self, rows: int, seed: int, item: tuple[int, ...]) -> None:
         rng.check_seed(seed)
-        self.rows, self.item = rows, item
+        self.rows, self.item, self.dtype = rows, item, np.dtype(np.float32)
         self._seed = seed
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """float32."""
-        return np.dtype(np.float32)
 
     def read(self, start: int, stop: int) -> Array:
         """Return latents start to stop - 1: float32 (stop - start, *item)."""
