@@ -7,7 +7,6 @@ from vae_export.cli import prepare
 
 if __name__ == "__main__":
     prepare()
-    from train.cli import evaluate, runs, train
     from vae_export.cli.app import main
 
-    main(train, evaluate, runs)
+    main("train.cli:train", "train.cli:evaluate", "train.cli:runs")

@@ -49,6 +49,18 @@ class TestHelp:
         heavy = {"numpy", "torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "matplotlib", "sklearn", "ray"}
         assert heavy & set(modules) == set()
 
+    @pytest.mark.slow
+    def test_command_imports_no_module_of_other_commands(self, tmp_path: Path) -> None:
+        code = """if True:
+            import sys
+            sys.argv = ["cli.py", "doctor", "--help"]
+            from vae_export.cli.app import LIBRARY_COMMANDS, run
+            run("train.cli:train")
+            print("modules:", *({name.partition(":")[0] for name in LIBRARY_COMMANDS} & set(sys.modules)))
+            print("train.cli" in sys.modules)
+        """
+        assert run_python(code, cwd=tmp_path).stdout.endswith("modules: vae_export.cli.doctor\nFalse\n")
+
     def test_bare_command_prints_help_and_exits_2(self, invoke: Invoke) -> None:
         outcome = invoke()
         assert (outcome.code, outcome.out) == (2, "")

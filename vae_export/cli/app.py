@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import sys
 import traceback
@@ -15,20 +16,28 @@ import typer
 
 from vae_export._version import __version__
 from vae_export.cli import console
-from vae_export.cli.batch import decode, encode, reconstruct, sample
-from vae_export.cli.bench import bench
-from vae_export.cli.bundle import bundle, inspect
 from vae_export.cli.command import Command, usage_error
-from vae_export.cli.doctor import doctor
-from vae_export.cli.explore import explore
-from vae_export.cli.export import export
-from vae_export.cli.tune import tune
-from vae_export.cli.verify import verify
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
 from vae_export.system.signals import is_exiting_on_interrupt
 
 Function = Callable[..., None]
 
+#: The library's commands in the order of the help, as "module:function". A module is imported only if its command is
+#: called or all commands are listed, because importing all of them takes longer than most commands need to start.
+LIBRARY_COMMANDS = (
+    "vae_export.cli.export:export",
+    "vae_export.cli.verify:verify",
+    "vae_export.cli.bench:bench",
+    "vae_export.cli.tune:tune",
+    "vae_export.cli.bundle:bundle",
+    "vae_export.cli.bundle:inspect",
+    "vae_export.cli.explore:explore",
+    "vae_export.cli.batch:sample",
+    "vae_export.cli.batch:decode",
+    "vae_export.cli.batch:encode",
+    "vae_export.cli.batch:reconstruct",
+    "vae_export.cli.doctor:doctor",
+)
 #: Commands that need `train/`, which is in the checkout and not in the installed package.
 CHECKOUT_ONLY = ("train", "evaluate", "runs")
 _DEBUG = "VAE_EXPORT_DEBUG"
@@ -51,7 +60,7 @@ def start_installed() -> NoReturn:
     main(*(refusing(name) for name in CHECKOUT_ONLY), completion=True)
 
 
-def main(*commands: Function, completion: bool = False) -> NoReturn:
+def main(*commands: Function | str, completion: bool = False) -> NoReturn:
     """Call `run` and end this process with its exit code."""
     code = run(*commands, completion=completion)
     # Everything is flushed and closed by now. The interpreter's own exit would take a second to unload PyTorch, and
@@ -59,26 +68,33 @@ def main(*commands: Function, completion: bool = False) -> NoReturn:
     os._exit(code)
 
 
-def run(*commands: Function, completion: bool = False) -> int:
+def run(*commands: Function | str, completion: bool = False) -> int:
     """Run the command that the arguments of this process name, and return its exit code.
 
     Args:
-        commands: in addition to the library's.
+        commands: in addition to the library's: functions, or "module:function" to import when it is called.
         completion: whether there are options that install shell completion. They need a name that a shell completes,
             which `python cli.py` has not.
     """
+    app = build(*commands, completion=completion, name=sys.argv[1] if len(sys.argv) > 1 else None)
     signal.signal(signal.SIGTERM, _terminate)
     _interruptions.clear()
     if is_exiting_on_interrupt():
         signal.signal(signal.SIGINT, _interrupt)
     console.open_closed()
-    code = _outcome(build(*commands, completion=completion))
+    code = _outcome(app)
     _flush()
     return code
 
 
-def build(*commands: Function, completion: bool = False) -> typer.Typer:
-    """Return the application; `commands` come first in its help."""
+def build(*commands: Function | str, completion: bool = False, name: str | None = None) -> typer.Typer:
+    """Return the application.
+
+    Args:
+        commands: in addition to the library's, and before them in the help.
+        completion: whether there are options that install shell completion.
+        name: the command that will be called; the others are left out. All are there if no command has this name.
+    """
     app = typer.Typer(
         name="vae-export",
         help="Train a VAE, export its encoder and decoder, and prove that the files compute what PyTorch computed.",
@@ -87,15 +103,17 @@ def build(*commands: Function, completion: bool = False) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_options)
-    library: tuple[Function, ...] = (
-        *(export, verify, bench, tune, bundle, inspect, explore),
-        *(sample, decode, encode, reconstruct, doctor),
-    )
-    for command in (*commands, *library):
+    known = {_command_name(command): command for command in (*commands, *LIBRARY_COMMANDS)}
+    for chosen in [known[name]] if name in known else known.values():
+        command = pkgutil.resolve_name(chosen) if isinstance(chosen, str) else chosen
         # A command that only says where to find it takes any arguments.
         lenient = {"ignore_unknown_options": True} if command.__module__ == __name__ else {}
         app.command(cls=Command, context_settings=lenient)(command)
     return app
+
+
+def _command_name(command: Function | str) -> str:
+    return command.rpartition(":")[2] if isinstance(command, str) else command.__name__
 
 
 def _options(
