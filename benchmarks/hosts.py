@@ -25,7 +25,7 @@ HEADER = (
     "engine",
     "run here",
     "worst error",
-    "of what is allowed",
+    "share of tolerance",
     "pixels that differ",
     "first image",
     "ship",

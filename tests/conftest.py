@@ -65,7 +65,7 @@ class Exported:
 
     @cached_property
     def references(self) -> References:
-        """What PyTorch computes for the source, made once for every verification."""
+        """The outputs that PyTorch computes for the source, made once for every verification."""
         from vae_export.parity import References
 
         return References(self.source)
@@ -164,7 +164,7 @@ def mixed_precisions(shared: Path) -> Artifact:
 
 @pytest.fixture(scope="session")
 def eight_bits(mixed_precisions: Artifact) -> Artifact:
-    """Its int8 files alone."""
+    """Only the int8 files of `mixed_precisions`."""
     files = tuple(entry for entry in mixed_precisions.manifest.files if entry.precision == "int8")
     return replace(mixed_precisions, manifest=replace(mixed_precisions.manifest, files=files))
 

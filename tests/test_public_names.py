@@ -1,4 +1,4 @@
-"""What `vae_export` promises by name. A change here is a change for every user: it belongs into the changelog."""
+"""The public names of `vae_export`. A change here affects every user and belongs into the changelog."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is opened here is nobody else's business: ONNX Runtime is loaded with its telemetry off."""
+"""ONNX Runtime is loaded with its telemetry off."""
 
 from __future__ import annotations
 

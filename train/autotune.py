@@ -36,7 +36,7 @@ class StepConfig:
 
     Attributes:
         threads: Number of CPU threads.
-        precision: Of matrix products and convolutions.
+        precision: Precision of matrix products and convolutions.
     """
 
     threads: int

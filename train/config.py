@@ -35,11 +35,11 @@ IMAGE_SIZE = 28
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images to train on.
+    """The images to train on.
 
     Attributes:
         name: The data set.
-        folder: Where its files are; for "folder", the images themselves. None means `data/`.
+        folder: The folder of its files; for "folder", of the images themselves. None means `data/`.
         image_size: Side in pixels to which the images of "folder" are resized, None for 28. Not for other data sets.
         download: Whether to download what is missing.
         protocol: Whether a model is given grey levels or binary samples of them.
@@ -145,10 +145,10 @@ class TrainOptions:
         network: The network and its likelihood.
         objective: The loss.
         recipe: How long and how fast; None for a value of the family's own recipe.
-        seed: Of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
+        seed: The seed of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
         device: auto, cpu, cuda or mps.
-        precision: Of matrix products and convolutions in training. "auto" is bfloat16 if the family's recipe allows it,
-            the device has instructions for it, and it is faster. Scores are always computed in float32.
+        precision: Precision of matrix products and convolutions in training. "auto" is bfloat16 if the family's recipe
+            allows it, the device has instructions for it, and it is faster. Scores are always computed in float32.
         threads: Number of CPU threads. None for one or all of torch's, whichever is faster; see `train.autotune`.
         preset: Name of the preset that the options come from, for the record.
         compiled: Whether the loss is compiled by torch.compile.

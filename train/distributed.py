@@ -167,7 +167,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
             raise PeerEndedError(int(store.get(_ENDED).split()[1])) from error
         if code == MachineError.exit_code and not isinstance(error, MachineError):
             got, do = str(error).partition(". ")[0], "look for its error in the output, then continue with --resume"
-            raise MachineError("a process of this training is gone", got=got, do=do) from error
+            raise MachineError("a process of this training has ended", got=got, do=do) from error
         raise
     dist.destroy_process_group()
 

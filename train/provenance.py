@@ -1,4 +1,4 @@
-"""The record of what a training is a function of, as it is kept in checkpoints, metrics and training states."""
+"""The options, data and versions that determine a training, as checkpoints, metrics and training states record them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TrainingProvenance:
         recipe: `options.recipe_for` the training images.
         config: The network.
         dataset: The images.
-        device: Where the training runs.
+        device: The device of the training.
         processes: How many train together.
     """
 

@@ -79,7 +79,7 @@ def read_json_lines(path: Any) -> list[dict[str, Any]]:
         for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
             line = json.loads(text)
             if not isinstance(line, dict):
-                raise ValueError(f"line {number} is no object")
+                raise ValueError(f"line {number} is not an object")
             lines.append(line)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("lines cannot be read", where=path, got=str(error)) from error
@@ -178,7 +178,9 @@ def read_run_summary(run: Run) -> RunSummary:
         )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise InputError("run cannot be read", where=run.folder, expected="what train writes", got=what) from error
+        raise InputError(
+            "run cannot be read", where=run.folder, expected="files that train writes", got=what
+        ) from error
 
 
 def read_run_summaries(root: Path) -> tuple[list[RunSummary], list[InputError]]:

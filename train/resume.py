@@ -1,17 +1,17 @@
-"""Continue a training: the state that is kept of it, and the check that it is still the same training.
+"""Continue a training: read and write its state, and check that its options and images are unchanged.
 
 `state/training.safetensors` holds a training between two steps. The header of the file (see
 `vae_export.io.hashed_safetensors`) has the keys
 
     format        "vae-export-state/1"
-    arguments     of the command that began the training, so that --resume alone repeats them
-    settings      what the weights are a function of; with another value of any it would be another training
-    surroundings  what changes rounding alone: device, threads, versions
-    changes       of the surroundings, at earlier resumes
-    position      steps done, over all epochs
-    seconds       that the steps of the current epoch took
-    epochs        scored and recorded in metrics.jsonl
-    saved         what is in checkpoint.safetensors; null before the end of the first epoch
+    arguments     the arguments of the command that began the training, which --resume repeats
+    settings      the options that determine the weights; none of them may change
+    surroundings  device, threads and versions, which change rounding only
+    changes       the changes of the surroundings at earlier resumes
+    position      the number of steps done, over all epochs
+    seconds       the time that the steps of the current epoch took
+    epochs        the number of epochs that metrics.jsonl records
+    saved         the content of checkpoint.safetensors; null before the end of the first epoch
 
 and its tensors are the weights, their average, Adam's moments and the sum of the epoch's losses
 (`Trainer.state_tensors`). Random numbers are a function of seed and step (`train.trainer`), so no random state is kept.
@@ -171,14 +171,14 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], *, wh
         return
     if other <= {"sha256", "images"}:
         raise DataError(
-            "not the images that the training began with",
+            "images differ from those that the training began with",
             where=now["dataset"],
             expected=f"SHA-256 {before.get('sha256')}",
             got=now["sha256"],
         )
     other -= {"sha256", "images"}
     raise UsageError(
-        "resume would be another training",
+        "options differ from the resumed training",
         where=where,
         expected=", ".join(f"{name} {_shown(before.get(name))}" for name in sorted(other)),
         got=", ".join(f"{name} {_shown(now.get(name))}" for name in sorted(other)),

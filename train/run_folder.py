@@ -1,4 +1,4 @@
-"""A run folder while a training owns it: who may write to it, what of an earlier training stays, what is written."""
+"""Lock a run folder for a training, remove or keep the files of an earlier one, and write checkpoints and metrics."""
 
 from __future__ import annotations
 

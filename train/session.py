@@ -50,16 +50,16 @@ class TrainingSession:
     """One training. Call `train` once, inside `new_run`; or inside `resumed_run`, after `resume`.
 
     Args:
-        options: What to train and how.
+        options: The options of the training.
         run: The run folder, held by `new_run` or `resumed_run`.
         dataset: The images.
-        device: Where the steps are computed.
-        arguments: Of the command, JSON-able; kept in the state for a resume to repeat.
+        device: The device that computes the steps.
+        arguments: The arguments of the command, JSON-able; the state keeps them, and a resume repeats them.
         processes: That train together. Each has a session; the first one's writes.
 
     Attributes:
         epochs: How many are scored and recorded.
-        saved: What is in the run's checkpoint; None before the end of the first epoch.
+        saved: The content of the run's checkpoint; None before the end of the first epoch.
         events: Event files for TensorBoard, if any are wanted.
     """
 
@@ -110,10 +110,10 @@ class TrainingSession:
         """Continue from a state.
 
         Returns:
-            What has changed in the environment since then, a few words each; it changes rounding.
+            The changes of the environment since then, in a few words each; they change rounding only.
 
         Raises:
-            UsageError, DataError: With these options or images it would be another training.
+            UsageError, DataError: The options or the images differ from those of the state.
             CheckpointError, IntegrityError: The state does not fit, or the checkpoint that it names is damaged.
         """
         provenance = self._provenance

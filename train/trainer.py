@@ -60,7 +60,7 @@ class Trainer:
         recipe: How long and how fast.
         objective: The loss.
         protocol: With "dynamic", each step samples binary pixels.
-        seed: Of all random numbers but the initial weights.
+        seed: The seed of all random numbers except the initial weights.
         bfloat16: Whether matrix products and convolutions are in bfloat16. Weights, sums and the loss are float32.
         compiling: Whether the loss is compiled by torch.compile.
         processes: That share each batch.
@@ -214,7 +214,7 @@ class Trainer:
             processes: How many processes it trained in.
 
         Raises:
-            CheckpointError: Names, shapes or dtypes are not those of this trainer.
+            CheckpointError: Names, shapes or dtypes do not match this trainer.
         """
         networks = {"model": self.model} | ({} if self.average is None else {"average": self.average})
         places = {f"{kind}.{name}": place for kind, net in networks.items() for name, place in net.state_dict().items()}

@@ -60,7 +60,7 @@ class Likelihood:
         if type(self.scale) is not float or not 0 < self.scale < math.inf:
             raise ModelError("bad scale of a likelihood", expected="a number above 0", got=self.scale)
         if self.name != "gaussian-fixed" and self.scale != 1.0:
-            raise ModelError("a scale is for gaussian-fixed", where=self.name, got=self.scale)
+            raise ModelError("only gaussian-fixed has a scale", where=self.name, got=self.scale)
 
     @classmethod
     def usual(cls, image_range: tuple[float, float]) -> Likelihood:

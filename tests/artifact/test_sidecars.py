@@ -64,7 +64,7 @@ def test_certificate_of_another_sidecar_is_refused(mlp: Exported) -> None:
     certificate = read_certificate(mlp.artifact.certificate)
     certificate.require(mlp.artifact.manifest, "here")
     certificate.document["files"][WEIGHTS] = "0" * 64
-    with pytest.raises(IntegrityError, match=rf"certificate is of another file: here, {WEIGHTS}"):
+    with pytest.raises(IntegrityError, match=rf"certificate belongs to another file: here, {WEIGHTS}"):
         certificate.require(mlp.artifact.manifest, "here")
 
 

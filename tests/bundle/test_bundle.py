@@ -1,4 +1,4 @@
-"""What goes into a bundle comes out of it, in the form that docs/bundle-format.md specifies."""
+"""A bundle returns the files that were packed, in the form that docs/bundle-format.md specifies."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_certificate_of_other_files_cannot_be_bundled(mlp: Exported) -> None:
     document = json.loads(certificate_of(mlp).data)
     document["files"]["decoder.onnx"] = "0" * 64
     other = parse_certificate(json.dumps(document).encode(), "here")
-    with pytest.raises(IntegrityError, match=r"certificate is of another file: .*decoder\.onnx"):
+    with pytest.raises(IntegrityError, match=r"certificate belongs to another file: .*decoder\.onnx"):
         pack(mlp.artifact, other, name="x")
     del document["files"]["decoder.onnx"]
     with pytest.raises(IntegrityError, match="no such file in it"):
@@ -172,7 +172,7 @@ def test_model_card_answers_common_questions(path: Path) -> None:
     ):
         assert text in card
     assert "comparisons" in card
-    assert "Fewer bits" not in card
+    assert "Lower precision" not in card
 
 
 def test_model_card_states_degradation_and_tolerance(mlp: Exported) -> None:
@@ -198,7 +198,7 @@ def test_certificate_unfit_for_card_is_one_line_error(mlp: Exported) -> None:
 
 
 def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path) -> None:
-    """Whoever opens it must not take "all passed" for the measured band: with --atol 1000 any file passes."""
+    """The card must state a custom tolerance, because with --atol 1000 any file passes."""
     known = certificate_of(mlp)
     document = {**known.document, "tolerance": {"atol": 1000.0, "rtol": 0.0}}
     loose = StoredCertificate(json.dumps(document).encode(), document)

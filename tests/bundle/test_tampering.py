@@ -31,7 +31,7 @@ def test_tampered_bundle_is_refused_by_name(packed: bytes, tmp_path: Path, kind:
 
 
 def test_untouched_bundle_is_opened(packed: bytes, tmp_path: Path) -> None:
-    """What the tests above refuse, they refuse for what was done to it."""
+    """The archives above are refused because of the tampering: the untouched ones are accepted."""
     path = tmp_path / "good.zip"
     path.write_bytes(packed)
     assert open_bundle(path).certificate.passed

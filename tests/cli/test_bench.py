@@ -79,7 +79,7 @@ def test_crash_of_a_target_is_an_error_only_if_it_was_requested(
     outcome = invoke(*typed, "--force", "--target", ONNX)
     assert outcome.code == 6
     assert outcome.err.splitlines()[-1] == (
-        "vae-export: error: could not be measured to the end: decoder, onnx/CPUExecutionProvider; "
+        "vae-export: error: measurement did not finish: decoder, onnx/CPUExecutionProvider; "
         "got batch 2: its process died of SIGSEGV"
     )
     document = json.loads(out.read_text())

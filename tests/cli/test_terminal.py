@@ -1,4 +1,4 @@
-"""What a terminal of 80 columns shows: tables, help, progress and shell completion."""
+"""Output in a terminal of 80 columns: tables, help, progress and shell completion."""
 
 from __future__ import annotations
 

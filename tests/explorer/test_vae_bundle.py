@@ -192,7 +192,7 @@ def test_altered_bundle_is_refused_and_the_file_named(node: str, bundle: Path, t
         "golden": (_manifest(whole, golden=[]), "golden"),
         "nonsense": (_manifest(whole, files=[1, None]), "file name is not allowed"),
         "no json": (_rewritten(whole, {"manifest.json": b'{"a": NaN}'}), "JSON cannot be read: manifest.json"),
-        "key twice": (_rewritten(whole, {"manifest.json": b'{"a": {"b": 1}, "a": 2}'}), 'key "a" is there twice'),
+        "key twice": (_rewritten(whole, {"manifest.json": b'{"a": {"b": 1}, "a": 2}'}), 'duplicate key "a"'),
     }  # fmt: skip
     for name, (data, _) in kinds.items():
         (tmp_path / name).write_bytes(data)

@@ -29,7 +29,7 @@ def test_unavailable_format_is_refused_with_the_reason(toy: Toy, source: Source,
         ({"parts": ["head"]}, "part cannot be made: head"),
         ({"parts": []}, "no part was asked for"),
         ({"opset": 5}, "opset cannot be written"),
-        ({"out": "."}, "not a name for an output"),
+        ({"out": "."}, "not a valid output name"),
     ],
 )
 def test_bad_arguments_are_refused(source: Source, tmp_path: Path, arguments: dict[str, object], said: str) -> None:

@@ -156,7 +156,7 @@ def test_search_for_traces_finds_one() -> None:
 
 @every_source
 def test_pt2_file_has_no_example_inputs(exported: Callable[[str], Exported], name: str) -> None:
-    """Those it was captured with would travel as a pickle, which a loader runs."""
+    """Example inputs would be stored as a pickle, which a loader runs."""
     artifact = exported(name).artifact
     for part in PARTS:
         with zipfile.ZipFile(io.BytesIO(artifact.read(artifact.entry(part, "pt2")))) as archive:

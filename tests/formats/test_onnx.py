@@ -69,7 +69,7 @@ def test_batch_axis_is_named_as_in_the_contract(mlp: Exported, part: str) -> Non
 
 @pytest.mark.parametrize("part", PARTS)
 def test_exporters_notes_are_removed(mlp: Exported, part: str) -> None:
-    """They name modules and scopes of the program that was exported; only what the file says of itself stays."""
+    """Notes on modules and scopes of the exported program are removed; the file's own metadata stays."""
     model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
     graph = model.graph
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):

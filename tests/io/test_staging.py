@@ -81,7 +81,7 @@ class TestStagedFolder:
 
     @pytest.mark.parametrize("path", [".", "..", "/"])
     def test_refuses_a_path_without_a_name(self, path: str) -> None:
-        with pytest.raises(UsageError, match="not a name for an output"):
+        with pytest.raises(UsageError, match="not a valid output name"):
             check_free(Path(path), force=True)
 
     def test_long_path_is_refused_before_work(self, tmp_path: Path) -> None:

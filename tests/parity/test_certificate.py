@@ -79,13 +79,13 @@ FAILING = {
         PASSED, budget=Budget(max_grey_levels=2), degradations=(replace(DRIFT, worst_levels=3),)
     ),
     "too many nats": replace(PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=0.11),)),
-    "a budget that NaN is held against": replace(
+    "a budget with a figure that is NaN": replace(
         PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=math.nan),)
     ),
     "a budget and no figure": replace(
         PASSED, budget=Budget(max_nats=0.1), degradations=(replace(DRIFT, nats_high=None),)
     ),
-    "a budget that nothing was held against": replace(PASSED, budget=Budget(max_grey_levels=255)),
+    "a budget without a measured file": replace(PASSED, budget=Budget(max_grey_levels=255)),
     "a tolerance of zero": replace(PASSED, results=(replace(ROW, limits=ErrorLimits(1e-7, 1e-7, 1.0, Tolerance())),)),
 }
 

@@ -40,7 +40,7 @@ def test_encoder_of_another_family_with_the_same_shapes_fails(mlp: Subject, subj
 
 def test_exchanged_encoder_and_decoder_are_refused(mlp: Subject, tmp_path: Path) -> None:
     files = {("encoder", "onnx"): mlp.data("decoder"), ("decoder", "onnx"): mlp.data("encoder")}
-    with pytest.raises(ModelError, match="inputs are not those of the contract: encoder"):
+    with pytest.raises(ModelError, match="inputs do not match the contract: encoder"):
         verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
 
@@ -121,7 +121,7 @@ def entries(**changes: object) -> Callable[[Manifest], Manifest]:
 
 MANIFESTS: dict[str, tuple[Callable[[Manifest], Manifest], type[VaeExportError], str]] = {
     "another hash": (entries(sha256=sha256(b"")), IntegrityError, "altered"),
-    "another part": (entries(part="encoder"), ModelError, "inputs are not those of the contract"),
+    "another part": (entries(part="encoder"), ModelError, "inputs do not match the contract"),
     "another format": (entries(format="pt2"), ModelError, "not a readable pt2 file"),
     "an unknown format": (entries(format="tflite"), IntegrityError, "unknown format"),
     "a file that is not there": (entries(name="decoder-2.onnx"), IntegrityError, "cannot be read"),

@@ -108,10 +108,10 @@ BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
     ("a.npz", lambda: zipped(saved(latents_with(17, np.nan))), r"not finite: \S+a\.npz, latent\.npy, row 17"),
     ("a.npz", lambda: zipped(b"x", "readme.txt"), "no such array.*got nothing"),
     ("a.npz", lambda: zipped_with_flipped_bit(saved(latents())), "Bad CRC-32"),
-    ("a.npz", lambda: zipped(npy_header("(40000000, 4)") + bytes(640_000_000)), "compressed too tightly"),
+    ("a.npz", lambda: zipped(npy_header("(40000000, 4)") + bytes(640_000_000)), "compression ratio too high"),
     ("a.parquet", lambda: b"PAR1PAR1", "not a readable Parquet file"),
-    ("a.txt", lambda: b"1 2 3 4", "unknown kind of file"),
-    ("a", lambda: b"", "unknown kind of file"),
+    ("a.txt", lambda: b"1 2 3 4", "unknown file type"),
+    ("a", lambda: b"", "unknown file type"),
 ]
 
 
@@ -183,7 +183,7 @@ def test_empty_and_mixed_folders_are_refused(tmp_path: Path) -> None:
         open_images(tmp_path / "none", IMAGE)
     np.save(tmp_path / "latent-0.npy", latents())
     np.savez(tmp_path / "latent-1.npz", latent=latents())
-    with pytest.raises(DataError, match=r"files of several kinds: .*got \.npy \.npz"):
+    with pytest.raises(DataError, match=r"files of several types: .*got \.npy \.npz"):
         open_latents(tmp_path, LATENT)
 
 

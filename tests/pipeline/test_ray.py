@@ -220,7 +220,8 @@ def ray_engine(bundle: Path, address: str | None) -> RayEngine:
 def test_rows_that_kill_every_worker_are_named(bundle: Path, cluster: Cluster) -> None:
     done = 0
     with pytest.raises(
-        MachineError, match="workers die of these rows: deadly, row 20 to 29; got 4 dead; see Ray's logs"
+        MachineError,
+        match="workers die while they compute these rows: deadly, row 20 to 29; got 4 dead; see Ray's logs",
     ):
         for outputs in ray_engine(bundle, cluster.address).run(Task("decode", DeadlyReader()), Chunks(40, 10)):
             done += len(outputs["image"])

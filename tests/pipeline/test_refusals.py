@@ -23,9 +23,9 @@ BAD = [
     ("sample --shards csv", 2, "unknown shards; expected npy | parquet, got csv"),
     ("sample --shard-rows 5", 2, "--shard-rows goes with --shards"),
     ("sample --run {home}", 2, "--bundle and --run exclude each other"),
-    ("sample --out {home}/a.jpg", 2, "unknown kind of output: {home}/a.jpg; expected NAME.png | NAME.npy | NAME,"),
+    ("sample --out {home}/a.jpg", 2, "unknown type of output: {home}/a.jpg; expected NAME.png | NAME.npy | NAME,"),
     ("sample --out {latents}", 2, "output exists: {latents}; pass --force"),
-    ("sample --out {home}/folder.npy --force", 2, "a folder is in the way"),
+    ("sample --out {home}/folder.npy --force", 2, "output path is a folder"),
     (
         "sample --out {home}/mine --force",
         2,
@@ -35,7 +35,7 @@ BAD = [
     ("sample -n 100000000 --out {home}/grid.png", 2, "too many images for one picture"),
     ("sample -n 1000000000000 --out {home}/big.npy", 6, "disk full: {home}/big.npy; expected 3,136,000,000,000,"),
     ("sample -n 1000000000000 --out {home}/big --shards npy", 6, "disk full"),
-    ("sample --provider CUDAExecutionProvider --out {home}/new", 6, "provider is not there"),
+    ("sample --provider CUDAExecutionProvider --out {home}/new", 6, "provider not found"),
     ("sample --out {latents}/below", 6, "{latents}/below"),
     ("decode {home}/none.npy", 3, "cannot be read: {home}/none.npy"),
     ("decode {latents} --out {latents} --force", 2, "the input would be overwritten"),
@@ -48,8 +48,8 @@ BAD = [
     ("decode {home}/nan.npy --out {home}/new --shards parquet --shard-rows 2", 3, "not finite"),
     ("decode {home}/huge.npy --out {home}/new.npy", 3, "counted from {home}/huge.npy, row 0 to 2"),
     ("encode {latents}", 3, "wrong shape: {latents}"),
-    ("encode {home}/mine", 3, "no readable image: {home}/mine/notes.txt"),
-    ("encode {home}/nan.npy --out {home}/new", 2, "unknown kind of output"),
+    ("encode {home}/mine", 3, "not a readable image: {home}/mine/notes.txt"),
+    ("encode {home}/nan.npy --out {home}/new", 2, "unknown type of output"),
     ("reconstruct {latents}", 3, "wrong shape"),
 ]
 

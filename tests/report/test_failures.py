@@ -65,10 +65,10 @@ def test_page_says_why_a_certificate_without_failed_rows_fails(changes: dict[str
 
 
 def test_targets_and_files_that_did_not_run_are_named() -> None:
-    whole = certificate(unusable={"onnx/CUDAExecutionProvider": "provider is not there"})
+    whole = certificate(unusable={"onnx/CUDAExecutionProvider": "provider not found"})
     page = read(replace(whole, files={"encoder.onnx": "f" * 64, "other.onnx": "0" * 64}))
     for said in (
-        "provider is not there",
+        "provider not found",
         "not verified",
         "another file was run",
         "not run here",

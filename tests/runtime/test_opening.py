@@ -1,4 +1,4 @@
-"""What is opened is what the manifest names, on the provider that was asked for, or nothing."""
+"""The runtime opens the file that the manifest names, on the requested provider, or raises an error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_altered_file_never_reaches_onnx_runtime(
 def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: str) -> None:
     if provider in session.ort.get_available_providers():
         pytest.skip(f"{provider} is there")
-    with pytest.raises(TargetError, match="provider is not there: .*expected .*CPUExecutionProvider"):
+    with pytest.raises(TargetError, match="provider not found: .*expected .*CPUExecutionProvider"):
         load(mlp.folder, provider=provider).decode(latents(1))
 
 
@@ -57,7 +57,7 @@ def test_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, chan
     (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, contract=contract, golden=()).text)
     model = load(artifact.folder)
     latent = np.zeros((1, *contract.latent_shape), np.float32)
-    with pytest.raises(ModelError, match="are not those of the contract: decoder; expected"):
+    with pytest.raises(ModelError, match="do not match the contract: decoder; expected"):
         model.decode(latent)
 
 
@@ -81,7 +81,7 @@ def test_missing_part_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
     [
         ("missing", "no such file or folder: .*; expected a bundle, or the folder of an export; check the path"),
         ("file", "not a bundle: .*; expected a ZIP file"),
-        ("folder", r"no export here: .*; expected manifest\.json"),
+        ("folder", r"no export found: .*; expected manifest\.json"),
     ],
 )
 def test_path_without_export_is_refused(tmp_path: Path, kind: str, said: str) -> None:

@@ -77,7 +77,7 @@ def test_files_before_and_after_a_crash_are_run(mlp: Exported, package: Callable
 
 
 def test_exception_is_not_a_crash(mlp: Exported) -> None:
-    """Whoever opens the file meets it again."""
+    """The check reports no error: opening the file later raises it."""
     bad = replace(trial(mlp, "openvino", "CPU"), content=FileContent(b"no model"))
     assert crash_check([bad, trial(mlp, "ort", "CPUExecutionProvider")], mlp.source.contract) == {}
 

@@ -73,7 +73,7 @@ def test_preset_with_unknown_option_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(recipes, "PRESET_FOLDER", tmp_path)
     outcome = invoke("train", "--preset", "mine")
     assert outcome.code == 3
-    assert "preset names no option of train: mine; got wings" in one_line(outcome.err)
+    assert "preset has unknown options: mine; got wings" in one_line(outcome.err)
 
 
 def test_preset_value_of_wrong_type_is_a_usage_error(

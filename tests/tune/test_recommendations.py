@@ -79,7 +79,7 @@ def test_missing_provider_is_not_used_and_named(advised: Advised) -> None:
     model = load(advised(provider="TensorrtExecutionProvider"))
     assert model.running("decoder").options.provider == "CPUExecutionProvider"
     assert model.running("decoder").reason.startswith(
-        "recommendation not followed: provider is not there: TensorrtExecutionProvider"
+        "recommendation not followed: provider not found: TensorrtExecutionProvider"
     )
     assert model.sample(1).shape == (1, 1, 28, 28)
 
@@ -87,24 +87,24 @@ def test_missing_provider_is_not_used_and_named(advised: Advised) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"file": "decoder.ort"}, "not one that can be run"),
-        ({"file": "encoder.onnx"}, "not one that can be run"),
-        ({"file": "../decoder.onnx"}, "not one that can be run"),
-        ({"sha256": "0" * 64}, "of another file"),
-        ({"part": "both"}, "part does not exist"),
-        ({"threads": -1}, "threads does not exist"),
-        ({"threads": True}, "threads does not exist"),
-        ({"threads": 1 << 40}, "threads does not exist"),
-        ({"provider": "CPU; rm"}, "provider does not exist"),
-        ({"optimisation": "most"}, "optimisation does not exist"),
-        ({"switches": ["fast"]}, "switches does not exist"),
-        ({"switches": ["no-arena", "no-arena"]}, "switches does not exist"),
+        ({"file": "decoder.ort"}, "recommended file cannot be run"),
+        ({"file": "encoder.onnx"}, "recommended file cannot be run"),
+        ({"file": "../decoder.onnx"}, "recommended file cannot be run"),
+        ({"sha256": "0" * 64}, "belongs to another file"),
+        ({"part": "both"}, "part is not valid"),
+        ({"threads": -1}, "threads is not valid"),
+        ({"threads": True}, "threads is not valid"),
+        ({"threads": 1 << 40}, "threads is not valid"),
+        ({"provider": "CPU; rm"}, "provider is not valid"),
+        ({"optimisation": "most"}, "optimisation is not valid"),
+        ({"switches": ["fast"]}, "switches is not valid"),
+        ({"switches": ["no-arena", "no-arena"]}, "switches is not valid"),
         ({"switches": 7}, "manifest cannot be read"),
-        ({"batch": 0}, "batch does not exist"),
-        ({"speedup": "fast"}, "speedup does not exist"),
-        ({"p50_seconds": None}, "p50_seconds does not exist"),
-        ({"machine": "mine"}, "machine does not exist"),
-        ({"budget": []}, "budget does not exist"),
+        ({"batch": 0}, "batch is not valid"),
+        ({"speedup": "fast"}, "speedup is not valid"),
+        ({"p50_seconds": None}, "p50_seconds is not valid"),
+        ({"machine": "mine"}, "machine is not valid"),
+        ({"budget": []}, "budget is not valid"),
     ],
 )
 def test_bad_recommendation_is_refused(advised: Advised, changes: dict[str, Any], said: str) -> None:

@@ -75,7 +75,7 @@ def test_degradation_is_read_from_the_certificate(small: Small) -> None:
 
 
 def test_autoencoder_has_its_own_degradation() -> None:
-    """It is another file than the decoder, and has one even where the certificate states none for it."""
+    """The autoencoder is a file of its own, with a degradation even if the certificate states none for it."""
     target = Target("onnx", CPU)
     row = {"target": str(target), "output": "x", "probe": "data", "error": 1e-6}
     own = {**row, "part": "autoencoder", "grey": {"worst": 3}}

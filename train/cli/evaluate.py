@@ -208,7 +208,7 @@ def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str
     try:
         digest = read_checkpoint_header(run.checkpoint).digest
         if sha256(run.checkpoint) != subject.sha256:
-            raise CheckpointError("the run has another checkpoint than was scored", where=run.checkpoint)
+            raise CheckpointError("checkpoint of the run has changed since it was scored", where=run.checkpoint)
         append_evaluation(run, {"checkpoint": digest, "format": format, **figures})
     except (InputError, StorageError, OSError) as error:
         console.message(f"note: not recorded: {error}")
@@ -294,7 +294,7 @@ def _images(
     name = dataset if dataset is not None else subject.trained_on.get("name")
     if name not in DATASETS:
         raise UsageError(
-            f"the {subject.kind} names no data set of ours", where=subject.path, got=name, do="pass --dataset"
+            f"the {subject.kind} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
     size = image_size if image_size is not None or name != "folder" else subject.image_shape[-1]
     images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol))

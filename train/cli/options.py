@@ -66,7 +66,7 @@ def choose_device(name: DeviceName, threads: int | None) -> torch.device:
         threads: None for torch's own number, at most `MAX_DEFAULT_THREADS`.
 
     Raises:
-        TargetError: there is no such device here, or there are more processes than GPUs.
+        TargetError: this machine lacks the device, or there are more processes than GPUs.
     """
     import torch
 
@@ -77,7 +77,7 @@ def choose_device(name: DeviceName, threads: int | None) -> torch.device:
         raise UsageError("unknown device", expected="auto | cpu | cuda | mps", got=name)
     if not usable[chosen]:
         expected = ", ".join(device for device, is_usable in usable.items() if is_usable)
-        raise TargetError("no such device here", where=f"--device {name}", expected=expected, do="pass --device auto")
+        raise TargetError("device not found", where=f"--device {name}", expected=expected, do="pass --device auto")
     return _own_gpu() if chosen == "cuda" else torch.device(chosen)
 
 

@@ -199,7 +199,7 @@ def take_preset(context: typer.Context, name: str | None) -> str | None:
         option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
     }
     if unknown := [option for option in preset.options if option not in known]:
-        raise InputError("preset names no option of train", where=name, got=", ".join(unknown))
+        raise InputError("preset has unknown options", where=name, got=", ".join(unknown))
     defaults = {known[option]: value for option, value in preset.options.items()}
     context.default_map = {**defaults, **(context.default_map or {})}  # options of a resumed run come first
     return name
@@ -247,7 +247,7 @@ def preset_of_resumed(context: typer.Context, preset: str | None) -> str | None:
     first: str | None = context.meta[_FIRST_PRESET]
     if preset not in (None, first):
         expected, got = f"preset {first}", f"preset {preset}"
-        raise UsageError("resume would be another training", expected=expected, got=got, do="leave it out")
+        raise UsageError("options differ from the resumed training", expected=expected, got=got, do="leave it out")
     return first
 
 

@@ -61,7 +61,7 @@ class StoredCertificate:
             if found != stored.sha256:
                 got = "no such file in it" if found is None else f"SHA-256 {found}"
                 raise IntegrityError(
-                    "certificate is of another file",
+                    "certificate belongs to another file",
                     where=f"{where}, {stored.name}",
                     expected=f"SHA-256 {stored.sha256}",
                     got=got,

@@ -154,7 +154,7 @@ class FileEntry:
             raise ValueError(f"part of a file is {entry.part!r}")
         for sidecar in entry.beside:
             if sidecar.name != sidecar_name(entry.name, sidecar.suffix):
-                raise IntegrityError("sidecar has another name than its file", where=sidecar.name, got=entry.name)
+                raise IntegrityError("name of a sidecar does not match its file", where=sidecar.name, got=entry.name)
         return entry
 
 
@@ -312,7 +312,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise IntegrityError("manifest is too large", where=path, expected=f"{MANIFEST_LIMIT:,} bytes at most")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError("no export here", where=folder, expected=MANIFEST, do="run: vae-export export") from error
+        raise ModelError("no export found", where=folder, expected=MANIFEST, do="run: vae-export export") from error
     except OSError as error:
         raise IntegrityError("manifest cannot be read", where=path, got=error.strerror) from error
     return parse_manifest(data, path)
@@ -349,7 +349,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             _check_tensors(item, entry, contract)
         golden = _golden(document, contract, files)
         if len({(entry.part, entry.format, entry.precision) for entry in files}) != len(files):
-            raise IntegrityError("a part is there twice in one format and precision", where=where)
+            raise IntegrityError("manifest lists a part twice in one format and precision", where=where)
         manifest = Manifest(
             contract,
             files,
@@ -379,13 +379,13 @@ def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract
     """Raise `IntegrityError` unless the inputs and outputs of a file equal those of the contract."""
     spec = contract.spec(entry.part).to_json()
     if any(item[key] != spec[key] for key in ("inputs", "outputs")):
-        raise IntegrityError("inputs and outputs are not those of the contract", where=entry.name)
+        raise IntegrityError("inputs and outputs do not match the contract", where=entry.name)
 
 
 def _file_name(name: str) -> str:
     """Return the name of a file in the export folder itself; raise `IntegrityError` for any other name."""
     if "/" in (checked := check_name(name)):
-        raise IntegrityError("model file lies in a folder", where=checked)
+        raise IntegrityError("model file is in a subfolder", where=checked)
     return checked
 
 
@@ -408,19 +408,21 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
 
     parts = tuple(GoldenPart.from_json(item) for item in document["golden"])
     if sorted(part.part for part in parts) != sorted({float_part(entry.part) for entry in files}):
-        raise IntegrityError("golden vectors are not those of the files", got=[part.part for part in parts])
+        raise IntegrityError("golden vectors do not match the files", got=[part.part for part in parts])
     for part in parts:
         spec = contract.spec(part.part)
         for arrays, tensors in ((part.inputs, spec.inputs), (part.outputs, spec.outputs)):
             wanted = [(tensor.name, tensor.item) for tensor in tensors]
             if [(array.tensor, array.shape[1:]) for array in arrays] != wanted:
-                raise IntegrityError("golden vectors are not those of the contract", where=part.part, expected=wanted)
+                raise IntegrityError("golden vectors do not match the contract", where=part.part, expected=wanted)
         everything = (*part.inputs, *part.outputs)
         if len({array.shape[0] for array in everything}) != 1:
             raise IntegrityError("golden vectors differ in length", where=part.part)
         for array in everything:
             if not check_name(array.name).startswith(f"{GOLDEN_FOLDER}/"):
-                raise IntegrityError("golden vector lies elsewhere", where=array.name, expected=f"{GOLDEN_FOLDER}/")
+                raise IntegrityError(
+                    "golden vector is in another folder", where=array.name, expected=f"{GOLDEN_FOLDER}/"
+                )
     return parts
 
 
@@ -458,10 +460,10 @@ def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommen
     entry = next((entry for entry in files if entry.name == found.file), None)
     if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
         expected = f"an {RUNTIME_FORMAT} file of {found.part}"
-        raise IntegrityError("recommended file is not one that can be run", where=str(found.file), expected=expected)
+        raise IntegrityError("recommended file cannot be run", where=str(found.file), expected=expected)
     if entry.sha256 != found.sha256:
         raise IntegrityError(
-            "recommendation is of another file",
+            "recommendation belongs to another file",
             where=found.file,
             expected=f"SHA-256 {entry.sha256}",
             got=str(found.sha256)[:80],
@@ -472,4 +474,4 @@ def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommen
 
 def _check_recommended(name: str, is_right: bool, got: object) -> None:
     if not is_right:
-        raise IntegrityError(f"recommended {name} does not exist", got=str(got)[:80], do="run: vae-export tune")
+        raise IntegrityError(f"recommended {name} is not valid", got=str(got)[:80], do="run: vae-export tune")

@@ -40,7 +40,7 @@ def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
     central, offset = bytearray(), 0
     for path, data in files.items():
         if offset + len(data) >= MAX_BYTES or len(files) >= _MAX_ENTRIES:
-            raise UsageError("too much for one bundle", where=path, expected=f"less than {MAX_BYTES:,} bytes")
+            raise UsageError("bundle would be too large", where=path, expected=f"less than {MAX_BYTES:,} bytes")
         name = path.encode("ascii")
         sizes = (zlib.crc32(data), len(data), len(data), len(name), 0)
         central += _CENTRAL.pack(

@@ -36,10 +36,10 @@ def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, no
     """
     degradations = certificate.document.get("drift") or []
     sections = {
-        "What it is": "\n".join(_what(manifest)),
+        "Model": "\n".join(_model(manifest)),
         "Training": "\n".join(_training(manifest.provenance)),
         "Verification": "\n".join(_verification(certificate)),
-        **({"Fewer bits": "\n".join(_degradation_table(degradations))} if degradations else {}),
+        **({"Lower precision": "\n".join(_degradation_table(degradations))} if degradations else {}),
         "Files": "\n".join(_files(manifest)),
         "Limits": _LIMITS,
         **({"Notes": notes.strip()} if notes.strip() else {}),
@@ -47,7 +47,7 @@ def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, no
     return f"# {name}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()) + "\n"
 
 
-def _what(manifest: Manifest) -> Iterator[str]:
+def _model(manifest: Manifest) -> Iterator[str]:
     contract = manifest.contract
     low, high = contract.image_range
     yield "A variational autoencoder, exported for inference."
@@ -99,11 +99,11 @@ def _verification(certificate: StoredCertificate) -> Iterator[str]:
     rows = [row for row in document.get("rows", ()) if isinstance(row, dict)]
     environment = document.get("environment", {})
     depth = "every setting" if environment.get("thorough") else "the quick set of settings"
-    yield f"Every file was held against the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
+    yield f"Every file was compared with the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
     if certificate.own_tolerance is not None:
         yield f"**The tolerance was set by the maker ({certificate.own_tolerance}), not derived from rounding errors.**"
     yield ""
-    yield "| part | target | largest error | of what is allowed |"
+    yield "| part | target | largest error | share of tolerance |"
     yield "|---|---|---|---|"
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
@@ -120,8 +120,8 @@ def _verification(certificate: StoredCertificate) -> Iterator[str]:
 
 def _degradation_table(degradations: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines on how much accuracy the files of lower precision lose, in pixels and nats."""
-    yield "Files of fewer bits were held against what PyTorch loses with the same numbers, so that they are right. What"
-    yield "those bits cost, on inputs as an application has them, against the network in float64:"
+    yield "Files of lower precision were compared with PyTorch in the same precision. The table shows how far they are"
+    yield "from the network in float64, on inputs as an application has them:"
     yield ""
     yield "| part | target | worst pixel, levels of 255 | mean pixel | −ELBO, nats per image (95 % interval) |"
     yield "|---|---|---|---|---|"

@@ -120,7 +120,7 @@ def read_bundle(data: bytes, path: Path) -> Bundle:
 def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a device or a pipe would never end
-            raise ModelError("no bundle here", where=path, got="no such file" if not path.exists() else "not a file")
+            raise ModelError("no bundle found", where=path, got="no such file" if not path.exists() else "not a file")
         if (size := path.stat().st_size) >= MAX_BYTES:
             raise IntegrityError("bundle is too large", where=path, expected=f"less than {MAX_BYTES:,} bytes", got=size)
         return path.read_bytes()

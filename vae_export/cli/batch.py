@@ -310,9 +310,9 @@ def _check_kind(job: Operation, out: Path) -> None:
     suffixes = (".npz",) if job == "encode" else (".png", ".npy", "")
     if out.suffix not in suffixes:
         expected = " | ".join(f"NAME{suffix}" for suffix in suffixes) + ", or --shards"
-        raise UsageError("unknown kind of output", where=out, expected=expected, got=out.suffix or "none")
+        raise UsageError("unknown type of output", where=out, expected=expected, got=out.suffix or "none")
     if out.suffix and out.is_dir():
-        raise UsageError("a folder is in the way", where=out, do="choose another --out")
+        raise UsageError("output path is a folder", where=out, do="choose another --out")
 
 
 def _open_writer(

@@ -119,7 +119,7 @@ def bench(
         console.result(f"timings: {place}, as a page {place.with_suffix('.html').name}")
     for name, reason in timings.unusable.items():
         if name.partition(", ")[2] in (targets or ()):  # the others are measured, and written; but this was asked for
-            raise TargetError("could not be measured to the end", where=name, got=reason)
+            raise TargetError("measurement did not finish", where=name, got=reason)
 
 
 def _show(timings: Timings) -> None:

@@ -111,7 +111,7 @@ def _title(name: str, *, of_file: bool) -> str:
     if not name.isprintable():  # this excludes lone surrogates, which no file can hold
         raise UsageError("bad name", where="--name", expected="printable text", got=ascii(name))
     if of_file and Path(name).name != name:
-        raise UsageError("not a name for a file", where="--name", got=name, do="pass --out for the file")
+        raise UsageError("not a valid file name", where="--name", got=name, do="pass --out for the file")
     return name
 
 

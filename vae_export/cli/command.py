@@ -23,7 +23,7 @@ _MOST_UNSECTIONED = 8
 _LAST_SECTION = "Output"
 #: Attribute of an option group that holds its section.
 _SECTION = "_help_section"
-#: What stands for a value of each type in the help.
+#: The placeholder of each type's values in the help.
 _METAVARS = {"int": "N", "float": "X", "str": "NAME", "Path": "PATH"}
 
 

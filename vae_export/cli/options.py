@@ -16,7 +16,7 @@ from vae_export.runs import Run, newest_run
 if TYPE_CHECKING:
     from vae_export.parity import Budget
 
-#: With `choices_option`: every choice there is.
+#: The choice that stands for all others of `choices_option`.
 ALL = "all"
 
 RunOption = Annotated[

@@ -114,7 +114,7 @@ def verify(
     if file is not None and (export is not None or single.part is None):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
     if file is None and single.part is not None:
-        raise UsageError("--part goes with --file", got=single.part, do="an export is verified whole")
+        raise UsageError("--part goes with --file", got=single.part, do="leave out --part to verify an export")
     if out is not None:
         check_document_free(out, force=force)
     require("export")

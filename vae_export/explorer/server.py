@@ -94,7 +94,7 @@ def _dist_folder(folder: Path) -> Path:
         if not _missing_files(candidate):
             return candidate
     raise UsageError(
-        "onnxruntime-web is not there",
+        "onnxruntime-web not found",
         where=folder,
         expected=f"the folder dist of onnxruntime-web {VERSION}, with {RUNTIME_FILES[0]}",
         do=f"run: {INSTALL_COMMAND}",

@@ -214,10 +214,10 @@ class Format(ABC):
 
         Raises:
             TargetError: the file does not run on the requested provider.
-            ModelError: the inputs or outputs of the file are not those of the contract.
+            ModelError: the inputs or outputs of the file do not match the contract.
         """
 
     def check_provider(self, provider: str) -> None:
         """Raise `TargetError` unless this machine can run files of this format on the provider."""
         if provider not in (providers := self.providers()):
-            raise TargetError("device is not there", where=f"{self.name}/{provider}", expected=" | ".join(providers))
+            raise TargetError("device not found", where=f"{self.name}/{provider}", expected=" | ".join(providers))

@@ -73,7 +73,7 @@ class ExecuTorch(Format):
     ) -> Iterator[Finding]:
         """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
         if content.data[4:6] != _IDENTIFIER:
-            raise ValueError("no ExecuTorch program")
+            raise ValueError("not an ExecuTorch program")
         yield from machine_traces(content.data, name)
 
     def providers(self) -> tuple[str, ...]:

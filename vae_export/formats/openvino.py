@@ -167,7 +167,7 @@ def _compile(model: openvino.Model, options: SessionOptions, part: Part) -> open
     try:
         compiled = core().compile_model(model, options.provider, properties)
     except RuntimeError as error:
-        raise TargetError(f"device has no way to compute in {wanted}", where=where, got=error, do=do) from error
+        raise TargetError(f"device cannot compute in {wanted}", where=where, got=error, do=do) from error
     if (used := compute_types(compiled)) != {wanted}:
         got = " and ".join(sorted(used))
         raise TargetError(f"device does not compute in {wanted}", where=where, expected=wanted, got=got, do=do)
@@ -231,7 +231,7 @@ def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
             for port in got
         ]
         if wanted != found:
-            raise ModelError(f"{kind} are not those of the contract", where=spec.part, expected=wanted, got=found)
+            raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=found)
 
 
 def _signature(tensor: TensorSpec) -> tuple[str, str, list[int | str]]:

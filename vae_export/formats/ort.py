@@ -71,7 +71,7 @@ class Ort(Format):
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
         if not InferenceSession.InferenceSessionBufferHasIdentifier(content.data, 0):
-            raise ValueError("no ORT file")
+            raise ValueError("not an ORT file")
         model = InferenceSession.GetRootAs(content.data).Model()
         graph = model.Graph()
         nodes = [graph.Nodes(place) for place in range(graph.NodesLength())]

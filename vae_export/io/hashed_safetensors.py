@@ -126,7 +126,7 @@ def _parse(data: bytes, dtypes: Collection[torch.dtype]) -> tuple[dict[str, Any]
     if not isinstance(header, dict):
         raise ValueError("no vae_export header")
     if canonical_json(header) != text:  # one flipped bit turns 1e-5 into 1E-5, which is parsed to the same number
-        raise ValueError("header is not as it was written")
+        raise ValueError("header is not canonical JSON")
     for name, tensor in tensors.items():
         if tensor.dtype not in dtypes:
             raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
@@ -155,7 +155,7 @@ def read_tensor_table(path: Path) -> dict[str, Any]:
             raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
         document = json.loads(file.read(length))
     if not isinstance(document, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     ends = [tensor["data_offsets"][1] for name, tensor in document.items() if name != "__metadata__"]
     if size != (whole := 8 + length + max(ends, default=0)):
         raise ValueError(f"{size:,} bytes of {whole:,}")

@@ -52,7 +52,7 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
                 sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
                 if image.mode in ("I", "F") and not sixteen_bits:
                     expected, do = "8 or 16 bits a channel", "convert or remove it"
-                    raise DataError("pixels of no known range", where=file, expected=expected, got="32 bits", do=do)
+                    raise DataError("pixels of an unknown range", where=file, expected=expected, got="32 bits", do=do)
                 rgb = _rgb(ImageOps.exif_transpose(image), sixteen_bits=sixteen_bits)
                 if size is not None:
                     rgb = ImageOps.fit(rgb, (size[1], size[0]), Image.Resampling.LANCZOS)
@@ -62,7 +62,7 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
         do = "repair or remove it"
         raise DataError(
-            "no readable image", where=file, expected=" | ".join(IMAGE_FORMATS), got=error, do=do
+            "not a readable image", where=file, expected=" | ".join(IMAGE_FORMATS), got=error, do=do
         ) from error
 
 

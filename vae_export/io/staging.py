@@ -177,7 +177,7 @@ def _remove_unless_held(stale: Path) -> None:
 def _retired(path: Path) -> Path:
     """Return the path that keeps the old output until the new one has replaced it."""
     if path.name in ("", ".."):  # `.`, `/` and `..` cannot be moved aside
-        raise UsageError("not a name for an output", where=path, do="choose another --out")
+        raise UsageError("not a valid output name", where=path, do="choose another --out")
     return path.with_name(f"{PARTIAL}old-{path.name}")
 
 

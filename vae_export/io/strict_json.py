@@ -42,7 +42,7 @@ def parse_json(data: bytes, what: str, where: Path | str, *, limit: int = MANIFE
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("duplicate key")
     return found
 
 

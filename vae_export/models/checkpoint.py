@@ -145,7 +145,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is missing, is not a safetensors file or has another version; names or shapes of
-            weights do not fit; a weight is not finite float32.
+            weights do not match the config; a weight is not finite float32.
         IntegrityError: the content does not match its hash.
         MissingExtraError: PyTorch or safetensors is not installed.
     """
@@ -179,7 +179,9 @@ def _check(checkpoint: Checkpoint) -> None:
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in VAE(checkpoint.config).state_dict().items()}
     except (RuntimeError, TypeError) as error:  # sizes beyond what PyTorch can count
-        raise CheckpointError("config cannot be built", got=f"{type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            "network cannot be built from the config", got=f"{type(error).__name__}: {error}"
+        ) from error
     got = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
     problems = [f"missing {name}" for name in expected.keys() - got.keys()]
     problems += [f"unknown {name}" for name in got.keys() - expected.keys()]
@@ -193,7 +195,9 @@ def _check(checkpoint: Checkpoint) -> None:
             problems.append(f"{name} holds numbers that are not finite")
     if problems:
         raise CheckpointError(
-            "weights do not fit", where=f"family {checkpoint.config.family}", got=", ".join(sorted(problems))
+            "weights do not match the config",
+            where=f"family {checkpoint.config.family}",
+            got=", ".join(sorted(problems)),
         )
     shape, dtype = tuple(checkpoint.examples.shape[1:]), checkpoint.examples.dtype
     if shape != checkpoint.config.image_shape or dtype != torch.uint8:

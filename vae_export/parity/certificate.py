@@ -103,7 +103,7 @@ class Certificate:
         if self.budget is None:
             return ()
         if not self.degradations:
-            return ("nothing was held against the budget",)
+            return ("no file was measured for the budget",)
         return tuple(line for degradation in self.degradations for line in degradation.over_budget(self.budget))
 
     @property

@@ -18,7 +18,7 @@ from vae_export.parity.tolerance import Tolerance
 #: A test case is worse when its error, in units of PyTorch's baseline error, grows by more than this share of its
 #: tolerance. Smaller changes can come from another version of an engine, which sums in another order.
 SLACK = 0.25
-#: What identifies a test case, and a degradation.
+#: The keys that identify a test case, and a degradation.
 _CASE_KEY = ("part", "target", "setting", "probe", "batch", "output")
 _DEGRADATION_KEY = ("part", "target")
 #: Figures of a test case that are compared, each with the keys of its baseline error and its tolerance.

@@ -114,7 +114,7 @@ class CaseResult:
 
     @property
     def reason(self) -> str:
-        """Why the case failed, or the errors that it had."""
+        """The reason why the case failed, or its errors if it passed."""
         comparison, grey = self.comparison, self.comparison.grey
         if comparison.fault is not None or comparison.error is None:
             return comparison.fault or "not evaluated"

@@ -334,7 +334,7 @@ def _check_channels(channels: int) -> None:
     require("pictures")
     if channels not in _PNG_MODES:
         expected, do = " or ".join(map(str, _PNG_MODES)), "write .npy or --shards"
-        raise UsageError("PNG cannot hold such images", expected=f"{expected} channels", got=channels, do=do)
+        raise UsageError("PNG does not support these images", expected=f"{expected} channels", got=channels, do=do)
 
 
 def _check_replaceable(folder: Path, pattern: str) -> None:

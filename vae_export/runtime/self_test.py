@@ -48,7 +48,7 @@ class SelfTest:
             where=f"{worst.part}, '{worst.output}'",
             expected=f"error of {worst.tolerance:.3g} at most",
             got=f"{worst.error:.3g}{pixels}",
-            do="compute in float32, and see what the engine does otherwise",
+            do="check that the engine computes in float32",
         )
 
 

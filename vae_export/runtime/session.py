@@ -22,7 +22,7 @@ OPTIMISATIONS = {
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-#: How each of `vae_export.session_options.SWITCHES` is set.
+#: Functions that set each of `vae_export.session_options.SWITCHES`.
 #: https://onnxruntime.ai/docs/performance/tune-performance/threading.html
 SET_SWITCH: dict[str, Callable[[ort.SessionOptions], None]] = {
     "no-spinning": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
@@ -130,9 +130,7 @@ class Session:
             wanted = [(tensor.name, _TYPES[tensor.dtype], list(tensor.shape)) for tensor in expected]
             found = [(value.name, value.type, value.shape) for value in got]
             if wanted != found:
-                raise ModelError(
-                    f"{kind} are not those of the contract", where=self._spec.part, expected=wanted, got=found
-                )
+                raise ModelError(f"{kind} do not match the contract", where=self._spec.part, expected=wanted, got=found)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -157,7 +155,7 @@ def _open(data: bytes, options: SessionOptions, where: str) -> ort.InferenceSess
     provider, available = options.provider, available_providers()
     if provider not in available:
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
-        raise TargetError("provider is not there", where=provider, expected=" | ".join(available), do=do)
+        raise TargetError("provider not found", where=provider, expected=" | ".join(available), do=do)
     settings = ort.SessionOptions()
     settings.log_severity_level = LOG_FATAL
     if options.threads is not None:

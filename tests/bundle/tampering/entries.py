@@ -60,7 +60,7 @@ def link_or_device(data: bytes, rng: random.Random) -> Tampered:
 
 
 def compressed(data: bytes, rng: random.Random) -> Tampered:
-    """What any ZIP tool makes of the same files."""
+    """Pack the files as any ZIP tool would."""
     files, _ = picked(data, rng)
     return Tampered(zipped(list(files.items()), zipfile.ZIP_DEFLATED), tuple(files))
 

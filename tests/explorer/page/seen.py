@@ -1,4 +1,4 @@
-"""What the page shows, and what it is given: read and compared as a test needs it."""
+"""Read the pixels and the numbers that the page shows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pixels(page: Page, selector: str, index: int = 0, place: tuple[int, int, int, int] | None = None) -> Array:
-    """What a canvas shows, or a place (left, top, width, height) of it: bytes (H, W, 3)."""
+    """Return the pixels of a canvas, or of its rectangle (left, top, width, height): bytes (H, W, 3)."""
     code = """([selector, index, place]) => {
         const canvas = document.querySelectorAll(selector)[index];
         if (canvas.width === 0) return [0, 0, ""];
@@ -58,7 +58,7 @@ def looks_like(seen: Array, image: Array, model: Model) -> bool:
 
 
 def drawn(page: Page, model: Model) -> Array:
-    """What is on the drawing, as the encoder gets it: (1, C, H, W)."""
+    """Return the drawing as the encoder's input: (1, C, H, W)."""
     low, high = model.contract.image_range
     seen = np.moveaxis(pixels(page, "#drawing"), -1, 0)[: model.contract.image_shape[0]]
     return (low + seen.astype(np.float64) / 255 * (high - low)).astype(np.float32)[None]

@@ -1,4 +1,4 @@
-"""What a mutation is, and the ways in which it must be caught."""
+"""The type of a mutation, and the ways in which it must be caught."""
 
 from __future__ import annotations
 

@@ -112,14 +112,14 @@ STRUCTURE: tuple[Mutation, ...] = (
     Mutation(
         "one image for the whole batch, as its shape says",
         after("image", step("ReduceMean", i64(0), keepdims=1)),
-        Refused(ModelError, "outputs are not those of the contract"),
+        Refused(ModelError, "outputs do not match the contract"),
     ),
     Mutation(
         "rows are averaged over the batch",
         after("relu", step("ReduceMean", i64(0), keepdims=1), step("Add", "SOURCE"), step("Mul", f32(0.5))),
         differs("image", at="relu"),
     ),
-    Mutation("a Reshape to a batch of 2", fixed_batch, Refused(ModelError, "outputs are not those")),
+    Mutation("a Reshape to a batch of 2", fixed_batch, Refused(ModelError, "outputs do not match")),
     Mutation(
         "rows are taken in pairs",
         after(
@@ -132,7 +132,7 @@ STRUCTURE: tuple[Mutation, ...] = (
         of_output(
             lambda value: value.type.tensor_type.shape.dim[0].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=2))
         ),
-        Refused(ModelError, "outputs are not those of the contract"),
+        Refused(ModelError, "outputs do not match the contract"),
     ),
     # what is left from training
     Mutation("dropout in training mode", dropout(True), Linted("dropout")),
@@ -151,10 +151,10 @@ STRUCTURE: tuple[Mutation, ...] = (
     Mutation("a source line on a node", note_on_a_node, Linted("machine-trace")),
     Mutation("weights that nothing reads", unused, Recorded("unused-initialiser")),
     # names and types
-    Mutation("an output has another name", renamed("image", "images"), Refused(ModelError, "outputs are not those")),
-    Mutation("an output more", more_outputs, Refused(ModelError, "outputs are not those")),
-    Mutation("images of integers", integer_image, Refused(ModelError, "inputs are not those"), "encoder"),
-    Mutation("images of half precision", half_image, Refused(ModelError, "outputs are not those")),
+    Mutation("an output has another name", renamed("image", "images"), Refused(ModelError, "outputs do not match")),
+    Mutation("an output more", more_outputs, Refused(ModelError, "outputs do not match")),
+    Mutation("images of integers", integer_image, Refused(ModelError, "inputs do not match"), "encoder"),
+    Mutation("images of half precision", half_image, Refused(ModelError, "outputs do not match")),
     Mutation("an operator that does not exist", operator("relu", "Rellu"), Refused(ModelError, "cannot be opened")),
     Mutation("a value that nothing computes", inputs_of("relu", "nowhere"), Refused(ModelError, "cannot be opened")),
     # convolutions, and the heads of the post

@@ -1,4 +1,4 @@
-"""Resuming refuses options and images that would make it another training."""
+"""Resuming refuses options and images that differ from those of the training."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_resume_refuses_other_images(invoke: Invoke, run: Run, tmp_path: Path, m
     (photos / "7.png").unlink()
     done = invoke("train", "--resume", "--out", run.folder)
     assert done.code == 3
-    assert "not the images that the training began with: folder; expected SHA-256" in one_line(done.err)
+    assert "images differ from those that the training began with: folder; expected SHA-256" in one_line(done.err)
 
 
 @pytest.mark.parametrize("options", [["--force"], ["--out", "nowhere"]], ids=" ".join)

@@ -375,7 +375,7 @@ function readManifest(bytes) {
   return manifest;
 }
 
-/** Check that the tensors of every model file follow from the contract, and that no part is there twice. */
+/** Check that the tensors of every model file follow from the contract, and that none is listed twice. */
 function checkModels({ contract, files }) {
   const [kinds, names] = [new Set(), new Set()];
   for (const file of files) {
@@ -387,10 +387,10 @@ function checkModels({ contract, files }) {
     const tensors = tensorsOf(file.part, contract) ?? refuse("part is not known", file.name, null, String(file.part));
     for (const kind of ["inputs", "outputs"]) {
       const [expected, got] = [describeTensors(tensors[kind]), describeTensors(file[kind])];
-      if (expected !== got) refuse(`${kind} are not those of the contract`, file.name, expected, got);
+      if (expected !== got) refuse(`${kind} do not match the contract`, file.name, expected, got);
     }
     const kind = [file.part, file.format, precisionOf(file)].join();
-    if (kinds.has(kind)) refuse("part is there twice in one format and precision", file.name);
+    if (kinds.has(kind)) refuse("manifest lists a part twice in one format and precision", file.name);
     kinds.add(kind);
   }
 }
@@ -423,7 +423,7 @@ function checkGolden({ contract, files, golden }) {
   const parts = new Set(files.map(({ part }) => (FLOAT_PARTS.includes(part) ? part : "decoder")));
   const found = golden.map(({ part }) => part);
   if ([...parts].sort().join() !== found.sort().join()) {
-    refuse("golden vectors are not those of the files", "manifest.json", [...parts], found);
+    refuse("golden vectors do not match the files", "manifest.json", [...parts], found);
   }
   for (const part of golden) {
     const { inputs, outputs } = tensorsOf(part.part, contract);
@@ -436,7 +436,7 @@ function checkGolden({ contract, files, golden }) {
       }
       const expected = tensors.map(({ name, shape }) => [name, rows, ...shape.slice(1)]).join(" | ");
       const got = items.map(({ tensor, shape }) => [tensor, ...shape]).join(" | ");
-      if (expected !== got) refuse("golden vectors are not those of the contract", part.part, expected, got);
+      if (expected !== got) refuse("golden vectors do not match the contract", part.part, expected, got);
     }
     for (const { band, bands, file } of part.outputs) {
       const isPositive = (value) => Number.isFinite(value) && value > 0;
@@ -476,12 +476,12 @@ function readCertificate(bytes, manifest) {
   if (certificate.verdict !== "pass") refuse("certificate did not pass", "certificate.json", "pass", String(certificate.verdict));
   for (const entry of modelFiles(manifest)) {
     const found = certificate.files?.[entry.name];
-    if (found !== entry.sha256) refuse("certificate is of another file", `certificate.json, ${entry.name}`, entry.sha256, String(found));
+    if (found !== entry.sha256) refuse("certificate belongs to another file", `certificate.json, ${entry.name}`, entry.sha256, String(found));
   }
   return certificate;
 }
 
-/** Parse JSON. Unlike JSON.parse, refuse a key that is there twice: another reader could take the other value. */
+/** Parse JSON. Unlike JSON.parse, refuse a duplicate key: another reader could take the other value. */
 function parseJson(bytes, name, limit) {
   if (bytes.length > limit) refuse("file is too large", name, `${limit} bytes at most`, bytes.length);
   try {
@@ -493,7 +493,7 @@ function parseJson(bytes, name, limit) {
       else if (token === "}") objects.pop();
       else if (key) {
         const keys = objects.at(-1);
-        if (keys.has(JSON.parse(key))) throw new Error(`key ${key} is there twice`);
+        if (keys.has(JSON.parse(key))) throw new Error(`duplicate key ${key}`);
         keys.add(JSON.parse(key));
       }
     }

@@ -34,7 +34,7 @@ from vae_export.system.extras import require
 _CONNECT_SECONDS = 10
 #: After this long without a result, the machines of the cluster are counted.
 _CHECK_INTERVAL = 5.0
-#: What a socket raises when the process at its other end is gone.
+#: Errors of a socket whose other end has closed.
 _PEER_GONE = (BrokenPipeError, ConnectionResetError, EOFError)
 
 
@@ -259,7 +259,7 @@ def _compute_blocks(ray: Any, request: DriverRequest, actors: int) -> Iterator[d
         num_cpus=request.threads,
         num_gpus=request.gpus,
     )
-    # In a thread, because a call of Ray that waits for a machine which does not come back never returns.
+    # In a thread, because a call of Ray that waits for a machine that does not come back never returns.
     blocks: Queue[dict[str, Array] | Exception | None] = Queue(maxsize=1)
     Thread(target=_pump, args=(dataset, blocks), daemon=True).start()
     while True:
@@ -275,7 +275,7 @@ def _compute_blocks(ray: Any, request: DriverRequest, actors: int) -> Iterator[d
             if _actor_capacity(ray, request) < actors:
                 raise _MachineLostError from block
             do = "see Ray's logs; a smaller --batch-size may help"
-            raise MachineError("Ray gave up", got=str(block).strip().splitlines()[0], do=do) from block
+            raise MachineError("Ray stopped", got=str(block).strip().splitlines()[0], do=do) from block
         yield block
 
 

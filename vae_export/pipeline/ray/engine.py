@@ -95,9 +95,7 @@ class RayEngine:
                                 raise _ERRORS.get(code, VaeExportError)(line)
                             case MachineLost():
                                 lost = True
-                                self.report(
-                                    f"a machine of the cluster is gone; {done} of {len(chunks)} chunks are done"
-                                )
+                                self.report(f"the cluster has lost a machine; {done} of {len(chunks)} chunks are done")
                                 break
                 except _DriverDiedError as death:
                     lost, deaths = True, deaths + 1

@@ -72,7 +72,7 @@ class ModelPayload:
         """Return the model. Raises `MachineError` if this machine has another version of the library."""
         if self.version != __version__:
             raise MachineError(
-                "another version of vae-export on a worker",
+                "worker has another version of vae-export",
                 expected=self.version,
                 got=__version__,
                 do="install the same version on all machines",
@@ -97,7 +97,7 @@ class Actor:
         try:
             if self._get(self._attempts.start.remote(index)) > MAX_ATTEMPTS:
                 raise MachineError(
-                    "workers die of these rows",
+                    "workers die while they compute these rows",
                     where=f"{self._task.reader.locate(start)} to {stop - 1}",
                     got=f"{MAX_ATTEMPTS} dead",
                     do="see Ray's logs",

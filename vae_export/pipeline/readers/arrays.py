@@ -29,7 +29,7 @@ _KINDS = "fiub"
 MAX_BYTES, MAX_RATIO, RATIO_FROM = 256 << 30, 200, 64 << 20
 MAX_MEMBERS = 1000
 _ENCRYPTED = 1
-#: What zipfile raises for archives that are damaged, truncated or something else.
+#: Errors that zipfile raises for archives that are damaged, truncated or something else.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, KeyError, RuntimeError, ValueError)
 
 
@@ -268,5 +268,5 @@ def _check_member(info: zipfile.ZipInfo, where: str) -> None:
     if info.file_size > RATIO_FROM and info.file_size > MAX_RATIO * max(1, info.compress_size):
         ratio = info.file_size // max(1, info.compress_size)
         raise DataError(
-            "compressed too tightly", where=where, expected=f"up to {MAX_RATIO} times", got=f"{ratio} times"
+            "compression ratio too high", where=where, expected=f"up to {MAX_RATIO} times", got=f"{ratio} times"
         )

@@ -144,7 +144,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         if images:
             _check_regular(path)
             return ImageReader([path], spec.fixed_item, fit=fit)
-        raise DataError("unknown kind of file", where=path, expected=" | ".join(ARRAYS), got=path.suffix or "none")
+        raise DataError("unknown file type", where=path, expected=" | ".join(ARRAYS), got=path.suffix or "none")
     files = sorted(file for file in path.iterdir() if file.suffix in ARRAYS and not file.name.startswith("."))
     if files:
         return _open_shards(path, files, spec, field, names)
@@ -175,7 +175,7 @@ def _open_shards(
     """Open the shards of a folder. Those in .npy are named FIELD-NUMBER.npy, one set of files for each field."""
     kinds = sorted({file.suffix for file in files})
     if len(kinds) > 1:
-        raise DataError("files of several kinds", where=path, expected="one kind", got=" ".join(kinds))
+        raise DataError("files of several types", where=path, expected="one kind", got=" ".join(kinds))
     if kinds == [NPY]:
         fields = list(dict.fromkeys(_field_of(file) for file in files))
         chosen = choose_field(fields, path, field, names)
