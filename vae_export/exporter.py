@@ -60,7 +60,7 @@ def export(
         leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. It
             depends on the layers: OpenVINO computes some of them in bfloat16 and others not.
         report: called with one line of text at each step, and at the end with the seconds of each step.
-        progress: called during verification with the share of the present file's test cases that are done.
+        progress: called with the share of the present step that is done, during golden vectors and verification.
 
     Returns:
         The published artifact and its certificate.
@@ -81,12 +81,17 @@ def export(
     with staged_folder(out, force=force) as staging:
         with watch.lap("capture"):
             for part in plan.parts:
+                report(f"capturing {part}")
                 captured.graph(part).check_program()
+            if plan.is_calibrated:
+                report("preparing calibration inputs")
             calibrated = references.calibration if plan.is_calibrated else None
         entries = _write_files(captured, plan, calibrated, staging, watch, report)
         with watch.lap("golden vectors"):
+            report("computing golden vectors")
             tested = list(dict.fromkeys(float_part(part) for part in plan.parts))
-            golden, arrays = golden_vectors(references, tested, [entry.precision for entry in entries])
+            precisions_written = [entry.precision for entry in entries]
+            golden, arrays = golden_vectors(references, tested, precisions_written, progress=progress)
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(

@@ -110,7 +110,7 @@ class TestStreams:
         arguments = ("export", "--run", run_folder, "--out", "exported", "--format", "torchscript", "--part", "decoder")
         result = self.run('"$@" 2>&1 | head -1', tmp_path, *arguments)
         assert result.returncode == 0
-        assert result.stdout == "writing decoder.torchscript.pt\n"
+        assert result.stdout == "capturing decoder\n"
         assert (tmp_path / "exported" / "certificate.json").exists()
 
     def test_path_that_is_not_utf8_is_printed_unchanged(self, run_folder: Path, tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def test_steps_are_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "verifying a.onnx\nnote: something\nverifying b.onnx\n"
 
 
+def test_progress_counts_steps_and_shows_work_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, float]] = []
+    with console.report_steps(2, "verifying", uncounted=("measuring",)) as report:
+        monkeypatch.setattr(report._bar, "disable", False)
+        for line in ("verifying a.onnx", "verifying b.onnx", "measuring nats"):
+            report(line)
+            report.within(0.5) if line.startswith("verifying") else None
+            shown += [(task.description, task.completed) for task in report._bar.tasks]
+    assert shown == [("verifying a.onnx", 0.5), ("verifying b.onnx", 1.5), ("measuring nats", 2)]
+
+
 def test_shell_completes_commands_and_choices(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['vae-export']; import vae_export.cli as c; c.start()"
 

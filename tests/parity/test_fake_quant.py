@@ -113,14 +113,14 @@ def test_export_calibrates_once_and_before_it_writes(
 
     monkeypatch.setattr("vae_export.parity.reference.make_probes", counted)
     _, certificate = export(mlp.source, tmp_path / "export", precisions=["int8-static"], report=told.append)
-    assert told[0] == "calibrating"
+    assert told.index("calibrating") < told.index("writing encoder.int8-static.onnx")
     assert told.count("calibrating") == 1
     assert certificate.gaps == ("int8-static: inputs of six-sigma, largest, beyond its range",)
     assert mlp.source.images is not None
     few, told = replace(mlp.source, images=mlp.source.images[:15]), []
     with pytest.raises(ModelError, match="too few images to calibrate with; expected 16 at least, got 15"):
         export(few, tmp_path / "few", precisions=["int8-static"], report=told.append)
-    assert told == []
+    assert not any(line.startswith("writing") for line in told)
 
 
 @pytest.mark.parametrize("images", [None, 15])

@@ -171,8 +171,8 @@ def progress() -> Progress:
 class Steps:
     """Lines and progress of a long piece of work in steps; see `report_steps`."""
 
-    def __init__(self, bar: Progress, total: int, verbs: tuple[str, ...]) -> None:
-        self._bar, self._verbs, self._begun = bar, verbs, 0
+    def __init__(self, bar: Progress, total: int, verbs: tuple[str, ...], uncounted: tuple[str, ...]) -> None:
+        self._bar, self._verbs, self._uncounted, self._begun = bar, verbs, uncounted, 0
         self._task = bar.add_task("preparing", total=total, note="")
 
     def __call__(self, line: str) -> None:
@@ -182,6 +182,8 @@ class Steps:
         elif line.startswith(self._verbs):
             self._bar.update(self._task, description=line, completed=self._begun)
             self._begun += 1
+        elif self._uncounted and line.startswith(self._uncounted):
+            self._bar.update(self._task, description=line, completed=self._begun)
         else:
             self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -191,15 +193,16 @@ class Steps:
 
 
 @contextmanager
-def report_steps(total: int, *verbs: str) -> Iterator[Steps]:
+def report_steps(total: int, *verbs: str, uncounted: tuple[str, ...] = ()) -> Iterator[Steps]:
     """Give a function that takes the lines of a long piece of work; on a terminal they move a progress bar.
 
     Args:
         total: number of steps.
         verbs: first words of the lines that begin a step.
+        uncounted: first words of the lines that begin work between the steps, which `total` does not count.
     """
     with progress() as bar:
-        yield Steps(bar, total, verbs)
+        yield Steps(bar, total, verbs, uncounted)
 
 
 @contextmanager

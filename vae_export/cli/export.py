@@ -21,7 +21,7 @@ from vae_export.cli.options import (
     out_option,
     refuse_together,
 )
-from vae_export.cli.verify import show_degradations, show_gaps
+from vae_export.cli.verify import BETWEEN_FILES, show_degradations, show_gaps
 from vae_export.contract import PARTS, PIXELS
 from vae_export.errors import ParityError
 from vae_export.formats import FORMATS, OPSET
@@ -97,8 +97,13 @@ def export(
     layouts = _chosen(tuple(PIXELS), files.pixels or [])
     kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
     try:
-        # Every file is written and then verified.
-        with console.report_steps(2 * kinds * (len(parts) + len(layouts)), "writing", "verifying") as report:
+        graphs = len(parts) + len(layouts)
+        # Each graph is captured, each file is written and verified, and golden vectors are one step.
+        with console.report_steps(
+            graphs + 2 * kinds * graphs + 1,
+            *("capturing", "writing", "computing", "verifying"),
+            uncounted=("preparing", *BETWEEN_FILES),
+        ) as report:
             artifact, certificate = export_files(
                 loaded,
                 folder,

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from vae_export.parity import CaseResult, Certificate, Degradation, Tolerance
 
 
+#: First words of the lines with which `vae_export.parity.verify` begins work that belongs to no single file.
+BETWEEN_FILES = ("trying", "measuring")
+
+
 @option_group("Model")
 class FileOptions:
     """A file that is verified instead of an export."""
@@ -145,7 +149,7 @@ def verify(
         )
         _refuse_weaker(place, lost)
     check_writable(place.parent)
-    with console.report_steps(_files_to_verify(artifact, targets), "verifying") as report:
+    with console.report_steps(_files_to_verify(artifact, targets), "verifying", uncounted=BETWEEN_FILES) as report:
         certificate = compare(
             artifact,
             loaded,

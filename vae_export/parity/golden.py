@@ -7,7 +7,7 @@ passes has repeated the checks of `verify` in its own process.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ def golden_vectors(
     source: Source | Checkpoint | Captured | References,
     parts: Sequence[Part],
     precisions: Sequence[PrecisionName] = (FULL,),
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
     """Make the inputs, expected outputs and tolerances with which an application tests its copy of a model.
 
@@ -46,6 +47,7 @@ def golden_vectors(
         source: the source of the export.
         parts: parts of the source.
         precisions: precisions of the files; each gets a tolerance of its own.
+        progress: called before each part with the share of parts that are done.
 
     Returns:
         The vectors of each part for the manifest, and the files that hold them by name.
@@ -63,7 +65,8 @@ def golden_vectors(
         return GoldenArray(tensor, path, array.shape, sha256(data), *tolerances)
 
     golden = []
-    for part in parts:
+    for index, part in enumerate(parts):
+        progress(index / len(parts))
         cases = _cases(references, part, probe, dict.fromkeys((FULL, *precisions)))
         full = cases.pop(FULL)
         inputs = tuple(stored(name, name, array) for name, array in full.inputs.items())

@@ -69,7 +69,7 @@ def verify(
         thorough: whether to run every batch size, optimisation level and thread count; otherwise batches up to 64, and
             the lowest and highest level on one thread.
         trust: whether to load files in dangerous formats, such as programs, that were not made from this source.
-        report: called with a line when a file is about to be verified, and when its degradation is large.
+        report: called with a line at each step, and for each file whose degradation is large.
         progress: called before each test case with the share of the present file's test cases that are done.
 
     Returns:
@@ -93,13 +93,14 @@ def verify(
         meter = DegradationMeter(references, budget, tolerance, report)
         verifier = _FileVerifier(artifact, references, tolerance, meter, thorough=thorough)
         verifier.progress = progress
-        verifier.crash_check(chosen)
+        verifier.crash_check(chosen, report)
         records = []
         for entry in artifact.manifest.known:
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
                 report(f"verifying {entry.name}")
                 records.append(verifier.verify(entry, of_file, required=targets is not None))
+        report("measuring nats and degradation")
         meter.measure()
     recorded = environment(references.source, threads, artifact) | {"thorough": thorough}
     return _certificate(artifact, records, meter, recorded, tolerance, budget)
@@ -275,13 +276,15 @@ class _FileVerifier:
         #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
 
-    def crash_check(self, targets: Sequence[Target]) -> None:
+    def crash_check(self, targets: Sequence[Target], report: Report) -> None:
         """Run the files of engines that may crash in a child process, before this process opens any of them."""
         trials = []
         for entry in self._artifact.manifest.known:
             if FORMATS[entry.format].may_crash and (providers := [t.provider for t in targets if t.runs(entry)]):
                 self._tried[entry.name] = content = read_content(self._artifact, entry)
                 trials += [Trial(entry.name, entry.part, entry.format, provider, content) for provider in providers]
+        if trials:
+            report("trying files in a child process")
         self._crashes = crash_check(trials, self._references.source.contract)
 
     def verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> _FileRecord:
