@@ -80,6 +80,8 @@ def export(
     watch = Stopwatch()
     with staged_folder(out, force=force) as staging:
         with watch.lap("capture"):
+            for note in captured.source.recognised.notes:
+                report(note)
             for part in plan.parts:
                 report(f"capturing {part}")
                 captured.graph(part).check_program()

@@ -8,7 +8,6 @@ first, and every failure becomes one `DataError` that names the file.
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import importlib
 import os
@@ -20,11 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vae_export.errors import DataError
 from vae_export.io.atomic import PARTIAL, storage_errors, write_atomic
+from vae_export.system.torchvision_operators import import_torchvision
 
 #: The class in `torchvision.datasets` of each data set; it also names the folder that its files lie in.
 CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}
@@ -130,27 +129,7 @@ def _missing(name: str, raw: Path, got: str) -> DataError:
     return DataError(f"no {CLASSES[name]} files", where=raw, expected=expected, got=got, do=do)
 
 
-@functools.cache
 def torchvision_datasets() -> Any:
-    """Import the module `torchvision.datasets`, whichever torch torchvision was built for.
-
-    PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators do not load, and the import fails
-    with "operator torchvision::nms does not exist" (pytorch/vision#9085). Reading data needs no compiled operator, so
-    the two that the import asks for are declared without a body, and the import is tried again.
-    """
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half imported: another import would return them as they are
-    for operator in ("nms", "qnms"):
-        _operator_library().define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """Import the module `torchvision.datasets`, whichever torch torchvision was built for."""
+    import_torchvision()
     return importlib.import_module("torchvision.datasets")
-
-
-@functools.cache
-def _operator_library() -> torch.library.Library:
-    """Cached, since torch forgets a declaration together with the library object that made it."""
-    return torch.library.Library("torchvision", "FRAGMENT")

@@ -33,7 +33,7 @@ def capture(source: Source, part: Part) -> Graph:
     """Return the graph of one part of a source; raise `ModelError` if the modules do not keep the contract."""
     if float_part(part) not in source.parts:
         raise ModelError("part cannot be made", where=part, expected=" | ".join(source.parts))
-    modules = [module for module in (source.encoder, source.decoder) if module is not None]
+    modules = [module for module in (source.recognised.encoder, source.recognised.decoder) if module is not None]
     if part == "encoder":
         module: nn.Module = EncoderModule(modules[0])
     elif part == "decoder":
@@ -129,6 +129,7 @@ class Graph:
             raise ModelError(
                 "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
             ) from error
+        _remove_unused(program)
         self._refuse_stochastic_ops(program)
         return _without_source_lines(_without_dropout(program))
 
@@ -208,6 +209,11 @@ def is_stochastic(node: torch.fx.Node) -> bool:
         return False
     given = _arguments(node)
     return not (given.get("train") is False or given.get("training") is False or given.get("dropout_p") == 0)
+
+
+def _remove_unused(program: torch.export.ExportedProgram) -> None:
+    """Remove what no output depends on, draws too: an encoder may draw a latent that the contract does not want."""
+    program.graph.eliminate_dead_code(lambda node: node.is_impure() and not is_stochastic(node))
 
 
 def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array, Contract, Part
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vae_export.models.checkpoint import Checkpoint
+    from vae_export.sources.recognition import Recognised
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Source:
         images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None lets it probe
             with uniform noise, and the certificate says so.
         provenance: where the model comes from; must be JSON. Goes into the manifest and every file's metadata.
+        encoder_outputs: what the encoder returns, in order, such as ("latent", "mean", "logvar"): words of
+            `vae_export.sources.recognition.MEANINGS`. None recognises it.
+
+    What the modules return need not be tensors in this order: see `vae_export.sources.recognition`.
 
     Raises:
         ModelError: no module at all, a provenance that is not JSON, or images that do not fit the contract.
@@ -38,6 +44,7 @@ class Source:
     decoder: nn.Module | None = None
     images: Array | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    encoder_outputs: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -64,6 +71,19 @@ class Source:
             "training": dict(source.provenance),
         }
         return cls(source.config.contract, model.encoder, model.decoder, images, provenance)
+
+    @cached_property
+    def recognised(self) -> Recognised:
+        """The modules with inputs and outputs as the contract has them; raise `ModelError` where that is not clear."""
+        from vae_export.sources.recognition import recognise
+
+        return recognise(
+            self.contract,
+            self.encoder,
+            self.decoder,
+            encoder_outputs=self.encoder_outputs,
+            images=self.images,
+        )
 
     @property
     def parts(self) -> tuple[Part, ...]:
