@@ -90,7 +90,7 @@ class PartSpec:
         """Return the value of each symbol for inputs that `check_inputs` has accepted, without the batch."""
         sizes: dict[str, int] = {}
         for tensor in self.inputs:
-            tensor._fits(inputs[tensor.name].shape, sizes)
+            tensor.fits(inputs[tensor.name].shape, sizes)
         return sizes
 
     def at(self, values: Mapping[str, int]) -> PartSpec:

@@ -11,10 +11,13 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from vae_export.errors import ModelError
 from vae_export.likelihood import Array
+
+if TYPE_CHECKING:
+    import numpy as np
 
 #: How far a pixel may lie outside its range because of float32 rounding, as a fraction of the range.
 RANGE_SLACK = 1e-6
@@ -198,8 +201,7 @@ class TensorSpec:
         if value.dtype != np.dtype(self.dtype):  # this includes the byte order
             raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
         expected = (batch if batch is not None else self.batch, *self.item)
-        fits = value.ndim == len(expected) and self._fits(value.shape, {} if sizes is None else sizes)
-        if not fits or batch not in (None, value.shape[0]):
+        if not self.fits(value.shape, {} if sizes is None else sizes) or batch not in (None, value.shape[0]):
             raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
         if value.shape[0] == 0:
             raise ModelError("empty batch", where=where, expected=f"{BATCH} of 1 and up", got=value.shape)
@@ -208,10 +210,17 @@ class TensorSpec:
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
 
-    def _fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
-        """Whether the sizes after the batch axis fit, with one value for each symbol."""
+    def fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
+        """Whether the sizes after the batch axis fit, with one value for each symbol.
+
+        Args:
+            shape: the whole shape of an array.
+            sizes: values of symbols that earlier tensors have; those of this tensor are added.
+        """
         if shape[1:] == self.item:
             return True
+        if len(shape) != len(self.shape):
+            return False
         for size, found in zip(self.item, shape[1:], strict=True):
             if isinstance(size, int):
                 if size != found:
@@ -222,6 +231,25 @@ class TensorSpec:
             if value is None or value < 1 or sizes.setdefault(expression.symbol, value) != value:
                 return False
         return True
+
+    def draw(self, rows: int, rng: np.random.Generator) -> Array:
+        """Draw values: uniform within the range, or standard normal without one.
+
+        Args:
+            rows: number of rows, N.
+            rng: the generator.
+
+        Returns:
+            An array (N, *item) of this dtype.
+
+        Raises:
+            ModelError: the tensor has open sizes.
+        """
+        shape = (rows, *self.fixed_item)
+        if self.is_integer:
+            return rng.integers(int(self.low), int(self.high), shape, dtype=self.dtype, endpoint=True)
+        drawn = rng.uniform(self.low, self.high, shape) if self.is_bounded else rng.standard_normal(shape)
+        return drawn.astype(self.dtype)
 
     def out_of_range(self, value: Array) -> Array | None:
         """Return a mask of the numbers that lie outside the range, or None if there are none.

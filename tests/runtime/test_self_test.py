@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import Exported
 from tests.sample_models import FOREIGN_CONTRACT
 from vae_export import load
-from vae_export.artifact.golden import DTYPE, GoldenArray, GoldenPart, judge
+from vae_export.artifact.golden import DTYPES, GoldenArray, GoldenPart, judge
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.rng import sample
@@ -132,4 +132,4 @@ def test_golden_array_round_trips() -> None:
     part = GoldenPart("decoder", (replace(array, tolerance=None),), (array,))
     assert GoldenPart.from_json(part.to_json()) == part
     assert array.size == 24
-    assert array.array(np.arange(6, dtype=DTYPE).tobytes()).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert array.array(np.arange(6, dtype=DTYPES["float32"]).tobytes()).tolist() == [[0, 1, 2], [3, 4, 5]]

@@ -1,7 +1,8 @@
 """Golden vectors: inputs with their expected outputs, with which an application can test itself.
 
-docs/bundle-format.md, section 5, is the specification. The golden vectors are raw little-endian float32 files beside
-the model files. `vae_export.parity.golden` makes them. This module reads and compares them, without torch.
+docs/bundle-format.md, section 5, is the specification. The golden vectors are raw little-endian files beside the model
+files: float32, or int32 and int64 for codes and classes. `vae_export.parity.golden` makes them. This module reads and
+compares them, without torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vae_export.contract import MAX_LEVEL, Array, Contract, Part
 from vae_export.pixels import GreyLevels, compare_levels, in_levels, rounding_miss, unrounded
@@ -22,7 +22,14 @@ from vae_export.tensors import TensorSpec
 GOLDEN_FOLDER = "golden"
 #: Limits of the rows of a golden array: enough to reveal faults of a decoder, and few enough to fit into a bundle.
 MOST_ROWS, FEWEST_ROWS = 16, 2
-DTYPE = np.dtype("<f4")
+#: The dtypes of golden arrays in their files, by the name in the manifest, and the suffixes of the files.
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "int32": np.dtype("<i4"),
+    "int64": np.dtype("<i8"),
+}
+SUFFIXES = {"float32": ".f32", "int32": ".i32", "int64": ".i64"}
+INTEGERS = ("int32", "int64")
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,10 @@ class GoldenArray:
         name: the name of the file, below the export folder.
         shape: its shape, with the batch first.
         sha256: the hash of the file.
-        tolerance: for an output, the largest allowed absolute error in float32; None for an input.
-        tolerances: the largest allowed absolute errors in other precisions, by precision.
+        tolerance: for an output, the largest allowed absolute error in float32; for integers, the number of them that
+            may differ, because rounding changes them in PyTorch too. None for an input.
+        tolerances: the tolerances of other precisions, by precision.
+        dtype: one of `DTYPES`.
     """
 
     tensor: str
@@ -44,20 +53,23 @@ class GoldenArray:
     sha256: str
     tolerance: float | None = None
     tolerances: Mapping[str, float] = field(default_factory=dict)
+    dtype: str = "float32"
 
     @property
     def size(self) -> int:
         """The size of the file in bytes."""
-        return math.prod(self.shape) * DTYPE.itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
-    def array(self, data: bytes) -> npt.NDArray[np.float32]:
-        """Return the bytes of the file as a read-only float32 array of `shape` in native byte order."""
-        values: npt.NDArray[np.float32] = np.frombuffer(data, DTYPE).reshape(self.shape).astype("=f4", copy=False)
+    def array(self, data: bytes) -> Array:
+        """Return the bytes of the file as a read-only array of `shape` in native byte order."""
+        stored = DTYPES[self.dtype]
+        values: Array = np.frombuffer(data, stored).reshape(self.shape).astype(stored.newbyteorder("="), copy=False)
         return values
 
     def to_json(self) -> dict[str, Any]:
         """Return the array as an object of the manifest (docs/bundle-format.md, section 5)."""
-        entry = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape), "sha256": self.sha256}
+        entry: dict[str, Any] = {"tensor": self.tensor, "file": self.name, "shape": list(self.shape)}
+        entry |= {"sha256": self.sha256} | ({"dtype": self.dtype} if self.dtype != "float32" else {})
         if self.tolerance is None:
             return entry
         return entry | {"band": self.tolerance} | ({"bands": dict(self.tolerances)} if self.tolerances else {})
@@ -75,18 +87,23 @@ class GoldenArray:
             output: whether the array is an output, which has tolerances.
         """
         tensor, name, shape, digest = item["tensor"], item["file"], tuple(item["shape"]), item["sha256"]
-        tolerance: float | None = item["band"] if output else None
+        tolerance, dtype = item["band"] if output else None, item.get("dtype", "float32")
         if not all(isinstance(text, str) for text in (tensor, name, digest)):
             raise TypeError("tensor, file and sha256 of a golden array are texts")
         if not shape or not all(type(size) is int and size > 0 for size in shape):
             raise ValueError(f"shape of a golden array is {shape}")
-        if not FEWEST_ROWS <= shape[0] <= MOST_ROWS:
-            raise ValueError(f"a golden array has {shape[0]} rows, not {FEWEST_ROWS} to {MOST_ROWS}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype of a golden array is {dtype!r}")
         tolerances = dict(item.get("bands", {})) if output else {}
         for value in (tolerance, *tolerances.values()) if output else ():
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            is_right = type(value) is int and value >= 0 if dtype in INTEGERS else _is_tolerance(value)
+            if not is_right:
                 raise ValueError(f"tolerance of a golden array is {value!r}")
-        return cls(tensor, name, shape, digest, tolerance, tolerances)
+        return cls(tensor, name, shape, digest, tolerance, tolerances, dtype)
+
+
+def _is_tolerance(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 @dataclass(frozen=True)
@@ -122,8 +139,8 @@ class Judgement:
     Attributes:
         part: the part that was run.
         output: the name of the output.
-        error: the largest absolute difference; infinite if a number is not finite.
-        tolerance: the largest allowed difference.
+        error: the largest absolute difference, infinite if a number is not finite; for integers, how many differ.
+        tolerance: the largest allowed error.
         grey: counts of pixels with another level; None for outputs that are not images.
     """
 
@@ -137,6 +154,13 @@ class Judgement:
     def passed(self) -> bool:
         """Whether the error is within the tolerance, and no pixel has an unexplained level."""
         return self.error <= self.tolerance and (self.grey is None or self.grey.unexplained == 0)
+
+    @property
+    def share(self) -> float:
+        """The error as a share of the tolerance; up to 1 passes."""
+        if self.tolerance == 0:
+            return 0.0 if self.error == 0 else math.inf
+        return self.error / self.tolerance
 
     def __str__(self) -> str:
         pixels = f", {self.grey.differing} pixels differ, {self.grey.unexplained} unexplained" if self.grey else ""
@@ -178,7 +202,7 @@ def judge(
     Args:
         part: the part that was run.
         spec: name and range of the output.
-        got: the output, float32 (N, …).
+        got: the output (N, …), of the spec's dtype and shape.
         golden: the golden array with its tolerances.
         expected: the values of the golden array, float32, of the same shape as `got`.
         precision: precision of the tested file.

@@ -6,7 +6,7 @@ docs/bundle-format.md, section 3, is the specification. This module does not imp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -18,9 +18,10 @@ from vae_export.io.file_names import check_distinct, check_name
 from vae_export.io.strict_json import MANIFEST_LIMIT, parse_json
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
+from vae_export.tensors import BATCH, Symbol, TensorSpec
 
 if TYPE_CHECKING:
-    from vae_export.artifact.golden import GoldenPart
+    from vae_export.artifact.golden import GoldenArray, GoldenPart
 
 T = TypeVar("T")
 
@@ -402,20 +403,28 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
     if not document.get("golden"):
         return ()
     from vae_export.artifact.golden import (  # imported late, because it imports numpy and the command line starts fast
+        FEWEST_ROWS,
         GOLDEN_FOLDER,
+        MOST_ROWS,
         GoldenPart,
     )
+
+    bounds = contract.symbols.get(BATCH, Symbol())
+    fewest, most = max(bounds.low, min(FEWEST_ROWS, bounds.high or FEWEST_ROWS)), max(MOST_ROWS, bounds.low)
 
     parts = tuple(GoldenPart.from_json(item) for item in document["golden"])
     if sorted(part.part for part in parts) != sorted({float_part(entry.part) for entry in files}):
         raise IntegrityError("golden vectors do not match the files", got=[part.part for part in parts])
     for part in parts:
-        spec = contract.spec(part.part)
+        spec, sizes = contract.spec(part.part), dict[str, int]()
         for arrays, tensors in ((part.inputs, spec.inputs), (part.outputs, spec.outputs)):
-            wanted = [(tensor.name, tensor.item) for tensor in tensors]
-            if [(array.tensor, array.shape[1:]) for array in arrays] != wanted:
+            wanted = [(tensor.name, tensor.dtype, tensor.item) for tensor in tensors]
+            if not _fit(arrays, tensors, sizes):
                 raise IntegrityError("golden vectors do not match the contract", where=part.part, expected=wanted)
         everything = (*part.inputs, *part.outputs)
+        for array in everything:
+            if not fewest <= array.shape[0] <= most:
+                raise ValueError(f"a golden array has {array.shape[0]} rows, not {fewest} to {most}")
         if len({array.shape[0] for array in everything}) != 1:
             raise IntegrityError("golden vectors differ in length", where=part.part)
         for array in everything:
@@ -424,6 +433,15 @@ def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEn
                     "golden vector is in another folder", where=array.name, expected=f"{GOLDEN_FOLDER}/"
                 )
     return parts
+
+
+def _fit(arrays: Sequence[GoldenArray], tensors: Sequence[TensorSpec], sizes: dict[str, int]) -> bool:
+    """Whether golden arrays have the names, dtypes and shapes of tensors, with one value for each symbol."""
+    pairs = list(zip(arrays, tensors, strict=False))
+    return len(arrays) == len(tensors) and all(
+        (array.tensor, array.dtype) == (tensor.name, tensor.dtype) and tensor.fits(array.shape, sizes)
+        for array, tensor in pairs
+    )
 
 
 def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:

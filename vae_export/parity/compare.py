@@ -210,6 +210,53 @@ def compare_arrays(
     )
 
 
+def compare_codes(value: object, spec: TensorSpec, eager: Array, expected: Array, unstable: Array) -> Comparison:
+    """Compare integer codes with PyTorch's, exactly except where rounding decides.
+
+    A code is the index of the nearest entry of a codebook. Where two entries are equally near, within rounding, another
+    summation order gives the other one, and both are right. Such a code is unstable: it also changes in PyTorch, in
+    float32 or with weights and inputs that are moved by rounding errors. Every other code must be equal.
+
+    Args:
+        value: output of the file; anything but an array (N, *item) of the right dtype is a fault.
+        spec: the output in the contract.
+        eager, expected: PyTorch's codes, computed in float32 and in float64, (N, *item).
+        unstable: a mask of the unstable codes, from `unstable_codes`.
+
+    Returns:
+        The differences. `error` is the number of stable codes that differ, and `mean_error` their share; `max_abs` is
+        the number of codes that differ from float32, and `mean_abs` their share.
+    """
+    try:
+        spec.check(value, batch=len(eager))
+    except ModelError as error:
+        return Comparison(fault=error.line())
+    output = np.asarray(value)
+    differing, wrong = output != eager, (output != expected) & ~unstable
+    first = np.unravel_index(int(wrong.argmax() if wrong.any() else differing.argmax()), wrong.shape)
+    return Comparison(
+        max_abs=float(differing.sum()),
+        mean_abs=float(differing.mean()),
+        worst_index=tuple(int(i) for i in first),
+        error=float(wrong.sum()),
+        ulps=float(wrong.sum()),
+        outside=int(((output < spec.low) | (output > spec.high)).sum()),
+        mean_error=float(wrong.mean()),
+    )
+
+
+def unstable_codes(expected: Array, *others: Array) -> Array:
+    """Return a mask of the codes that rounding changes.
+
+    Args:
+        expected: codes that PyTorch computes in float64, (N, *item).
+        others: the same codes in float32, and with weights and inputs moved by rounding errors.
+    """
+    changed = [other != expected for other in others]
+    mask: Array = np.logical_or.reduce(changed)
+    return mask
+
+
 def max_distance(one: Array, other: Array) -> float:
     """Return the largest absolute difference of two arrays of one shape; infinite if there is a NaN."""
     largest = float(np.abs(one - other).max())

@@ -214,9 +214,10 @@ class DegradationMeter:
     @cached_property
     def _real_parity(self) -> ElboParity:
         # The probe's images are not used, because it repeats them if there are few, and copies are not independent.
-        images = self._references.source.images
-        if images is None:
+        source = self._references.source
+        if source.images is None:
             raise ModelError("no images to measure nats with", where="source")
+        images = source.examples[source.contract.data.name]
         return ElboParity(self._references, images[:_REAL_IMAGES], _REAL_NOISE_SAMPLES, self._user_tolerance)
 
     @cached_property

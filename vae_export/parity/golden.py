@@ -7,29 +7,42 @@ passes has repeated the checks of `verify` in its own process.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from vae_export.artifact.golden import DTYPE, FEWEST_ROWS, GOLDEN_FOLDER, MOST_ROWS, GoldenArray, GoldenPart
+from vae_export.artifact.golden import (
+    DTYPES,
+    FEWEST_ROWS,
+    GOLDEN_FOLDER,
+    INTEGERS,
+    MOST_ROWS,
+    SUFFIXES,
+    GoldenArray,
+    GoldenPart,
+)
 from vae_export.capture import Captured
-from vae_export.contract import MAX_LEVEL, Array, Part
+from vae_export.contract import MAX_LEVEL, Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity.oracle import evaluate_graph
-from vae_export.parity.probes import SIX_SIGMA, Probe
+from vae_export.parity.compare import unstable_codes
+from vae_export.parity.oracle import PERTURBATIONS
+from vae_export.parity.probes import SIX_SIGMA, Probe, evaluate_rows
 from vae_export.parity.reference import Case, ProbeOutputs, References, probe_cases
 from vae_export.pixels import to_levels
 from vae_export.precision import FULL, PrecisionName
 from vae_export.rng import sample
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
+from vae_export.tensors import BATCH, Symbol, TensorSpec
 
 #: Largest size of a golden array in bytes; two rows are always kept. Sixteen colour images of 512 x 512 would be 50 MB.
 _MAX_BYTES = 1 << 20
-_LATENT_SEED, _NOISE_SEED = 0, 1
+#: Seeds of the first latent, of its noise, and of data that no decoder makes. A second latent takes 2 and 3.
+_LATENT_SEED, _NOISE_SEED, _DATA_SEED = 0, 1, 1 << 32
 
 
 @one_thread()
@@ -56,13 +69,14 @@ def golden_vectors(
         ModelError: rounding errors are so large that a tolerance is not finite.
     """
     references = References.of(source)
-    probe = _probe(references.captured)
+    probe = _probe(references.captured, parts)
     files: dict[str, bytes] = {}
 
-    def stored(tensor: str, name: str, array: Array, *tolerances: Any) -> GoldenArray:
-        path, data = f"{GOLDEN_FOLDER}/{name}.f32", np.ascontiguousarray(array, DTYPE).tobytes()
+    def stored(tensor: str, name: str, array: Array, **tolerances: Any) -> GoldenArray:
+        dtype = array.dtype.name if array.dtype.name in INTEGERS else "float32"
+        path, data = f"{GOLDEN_FOLDER}/{name}{SUFFIXES[dtype]}", np.ascontiguousarray(array, DTYPES[dtype]).tobytes()
         files[path] = data
-        return GoldenArray(tensor, path, array.shape, sha256(data), *tolerances)
+        return GoldenArray(tensor, path, array.shape, sha256(data), dtype=dtype, **tolerances)
 
     golden = []
     for index, part in enumerate(parts):
@@ -72,8 +86,9 @@ def golden_vectors(
         inputs = tuple(stored(name, name, array) for name, array in full.inputs.items())
         outputs = []
         for name, array in full.expected.items():
-            of_precisions = {precision: _tolerance(case, part, name) for precision, case in cases.items()}
-            outputs.append(stored(name, f"{part}.{name}", array, _tolerance(full, part, name), of_precisions))
+            tolerance = _tolerance(references, full, part, name, FULL)
+            tolerances = {item: _tolerance(references, case, part, name, item) for item, case in cases.items()}
+            outputs.append(stored(name, f"{part}.{name}", array, tolerance=tolerance, tolerances=tolerances))
         golden.append(GoldenPart(part, inputs, tuple(outputs)))
     return tuple(golden), files
 
@@ -82,21 +97,30 @@ def _cases(
     references: References, part: Part, probe: Probe, precisions: Iterable[PrecisionName]
 ) -> dict[PrecisionName, Case]:
     """Return the probe as a test case of each precision, with all its rows."""
-    rows = max(len(array) for array in (probe.image, probe.latent, probe.noise) if array is not None)
+    rows = len(next(iter(probe.arrays.values())))
     oracle = references.oracle(part)
     inputs = probe.inputs(oracle.graph.spec, rows)
     if inputs is None:
         raise ModelError("no golden inputs", where=part)
-    # The batch of one row is included, because PyTorch uses another kernel for it.
-    outputs = ProbeOutputs.of(oracle, probe.name, inputs, (1, rows))
+    # The smallest batch is included, because PyTorch uses another kernel for a batch of one row.
+    fewest = oracle.graph.spec.symbols.get(BATCH, Symbol()).low
+    outputs = ProbeOutputs.of(oracle, probe.name, inputs, tuple(dict.fromkeys((fewest, rows))))
     return {
         precision: probe_cases(oracle, [outputs], precision, references.function(part, precision))[-1]
         for precision in precisions
     }
 
 
-def _tolerance(case: Case, part: Part, output: str) -> float:
-    """Return the largest error that passes; raise `ModelError` unless it is finite and above zero, as readers need."""
+def _tolerance(references: References, case: Case, part: Part, output: str, precision: PrecisionName) -> float:
+    """Return the largest error that passes; for integers, the number of them that rounding changes.
+
+    Raises:
+        ModelError: the tolerance of floats is not finite and above zero, as readers need.
+    """
+    if np.issubdtype(case.expected[output].dtype, np.integer):
+        oracle = references.oracle(part)
+        moved = [oracle.perturbed(case.inputs, index, precision)[output] for index in range(PERTURBATIONS)]
+        return int(unstable_codes(case.expected[output], case.eager[output], *moved).sum())
     limits = case.limits[output]
     tolerance = limits.tolerance()
     if not 0 < tolerance < math.inf:
@@ -105,26 +129,76 @@ def _tolerance(case: Case, part: Part, output: str) -> float:
     return tolerance
 
 
-def _probe(captured: Captured) -> Probe:
-    """Return a probe of latents (zeros, ±6 and random), the images they decode to in 256 levels, and random noise."""
-    contract = captured.source.contract
-    item = max(np.prod(contract.image_shape), np.prod(contract.latents[0].fixed_item)) * DTYPE.itemsize
-    rows = int(np.clip(_MAX_BYTES // item, FEWEST_ROWS, MOST_ROWS))
-    latent = np.zeros((rows, *contract.latents[0].fixed_item), np.float32)
-    far = np.full(int(np.prod(contract.latents[0].fixed_item)), SIX_SIGMA, np.float32)
+def _probe(captured: Captured, parts: Sequence[Part]) -> Probe:
+    """Return a probe of latents (zeros, ±6 and random), the data they decode to, random noise, and conditions."""
+    contract = _sized(captured.source.contract)
+    rows = _rows(contract)
+    arrays: dict[str, Array] = {}
+    for index, latent in enumerate(contract.latents):
+        arrays[latent.name] = (_codes if latent.is_integer else _latents)(latent, rows, _LATENT_SEED + 2 * index)
+    tensors = contract.spec("autoencoder").inputs
+    for index, noise in enumerate(tensor for tensor in tensors if tensor.role == "noise"):
+        arrays[noise.name] = sample((rows, *noise.fixed_item), _NOISE_SEED + 2 * index)
+    rng = np.random.default_rng(_LATENT_SEED)
+    arrays |= {tensor.name: tensor.draw(rows, rng) for tensor in tensors if tensor.role == "condition"}
+    if any(part != "decoder" for part in parts):
+        arrays[contract.data.name] = _data(captured, contract, arrays, rows)
+    return Probe("golden", arrays)
+
+
+def _sized(contract: Contract) -> Contract:
+    """Return the contract at its usual sizes, or at smaller ones where the arrays would be too large."""
+    usual = contract.at()
+    if _row_bytes(usual) * FEWEST_ROWS <= _MAX_BYTES:
+        return usual
+    return contract.at(
+        {name: replace(symbol, usual=None).usual_value for name, symbol in contract.free_symbols.items()}
+    )
+
+
+def _row_bytes(contract: Contract) -> int:
+    """Return the size of a row of the largest array."""
+    tensors = (contract.data, contract.output, *contract.latents)
+    return max(math.prod(tensor.fixed_item) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
+
+
+def _rows(contract: Contract) -> int:
+    """Return the number of rows: few enough for `_MAX_BYTES`, and within the bounds of the batch."""
+    bounds = contract.symbols.get(BATCH, Symbol())
+    rows = min(max(_MAX_BYTES // _row_bytes(contract), FEWEST_ROWS), MOST_ROWS)
+    return max(min(rows, bounds.high or rows), bounds.low)
+
+
+def _latents(tensor: TensorSpec, rows: int, seed: int) -> Array:
+    """Return rows of zeros, of +6 and -6 in turn, and of random numbers."""
+    latent = np.zeros((rows, *tensor.fixed_item), np.float32)
+    far = np.full(math.prod(tensor.fixed_item), SIX_SIGMA, np.float32)
     far[1::2] *= -1
-    latent[1] = far.reshape(contract.latents[0].fixed_item)
-    latent[2:] = sample((rows - 2, *contract.latents[0].fixed_item), _LATENT_SEED)
-    return Probe("golden", _images(captured, latent), latent, sample(latent.shape, _NOISE_SEED))
+    latent[1:2] = far.reshape(tensor.fixed_item)
+    latent[2:] = sample((max(rows - 2, 0), *tensor.fixed_item), seed)
+    return latent
 
 
-def _images(captured: Captured, latent: Array) -> Array:
-    """Return images with 256 levels in the contract's range, as applications have; they contain no training data."""
-    low, high = captured.source.contract.image_range
-    if "decoder" in captured.source.parts:
-        image = evaluate_graph(captured.graph("decoder"), {"latent": latent})["image"]
-        level = to_levels(image, low, high)
+def _codes(tensor: TensorSpec, rows: int, seed: int) -> Array:
+    """Return rows of the first code, of the last, and of random codes."""
+    codes = tensor.draw(rows, np.random.default_rng(seed))
+    codes[0], codes[1:2] = tensor.low, tensor.high
+    return codes
+
+
+def _data(captured: Captured, contract: Contract, arrays: Mapping[str, Array], rows: int) -> Array:
+    """Return data in the contract's range, in 256 levels as images have; it contains no training data.
+
+    It is decoded from the latents where the decoder gives data.
+    """
+    data, has_decoder = contract.data, "decoder" in captured.source.parts and contract.output_shape is None
+    decoded = evaluate_rows(captured.graph("decoder"), arrays)[data.name] if has_decoder else None
+    if not data.is_bounded:
+        return sample((rows, *data.fixed_item), _DATA_SEED) if decoded is None else decoded
+    if decoded is not None:
+        level = to_levels(decoded, data.low, data.high)
     else:  # without a decoder, every level in turn, with a step that shares no factor with most sizes
-        shape = (len(latent), *captured.source.contract.image_shape)
-        level = (np.arange(np.prod(shape)) * 97 % (MAX_LEVEL + 1)).reshape(shape)
-    return (low + level / np.float64(MAX_LEVEL) * (high - low)).astype(np.float32)
+        shape = (rows, *data.fixed_item)
+        level = (np.arange(math.prod(shape)) * 97 % (MAX_LEVEL + 1)).reshape(shape)
+    scaled: Array = (data.low + level / np.float64(MAX_LEVEL) * (data.high - data.low)).astype(np.float32)
+    return scaled

@@ -47,14 +47,15 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
         graph: the graph whose inputs and outputs the module has.
         module: the module.
         inputs: arrays (N, *item) by name.
-        dtype: dtype that the inputs are converted to; the module must have it too.
+        dtype: dtype that inputs of floats are converted to; the module must have it too.
 
     Returns:
         Arrays (N, *item) by name.
     """
     with torch.no_grad():
         # The arrays are copied, because torch warns about read-only ones.
-        outputs = module(*(torch.from_numpy(inputs[tensor.name].copy()).to(dtype) for tensor in graph.spec.inputs))
+        given = (torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs)
+        outputs = module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
@@ -106,8 +107,10 @@ class Oracle:
             self._perturbed = index, precision, _with_moved_weights(self._module, index, precision)
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
-        moved = {
+        moved = {  # integers are exact
             name: _moved_input(array, factor * rng.uniform(-1, 1, array.shape), precision)
+            if np.issubdtype(array.dtype, np.floating)
+            else array
             for name, array in inputs.items()
         }
         return run_module(self.graph, self._perturbed[2], moved, torch.float64)

@@ -1,40 +1,61 @@
-"""The probes that parity is checked with: named families of (image, latent, noise), of which each part uses its inputs.
+"""The probes that parity is checked with: named families of inputs, of which each part takes those that it has.
 
-    probe          latent                                       image                          noise
+    probe          latent                                       data                           noise
     prior          drawn from N(0, I)                           decoded from the latent        drawn
     posterior      mean + noise · exp(logvar / 2) of real ones  its reconstruction             drawn
-    data           the mean of real images                      real images                    drawn
+    data           the mean of real data                        real data                      drawn
     zeros          zeros                                        zeros, or the range's middle   zeros
     six-sigma      +6 or -6 in every unit                       decoded from the latent        +6 or -6
-    interpolation  between posterior means of real images       decoded from the latent        zeros
-    one-hot        one unit at 1, the others at 0               one pixel at its highest       one unit at 1
+    interpolation  between posterior means of real data         decoded from the latent        zeros
+    one-hot        one unit at 1, the others at 0               one value at its highest       one unit at 1
     smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
     largest        2^8 below where PyTorch overflows            the range's highest            +6 or -6
 
-Images are in the contract's range. Without an encoder or a decoder, a probe has only the arrays that can be made.
+Data is in the contract's range. Without a range it is standard normal where no examples are given, its highest value in
+`one-hot` is 1, and `smallest` and `largest` are made like those of latents. Without an encoder or a decoder, a probe
+has only the arrays that can be made.
+
+Where the prior is given by the user, latents of `prior` and `six-sigma` have the mean and the deviation of the
+encoder's latents; without an encoder they are those of N(0, I), and the certificate says so. A deterministic encoder
+has no `posterior` latent, because it would equal that of `data`.
+
+Codes are drawn uniformly (prior), encoded from real data (data), the first code (zeros), the last (largest), every code
+in turn (six-sigma), and mixtures of two rows of real codes (interpolation).
+
+Conditions are the same for the encoder and the decoder of a probe. Integers take every value in turn, from row to row
+and from probe to probe; in `zeros` they have the lowest value, and in `largest` the highest. Floats are uniform in
+their range, or standard normal without a range.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from vae_export.capture import Graph
-from vae_export.contract import Array, Part, PartSpec
+from vae_export.contract import NORMAL, Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.precision import CALIBRATED, PrecisionName
 from vae_export.sources import Source
+from vae_export.tensors import BATCH, Symbol, TensorSpec
 
+#: The names of all probes, in the order in which they are made.
+PROBES = ("prior", "posterior", "data", "zeros", "six-sigma", "interpolation", "one-hot", "smallest", "largest")
 #: Six standard deviations: one prior draw in 500 million lies further out.
 SIX_SIGMA = 6.0
 #: The smallest float32 with full precision. Engines may flush smaller numbers to zero.
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
 #: Powers of two between the largest probe and PyTorch's overflow, because another summation order may overflow earlier.
 _HEADROOM = 8
+#: Exponents of `largest`: the highest, the lowest, and how many are tried one after the other before the interval is
+#: halved. Most networks overflow near the highest, and those with an exponential near the lowest.
+_HIGHEST_EXPONENT, _LOWEST_EXPONENT, _TRIED_IN_TURN = 127, 3, 8
 #: Number of inputs of each typical probe that calibration uses, and the least number of real images that it needs.
 CALIBRATION_ROWS, MIN_CALIBRATION_IMAGES = 64, 16
 #: Probes that look like the inputs of an application.
@@ -43,6 +64,8 @@ _SEED = 1312_6114  # the arXiv number of Kingma & Welling; any fixed seed does
 
 #: Input arrays by name, for each part.
 CalibrationInputs: TypeAlias = Mapping[Part, Mapping[str, Array]]
+#: Arrays by tensor name.
+Arrays: TypeAlias = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -51,96 +74,286 @@ class Probe:
 
     Attributes:
         name: name of the family.
-        image: float32 (M, C, H, W), or None if it cannot be made.
-        latent, noise: float32 (M, *latent), or None if they cannot be made.
+        arrays: inputs (M, *item) by tensor name, without those that cannot be made.
     """
 
     name: str
-    image: Array | None
-    latent: Array | None
-    noise: Array | None
+    arrays: Mapping[str, Array]
 
-    def inputs(self, spec: PartSpec, batch: int) -> dict[str, Array] | None:
+    def inputs(self, spec: PartSpec, batch: int) -> Arrays | None:
         """Return the first `batch` inputs of a part by name, or None if this probe lacks one of them."""
-        arrays = {"image": self.image, "latent": self.latent, "noise": self.noise}
-        inputs: dict[str, Array] = {}
-        for tensor in spec.inputs:
-            array = arrays[tensor.name]
-            if array is None:
-                return None
-            inputs[tensor.name] = array[:batch]
-        return inputs
+        if any(tensor.name not in self.arrays for tensor in spec.inputs):
+            return None
+        return {tensor.name: self.arrays[tensor.name][:batch] for tensor in spec.inputs}
 
 
 # Overflow gives no warning here, because numbers that are not finite are refused later with their names.
 @np.errstate(over="ignore", invalid="ignore")
-def make_probes(source: Source, graphs: Mapping[Part, Graph], count: int) -> tuple[Probe, ...]:
-    """Make every probe with `count` inputs; equal sources and graphs give equal probes.
+def make_probes(
+    source: Source,
+    graphs: Mapping[Part, Graph],
+    count: int,
+    *,
+    contract: Contract | None = None,
+    names: Collection[str] = PROBES,
+) -> tuple[Probe, ...]:
+    """Make probes with `count` inputs; equal sources and graphs give equal probes.
 
     Args:
-        source: the source, which has the contract and the images.
+        source: the source, which has the contract and the examples.
         graphs: the captured parts of the source.
         count: M, the number of inputs of each probe.
+        contract: the source's contract at other sizes; open sizes take their usual values.
+        names: the probes to make. Those that are left out cost nothing, and do not change the others.
 
     Returns:
-        The probes.
+        The probes, in the order of `PROBES`.
     """
-    rng = np.random.default_rng(_SEED)
-    contract = source.contract
-    low, high = contract.image_range
+    maker = _ProbeMaker(source, graphs, (contract or source.contract).at(), count, names)
+    arrays = maker.arrays()
+    return tuple(Probe(name, arrays[name]) for name in PROBES if name in names)
 
-    def normal() -> Array:
-        return rng.standard_normal((count, *contract.latents[0].fixed_item), dtype=np.float32)
 
-    def encode(image: Array) -> tuple[Array | None, Array | None]:
-        if "encoder" not in graphs:
-            return None, None
-        outputs = evaluate_graph(graphs["encoder"], {"image": image})
-        return outputs["mean"], outputs["logvar"]
+class _ProbeMaker:
+    """Makes the arrays of probes, role by role: data, conditions, latents or codes, and noise."""
 
-    def decode(latent: Array | None) -> Array | None:
-        if latent is None or "decoder" not in graphs:
+    def __init__(
+        self, source: Source, graphs: Mapping[Part, Graph], contract: Contract, count: int, names: Collection[str]
+    ) -> None:
+        self._graphs, self._contract, self._count, self._names = graphs, contract, count, names
+        self._latents = contract.latents
+        self._noise = [tensor for tensor in contract.spec("autoencoder").inputs if tensor.role == "noise"]
+        #: Draws what plain contracts need, in an order that must not change, so that certificates stay comparable.
+        self._rng = np.random.default_rng(_SEED)
+        #: Draws everything else.
+        self._other_rng = np.random.default_rng((_SEED, 1))
+        self._examples = example_arrays(source, contract, count, self._rng)
+        self._data = self._data_by_probe()
+        self._conditions = self._conditions_by_probe()
+        self._signs: Arrays = {}
+
+    def arrays(self) -> dict[str, Arrays]:
+        """Return the arrays of each probe by name, whether or not the probe was asked for."""
+        latents, noise = self._codes_by_probe() if self._contract.encoding == "codes" else self._latents_by_probe()
+        if self._contract.data_range is None:
+            self._data |= self._extreme_data(noise)
+        made: dict[str, Arrays] = {}
+        for name in PROBES:
+            decoded = self._data.get(name)
+            if decoded is None and name in self._names and name in latents:
+                decoded = self._decode(latents[name], self._conditions[name])
+            data = {} if decoded is None else {self._contract.data.name: decoded}
+            made[name] = data | latents.get(name, {}) | noise.get(name, {}) | self._conditions[name]
+        return made
+
+    def _latents_by_probe(self) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
+        """Return the latents and the noise of each probe."""
+        mean, logvar = self._encode()
+        prior, noise = self._normal(), self._normal()
+        self._signs = {name: np.where(array < 0, -1, 1).astype(np.float32) for name, array in self._normal().items()}
+        zeros = {name: np.zeros_like(array) for name, array in prior.items()}
+        far, tiny = self._scaled_signs(SIX_SIGMA), self._scaled_signs(SMALLEST)
+        one_unit = {name: _one_hot(array, 1.0) for name, array in zeros.items()}
+        latents = {"prior": prior, "zeros": zeros, "six-sigma": far, "one-hot": one_unit, "smallest": tiny}
+        if mean and self._contract.prior != NORMAL:
+            latents["prior"], latents["six-sigma"] = _like(mean, prior), _like(mean, far)
+        if mean:
+            latents |= {"data": mean, "interpolation": {name: _interpolated(array) for name, array in mean.items()}}
+        if logvar:
+            latents["posterior"] = {name: mean[name] + noise[name] * np.exp(logvar[name] / 2) for name in mean}
+        if "largest" in self._names:
+            latents["largest"] = self._largest_latents(far)
+        drawn = {
+            "prior": self._normal(),
+            "posterior": noise,
+            "data": self._normal(),
+            "zeros": zeros,
+            "six-sigma": far,
+            "interpolation": zeros,
+            "one-hot": one_unit,
+            "smallest": tiny,
+            "largest": far,
+        }
+        names = [tensor.name for tensor in self._noise]
+        return latents, {probe: dict(zip(names, arrays.values(), strict=False)) for probe, arrays in drawn.items()}
+
+    def _codes_by_probe(self) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
+        """Return the codes of each probe, and no noise."""
+        codes: dict[str, Arrays] = {name: {} for name in ("prior", "zeros", "six-sigma", "largest")}
+        for tensor in self._latents:
+            shape, size = (self._count, *tensor.fixed_item), int(tensor.high) + 1
+            codes["prior"][tensor.name] = self._rng.integers(0, size, shape, dtype=tensor.dtype)
+            codes["zeros"][tensor.name] = np.zeros(shape, tensor.dtype)
+            codes["six-sigma"][tensor.name] = _in_turn(shape, 0, size - 1, tensor.dtype)
+            codes["largest"][tensor.name] = np.full(shape, size - 1, tensor.dtype)
+        encoded, _ = self._encode()
+        if encoded:
+            mixed = {name: _mixed(array) for name, array in encoded.items()}
+            codes |= {"data": encoded, "interpolation": mixed}
+        return codes, {}
+
+    def _data_by_probe(self) -> dict[str, Array]:
+        """Return the data of the probes whose data does not depend on a network."""
+        contract, shape = self._contract, (self._count, *self._contract.data.fixed_item)
+        real = self._examples[contract.data.name]
+        low, high = contract.data_range or (0.0, 1.0)
+        blank = np.full(shape, 0.0 if low <= 0.0 <= high else (low + high) / 2, np.float32)
+        made = {"data": real, "zeros": blank, "one-hot": _one_hot(np.full(shape, low, np.float32), high)}
+        if contract.data_range is None:
+            return made
+        lowest = SMALLEST if low == 0 else np.nextafter(np.float32(low), np.float32(high))
+        return made | {
+            "smallest": np.full(shape, lowest, np.float32),
+            "largest": np.full(shape, high, np.float32),
+        }
+
+    def _extreme_data(self, noise: Mapping[str, Arrays]) -> dict[str, Array]:
+        """Return the smallest and the largest data without a range, and data of six standard deviations."""
+        shape = (self._count, *self._contract.data.fixed_item)
+        signs = np.where(self._other_rng.standard_normal(shape) < 0, -1, 1).astype(np.float32)
+        made = {"smallest": SMALLEST * signs}
+        if "decoder" not in self._graphs:
+            made["six-sigma"] = SIX_SIGMA * signs
+        graph = self._graphs.get("autoencoder", self._graphs.get("encoder"))
+        if graph is not None and "largest" in self._names:
+            others = self._conditions["largest"] | noise.get("largest", {})
+
+            def is_finite(size: float) -> bool:
+                return self._is_finite(graph, {self._contract.data.name: (signs * size).astype(np.float32)} | others)
+
+            made["largest"] = ((largest_finite(is_finite) or SIX_SIGMA) * signs).astype(np.float32)
+        return made
+
+    def _conditions_by_probe(self) -> dict[str, Arrays]:
+        """Return the conditions of each probe; probes of real data have those of the examples, if there are some."""
+        made: dict[str, Arrays] = {name: {} for name in PROBES}
+        for condition in self._contract.conditions:
+            tensor = condition.tensor
+            for index, name in enumerate(PROBES):
+                made[name][tensor.name] = self._condition(tensor, name, index)
+            real = self._examples.get(tensor.name, made["data"][tensor.name])
+            # The latents of these probes come from the data, and so do their conditions.
+            made["data"][tensor.name] = made["posterior"][tensor.name] = made["interpolation"][tensor.name] = real
+        return made
+
+    def _condition(self, tensor: TensorSpec, probe: str, index: int) -> Array:
+        shape = (self._count, *tensor.fixed_item)
+        lowest, highest = (tensor.low, tensor.high) if tensor.is_bounded else (0.0, SIX_SIGMA)
+        if probe in ("zeros", "largest"):
+            return np.full(shape, lowest if probe == "zeros" else highest, tensor.dtype)
+        if tensor.is_integer:
+            return _in_turn(shape, int(tensor.low), int(tensor.high), tensor.dtype, start=index * self._count)
+        if probe == "one-hot":
+            return _one_hot(np.full(shape, lowest, np.float32), highest if tensor.is_bounded else 1.0)
+        return tensor.draw(self._count, self._other_rng)
+
+    def _encode(self) -> tuple[Arrays, Arrays]:
+        """Return the means (or latents, or codes) of real data and the log-variances, by the name of the latent."""
+        if "encoder" not in self._graphs or not {"posterior", "data", "interpolation", "prior"} & set(self._names):
+            return {}, {}
+        inputs = {self._contract.data.name: self._examples[self._contract.data.name]} | self._conditions["data"]
+        outputs = list(evaluate_rows(self._graphs["encoder"], inputs).values())
+        names = [latent.name for latent in self._latents]
+        if self._contract.encoding != "gaussian":
+            return dict(zip(names, outputs, strict=True)), {}
+        return dict(zip(names, outputs[::2], strict=True)), dict(zip(names, outputs[1::2], strict=True))
+
+    def _decode(self, latents: Arrays, conditions: Arrays) -> Array | None:
+        """Return decoded data for an encoder, or None if there is no encoder or the decoder gives something else."""
+        if "encoder" not in self._graphs or "decoder" not in self._graphs or self._contract.output_shape is not None:
             return None
+        decoded = evaluate_rows(self._graphs["decoder"], latents | conditions)[self._contract.output.name]
+        if self._contract.data_range is None:
+            return decoded
         # A decoder without a final squashing function can leave the range of an encoder's input.
-        image: Array = np.clip(evaluate_graph(graphs["decoder"], {"latent": latent})["image"], low, high)
-        return image
+        clipped: Array = np.clip(decoded, *self._contract.data_range)
+        return clipped
 
-    images = data_images(source, count, rng)
-    mean, logvar = encode(images)
-    prior, noise = normal(), normal()
-    posterior = None if mean is None or logvar is None else mean + noise * np.exp(logvar / 2)
-    between = None if mean is None else _interpolated(mean)
-    zeros = np.zeros_like(prior)
-    signs = np.where(normal() < 0, -1, 1).astype(np.float32)
-    far, tiny = SIX_SIGMA * signs, SMALLEST * signs
-    blank = np.full_like(images, 0.0 if low <= 0.0 <= high else (low + high) / 2)
-    one_unit, one_pixel = _one_hot(zeros, 1.0), _one_hot(np.full_like(images, low), high)
-    lowest = np.full_like(images, SMALLEST if low == 0 else np.nextafter(np.float32(low), np.float32(high)))
-    highest = np.full_like(images, high)
-    return (
-        Probe("prior", decode(prior), prior, normal()),
-        Probe("posterior", decode(posterior), posterior, noise),
-        Probe("data", images, mean, normal()),
-        Probe("zeros", blank, zeros, zeros),
-        Probe("six-sigma", decode(far), far, far),
-        Probe("interpolation", decode(between), between, zeros),
-        Probe("one-hot", one_pixel, one_unit, one_unit),
-        Probe("smallest", lowest, tiny, tiny),
-        Probe("largest", highest, _largest(graphs, signs), far),
-    )
+    def _largest_latents(self, otherwise: Arrays) -> Arrays:
+        """Return latents `_HEADROOM` powers of two below the size at which the decoder overflows."""
+        if "decoder" not in self._graphs:
+            return otherwise
+
+        def is_finite(size: float) -> bool:
+            return self._is_finite(self._graphs["decoder"], self._scaled_signs(size) | self._conditions["largest"])
+
+        size = largest_finite(is_finite)
+        return otherwise if size is None else self._scaled_signs(size)
+
+    def _is_finite(self, graph: Graph, inputs: Arrays) -> bool:
+        return all(np.isfinite(array).all() for array in evaluate_rows(graph, inputs).values())
+
+    def _normal(self) -> Arrays:
+        shapes = {latent.name: (self._count, *latent.fixed_item) for latent in self._latents}
+        return {name: self._rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+    def _scaled_signs(self, size: float) -> Arrays:
+        return {name: (size * signs).astype(np.float32) for name, signs in self._signs.items()}
 
 
-def data_images(source: Source, count: int, rng: np.random.Generator | None = None) -> Array:
-    """Return the images of the probe `data`, float32 (count, C, H, W).
+def evaluate_rows(graph: Graph, inputs: Mapping[str, Array]) -> Arrays:
+    """Compute a graph's outputs in float32, in batches that the graph allows.
 
-    They are the source's images, repeated if there are fewer than `count`. Without any images they are uniform noise,
-    and the certificate says so.
+    Args:
+        graph: a part of a source.
+        inputs: arrays (M, *item) by name.
+
+    Returns:
+        Arrays (M, *item) by name.
     """
-    if source.images is not None:
-        return np.resize(source.images, (count, *source.contract.image_shape))
-    low, high = source.contract.image_range
-    rng = np.random.default_rng(_SEED) if rng is None else rng
-    return rng.uniform(low, high, (count, *source.contract.image_shape)).astype(np.float32)
+    rows = len(next(iter(inputs.values())))
+    bounds = graph.spec.symbols.get(BATCH, Symbol())
+    taken = {tensor.name: inputs[tensor.name] for tensor in graph.spec.inputs}
+    if bounds.low <= rows <= (bounds.high or rows):
+        return evaluate_graph(graph, taken)
+    most = bounds.high or max(rows, bounds.low)
+    batches: list[Arrays] = []
+    for start in range(0, rows, most):
+        end = min(start + most, rows)
+        index = np.arange(start, max(end, start + bounds.low)) % rows  # the first rows fill a batch that is too small
+        outputs = evaluate_graph(graph, {name: array[index] for name, array in taken.items()})
+        batches.append({name: array[: end - start] for name, array in outputs.items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def largest_finite(is_finite: Callable[[float], bool]) -> float | None:
+    """Return the power of two that lies `_HEADROOM` powers below the largest for which a network gives finite numbers.
+
+    Args:
+        is_finite: whether the network gives finite numbers for inputs of this size.
+
+    Returns:
+        The power, at least 1; None if the network overflows even for small inputs.
+    """
+    tried = range(_HIGHEST_EXPONENT, _HIGHEST_EXPONENT - _TRIED_IN_TURN, -1)
+    found = next((exponent for exponent in tried if is_finite(2.0**exponent)), None)
+    if found is None:
+        below = range(_LOWEST_EXPONENT, tried[-1])
+        found = bisect_left(below, True, key=lambda exponent: not is_finite(2.0**exponent)) + _LOWEST_EXPONENT - 1
+    return None if found < _LOWEST_EXPONENT else 2.0 ** max(found - _HEADROOM, 0)
+
+
+def example_arrays(source: Source, contract: Contract, count: int, rng: np.random.Generator | None = None) -> Arrays:
+    """Return the data of the probe `data`, and the conditions that the source's examples have.
+
+    They are the source's examples, repeated if there are fewer than `count`. Examples of another size than the
+    contract's are cut or repeated. Without any examples, the data is uniform noise in its range, or standard normal
+    without a range, and the certificate says so.
+
+    Args:
+        source: the source, which may have examples.
+        contract: the contract with its sizes in numbers.
+        count: M, the number of rows.
+        rng: draws the data if there are no examples.
+
+    Returns:
+        Arrays (M, *item) by tensor name; the data is always among them.
+    """
+    tensors = {tensor.name: tensor for tensor in contract.spec("autoencoder").inputs}
+    found = {name: _sized(array, (count, *tensors[name].fixed_item)) for name, array in source.examples.items()}
+    if contract.data.name not in found:
+        found[contract.data.name] = contract.data.draw(count, np.random.default_rng(_SEED) if rng is None else rng)
+    return found
 
 
 def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
@@ -180,7 +393,7 @@ def calibration_inputs(graphs: Mapping[Part, Graph], probes: Sequence[Probe]) ->
         probes: the probes of the source, with `CALIBRATION_ROWS` inputs.
 
     Returns:
-        float32 arrays (N, *item) by part and name.
+        Arrays (N, *item) by part and name.
 
     Raises:
         ModelError: inputs are not finite.
@@ -215,12 +428,29 @@ def _one_hot(background: Array, value: float) -> Array:
     return rows.reshape(background.shape)
 
 
-def _largest(graphs: Mapping[Part, Graph], signs: Array) -> Array:
-    """Return latents with these signs, `_HEADROOM` powers of two below the size at which the decoder overflows."""
-    if "decoder" not in graphs:
-        return SIX_SIGMA * signs
-    for exponent in range(127, 2, -1):
-        latent = (signs * 2.0**exponent).astype(np.float32)
-        if np.isfinite(evaluate_graph(graphs["decoder"], {"latent": latent})["image"]).all():
-            return (signs * 2.0 ** max(exponent - _HEADROOM, 0)).astype(np.float32)
-    return SIX_SIGMA * signs
+def _mixed(codes: Array) -> Array:
+    """Return rows of codes whose first entries come from one row and the others from the next, in rising shares."""
+    rows = codes.reshape(len(codes), -1)
+    kept = np.linspace(1, 0, len(rows)) * rows.shape[1]
+    mixed: Array = np.where(np.arange(rows.shape[1]) < kept[:, None], rows, np.roll(rows, -1, axis=0))
+    return mixed.reshape(codes.shape)
+
+
+def _in_turn(shape: Sequence[int], low: int, high: int, dtype: str, start: int = 0) -> Array:
+    """Return integers that run from `low` to `high` and start again, from `start` numbers after `low`."""
+    size = math.prod(shape)
+    values: Array = (low + (start + np.arange(size)) % (high - low + 1)).astype(dtype)
+    return values.reshape(shape)
+
+
+def _like(latents: Arrays, normal: Arrays) -> Arrays:
+    """Return normal numbers scaled and shifted to the mean and the deviation of latents."""
+    return {name: (array.mean() + array.std() * normal[name]).astype(np.float32) for name, array in latents.items()}
+
+
+def _sized(array: Array, shape: Sequence[int]) -> Array:
+    """Return an array of this shape: each axis is cut, or repeated from its start."""
+    for axis, size in enumerate(shape):
+        if array.shape[axis] != size:
+            array = np.take(array, np.arange(size) % array.shape[axis], axis)
+    return array

@@ -26,7 +26,7 @@ from vae_export.parity.probes import (
     Probe,
     calibration_inputs,
     check_calibration_images,
-    data_images,
+    example_arrays,
     make_probes,
     probes_in_range,
 )
@@ -125,8 +125,9 @@ class References:
         return self._probes[count]
 
     def images(self, count: int) -> Array:
-        """Return the images of the probe `data`, float32 (count, C, H, W)."""
-        return data_images(self.source, count)
+        """Return the data of the probe `data`, float32 (count, *item)."""
+        contract = self.source.contract.at()
+        return example_arrays(self.source, contract, count)[contract.data.name]
 
     def cases(
         self,

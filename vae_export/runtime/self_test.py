@@ -29,7 +29,7 @@ class SelfTest:
     @property
     def worst_error(self) -> float:
         """The largest error as a fraction of the allowed error; the test passes with 1 or less."""
-        return max((judgement.error / judgement.tolerance for judgement in self.judgements), default=float("inf"))
+        return max((judgement.share for judgement in self.judgements), default=float("inf"))
 
     def __str__(self) -> str:
         """Return a line for each judgement, and the verdict."""
@@ -41,7 +41,7 @@ class SelfTest:
             return
         if not self.judgements:
             raise ParityError("nothing was tested", expected="an ONNX file with golden vectors")
-        worst = max(self.judgements, key=lambda item: (not item.passed, item.error / item.tolerance))
+        worst = max(self.judgements, key=lambda item: (not item.passed, item.share))
         pixels = f" and {worst.grey.unexplained} pixels of another grey level" if worst.grey else ""
         raise ParityError(
             "self-test failed",

@@ -27,8 +27,8 @@ class Source:
         encoder: image (N, C, H, W) → (mean, logvar), each (N, *latent); None exports no encoder.
         decoder: latent (N, *latent) → image (N, C, H, W) in the contract's range, or a tuple of it and the likelihood's
             second output (see `vae_export.likelihood`); None exports no decoder.
-        images: real images (M, C, H, W), float32 in the contract's range, that parity probes with; None lets it probe
-            with uniform noise, and the certificate says so.
+        images: real data (M, *item), float32 in the contract's range, that parity probes with. A mapping by tensor name
+            also has the conditions of these rows. None lets parity probe with noise, and the certificate says so.
         provenance: where the model comes from; must be JSON. Goes into the manifest and every file's metadata.
         encoder_outputs: what the encoder returns, in order, such as ("latent", "mean", "logvar"): words of
             `vae_export.sources.recognition.MEANINGS`. None recognises it.
@@ -42,7 +42,7 @@ class Source:
     contract: Contract
     encoder: nn.Module | None = None
     decoder: nn.Module | None = None
-    images: Array | None = None
+    images: Array | Mapping[str, Array] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     encoder_outputs: Sequence[str] | None = None
 
@@ -53,8 +53,19 @@ class Source:
             json.dumps(dict(self.provenance), sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ModelError("provenance is not JSON", got=str(error)) from error
-        if self.images is not None:
-            self.contract.spec("encoder").inputs[0].check(self.images)
+        self._check_examples()
+
+    def _check_examples(self) -> None:
+        """Raise `ModelError` unless the examples have the data, and fit the contract."""
+        tensors = {item.name: item for item in (self.contract.data, *(c.tensor for c in self.contract.conditions))}
+        examples = self.examples
+        if examples and (set(examples) - set(tensors) or self.contract.data.name not in examples):
+            raise ModelError("wrong examples", where="images", expected=list(tensors), got=list(examples))
+        rows: int | None = None
+        sizes: dict[str, int] = {}
+        for name, array in examples.items():
+            tensors[name].check(array, batch=rows, sizes=sizes)
+            rows = len(array)
 
     @classmethod
     def of(cls, source: Source | Checkpoint) -> Source:
@@ -84,6 +95,13 @@ class Source:
             encoder_outputs=self.encoder_outputs,
             images=self.images,
         )
+
+    @property
+    def examples(self) -> Mapping[str, Array]:
+        """Real data, and conditions where there are some, by tensor name; empty without any."""
+        if self.images is None:
+            return {}
+        return self.images if isinstance(self.images, Mapping) else {self.contract.data.name: self.images}
 
     @property
     def parts(self) -> tuple[Part, ...]:
