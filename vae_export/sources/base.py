@@ -93,7 +93,7 @@ class Source:
             self.encoder,
             self.decoder,
             encoder_outputs=self.encoder_outputs,
-            images=self.images,
+            images=self.examples.get(self.contract.data.name),
         )
 
     @property
