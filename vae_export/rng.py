@@ -1,4 +1,4 @@
-"""Standard normal numbers with equal bits in every language, as docs/bundle-format.md, section 6, specifies.
+"""Standard normal numbers and codes with equal bits in every language, as docs/bundle-format.md, section 6, specifies.
 
 Random words come from Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11). Philox is a
 function of a counter, so that each row can be computed alone and in any order. NumPy has only Philox 4x64. Wichura's
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from typing import SupportsIndex
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ def check_integer(
 Words = npt.NDArray[np.uint32]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Number = TypeVar("Number", np.float32, np.int64)
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -95,16 +96,42 @@ def sample(shape: Sequence[int], seed: int, *, start: int = 0) -> Float32:
     Raises:
         UsageError: the seed or the number of rows is out of range.
     """
+    return _draw(shape, seed, start, normal, np.float32)
+
+
+def sample_codes(shape: Sequence[int], count: int, seed: int, *, start: int = 0) -> npt.NDArray[np.int64]:
+    """Draw integers from 0 to count - 1: floor(word · count / 2^32) for each random word.
+
+    Args:
+        shape: the shape of the result, rows first.
+        count: number of different codes, 1 to 2^32.
+        seed: 0 to 2^64 - 1.
+        start: index of the first row in the sequence of this seed.
+
+    Returns:
+        int64 of this shape, row-major.
+
+    Raises:
+        UsageError: the seed, the count or the number of rows is out of range.
+    """
+    factor = np.uint64(check_integer("number of codes", count, 1, 1 << 32))
+    return _draw(shape, seed, start, lambda words: (words.astype(np.uint64) * factor) >> _HALF, np.int64)
+
+
+def _draw(
+    shape: Sequence[int], seed: int, start: int, transform: Callable[[Words], npt.NDArray[Any]], dtype: type[Number]
+) -> npt.NDArray[Number]:
+    """Return the transform of the words of these rows, in the sequence of the seed."""
     seed = check_seed(seed)
     start, *shape = (check_integer("number of rows", size, 0) for size in (start, *shape))
     row = math.prod(shape[1:])
     first, count = start * row, math.prod(shape)
     if first + count > 1 << 66:  # two words of the counter
         raise UsageError("too many rows", expected=f"{(1 << 66) // max(row, 1):,} at most", got=start + shape[0])
-    numbers = np.empty(count, np.float32)
+    numbers = np.empty(count, dtype)
     for begin in range(0, count, _CHUNK):
         end = min(begin + _CHUNK, count)
-        numbers[begin:end] = normal(philox_words(first + begin, end - begin, seed))
+        numbers[begin:end] = transform(philox_words(first + begin, end - begin, seed))
     return numbers.reshape(shape)
 
 

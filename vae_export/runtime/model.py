@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vae_export import rng
 from vae_export.artifact.folder import Package, open_artifact
 from vae_export.artifact.manifest import Manifest
 from vae_export.bundle import open_bundle
@@ -18,16 +20,20 @@ from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
 from vae_export.runtime.chosen_options import ChosenOptions, choose_options
+from vae_export.runtime.conditions import condition_rows
+from vae_export.runtime.prior import draw_prior
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
+from vae_export.tensors import BATCH, Symbol
 
-Float32 = npt.NDArray[np.float32]
+#: An array where the contract has one latent, and otherwise arrays by the latent's name.
+Latents: TypeAlias = "Array | Mapping[str, Array]"
 Bytes = npt.NDArray[np.uint8]
 
 #: Limits of the rows that are computed at a time, and of the bytes of their inputs and outputs: enough to keep all
 #: cores busy, and few enough that the activations fit into memory.
-_MAX_PIECE_ROWS, _MAX_PIECE_BYTES = 1024, 64 << 20
+_MAX_PIECE_ROWS, _MAX_PIECE_BYTES = 1024, 8 << 20
 #: The largest number of rows. It exceeds any memory, and numpy raises unclear errors for larger numbers.
 _MAX_ROWS = 1 << 40
 
@@ -35,9 +41,10 @@ _MAX_ROWS = 1 << 40
 class Model:
     """An exported VAE, which several threads can use. Each ONNX file is opened at its first use.
 
-    Arrays are float32 with any number of rows >= 1, and many rows are computed in pieces. Every method raises
-    `ModelError` for another dtype, byte order or shape, for numbers that are not finite and for pixels out of range. It
-    raises `OutOfMemoryError` if the result does not fit into memory.
+    Arrays have the contract's dtype, which is float32 except for codes and classes, and any number of rows >= 1. Many
+    rows are computed in pieces, also where a graph takes few rows or a fixed number of them. Every method raises
+    `ModelError` for another dtype, byte order or shape, for numbers that are not finite and for pixels, codes and
+    conditions out of range. It raises `OutOfMemoryError` if the result does not fit into memory.
 
     Args:
         package: an export folder or a bundle.
@@ -57,17 +64,35 @@ class Model:
         self._batch_size = None if batch_size is None else check_integer("batch_size", batch_size, 1)
         self._package = package
         self._chosen = {part: choose_options(package.manifest, part, precision, provider, threads) for part in PARTS}
+        self._batch = self.contract.symbols.get(BATCH, Symbol())
+        self._symbols = self.contract.free_symbols
+        self._rows_at_a_time: dict[tuple[Part, frozenset[tuple[str, int]]], int] = {}
         self._sessions: dict[Part, Session] = {}
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
-        """Return a line for each part that can run: inputs, outputs, precision, provider and other options."""
+        """Return a line for each part that can run: inputs, outputs, precision, provider and other options.
+
+        A last line has what a contract of one size and a normal prior does not need: prior, sizes, batch, scaling.
+        """
         lines = []
         for part in filter(self._has, EVERY_PART):
             spec, chosen = self.contract.spec(part), self.running(part)
             inputs, outputs = (", ".join(map(str, tensors)) for tensors in (spec.inputs, spec.outputs))
             lines.append(f"  {part}: {inputs} → {outputs}; {chosen.precision}, {chosen.options}")
+        if not self.contract.is_plain:
+            lines.append("  " + "; ".join(self._facts()))
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def _facts(self) -> Iterable[str]:
+        contract = self.contract
+        yield f"{contract.encoding} encoder"
+        yield f"prior {contract.prior}"
+        for name, symbol in contract.symbols.items():
+            usual = "" if name == BATCH else f", usually {symbol.usual_value}"
+            yield f"{name} from {symbol.low} {f'to {symbol.high}' if symbol.high else 'up'}{usual}"
+        if (contract.scaling_factor, contract.shift_factor) != (1, 0):
+            yield f"scaling_factor {contract.scaling_factor:g}, shift_factor {contract.shift_factor:g}"
 
     @property
     def manifest(self) -> Manifest:
@@ -79,18 +104,20 @@ class Model:
         """Shapes and ranges of images and latents."""
         return self._package.manifest.contract
 
-    def decode(self, latent: Float32) -> Float32:
-        """Decode latents.
+    def decode(self, latent: Latents | None = None, /, **inputs: Any) -> Array:
+        """Decode latents, such as `model.decode(latent)`, `model.decode(latent, label=3)` or `model.decode(z1=…, z2=…)`.
 
         Args:
-            latent: (N, Z), or (N, C, H, W) where latents are feature maps; the prior is N(0, I).
+            latent: (N, Z), or (N, C, H, W) where latents are feature maps; integers where the contract has codes.
+                Several latents are a dict by name.
+            inputs: conditions by name: an array with N rows, or one value for all rows. Latents may be given by name.
 
         Returns:
-            Images (N, C, H, W) in the contract's range, which is [0, 1] for models trained here.
+            Data in the contract's range; images are (N, C, H, W), in [0, 1] for models trained here.
         """
-        return self.run("decoder", latent=latent)["image"]
+        return self.run("decoder", **self._inputs("decoder", latent, inputs))[self.contract.output.name]
 
-    def pixels(self, latent: Float32, layout: Pixels = "uint8-hwc") -> Bytes:
+    def pixels(self, latent: Latents | None = None, /, layout: Pixels = "uint8-hwc", **inputs: Any) -> Bytes:
         """Decode latents to bytes for a screen.
 
         If the export has a decoder with this layout (`--pixels`), that decoder computes the bytes. Otherwise float32
@@ -98,7 +125,7 @@ class Model:
         exact value lies on the boundary between two levels.
 
         Args:
-            latent: (N, Z), or (N, C, H, W) where latents are feature maps.
+            latent, inputs: as for `decode`.
             layout: "uint8-hwc" or "uint8-chw".
 
         Returns:
@@ -106,76 +133,127 @@ class Model:
 
         Raises:
             UsageError: an unknown layout.
+            ModelError: the decoder gives no images of 1 to 4 channels.
         """
         if layout not in PIXELS:
             raise UsageError("unknown pixels", expected=" | ".join(PIXELS), got=layout)
-        part = PIXELS[layout]
+        if not self.contract.is_image:
+            expected, do = "images of 1 to 4 channels in a range", "call decode"
+            raise ModelError("output cannot be shown", expected=expected, got=str(self.contract.output), do=do)
+        part, arrays = PIXELS[layout], self._inputs("decoder", latent, inputs)
         if self._has(part):
-            return self.run(part, latent=latent)["pixels"]
-        rows, step = self._check("decoder", {"latent": latent}), self.rows_at_a_time("decoder")
-        pieces = (self._decode(latent[start : start + step]) for start in range(0, rows, step))
+            return self.run(part, **arrays)["pixels"]
+        rows, step = self._check("decoder", arrays), self.rows_at_a_time("decoder", self._sizes("decoder", arrays))
+        pieces = []
+        for start in range(0, rows, step):
+            piece = {name: array[start : start + step] for name, array in arrays.items()}
+            pieces.append(self._compute("decoder", piece, min(step, rows - start))["image"])
         return np.concatenate([to_bytes(piece, self.contract, part) for piece in pieces])
 
-    def encode(self, image: Float32) -> tuple[Float32, Float32]:
-        """Encode images.
+    def encode(self, data: Array | None = None, /, **inputs: Any) -> Any:
+        """Encode data, such as `model.encode(image)` or `model.encode(image, label=3)`.
 
         Args:
-            image: (N, C, H, W) in the contract's range.
+            data: images (N, C, H, W) in the contract's range, or other data of the contract's shape.
+            inputs: conditions by name: an array with N rows, or one value for all rows.
 
         Returns:
-            Mean and logvar of the posterior, each of the shape of latents.
+            By the contract's encoding: "gaussian" gives mean and logvar of the posterior, each of the shape of latents;
+            "deterministic" gives latents; "codes" gives integers. Where there are several latents, each of these is a
+            dict by the latent's name.
         """
-        outputs = self.run("encoder", image=image)
-        return outputs["mean"], outputs["logvar"]
+        outputs = self.run("encoder", **self._inputs("encoder", data, inputs))
+        if self.contract.encoding != "gaussian":
+            return self._latents(outputs)
+        mean, logvar = list(outputs.values())[::2], list(outputs.values())[1::2]
+        return self._latents(self._by_latent(mean)), self._latents(self._by_latent(logvar))
 
-    def reconstruct(self, image: Float32) -> Float32:
-        """Decode the posterior means of images (N, C, H, W), without noise; return images of the same shape."""
-        mean, _ = self.encode(image)
-        return self._decode(mean)
+    def reconstruct(self, data: Array | None = None, /, **inputs: Any) -> Array:
+        """Encode data, and decode the posterior means, or the latents or codes, without noise.
 
-    def prior(self, n: int, seed: int = 0, *, start: int = 0) -> Float32:
-        """Draw latents from N(0, I). Equal seeds give equal bits in every language and on every machine.
+        Args:
+            data: as for `encode`.
+            inputs: conditions of the encoder and the decoder by name.
+
+        Returns:
+            Data, such as images (N, C, H, W).
+        """
+        arrays = self._inputs("autoencoder", data, inputs)
+        return self._decode(self._encoded(arrays), arrays)
+
+    def prior(self, n: int, seed: int = 0, *, start: int = 0, sizes: Mapping[str, int] | None = None) -> Any:
+        """Draw latents from the prior. Equal seeds give equal bits in every language and on every machine.
 
         Args:
             n: number of latents, >= 1.
             seed: 0 to 2^64 - 1.
             start: index of the first latent in the sequence of this seed, so that the sequence can be drawn in pieces.
+            sizes: values of the contract's symbols, such as {"h": 32, "w": 32}; others have their usual value.
 
         Returns:
-            Latents (n, Z), or (n, C, H, W) where latents are feature maps.
+            Latents (n, Z), or (n, C, H, W) where latents are feature maps; a dict by name where there are several.
+
+        Raises:
+            ModelError: the contract says that the prior is given by the user.
         """
-        n = check_integer("number of samples", n, 1, _MAX_ROWS)
-        try:
-            return rng.sample((n, *self.contract.latents[0].fixed_item), seed, start=start)
-        except MemoryError as error:
-            raise OutOfMemoryError(f"{n:,} latents") from error
+        return self._latents(self._prior(n, seed, start, sizes))
 
-    def sample(self, n: int, seed: int = 0, *, start: int = 0) -> Float32:
-        """Decode n latents of `prior`; return images (n, C, H, W)."""
-        return self._decode(self.prior(n, seed, start=start))
-
-    def interpolate(self, a: Float32, b: Float32, steps: int) -> Float32:
-        """Decode latents on the straight line between the posterior means of two images.
+    def sample(
+        self, n: int, /, seed: int = 0, *, start: int = 0, sizes: Mapping[str, int] | None = None, **conditions: Any
+    ) -> Array:
+        """Decode n latents of `prior`.
 
         Args:
-            a, b: images (C, H, W) in the contract's range.
-            steps: number of images, >= 2.
+            n, seed, start, sizes: as for `prior`.
+            conditions: conditions of the decoder by name: an array with n rows, or one value for all rows.
 
         Returns:
-            Images (steps, C, H, W); the first and the last are the reconstructions of `a` and `b`.
+            Data, such as images (n, C, H, W).
+        """
+        return self.decode(self._prior(n, seed, start, sizes), **conditions)
+
+    def interpolate(self, a: Array, b: Array, /, steps: int, **conditions: Any) -> Array:
+        """Decode latents on the straight line between the posterior means, or the latents, of two images.
+
+        Args:
+            a, b: images (C, H, W) in the contract's range, or other rows of data of one shape.
+            steps: number of results, >= 2.
+            conditions: conditions by name, with one value for all steps.
+
+        Returns:
+            Images (steps, C, H, W) or other data; the first and the last are the reconstructions of `a` and `b`.
+
+        Raises:
+            ModelError: the latents are codes, between which there is nothing.
         """
         steps = check_integer("number of steps", steps, 2, _MAX_ROWS)
-        for name, image in (("a", a), ("b", b)):
-            for what, expected in (("shape", self.contract.image_shape), ("dtype", np.dtype(np.float32))):
-                if (got := getattr(image, what, type(image).__name__)) != expected:
-                    raise ModelError(f"wrong {what}", where=f"image '{name}'", expected=expected, got=got)
-        (first, last), _ = self.encode(np.stack([a, b]))
+        if self.contract.encoding == "codes":
+            raise ModelError("codes cannot be interpolated", expected="latents of real numbers")
+        spec = self.contract.data
+        shape = getattr(a, "shape", None) if self._symbols else spec.item
+        for name, row in (("a", a), ("b", b)):
+            for what, expected in (("shape", shape), ("dtype", np.dtype(spec.dtype))):
+                if (got := getattr(row, what, type(row).__name__)) != expected:
+                    raise ModelError(f"wrong {what}", where=f"{spec.name} '{name}'", expected=expected, got=got)
+        ends = self._encoded(self._inputs("autoencoder", np.stack([a, b]), conditions))
+        latents = {}
         try:
-            along = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1,) * first.ndim)
-            latent = (first + along * (last - first)).astype(np.float32, copy=False)
+            for name, (first, last) in ends.items():
+                along = np.linspace(0, 1, steps, dtype=np.float32).reshape(-1, *(1,) * first.ndim)
+                latents[name] = (first + along * (last - first)).astype(np.float32, copy=False)
         except MemoryError as error:
             raise OutOfMemoryError(f"{steps:,} steps") from error
-        return self.decode(latent)
+        return self.decode(latents, **self._taken("decoder", conditions))
+
+    def scale_latent(self, latent: Array) -> Array:
+        """Return a latent as a diffusion model takes it: (latent - shift_factor) · scaling_factor."""
+        contract = self.contract
+        return (latent - np.float32(contract.shift_factor)) * np.float32(contract.scaling_factor)
+
+    def unscale_latent(self, latent: Array) -> Array:
+        """Return a diffusion model's latent as the decoder takes it: latent / scaling_factor + shift_factor."""
+        contract = self.contract
+        return latent / np.float32(contract.scaling_factor) + np.float32(contract.shift_factor)
 
     def self_test(self) -> SelfTest:
         """Compute the golden vectors with every ONNX file, and compare the outputs with the expected ones.
@@ -190,7 +268,7 @@ class Model:
         """Return the file, options and reason for a part; decoders with uint8 pixels use those of the decoder."""
         return self._chosen[float_part(part)]
 
-    def run(self, part: Part, **inputs: Array) -> dict[str, Array]:
+    def run(self, part: Part, /, **inputs: Array) -> dict[str, Array]:
         """Run one part.
 
         Args:
@@ -203,13 +281,84 @@ class Model:
         self._session(part)  # a file that cannot be opened is reported before inputs that do not fit
         return self._compute(part, inputs, self._check(part, inputs))
 
-    def rows_at_a_time(self, part: Part) -> int:
-        """Return the number of rows that are computed at a time."""
-        if self._batch_size is not None:
-            return self._batch_size
-        spec = self.contract.spec(part)
-        row = sum(4 * int(np.prod(tensor.fixed_item)) for tensor in (*spec.inputs, *spec.outputs))
-        return max(1, min(_MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row))
+    def rows_at_a_time(self, part: Part, sizes: Mapping[str, int] | None = None) -> int:
+        """Return the number of rows that are computed at a time.
+
+        Args:
+            part: the part.
+            sizes: values of the contract's symbols; others have their usual value.
+        """
+        key = part, frozenset((sizes or {}).items())
+        if key not in self._rows_at_a_time:
+            self._rows_at_a_time[key] = self._choose_rows(part, sizes or {})
+        return self._rows_at_a_time[key]
+
+    def _choose_rows(self, part: Part, sizes: Mapping[str, int]) -> int:
+        """Choose the rows of a piece: those that the caller wants, or few enough for the memory, within the batch."""
+        usual = {name: symbol.usual_value for name, symbol in self._symbols.items()}
+        spec = self.contract.spec(part).at({**usual, **sizes})
+        row = sum(
+            np.dtype(tensor.dtype).itemsize * math.prod(tensor.fixed_item) for tensor in (*spec.inputs, *spec.outputs)
+        )
+        wanted = self._batch_size or min(_MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row)
+        return max(self._batch.low, min(wanted, self._batch.high or wanted))
+
+    def _inputs(self, part: Part, first: Any, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the inputs of a part by name. The conditions have a row for each row of the first input."""
+        data = self.contract.spec(part).inputs[0].name
+        if isinstance(first, Mapping):
+            inputs = {**first, **others}
+        elif first is None and data in others:
+            inputs = dict(others)
+        elif data in others:
+            raise UsageError("input is given twice", where=data)
+        else:
+            inputs = {data: first, **others}
+        if self.contract.conditions:
+            array = inputs.get(data)
+            rows = len(array) if isinstance(array, np.ndarray) and array.ndim else 1
+            for condition in self.contract.conditions:
+                if condition.name in inputs:
+                    inputs[condition.name] = condition_rows(condition.tensor, inputs[condition.name], rows)
+        return inputs
+
+    def _taken(self, part: Part, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the conditions that a part takes. Unknown names stay, because the check of the inputs names them."""
+        others = {condition.name for condition in self.contract.conditions if part not in condition.parts}
+        return {name: value for name, value in inputs.items() if name not in others}
+
+    def _encoded(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Encode data with conditions; return posterior means, latents or codes by the latent's name."""
+        outputs = self.run("encoder", **self._taken("encoder", inputs))
+        every = 2 if self.contract.encoding == "gaussian" else 1
+        return self._by_latent(list(outputs.values())[::every])
+
+    def _decode(self, latents: Mapping[str, Array], inputs: Mapping[str, Any]) -> Array:
+        """Decode latents that were computed, with the decoder's conditions among the inputs of an autoencoder."""
+        conditions = {item.name for item in self.contract.conditions if "decoder" in item.parts}
+        arrays = {**latents, **{name: inputs[name] for name in conditions & set(inputs)}}
+        if conditions:
+            self._check("decoder", arrays)
+        return self._compute("decoder", arrays, len(next(iter(latents.values()))))[self.contract.output.name]
+
+    def _prior(self, n: int, seed: int, start: int, sizes: Mapping[str, int] | None) -> dict[str, Array]:
+        n, contract, known = check_integer("number of samples", n, 1, _MAX_ROWS), self.contract, {}
+        for name, value in (sizes or {}).items():
+            if name not in self._symbols:
+                raise UsageError("unknown size", expected=" | ".join(self._symbols) or "no sizes", got=name)
+            bounds = self._symbols[name]
+            known[name] = check_integer(f"size {name}", value, bounds.low, bounds.high)
+        try:
+            return draw_prior(contract.at(known), n, seed, start=start)
+        except MemoryError as error:
+            raise OutOfMemoryError(f"{n:,} latents") from error
+
+    def _by_latent(self, arrays: Iterable[Array]) -> dict[str, Array]:
+        return dict(zip((tensor.name for tensor in self.contract.latents), arrays, strict=True))
+
+    def _latents(self, arrays: Mapping[str, Array]) -> Latents:
+        """Return an array where the contract has one latent, and otherwise all by name."""
+        return arrays if isinstance(self.contract.latent_shape, Mapping) else next(iter(arrays.values()))
 
     def _check(self, part: Part, inputs: dict[str, Array]) -> int:
         """Check all rows before the first piece is computed; return their number."""
@@ -218,25 +367,26 @@ class Model:
         spec.check_ranges(inputs)
         return rows
 
-    def _decode(self, latent: Float32) -> Float32:
-        """Decode latents that were checked."""
-        return self._compute("decoder", {"latent": latent}, len(latent))["image"]
+    def _sizes(self, part: Part, inputs: Mapping[str, Array]) -> dict[str, int]:
+        """Return the values of the contract's symbols for inputs of the right rank."""
+        return self.contract.spec(part).sizes(inputs) if self._symbols else {}
 
-    def _compute(self, part: Part, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
-        """Compute checked inputs, piece by piece."""
-        session, step = self._session(part), self.rows_at_a_time(part)
-        if rows <= step:
+    def _compute(self, part: Part, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Compute checked inputs: in pieces where there are many, and with repeated rows where the graph needs more."""
+        session, sizes, least = self._session(part), self._sizes(part, inputs), self._batch.low
+        step = self.rows_at_a_time(part, sizes)
+        if least <= rows <= step:
             return session.compute(inputs, rows)
-        spec = self.contract.spec(part)
+        spec = self.contract.spec(part).at(sizes)
         try:
             outputs = {tensor.name: np.empty((rows, *tensor.fixed_item), tensor.dtype) for tensor in spec.outputs}
         except MemoryError as error:
             raise OutOfMemoryError(f"{rows:,} rows of {part}") from error
         for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            computed = session.compute({name: array[start:stop] for name, array in inputs.items()}, stop - start)
-            for name, array in computed.items():
-                outputs[name][start:stop] = array
+            count = min(step, rows - start)
+            piece = {name: _at_least(array[start : start + count], least) for name, array in inputs.items()}
+            for name, array in session.compute(piece, max(count, least)).items():
+                outputs[name][start : start + count] = array[:count]
         return outputs
 
     def _has(self, part: Part) -> bool:
@@ -250,6 +400,11 @@ class Model:
                 data = self._package.read(self.manifest.entry(part, precision=chosen.precision))
                 self._sessions[part] = Session(data, self.contract.spec(part), chosen.options)
             return self._sessions[part]
+
+
+def _at_least(array: Array, rows: int) -> Array:
+    """Repeat the last row until there are this many."""
+    return array if len(array) >= rows else np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
 
 
 def load(

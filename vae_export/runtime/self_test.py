@@ -88,7 +88,7 @@ def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iter
     for entry in manifest.files:
         if entry.part in PIXELS.values() and (entry.format, entry.precision) == (RUNTIME_FORMAT, precision):
             [golden] = (golden for golden in manifest.golden if golden.part == "decoder")
-            [latent], image = golden.inputs, golden.outputs[0]
-            pixels = run(entry.part, latent=latent.array(package.read(latent)))["pixels"]
+            image, inputs = golden.outputs[0], {item.tensor: item.array(package.read(item)) for item in golden.inputs}
+            pixels = run(entry.part, **inputs)["pixels"]
             expected = image.array(package.read(image))
             yield judge_pixels(manifest.contract, entry.part, pixels, image, expected, precision)

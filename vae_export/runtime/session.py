@@ -14,6 +14,7 @@ import onnxruntime as ort
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
 from vae_export.session_options import CPU, CUDA, PROVIDERS, TENSORRT, SessionOptions
+from vae_export.tensors import BATCH, Expression, Size
 
 #: The levels of `vae_export.session_options.OPTIMISATION_LEVELS`, as ONNX Runtime has them.
 OPTIMISATIONS = {
@@ -33,7 +34,7 @@ SET_SWITCH: dict[str, Callable[[ort.SessionOptions], None]] = {
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and this module checks what it only warns about.
 LOG_FATAL = 4
 #: The contract's dtypes, as ONNX Runtime names them.
-_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)"}
+_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "int32": "tensor(int32)", "int64": "tensor(int64)"}
 
 _DEFAULT = SessionOptions()
 
@@ -54,6 +55,8 @@ class Session:
     def __init__(self, data: bytes, spec: PartSpec, options: SessionOptions = _DEFAULT) -> None:
         self._session = _open(data, options, where=spec.part)
         self._spec = spec
+        self._outputs = [tensor.name for tensor in spec.outputs]
+        self._is_open = any(name != BATCH for name in spec.symbols)
         self._check_signature()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -78,11 +81,11 @@ class Session:
             inputs: arrays by name.
             rows: the number of rows of each array.
         """
-        outputs = [tensor.name for tensor in self._spec.outputs]
-        results = dict(zip(outputs, self._call(outputs, dict(inputs)), strict=True))
+        results = dict(zip(self._outputs, self._call(self._outputs, dict(inputs)), strict=True))
+        sizes = self._spec.sizes(inputs) if self._is_open else {}
         for tensor in self._spec.outputs:
             # Finite latents such as 1e30 can overflow inside the network. An error is better than a NaN image.
-            tensor.check(results[tensor.name], batch=rows)
+            tensor.check(results[tensor.name], batch=rows, sizes=sizes)
         return results
 
     def _call(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
@@ -108,12 +111,12 @@ class Session:
         binding = self._session.io_binding()
         for tensor in self._spec.inputs:
             binding.bind_ortvalue_input(tensor.name, ort.OrtValue.ortvalue_from_numpy(inputs[tensor.name], where))
-        rows = len(inputs[self._spec.inputs[0].name])
+        rows, spec = len(inputs[self._spec.inputs[0].name]), self._spec.at(self._spec.sizes(inputs))
         outputs = {
             tensor.name: ort.OrtValue.ortvalue_from_shape_and_type(
                 (rows, *tensor.fixed_item), np.dtype(tensor.dtype), where
             )
-            for tensor in self._spec.outputs
+            for tensor in spec.outputs
         }
         for name, value in outputs.items():
             binding.bind_ortvalue_output(name, value)
@@ -128,9 +131,19 @@ class Session:
             ("outputs", self._spec.outputs, self._session.get_outputs()),
         ):
             wanted = [(tensor.name, _TYPES[tensor.dtype], list(tensor.shape)) for tensor in expected]
-            found = [(value.name, value.type, value.shape) for value in got]
+            found = [(value.name, value.type, list(map(_size, value.shape))) for value in got]
             if wanted != found:
                 raise ModelError(f"{kind} do not match the contract", where=self._spec.part, expected=wanted, got=found)
+
+
+def _size(size: int | str | None) -> Size | None:
+    """Return a size of an ONNX file in the contract's form: "4*t + 1" is "4*t+1"."""
+    if not isinstance(size, str):
+        return size
+    try:
+        return str(Expression.parse(size))
+    except ModelError:  # an expression that no contract has
+        return size
 
 
 def available_providers() -> tuple[str, ...]:
