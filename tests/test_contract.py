@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -233,3 +234,11 @@ def test_check_names_the_index_of_what_is_not_finite(
 def test_check_refuses_what_is_no_array(value: object) -> None:
     with pytest.raises(ModelError, match="not an array: tensor 'x'; expected a numpy array"):
         TensorSpec("x", (1,)).check(value)
+
+
+@pytest.mark.parametrize("codes", [True, False])
+def test_prior_that_cannot_be_drawn_is_refused(codes: bool) -> None:
+    contract = EXTENDED["codes"] if codes else Contract((13,), (4,), None)
+    with pytest.raises(ModelError, match='bad contract: prior; expected "uniform" over codes'):
+        replace(contract, prior="standard normal" if codes else "uniform")
+    assert replace(contract, prior="given by the user").prior == "given by the user"

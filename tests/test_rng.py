@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.commands import ROOT
 from vae_export.errors import UsageError
-from vae_export.rng import normal, philox, philox_words, sample
+from vae_export.rng import normal, philox, philox_words, sample, sample_codes
 
 SPECIFICATION = Path(ROOT, "docs/bundle-format.md").read_text("utf-8").partition("### Test vectors")[2]
 HEX4, HEX2 = r"`((?:[0-9a-f]{8} ?){4})`", r"`((?:[0-9a-f]{8} ?){2})`"
@@ -22,13 +22,15 @@ PHILOX = re.findall(rf"\| {HEX4} \| {HEX2} \| {HEX4} \|", SPECIFICATION)
 NORMAL = re.findall(r"\| `([0-9a-f]{8})` \| (\S+) \| `([0-9a-f]{8})` \|", SPECIFICATION)
 SAMPLES = re.findall(rf"\| Z = (\d+), seed (\d+), from row (\d+) on \| (.*?) \| {HEX4} \|", SPECIFICATION)
 
+CODES = re.findall(r"\| K = (\d+), Z = (\d+), seed (\d+), from row (\d+) on \| (.*?) \|", SPECIFICATION)
+
 
 def bits(values: np.ndarray) -> str:
     return " ".join(f"{word:08x}" for word in values.view(np.uint32))
 
 
 def test_specification_has_vectors_of_each_kind() -> None:
-    assert (len(PHILOX), len(NORMAL), len(SAMPLES)) == (3, 11, 5)
+    assert (len(PHILOX), len(NORMAL), len(SAMPLES), len(CODES)) == (3, 11, 5, 3)
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), PHILOX)
@@ -50,6 +52,24 @@ def test_samples_are_those_of_the_specification(size: str, seed: str, row: str, 
     values = sample((4, int(size)), int(seed), start=int(row)).ravel()[:4]
     assert bits(values) == expected
     assert [np.float32(text) for text in shown.split(", ")] == values.tolist()
+
+
+@pytest.mark.parametrize(("count", "size", "seed", "row", "shown"), CODES)
+def test_codes_are_those_of_the_specification(count: str, size: str, seed: str, row: str, shown: str) -> None:
+    codes = sample_codes((1, int(size)), int(count), int(seed), start=int(row))
+    assert codes.dtype == np.int64
+    assert codes.ravel().tolist() == [int(text) for text in shown.split(", ")]
+
+
+def test_codes_are_equally_likely_and_do_not_depend_on_start() -> None:
+    codes = sample_codes((40_000, 3), 5, 1)
+    assert sample_codes((7, 3), 5, 1, start=39_993).tobytes() == codes[-7:].tobytes()
+    counts = np.bincount(codes.ravel())
+    assert len(counts) == 5
+    assert np.abs(counts / codes.size - 0.2).max() < 0.005
+    assert sample_codes((2, 2), 2**32, 0).ravel().tolist() == philox_words(0, 4, 0).tolist()
+    with pytest.raises(UsageError, match="bad number of codes; expected an integer from 1 to 4,294,967,296, got 0"):
+        sample_codes((1, 1), 0, 0)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -249,6 +249,9 @@ class Contract:
         if (self.encoding == "codes") != (size is not None) or (size is not None and operator.index(size) < 1):
             expected = 'the number of codes, with the encoding "codes" alone'
             raise ModelError("bad contract", where="codebook_size", expected=expected, got=size)
+        if self.prior == (NORMAL if self.encoding == "codes" else "uniform"):
+            expected = '"uniform" over codes, "standard normal" over other latents, or "given by the user"'
+            raise ModelError("bad contract", where="prior", expected=expected, got=self.prior)
 
     def _check_names(self) -> None:
         for part in PARTS:

@@ -105,7 +105,7 @@ class Model:
         return self._package.manifest.contract
 
     def decode(self, latent: Latents | None = None, /, **inputs: Any) -> Array:
-        """Decode latents, such as `model.decode(latent)`, `model.decode(latent, label=3)` or `model.decode(z1=…, z2=…)`.
+        """Decode latents: `model.decode(latent)`, `model.decode(latent, label=3)` or `model.decode(z1=…, z2=…)`.
 
         Args:
             latent: (N, Z), or (N, C, H, W) where latents are feature maps; integers where the contract has codes.
