@@ -227,13 +227,16 @@ class _ProbeMaker:
     def _conditions_by_probe(self) -> dict[str, Arrays]:
         """Return the conditions of each probe; probes of real data have those of the examples, if there are some."""
         made: dict[str, Arrays] = {name: {} for name in PROBES}
+        # The latents of these probes come from the data, and so do their conditions.
+        with_data = ("posterior", "interpolation")
+        own = [name for name in PROBES if name not in with_data]
         for condition in self._contract.conditions:
             tensor = condition.tensor
-            for index, name in enumerate(PROBES):
+            for index, name in enumerate(own):
                 made[name][tensor.name] = self._condition(tensor, name, index)
-            real = self._examples.get(tensor.name, made["data"][tensor.name])
-            # The latents of these probes come from the data, and so do their conditions.
-            made["data"][tensor.name] = made["posterior"][tensor.name] = made["interpolation"][tensor.name] = real
+            made["data"] |= {tensor.name: self._examples[tensor.name]} if tensor.name in self._examples else {}
+            for name in with_data:
+                made[name][tensor.name] = made["data"][tensor.name]
         return made
 
     def _condition(self, tensor: TensorSpec, probe: str, index: int) -> Array:
