@@ -229,7 +229,7 @@ class _ProbeMaker:
         made: dict[str, Arrays] = {name: {} for name in PROBES}
         # The latents of these probes come from the data, and so do their conditions.
         with_data = ("posterior", "interpolation")
-        own = [name for name in PROBES if name not in with_data]
+        own = ("prior", "data", "six-sigma", "one-hot", "smallest", "zeros", "largest")
         for condition in self._contract.conditions:
             tensor = condition.tensor
             for index, name in enumerate(own):
