@@ -15,7 +15,7 @@ from train.config import DataOptions, DataProtocol
 from train.data.datasets import Dataset, load
 from train.scoring import Score
 from train.trainer import EpochResult, divergence_error
-from vae_export.cli.console import message, progress
+from vae_export.cli.console import message, progress, wrapped
 from vae_export.likelihood import MAX_LEVEL
 from vae_export.models import VAEConfig
 
@@ -156,7 +156,7 @@ class TrainingProgress:
         if self._bar.disable:
             message(line)
         else:  # a plain write would break the bar
-            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._bar.console.print(wrapped(line), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -120,6 +120,19 @@ def test_progress_counts_steps_and_shows_work_between_them(monkeypatch: pytest.M
     assert shown == [("verifying a.onnx", 0.5), ("verifying b.onnx", 1.5), ("measuring nats", 2)]
 
 
+def test_note_wraps_at_words_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    note = "note: use --data-protocol dynamic and " + 40 * "x"
+    console.note(note)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    console.note(note)
+    assert capsys.readouterr().err.splitlines() == [
+        *(note, "note: use --data-protocol", "  dynamic and", "  " + 40 * "x")
+    ]
+
+
 def test_shell_completes_commands_and_choices(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['vae-export']; import vae_export.cli as c; c.start()"
 

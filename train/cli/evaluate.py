@@ -211,7 +211,7 @@ def _record(run: Run, subject: _Subject, format: ScoredFormat, figures: dict[str
             raise CheckpointError("checkpoint of the run has changed since it was scored", where=run.checkpoint)
         append_evaluation(run, {"checkpoint": digest, "format": format, **figures})
     except (InputError, StorageError, OSError) as error:
-        console.message(f"note: not recorded: {error}")
+        console.note(f"note: not recorded: {error}")
 
 
 @dataclass(frozen=True)
@@ -302,5 +302,5 @@ def _images(
         got = f"{images.image_shape} of {name}"
         raise DataError("images do not fit", where=subject.path, expected=subject.image_shape, got=got)
     if dataset is None and subject.trained_on.get("sha256") != images.sha256:
-        console.message("note: the model was trained on other images")
+        console.note("note: the model was trained on other images")
     return images

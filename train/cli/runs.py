@@ -41,7 +41,7 @@ def runs(
             raise unreadable[0] if len(unreadable) == 1 else _none(folder, unreadable)
         raise UsageError("no run found", where=folder, do="train one first: python cli.py train")
     for error in unreadable:
-        console.message(f"left out: {error}")
+        console.note(f"left out: {error}")
     groups = _grouped(summaries)
     if json:
         tables = [
@@ -68,7 +68,7 @@ def runs(
 
 def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
     for error in unreadable:
-        console.message(f"left out: {error}")
+        console.note(f"left out: {error}")
     return InputError("no run can be read", where=folder, got=f"{len(unreadable)} that cannot, above")
 
 

@@ -163,7 +163,7 @@ class _Plan:
     def message(self, line: str) -> None:
         """Print a line on stderr, once for all processes."""
         if self.processes.is_first:
-            console.message(line)
+            console.note(line)
 
 
 def _train(request: _Request) -> None:

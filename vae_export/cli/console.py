@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -124,6 +125,24 @@ def message(text: str) -> None:
     write(sys.stderr, text + "\n")
 
 
+def note(text: str) -> None:
+    """Print a line on stderr, which a terminal shows wrapped at words.
+
+    Errors are printed by `message`: a command in one can be copied only if no line break is put into it.
+    """
+    message(wrapped(text))
+
+
+def wrapped(text: str) -> str:
+    """Return a line of stderr wrapped at words if stderr is a terminal; further lines are indented."""
+    if not sys.stderr.isatty():
+        return text
+    from rich.console import Console
+
+    columns = Console(stderr=True).width
+    return textwrap.fill(text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def write(stream: TextIO, text: str) -> None:
     """Write and flush; a closed pipe is no error. Raises `StorageError` if a result cannot be written."""
     try:
@@ -185,7 +204,7 @@ class Steps:
         elif self._uncounted and line.startswith(self._uncounted):
             self._bar.update(self._task, description=line, completed=self._begun)
         else:
-            self._bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._bar.console.print(wrapped(line), highlight=False, markup=False, soft_wrap=True)
 
     def within(self, share: float) -> None:
         """Move the bar within the present step, of which this share is done."""

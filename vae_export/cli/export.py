@@ -164,5 +164,5 @@ def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[s
         if reason is None:
             writable.append(name)
         else:
-            console.message(f"left out: {name}: {reason}")
+            console.note(f"left out: {name}: {reason}")
     return tuple(writable)
