@@ -73,6 +73,8 @@ EXTENDED = {
     "deterministic": Contract((3, 8, 8), (4, 2, 2), encoding="deterministic", prior="given by the user"),
     "video": Contract((3, "4*t+1", 64, 64), (16, "t+1", 8, 8), (-1, 1)),
     "logits": Contract((3, 8, 8), (2,), output_shape=(6, 8, 8)),
+    "unclipped": Contract((3, "8*h", 16), (4, "h", 2), (-1, 1), output_shape=(3, "8*h", 16)),
+    "sigmoid after data of any size": Contract((13,), (4,), None, output_range=(0, 1)),
     "fixed batch": Contract((1, 8, 8), (2,), symbols={"N": Symbol(1, 1)}),
     "scaled": Contract((3, 8, 8), (4, 1, 1), (-1, 1), scaling_factor=0.18215, shift_factor=0.1),
 }
@@ -83,6 +85,14 @@ def test_extended_contract_survives_json(name: str) -> None:
     contract = EXTENDED[name]
     assert not contract.is_plain
     assert Contract.from_json(json.loads(json.dumps(contract.to_json(), allow_nan=False))) == contract
+
+
+def test_output_without_a_range_is_still_an_image() -> None:
+    contract = EXTENDED["unclipped"]
+    assert str(contract.spec("decoder").outputs[0]) == "image (N, 3, 8*h, 16)"
+    assert contract.is_image
+    assert contract.at().image_range == (-1, 1)
+    assert Contract((3, 8, 8), (2,), output_shape=(3, 8, 8), output_range=(0, 1)) == Contract((3, 8, 8), (2,))
 
 
 def test_parts_of_each_encoding_have_their_tensors() -> None:

@@ -178,7 +178,8 @@ class Contract:
             figures in nats then use `Likelihood.usual`.
         data_name: the name of the data in every file; the default is "image" for three sizes, and otherwise "data".
         output_shape, output_range: shape and range of what the decoder gives, where they differ from the data's.
-            The shape None takes both from the data.
+            The shape None takes both from the data. A decoder such as diffusers' that may leave the range has the shape
+            of the data and the range None.
         encoding: what the encoder gives: "gaussian" for mean and logvar, "deterministic" for a latent, "codes" for
             integers.
         codebook_size: the number of different codes, with the encoding "codes".
@@ -222,6 +223,8 @@ class Contract:
         set_(self, "data_name", self.data_name or ("image" if len(self.data_shape) == 3 else "data"))
         if self.output_shape is not None:
             set_(self, "output_shape", as_shape(self.output_shape, "output_shape"))
+        elif self.output_range is not None:
+            set_(self, "output_shape", self.data_shape)
         if self.prior is None:
             set_(self, "prior", "uniform" if self.encoding == "codes" else NORMAL)
         set_(self, "conditions", tuple(self.conditions))
@@ -237,6 +240,9 @@ class Contract:
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ModelError("bad contract", where=name, expected="low < high", got=bounds)
             object.__setattr__(self, name, (float(low), float(high)))
+        if (self.output_shape, self.output_range) == (self.data_shape, self.data_range):
+            object.__setattr__(self, "output_shape", None)
+            object.__setattr__(self, "output_range", None)
         if not isinstance(self.likelihood, Likelihood | None):
             raise ModelError("bad contract", where="likelihood", expected="a Likelihood", got=self.likelihood)
         if self.likelihood == Likelihood("bernoulli") and self.data_range != (0.0, 1.0):
@@ -287,10 +293,11 @@ class Contract:
 
     @property
     def output(self) -> TensorSpec:
-        """What the decoder gives: the data, or a tensor "output" where its shape or range differs."""
+        """What the decoder gives: the data, with a range of its own or none; a tensor "output" if its shape differs."""
         if self.output_shape is None:
             return self.data
-        return self._tensor("output", self.output_shape, "data", self.output_range)
+        name = self.data_name if self.output_shape == self.data_shape else "output"
+        return self._tensor(name, self.output_shape, "data", self.output_range)
 
     @property
     def latents(self) -> tuple[TensorSpec, ...]:
@@ -303,9 +310,9 @@ class Contract:
 
     @property
     def is_image(self) -> bool:
-        """Whether the decoder gives images of 1 to 4 channels in a range, which can be shown."""
-        channels = self.output.item[0]
-        return self.output.name == "image" and self.output.is_bounded and channels in (1, 2, 3, 4)
+        """Whether the decoder gives images of 1 to 4 channels, which can be shown: clipped to the range of the data."""
+        channels = self.data_shape[0]
+        return self.output.name == "image" and self.data_range is not None and channels in (1, 2, 3, 4)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -318,9 +325,9 @@ class Contract:
     @property
     def image_range(self) -> tuple[float, float]:
         """Lowest and highest value of a pixel; raise `ModelError` if the data has no range."""
-        if not self.output.is_bounded:
-            raise ModelError("data has no range", got=str(self.output), do="state the data_range of the contract")
-        return self.output.low, self.output.high
+        if self.data_range is None:
+            raise ModelError("data has no range", got=str(self.data), do="state the data_range of the contract")
+        return self.data_range
 
     @property
     def is_plain(self) -> bool:
