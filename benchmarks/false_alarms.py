@@ -151,7 +151,7 @@ def _with_weights(data: bytes, part: Part, weights: dict[str, Tensor]) -> bytes:
 def _compare(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -> Iterator[CaseResult]:
     """Yield every comparison of these files on one thread, with the lowest and the highest optimisation."""
     references = References(source)
-    metric = ElboParity(references, references.images(64))
+    metric = ElboParity(references, references.examples(64))
     graphs = references.captured.graphs()
     for options in TARGET.session_options(thorough=False):
         runners = {part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, options) for part in PARTS}

@@ -63,11 +63,11 @@ class Likelihood:
             raise ModelError("only gaussian-fixed has a scale", where=self.name, got=self.scale)
 
     @classmethod
-    def usual(cls, image_range: tuple[float, float]) -> Likelihood:
+    def usual(cls, image_range: tuple[float, float] | None) -> Likelihood:
         """Return the default for contracts without a likelihood: Bernoulli for [0, 1], else a unit-variance Gaussian.
 
         Args:
-            image_range: lowest and highest value of a pixel.
+            image_range: lowest and highest value of the data; None for data without a range.
         """
         return cls("bernoulli" if image_range == (0.0, 1.0) else "gaussian-fixed")
 

@@ -157,6 +157,11 @@ class TensorSpec:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
+    def is_image(self) -> bool:
+        """Whether the tensor holds images (C, H, W) in a range, which have grey levels."""
+        return self.role == "data" and len(self.item) == 3 and self.is_bounded
+
+    @property
     def is_integer(self) -> bool:
         return self.dtype != "float32"
 

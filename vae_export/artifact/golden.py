@@ -213,10 +213,10 @@ def judge(
     tolerance = golden.allowed(precision)
     # The difference of two infinities is NaN, so that numbers that are not finite need their own check.
     error = float(np.abs(got.astype(np.float64) - expected).max()) if np.isfinite(got).all() else math.inf
-    bounded = math.isfinite(spec.low) and math.isfinite(spec.high) and math.isfinite(error)
+    has_levels = spec.is_image and math.isfinite(error)
     grey = (
         compare_levels(got, expected.astype(np.float64), low=spec.low, high=spec.high, tolerance=tolerance)
-        if bounded
+        if has_levels
         else None
     )
     return Judgement(part, spec.name, error, tolerance, grey)

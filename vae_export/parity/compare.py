@@ -177,8 +177,10 @@ def compare_output(
     comparison = compare_arrays(output, eager, expected, magnitude, in_bytes=spec.dtype == "uint8")
     if not spec.is_bounded:
         return comparison
-    grey = compare_levels(output, expected, low=spec.low, high=spec.high, tolerance=tolerance)
-    return replace(comparison, grey=grey, outside=int((beyond_range(output, spec) > 0).sum()))
+    levels = (
+        compare_levels(output, expected, low=spec.low, high=spec.high, tolerance=tolerance) if spec.is_image else None
+    )
+    return replace(comparison, grey=levels, outside=int((beyond_range(output, spec) > 0).sum()))
 
 
 def compare_arrays(

@@ -8,7 +8,7 @@ file of lower precision are compared with PyTorch's float64, and a budget in tho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -19,9 +19,9 @@ from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
 from vae_export.parity.compare import CaseResult, describe_fault
-from vae_export.parity.elbo import METRICS, NOISE_SAMPLES, ElboParity
+from vae_export.parity.elbo import METRICS, NOISE_SAMPLES, ElboParity, why_not_comparable
 from vae_export.parity.oracle import PartFunction
-from vae_export.parity.probes import TYPICAL_PROBES
+from vae_export.parity.probes import TYPICAL_PROBES, run_rows
 from vae_export.parity.reference import Case, References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import Tolerance
@@ -64,7 +64,7 @@ class Degradation:
     Attributes:
         target: name of the target.
         worst_levels, mean_levels: worst and mean error of a pixel after rounding to 8 bits, in levels.
-        psnr: peak signal-to-noise ratio of the images, in decibels; infinite if they are equal.
+        psnr: peak signal-to-noise ratio of data with a range, in decibels; infinite if it is equal.
         nats: mean difference of the −ELBO, file minus PyTorch, with the same images and noise.
         nats_low, nats_high: the 95 % interval of that mean, from the differences of single images.
         frechet: Fréchet distance (Heusel et al., arXiv:1706.08500) between the images that both decode from the same
@@ -167,6 +167,10 @@ class DegradationMeter:
         both = [target for target, part in self._files if part == "decoder" and (target, "encoder") in self._files]
         if not both:
             self.nats_not_compared = "no target ran both an encoder and a decoder"
+            return
+        if (reason := why_not_comparable(self._references.source.contract)) is not None:
+            self.nats_not_compared = reason
+            return
         for target in both:
             self.planned += len(METRICS)
             (encoder, _), (decoder, _) = self._files[target, "encoder"], self._files[target, "decoder"]
@@ -176,12 +180,13 @@ class DegradationMeter:
     def _degradation(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> Degradation:
         figures: dict[str, Any] = {}
         try:
-            image = self._references.captured.graph(part).spec.outputs[0]
-            figures |= pixel_degradation(runner, image, cases)
+            data = self._references.captured.graph(part).spec.outputs[0]
+            if data.is_bounded:
+                figures |= pixel_degradation(runner, data, cases)
             if (difference := self._elbo_difference(target, part, runner)) is not None:
                 figures |= nats_interval(difference)
-            if part == "decoder" and "encoder" in self._references.source.parts:
-                figures |= {"frechet": self._frechet.distance(runner), "frechet_of_samples": self._frechet.of_samples}
+            if part == "decoder" and (frechet := self._frechet) is not None:
+                figures |= {"frechet": frechet.distance(runner), "frechet_of_samples": frechet.of_samples}
         except Exception as error:  # a file that cannot run has failed its test cases, and also exceeds the budget
             self._warn("no-drift", target, part, describe_fault(error))
             figures = {}
@@ -191,8 +196,9 @@ class DegradationMeter:
         return degradation
 
     def _elbo_difference(self, target: Target, part: Part, runner: Runner) -> Array | None:
-        """Return the −ELBO's error for each real image, (M,); None without images or without an encoder."""
-        if self._references.source.images is None:
+        """Return the −ELBO's error for each real image, (M,); None without images, an encoder or a defined ELBO."""
+        source = self._references.source
+        if source.images is None or why_not_comparable(source.contract) is not None:
             return None
         if part == "autoencoder":
             return self._real_parity.elbo_difference(self._real_parity.nats_of_autoencoder(runner))
@@ -208,58 +214,52 @@ class DegradationMeter:
 
     @cached_property
     def _parity(self) -> ElboParity:
-        images = self._references.images(_PARITY_IMAGES)
-        return ElboParity(self._references, images, NOISE_SAMPLES, self._user_tolerance)
+        examples = self._references.examples(_PARITY_IMAGES)
+        return ElboParity(self._references, examples, NOISE_SAMPLES, self._user_tolerance)
 
     @cached_property
     def _real_parity(self) -> ElboParity:
-        # The probe's images are not used, because it repeats them if there are few, and copies are not independent.
+        # Images are not repeated as in the probe, because copies are not independent.
         source = self._references.source
         if source.images is None:
             raise ModelError("no images to measure nats with", where="source")
-        images = source.examples[source.contract.data.name]
-        return ElboParity(self._references, images[:_REAL_IMAGES], _REAL_NOISE_SAMPLES, self._user_tolerance)
+        count = min(len(source.examples[source.contract.data.name]), _REAL_IMAGES)
+        examples = self._references.examples(count)
+        return ElboParity(self._references, examples, _REAL_NOISE_SAMPLES, self._user_tolerance)
 
     @cached_property
-    def _frechet(self) -> FrechetBaseline:
-        oracle = self._references.oracle
-        return FrechetBaseline(
-            oracle("decoder").expected,
-            oracle("encoder").expected,
-            self._references.source.contract.latents[0].fixed_item,
-        )
+    def _frechet(self) -> FrechetBaseline | None:
+        return FrechetBaseline.of(self._references)
 
 
-def pixel_degradation(runner: PartFunction, image: TensorSpec, cases: Sequence[Case]) -> dict[str, Any]:
-    """Return the errors of the images of a decoder or an autoencoder.
+def pixel_degradation(runner: PartFunction, data: TensorSpec, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the errors of the data of a decoder or an autoencoder.
 
     Args:
         runner: the file.
-        image: the output that is an image.
+        data: the output that is data with a range.
         cases: the test cases of the part; only typical probes at the largest batch size are used.
 
     Returns:
-        The fields `worst_levels`, `mean_levels` and `psnr` of a `Degradation`.
+        The field `psnr` of a `Degradation`, and for images `worst_levels` and `mean_levels`.
 
     Raises:
-        ModelError: the images do not match the contract.
+        ModelError: the data does not match the contract.
     """
     largest = max(case.batch for case in cases)
     typical = [case for case in cases if case.probe in TYPICAL_PROBES and case.batch == largest]
     differences, squares = [], []
     for case in typical:
-        decoded, expected = runner(case.inputs)[image.name], case.expected[image.name]
-        image.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast a single image
-        level, expected_level = (to_levels(array, image.low, image.high) for array in (decoded, expected))
-        differences.append(np.abs(level - expected_level))
-        squares.append((np.asarray(decoded, np.float64) - expected) ** 2)
-    difference, square = np.concatenate(differences), np.concatenate(squares)
-    noise = float(square.mean())
-    return {
-        "worst_levels": int(difference.max()),
-        "mean_levels": float(difference.mean()),
-        "psnr": 10 * math.log10((image.high - image.low) ** 2 / noise) if noise else math.inf,
-    }
+        decoded, expected = runner(case.inputs)[data.name], case.expected[data.name]
+        data.check(decoded, batch=case.batch)  # a NaN has no level, and numpy would broadcast a single image
+        level, expected_level = (to_levels(array, data.low, data.high) for array in (decoded, expected))
+        differences.append(np.abs(level - expected_level).ravel())
+        squares.append((np.asarray(decoded, np.float64) - expected).ravel() ** 2)
+    difference, noise = np.concatenate(differences), float(np.concatenate(squares).mean())
+    figures = {"psnr": 10 * math.log10((data.high - data.low) ** 2 / noise) if noise else math.inf}
+    if data.is_image:
+        figures |= {"worst_levels": int(difference.max()), "mean_levels": float(difference.mean())}
+    return figures
 
 
 def nats_interval(difference: Array) -> dict[str, Any]:
@@ -270,33 +270,53 @@ def nats_interval(difference: Array) -> dict[str, Any]:
 
 
 class FrechetBaseline:
-    """Fréchet distances between images that PyTorch and a file decode from the same random latents.
+    """Fréchet distances between data that PyTorch and a file decode from the same random latents.
 
-    The features of an image are the means that PyTorch's encoder computes for it.
+    The features of a row are the means that PyTorch's encoder computes for it.
 
     Args:
-        decoder, encoder: PyTorch's parts in float64.
-        latent_shape: shape of one latent.
+        references: what PyTorch computes for the source.
     """
 
     SAMPLES = 1024
     _SEED = 2
 
-    def __init__(self, decoder: PartFunction, encoder: PartFunction, latent_shape: Sequence[int]) -> None:
-        latents = sample((2 * self.SAMPLES, *latent_shape), self._SEED)
-        self._latents, self._encoder = latents[: self.SAMPLES], encoder
-        self._expected = self._features(decoder, self._latents)
-        #: Distance between two sets of PyTorch's own images.
-        self.of_samples = frechet_distance(self._expected, self._features(decoder, latents[self.SAMPLES :]))
+    def __init__(self, references: References) -> None:
+        self._references, self._contract = references, references.source.contract.at()
+        latents = {  # the seeds of several latents differ
+            latent.name: sample((2 * self.SAMPLES, *latent.fixed_item), self._SEED + index)
+            for index, latent in enumerate(self._contract.latents)
+        }
+        conditions = references.examples(self.SAMPLES)
+        first, second = (
+            conditions | {name: array[start : start + self.SAMPLES] for name, array in latents.items()}
+            for start in (0, self.SAMPLES)
+        )
+        self._inputs, decoder = first, references.oracle("decoder").expected
+        self._expected = self._features(decoder, first)
+        #: Distance between two sets of PyTorch's own data.
+        self.of_samples = frechet_distance(self._expected, self._features(decoder, second))
+
+    @classmethod
+    def of(cls, references: References) -> FrechetBaseline | None:
+        """Return the distances, or None where the features are not those of a VAE, or too many for the samples."""
+        contract = references.source.contract
+        units = sum(math.prod(latent.fixed_item) for latent in contract.at().latents)
+        if "encoder" not in references.source.parts or why_not_comparable(contract) or units >= cls.SAMPLES:
+            return None
+        return cls(references)
 
     def distance(self, decoder: PartFunction) -> float:
-        """Return the distance of a decoder's images to PyTorch's."""
-        return frechet_distance(self._expected, self._features(decoder, self._latents))
+        """Return the distance of a decoder's data to PyTorch's."""
+        return frechet_distance(self._expected, self._features(decoder, self._inputs))
 
-    def _features(self, decoder: PartFunction, latents: Array) -> Array:
-        images = np.ascontiguousarray(decoder({"latent": latents})["image"], np.float32)
-        means = self._encoder({"image": images})["mean"]
-        return np.asarray(means, np.float64).reshape(len(means), -1)
+    def _features(self, decoder: PartFunction, inputs: Mapping[str, Array]) -> Array:
+        captured, data = self._references.captured, self._contract.data.name
+        decoded = run_rows(decoder, captured.graph("decoder").spec, inputs)[data]
+        encoder, given = self._references.oracle("encoder").expected, np.ascontiguousarray(decoded, np.float32)
+        outputs = run_rows(encoder, captured.graph("encoder").spec, {**inputs, data: given})
+        names = [tensor.name for tensor in self._contract.spec("encoder").outputs[::2]]
+        return np.concatenate([np.asarray(outputs[name], np.float64).reshape(len(given), -1) for name in names], 1)
 
 
 def frechet_distance(one: Array, other: Array) -> float:

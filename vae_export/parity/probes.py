@@ -33,6 +33,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -40,7 +41,7 @@ import numpy as np
 from vae_export.capture import Graph
 from vae_export.contract import NORMAL, Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate_graph
+from vae_export.parity.oracle import PartFunction, evaluate_graph
 from vae_export.precision import CALIBRATED, PrecisionName
 from vae_export.sources import Source
 from vae_export.tensors import BATCH, Symbol, TensorSpec
@@ -295,26 +296,31 @@ class _ProbeMaker:
 
 
 def evaluate_rows(graph: Graph, inputs: Mapping[str, Array]) -> Arrays:
-    """Compute a graph's outputs in float32, in batches that the graph allows.
+    """Compute a graph's outputs with PyTorch in float32, as `run_rows` does."""
+    return run_rows(partial(evaluate_graph, graph), graph.spec, inputs)
+
+
+def run_rows(function: PartFunction, spec: PartSpec, arrays: Mapping[str, Array]) -> Arrays:
+    """Run a part on any number of rows, in batches that it allows.
 
     Args:
-        graph: a part of a source.
-        inputs: arrays (M, *item) by name.
+        function: computes the part, with PyTorch or by a file.
+        spec: the inputs of the part, and the bounds of its batch.
+        arrays: arrays (M, *item) by name; those that the part does not take are ignored.
 
     Returns:
-        Arrays (M, *item) by name.
+        The outputs (M, *item) by name.
     """
-    rows = len(next(iter(inputs.values())))
-    bounds = graph.spec.symbols.get(BATCH, Symbol())
-    taken = {tensor.name: inputs[tensor.name] for tensor in graph.spec.inputs}
+    taken = {tensor.name: arrays[tensor.name] for tensor in spec.inputs}
+    rows, bounds = len(next(iter(taken.values()))), spec.symbols.get(BATCH, Symbol())
     if bounds.low <= rows <= (bounds.high or rows):
-        return evaluate_graph(graph, taken)
+        return function(taken)
     most = bounds.high or max(rows, bounds.low)
     batches: list[Arrays] = []
     for start in range(0, rows, most):
         end = min(start + most, rows)
         index = np.arange(start, max(end, start + bounds.low)) % rows  # the first rows fill a batch that is too small
-        outputs = evaluate_graph(graph, {name: array[index] for name, array in taken.items()})
+        outputs = function({name: array[index] for name, array in taken.items()})
         batches.append({name: array[: end - start] for name, array in outputs.items()})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 

@@ -26,7 +26,6 @@ from vae_export.parity.probes import (
     Probe,
     calibration_inputs,
     check_calibration_images,
-    example_arrays,
     make_probes,
     probes_in_range,
 )
@@ -126,8 +125,13 @@ class References:
 
     def images(self, count: int) -> Array:
         """Return the data of the probe `data`, float32 (count, *item)."""
-        contract = self.source.contract.at()
-        return example_arrays(self.source, contract, count)[contract.data.name]
+        return self.examples(count)[self.source.contract.data.name]
+
+    def examples(self, count: int) -> dict[str, Array]:
+        """Return the data of the probe `data` and its conditions, (count, *item) by tensor name."""
+        [probe] = make_probes(self.source, {}, count, names=["data"])
+        tensors = self.source.contract.spec("autoencoder").inputs
+        return {tensor.name: probe.arrays[tensor.name] for tensor in tensors if tensor.role in ("data", "condition")}
 
     def cases(
         self,
