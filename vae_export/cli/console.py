@@ -1,5 +1,8 @@
 """Output: results on stdout, progress and messages on stderr.
 
+Texts can come from strangers' files: characters that could move the cursor, hide text or turn its direction are shown
+as escapes (`printable`).
+
 A closed pipe (`… | head -1`) neither stops an export half-way nor changes an exit code: after the first broken pipe
 the rest of the output is dropped and the work goes on.
 """
@@ -9,17 +12,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from vae_export.errors import StorageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.progress import Progress
     from rich.table import Table
 
@@ -27,6 +32,17 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 #: Columns that a text which wraps is given at least.
 _LEAST_WORDS = 10
+#: Control characters but tab and line feed, soft hyphens, zero-width spaces and direction marks, line separators, tags,
+#: and halves of characters. The halves DC80 to DCFF are Python's form of a path's bytes that are not UTF-8.
+_UNSAFE = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udc7f\udd00-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal can show it: `\\x1b` in place of an escape character, for example."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
 def result(value: RenderableType) -> None:
@@ -38,13 +54,24 @@ def result(value: RenderableType) -> None:
     text, terminal = io.StringIO(), sys.stdout.isatty()
     # No markup: in `pip install 'vae-export[export]'` the brackets are text.
     console = Console(
-        file=text, force_terminal=terminal, highlight=False, markup=False, soft_wrap=isinstance(value, str)
+        file=text, force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=isinstance(value, str)
     )
     console.width = width()
     if isinstance(value, Table):
         console.width = _fit(value, console.width)
-    console.print(value)
+    console.print(printable(value) if isinstance(value, str) else _Printable(value))
     write(sys.stdout, text.getvalue())
+
+
+@dataclass(frozen=True)
+class _Printable:
+    """A table or styled text of which only printable characters are shown; the styles are ours."""
+
+    value: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.value, options):
+            yield segment._replace(text=printable(segment.text))
 
 
 def paragraph(text: str) -> None:
@@ -122,7 +149,7 @@ def result_json(value: Any) -> None:
 
 def message(text: str) -> None:
     """Print a line on stderr."""
-    write(sys.stderr, text + "\n")
+    write(sys.stderr, printable(text) + "\n")
 
 
 def note(text: str) -> None:
@@ -196,6 +223,7 @@ class Steps:
 
     def __call__(self, line: str) -> None:
         """Show the line of a step beside the bar, and print any other line; without a terminal print all."""
+        line = printable(line)
         if self._bar.disable:
             message(line)
         elif line.startswith(self._verbs):
