@@ -97,7 +97,9 @@ def test_early_contract_without_likelihood_loads() -> None:
         {"name": "gaussian-fixed", "scale": math.inf},
         {"name": "gaussian-fixed", "scale": "wide"},
         {"name": "gaussian", "scale": 0.5},
-        {"name": "bernoulli", "mean": 1},
+        {"name": "gaussian-fixed"},
+        {"name": "gaussian-fixed", "scale": "0.1"},
+        {"name": "gaussian-fixed", "scale": True},
         {"scale": 1.0},
         "bernoulli",
         3,
@@ -108,8 +110,13 @@ def test_invalid_likelihood_is_refused(bad: object) -> None:
         Contract.from_json(Contract((1, 2, 3), (4,)).to_json() | {"likelihood": bad})
 
 
+def test_unknown_keys_of_a_likelihood_are_ignored() -> None:
+    document = Contract((1, 2, 3), (4,)).to_json() | {"likelihood": {"name": "bernoulli", "scale": 1, "later": [1]}}
+    assert Contract.from_json(document).likelihood == Likelihood("bernoulli")
+
+
 def test_bernoulli_needs_pixels_between_0_and_1() -> None:
-    with pytest.raises(ModelError, match="likelihood bernoulli; expected pixels in"):
+    with pytest.raises(ModelError, match="likelihood bernoulli; expected values in"):
         Contract((1, 2, 3), (4,), (-1.0, 1.0), Likelihood("bernoulli"))
 
 

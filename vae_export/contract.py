@@ -15,6 +15,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
 from vae_export.errors import ModelError
+from vae_export.io.strict_json import has_values
 from vae_export.likelihood import MAX_LEVEL as MAX_LEVEL
 from vae_export.likelihood import Array as Array
 from vae_export.likelihood import Likelihood
@@ -485,6 +486,8 @@ class Contract:
             if data["prior"] != NORMAL:
                 raise ValueError(f"prior is {data['prior']!r}, not {NORMAL!r}")
             low, high = data["image_range"]
+            if not all(type(bound) in (int, float) for bound in (low, high)):
+                raise ValueError(f"image_range is {data['image_range']!r}")
             for shape in (data["image_shape"], data["latent_shape"]):
                 if not all(type(size) is int for size in shape):
                     raise ValueError(f"shape is {shape!r}")
@@ -524,6 +527,6 @@ class Contract:
             scaling_factor=float(data["scaling_factor"]),
             shift_factor=float(data["shift_factor"]),
         )
-        if contract.to_json() != dict(data):
+        if not has_values(data, contract.to_json()):
             raise ValueError("contract is not written in its canonical form")
         return contract

@@ -118,10 +118,15 @@ class Likelihood:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Likelihood:
-        """Return the likelihood that `to_json` wrote; raise `ModelError`, `KeyError` or `TypeError` otherwise."""
-        if unknown := set(data) - {"name", "scale"}:
-            raise ModelError("likelihood cannot be read", got=f"unknown {', '.join(map(repr, sorted(unknown)))}")
-        return cls(data["name"], **({"scale": float(data["scale"])} if "scale" in data else {}))
+        """Return the likelihood that `to_json` wrote; raise `ModelError`, `KeyError` or `TypeError` otherwise.
+
+        Other keys are ignored: a later version may add some.
+        """
+        if data["name"] == "gaussian-fixed" or "scale" in data:
+            if type(data["scale"]) not in (int, float):
+                raise TypeError(f"scale of a likelihood is {data['scale']!r}")
+            return cls(data["name"], float(data["scale"]))
+        return cls(data["name"])
 
 
 def _discretised_logistic(x: Array, mean: Array, log_scale: Array, low: float, high: float) -> Array:

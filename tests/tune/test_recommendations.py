@@ -96,8 +96,8 @@ def test_missing_provider_is_not_used_and_named(advised: Advised) -> None:
         ({"threads": True}, "threads is not valid"),
         ({"threads": 1 << 40}, "threads is not valid"),
         ({"provider": "CPU; rm"}, "provider is not valid"),
-        ({"optimisation": "most"}, "optimisation is not valid"),
-        ({"switches": ["fast"]}, "switches is not valid"),
+        ({"switches": "fast"}, "switches is not valid"),
+        ({"optimisation": 7}, "optimisation is not valid"),
         ({"switches": ["no-arena", "no-arena"]}, "switches is not valid"),
         ({"switches": 7}, "manifest cannot be read"),
         ({"batch": 0}, "batch is not valid"),
@@ -112,6 +112,13 @@ def test_bad_recommendation_is_refused(advised: Advised, changes: dict[str, Any]
     with pytest.raises(IntegrityError, match=said) as refused:
         load(folder)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("changes", [{"switches": ["no-arena", "fast"]}, {"optimisation": "most"}])
+def test_recommendation_of_a_later_version_is_ignored(advised: Advised, changes: dict[str, Any]) -> None:
+    model = load(advised(**changes))
+    assert model.manifest.recommended == ()
+    assert model.running("decoder").options.switches == ()
 
 
 def test_recommendation_is_complete_and_one_for_each_part(advised: Advised) -> None:

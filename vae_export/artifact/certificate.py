@@ -101,6 +101,67 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
     found = document.get("format") if isinstance(document, dict) else document
     if found != FORMAT:
         raise InputError("certificate of another version", where=where, expected=FORMAT, got=str(found)[:80])
-    if not isinstance(document.get("files"), dict) or document.get("verdict") not in ("pass", "fail"):
-        raise IntegrityError("certificate cannot be read", where=where, expected="a verdict and hashes of files")
+    _check_fields(document, where)
+    if (fault := _contradiction(document)) is not None:
+        expected, got = fault
+        raise IntegrityError("certificate contradicts itself", where=where, expected=expected, got=got)
     return StoredCertificate(data, document)
+
+
+def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
+    """Raise `IntegrityError` unless the fields that readers use have the types that docs/parity.md gives them."""
+    rows, findings, tolerance = document.get("rows"), document.get("findings", []), document.get("tolerance")
+    fields = {
+        "a verdict": document.get("verdict") in ("pass", "fail"),
+        "hashes of files": _is_table(document.get("files"), str),
+        "numbers of rows": all(_is_count(document.get(name)) for name in ("planned_rows", "failed_rows")),
+        "rows": isinstance(rows, list)
+        and all(isinstance(row, dict) and isinstance(row.get("passed"), bool) for row in rows),
+        "findings": isinstance(findings, list)
+        and all(isinstance(finding, dict) and isinstance(finding.get("severity"), str) for finding in findings),
+        "a tolerance of numbers": tolerance is None or _is_table(tolerance, int, float),
+        "an environment": isinstance(document.get("environment", {}), dict),
+    }
+    for expected, is_right in fields.items():
+        if not is_right:
+            raise IntegrityError("certificate cannot be read", where=where, expected=expected)
+
+
+def _is_table(value: object, *kinds: type) -> bool:
+    """Whether a value is an object whose values have one of these types exactly (True is not an int)."""
+    return isinstance(value, dict) and all(type(item) in kinds for item in value.values())
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _contradiction(document: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what the rows and findings say and what is stated instead, or None if the two agree."""
+    rows, passed = document["rows"], document["verdict"] == "pass"
+    failed = sum(not row["passed"] for row in rows)
+    if document["failed_rows"] != failed:
+        return f"{failed} failed rows", f"{document['failed_rows']}"
+    if passed and failed:
+        return "verdict fail, because a row failed", "pass"
+    if passed and not document["planned_rows"] == len(rows) > 0:
+        return f"{max(1, document['planned_rows'])} rows, as planned", f"{len(rows)} rows and verdict pass"
+    if passed and any(finding["severity"] == "error" for finding in document.get("findings", [])):
+        return "verdict fail, because a finding is an error", "pass"
+    for number, row in enumerate(rows):
+        if row["passed"] and not _is_within(row):
+            return f"row {number} as failed, because of its figures", "passed"
+    return None
+
+
+def _is_within(row: Mapping[str, Any]) -> bool:
+    """Whether the figures of a row are those of one that passed. The first versions had no mean error."""
+    for error, tolerance in (("error", "band"), ("mean_error", "mean_band")):
+        if error not in row and tolerance not in row:
+            continue
+        found, allowed = row.get(error), row.get(tolerance)
+        if not isinstance(found, int | float) or not isinstance(allowed, int | float) or found > allowed:
+            return False
+    grey = row.get("grey")
+    unexplained = grey.get("unexplained") if isinstance(grey, dict) else grey
+    return row.get("fault") is None and not row.get("outside") and unexplained in (0, None)

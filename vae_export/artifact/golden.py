@@ -94,7 +94,9 @@ class GoldenArray:
             raise ValueError(f"shape of a golden array is {shape}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype of a golden array is {dtype!r}")
-        tolerances = dict(item.get("bands", {})) if output else {}
+        tolerances = item.get("bands", {}) if output else {}
+        if not isinstance(tolerances, dict):
+            raise TypeError("bands of a golden array are an object")
         for value in (tolerance, *tolerances.values()) if output else ():
             is_right = type(value) is int and value >= 0 if dtype in INTEGERS else _is_tolerance(value)
             if not is_right:

@@ -15,7 +15,7 @@ from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct, check_name
-from vae_export.io.strict_json import MANIFEST_LIMIT, parse_json
+from vae_export.io.strict_json import MANIFEST_LIMIT, has_values, parse_json
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 from vae_export.tensors import BATCH, Symbol, TensorSpec
@@ -144,13 +144,15 @@ class FileEntry:
         entry = cls(
             name=_file_name(_typed(item, "name", str)),
             part=item["part"],
-            format=_typed(item, "format", str),
+            format=_label(_typed(item, "format", str)),
             size=_typed(item, "size", int),
             sha256=_typed(item, "sha256", str),
-            precision=cast(PrecisionName, _typed({"precision": FULL} | dict(item), "precision", str)),
+            precision=cast(PrecisionName, _label(_typed({"precision": FULL} | dict(item), "precision", str))),
             beside=tuple(Sidecar.from_json(sidecar) for sidecar in item.get("beside", ())),
-            machine=_typed({"machine": ""} | dict(item), "machine", str),
+            machine=_label(_typed({"machine": ""} | dict(item), "machine", str)),
         )
+        if "beside" in item and not entry.beside:
+            raise ValueError(f"beside is {item['beside']!r}")
         if entry.part not in EVERY_PART:
             raise ValueError(f"part of a file is {entry.part!r}")
         for sidecar in entry.beside:
@@ -348,15 +350,15 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         files = tuple(FileEntry.from_json(item) for item in document["files"])
         for item, entry in zip(document["files"], files, strict=True):
             _check_tensors(item, entry, contract)
-        golden = _golden(document, contract, files)
+        golden, versions = _golden(document, contract, files), _typed(document, "versions", dict)
         if len({(entry.part, entry.format, entry.precision) for entry in files}) != len(files):
             raise IntegrityError("manifest lists a part twice in one format and precision", where=where)
         manifest = Manifest(
             contract,
             files,
             _opset(document, files),
-            dict(document["versions"]),
-            dict(document["provenance"]),
+            {_label(name): _label(_typed(versions, name, str)) for name in versions},
+            _typed(document, "provenance", dict),
             golden,
             _recommendations(document.get("recommended", []), files),
         )
@@ -379,7 +381,7 @@ def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | N
 def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract) -> None:
     """Raise `IntegrityError` unless the inputs and outputs of a file equal those of the contract."""
     spec = contract.spec(entry.part).to_json()
-    if any(item[key] != spec[key] for key in ("inputs", "outputs")):
+    if not has_values(item, spec):
         raise IntegrityError("inputs and outputs do not match the contract", where=entry.name)
 
 
@@ -394,8 +396,15 @@ def _typed(item: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """Return the value of a key; raise `TypeError` unless it has exactly this type (True is not an int)."""
     value = item[key]
     if type(value) is not kind:
-        raise TypeError(f"{key} of a file is {value!r}")
+        raise TypeError(f"{key} is {value!r}")
     return value
+
+
+def _label(text: str) -> str:
+    """Return a text that is shown on one line; raise `ValueError` for control characters and line breaks in it."""
+    if not text.isprintable():
+        raise ValueError(f"text is not printable: {text!r}")
+    return text
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:
@@ -445,21 +454,23 @@ def _fit(arrays: Sequence[GoldenArray], tensors: Sequence[TensorSpec], sizes: di
 
 
 def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
-    """Return the recommendations of a manifest, with at most one for each part.
+    """Return the recommendations of a manifest that this version can follow, with at most one for each part.
 
     Raise `IntegrityError` for a file that is missing or has another hash, and for options that do not exist. Raise
     `KeyError`, `TypeError` or `ValueError` for anything that is not a list of recommendations.
     """
     if not isinstance(items, list):
         raise TypeError("recommended is not a list")
-    found = tuple(_recommendation(item, list(files)) for item in items)
+    by_name = {entry.name: entry for entry in files}
+    read = [_recommendation(item, by_name) for item in items]
+    found = tuple(item for item in read if item is not None)
     if len({item.part for item in found}) != len(found):
         raise IntegrityError("a part has two recommendations", got=[item.part for item in found])
     return found
 
 
-def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommendation:
-    # Unknown keys are ignored, as everywhere in a manifest: a later version may add some.
+def _recommendation(item: Mapping[str, Any], files: Mapping[str, FileEntry]) -> Recommendation | None:
+    """Return a recommendation, or None if it has settings of a later version. Unknown keys are ignored."""
     threads, switches = item["threads"], tuple(item["switches"])
     options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
     keys = ("batch", "p50_seconds", "speedup", "budget", "machine")
@@ -470,12 +481,12 @@ def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommen
     _check_recommended("provider", type(options.provider) is str and options.provider.isalnum(), options.provider)
     _check_recommended("threads", type(threads) is int and 0 <= threads <= MAX_THREADS, threads)
     _check_recommended("batch", type(found.batch) is int and found.batch >= 1, found.batch)
-    _check_recommended("optimisation", options.optimisation in OPTIMISATION_LEVELS, options.optimisation)
-    unknown = set(map(str, switches)) - set(SWITCHES)
-    _check_recommended("switches", not unknown and len(set(switches)) == len(switches), switches)
+    _check_recommended("optimisation", type(options.optimisation) is str, options.optimisation)
+    are_texts = isinstance(item["switches"], list) and all(type(switch) is str for switch in switches)
+    _check_recommended("switches", are_texts and len(set(switches)) == len(switches), switches)
     for name in ("budget", "machine"):
         _check_recommended(name, isinstance(item[name], dict), item[name])
-    entry = next((entry for entry in files if entry.name == found.file), None)
+    entry = files.get(str(found.file))
     if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
         expected = f"an {RUNTIME_FORMAT} file of {found.part}"
         raise IntegrityError("recommended file cannot be run", where=str(found.file), expected=expected)
@@ -487,7 +498,8 @@ def _recommendation(item: Mapping[str, Any], files: list[FileEntry]) -> Recommen
             got=str(found.sha256)[:80],
             do="run: vae-export tune",
         )
-    return found
+    is_known = options.optimisation in OPTIMISATION_LEVELS and set(switches) <= set(SWITCHES)
+    return found if is_known else None
 
 
 def _check_recommended(name: str, is_right: bool, got: object) -> None:
