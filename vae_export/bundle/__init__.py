@@ -4,5 +4,6 @@
 """
 
 from vae_export.bundle.reader import Bundle, open_bundle
+from vae_export.bundle.signature import Key
 
-__all__ = ["Bundle", "open_bundle"]
+__all__ = ["Bundle", "Key", "open_bundle"]

@@ -19,7 +19,8 @@ The decoder gives an image for any finite latent, also for those that no image w
 images mean nothing. Samples look like the training data at their best; the network knows nothing else. Images that are
 unlike the training data are encoded and reconstructed all the same, and wrongly.
 
-The hashes in this bundle detect corruption. They are no signature, and do not show who made it."""
+The hashes in this bundle detect corruption. They are no signature, and do not show who made it: only `SHA256SUMS.sig`
+does, where it is there and is checked with a key that you trust."""
 
 
 def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, notes: str = "") -> str:

@@ -13,15 +13,21 @@ from vae_export.artifact.certificate import StoredCertificate, parse_certificate
 from vae_export.artifact.folder import CERTIFICATE, Hashed, check_digest
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
 from vae_export.bundle.archive import MAX_BYTES, check_canonical, read_archive
+from vae_export.bundle.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
 from vae_export.errors import IntegrityError, ModelError
 from vae_export.io.atomic import sha256
+from vae_export.io.file_names import check_distinct
 
 SUMS = "SHA256SUMS"
 PAGE = "certificate.html"
 CARD = "MODEL_CARD.md"
 LICENCE = "LICENSE"
+#: The largest text for people, in bytes.
+TEXT_LIMIT = 1 << 20
+#: Bytes of a line of the list of hashes, with the longest name.
+_SUMS_LINE = 64 + 2 + 201 + 1
 #: Entries that a bundle may lack.
-OPTIONAL = frozenset({PAGE})
+OPTIONAL = frozenset({SIGNATURE, PAGE})
 
 
 def golden_names(manifest: Manifest) -> list[str]:
@@ -31,7 +37,7 @@ def golden_names(manifest: Manifest) -> list[str]:
 
 
 def entries(manifest: Manifest) -> list[str]:
-    """Return the names of all entries except `SUMS`, in the order of the specification."""
+    """Return the names of the entries that `SUMS` lists, in the order of the specification."""
     models = [stored.name for stored in manifest.stored]
     return [MANIFEST, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
 
@@ -46,6 +52,7 @@ class Bundle:
         certificate: the certificate of the files.
         files: the content of each entry by name, in order, as views of one buffer.
         identity: SHA-256 of the list of hashes; equal only for bundles with equal contents.
+        signed_by: fingerprint of the key with which the signature was checked; None if no key was given.
     """
 
     path: Path
@@ -53,27 +60,40 @@ class Bundle:
     certificate: StoredCertificate
     files: Mapping[str, memoryview] = field(repr=False)
     identity: str
+    signed_by: str | None = None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether there is a signature. It proves nothing until it was checked with a key."""
+        return SIGNATURE in self.files
 
     @property
     def card(self) -> str:
         """The model card as Markdown."""
-        return bytes(self.files[CARD]).decode("utf-8", "replace")
+        return bytes(self.files[CARD]).decode()
+
+    @property
+    def title(self) -> str:
+        """The first line of the model card, without the Markdown of a title; empty if the card is empty."""
+        return self.card.partition("\n")[0].removeprefix("# ").strip()
 
     @property
     def licence(self) -> str:
         """The text of the model's licence."""
-        return bytes(self.files[LICENCE]).decode("utf-8", "replace")
+        return bytes(self.files[LICENCE]).decode()
 
     def read(self, file: Hashed) -> bytes:
         """Return the bytes of a file that the manifest names."""
         return bytes(self.files[file.name])
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, verify_key: Key | None = None) -> Bundle:
     """Open a bundle and check every byte of it.
 
     Args:
         path: the file, such as mnist.zip.
+        verify_key: the Ed25519 public key of whoever must have signed it: the path of a PEM file, or its bytes. None
+            accepts unsigned bundles, and does not check a signature.
 
     Returns:
         The checked bundle.
@@ -82,19 +102,21 @@ def open_bundle(path: str | Path) -> Bundle:
         ModelError: the file is missing, or its manifest has another version.
         InputError: the certificate has another version.
         IntegrityError: a file was altered, is missing, was added or has another name; the archive is not in the
-            canonical form; the certificate belongs to other files. The message names the file.
+            canonical form; the certificate belongs to other files. The message names the file. With `verify_key`, also
+            if there is no signature by this key.
         ParityError: the certificate did not pass.
     """
     path = Path(path)
-    return read_bundle(_bytes(path), path)
+    return read_bundle(_bytes(path), path, verify_key=verify_key)
 
 
-def read_bundle(data: bytes, path: Path) -> Bundle:
+def read_bundle(data: bytes, path: Path, *, verify_key: Key | None = None) -> Bundle:
     """Check the bytes of a bundle, and raise the errors that `open_bundle` raises.
 
     Args:
         data: the bundle.
         path: the file that contains these bytes or will contain them, for messages.
+        verify_key: the public key of whoever must have signed it.
 
     Returns:
         The checked bundle.
@@ -102,8 +124,17 @@ def read_bundle(data: bytes, path: Path) -> Bundle:
     files = read_archive(data, path)
     if (first := next(iter(files), None)) != SUMS:
         raise IntegrityError("not a bundle", where=path, expected=f"{SUMS} as its first file", got=first)
-    sums = bytes(files[SUMS])
-    hashes = _check_sums(sums, {name: content for name, content in files.items() if name != SUMS}, path)
+    if len(files[SUMS]) > _SUMS_LINE * len(files):  # before it is copied
+        raise IntegrityError("list of hashes is too long", where=f"{path}, {SUMS}", got=f"{len(files[SUMS]):,} bytes")
+    sums, signature = bytes(files[SUMS]), files.get(SIGNATURE)
+    if signature is not None and len(signature) != SIGNATURE_SIZE:
+        expected, got = f"{SIGNATURE_SIZE} bytes", len(signature)
+        raise IntegrityError("signature cannot be read", where=f"{path}, {SIGNATURE}", expected=expected, got=got)
+    signed_by = None
+    if verify_key is not None:  # before anything that the list of hashes says is used
+        signed_by = check_signature(sums, None if signature is None else bytes(signature), verify_key, path)
+    listed = {name: content for name, content in files.items() if name not in (SUMS, SIGNATURE)}
+    hashes = _check_sums(sums, listed, path)
     check_canonical(data, files, path)
     if MANIFEST not in files:
         raise IntegrityError("file is missing", where=f"{path}, {MANIFEST}")
@@ -114,7 +145,20 @@ def read_bundle(data: bytes, path: Path) -> Bundle:
         check_digest(file, len(files[file.name]), hashes[file.name], f"{path}, {file.name}")
     certificate = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
     certificate.require(manifest, f"{path}, {CERTIFICATE}")
-    return Bundle(path, manifest, certificate, files, sha256(sums))
+    for name in (CARD, LICENCE):
+        _check_text(files[name], f"{path}, {name}")
+    return Bundle(path, manifest, certificate, files, sha256(sums), signed_by)
+
+
+def _check_text(data: memoryview, where: str) -> None:
+    """Raise `IntegrityError` unless the bytes are a text of at most `TEXT_LIMIT` bytes in UTF-8."""
+    if len(data) > TEXT_LIMIT:
+        raise IntegrityError("text is too long", where=where, expected=f"{TEXT_LIMIT:,} bytes at most", got=len(data))
+    try:
+        bytes(data).decode()
+    except UnicodeDecodeError as error:
+        got = f"byte {error.start}: {error.reason}"
+        raise IntegrityError("not a text", where=where, expected="UTF-8", got=got) from error
 
 
 def _bytes(path: Path) -> bytes:
@@ -156,14 +200,17 @@ def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> dic
 
 def _check_contents(manifest: Manifest, names: list[str], path: Path) -> None:
     """Raise `IntegrityError` unless the entries are those that the manifest names, in the specified order."""
-    wanted = [SUMS, *entries(manifest)]
+    wanted = [SUMS, SIGNATURE, *entries(manifest)]
+    check_distinct(wanted)  # a model file must not have the name of another entry
+    known, present = set(wanted), set(names)
     for name in names:
-        if name not in wanted:
+        if name not in known:
             raise IntegrityError("extra file", where=f"{path}, {name}", expected="what manifest.json names")
     for name in wanted:
-        if name not in names and name not in OPTIONAL:
+        if name not in present and name not in OPTIONAL:
             raise IntegrityError("file is missing", where=f"{path}, {name}")
     if not manifest.golden:
         raise IntegrityError("bundle has no golden vectors", where=f"{path}, {MANIFEST}")
-    if names != [name for name in wanted if name in names]:
-        raise IntegrityError("files are out of order", where=path, expected=wanted, got=names)
+    if names != (ordered := [name for name in wanted if name in present]):
+        first, got = next(pair for pair in zip(ordered, names, strict=False) if pair[0] != pair[1])
+        raise IntegrityError("files are out of order", where=path, expected=first, got=got)

@@ -11,6 +11,7 @@ from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundle.archive import write_archive
 from vae_export.bundle.model_card import model_card
 from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS, entries
+from vae_export.bundle.signature import SIGNATURE, Key, sign
 from vae_export.contract import float_part
 from vae_export.errors import IntegrityError, ModelError, UsageError
 from vae_export.io.atomic import sha256
@@ -31,6 +32,7 @@ def pack(
     page: bytes | None = None,
     notes: str = "",
     licence: str = NO_LICENCE,
+    sign_key: Key | None = None,
 ) -> bytes:
     """Return the bytes of a bundle of a certified export; equal contents give equal bytes.
 
@@ -42,6 +44,7 @@ def pack(
         page: the bytes of certificate.html; None leaves it out.
         notes: a section of the model card, in Markdown, such as the purpose and limits of the model.
         licence: the text of the model's licence.
+        sign_key: the Ed25519 private key to sign with: the path of a PEM file, or its bytes; None does not sign.
 
     Returns:
         The ZIP file that docs/bundle-format.md specifies.
@@ -51,6 +54,7 @@ def pack(
         ParityError: the certificate did not pass.
         IntegrityError: a file was altered, or the certificate belongs to other files.
         ModelError: the export has no golden vectors.
+        InputError: the key cannot be read.
     """
     manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
     certificate.require(manifest, artifact.certificate)
@@ -67,8 +71,9 @@ def pack(
     files |= {CERTIFICATE: certificate.data, CARD: card.encode()}
     files |= {LICENCE: licence.encode()} | ({} if page is None else {PAGE: page})
     ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
-    sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())
-    return write_archive({SUMS: sums.encode(), **ordered})
+    sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items()).encode()
+    signature = {} if sign_key is None else {SIGNATURE: sign(sums, sign_key)}
+    return write_archive({SUMS: sums, **signature, **ordered})
 
 
 def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:

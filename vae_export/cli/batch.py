@@ -23,9 +23,11 @@ from vae_export.cli.options import (
     ForceOption,
     JsonOption,
     RunOption,
+    VerifyKeyOption,
     chosen_run,
     out_option,
     refuse_together,
+    require_bundle,
 )
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
@@ -48,11 +50,13 @@ class ModelOptions:
     """The model to run; at most one of the two is passed."""
 
     bundle: BundleOption = None
+    verify_key: VerifyKeyOption = None
     run: RunOption = None
 
     def places(self) -> tuple[Path, Path]:
         """Return the bundle or export folder, and the folder that outputs go to by default."""
         refuse_together(bundle=self.bundle, run=self.run)
+        require_bundle(self.verify_key, self.bundle)
         if self.bundle is not None:
             return self.bundle, self.bundle.absolute().parent
         chosen = chosen_run(self.run)
@@ -277,7 +281,7 @@ def _run(work: _Work, model: ModelOptions, machine: MachineOptions, output: Outp
     from vae_export.runtime import Model, open_package
 
     provider, threads = machine.provider or CPU, machine.threads
-    package = open_package(place)
+    package = open_package(place, verify_key=model.verify_key)
     opened = Model(package, provider=provider, threads=threads, batch_size=machine.batch_size)
     levels = work.levels or (output.shards is None and out.suffix in (".png", ""))  # pictures hold 8-bit levels
     include_input = output.shards is None and out.suffix == ".png" and work.job == "reconstruct"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +16,12 @@ from vae_export.cli.options import (
     ForceOption,
     JsonOption,
     RunOption,
+    VerifyKeyOption,
     chosen_run,
     out_option,
     refuse_together,
 )
-from vae_export.contract import EVERY_PART
+from vae_export.contract import EVERY_PART, NORMAL
 from vae_export.errors import InputError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.io.atomic import write_atomic
@@ -28,6 +30,7 @@ from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vae_export.bundle import Bundle
+    from vae_export.tensors import TensorSpec
 
 
 @option_group("Contents")
@@ -52,6 +55,10 @@ class ContentOptions:
         None
     )
     page: Annotated[bool, typer.Option("--page", help="Include certificate.html.")] = False
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", metavar="KEY", help="Private key (Ed25519, PEM) to sign with."),
+    ] = None
 
 
 @grouped
@@ -82,9 +89,12 @@ def bundle(
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.bundle.reader import read_bundle
+    from vae_export.bundle.signature import public_key, read_key
     from vae_export.bundle.writer import NO_LICENCE, pack
 
     artifact = open_artifact(folder)
+    # Read once: the key may come from a pipe.
+    key = None if contents.sign is None else read_key(contents.sign)
     data = pack(
         artifact,
         read_certificate(artifact.certificate),
@@ -95,14 +105,19 @@ def bundle(
         page=_read(artifact.certificate.with_suffix(".html")) if contents.page else None,
         notes="" if contents.notes is None else _text(contents.notes),
         licence=NO_LICENCE if contents.licence is None else _text(contents.licence),
+        sign_key=key,
     )
-    packed = read_bundle(data, target)  # refuses what another reader would refuse
+    # Refuses what another reader would refuse.
+    packed = read_bundle(data, target, verify_key=None if key is None else public_key(key))
     write_atomic(target, data)
     if json:
         files = {name: len(data) for name, data in packed.files.items()}
-        console.result_json({"bundle": str(target), "bytes": len(data), "identity": packed.identity, "files": files})
+        result = {"bundle": str(target), "bytes": len(data), "identity": packed.identity, "files": files}
+        console.result_json(result | {"signed_by": packed.signed_by})
         return
     console.result(f"{len(packed.files)} files, {len(data):,} bytes, identity {packed.identity[:16]}…")
+    if packed.signed_by is not None:
+        console.result(f"signed by the key {packed.signed_by}")
     console.result(f"bundled to {target}")
 
 
@@ -134,37 +149,22 @@ def _text(path: Path) -> str:
 def inspect(
     file: Annotated[Path, typer.Argument(help="Bundle, made by `bundle`.")],
     card: Annotated[bool, typer.Option("--card", help="Print the model card instead of the contents.")] = False,
+    verify_key: VerifyKeyOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check every byte of a bundle and show its contents."""
     from vae_export.bundle import open_bundle
-    from vae_export.runtime.chosen_options import choose_options
 
-    opened = open_bundle(file)
+    opened = open_bundle(file, verify_key=verify_key)
     if json:
         console.result_json(_document(opened))
         return
     if card:
         console.result(opened.card.rstrip())
         return
-    document = opened.certificate.document
-    contract = opened.manifest.contract
-    low, high = contract.image_range
     facts = Table(show_header=False, box=None, pad_edge=False)
-    facts.add_row("bundle", str(file))
-    facts.add_row("identity", opened.identity)
-    facts.add_row("model", opened.card.splitlines()[0].removeprefix("# "))
-    facts.add_row("image", f"float32 (N, {', '.join(map(str, contract.image_shape))}) in [{low:g}, {high:g}]")
-    facts.add_row("latent", f"float32 (N, {', '.join(map(str, contract.latents[0].fixed_item))}), drawn from N(0, I)")
-    verdict = f"{document['verdict']}: {document.get('planned_rows', 0):,} comparisons with float64"
-    own = opened.certificate.own_tolerance
-    facts.add_row("verified", verdict + (f", within the maker's own tolerance: {own}" if own else ""))
-    for advice in opened.manifest.recommended:
-        facts.add_row(
-            "recommended", f"{advice.file}, {advice.options}, for {advice.part} in batches of {advice.batch:,}"
-        )
-        facts.add_row("here", f"{advice.part}: {choose_options(opened.manifest, advice.part)}")
-    facts.add_row("made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items())))
+    for name, text in _facts(opened, file):
+        facts.add_row(name, text)
     console.result(facts)
     table = console.table("file", "bytes", "content", right=["bytes"], wrap=["content"])
     parts = {
@@ -183,11 +183,55 @@ def inspect(
         table.add_row(name, f"{len(data):,}", parts.get(name) or golden.get(name) or _WORDS[name])
     console.result("")
     console.result(table)
-    console.result("\nIntact: every hash matches. The bundle is not signed: this detects corruption, not forgery.")
+    console.result(f"\nIntact: every hash matches. {_trust(opened)}")
 
 
+def _facts(opened: Bundle, file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines on a whole bundle: their names and texts."""
+    from vae_export.runtime.chosen_options import choose_options
+
+    document, contract = opened.certificate.document, opened.manifest.contract
+    yield "bundle", str(file)
+    yield "identity", opened.identity
+    yield "model", opened.title or "without a title"
+    yield contract.data.name, _describe(contract.data)
+    if contract.output != contract.data:
+        yield contract.output.name, _describe(contract.output)
+    for latent in contract.latents:
+        yield latent.name, f"{_describe(latent)}, {_PRIORS[contract.prior or NORMAL]}"
+    for condition in contract.conditions:
+        yield condition.name, f"{_describe(condition.tensor)}, for {' and '.join(condition.parts)}"
+    own = opened.certificate.own_tolerance
+    within = f", within the maker's own tolerance: {own}" if own else ""
+    yield "verified", f"{document['verdict']}: {document['planned_rows']:,} comparisons with float64{within}"
+    for advice in opened.manifest.recommended:
+        yield "recommended", f"{advice.file}, {advice.options}, for {advice.part} in batches of {advice.batch:,}"
+        yield "here", f"{advice.part}: {choose_options(opened.manifest, advice.part)}"
+    yield "made by", ", ".join(f"{key} {value}" for key, value in sorted(opened.manifest.versions.items()))
+
+
+def _describe(tensor: TensorSpec) -> str:
+    within = f" in [{tensor.low:g}, {tensor.high:g}]" if tensor.is_bounded else ""
+    return f"{tensor.dtype} ({', '.join(map(str, tensor.shape))}){within}"
+
+
+def _trust(opened: Bundle) -> str:
+    """Return what the check says about who made the bundle."""
+    if opened.signed_by is not None:
+        return f"Signed by the key {opened.signed_by}."
+    if opened.is_signed:
+        return "Its signature was not checked: pass --verify-key. Without it, this detects corruption, not forgery."
+    return "The bundle is not signed: this detects corruption, not forgery."
+
+
+_PRIORS: dict[str, str] = {
+    NORMAL: "drawn from N(0, I)",
+    "uniform": "drawn uniformly",
+    "given by the user": "drawn by the user",
+}
 _WORDS = {
     "SHA256SUMS": "hashes of all other files",
+    "SHA256SUMS.sig": "signature of the hashes",
     "manifest.json": "contract, files, golden vectors",
     "certificate.json": "every figure of the verification",
     "certificate.html": "the certificate as a page",
@@ -200,6 +244,8 @@ def _document(opened: Bundle) -> dict[str, Any]:
     certificate = {key: value for key, value in opened.certificate.document.items() if key != "rows"}
     return {
         "identity": opened.identity,
+        "signed": opened.is_signed,
+        "signed_by": opened.signed_by,
         "manifest": opened.manifest.to_json(),
         "certificate": certificate,
         "files": {name: len(data) for name, data in opened.files.items()},

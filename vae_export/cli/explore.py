@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from vae_export.cli import console
-from vae_export.cli.options import BundleOption, RunOption, chosen_run, refuse_together
+from vae_export.cli.options import (
+    BundleOption,
+    RunOption,
+    VerifyKeyOption,
+    chosen_run,
+    refuse_together,
+    require_bundle,
+)
 from vae_export.errors import Terminated
 from vae_export.runs import ARTIFACTS, Run, newest_run
 
@@ -19,6 +26,7 @@ REFERENCE = ARTIFACTS / "reference" / "mnist.zip"
 
 def explore(
     bundle: BundleOption = None,
+    verify_key: VerifyKeyOption = None,
     run: RunOption = None,
     port: Annotated[
         int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)
@@ -41,10 +49,11 @@ def explore(
     """
     refuse_together(bundle=bundle, run=run)
     refuse_together(ort=ort, cdn=cdn)
+    require_bundle(verify_key, bundle)
 
     from vae_export.explorer.server import Server, WebRuntime, build_routes
 
-    data, name = _bundle(bundle, run)
+    data, name = _bundle(bundle, run, verify_key)
     runtime = WebRuntime.from_cdn() if cdn else WebRuntime.from_folder(ort)
     with Server(build_routes(data, name, runtime), port, origin=runtime.origin) as server:
         console.result(server.url)
@@ -60,7 +69,7 @@ def explore(
             console.message("ended")
 
 
-def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
+def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tuple[bytes, str]:
     """Return the checked bytes of the bundle to show, and its name; a run is packed in memory."""
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
@@ -72,7 +81,7 @@ def _bundle(path: Path | None, run: Path | None) -> tuple[bytes, str]:
             newest_run()  # raises the error that says what to do
         path = REFERENCE
     if path is not None:
-        opened = open_bundle(path)
+        opened = open_bundle(path, verify_key=verify_key)
         opened.manifest.finest("decoder")
         return path.read_bytes(), path.name
     chosen = chosen_run(run)

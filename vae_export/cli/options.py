@@ -39,6 +39,15 @@ BundleOption = Annotated[
         "--bundle", metavar="FILE", help="Bundle, made by `bundle`, in place of a run.", rich_help_panel="Model"
     ),
 ]
+VerifyKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--verify-key",
+        metavar="FILE",
+        help="Public key (Ed25519, PEM) of whoever must have signed the bundle.",
+        rich_help_panel="Model",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel="Output")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 
@@ -106,3 +115,9 @@ def refuse_together(**options: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, False)]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", do="name one of them")
+
+
+def require_bundle(verify_key: Path | None, bundle: Path | None) -> None:
+    """Raise `UsageError` if --verify-key was passed without --bundle: only bundles are signed."""
+    if verify_key is not None and bundle is None:
+        raise UsageError("--verify-key goes with --bundle", where=verify_key, do="name the signed bundle")

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from vae_export.artifact.folder import Package, open_artifact
 from vae_export.artifact.manifest import Manifest
-from vae_export.bundle import open_bundle
+from vae_export.bundle import Key, open_bundle
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, Pixels, float_part
-from vae_export.errors import ModelError, OutOfMemoryError, UsageError
+from vae_export.errors import IntegrityError, ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
@@ -414,6 +414,7 @@ def load(
     provider: str | None = None,
     threads: int | None = None,
     batch_size: int | None = None,
+    verify_key: Key | None = None,
 ) -> Model:
     """Open a bundle or an export folder for running.
 
@@ -426,19 +427,22 @@ def load(
         provider: an ONNX Runtime provider; None uses the CPU. There is no fallback to another provider.
         threads: number of threads within an operator; None lets ONNX Runtime choose.
         batch_size: number of rows that are computed at a time; None chooses it from their size.
+        verify_key: the Ed25519 public key of whoever must have signed the bundle: the path of a PEM file, or its bytes.
+            It needs the extra `sign`. None accepts bundles without a signature, and does not check one.
 
     Returns:
         The model. Each of its files is opened at its first use.
 
     Raises:
         ModelError: the path does not exist, or is neither a bundle nor an export.
-        IntegrityError: a file does not match its hash.
+        IntegrityError: a file does not match its hash, or the bundle has no signature by `verify_key`.
         UsageError: no file has this precision, or an argument is out of range.
     """
-    return Model(open_package(path), precision=precision, provider=provider, threads=threads, batch_size=batch_size)
+    package = open_package(path, verify_key=verify_key)
+    return Model(package, precision=precision, provider=provider, threads=threads, batch_size=batch_size)
 
 
-def open_package(path: str | Path) -> Package:
+def open_package(path: str | Path, *, verify_key: Key | None = None) -> Package:
     """Open the bundle or export folder at a path; raise the errors that `load` raises."""
     expected, do = "a bundle, or the folder of an export", "check the path, or run: vae-export export"
     try:
@@ -448,4 +452,8 @@ def open_package(path: str | Path) -> Package:
         raise ModelError("path cannot be read", where=where, expected=expected, got=error.strerror, do=do) from error
     if not exists:
         raise ModelError("no such file or folder", where=path, expected=expected, do=do)
-    return open_artifact(path) if Path(path).is_dir() else open_bundle(path)
+    if not Path(path).is_dir():
+        return open_bundle(path, verify_key=verify_key)
+    if verify_key is not None:
+        raise IntegrityError("not signed", where=path, expected="a signed bundle", got="a folder")
+    return open_artifact(path)

@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboardX",),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "sign": ("cryptography",),
 }
 
 
