@@ -5,7 +5,8 @@ The learning rate is a function of the step, so there is no scheduler to save. T
 constant   always the same rate
 one-cycle  up from 1/25 of the peak in a share of the steps, the recipe's `warmup_ratio`, then down to nearly 0, along
            cosines, while Adam's first beta goes from 0.95 to 0.85 and back (Smith & Topin, arXiv:1708.07120; the
-           numbers are those of torch.optim.lr_scheduler.OneCycleLR)
+           numbers are those of torch.optim.lr_scheduler.OneCycleLR). A training that is resumed for more epochs
+           follows a new cycle over all that remain.
 stages     a number of epochs at each of several rates
 """
 
@@ -47,6 +48,7 @@ class Recipe:
         weight_average: Decay per step of the average of the weights (Polyak averaging), which is scored and saved; 0
             for none.
         warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
+        cycle_start: Steps that were done when the last cycle of "one-cycle" began.
     """
 
     epochs: int
@@ -58,9 +60,11 @@ class Recipe:
     epsilon: float = EPSILON
     weight_average: float = 0.0
     warmup_ratio: float = 0.3
+    cycle_start: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored in checkpoints and training states."""
+        restarted = {"cycle_start": self.cycle_start} if self.cycle_start else {}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -71,6 +75,7 @@ class Recipe:
             "optimizer": "Adam",
             "epsilon": self.epsilon,
             "weight_average": self.weight_average,
+            **restarted,
         }
 
 
@@ -195,7 +200,9 @@ def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[f
         The learning rate and beta.
     """
     if recipe.schedule == "one-cycle":
-        return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step, recipe.epochs * steps_per_epoch)
+        start = recipe.cycle_start
+        steps = recipe.epochs * steps_per_epoch - start
+        return _one_cycle(recipe.learning_rate, recipe.warmup_ratio, step - start, steps)
     if recipe.schedule == "stages":
         epoch = step // steps_per_epoch
         ends = itertools.accumulate(epochs for epochs, _ in recipe.stages)

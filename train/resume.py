@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from train.recipes import Recipe
 from train.scoring import Score
 from vae_export.errors import CheckpointError, DataError, UsageError
 from vae_export.io.atomic import write_generation
@@ -148,11 +149,24 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(**{**values, **lists})
 
 
+def continued_recipe(recipe: Recipe, state: TrainingState) -> Recipe:
+    """Return the recipe that a training continues with.
+
+    Args:
+        recipe: The recipe of the options.
+        state: The state to continue from. If it was to have another number of epochs, a new cycle of the learning rate
+            begins at its step; otherwise its cycle goes on.
+    """
+    if recipe.schedule != "one-cycle":
+        return recipe
+    is_new = recipe.epochs != state.settings.get("epochs")
+    return replace(recipe, cycle_start=state.steps_done if is_new else state.settings.get("cycle_start", 0))
+
+
 def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], *, where: object, epochs: int) -> None:
     """Refuse to continue a training with settings that would have made it another one.
 
-    The number of epochs may change where the learning rate does not depend on it: the steps that were taken would have
-    been the same.
+    The number of epochs may change, and the learning rate of the steps to come with it (`continued_recipe`).
 
     Args:
         before: The settings that the training began with (`TrainingProvenance.settings`).
@@ -161,12 +175,15 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], *, wh
         epochs: How many epochs are done.
 
     Raises:
-        UsageError: A setting differs; names both values.
+        UsageError: A setting differs, and the message names both values; or all epochs are done.
         DataError: The images differ.
     """
     other = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
-    if "epochs" in other and now.get("learning_rate_schedule") != "one-cycle" and now["epochs"] >= epochs:
-        other.remove("epochs")
+    if "epochs" in other:
+        if now["epochs"] <= epochs:
+            expected, got = f"more than the {epochs} that are done", now["epochs"]
+            raise UsageError("no epochs to resume for", where=where, expected=expected, got=got)
+        other -= {"epochs", "cycle_start"}
     if not other:
         return
     if other <= {"sha256", "images"}:

@@ -25,8 +25,15 @@ from train.distributed import Processes
 from train.init import initial_model
 from train.progress import TrainingProgress
 from train.provenance import TrainingProvenance
-from train.recipes import learning_rate_at
-from train.resume import SavedCheckpoint, TrainingState, check_same_training, environment_changes, recovery_hint
+from train.recipes import Recipe, learning_rate_at
+from train.resume import (
+    SavedCheckpoint,
+    TrainingState,
+    check_same_training,
+    continued_recipe,
+    environment_changes,
+    recovery_hint,
+)
 from train.run_folder import RunWriter
 from train.scoring import PyTorchModel, Score, evaluate_model
 from train.signals import StopReached, StopRequest, deferred_stop
@@ -58,6 +65,7 @@ class TrainingSession:
         processes: That train together. Each has a session; the first one's writes.
 
     Attributes:
+        recipe: Length and learning rates.
         epochs: How many are scored and recorded.
         saved: The content of the run's checkpoint; None before the end of the first epoch.
         events: Event files for TensorBoard, if any are wanted.
@@ -116,6 +124,7 @@ class TrainingSession:
             UsageError, DataError: The options or the images differ from those of the state.
             CheckpointError, IntegrityError: The state does not fit, or the checkpoint that it names is damaged.
         """
+        self._use_recipe(continued_recipe(self.recipe, state))
         provenance = self._provenance
         check_same_training(state.settings, provenance.settings(), where=self.run.folder, epochs=state.epochs)
         if state.saved is not None:
@@ -129,8 +138,14 @@ class TrainingSession:
         self.epochs, self.saved = state.epochs, state.saved
         changes = environment_changes(state.environment, provenance.environment())
         self._environment_changes = state.changes + tuple(f"{change} at step {state.steps_done}" for change in changes)
+        self._writer = RunWriter(self.run, enabled=self.processes.is_first, continues=True)
         self._writer.truncate_metrics(self.epochs)
         return changes
+
+    def _use_recipe(self, recipe: Recipe) -> None:
+        """Change the learning rate of the steps to come."""
+        self.recipe = self.trainer.recipe = recipe
+        self._provenance = replace(self._provenance, recipe=recipe)
 
     def train(self, report: TrainingProgress) -> SavedCheckpoint:
         """Train to the last epoch.
@@ -216,13 +231,13 @@ class TrainingSession:
         Within the first epoch the current weights become a checkpoint too, since there is none yet. The end of the
         first epoch replaces it, whatever its score, so that a resumed training ends in the same bytes.
         """
-        self._save_state()
         saved = self.saved
         if saved is None:
             validation = self._score("validation")
             if not validation.is_finite:
                 raise divergence_error(1, validation.negative_elbo)
             saved = self._save_checkpoint(validation, self._score("test"))
+        self._save_state()  # after the checkpoint, which makes room for it in the folder of an earlier run
         score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
         best = f"the best checkpoint is {self.run.checkpoint} ({score})"
         return f"after {self.trainer.steps_done} steps, {best}; continue with --resume --out {self.run.folder}"
@@ -259,4 +274,6 @@ class TrainingSession:
             provenance=self._provenance.for_checkpoint(self._environment_changes) | saved.to_json(),
         )
         self._writer.write_checkpoint(checkpoint)
+        if self.saved is None:
+            self._writer.write_data(self._provenance.options.data, self.dataset.sha256)
         return saved

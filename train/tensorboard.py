@@ -32,9 +32,10 @@ _SCALARS = ("loss", "learning_rate", "images_per_second")
 class EventLog:
     """An open event file; made by `event_writer`."""
 
-    def __init__(self, writer: EventsWriter, run: Run, dataset: Dataset, epochs: int) -> None:
-        self._writer, self._run, self._dataset, self._epochs = writer, run, dataset, epochs
+    def __init__(self, run: Run, dataset: Dataset, *, done: int, epochs: int) -> None:
+        self._run, self._dataset, self._done, self._epochs = run, dataset, done, epochs
         self._every = -(-epochs // _PICTURES)
+        self._writer: EventsWriter | None = None
 
     def epoch(self, line: Mapping[str, Any], model: VAE, validation: Score) -> None:
         """Log an epoch.
@@ -56,6 +57,12 @@ class EventLog:
         with storage_errors(self._run.events):
             self._write(Event(step=number, summary=Summary(value=values)))
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            with storage_errors(self._run.events):
+                self._writer.close()
+
     def _grids(self, model: PyTorchModel, validation: Score) -> dict[str, Grid]:
         return {
             "reconstructions": reconstructions(model, self._dataset.test[:50]),
@@ -64,14 +71,23 @@ class EventLog:
         }
 
     def _write(self, event: Event) -> None:
+        writer = self._writer = self._writer or self._opened()
         event.wall_time = time.time()
-        self._writer.write_event(event)
-        self._writer.flush()  # and fsync, before the epoch is reported
+        writer.write_event(event)
+        writer.flush()  # and fsync, before the epoch is reported
+
+    def _opened(self) -> EventsWriter:
+        """Open the file: not before the first epoch ends, because an earlier run in the folder is removed then."""
+        self._run.events.mkdir(exist_ok=True)
+        # Readers sort files by name, which begins with the time in seconds; the suffix orders two of one second.
+        writer = EventsWriter(str(self._run.events / "events"), f".{self._done:06d}")
+        writer.write_event(Event(step=self._done + 1, session_log=SessionLog(status=SessionLog.START)))
+        return writer
 
 
 @contextmanager
 def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Iterator[EventLog]:
-    """Open a new event file in the run folder.
+    """Write a new event file in the run folder, which the first epoch opens.
 
     Args:
         run: The run folder.
@@ -85,16 +101,11 @@ def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Itera
     Raises:
         StorageError: The file cannot be written.
     """
-    with storage_errors(run.events):
-        run.events.mkdir(exist_ok=True)
-        # Readers sort files by name, which begins with the time in seconds; the suffix orders two of one second.
-        writer = EventsWriter(str(run.events / "events"), f".{done:06d}")
-        writer.write_event(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
+    log = EventLog(run, dataset, done=done, epochs=epochs)
     try:
-        yield EventLog(writer, run, dataset, epochs)
+        yield log
     finally:
-        with storage_errors(run.events):
-            writer.close()
+        log.close()
 
 
 def _scalar(tag: str, value: float) -> Any:

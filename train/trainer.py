@@ -66,6 +66,7 @@ class Trainer:
         processes: That share each batch.
 
     Attributes:
+        recipe: As passed; its learning rate may be changed between two steps.
         average: The average of the weights, if the recipe asks for one.
         steps_per_epoch: Number of steps; the last incomplete batch is dropped (drop_last).
         steps_done: Number of steps done, over all epochs.
@@ -85,7 +86,7 @@ class Trainer:
         compiling: bool = False,
         processes: Processes | None = None,
     ) -> None:
-        self.model, self._recipe, self._objective = model, recipe, objective
+        self.model, self.recipe, self._objective = model, recipe, objective
         self._protocol, self._bfloat16, self._compiling = protocol, bfloat16, compiling
         self._processes = processes or Processes()
         self._slice = self._processes.batch_slice(recipe.batch_size)
@@ -121,12 +122,12 @@ class Trainer:
         Raises:
             InputError: The loss is not finite.
         """
-        for number in range(after + 1, self._recipe.epochs + 1):
+        for number in range(after + 1, self.recipe.epochs + 1):
             yield self._train_epoch(number, after_step)
 
     def _train_epoch(self, number: int, after_step: StepCallback) -> EpochResult:
         self.model.train()
-        size, first = self._recipe.batch_size, self.steps_done - (number - 1) * self.steps_per_epoch
+        size, first = self.recipe.batch_size, self.steps_done - (number - 1) * self.steps_per_epoch
         if first == 0:
             self._loss_sum, self.seconds = torch.zeros((), device=self._device), 0.0
         started = time.perf_counter() - self.seconds
@@ -147,7 +148,7 @@ class Trainer:
 
         `batch` holds the numbers of the images, for all processes; `step` counts from 0 over all epochs.
         """
-        rate, beta1 = learning_rate_at(self._recipe, step, self.steps_per_epoch)
+        rate, beta1 = learning_rate_at(self.recipe, step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (beta1, group["betas"][1])
         generator = self._rng.step_generator(step)
@@ -185,7 +186,7 @@ class Trainer:
 
     def run_trial_steps(self, steps: int) -> None:
         """Do steps on the first images, so that their time can be measured. They change the weights."""
-        batch = torch.arange(self._recipe.batch_size, device=self._device)
+        batch = torch.arange(self.recipe.batch_size, device=self._device)
         total = sum((self._step(batch, 0) for _ in range(steps)), torch.zeros((), device=self._device))
         total.item()  # waits for an accelerator
 
@@ -242,7 +243,7 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self, average: VAE, step: int) -> None:
         """Move the average towards the weights; faster in the first steps, to forget the initial weights."""
-        decay = min(self._recipe.weight_average, (1 + step) / (10 + step))
+        decay = min(self.recipe.weight_average, (1 + step) / (10 + step))
         torch._foreach_lerp_([*average.parameters()], [*self.model.parameters()], 1 - decay)
 
 

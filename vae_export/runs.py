@@ -47,6 +47,11 @@ class Run:
         return self.state / f"previous-{file.name}"
 
     @property
+    def data(self) -> Path:
+        """The path of a JSON object that says where the images of the training lie on this machine."""
+        return self.folder / "data.json"
+
+    @property
     def metrics(self) -> Path:
         """The path of the metrics, with one line of JSON for each epoch."""
         return self.folder / "metrics.jsonl"

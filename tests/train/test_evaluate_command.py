@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.train.conftest import TINY, Cli, Invoke, one_line
 from vae_export.models.checkpoint import load_checkpoint
@@ -80,3 +81,23 @@ def test_missing_export_names_the_export_command(invoke: Invoke, trained: Path) 
     done = invoke("evaluate", "--run", trained, "--format", "onnx")
     assert done.code == 3
     assert "run: vae-export export" in one_line(done.err)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_images_of_the_training_are_found_again(invoke: Invoke, tmp_path: Path) -> None:
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    for index in range(40):
+        Image.new("L", (16, 16), index).save(photos / f"{index}.png")
+    folder = ["--dataset", "folder", "--data-dir", photos, "--image-size", 16, "--batch-size", 16]
+    done = invoke("train", *TINY[2:], *folder, "--epochs", 1, "--out", run)
+    assert done.code == 0, done.err
+    assert str(photos) not in str(load_checkpoint(Run(run).checkpoint).provenance)
+    done = invoke("evaluate", "--run", run, "--threads", 1)
+    assert done.code == 0, done.err
+    assert "note" not in done.err
+    photos.rename(tmp_path / "moved")
+    done = invoke("evaluate", "--checkpoint", Run(run).checkpoint)
+    assert done.code == 3
+    assert f"images of the training are not where they were: {photos}; " in one_line(done.err)
+    assert invoke("evaluate", "--run", run, "--data-dir", tmp_path / "moved", "--threads", 1).code == 0

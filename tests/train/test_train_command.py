@@ -35,7 +35,7 @@ def test_training_leaves_a_complete_run(trained: Path) -> None:
     pictures = [f"pictures/{name}.png" for name in PICTURES]
     kept = [f"{before}{name}" for before in ("", "previous-") for name in ("checkpoint", "training")]
     state = [f"state/{name}.safetensors" for name in kept if name != "checkpoint"]
-    assert names == sorted([".lock", "checkpoint.safetensors", "metrics.jsonl", *pictures, *state])
+    assert names == sorted([".lock", "checkpoint.safetensors", "data.json", "metrics.jsonl", *pictures, *state])
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert set(lines[0]) == {
@@ -48,6 +48,14 @@ def test_equal_seeds_give_equal_bytes(cli: Cli, trained: Path, tmp_path: Path) -
     done = cli("train", *TINY, "--epochs", 3, "--seed", 7, "--out", tmp_path / "again", "--json")
     assert json.loads(done.stdout)["checkpoint"] == str(tmp_path / "again" / "checkpoint.safetensors")
     assert Run(tmp_path / "again").checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_reproducible_fixes_threads_and_precision_without_timing(invoke: Invoke, tmp_path: Path, trained: Path) -> None:
+    run = Run(tmp_path / "run")
+    done = invoke("train", *TINY[:-4], "--reproducible", "--epochs", 3, "--seed", 7, "--out", run.folder)
+    assert "computing with 1 thread float32\n" in done.err
+    assert run.checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 
 def test_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> None:

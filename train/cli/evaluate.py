@@ -290,12 +290,18 @@ def _images(
 ) -> Dataset:
     """Load the images of the training, or of another data set that fits, under the protocol of the training."""
     from train.progress import load_with_progress
+    from train.run_folder import read_data_folder
 
     name = dataset if dataset is not None else subject.trained_on.get("name")
     if name not in DATASETS:
         raise UsageError(
             f"the {subject.kind} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
+    if data_dir is None and dataset is None:
+        data_dir = read_data_folder(Run(subject.path.parent), subject.trained_on.get("sha256", ""))
+        if data_dir is not None and not data_dir.is_dir():
+            do = "say where they are: --data-dir FOLDER"
+            raise DataError("images of the training are not where they were", where=data_dir, do=do)
     size = image_size if image_size is not None or name != "folder" else subject.image_shape[-1]
     images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol))
     if images.image_shape != subject.image_shape:

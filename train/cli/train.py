@@ -93,7 +93,7 @@ def train(
         recipe=optimiser.options(),
         seed=optimiser.seed,
         preset=preset,
-        **vars(machine),
+        **machine.options(),
     )
     prepare_process()
     if tensorboard:
@@ -283,11 +283,16 @@ def _describe(plan: _Plan) -> None:
 def _describe_resumed(plan: _Plan, session: TrainingSession, steps_done: int, changes: list[str]) -> None:
     """Print where the training continues, and what is different from before."""
     if session.is_done:
-        plan.message(f"finished: all {session.epochs} epochs are done; nothing to resume")
+        plan.message(f"finished: all {session.epochs} epochs are done; for more, pass --epochs with a larger number")
         return
     steps = session.trainer.steps_per_epoch
     done = steps_done - session.epochs * steps
     plan.message(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
+    if session.recipe.cycle_start == steps_done > 0:
+        plan.message(
+            f"note: from here to epoch {session.recipe.epochs} the learning rate follows a new cycle: a training that "
+            "began with as many epochs would have other weights"
+        )
     for change in changes:
         plan.message(f"note: {change}: from here on results agree within rounding, not bit by bit")
 

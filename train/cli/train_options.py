@@ -121,7 +121,7 @@ class OptimiserFlags:
         typer.Option(
             "--epochs",
             help=f"Passes over the images. Default: {_recipe_defaults('epochs')}; more for fewer than {SMALL_SET:,} "
-            "images.",
+            "images. With --resume, another number begins a new cycle of the learning rate.",
         ),
     ] = None
     batch_size: Annotated[
@@ -188,6 +188,21 @@ class MachineFlags:
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the step: half a minute at first, then faster steps.")
     ] = TrainOptions.compiled
+    reproducible: Annotated[
+        bool,
+        typer.Option(
+            "--reproducible",
+            help="Equal results each time: one thread and float32 where --threads and --precision leave them open.",
+        ),
+    ] = False
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields of `TrainOptions`."""
+        chosen = {name: value for name, value in vars(self).items() if name != "reproducible"}
+        if self.reproducible:
+            chosen["threads"] = self.threads or 1
+            chosen["precision"] = "float32" if self.precision == "auto" else self.precision
+        return chosen
 
 
 def take_preset(context: typer.Context, name: str | None) -> str | None:

@@ -10,6 +10,7 @@ from tests.commands import tree
 from tests.train.conftest import TINY, Invoke, one_line
 from tests.train.resume.conftest import USUAL, stop_at
 from train.progress import TrainingProgress
+from train.resume import load_state
 from vae_export.runs import Run
 
 
@@ -24,7 +25,7 @@ from vae_export.runs import Run
         (["--likelihood", "gaussian"], ["'name': 'bernoulli'", "'name': 'gaussian'"]),
         (["--weight-average", 0.9], ["weight_average 0.99", "weight_average 0.9"]),
         (["--precision", "bfloat16"], ["precision float32", "precision bfloat16"]),
-        (["--epochs", 9], ["epochs 4", "epochs 9"]),  # its learning rate follows one cycle over all epochs
+        (["--epochs", 2], ["more than the 2 that are done", "got 2"]),
         (["--preset", "burda"], ["preset None", "preset burda"]),
     ],
     ids=lambda value: str(value[0]),
@@ -64,10 +65,19 @@ def test_resume_without_run_or_with_force_is_a_usage_error(invoke: Invoke, stopp
     one_line(done.err)
 
 
-def test_new_training_removes_the_earlier_state(invoke: Invoke, stopped: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_training_keeps_the_earlier_run_until_its_first_checkpoint(
+    invoke: Invoke, stopped: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped.export.mkdir()
+    (stopped.export / "certificate.json").write_text("{}")
+    before = tree(stopped.folder)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingProgress, "step", lambda *_: 1 / 0)
         assert invoke("train", *USUAL, "--out", stopped.folder, "--force").code == 1
-    done = invoke("train", "--resume", "--out", stopped.folder)
-    assert done.code == 2
-    assert "nothing to resume" in one_line(done.err)
+    assert {**tree(stopped.folder), ".lock": b""} == {**before, ".lock": b""}
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        assert invoke("train", *USUAL, "--out", stopped.folder, "--force").code == 143
+    assert not stopped.export.exists()
+    assert load_state(stopped).steps_done == 2
+    assert stopped.previous_checkpoint.read_bytes() == before["checkpoint.safetensors"]

@@ -145,7 +145,27 @@ def test_resume_accepts_more_epochs_of_a_constant_rate(invoke: Invoke, run: Run,
     assert run.checkpoint.read_bytes() == long.checkpoint.read_bytes()
     fewer = invoke("train", "--resume", "--epochs", 2, "--out", run.folder)
     assert fewer.code == 2
-    assert "expected epochs 3, got epochs 2" in one_line(fewer.err)
+    assert "expected more than the 3 that are done, got 2" in one_line(fewer.err)
+
+
+def test_more_epochs_follow_a_new_cycle_and_resume_to_the_same_bytes(
+    invoke: Invoke, run: Run, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Run(tmp_path / "long")
+    for folder in (run.folder, long.folder):
+        shutil.copytree(reference.folder, folder)
+    done = invoke("train", "--resume", "--epochs", 7, "--out", long.folder)
+    assert done.code == 0, done.err
+    assert "note: from here to epoch 7 the learning rate follows a new cycle" in done.err
+    rates = [line["learning_rate"] for line in map(json.loads, long.metrics.read_text().splitlines())]
+    assert rates[3] < 1e-6 > rates[6]  # the end of each cycle
+    assert rates[4] > rates[5] > 1e-4
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5 * STEPS + 3)
+        assert invoke("train", "--resume", "--epochs", 7, "--out", run.folder).code == 143
+    assert invoke("train", "--resume", "--out", run.folder).code == 0
+    assert run.checkpoint.read_bytes() == long.checkpoint.read_bytes()
+    assert load_checkpoint(run.checkpoint).provenance["training"]["cycle_start"] == 4 * STEPS
 
 
 def _name_family_as_earlier_versions_did(run: Run) -> None:
