@@ -310,6 +310,17 @@ class Contract:
         return tuple(self._tensor(name, shape, "codes", bounds, self.code_dtype) for name, shape in shapes.items())
 
     @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """The data, what the decoder gives where that is another tensor, the latents and the conditions."""
+        output = () if self.output == self.data else (self.output,)
+        return (self.data, *output, *self.latents, *(item.tensor for item in self.conditions))
+
+    @property
+    def gives_data(self) -> bool:
+        """Whether the decoder gives data of the shape that the encoder takes."""
+        return self.output.name == self.data.name
+
+    @property
     def is_image(self) -> bool:
         """Whether the decoder gives images of 1 to 4 channels, which can be shown: clipped to the range of the data."""
         channels = self.data_shape[0]

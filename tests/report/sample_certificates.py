@@ -11,7 +11,7 @@ from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
 from vae_export.contract import Contract, Part
 from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import CaseResult, Comparison
-from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
+from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder, ImageErrors
 from vae_export.parity.tolerance import ErrorLimits
 from vae_export.pixels import GreyLevels
 from vae_export.report import certificate_page
@@ -44,16 +44,23 @@ def result(
 
 def error_map(contract: Contract = GREY, *, off: float = 1e-7) -> ErrorMap:
     rng = np.random.default_rng(0)
-    low, high = contract.image_range
-    exact = rng.uniform(low, high, (20, *contract.image_shape))
+    low, high = contract.data_range or (-3, 3)
+    exact = rng.uniform(low, high, (20, *contract.at().output.fixed_item))
     eager = exact.astype(np.float32)
     decoded = (eager + off * rng.uniform(-1, 1, exact.shape)).astype(np.float32) if off else eager
     builder = ErrorMapBuilder()
     builder.add(decoded, eager, exact)
-    builder.show(eager, eager, decoded)
+    if contract.is_image:
+        builder.show(eager, eager, decoded)
     built = builder.build()
     assert built is not None
     return built
+
+
+def image_errors(contract: Contract = GREY, *, off: float = 1e-7) -> ImageErrors:
+    errors = error_map(contract, off=off).images
+    assert errors is not None
+    return errors
 
 
 def manifest(contract: Contract = GREY, names: tuple[str, ...] = ("encoder.onnx", "decoder.onnx")) -> Manifest:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.report.sample_certificates import COLOUR, GREY, certificate, error_map, result
+from tests.report.sample_certificates import COLOUR, GREY, certificate, image_errors, result
 from vae_export.parity.compare import Comparison
 from vae_export.pixels import GreyLevels
 from vae_export.report import images
@@ -37,12 +37,11 @@ def test_strip_keeps_values_beyond_the_tolerance_apart() -> None:
 
 
 def test_amplification_is_round_and_stays_below_white() -> None:
-    whole = error_map(COLOUR, off=3e-4)
-    shown = images.comparison(whole, COLOUR.image_range)
+    shown = images.comparison(image_errors(COLOUR, off=3e-4), COLOUR.image_range)
     assert shown.factor is not None
     assert f"{shown.factor:.0e}"[0] in "125"
     assert shown.largest * shown.factor <= 2 < shown.largest * shown.factor * 2.5
-    assert images.comparison(error_map(COLOUR, off=0.0), COLOUR.image_range).factor is None
+    assert images.comparison(image_errors(COLOUR, off=0.0), COLOUR.image_range).factor is None
 
 
 def test_large_heat_map_shrinks_without_losing_its_worst_pixel() -> None:
@@ -55,7 +54,7 @@ def test_large_heat_map_shrinks_without_losing_its_worst_pixel() -> None:
 
 
 def test_nan_pixels_do_not_look_equal() -> None:
-    whole = error_map()
+    whole = image_errors()
     broken = replace(whole, decoded=np.full_like(whole.decoded, np.nan))
     shown = images.comparison(broken, GREY.image_range)
     assert (shown.largest, shown.factor) == (1.0, 1.0)

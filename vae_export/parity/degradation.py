@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -180,7 +180,10 @@ class DegradationMeter:
     def _degradation(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> Degradation:
         figures: dict[str, Any] = {}
         try:
-            data = self._references.captured.graph(part).spec.outputs[0]
+            data, contract = self._references.captured.graph(part).spec.outputs[0], self._references.source.contract
+            if not data.is_bounded and contract.gives_data and contract.data_range is not None:
+                # A decoder may leave the range of the data; applications clip it.
+                data = replace(data, low=contract.data_range[0], high=contract.data_range[1])
             if data.is_bounded:
                 figures |= pixel_degradation(runner, data, cases)
             if (difference := self._elbo_difference(target, part, runner)) is not None:

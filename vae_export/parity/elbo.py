@@ -48,8 +48,11 @@ def why_not_comparable(contract: Contract) -> str | None:
         return f"the encoder gives {'codes' if contract.encoding == 'codes' else 'a latent'}, not mean and logvar"
     if contract.prior != NORMAL:
         return f"the prior is {contract.prior}, not {NORMAL}"
-    if contract.output_shape is not None:
+    if not contract.gives_data:
         return "the decoder does not give data as the encoder takes it"
+    likelihood = contract.likelihood or Likelihood.usual(contract.data_range)
+    if likelihood.name == "bernoulli" and not contract.output.is_bounded:
+        return "the decoder's output is not bounded, so that it is no probability"
     return None
 
 

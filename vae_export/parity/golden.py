@@ -191,7 +191,7 @@ def _data(captured: Captured, contract: Contract, arrays: Mapping[str, Array], r
 
     It is decoded from the latents where the decoder gives data.
     """
-    data, has_decoder = contract.data, "decoder" in captured.source.parts and contract.output_shape is None
+    data, has_decoder = contract.data, "decoder" in captured.source.parts and contract.gives_data
     decoded = evaluate_rows(captured.graph("decoder"), arrays)[data.name] if has_decoder else None
     if not data.is_bounded:
         return sample((rows, *data.fixed_item), _DATA_SEED) if decoded is None else decoded

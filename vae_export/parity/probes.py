@@ -264,7 +264,7 @@ class _ProbeMaker:
 
     def _decode(self, latents: Arrays, conditions: Arrays) -> Array | None:
         """Return decoded data for an encoder, or None if there is no encoder or the decoder gives something else."""
-        if "encoder" not in self._graphs or "decoder" not in self._graphs or self._contract.output_shape is not None:
+        if not {"encoder", "decoder"} <= set(self._graphs) or not self._contract.gives_data:
             return None
         decoded = evaluate_rows(self._graphs["decoder"], latents | conditions)[self._contract.output.name]
         if self._contract.data_range is None:
@@ -363,6 +363,22 @@ def example_arrays(source: Source, contract: Contract, count: int, rng: np.rando
     if contract.data.name not in found:
         found[contract.data.name] = contract.data.draw(count, np.random.default_rng(_SEED) if rng is None else rng)
     return found
+
+
+def origin_of_probes(source: Source) -> dict[str, str]:
+    """Return in words where the data of the probes comes from, and the latents unless their prior is N(0, I).
+
+    Args:
+        source: the source of the probes.
+    """
+    contract = source.contract
+    noise = "uniform noise" if contract.data_range is not None else "standard normal noise"
+    origin = {"images": "real" if source.images is not None else f"{noise}, since the source has no images"}
+    if contract.prior in (NORMAL, "uniform"):
+        return origin
+    known = "with the mean and the deviation of the encoder's latents"
+    drawn = f"normal, {known}" if "encoder" in source.parts else "standard normal"
+    return origin | {"latents": f"{drawn}, since the prior is {contract.prior}"}
 
 
 def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
 from vae_export.parity.oracle import run_on_zeros
+from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import BATCHES, QUICK_BATCHES, Case, References
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
@@ -171,7 +172,7 @@ def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, A
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads_of_the_reference": threads,
         "nvidia_tf32_override": os.environ.get("NVIDIA_TF32_OVERRIDE"),
-        "images": "real" if source.images is not None else "uniform noise, since the source has no images",
+        **origin_of_probes(source),
     }
 
 
@@ -372,15 +373,20 @@ class _FileVerifier:
                 ]
                 record.results += results
                 if error_map is not None and case.batch == max(self._batches) and results[0].comparison.fault is None:
-                    self._draw(error_map, case, outputs["image"])
+                    self._draw(error_map, case, outputs)
             if error_map is not None:
                 record.error_map = error_map.build()
         return record
 
-    def _draw(self, error_map: ErrorMapBuilder, case: Case, decoded: Array) -> None:
-        error_map.add(decoded, case.eager["image"], case.expected["image"])
-        if case.probe == "data":
-            error_map.show(self._references.images(case.batch), case.eager["image"], decoded)
+    def _draw(self, error_map: ErrorMapBuilder, case: Case, outputs: Mapping[str, Array]) -> None:
+        """Add a case to the error map of a decoder, and choose the images to show if its data is images."""
+        contract = self._references.source.contract
+        data = contract.output.name
+        error_map.add(outputs[data], case.eager[data], case.expected[data])
+        if case.probe == "data" and contract.is_image:
+            originals = self._references.images(case.batch)
+            if originals.shape == outputs[data].shape:
+                error_map.show(originals, case.eager[data], outputs[data])
 
     def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
         """Raise `TargetError` if no engine is installed or every engine crashed, because linting needs one."""

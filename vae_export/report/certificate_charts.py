@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vae_export.contract import MAX_LEVEL, Array
+from vae_export.contract import Array
 from vae_export.parity.error_maps import HISTOGRAM_EDGES, ErrorMap
 from vae_export.report.text import percent
 
@@ -51,7 +51,7 @@ def strip(shares: Sequence[float]) -> list[Mark]:
 
 @dataclass(frozen=True)
 class Histogram:
-    """The histogram of pixel errors.
+    """The histogram of the errors of pixels, or of the values of other data.
 
     Attributes:
         eager, exported: outlines for PyTorch and the file, closed at the axis.
@@ -60,7 +60,7 @@ class Histogram:
         portions: (y, text) of the grid.
         largest: x of the file's largest error; None if it lies outside the plot.
         before: whether its label is on the left, because the grey-level line takes the space on the right.
-        grey: x of half a grey level; None if it lies outside the plot.
+        grey: x of half a grey level; None if it lies outside the plot, or if the data has no levels.
         left, right, top, bottom: edges of the plot.
     """
 
@@ -79,14 +79,13 @@ class Histogram:
     bottom: float
 
 
-def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogram:
+def histogram(error_map: ErrorMap, level: float | None = None) -> Histogram:
     """Return the histogram of the distances to float64, for PyTorch and the file on one scale.
 
     Args:
         error_map: the errors of a decoder.
-        image_range: lowest and highest pixel value of the contract.
+        level: one grey level; None for data that has none.
     """
-    low, high = image_range
     eager, exported = (_portions(counts) for counts in (error_map.eager, error_map.exported))
     peak = max(float(eager[1:].max()), float(exported[1:].max()), 1e-9)
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
@@ -106,7 +105,7 @@ def histogram(error_map: ErrorMap, image_range: tuple[float, float]) -> Histogra
             steps.append(f"V{round(bottom - (bottom - _TOP) * portion / peak, 1)}H{x(HISTOGRAM_EDGES[index + 1])}")
         return "".join([*steps, f"V{bottom}Z"])
 
-    largest, grey = place(float(error_map.pixel_error.max())), place((high - low) / MAX_LEVEL / 2)
+    largest, grey = place(error_map.worst), None if level is None else place(level / 2)
     return Histogram(
         eager=outline(eager),
         exported=outline(exported),

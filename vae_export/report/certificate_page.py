@@ -19,14 +19,14 @@ from vae_export.artifact.manifest import Manifest
 from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
 from vae_export.parity.certificate import Certificate
 from vae_export.parity.compare import CaseResult
-from vae_export.parity.error_maps import ErrorMap
+from vae_export.parity.error_maps import ErrorMap, ImageErrors
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.report import certificate_charts, images, text
 
 if TYPE_CHECKING:
     from vae_export.report.certificate_charts import Histogram
-    from vae_export.report.images import HeatMap, ImageComparison
+    from vae_export.report.images import HeatMap, ImageComparison, Picture
 
 
 def _severity(result: CaseResult) -> tuple[bool, float]:
@@ -174,8 +174,8 @@ class Summary:
     def _item(self, part: str, output: str) -> int:
         for known in EVERY_PART:
             if known == part:
-                sizes = {tensor.name: math.prod(tensor.fixed_item) for tensor in self.contract.spec(known).outputs}
-                return sizes.get(output, 1)
+                outputs = self.contract.at().spec(known).outputs  # open sizes count as the usual ones
+                return {tensor.name: math.prod(tensor.fixed_item) for tensor in outputs}.get(output, 1)
         return 1
 
 
@@ -196,22 +196,58 @@ class File:
 
 @dataclass(frozen=True)
 class View:
-    """The pictures of one target's decoder."""
+    """The charts of one target's decoder, and the pictures if its data can be shown."""
 
     target: str
-    heat_map: HeatMap
     histogram: Histogram
-    comparison: ImageComparison
+    worst: float
+    pictures: Pictures | None
 
     @classmethod
     def of(cls, target: str, error_map: ErrorMap, contract: Contract) -> View:
-        """Draw the pictures of a target's error map, with pixels in the contract's range."""
+        """Draw a target's error map, with pixels in the contract's range."""
+        shown = pixel_range(contract)
+        pictures = None if error_map.images is None or shown is None else Pictures.of(error_map.images, shown)
+        histogram = certificate_charts.histogram(error_map, None if shown is None else grey_level(shown))
+        return cls(target, histogram, error_map.worst, pictures)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one target's decoder."""
+
+    heat_map: HeatMap
+    comparison: ImageComparison
+    originals: Picture
+    pytorch: Picture
+    count: int
+
+    @classmethod
+    def of(cls, errors: ImageErrors, image_range: tuple[float, float]) -> Pictures:
+        """Draw images whose pixels are in the range."""
         return cls(
-            target,
-            images.heat_map(error_map.pixel_error, contract.image_range),
-            certificate_charts.histogram(error_map, contract.image_range),
-            images.comparison(error_map, contract.image_range),
+            images.heat_map(errors.pixel_error, image_range),
+            images.comparison(errors, image_range),
+            images.image_row(errors.originals, image_range),
+            images.image_row(errors.pytorch, image_range),
+            len(errors.originals),
         )
+
+
+def pixel_range(contract: Contract) -> tuple[float, float] | None:
+    """Return the lowest and the highest value of a pixel, or None if the decoder gives no images in a range.
+
+    A decoder that may leave the range of the data is shown within it.
+    """
+    output = contract.output
+    if len(output.item) != 3:
+        return None
+    return (output.low, output.high) if output.is_bounded else contract.data_range if contract.gives_data else None
+
+
+def grey_level(image_range: tuple[float, float]) -> float:
+    """Return the size of one grey level of pixels in this range."""
+    return (image_range[1] - image_range[0]) / MAX_LEVEL
 
 
 def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
@@ -225,28 +261,40 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         The page.
     """
     contract = manifest.contract
-    first = next(iter(certificate.error_maps.values()), None)
+    pixels = pixel_range(contract)
+    views = [View.of(target, error_map, contract) for target, error_map in certificate.error_maps.items()]
     template = jinja_environment().get_template(TEMPLATE)
     return template.render(
         certificate=certificate,
         manifest=manifest,
         contract=contract,
+        tensors=contract.tensors,
         summary=Summary(certificate, contract),
         files=_files(certificate, manifest),
         provenance=list(text.flat(manifest.provenance)),
         surroundings=list(text.flat(certificate.environment)),
         written=list(text.flat(manifest.versions)),
-        views=[View.of(target, error_map, contract) for target, error_map in certificate.error_maps.items()],
-        originals=None if first is None else images.image_row(first.originals, contract.image_range),
-        pytorch=None if first is None else images.image_row(first.pytorch, contract.image_range),
-        shown=0 if first is None else len(first.originals),
-        noise=str(certificate.environment.get("images", "")).startswith("uniform noise"),
+        views=views,
+        shown=next((view.pictures for view in views if view.pictures is not None), None),
+        not_shown=why_not_shown(contract),
+        noise="noise, since" in str(certificate.environment.get("images", "")),
         colours=", ".join(f"rgb{colour}" for colour in images.COLOURS),
         factor=FP32_TOLERANCE_FACTOR,
-        level=(contract.image_range[1] - contract.image_range[0]) / MAX_LEVEL,
+        pixels=pixels,
+        level=None if pixels is None else grey_level(pixels),
         charts=certificate_charts,
         text=text,
     )
+
+
+def why_not_shown(contract: Contract) -> str | None:
+    """Return why the data cannot be shown as images, or None if it can."""
+    if contract.is_image:
+        return None
+    channels = contract.output.item[0]
+    if contract.output.name == "image" and contract.data_range is not None:
+        return f"the images have {channels} channels"
+    return f"the decoder gives no images in a range, but {contract.output}"
 
 
 def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
@@ -274,6 +322,7 @@ def jinja_environment() -> Environment:
         name: getattr(text, name)
         for name in ("number", "times", "percent", "many", "counted", "listed", "duration", "size")
     }
+    environment.filters["shape"] = text.shape
     return environment
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vae_export.contract import MAX_LEVEL, Array
-from vae_export.parity.error_maps import ErrorMap
+from vae_export.parity.error_maps import ImageErrors
 
 #: Colours from no error to the largest error, from dark to light, so that they differ without colour vision.
 COLOURS = ((10, 8, 28), (58, 15, 97), (125, 31, 108), (190, 55, 82), (237, 105, 37), (251, 175, 60), (252, 253, 191))
@@ -89,14 +89,14 @@ def image_row(images: Array, image_range: tuple[float, float]) -> Picture:
     return _row(np.nan_to_num((np.asarray(images, np.float64) - low) / (high - low)), np.mean)
 
 
-def comparison(error_map: ErrorMap, image_range: tuple[float, float]) -> ImageComparison:
+def comparison(errors: ImageErrors, image_range: tuple[float, float]) -> ImageComparison:
     """Draw the file's images, and how far each pixel is from PyTorch's, amplified by a round number."""
     low, high = image_range
-    difference = _finite(np.abs(np.asarray(error_map.decoded, np.float64) - error_map.pytorch), image_range)
+    difference = _finite(np.abs(np.asarray(errors.decoded, np.float64) - errors.pytorch), image_range)
     largest = float(difference.max())
     factor = _round_down((high - low) / largest) if largest > 0 else None
     shown = _row(difference * (factor or 0.0) / (high - low), np.max)
-    return ImageComparison(image_row(error_map.decoded, image_range), shown, factor, largest)
+    return ImageComparison(image_row(errors.decoded, image_range), shown, factor, largest)
 
 
 def _finite(distance: Array, image_range: tuple[float, float]) -> Array:

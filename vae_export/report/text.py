@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 #: A description of each probe, for readers of the page.
 PROBES = {
@@ -63,6 +63,11 @@ def size(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count} bytes"
+
+
+def shape(sizes: Sequence[int | str]) -> str:
+    """Format the shape of one row: 1 × 28 × 28; "one number" for a number a row."""
+    return " × ".join(map(str, sizes)) or "one number"
 
 
 def duration(seconds: float | None) -> str:
