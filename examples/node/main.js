@@ -1,13 +1,15 @@
-// node main.js BUNDLE PICTURE [SEED] tests the bundle on this machine, then writes 16 new images to PICTURE.
+// node main.js BUNDLE PICTURE [SEED [KEY.pub]] tests the bundle on this machine, then writes 16 new images to PICTURE.
+// With KEY.pub, it refuses a bundle that the owner of that key has not signed.
 import { readFileSync, writeFileSync } from "node:fs";
 import { checkNoise, modelBytes, openBundle, sample, selfTest, toLevel } from "../../vae_export/explorer/page/vae-bundle.mjs";
 
 process.env.ORT_DISABLE_TELEMETRY ??= "1"; // must be set before the import: it reports the models that it opens to Microsoft
 const ort = await import("onnxruntime-node");
 
-async function main(path, picture, seed = "0") {
+async function main(path, picture, seed = "0", key = null) {
   if (!/^[0-9]+$/.test(seed)) throw new Error(`bad seed: ${seed}; expected 0 to 2^64 - 1`);
-  const bundle = await openBundle(readFileSync(path));
+  const bundle = await openBundle(readFileSync(path), { verifyKey: key && readFileSync(key, "utf8") });
+  if (bundle.signedBy) console.log(`signed by the key ${bundle.signedBy}`);
   const { latent_shape: latentShape, image_range: range } = bundle.manifest.contract;
   const latentSize = latentShape.reduce((a, b) => a * b, 1);
 
@@ -61,7 +63,7 @@ function writePicture(file, { data, dims: [n, channels, height, width] }, range,
 }
 
 if (process.argv.length < 4) {
-  console.error("usage: node main.js BUNDLE PICTURE [SEED]");
+  console.error("usage: node main.js BUNDLE PICTURE [SEED [KEY.pub]]");
   process.exit(2);
 }
 try {

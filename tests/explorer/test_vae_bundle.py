@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 
 from tests.bundle.tampering import KINDS
+from tests.conftest import Exported
 from tests.explorer.conftest import PAGE
 from vae_export import rng
+from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.golden import GoldenArray, judge
 from vae_export.bundle import open_bundle
 from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.bundle.signature import public_key
+from vae_export.bundle.writer import pack
 from vae_export.io.atomic import sha256
 from vae_export.pixels import to_levels
 from vae_export.precision import PRECISIONS
@@ -202,6 +206,51 @@ def test_altered_bundle_is_refused_and_the_file_named(node: str, bundle: Path, t
         assert expected in message, kind
 
 
+def test_signature_is_checked_with_the_key_that_is_given(node: str, mlp: Exported, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    def private(seed: int) -> bytes:
+        key = Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    certificate = read_certificate(mlp.artifact.certificate)
+    whole = pack(mlp.artifact, certificate, name="x", formats=["onnx"], sign_key=private(1))
+    key, other = public_key(private(1)).decode(), public_key(private(2)).decode()
+    altered = read_archive(whole, "test")["SHA256SUMS.sig"].tobytes()[::-1]
+    cases = [
+        (whole, None, ""),
+        (whole, key, ""),
+        (whole, other, "signature is not valid"),
+        (_rewritten(whole, {"SHA256SUMS.sig": altered}), None, ""),
+        (_rewritten(whole, {"SHA256SUMS.sig": altered}), key, "signature is not valid"),
+        (_rewritten(whole, {"LICENSE": b"mine"}), key, "signature is not valid"),
+        (_rewritten(whole, {"SHA256SUMS.sig": None}), key, "not signed"),
+        (
+            _rewritten(whole, {"SHA256SUMS.sig": altered[1:]}),
+            None,
+            "signature cannot be read: SHA256SUMS.sig; expected 64",
+        ),
+        (whole, "x", "key cannot be read"),
+        (whole, private(1).decode(), "key cannot be read"),
+    ]
+    for number, (data, _, _) in enumerate(cases):
+        (tmp_path / str(number)).write_bytes(data)
+    code = """
+    const said = [];
+    for (const [path, verifyKey] of given) {
+      const opened = bundle.openBundle(fs.readFileSync(path), { verifyKey });
+      said.push(await opened.then((b) => [b.signedBy, ""], (error) => [error.name, error.message]));
+    }
+    say(said);
+    """
+    said = run(node, code, [[str(tmp_path / str(number)), key] for number, (_, key, _) in enumerate(cases)])
+    opened = open_bundle(tmp_path / "1", verify_key=key.encode())
+    for (_, verify_key, expected), (name, message) in zip(cases, said, strict=True):
+        assert name == ("BundleError" if expected else verify_key and opened.signed_by), message
+        assert expected in message
+
+
 def _flip(data: bytes, index: int) -> bytes:
     return data[:index] + bytes([data[index] ^ 0x10]) + data[index + 1 :]
 
@@ -211,7 +260,8 @@ def _rewritten(whole: bytes, changes: dict[str, bytes | None], *, sums: bool = T
     files = {name: bytes(data) for name, data in read_archive(whole, "test").items()} | changes
     kept = {name: data for name, data in files.items() if data is not None}
     if sums:
-        lines = [f"{sha256(data)}  {name}\n" for name, data in kept.items() if name != "SHA256SUMS"]
+        listed = ((name, data) for name, data in kept.items() if not name.startswith("SHA256SUMS"))
+        lines = [f"{sha256(data)}  {name}\n" for name, data in listed]
         kept["SHA256SUMS"] = "".join(lines).encode()
     return write_archive(kept)
 

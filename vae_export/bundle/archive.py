@@ -7,13 +7,15 @@ entries with `zipfile`. `check_canonical` then writes the archive again and comp
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from vae_export.errors import IntegrityError, UsageError
+from vae_export.errors import IntegrityError, ModelError, UsageError
 from vae_export.io.file_names import check_distinct, check_name
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -22,7 +24,7 @@ _END = struct.Struct("<4s4H2IH")
 _LOCAL_MAGIC, _CENTRAL_MAGIC, _END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _NEEDED, _MADE_BY, _DATE, _ATTRIBUTES = 20, 0x0314, 0x0021, 0o100644 << 16
 #: Limits of a ZIP file without the 64-bit extension: it has fewer bytes and fewer entries.
-MAX_BYTES, _MAX_ENTRIES = 1 << 32, 0xFFFF
+_MAX_BYTES, _MAX_ENTRIES = 1 << 32, 0xFFFF
 
 
 def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
@@ -36,21 +38,68 @@ def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
         IntegrityError: a name is not allowed, or occurs twice.
     """
     check_distinct(map(check_name, files))
-    body: list[bytes | memoryview] = []
+    return b"".join(_pieces(files))
+
+
+def _pieces(files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """Yield the headers and contents of an archive in order; raise `UsageError` if they are too many or too large."""
     central, offset = bytearray(), 0
     for path, data in files.items():
-        if offset + len(data) >= MAX_BYTES or len(files) >= _MAX_ENTRIES:
-            raise UsageError("bundle would be too large", where=path, expected=f"less than {MAX_BYTES:,} bytes")
+        if offset + len(data) >= _MAX_BYTES or len(files) >= _MAX_ENTRIES:
+            raise UsageError("bundle would be too large", where=path, expected=f"less than {_MAX_BYTES:,} bytes")
         name = path.encode("ascii")
         sizes = (zlib.crc32(data), len(data), len(data), len(name), 0)
         central += _CENTRAL.pack(
             _CENTRAL_MAGIC, _MADE_BY, _NEEDED, 0, 0, 0, _DATE, *sizes, 0, 0, 0, _ATTRIBUTES, offset
         )
         central += name
-        body += [_LOCAL.pack(_LOCAL_MAGIC, _NEEDED, 0, 0, 0, _DATE, *sizes), name, data]
+        yield _LOCAL.pack(_LOCAL_MAGIC, _NEEDED, 0, 0, 0, _DATE, *sizes) + name
+        yield data
         offset += _LOCAL.size + len(name) + len(data)
-    end = _END.pack(_END_MAGIC, 0, 0, len(files), len(files), len(central), offset, 0)
-    return b"".join([*body, central, end])
+    yield bytes(central)
+    yield _END.pack(_END_MAGIC, 0, 0, len(files), len(files), len(central), offset, 0)
+
+
+def read_file(path: Path) -> bytes:
+    """Read a file that could be an archive: its first and last bytes are checked before it is read into memory.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ModelError: the file is missing, is not a plain file, or cannot be read.
+        IntegrityError: the file is too large, or is not an archive.
+    """
+    try:
+        if not path.is_file():  # a device or a pipe would never end
+            raise ModelError("no bundle found", where=path, got="no such file" if not path.exists() else "not a file")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size >= _MAX_BYTES:
+                expected = f"less than {_MAX_BYTES:,} bytes"
+                raise IntegrityError("bundle is too large", where=path, expected=expected, got=f"{size:,}")
+            _check_ends(file.read(len(_LOCAL_MAGIC)), _last(file, size), size, path)
+            file.seek(0)
+            return file.read(size)
+    except OSError as error:
+        raise ModelError("bundle cannot be read", where=path, got=error.strerror) from error
+
+
+def _last(file: BinaryIO, size: int) -> bytes:
+    file.seek(max(0, size - _END.size))
+    return file.read(_END.size)
+
+
+def _check_ends(first: bytes, last: bytes, size: int, where: Path | str) -> None:
+    """Raise `IntegrityError` unless an archive of `size` bytes can begin and end like this."""
+    if first != _LOCAL_MAGIC:
+        raise IntegrityError("not a bundle", where=where, expected="a ZIP file made by `vae-export bundle`")
+    if last[:4] != _END_MAGIC or len(last) != _END.size or sum(_END.unpack(last)[5:7]) + _END.size != size:
+        do = "fetch it again"
+        raise IntegrityError("bundle is cut off or damaged", where=where, expected="an end record at its end", do=do)
 
 
 def read_archive(data: bytes, where: Path | str) -> dict[str, memoryview]:
@@ -68,8 +117,7 @@ def read_archive(data: bytes, where: Path | str) -> dict[str, memoryview]:
     Raises:
         IntegrityError: the archive is damaged, or a file in it is compressed.
     """
-    if not data.startswith(_LOCAL_MAGIC):
-        raise IntegrityError("not a bundle", where=where, expected="a ZIP file made by `vae-export bundle`")
+    _check_ends(data[: len(_LOCAL_MAGIC)], data[-_END.size :], len(data), where)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
@@ -98,9 +146,16 @@ def check_canonical(data: bytes, files: Mapping[str, memoryview], where: Path | 
         files: the result of `read_archive`.
         where: the path of the archive, for messages.
     """
-    if (canonical := write_archive(files)) == data:
-        return
-    position = _first_difference(canonical, data)
+    position, view = 0, memoryview(data)
+    for piece in _pieces(files):  # one at a time: a second archive would need as much memory again
+        found = view[position : position + len(piece)]
+        if (at := _first_difference(memoryview(piece), found)) is not None:
+            position += at
+            break
+        position += len(piece)
+    else:
+        if position == len(data):
+            return
     raise IntegrityError(
         "bundle is not in the canonical form",
         where=f"{where}, {_entry_at(position, files)}",
@@ -110,13 +165,16 @@ def check_canonical(data: bytes, files: Mapping[str, memoryview], where: Path | 
     )
 
 
-def _first_difference(one: bytes, other: bytes) -> int:
-    """Return the position of the first byte in which two unequal byte strings differ."""
-    start, block = 0, 1 << 16
-    while one[start : start + block] == other[start : start + block]:
-        start += block
-    pairs = zip(one[start : start + block], other[start : start + block], strict=False)
-    return next((start + i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _first_difference(one: memoryview, other: memoryview) -> int | None:
+    """Return the position of the first byte in which two byte strings differ, or None if they are equal."""
+    block = 1 << 16
+    for start in range(0, max(len(one), len(other)), block):
+        # As bytes: memoryviews are compared number by number, a hundred times as slowly.
+        a, b = bytes(one[start : start + block]), bytes(other[start : start + block])
+        if a != b:
+            pairs = zip(a, b, strict=False)
+            return start + next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+    return None
 
 
 def _entry_at(position: int, files: Mapping[str, memoryview]) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
 from vae_export.artifact.folder import CERTIFICATE, Hashed, check_digest
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
-from vae_export.bundle.archive import MAX_BYTES, check_canonical, read_archive
+from vae_export.bundle.archive import check_canonical, read_archive, read_file
 from vae_export.bundle.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
-from vae_export.errors import IntegrityError, ModelError
+from vae_export.errors import IntegrityError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct
 
@@ -107,7 +107,7 @@ def open_bundle(path: str | Path, *, verify_key: Key | None = None) -> Bundle:
         ParityError: the certificate did not pass.
     """
     path = Path(path)
-    return read_bundle(_bytes(path), path, verify_key=verify_key)
+    return read_bundle(read_file(path), path, verify_key=verify_key)
 
 
 def read_bundle(data: bytes, path: Path, *, verify_key: Key | None = None) -> Bundle:
@@ -159,17 +159,6 @@ def _check_text(data: memoryview, where: str) -> None:
     except UnicodeDecodeError as error:
         got = f"byte {error.start}: {error.reason}"
         raise IntegrityError("not a text", where=where, expected="UTF-8", got=got) from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():  # a device or a pipe would never end
-            raise ModelError("no bundle found", where=path, got="no such file" if not path.exists() else "not a file")
-        if (size := path.stat().st_size) >= MAX_BYTES:
-            raise IntegrityError("bundle is too large", where=path, expected=f"less than {MAX_BYTES:,} bytes", got=size)
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError("bundle cannot be read", where=path, got=error.strerror) from error
 
 
 def _check_sums(sums: bytes, files: Mapping[str, memoryview], path: Path) -> dict[str, str]:

@@ -11,7 +11,9 @@ export class BundleError extends Error {
 const FORMAT = "vae-export/1";
 const CERTIFICATE_FORMAT = "vae-export-certificate/1";
 const PRIOR = "standard normal";
-const [MANIFEST_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 64 << 20]; // bytes
+const [MANIFEST_LIMIT, TEXT_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 1 << 20, 64 << 20]; // bytes
+const [DEPTH_LIMIT, VALUES_LIMIT] = [64, 1 << 22];
+const [SIGNATURE, SIGNATURE_SIZE] = ["SHA256SUMS.sig", 64];
 const FLOAT_PARTS = ["encoder", "decoder", "autoencoder"];
 // A reader takes the first of these that a part has, and ignores files of any other precision.
 const PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights"];
@@ -20,28 +22,34 @@ const PRECISIONS = ["fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights
  * Open a bundle.
  *
  * @param {ArrayBuffer | Uint8Array} data the whole file
+ * @param {{verifyKey?: string}} options `verifyKey` is the Ed25519 public key of whoever must have signed the bundle, as the
+ *   text of a PEM file; without it, no signature is needed and none is checked
  * @returns {Promise<Bundle>} `files` maps the name of every entry to its bytes, as a view of `data`; `identity` is the
- *   SHA-256 of the list of hashes, which only bundles with equal contents share
+ *   SHA-256 of the list of hashes, which only bundles with equal contents share; `signedBy` is the fingerprint of
+ *   `verifyKey`, or null
  * @throws {BundleError} if any byte is not as the specification says; the message names the file
- * @typedef {{identity: string, manifest: object, certificate: object, card: string, files: Map<string, Uint8Array>}} Bundle
+ * @typedef {{identity: string, signedBy: string | null, manifest: object, certificate: object, card: string,
+ *   files: Map<string, Uint8Array>}} Bundle
  */
-export async function openBundle(data) {
+export async function openBundle(data, { verifyKey = null } = {}) {
   if (!globalThis.crypto?.subtle) throw new BundleError("SHA-256 is not available; open this page on https:// or localhost");
   try {
     // A plain view even of Node's Buffer, whose slice() would not copy.
     const isView = ArrayBuffer.isView(data);
-    return await readBundle(isView ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array(data));
+    const bytes = isView ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength) : new Uint8Array(data);
+    return await readBundle(bytes, verifyKey);
   } catch (error) {
     // A forged manifest can hold any type in any place, which then fails as a TypeError.
     throw error instanceof BundleError ? error : new BundleError(`bundle cannot be read; got ${error.message}`);
   }
 }
 
-async function readBundle(bytes) {
+async function readBundle(bytes, verifyKey) {
   const { files, checksums } = readArchive(bytes);
   const [first] = files.keys();
   if (first !== "SHA256SUMS") refuse("not a bundle", "its first file", "SHA256SUMS", first);
   const sums = files.get(first);
+  const signedBy = await checkSignature(sums, files.get(SIGNATURE), verifyKey);
   const hashes = await checkSums(ascii(sums), files);
   for (const [name, stated] of checksums) { // after SHA-256, whose message says more
     const found = crc32(files.get(name));
@@ -55,8 +63,9 @@ async function readBundle(bytes) {
     if (size !== files.get(name).length) refuse("wrong size", name, `${size} bytes`, files.get(name).length);
   }
   const certificate = readCertificate(files.get("certificate.json"), manifest);
-  const card = new TextDecoder().decode(files.get("MODEL_CARD.md"));
-  return { identity: await digest(sums), manifest, certificate, card, files };
+  const card = readText(files.get("MODEL_CARD.md"), "MODEL_CARD.md");
+  readText(files.get("LICENSE"), "LICENSE");
+  return { identity: await digest(sums), signedBy, manifest, certificate, card, files };
 }
 
 // ------------------------------------------------------------------------------------------------ model files (section 3)
@@ -335,9 +344,27 @@ function packed(widths, values, name) {
 
 // --------------------------------------------------------------------------------------------- the contents (2 and 3)
 
+/** Check that the owner of a key has signed the list of hashes; return the fingerprint of the key, or null without a key. */
+async function checkSignature(sums, signature, verifyKey) {
+  if (signature && signature.length !== SIGNATURE_SIZE) {
+    refuse("signature cannot be read", SIGNATURE, `${SIGNATURE_SIZE} bytes`, signature.length);
+  }
+  if (verifyKey === null) return null;
+  const base64 = /^\s*-----BEGIN PUBLIC KEY-----([\sA-Za-z0-9+/=]+)-----END PUBLIC KEY-----\s*$/.exec(verifyKey)?.[1];
+  if (!base64) refuse("key cannot be read", "verifyKey", "an Ed25519 public key in PEM");
+  const der = Uint8Array.from(atob(base64.replace(/\s/g, "")), (letter) => letter.charCodeAt(0));
+  const key = await crypto.subtle.importKey("spki", der, "Ed25519", false, ["verify"]);
+  const fingerprint = await digest(der);
+  if (!signature) refuse("not signed", null, `a signature by the key ${fingerprint}`);
+  if (!(await crypto.subtle.verify("Ed25519", key, signature, sums))) {
+    refuse("signature is not valid", null, `a signature by the key ${fingerprint}`, "one by another key, or of other contents");
+  }
+  return fingerprint;
+}
+
 /** Check the hash of every file, and that the list of hashes is in its only valid spelling. */
 async function checkSums(sums, files) {
-  const names = [...files.keys()].slice(1);
+  const names = [...files.keys()].slice(1).filter((name) => name !== SIGNATURE);
   const stated = new Map(sums.split("\n").slice(0, -1).map((line) => [line.slice(66), line.slice(0, 64)]));
   const hashes = new Map();
   for (const name of names) {
@@ -448,9 +475,10 @@ function checkGolden({ contract, files, golden }) {
 /** Check that the archive holds exactly the files of section 2, in that order. */
 function checkEntries(manifest, names) {
   const models = namedFiles(manifest).map((item) => item.name);
-  const wanted = ["SHA256SUMS", "manifest.json", ...models, "certificate.json", "certificate.html", "MODEL_CARD.md", "LICENSE"];
+  const wanted = ["SHA256SUMS", SIGNATURE, "manifest.json", ...models, "certificate.json", "certificate.html", "MODEL_CARD.md", "LICENSE"];
   for (const name of names) if (!wanted.includes(name)) refuse("extra file", name, "the files that manifest.json names");
-  for (const name of wanted) if (!names.includes(name) && name !== "certificate.html") refuse("file is missing", name);
+  const optional = [SIGNATURE, "certificate.html"];
+  for (const name of wanted) if (!names.includes(name) && !optional.includes(name)) refuse("file is missing", name);
   if (wanted.filter((name) => names.includes(name)).join() !== names.join()) refuse("files are out of order");
 }
 
@@ -478,26 +506,61 @@ function readCertificate(bytes, manifest) {
     const found = certificate.files?.[entry.name];
     if (found !== entry.sha256) refuse("certificate belongs to another file", `certificate.json, ${entry.name}`, entry.sha256, String(found));
   }
+  const { planned_rows: planned, failed_rows: failed, rows, findings = [] } = certificate;
+  if (![rows, findings].every(Array.isArray)) refuse("certificate cannot be read", "certificate.json", "rows and findings");
+  const isComplete = rows.length > 0 && planned === rows.length && failed === 0;
+  if (!isComplete || !rows.every(isWithin) || findings.some(({ severity }) => severity === "error")) {
+    refuse("certificate contradicts itself", "certificate.json", "as many rows as planned, all passed, and no error");
+  }
   return certificate;
 }
 
-/** Parse JSON. Unlike JSON.parse, refuse a duplicate key: another reader could take the other value. */
+/** Return whether a row of a certificate has passed, and has the figures of one that did. */
+function isWithin({ passed, fault, outside, grey, error, band, mean_error: meanError, mean_band: meanBand }) {
+  const pairs = meanError === undefined && meanBand === undefined ? [[error, band]] : [[error, band], [meanError, meanBand]];
+  const figures = pairs.every(([found, allowed]) => [found, allowed].every(Number.isFinite) && found <= allowed);
+  return passed === true && figures && fault == null && !outside && !grey?.unexplained;
+}
+
+/** Return a text for people, which is UTF-8 and short. */
+function readText(bytes, name) {
+  if (bytes.length > TEXT_LIMIT) refuse("text is too long", name, `${TEXT_LIMIT} bytes at most`, bytes.length);
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch {
+    return refuse("not a text", name, "UTF-8");
+  }
+}
+
+/**
+ * Parse JSON. Unlike JSON.parse, refuse what two parsers could read differently: a key that occurs twice, a number that
+ * overflows, half a character, and deep nesting.
+ */
 function parseJson(bytes, name, limit) {
   if (bytes.length > limit) refuse("file is too large", name, `${limit} bytes at most`, bytes.length);
   try {
     const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
-    const document = JSON.parse(text);
-    const objects = []; // the keys seen so far in each object that is still open
-    for (const [token, key] of text.matchAll(/[{}]|("(?:[^"\\]|\\.)*")(?=\s*:)|"(?:[^"\\]|\\.)*"/g)) {
-      if (token === "{") objects.push(new Set());
-      else if (token === "}") objects.pop();
+    const open = []; // the keys seen so far in each object that is still open, and null for each list
+    let values = 0;
+    for (const [token, key] of text.matchAll(/[{}[\],]|("(?:[^"\\]|\\.)*")(?=\s*:)|"(?:[^"\\]|\\.)*"/g)) {
+      if (token === "{" || token === "[") open.push(token === "{" ? new Set() : null);
+      else if (token === "}" || token === "]") open.pop();
       else if (key) {
-        const keys = objects.at(-1);
+        const keys = open.at(-1);
         if (keys.has(JSON.parse(key))) throw new Error(`duplicate key ${key}`);
         keys.add(JSON.parse(key));
       }
+      if ("{[,".includes(token)) values += 1;
+      if (open.length > DEPTH_LIMIT) throw new Error(`more than ${DEPTH_LIMIT} levels`);
+      if (values > VALUES_LIMIT) throw new Error(`more than ${VALUES_LIMIT} values`);
     }
-    return document;
+    return JSON.parse(text, (key, value) => {
+      if (typeof value === "number" && !Number.isFinite(value)) throw new Error("number is too large");
+      for (const part of [key, value]) {
+        if (typeof part === "string" && /\p{Surrogate}/u.test(part)) throw new Error("half a character");
+      }
+      return value;
+    });
   } catch (error) {
     return refuse("JSON cannot be read", name, null, error.message);
   }
