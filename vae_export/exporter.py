@@ -80,10 +80,10 @@ def export(
     watch = Stopwatch()
     with staged_folder(out, force=force) as staging:
         with watch.lap("capture"):
-            for note in captured.source.recognised.notes:
+            contract = captured.narrow(tuple(dict.fromkeys(float_part(part) for part in plan.parts)), report)
+            for note in captured.notes:
                 report(note)
             for part in plan.parts:
-                report(f"capturing {part}")
                 captured.graph(part).check_program()
             if plan.is_calibrated:
                 report("preparing calibration inputs")
@@ -97,7 +97,7 @@ def export(
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
-            captured.source.contract,
+            contract,
             entries,
             opset if any(entry.format == "onnx" for entry in entries) else None,
             _versions(entries),
@@ -231,21 +231,21 @@ def _write_files(
     report: Callable[[str], None],
 ) -> tuple[FileEntry, ...]:
     """Write each part in each variant, and return the entries in the order of the parts."""
-    source = captured.source
+    source, contract = captured.source, captured.contract
     entries: list[FileEntry] = []
     for variant in plan.variants:
         format = FORMATS[variant.format]
         written: dict[Part, FileContent] = {}
         for part in plan.parts:
             report(f"writing {variant.file_name(part)}")
-            metadata = file_metadata(source.contract.spec(part), source.provenance)
+            metadata = file_metadata(contract.spec(part), source.provenance)
             inputs = None if calibrated is None else calibrated[part]
             with deferred_signals(), watch.lap(variant.format):
                 options = WriteOptions(metadata, plan.opset, variant.precision, inputs)
                 written[part] = format.write(captured.graph(part), options)
         if plan.skip_unusable and variant.precision != FULL:
             with watch.lap(variant.format):
-                reason = _why_unusable(variant.format, written, source.contract)
+                reason = _why_unusable(variant.format, written, contract)
             if reason is not None:
                 report(f"left out: {variant.format} in {variant.precision}: {reason}")
                 continue

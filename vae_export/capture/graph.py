@@ -1,51 +1,40 @@
-"""Capture the parts of a source as graphs: in eval mode, on the CPU, with a dynamic batch and no stochastic op."""
+"""Capture the parts of a source as graphs: in eval mode, on the CPU, with dynamic axes and no stochastic op."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from vae_export.capture.part_modules import AutoencoderModule, DecoderModule, EncoderModule, PixelsModule
-from vae_export.contract import PIXELS, Part, PartSpec, float_part
+from vae_export.capture.copying import copy_module
+from vae_export.capture.function_check import check_function
+from vae_export.capture.part_modules import part_module
+from vae_export.capture.program import capture_narrowed, example_inputs, example_sizes, export_program, user_code
+from vae_export.contract import Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
-from vae_export.tensors import BATCH
+from vae_export.tensors import BATCH, sizes_at
 
 if TYPE_CHECKING:
     import onnx
 
+    from vae_export.sources.recognition import Recognised
 
-#: The batch size for capture. Some versions of PyTorch turn a batch of 1 into a constant (pytorch#157621).
-_EXAMPLE_BATCH = 2
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def capture(source: Source, part: Part) -> Graph:
     """Return the graph of one part of a source; raise `ModelError` if the modules do not keep the contract."""
-    if float_part(part) not in source.parts:
-        raise ModelError("part cannot be made", where=part, expected=" | ".join(source.parts))
-    modules = [module for module in (source.recognised.encoder, source.recognised.decoder) if module is not None]
-    if part == "encoder":
-        module: nn.Module = EncoderModule(modules[0])
-    elif part == "decoder":
-        module = DecoderModule(modules[-1])
-    elif part in PIXELS.values():
-        module = PixelsModule(modules[-1], source.contract.image_range, part)
-    else:
-        module = AutoencoderModule(*modules)
-    # The module is copied, so that the caller's modules keep their mode and device.
-    graph = Graph(source.contract.spec(part), copy.deepcopy(module).cpu().float().eval().requires_grad_(False))
-    graph.check()
-    return graph
+    return Captured(source, source.contract).graph(part)
 
 
 class Captured:
@@ -54,27 +43,105 @@ class Captured:
     Stages that need the same graphs share one instance: writing, golden vectors and verification.
 
     Args:
-        source: the model to export.
+        source: the model to export. Its modules are copied, so that they keep their mode and device.
+        contract: a contract that capturing has narrowed before, such as a manifest's. Without one, the first use of
+            `contract` or `graph` captures all parts, and finds the sizes that they support.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, contract: Contract | None = None) -> None:
         self.source = source
+        #: What was found in the modules and what was narrowed, a line each.
+        self.notes: tuple[str, ...] = ()
+        self._contract = contract
         self._graphs: dict[Part, Graph] = {}
 
     @classmethod
-    def of(cls, source: Source | Checkpoint | Captured) -> Captured:
-        """Wrap a source or a checkpoint; return a `Captured` unchanged."""
-        return source if isinstance(source, Captured) else cls(Source.of(source))
+    def of(cls, source: Source | Checkpoint | Captured, contract: Contract | None = None) -> Captured:
+        """Wrap a source or a checkpoint; return a `Captured` unchanged unless it has another contract than given."""
+        if isinstance(source, Captured):
+            if contract is None or source._contract == contract:
+                return source
+            source = source.source
+        return cls(Source.of(source), contract)
+
+    @property
+    def contract(self) -> Contract:
+        """The source's contract, narrowed to the sizes and batches that its graphs support; the same for all parts."""
+        return self.narrow(self.source.parts)
+
+    def narrow(self, parts: Sequence[Part], report: Callable[[str], None] = lambda _line: None) -> Contract:
+        """Capture parts, check that they are functions of their inputs, and return the contract that all of them keep.
+
+        Args:
+            parts: the parts to capture, at the first call; later calls return the same contract.
+            report: called with a line for each part.
+
+        Raises:
+            ModelError: a part cannot be captured, does not keep the contract, or is no function of its inputs.
+        """
+        if self._contract is not None:
+            return self._contract
+        contract, programs = self.source.contract, dict[Part, torch.export.ExportedProgram]()
+        left = list(parts)
+        while left:
+            part = left.pop(0)
+            report(f"capturing {part}")
+            graph = self._graph(part, contract)
+            graph.check()
+            programs[part], narrowed = capture_narrowed(graph.module, contract, part)
+            if narrowed != contract:
+                contract = narrowed
+                left = [other for other in parts if other != part]  # they may keep the old contract only
+        for part in parts:
+            graph = self._graphs[part] = self._graph(part, contract)
+            vars(graph)["program"] = programs[part]
+            if part != "autoencoder":  # it consists of the others
+                check_function(graph.module, graph.spec)
+        self.notes = (*self.recognised.notes, *_narrowings(self.source.contract, contract))
+        self._contract = contract
+        return contract
 
     def graph(self, part: Part) -> Graph:
-        """Return the graph of a part; raise the errors that `capture` raises."""
+        """Return the graph of a part; raise `ModelError` if the modules do not keep the contract."""
+        contract = self.contract
         if part not in self._graphs:
-            self._graphs[part] = capture(self.source, part)
+            graph = self._graph(part, contract)
+            graph.check()
+            self._graphs[part] = graph
         return self._graphs[part]
 
     def graphs(self, parts: Iterable[Part] = ()) -> dict[Part, Graph]:
         """Return the graphs of all parts of the source and of `parts`, by part."""
         return {part: self.graph(part) for part in dict.fromkeys((*self.source.parts, *parts))}
+
+    def _graph(self, part: Part, contract: Contract) -> Graph:
+        if float_part(part) not in self.source.parts:
+            raise ModelError("part cannot be made", where=part, expected=" | ".join(self.source.parts))
+        module = part_module(contract, part, self.recognised.encoder, self.recognised.decoder)
+        return Graph(contract.spec(part), module.eval())
+
+    @cached_property
+    def recognised(self) -> Recognised:
+        """Copies of the encoder and decoder, which all parts share, with the contract's outputs."""
+        source = self.source
+        encoder = None if source.encoder is None else copy_module(source.encoder, "encoder")
+        decoder = None if source.decoder is None else copy_module(source.decoder, "decoder")
+        return replace(source, encoder=encoder, decoder=decoder).recognised
+
+
+def _narrowings(before: Contract, after: Contract) -> Iterable[str]:
+    """Yield a line for each symbol whose values were narrowed."""
+    for name, symbol in {BATCH: before.symbols.get(BATCH), **before.free_symbols}.items():
+        now = after.symbols.get(name)
+        if now == symbol:
+            continue
+        what = "batch" if name == BATCH else f"size {name}"
+        if now is None and symbol is not None:
+            yield f"{what} cannot be dynamic in this module; it is fixed to {symbol.usual_value}"
+        elif now is not None and now.is_fixed:
+            yield f"{what} cannot be dynamic in this module; it is fixed to {now.low}"
+        elif now is not None:
+            yield f"{what} is limited to {now.low} to {now.high or 'any'}, because the module branches on it"
 
 
 @dataclass(frozen=True)
@@ -92,12 +159,12 @@ class Graph:
 
     @property
     def example(self) -> tuple[Tensor, ...]:
-        """Inputs for capturing the graph, in the order of the spec, each (2, *item); the values are arbitrary."""
-        return tuple(torch.full((_EXAMPLE_BATCH, *tensor.fixed_item), 0.5) for tensor in self.spec.inputs)
+        """Inputs for capturing the graph, in the order of the spec, at the usual sizes."""
+        return example_inputs(self.spec)
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The graph captured by torch.export, with a dynamic batch. Formats share it, so copy it before changing it."""
+        """The graph captured by torch.export, with dynamic axes. Formats share it, so copy it before changing it."""
         return self.capture_program()
 
     def onnx(self, opset: int) -> onnx.ModelProto:
@@ -116,22 +183,12 @@ class Graph:
         """Capture the graph again, for batches of 1 to `max_batch`, because some engines plan memory for the largest.
 
         Args:
-            max_batch: the largest batch; None for no limit.
+            max_batch: the largest batch; None for the contract's limit.
 
         Raises:
             ModelError: torch.export cannot capture the module, or the graph draws random numbers.
         """
-        batch = torch.export.Dim(BATCH, min=1, max=max_batch)
-        dynamic = {tensor.name: {0: batch} for tensor in self.spec.inputs}
-        try:
-            program = torch.export.export(self.module, self.example, dynamic_shapes=dynamic, strict=False)
-        except Exception as error:  # torch.export may raise any error
-            raise ModelError(
-                "module cannot be captured", where=self.spec.part, got=f"{type(error).__name__}: {error}"
-            ) from error
-        _remove_unused(program)
-        self._refuse_stochastic_ops(program)
-        return _without_source_lines(_without_dropout(program))
+        return export_program(self.module, self.spec, max_batch)
 
     def at(self, precision: PrecisionName) -> Graph:
         """Return the graph with an encoder and decoder that compute in `precision`; inputs and outputs stay float32.
@@ -153,9 +210,12 @@ class Graph:
         training = [name or "(itself)" for name, module in self.module.named_modules() if module.training]
         if training:
             raise ModelError("module is in training mode", where=self.spec.part, got=", ".join(training))
-        with torch.no_grad():
+        example = self.example
+        with user_code():
             try:
-                outputs = self.module(*self.example)
+                outputs = self.module(*example)
+            except ModelError:
+                raise
             except Exception as error:  # the user's modules may raise any error
                 raise ModelError(
                     "module cannot be run", where=self.spec.part, got=f"{type(error).__name__}: {error}"
@@ -164,12 +224,12 @@ class Graph:
         if len(outputs) != len(self.spec.outputs):
             names = [tensor.name for tensor in self.spec.outputs]
             raise ModelError("wrong number of outputs", where=self.spec.part, expected=names, got=len(outputs))
+        sizes = example_sizes(self.spec)
         for tensor, output in zip(self.spec.outputs, outputs, strict=True):
             if not isinstance(output, Tensor):
-                raise ModelError(
-                    "not a tensor", where=f"{self.spec.part}, output '{tensor.name}'", got=type(output).__name__
-                )
-            expected = (_EXAMPLE_BATCH, *tensor.fixed_item)
+                where = f"{self.spec.part}, output '{tensor.name}'"
+                raise ModelError("not a tensor", where=where, got=type(output).__name__)
+            expected = (len(example[0]), *sizes_at(tensor.item, sizes))
             if tuple(output.shape) != expected or output.dtype != getattr(torch, tensor.dtype):
                 raise ModelError(
                     "output does not keep the contract",
@@ -177,17 +237,6 @@ class Graph:
                     expected=f"{tensor.dtype} {expected}",
                     got=f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}",
                 )
-
-    def _refuse_stochastic_ops(self, program: torch.export.ExportedProgram) -> None:
-        """Raise `ModelError` if the graph draws random numbers, because its outputs differ in each run."""
-        stochastic = [str(node.target) for node in program.graph.nodes if is_stochastic(node)]
-        if stochastic:
-            raise ModelError(
-                "graph draws random numbers",
-                where=f"{self.spec.part}, operator {stochastic[0]}",
-                expected="noise as an input",
-                do="return mean and logvar and let the caller draw",
-            )
 
 
 class _Cast(nn.Module):
@@ -198,47 +247,10 @@ class _Cast(nn.Module):
         self.module = module.to(dtype)
         self.dtype = dtype
 
-    def forward(self, values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = self.module(values.to(self.dtype))
-        return tuple(output.float() for output in outputs) if isinstance(outputs, tuple) else outputs.float()
+    def forward(self, *inputs: Tensor) -> Any:
+        outputs = self.module(*(_to(value, self.dtype) for value in inputs))
+        return pytree.tree_map_only(Tensor, lambda value: _to(value, torch.float32), outputs)
 
 
-def is_stochastic(node: torch.fx.Node) -> bool:
-    """Whether the op draws random numbers; dropout in eval mode and attention without dropout do not."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    given = _arguments(node)
-    return not (given.get("train") is False or given.get("training") is False or given.get("dropout_p") == 0)
-
-
-def _remove_unused(program: torch.export.ExportedProgram) -> None:
-    """Remove what no output depends on, draws too: an encoder may draw a latent that the contract does not want."""
-    program.graph.eliminate_dead_code(lambda node: node.is_impure() and not is_stochastic(node))
-
-
-def _without_dropout(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Remove dropout nodes, which are the identity in eval mode."""
-    ends = {output for node in program.graph.find_nodes(op="output") for output in node.all_input_nodes}
-    for node in list(program.graph.nodes):
-        # The program's signature contains the names of the outputs, so that their nodes must stay.
-        if str(node.target).endswith("dropout.default") and _arguments(node).get("train") is False and node not in ends:
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            program.graph.erase_node(node)
-    program.graph_module.recompile()
-    return program
-
-
-def _arguments(node: torch.fx.Node) -> dict[str, Any]:
-    """Return the arguments of an op by the names in its schema, including defaults."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]  # every target of a captured graph is an operator
-    given = {argument.name: argument.default_value for argument in schema}
-    given |= dict(zip(given, node.args, strict=False))
-    return given | dict(node.kwargs)
-
-
-def _without_source_lines(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Remove the node metadata that would write paths and source lines of this machine into a file."""
-    for node in program.graph.nodes:
-        for key in ("stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack"):
-            node.meta.pop(key, None)
-    return program
+def _to(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import torch
@@ -17,10 +19,14 @@ import torch
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
-from vae_export.tensors import BATCH
+from vae_export.tensors import Expression
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 #: The IR version of every file. Operator set 20 requires it, and older engines can read it.
 IR_VERSION = 10
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
 def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int) -> onnx.ModelProto:
@@ -28,36 +34,60 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int)
 
     Args:
         program: the captured graph of one part.
-        spec: names of the inputs and outputs.
+        spec: names and sizes of the inputs and outputs.
         opset: ONNX operator set.
 
     Raises:
-        ModelError: the program cannot be translated, or has no dynamic batch.
+        ModelError: the program cannot be translated, or has other dynamic axes than the contract.
         UsageError: the exporter cannot write this operator set.
     """
     with silenced(), _cached_registry():
         try:
             exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs],
-                external_data=False,
-                verbose=False,
+                program, dynamo=True, opset_version=opset, external_data=False, optimize=False, verbose=False
             )
+            if exported is None:
+                raise ModelError("exporter gave no model", where=spec.part)
+            _optimize(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ModelError("module cannot be written as ONNX", where=spec.part, got=_first_cause(error)) from error
-    if exported is None:
-        raise ModelError("exporter gave no model", where=spec.part)
     model = exported.model_proto
     model.ir_version = IR_VERSION
     _remove_notes(model)
-    _name_batch(model, spec)
+    _name_tensors(model.graph, spec)
+    _name_sizes(model.graph, spec)
     written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if written.get("ai.onnx") != opset:
         raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
     return model
+
+
+def _optimize(model: onnx_ir.Model) -> None:
+    """Fold constants and simplify the graph in place, with the passes of the exporter that keep its values.
+
+    The exporter's own optimiser also removes `x + 0` and `x * 1`, and takes constants up to 1e-8 for 0 and constants
+    within 1e-5 of 1 for 1. A network that adds 1e-15 before it divides becomes NaN.
+    """
+    import onnx_ir
+    import onnx_ir.passes.common as common
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules.common import _no_op
+
+    inexact = {id(rule) for rule in _no_op.rules}
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if id(rule) not in inexact]
+    common.InlinePass()(model)
+    for _ in range(2):  # folding makes rules match, and they make more constants
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.rewrite(model, rules)
+    onnx_ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    )(model)
 
 
 def _remove_notes(model: onnx.ModelProto) -> None:
@@ -78,18 +108,61 @@ def _remove_notes(model: onnx.ModelProto) -> None:
         item.doc_string = ""
 
 
-def _name_batch(model: onnx.ModelProto, spec: PartSpec) -> None:
-    """Give the batch axis the contract's name wherever the exporter used a symbol of its own."""
-    graph = model.graph
-    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input} - {""}
-    if len(symbols) != 1:
-        raise ModelError(
-            "batch is not dynamic", where=spec.part, expected="one symbol on every input", got=sorted(symbols)
-        )
-    for value in (*graph.input, *graph.output, *graph.value_info):
+def _name_tensors(graph: onnx.GraphProto, spec: PartSpec) -> None:
+    """Give inputs and outputs the contract's names, and other names to inner values that have one of these."""
+    wanted = {value.name: tensor.name for value, tensor in zip(graph.input, spec.inputs, strict=True)}
+    wanted |= {value.name: tensor.name for value, tensor in zip(graph.output, spec.outputs, strict=True)}
+    inner = {name for within in _graphs(graph) for name in _names(within)} - wanted.keys()
+    taken = inner | set(wanted.values())
+    names = dict(wanted)
+    for name in sorted(inner & set(wanted.values())):
+        names[name] = next(new for count in itertools.count(1) if (new := f"{name}_{count}") not in taken)
+        taken.add(names[name])
+    for within in _graphs(graph):
+        for node in within.node:
+            node.input[:] = [names.get(name, name) for name in node.input]
+            node.output[:] = [names.get(name, name) for name in node.output]
+        for value in (*within.input, *within.output, *within.initializer, *within.value_info):
+            value.name = names.get(value.name, value.name)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names of all values of a graph, without those of its subgraphs."""
+    for value in (*graph.input, *graph.initializer):
+        yield value.name
+    for node in graph.node:
+        yield from node.output
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the graphs in its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+def _name_sizes(graph: onnx.GraphProto, spec: PartSpec) -> None:
+    """Write the contract's sizes on inputs and outputs, and its symbols on inner values, in place of the exporter's."""
+    symbols: dict[str, str] = {}
+    for values, tensors in ((graph.input, spec.inputs), (graph.output, spec.outputs)):
+        for value, tensor in zip(values, tensors, strict=True):
+            dims = value.type.tensor_type.shape.dim
+            found = [dim.dim_param or dim.dim_value for dim in dims]
+            if [isinstance(size, str) for size in found] != [isinstance(size, str) for size in tensor.shape]:
+                where = f"{spec.part}, '{tensor.name}'"
+                raise ModelError("axes are not those of the contract", where=where, expected=tensor.shape, got=found)
+            for dim, size in zip(dims, tensor.shape, strict=True):
+                if not isinstance(size, str):
+                    continue
+                with contextlib.suppress(ModelError):  # the exporter also writes expressions in several symbols
+                    symbols.setdefault(Expression.parse(dim.dim_param).symbol, Expression.parse(size).symbol)
+                dim.dim_param = size
+    for value in graph.value_info:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_param = BATCH
+            if dim.dim_param:
+                dim.dim_param = _SYMBOL.sub(lambda found: symbols.get(found[0], found[0]), dim.dim_param)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from vae_export.formats.onnx import Onnx
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
-from vae_export.tensors import BATCH, TensorSpec
+from vae_export.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import openvino
@@ -226,7 +226,7 @@ def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
             (
                 port.get_any_name(),
                 port.get_element_type().get_type_name(),
-                [BATCH if size.is_dynamic else size.get_length() for size in port.get_partial_shape()],
+                [-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()],
             )
             for port in got
         ]
@@ -234,5 +234,7 @@ def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
             raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=found)
 
 
-def _signature(tensor: TensorSpec) -> tuple[str, str, list[int | str]]:
-    return tensor.name, {"float32": "f32", "uint8": "u8"}[tensor.dtype], list(tensor.shape)
+def _signature(tensor: TensorSpec) -> tuple[str, str, list[int]]:
+    """Return name, element type and sizes, with -1 for a dynamic one: OpenVINO has no names for them."""
+    kind = {"float32": "f32", "uint8": "u8", "int32": "i32", "int64": "i64"}[tensor.dtype]
+    return tensor.name, kind, [size if isinstance(size, int) else -1 for size in tensor.shape]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vae_export.capture import Graph
+from vae_export.capture import Graph, user_code
 from vae_export.contract import Array
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
@@ -47,15 +47,15 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
         graph: the graph whose inputs and outputs the module has.
         module: the module.
         inputs: arrays (N, *item) by name.
-        dtype: dtype that inputs of floats are converted to; the module must have it too.
+        dtype: dtype that floating-point inputs are converted to; the module must have it too.
 
     Returns:
         Arrays (N, *item) by name.
     """
-    with torch.no_grad():
-        # The arrays are copied, because torch warns about read-only ones.
-        given = (torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs)
-        outputs = module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in given))
+    # The arrays are copied, because torch warns about read-only ones.
+    tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
+    with user_code():
+        outputs = module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
@@ -63,7 +63,9 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
 def run_on_zeros(graphs: Iterable[Graph], batch: int) -> None:
     """Compute each graph once in float32 on a batch of zeros, as work to measure thread counts with."""
     for graph in graphs:
-        zeros = {tensor.name: np.zeros((batch, *tensor.fixed_item), np.float32) for tensor in graph.spec.inputs}
+        zeros = {
+            tensor.name: np.zeros((batch, *tensor.fixed_item), np.dtype(tensor.dtype)) for tensor in graph.spec.inputs
+        }
         evaluate_graph(graph, zeros)
 
 
@@ -128,6 +130,8 @@ def perturbation_direction(index: int, precision: PrecisionName = FULL) -> tuple
 
 
 def _moved_input(array: Array, roundings: Array, precision: PrecisionName) -> Array:
+    if array.dtype.kind != "f":  # codes and classes are exact
+        return array
     values = torch.from_numpy(array.astype(np.float64))
     moved: Array = (values + torch.from_numpy(roundings) * input_roundoff(values, precision)).numpy()
     return moved

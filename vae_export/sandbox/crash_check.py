@@ -108,7 +108,13 @@ def _run(item: dict[str, Any], content: FileContent, contract: Contract) -> None
 
     format, spec = FORMATS[item["format"]], contract.spec(item["part"])
     run = format.open(content, spec, format.session_options(item["provider"])[0])
-    run({tensor.name: np.full((1, *tensor.fixed_item), max(tensor.low, 0.0), np.float32) for tensor in spec.inputs})
+    sized = contract.at().spec(item["part"])
+    run(
+        {
+            tensor.name: np.full((1, *tensor.fixed_item), max(tensor.low, 0.0), np.dtype(tensor.dtype))
+            for tensor in sized.inputs
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -97,8 +97,9 @@ def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
     from vae_export.formats.onnx_lint import lint
     from vae_export.runtime.session import Session
 
-    spec = contract.spec(part)
-    _limit_memory(_BASE_MEMORY + _MEMORY_PER_FILE_BYTE * len(data) + _MEMORY_PER_BATCH_BYTE * _bytes(spec, batch))
+    spec, sized = contract.spec(part), contract.at().spec(part)
+    batch = min(batch, contract.max_batch or batch)
+    _limit_memory(_BASE_MEMORY + _MEMORY_PER_FILE_BYTE * len(data) + _MEMORY_PER_BATCH_BYTE * _bytes(sized, batch))
     check(data)
     # The verifier reports the findings; here it only matters that the lint ends.
     list(lint(data, part, opset=None))
@@ -108,13 +109,13 @@ def run(data: bytes, contract: Contract, part: Part, batch: int) -> None:
         for spread in (0.0, 6.0):
             # Outputs are for parity to judge: a NaN is no danger.
             with contextlib.suppress(ModelError):
-                session.run(_inputs(spec, batch, spread))
+                session.run(_inputs(sized, batch, spread))
 
 
 def _inputs(spec: PartSpec, batch: int, spread: float) -> dict[str, Array]:
     rng = np.random.default_rng(0)
     drawn = ((tensor, rng.uniform(-spread, spread, (batch, *tensor.fixed_item))) for tensor in spec.inputs)
-    return {tensor.name: np.clip(array, tensor.low, tensor.high).astype(np.float32) for tensor, array in drawn}
+    return {tensor.name: np.clip(array, tensor.low, tensor.high).astype(tensor.dtype) for tensor, array in drawn}
 
 
 def _bytes(spec: PartSpec, batch: int) -> int:
