@@ -313,7 +313,8 @@ class Contract:
     def tensors(self) -> tuple[TensorSpec, ...]:
         """The data, what the decoder gives where that is another tensor, the latents and the conditions."""
         output = () if self.output == self.data else (self.output,)
-        return (self.data, *output, *self.latents, *(item.tensor for item in self.conditions))
+        conditions = (replace(item.tensor, batch=self._batch) for item in self.conditions)
+        return (self.data, *output, *self.latents, *conditions)
 
     @property
     def gives_data(self) -> bool:

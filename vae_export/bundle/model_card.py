@@ -10,15 +10,34 @@ from typing import Any
 
 from vae_export.artifact.certificate import METRIC, StoredCertificate
 from vae_export.artifact.manifest import Manifest
+from vae_export.contract import NORMAL, Contract, Encoding, Prior
+from vae_export.tensors import Symbol, TensorSpec
 
 #: The table entry for a figure that was not measured.
 _MISSING = "—"
-#: The text of the section "Limits", which is the same for every model.
+#: The first words on a model.
+_KINDS: Mapping[Encoding, str] = {
+    "gaussian": "A variational autoencoder",
+    "deterministic": "An autoencoder whose encoder gives a latent without a distribution",
+    "codes": "An autoencoder whose latents are codes",
+}
+#: What latents are drawn from.
+_PRIORS: Mapping[Prior, str] = {
+    NORMAL: "prior N(0, I)",
+    "uniform": "prior uniform",
+    "given by the user": "prior not known: the application draws them",
+}
+#: The text of the section "Limits", which is the same for every model of images.
 _LIMITS = """\
 The decoder gives an image for any finite latent, also for those that no image was encoded to: far from the origin its
 images mean nothing. Samples look like the training data at their best; the network knows nothing else. Images that are
-unlike the training data are encoded and reconstructed all the same, and wrongly.
-
+unlike the training data are encoded and reconstructed all the same, and wrongly."""
+#: The same for other data, and for codes.
+_LIMITS_OF_DATA = """\
+The decoder gives data for any latent, also for those that no data was encoded to, and then it means nothing. Samples
+look like the training data at their best; the network knows nothing else. Data that is unlike the training data is
+encoded and reconstructed all the same, and wrongly."""
+_HASHES = """\
 The hashes in this bundle detect corruption. They are no signature, and do not show who made it: only `SHA256SUMS.sig`
 does, where it is there and is checked with a key that you trust."""
 
@@ -42,27 +61,53 @@ def model_card(name: str, manifest: Manifest, certificate: StoredCertificate, no
         "Verification": "\n".join(_verification(certificate)),
         **({"Lower precision": "\n".join(_degradation_table(degradations))} if degradations else {}),
         "Files": "\n".join(_files(manifest)),
-        "Limits": _LIMITS,
+        "Limits": f"{_limits(manifest.contract)}\n\n{_HASHES}",
         **({"Notes": notes.strip()} if notes.strip() else {}),
     }
     return f"# {name}\n\n" + "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items()) + "\n"
 
 
+def _limits(contract: Contract) -> str:
+    is_plain = contract.encoding == "gaussian" and contract.data.name == "image"
+    return _LIMITS if is_plain else _LIMITS_OF_DATA
+
+
 def _model(manifest: Manifest) -> Iterator[str]:
     contract = manifest.contract
-    low, high = contract.image_range
-    yield "A variational autoencoder, exported for inference."
+    yield f"{_KINDS[contract.encoding]}, exported for inference."
     yield ""
-    yield f"- image: float32 (N, {_sizes(contract.image_shape)}), values in [{low:g}, {high:g}]"
-    yield f"- latent: float32 (N, {_sizes(contract.latents[0].fixed_item)}), prior N(0, I)"
+    for tensor in contract.tensors:
+        yield f"- {tensor.name}: {tensor.dtype} ({', '.join(map(str, tensor.shape))}){_meaning(tensor, contract)}"
+    if sizes := ", ".join(f"{name} {_bounds(symbol)}" for name, symbol in contract.symbols.items()):
+        yield f"- sizes: {sizes}"
     if contract.likelihood is not None:
-        second = contract.likelihood.spread
-        yield f"- likelihood of a pixel: {contract.likelihood}" + (f", with `image_{second}`" if second else "")
+        second, unit = contract.likelihood.spread, "pixel" if len(contract.data_shape) == 3 else "value"
+        spread = f", with `{contract.data.name}_{second}`" if second else ""
+        yield f"- likelihood of a {unit}: {contract.likelihood}{spread}"
+    if (contract.scaling_factor, contract.shift_factor) != (1.0, 0.0):
+        yield f"- a diffusion model's latents: (latent - {contract.shift_factor:g}) · {contract.scaling_factor:g}"
     config = manifest.provenance.get("config")
     if isinstance(config, Mapping):
         plain = ((key, value) for key, value in sorted(config.items()) if not isinstance(value, list | dict))
         facts = ", ".join(f"{key} {value}" for key, value in plain)
         yield f"- network: {facts}"
+
+
+def _meaning(tensor: TensorSpec, contract: Contract) -> str:
+    """Return the range of a tensor, the prior of a latent, or the parts that take a condition."""
+    integers = f", {tensor.low:g} to {tensor.high:g}"
+    if tensor.role in ("latent", "codes"):
+        return (integers if tensor.role == "codes" else "") + f", {_PRIORS[contract.prior or NORMAL]}"
+    within = f", values in [{tensor.low:g}, {tensor.high:g}]" if tensor.is_bounded else ""
+    if tensor.role == "condition":
+        parts = next(condition.parts for condition in contract.conditions if condition.name == tensor.name)
+        return (integers if tensor.is_integer else within) + f", for the {' and the '.join(parts)}"
+    return within
+
+
+def _bounds(symbol: Symbol) -> str:
+    values = f"{symbol.low} and up" if symbol.high is None else f"{symbol.low} to {symbol.high}"
+    return values + (f", usually {symbol.usual}" if symbol.usual else "")
 
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
@@ -101,6 +146,10 @@ def _verification(certificate: StoredCertificate) -> Iterator[str]:
     environment = document.get("environment", {})
     depth = "every setting" if environment.get("thorough") else "the quick set of settings"
     yield f"Every file was compared with the same network in float64: {len(rows):,} comparisons, {depth}, all passed."
+    if (origin := environment.get("images", "real")) != "real":
+        yield f"The inputs were {origin}."
+    if (reason := document.get("nats_not_compared")) is not None:
+        yield f"Scores in nats were not compared: {reason}."
     if certificate.own_tolerance is not None:
         yield f"**The tolerance was set by the maker ({certificate.own_tolerance}), not derived from rounding errors.**"
     yield ""
@@ -110,7 +159,8 @@ def _verification(certificate: StoredCertificate) -> Iterator[str]:
     for row in rows:
         groups.setdefault((str(row.get("part")), str(row.get("target"))), []).append(row)
     for (part, target), members in groups.items():
-        name, unit = ("scores of real images", " nats") if part == METRIC else (part, "")
+        scores = "scores of real images" if environment.get("images") == "real" else "scores of noise"
+        name, unit = (scores, " nats") if part == METRIC else (part, "")
         share = max((row["error"] / row["band"] for row in members if row.get("band")), default=None)
         allowed = _MISSING if share is None else f"{share:.0%}"
         yield f"| {name} | `{target}` | {max(row['error'] for row in members):.2g}{unit} | {allowed} |"
@@ -145,7 +195,3 @@ def _files(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield "`golden/` has inputs with the outputs that they must give: test your application with them. What is in a"
     yield "bundle and how to read it: the page *The bundle format* of vae-export's documentation."
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape))
