@@ -225,7 +225,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
     from vae_export.artifact.folder import Artifact
     from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
     from vae_export.formats import FORMATS
-    from vae_export.parity.reference import BATCHES, QUICK_BATCHES
+    from vae_export.parity.plan import BATCHES, QUICK_BATCHES
     from vae_export.sandbox import read_plain, read_untrusted
 
     fitting = [format for format in FORMATS.values() if file.name.endswith(format.suffix)]

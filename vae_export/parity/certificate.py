@@ -21,6 +21,7 @@ from vae_export.parity.compare import CaseResult, json_numbers
 from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.error_maps import ErrorMap
 from vae_export.parity.onnx_debug import NodeMismatch
+from vae_export.parity.plan import Plan
 from vae_export.parity.probes import probes_out_of_range
 from vae_export.parity.tolerance import Tolerance
 
@@ -64,6 +65,7 @@ class Certificate:
         budget: the degradation that files may have; None for no limit.
         nats_not_compared: the reason why nats were not compared; None if they were.
         error_maps: pictures of the decoder's errors by target, for the HTML page; not in the JSON.
+        plan: what was to be run; in the JSON only if it leaves something out.
     """
 
     files: Mapping[str, str]
@@ -80,6 +82,7 @@ class Certificate:
     budget: Budget | None = None
     nats_not_compared: str | None = None
     error_maps: Mapping[str, ErrorMap] = field(default_factory=dict, compare=False)
+    plan: Plan = field(default_factory=lambda: Plan({}))
 
     @property
     def passed(self) -> bool:
@@ -170,6 +173,7 @@ class Certificate:
             "findings": [asdict(finding) for finding in self.findings],
             "determinism": [asdict(item) for item in self.determinism],
             "divergences": {name: mismatch.to_json() for name, mismatch in self.node_mismatches.items()},
+            **({} if self.plan.is_complete else {"plan": self.plan.to_json()}),
             "rows": [result.to_json() for result in self.results],
         }
 

@@ -19,8 +19,9 @@ from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
 from vae_export.parity.compare import CaseResult, describe_fault
-from vae_export.parity.elbo import METRICS, NOISE_SAMPLES, ElboParity, why_not_comparable
+from vae_export.parity.elbo import METRICS, ElboParity, why_not_comparable
 from vae_export.parity.oracle import PartFunction
+from vae_export.parity.plan import NatsPlan
 from vae_export.parity.probes import TYPICAL_PROBES, run_rows
 from vae_export.parity.reference import Case, References
 from vae_export.parity.targets import Target
@@ -112,8 +113,6 @@ class Degradation:
         return asdict(self)
 
 
-#: Images whose nats are compared in every verification: those of the data probe.
-_PARITY_IMAGES = 64
 #: Number of real images, and of noise samples for each, that measure the degradation in nats. The difference of one
 #: image with one noise sample varies by a third of a nat (8 bits, MNIST), and nine tenths of that variance come from
 #: the noise. The mean of so many is known to two hundredths of a nat.
@@ -133,10 +132,15 @@ class DegradationMeter:
     """
 
     def __init__(
-        self, references: References, budget: Budget | None, user_tolerance: Tolerance | None, report: Report
+        self,
+        references: References,
+        budget: Budget | None,
+        user_tolerance: Tolerance | None,
+        report: Report,
+        plan: NatsPlan,
     ) -> None:
         self._references, self._budget, self._user_tolerance = references, budget, user_tolerance
-        self._report = report
+        self._report, self._plan = report, plan
         self._files: dict[tuple[Target, Part], tuple[Runner, Sequence[Case]]] = {}
         self.results: list[CaseResult] = []
         self.planned = 0
@@ -153,13 +157,14 @@ class DegradationMeter:
             runner: the file, opened with the first session options of its target.
             cases: the test cases of the part, with inputs and PyTorch's outputs.
         """
-        self._files[target, part] = runner, cases
+        measured = part in _PARTS_WITH_IMAGES and (target.precision != FULL or self._budget is not None)
+        self._files[target, part] = runner, cases if measured else ()
 
     def measure(self) -> None:
         """Measure all files that were added, and report large degradations."""
         self._compare_nats()
         for (target, part), (runner, cases) in self._files.items():
-            if part in _PARTS_WITH_IMAGES and (target.precision != FULL or self._budget is not None):
+            if cases:
                 self.degradations.append(self._degradation(target, part, runner, cases))
 
     def _compare_nats(self) -> None:
@@ -170,6 +175,9 @@ class DegradationMeter:
             return
         if (reason := why_not_comparable(self._references.source.contract)) is not None:
             self.nats_not_compared = reason
+            return
+        if not self._plan.images:
+            self.nats_not_compared = "it would take longer than the verification may"
             return
         for target in both:
             self.planned += len(METRICS)
@@ -217,8 +225,8 @@ class DegradationMeter:
 
     @cached_property
     def _parity(self) -> ElboParity:
-        examples = self._references.examples(_PARITY_IMAGES)
-        return ElboParity(self._references, examples, NOISE_SAMPLES, self._user_tolerance)
+        plan, examples = self._plan, self._references.examples(self._plan.images)
+        return ElboParity(self._references, examples, plan.noise_samples, self._user_tolerance, plan.perturbations)
 
     @cached_property
     def _real_parity(self) -> ElboParity:

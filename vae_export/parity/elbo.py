@@ -67,6 +67,7 @@ class ElboParity:
         examples: data (M, *item) and the conditions of these rows, by tensor name.
         noise_samples: noise samples for each image.
         user_tolerance: tolerance that replaces the measured one.
+        perturbations: number of evaluations that measure the sensitivity.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class ElboParity:
         examples: Mapping[str, Array],
         noise_samples: int = NOISE_SAMPLES,
         user_tolerance: Tolerance | None = None,
+        perturbations: int = PERTURBATIONS,
     ) -> None:
         self._references, self._examples, self._user_tolerance = references, examples, user_tolerance
+        self._perturbations = perturbations
         self._contract = contract = references.source.contract.at()
         self._images = examples[contract.data.name]
         rng = np.random.default_rng(_SEED)
@@ -138,7 +141,7 @@ class ElboParity:
         if precision not in self._limits:
             baseline = self._eager if precision == FULL else self._in_precision(precision)
             sensitivities = {name: Sensitivity() for name in METRICS}
-            for index in range(PERTURBATIONS):
+            for index in range(self._perturbations):
                 for name, moved in self._perturbed(index, precision).items():
                     sensitivities[name].add(np.abs(moved - self._expected[name]), index, [len(moved)])
             self._limits[precision] = {

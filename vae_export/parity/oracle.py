@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,11 +17,9 @@ from torch import nn
 
 from vae_export.capture import Graph, user_code
 from vae_export.contract import Array
+from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
-
-#: Number of evaluations with perturbed weights and inputs: four random directions, each forwards and back.
-PERTURBATIONS = 8
 
 #: A function that computes one part: input arrays by name → output arrays by name.
 PartFunction: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -60,30 +58,32 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
 
-def run_on_zeros(graphs: Iterable[Graph], batch: int) -> None:
-    """Compute each graph once in float32 on a batch of zeros, as work to measure thread counts with."""
-    for graph in graphs:
-        zeros = {
-            tensor.name: np.zeros((batch, *tensor.fixed_item), np.dtype(tensor.dtype)) for tensor in graph.spec.inputs
-        }
-        evaluate_graph(graph, zeros)
-
-
 class Oracle:
     """A graph evaluated in float64, exactly or with perturbed weights and inputs.
 
     Attributes:
         graph: the part that is evaluated.
+        piece: number of rows that are evaluated at a time, which bounds the memory; None for all.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, piece: int | None = None) -> None:
+        self.graph, self.piece = graph, piece
         self._module = copy.deepcopy(graph.module).double()
         self._perturbed: tuple[int, PrecisionName, nn.Module] | None = None
 
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, float64 (N, *item), for inputs (N, *item) by name."""
-        return run_module(self.graph, self._module, inputs, torch.float64)
+        return self._run(self._module, inputs)
+
+    def at(self, graph: Graph) -> Oracle:
+        """Return an oracle of the same module with the inputs and outputs of another graph, at other sizes."""
+        other = copy.copy(self)
+        other.graph, other._perturbed = graph, None
+        return other
+
+    def release(self) -> None:
+        """Drop the copy of the weights that was perturbed last."""
+        self._perturbed = None
 
     def perturbed(self, inputs: Mapping[str, Array], index: int, precision: PrecisionName = FULL) -> dict[str, Array]:
         """Return the outputs with every weight and input moved at random by several rounding errors.
@@ -115,7 +115,17 @@ class Oracle:
             else array
             for name, array in inputs.items()
         }
-        return run_module(self.graph, self._perturbed[2], moved, torch.float64)
+        return self._run(self._perturbed[2], moved)
+
+    def _run(self, module: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        rows = len(next(iter(inputs.values())))
+        if self.piece is None or rows <= self.piece:
+            return run_module(self.graph, module, inputs, torch.float64)
+        pieces = [
+            run_module(self.graph, module, _rows(inputs, first, self.piece), torch.float64)
+            for first in range(0, rows, self.piece)
+        ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def perturbation_direction(index: int, precision: PrecisionName = FULL) -> tuple[int, float]:
@@ -127,6 +137,10 @@ def perturbation_direction(index: int, precision: PrecisionName = FULL) -> tuple
     """
     factor = TOLERANCE_FACTORS[precision]
     return index // 2, factor if index % 2 == 0 else -factor
+
+
+def _rows(arrays: Mapping[str, Array], first: int, count: int) -> dict[str, Array]:
+    return {name: array[first : first + count] for name, array in arrays.items()}
 
 
 def _moved_input(array: Array, roundings: Array, precision: PrecisionName) -> Array:

@@ -7,7 +7,7 @@ the same object to the golden vectors and to the verification.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +19,9 @@ from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.compare import beyond_range, max_distance, mean_distance
 from vae_export.parity.fake_quant import in_precision
-from vae_export.parity.oracle import PERTURBATIONS, Oracle, PartFunction, Sensitivity, evaluate_graph
+from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
+from vae_export.parity.plan import BATCHES as BATCHES
+from vae_export.parity.plan import PERTURBATIONS, PartPlan, Sweep, complete_plan
 from vae_export.parity.probes import (
     CALIBRATION_ROWS,
     CalibrationInputs,
@@ -35,11 +37,10 @@ from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
 
-#: Batch sizes that every probe is run at: 1 (reveals a fixed batch size), 2, 3 and 7 (remainders of vector registers),
-#: 64, and 257 (one more than the blocks that engines tile by).
-BATCHES = (1, 2, 3, 7, 64, 257)
-#: The batch sizes of a verification that is not thorough.
-QUICK_BATCHES = BATCHES[:-1]
+#: The plan of a verification that is not thorough, for networks of any size.
+QUICK_PLAN = complete_plan(thorough=False)
+#: Outputs of parts that take fewer bytes are kept for the next file of the same part in a later verification.
+_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class References:
         self._oracles: dict[Part, Oracle] = {}
         self._functions: dict[tuple[Part, PrecisionName], PartFunction] = {}
         self._probes: dict[int, tuple[Probe, ...]] = {}
-        self._outputs: dict[tuple[Part, Sequence[int], str], ProbeOutputs] = {}
-        self._cases: dict[tuple[Part, PrecisionName, Sequence[int], Tolerance | None], list[Case]] = {}
+        self._outputs: dict[tuple[Part, tuple[int, ...], Sweep, str], ProbeOutputs] = {}
+        self._cases: dict[tuple[Part, PrecisionName, Sweep, Tolerance | None], list[Case]] = {}
 
     @classmethod
     def of(cls, source: Source | Checkpoint | Captured | References) -> References:
@@ -137,16 +138,18 @@ class References:
         self,
         part: Part,
         precision: PrecisionName = FULL,
-        batches: Sequence[int] = QUICK_BATCHES,
+        plan: PartPlan = QUICK_PLAN,
         user_tolerance: Tolerance | None = None,
+        progress: Callable[[float], None] = lambda _share: None,
     ) -> list[Case]:
-        """Return a test case for every probe and batch size, for the files of a part in a precision.
+        """Return the test cases of a plan, for the files of a part in a precision.
 
         Args:
             part: a part of the source, or a decoder of bytes.
             precision: precision of the files.
-            batches: batch sizes.
+            plan: the probes, batch sizes and sizes.
             user_tolerance: tolerance that replaces the measured one.
+            progress: called with the share of the work that is done.
 
         Returns:
             The test cases.
@@ -155,30 +158,72 @@ class References:
             ModelError: PyTorch itself overflows, or leaves the contract's range.
         """
         if part in PIXELS.values():
-            cases = self.cases("decoder", precision, batches, user_tolerance)
+            cases = self.cases("decoder", precision, plan, user_tolerance, progress)
             return [byte_case(case, self.source.contract, part) for case in cases]
-        key = part, precision, batches, user_tolerance
+        self.oracle(part).piece = plan.piece
+        cases = []
+        for index, sweep in enumerate(plan.sweeps):
+
+            def of_sweep(share: float, before: int = index) -> None:
+                progress((before + share) / len(plan.sweeps))
+
+            cases += self._sweep_cases(part, precision, sweep, user_tolerance, of_sweep)
+        return cases
+
+    def _sweep_cases(
+        self,
+        part: Part,
+        precision: PrecisionName,
+        sweep: Sweep,
+        user_tolerance: Tolerance | None,
+        progress: Callable[[float], None],
+    ) -> list[Case]:
+        key = part, precision, sweep, user_tolerance
         if key not in self._cases:
-            probes = probes_in_range(self.probes(max(batches)), precision)
-            outputs = [self._probe_outputs(part, probe, batches) for probe in probes]
+            inputs = self._sweep_inputs(part, precision, sweep)
+            outputs = []
+            for index, probe in enumerate(inputs):
+                progress(index / len(inputs) / (1 + sweep.perturbations))
+                batches = sweep.batches_of(first=index == 0)
+                outputs.append(self._probe_outputs(part, probe, inputs[probe], batches, sweep))
             self._cases[key] = probe_cases(
                 self.oracle(part),
-                [probe for probe in outputs if probe is not None],
+                outputs,
                 precision,
                 self.function(part, precision),
                 user_tolerance,
+                perturbations=sweep.perturbations,
+                progress=progress,
             )
         return self._cases[key]
 
-    def _probe_outputs(self, part: Part, probe: Probe, batches: Sequence[int]) -> ProbeOutputs | None:
-        """Return PyTorch's outputs for all precisions, or None if the probe lacks an input of the part."""
-        key = part, batches, probe.name
+    def _sweep_inputs(self, part: Part, precision: PrecisionName, sweep: Sweep) -> dict[str, Mapping[str, Array]]:
+        """Return the inputs of each probe of a sweep that a part can have, by the probe's name."""
+        spec = self.captured.graph(part).spec
+        every = {
+            probe.name: inputs
+            for probe in probes_in_range(self.probes(sweep.rows), precision)
+            if (inputs := probe.inputs(spec, sweep.rows)) is not None
+        }
+        return {name: every[name] for name in sweep.chosen(list(every))}
+
+    def _probe_outputs(
+        self, part: Part, probe: str, inputs: Mapping[str, Array], batches: tuple[int, ...], sweep: Sweep
+    ) -> ProbeOutputs:
+        """Return PyTorch's outputs for one probe, for all precisions."""
+        key = part, batches, sweep, probe
         if key not in self._outputs:
-            inputs = probe.inputs(self.captured.graph(part).spec, max(batches))
-            if inputs is None:
-                return None
-            self._outputs[key] = ProbeOutputs.of(self.oracle(part), probe.name, inputs, batches)
+            self._outputs[key] = ProbeOutputs.of(self.oracle(part), probe, inputs, batches)
         return self._outputs[key]
+
+    def release(self, part: Part) -> None:
+        """Drop the outputs and the perturbed weights of a part whose files are verified, unless they are small."""
+        outputs = [outputs for (of_part, *_), outputs in self._outputs.items() if of_part == part]
+        if sum(one.nbytes for one in outputs) > _KEPT_BYTES:
+            self._outputs = {key: value for key, value in self._outputs.items() if key[0] != part}
+            self._cases = {key: value for key, value in self._cases.items() if key[0] != part}
+        if part in self._oracles:
+            self._oracles[part].release()
 
 
 @dataclass(frozen=True)
@@ -187,8 +232,9 @@ class ProbeOutputs:
 
     Attributes:
         probe: name of the probe.
-        inputs: float32 arrays (M, *item) by name; M is the largest batch size.
-        expected: float64 outputs (M, *item) by name.
+        inputs: float32 arrays (M, *item) by name; a batch larger than M repeats them.
+        expected: float64 outputs (M, *item) by name. Those of a smaller batch are the first rows, because rows do not
+            depend on each other.
         eager: float32 outputs (N, *item) by name, for each batch size N, because PyTorch's kernels and their rounding
             depend on the batch size.
     """
@@ -206,7 +252,7 @@ class ProbeOutputs:
             oracle: the part in float64.
             probe: name of the probe.
             inputs: float32 arrays (M, *item) by name.
-            batches: batch sizes, up to M.
+            batches: batch sizes.
 
         Returns:
             The outputs.
@@ -215,16 +261,22 @@ class ProbeOutputs:
             ModelError: PyTorch itself overflows, or leaves the contract's range.
         """
         expected = oracle.expected(inputs)
-        eager = {batch: evaluate_graph(oracle.graph, _first(inputs, batch)) for batch in batches}
+        eager = {batch: evaluate_graph(oracle.graph, _batch(inputs, batch)) for batch in batches}
         for outputs in (expected, *eager.values()):
             _refuse_not_finite(oracle.graph, probe, outputs)
         for outputs in (expected, *eager.values()):
             _refuse_out_of_range(oracle.graph, probe, outputs)
         return cls(probe, inputs, expected, eager)
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all arrays in bytes."""
+        named = (self.inputs, self.expected, *self.eager.values())
+        return sum(array.nbytes for arrays in named for array in arrays.values())
+
     def computed_by(self, function: PartFunction) -> dict[int, dict[str, Array]]:
         """Return the outputs of another function of the part, for each batch size."""
-        return {batch: function(_first(self.inputs, batch)) for batch in self.eager}
+        return {batch: function(_batch(self.inputs, batch)) for batch in self.eager}
 
 
 def probe_cases(
@@ -233,6 +285,9 @@ def probe_cases(
     precision: PrecisionName = FULL,
     function: PartFunction | None = None,
     user_tolerance: Tolerance | None = None,
+    *,
+    perturbations: int = PERTURBATIONS,
+    progress: Callable[[float], None] = lambda _share: None,
 ) -> list[Case]:
     """Return a test case for every probe and batch size, with the error limits of a file.
 
@@ -242,6 +297,8 @@ def probe_cases(
         precision: precision of the file.
         function: the part in PyTorch in that precision (see `in_precision`); None for float32.
         user_tolerance: tolerance that replaces the measured one.
+        perturbations: number of evaluations that measure the sensitivity.
+        progress: called with the share of the evaluations that are done, of which the exact one came before.
 
     Returns:
         The test cases.
@@ -256,7 +313,7 @@ def probe_cases(
             _refuse_not_finite(oracle.graph, outputs.probe, arrays, precision)
         baselines.append(baseline)
     cases = []
-    sensitivities = _sensitivities(oracle, probes, precision)
+    sensitivities = _sensitivities(oracle, probes, precision, perturbations, progress)
     for outputs, baseline, sensitivity in zip(probes, baselines, sensitivities, strict=True):
         limits = {
             tensor.name: output_limits(
@@ -270,7 +327,7 @@ def probe_cases(
             for tensor in oracle.graph.spec.outputs
         }
         cases += [
-            Case(outputs.probe, batch, _first(outputs.inputs, batch), eager, _first(outputs.expected, batch), limits)
+            Case(outputs.probe, batch, _batch(outputs.inputs, batch), eager, _batch(outputs.expected, batch), limits)
             for batch, eager in outputs.eager.items()
         ]
     return cases
@@ -300,12 +357,12 @@ def output_limits(
     """
     worst, mean = sensitivity.per_roundoff(precision)
     return ErrorLimits(
-        eager_error=max(max_distance(output, expected[:batch]) for batch, output in baseline.items()),
+        eager_error=max(max_distance(output, _rows(expected, batch)) for batch, output in baseline.items()),
         sensitivity=worst,
         magnitude=float(np.abs(expected).max()),
         user_tolerance=user_tolerance,
         precision=precision,
-        eager_mean_error=max(mean_distance(output, expected[:batch]) for batch, output in baseline.items()),
+        eager_mean_error=max(mean_distance(output, _rows(expected, batch)) for batch, output in baseline.items()),
         mean_sensitivity=mean,
         value_range=value_range,
     )
@@ -329,14 +386,19 @@ def byte_case(case: Case, contract: Contract, part: Part) -> Case:
 
 
 def _sensitivities(
-    oracle: Oracle, probes: Sequence[ProbeOutputs], precision: PrecisionName
+    oracle: Oracle,
+    probes: Sequence[ProbeOutputs],
+    precision: PrecisionName,
+    perturbations: int,
+    progress: Callable[[float], None],
 ) -> list[dict[str, Sensitivity]]:
     """Return the sensitivity of each output of each probe to the weights and inputs.
 
     The outer loop is over perturbations and not over probes, because each perturbation has its own weights.
     """
     sensitivities = [{name: Sensitivity() for name in outputs.expected} for outputs in probes]
-    for index in range(PERTURBATIONS):
+    for index in range(perturbations):
+        progress((1 + index) / (1 + perturbations))
         for outputs, sensitivity in zip(probes, sensitivities, strict=True):
             for name, moved in oracle.perturbed(outputs.inputs, index, precision).items():
                 sensitivity[name].add(np.abs(moved - outputs.expected[name]), index, tuple(outputs.eager))
@@ -367,5 +429,10 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
             )
 
 
-def _first(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
-    return {name: array[:batch] for name, array in arrays.items()}
+def _batch(arrays: Mapping[str, Array], batch: int) -> dict[str, Array]:
+    return {name: _rows(array, batch) for name, array in arrays.items()}
+
+
+def _rows(array: Array, batch: int) -> Array:
+    """Return the first rows, which are repeated where there are too few."""
+    return array[:batch] if batch <= len(array) else np.resize(array, (batch, *array.shape[1:]))

@@ -9,10 +9,12 @@ node. Encoder and decoder together are compared in nats per image. All results g
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ import torch
 from vae_export._version import __version__
 from vae_export.artifact.folder import Artifact, read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
-from vae_export.capture import Captured
-from vae_export.contract import Array, PartSpec, float_part
+from vae_export.capture import Captured, Graph
+from vae_export.contract import Array, Part, PartSpec, float_part
 from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExportError
 from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
@@ -33,17 +35,35 @@ from vae_export.parity.compare import CaseResult, Comparison, compare_output, de
 from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
-from vae_export.parity.oracle import run_on_zeros
+from vae_export.parity.oracle import evaluate_graph
+from vae_export.parity.pilot import plain_inputs, row_cost, seconds
+from vae_export.parity.plan import (
+    BATCHES,
+    DEFAULT_MINUTES,
+    Limits,
+    NatsPlan,
+    PartPlan,
+    Plan,
+    RowCost,
+    plan_nats,
+    plan_part,
+)
 from vae_export.parity.probes import origin_of_probes
-from vae_export.parity.reference import BATCHES, QUICK_BATCHES, Case, References
+from vae_export.parity.reference import Case, References
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
 from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.session_options import SessionOptions
 from vae_export.sources import Source
+from vae_export.system.hardware import available_memory
 from vae_export.system.threads import fastest_threads
-from vae_export.tensors import TensorSpec
+from vae_export.tensors import BATCH, Symbol, TensorSpec
+
+#: The longest batch to time numbers of threads with, in seconds.
+_LONGEST_TIMING = 1.0
+#: A file is timed only where the rest of a part's complete plan takes more than this share of the time allowed.
+_SHARE_WITHOUT_FILES = 0.1
 
 
 def verify(
@@ -54,6 +74,7 @@ def verify(
     tolerance: Tolerance | None = None,
     budget: Budget | None = None,
     thorough: bool = True,
+    minutes: float | None = DEFAULT_MINUTES,
     trust: bool = False,
     report: Report = lambda _line: None,
     progress: Callable[[float], None] = lambda _share: None,
@@ -69,9 +90,12 @@ def verify(
         budget: the degradation in pixels and nats that the files may have.
         thorough: whether to run every batch size, optimisation level and thread count; otherwise batches up to 64, and
             the lowest and highest level on one thread.
+        minutes: the time for each part and format. A network that needs more gets fewer test cases, as the plan in the
+            certificate says. None runs every test case, however long it takes.
         trust: whether to load files in dangerous formats, such as programs, that were not made from this source.
-        report: called with a line at each step, and for each file whose degradation is large.
-        progress: called before each test case with the share of the present file's test cases that are done.
+        report: called with a line at each step, for each part of which the plan leaves something out, and for each file
+            whose degradation is large.
+        progress: called before each test case with the share of the present file's work that is done.
 
     Returns:
         A certificate, passed or not; the caller writes it and acts on it.
@@ -81,7 +105,7 @@ def verify(
         ModelError: a file cannot be read, has other inputs or outputs, or is dangerous and not known to be ours; or the
             source lacks a part or gives numbers that are not finite.
         TargetError: a requested target cannot run here; or, if none was requested, no target here can run a file.
-        UsageError: no file of this artifact can have a requested target.
+        UsageError: no file of this artifact can have a requested target, or a bad number of minutes.
     """
     references = References.of(source)
     if targets is None:
@@ -90,21 +114,39 @@ def verify(
     check_origin(artifact, references.source, trust=trust)
     parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
     graphs = references.captured.graphs(parts)
-    with fastest_threads(lambda: run_on_zeros(graphs.values(), max(BATCHES))) as threads:
-        meter = DegradationMeter(references, budget, tolerance, report)
-        verifier = _FileVerifier(artifact, references, tolerance, meter, thorough=thorough)
+    limits = Limits.of(minutes, available_memory())
+    rows = _rows_to_time_threads(graphs.values())
+    with fastest_threads(lambda: _run_in_float32(graphs.values(), rows)) as threads:
+        verifier = _FileVerifier(artifact, references, tolerance, thorough=thorough)
         verifier.progress = progress
         verifier.crash_check(chosen, report)
+        verifier.plan = plan = verifier.plan_for(limits, chosen)
+        verifier.meter = meter = DegradationMeter(references, budget, tolerance, report, plan.nats)
+        for line in plan.lines():
+            report(line)
         records = []
-        for entry in artifact.manifest.known:
+        for index, entry in enumerate(artifact.manifest.known):
             of_file = [target for target in chosen if target.runs(entry)]
             if of_file or targets is None:
                 report(f"verifying {entry.name}")
                 records.append(verifier.verify(entry, of_file, required=targets is not None))
+            if all(later.part != entry.part for later in artifact.manifest.known[index + 1 :]):
+                references.release(entry.part)
         report("measuring nats and degradation")
         meter.measure()
-    recorded = environment(references.source, threads, artifact) | {"thorough": thorough}
-    return _certificate(artifact, records, meter, recorded, tolerance, budget)
+    recorded = environment(references.source, threads, artifact) | {"thorough": thorough and plan.is_complete}
+    return replace(_certificate(artifact, records, meter, recorded, tolerance, budget), plan=plan)
+
+
+def _rows_to_time_threads(graphs: Collection[Graph]) -> int:
+    """Return the batch that shows which number of threads is faster: the largest, if that takes less than a second."""
+    one_row = seconds(lambda: _run_in_float32(graphs, 1))
+    return min(max(BATCHES), max(1, int(_LONGEST_TIMING / one_row)))
+
+
+def _run_in_float32(graphs: Iterable[Graph], batch: int) -> None:
+    for graph in graphs:
+        evaluate_graph(graph, plain_inputs(graph.spec, batch))
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
@@ -259,23 +301,61 @@ class _FileVerifier:
     """Reads, runs and measures the files one after the other."""
 
     def __init__(
-        self,
-        artifact: Artifact,
-        references: References,
-        tolerance: Tolerance | None,
-        meter: DegradationMeter,
-        *,
-        thorough: bool,
+        self, artifact: Artifact, references: References, tolerance: Tolerance | None, *, thorough: bool
     ) -> None:
-        self._artifact, self._references, self._meter = artifact, references, meter
+        self._artifact, self._references = artifact, references
         self._tolerance, self._thorough = tolerance, thorough
-        self._batches = BATCHES if thorough else QUICK_BATCHES
-        #: Called with the share of a file's test cases that are done.
+        #: The test cases of each part.
+        self.plan = Plan({})
+        #: Takes the files that it compares in nats.
+        self.meter: DegradationMeter | None = None
+        #: Called with the share of the work on a file that is done.
         self.progress: Callable[[float], None] = lambda _share: None
         #: Contents of the files that were read for the crash check, by file name.
         self._tried: dict[str, FileContent] = {}
         #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
+
+    def plan_for(self, limits: Limits, targets: Sequence[Target]) -> Plan:
+        """Measure a row of each part, and return the plan that keeps the limits.
+
+        Args:
+            limits: the time and memory for each part and format.
+            targets: the targets; the first that can run a file of a part shows how long a row takes in it.
+        """
+        parts: dict[Part, PartPlan] = {}
+        costs: dict[Part, RowCost] = {}
+        for part in dict.fromkeys(float_part(entry.part) for entry in self._artifact.manifest.known):
+            if part not in self._references.source.parts:
+                continue  # `verify` raises the error
+            oracle = self._references.oracle(part)
+            bounds = oracle.graph.spec.symbols.get(BATCH, Symbol())
+            cost = costs[part] = row_cost(oracle, batch=bounds.low)
+            settings = max((len(target.session_options(thorough=True)) for target in targets), default=1)
+
+            def planned(cost: RowCost, bounds: Symbol = bounds, settings: int = settings) -> PartPlan:
+                return plan_part([cost], limits, thorough=self._thorough, settings=settings, bounds=bounds)
+
+            parts[part] = planned(cost)
+            if parts[part].seconds > _SHARE_WITHOUT_FILES * limits.seconds or not parts[part].is_complete:
+                costs[part] = self._with_file_seconds(cost, part, targets, bounds.low)
+                parts[part] = planned(costs[part])
+        nats = NatsPlan()
+        if "encoder" in costs and "decoder" in costs:
+            nats = plan_nats(costs["encoder"], costs["decoder"], limits)
+        return Plan(parts, nats, None if math.isinf(limits.seconds) else limits.seconds / 60)
+
+    def _with_file_seconds(self, cost: RowCost, part: Part, targets: Sequence[Target], batch: int) -> RowCost:
+        """Return the cost with the time of the first file of a part that can be run."""
+        for entry in self._artifact.manifest.known:
+            for target in (target for target in targets if target.runs(entry) and entry.part == part):
+                with contextlib.suppress(VaeExportError):  # `verify` raises it again
+                    self._refuse_crashed(entry, target)
+                    content = self._tried.get(entry.name) or read_content(self._artifact, entry)
+                    runner = self._open(entry, content, target.session_options(thorough=False)[0])
+                    if (measured := _row_seconds(runner, self._spec(entry), batch)) is not None:
+                        return replace(cost, file=measured)
+        return cost
 
     def crash_check(self, targets: Sequence[Target], report: Report) -> None:
         """Run the files of engines that may crash in a child process, before this process opens any of them."""
@@ -296,20 +376,24 @@ class _FileVerifier:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(source.parts))
         self._refuse_unopenable(entry, targets)
         record = _FileRecord(entry, _lint(entry, content, self._artifact.manifest.opset))
-        cases = self._references.cases(entry.part, entry.precision, self._batches, self._tolerance)
+        plan = self.plan.parts[float_part(entry.part)]
+        before = plan.reference_seconds / (plan.seconds or 1.0)
+        cases = self._references.cases(
+            entry.part, entry.precision, plan, self._tolerance, lambda share: self.progress(before * share)
+        )
         for index, target in enumerate(targets):
             try:
                 target.check()
                 self._refuse_crashed(entry, target)
-                runner = self._open(entry, content, target.session_options(thorough=self._thorough)[0])
+                runner = self._open(entry, content, target.session_options(thorough=plan.every_setting)[0])
             except TargetError as error:
                 if required:
                     raise
                 record.unusable[str(target)] = error.line()
                 continue
 
-            def progress(share: float, before: int = index) -> None:
-                self.progress((before + share) / len(targets))
+            def progress(share: float, index: int = index) -> None:
+                self.progress(before + (1 - before) * (index + share) / len(targets))
 
             record.runs[str(target)] = self._run(entry, content, target, runner, cases, progress)
         if not required and not record.runs:
@@ -341,11 +425,14 @@ class _FileVerifier:
         progress: Callable[[float], None],
     ) -> _TargetRecord:
         """Run a file with all session options of a target; `runner` is the file opened with the first of them."""
-        variants, spec = target.session_options(thorough=self._thorough), self._spec(entry)
+        plan = self.plan.parts[float_part(entry.part)]
+        variants, spec = target.session_options(thorough=plan.every_setting), self._spec(entry)
         # The target is usable from here on, so a test case that is not run counts as missing.
         record = _TargetRecord(planned=len(variants) * len(cases) * len(spec.outputs))
-        self._meter.add(target, entry.part, runner, cases)
+        if self.meter is not None:
+            self.meter.add(target, entry.part, runner, cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
+        largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
         fresh = self._open(entry, content, variants[0])
         record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
         if target.is_gpu and entry.format == "onnx":
@@ -372,7 +459,7 @@ class _FileVerifier:
                     for tensor in spec.outputs
                 ]
                 record.results += results
-                if error_map is not None and case.batch == max(self._batches) and results[0].comparison.fault is None:
+                if error_map is not None and case.batch == largest[case.probe] and results[0].comparison.fault is None:
                     self._draw(error_map, case, outputs)
             if error_map is not None:
                 record.error_map = error_map.build()
@@ -384,9 +471,10 @@ class _FileVerifier:
         data = contract.output.name
         error_map.add(outputs[data], case.eager[data], case.expected[data])
         if case.probe == "data" and contract.is_image:
-            originals = self._references.images(case.batch)
-            if originals.shape == outputs[data].shape:
-                error_map.show(originals, case.eager[data], outputs[data])
+            rows = min(case.batch, self.plan.parts["decoder"].sweeps[0].rows)  # a larger batch repeats them
+            originals = self._references.images(rows)
+            if originals.shape[1:] == outputs[data].shape[1:]:
+                error_map.show(originals, case.eager[data][:rows], outputs[data][:rows])
 
     def _refuse_unopenable(self, entry: FileEntry, targets: Sequence[Target]) -> None:
         """Raise `TargetError` if no engine is installed or every engine crashed, because linting needs one."""
@@ -398,6 +486,13 @@ class _FileVerifier:
     def _refuse_crashed(self, entry: FileEntry, target: Target) -> None:
         if (end := self._crashes.get((entry.name, target.provider))) is not None:
             raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
+
+
+def _row_seconds(runner: Runner, spec: PartSpec, batch: int) -> float | None:
+    """Return the seconds that a file takes for a row, or None if it cannot be run."""
+    inputs = plain_inputs(spec, batch)
+    _, fault = run_case(runner, inputs, spec)
+    return None if fault is not None else seconds(lambda: runner(inputs)) / batch
 
 
 def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:

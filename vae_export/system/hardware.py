@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +33,23 @@ def describe_machine() -> dict[str, Any]:
         "load_average": busy,
         "versions": {"vae-export": __version__, "python": platform.python_version()} | _versions(),
     }
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that a new program can take without swapping, within the limit of a container."""
+    free = [_memory_line("MemAvailable")]
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        free.append(int(limit.read_text()) - int(used.read_text()))
+    known = [size for size in free if size is not None]
+    return max(0, min(known)) if known else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _memory_line(name: str) -> int | None:
+    """Return an entry of /proc/meminfo in bytes, or None where there is none."""
+    info = Path("/proc/meminfo")
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def identity() -> dict[str, Any]:
