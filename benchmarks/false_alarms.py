@@ -34,7 +34,8 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
 from vae_export.parity.compare import CaseResult, compare_output
 from vae_export.parity.elbo import ElboParity
-from vae_export.parity.reference import BATCHES, References
+from vae_export.parity.plan import BATCHES, batches_plan
+from vae_export.parity.reference import References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
@@ -156,7 +157,7 @@ def _compare(source: Source, files: dict[Part, bytes], batches: Sequence[int]) -
     for options in TARGET.session_options(thorough=False):
         runners = {part: FORMATS["onnx"].open(FileContent(files[part]), graphs[part].spec, options) for part in PARTS}
         for part in PARTS:
-            for case in references.cases(part, batches=batches):
+            for case in references.cases(part, plan=batches_plan(batches)):
                 outputs = runners[part](case.inputs)
                 for tensor in graphs[part].spec.outputs:
                     name, limits = tensor.name, case.limits[tensor.name]

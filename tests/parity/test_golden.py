@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vae_export import Contract, Source, export
 from vae_export.errors import ModelError
 from vae_export.parity import References, golden_vectors
+from vae_export.parity.plan import batches_plan
 
 
 class Edge(nn.Module):
@@ -29,7 +30,7 @@ class Edge(nn.Module):
 def test_network_one_rounding_away_from_nan_has_no_finite_tolerance(tmp_path: Path) -> None:
     source = Source(Contract((1, 2, 2), (2,)), decoder=Edge())
     references = References(source)
-    [case] = [case for case in references.cases("decoder", batches=(1,)) if case.probe == "prior"]
+    [case] = [case for case in references.cases("decoder", plan=batches_plan((1,))) if case.probe == "prior"]
     assert case.limits["image"].tolerance() == np.inf
     with pytest.raises(ModelError, match="golden vectors have no finite tolerance: decoder, 'image', fp32"):
         export(source, tmp_path / "export")

@@ -25,8 +25,18 @@ QUICK_BATCHES = BATCHES[:-1]
 PERTURBATIONS = 8
 #: The fewest: one direction, forwards and back.
 FEWEST_PERTURBATIONS = 2
-#: The names of the probes, the most telling first. A part has those that its inputs can be made for.
-PROBES = ("data", "six-sigma", "prior", "zeros", "posterior", "one-hot", "interpolation", "largest", "smallest")
+#: The probes, the most telling first. A part has those that its inputs can be made for.
+PROBES_BY_VALUE = (
+    "data",
+    "six-sigma",
+    "prior",
+    "zeros",
+    "posterior",
+    "one-hot",
+    "interpolation",
+    "largest",
+    "smallest",
+)
 #: Minutes for each part and format, unless another budget is given.
 DEFAULT_MINUTES = 1.0
 #: Bytes of activations that float64 takes at a time, that a batch takes at most, and of outputs that are kept for a
@@ -113,7 +123,7 @@ class Sweep:
     """The test cases at one size of the inputs.
 
     Attributes:
-        probes: number of probes, in the order of `PROBES`.
+        probes: number of probes, in the order of `PROBES_BY_VALUE`.
         rows: number of different rows of each probe; a larger batch repeats them.
         batches: batch sizes of every probe.
         large_batches: further batch sizes of the first probe.
@@ -128,13 +138,6 @@ class Sweep:
     perturbations: int = PERTURBATIONS
     sizes: tuple[tuple[str, int], ...] = ()
 
-    def chosen(self, probes: Sequence[str]) -> tuple[str, ...]:
-        """Return the names of the probes to run from those that a part has; if not all, the most telling first."""
-        if self.is_complete:
-            return tuple(probes)
-        known = [name for name in PROBES if name in probes]
-        return tuple([*known, *(name for name in probes if name not in known)][: self.probes])
-
     @property
     def runs(self) -> int:
         """The number of rows that a file or PyTorch's float32 computes in all test cases."""
@@ -143,7 +146,7 @@ class Sweep:
     @property
     def is_complete(self) -> bool:
         """Whether every probe has as many rows as the largest batch."""
-        return self.probes >= len(PROBES) and not self.large_batches
+        return self.probes >= len(PROBES_BY_VALUE) and not self.large_batches
 
     def batches_of(self, *, first: bool) -> tuple[int, ...]:
         """Return the batch sizes of the first probe, or of another one."""
@@ -307,8 +310,13 @@ def complete_plan(
         sizes: values of the symbols of open sizes, the usual ones first; the others have fewer rows.
     """
     batches = fitting_batches(BATCHES if thorough else QUICK_BATCHES, bounds)
-    usual = Sweep(len(PROBES), max(batches), batches, sizes=tuple(sizes[0].items()))
+    usual = Sweep(len(PROBES_BY_VALUE), max(batches), batches, sizes=tuple(sizes[0].items()))
     return PartPlan((usual, *(_short_sweep(batches, *_LADDER[0], value) for value in sizes[1:])), thorough)
+
+
+def batches_plan(batches: Sequence[int]) -> PartPlan:
+    """Return the plan of every probe at these batch sizes, with the lowest and the highest optimisation level."""
+    return PartPlan((Sweep(len(PROBES_BY_VALUE), max(batches), tuple(batches)),))
 
 
 def plan_part(
@@ -371,7 +379,7 @@ def _short_sweep(batches: Sequence[int], rows: int, probes: int, sizes: Mapping[
     """Return a sweep of a few rows, whose large batches repeat the rows of one probe."""
     small = tuple(batch for batch in batches if batch <= rows) or tuple(batches[:1])
     large = tuple(batch for batch in batches if batch > small[-1])
-    return Sweep(min(probes, len(PROBES)), small[-1], small, large, FEWEST_PERTURBATIONS, tuple(sizes.items()))
+    return Sweep(min(probes, len(PROBES_BY_VALUE)), small[-1], small, large, FEWEST_PERTURBATIONS, tuple(sizes.items()))
 
 
 def _longest(batches: Sequence[int], sizes: Mapping[str, int], cost: RowCost, seconds: float) -> Sweep:

@@ -21,15 +21,16 @@ from vae_export.parity.compare import beyond_range, max_distance, mean_distance
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
 from vae_export.parity.plan import BATCHES as BATCHES
-from vae_export.parity.plan import PERTURBATIONS, PartPlan, Sweep, complete_plan
+from vae_export.parity.plan import PERTURBATIONS, PROBES_BY_VALUE, PartPlan, Sweep, complete_plan
 from vae_export.parity.probes import (
     CALIBRATION_ROWS,
+    PROBES,
     CalibrationInputs,
     Probe,
     calibration_inputs,
     check_calibration_images,
     make_probes,
-    probes_in_range,
+    probes_out_of_range,
 )
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import in_levels, to_bytes, unrounded
@@ -75,7 +76,7 @@ class References:
         self.captured = Captured.of(source)
         self._oracles: dict[Part, Oracle] = {}
         self._functions: dict[tuple[Part, PrecisionName], PartFunction] = {}
-        self._probes: dict[int, tuple[Probe, ...]] = {}
+        self._probes: dict[tuple[int, tuple[str, ...]], tuple[Probe, ...]] = {}
         self._outputs: dict[tuple[Part, tuple[int, ...], Sweep, str], ProbeOutputs] = {}
         self._cases: dict[tuple[Part, PrecisionName, Sweep, Tolerance | None], list[Case]] = {}
 
@@ -102,7 +103,7 @@ class References:
         graphs = self.captured.graphs()
         with one_thread():
             probes = make_probes(self.source, graphs, CALIBRATION_ROWS)
-        self._probes.setdefault(CALIBRATION_ROWS, probes)
+        self._probes.setdefault((CALIBRATION_ROWS, PROBES), probes)
         return calibration_inputs(graphs, probes)
 
     def oracle(self, part: Part) -> Oracle:
@@ -118,11 +119,13 @@ class References:
             self._functions[part, precision] = in_precision(self.captured.graph(part), precision, inputs)
         return self._functions[part, precision]
 
-    def probes(self, count: int) -> tuple[Probe, ...]:
-        """Return every probe with `count` inputs."""
-        if count not in self._probes:
-            self._probes[count] = make_probes(self.source, self.captured.graphs(), count)
-        return self._probes[count]
+    def probes(self, count: int, names: tuple[str, ...] = PROBES) -> tuple[Probe, ...]:
+        """Return probes with `count` inputs."""
+        # A verification of several precisions asks for subsets of the same probes.
+        if (count, PROBES) not in self._probes and (count, names) not in self._probes:
+            self._probes[count, names] = make_probes(self.source, self.captured.graphs(), count, names=names)
+        made = self._probes.get((count, PROBES)) or self._probes[count, names]
+        return tuple(probe for probe in made if probe.name in names)
 
     def images(self, count: int) -> Array:
         """Return the data of the probe `data`, float32 (count, *item)."""
@@ -199,13 +202,22 @@ class References:
 
     def _sweep_inputs(self, part: Part, precision: PrecisionName, sweep: Sweep) -> dict[str, Mapping[str, Array]]:
         """Return the inputs of each probe of a sweep that a part can have, by the probe's name."""
+        withheld = probes_out_of_range(precision)
+        if sweep.is_complete:
+            return self._inputs(part, [name for name in PROBES if name not in withheld], sweep.rows)
+        candidates = [name for name in PROBES_BY_VALUE if name not in withheld]
+        found: dict[str, Mapping[str, Array]] = {}
+        while candidates and len(found) < sweep.probes:
+            missing = sweep.probes - len(found)
+            found |= self._inputs(part, candidates[:missing], sweep.rows)
+            candidates = candidates[missing:]
+        return found
+
+    def _inputs(self, part: Part, names: Sequence[str], rows: int) -> dict[str, Mapping[str, Array]]:
+        """Return the inputs of these probes, without those that a part cannot have."""
         spec = self.captured.graph(part).spec
-        every = {
-            probe.name: inputs
-            for probe in probes_in_range(self.probes(sweep.rows), precision)
-            if (inputs := probe.inputs(spec, sweep.rows)) is not None
-        }
-        return {name: every[name] for name in sweep.chosen(list(every))}
+        inputs = {probe.name: probe.inputs(spec, rows) for probe in self.probes(rows, tuple(names))}
+        return {name: arrays for name, arrays in inputs.items() if arrays is not None}
 
     def _probe_outputs(
         self, part: Part, probe: str, inputs: Mapping[str, Array], batches: tuple[int, ...], sweep: Sweep
