@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.commands import Invoke
 from tests.conftest import Exported
@@ -90,14 +94,41 @@ def test_missing_instruction_set_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     import platform
     import sys
 
-    import torch
-
     here = f"{sys.platform} {platform.machine()}"
     check_machine(here, "decoder")
-    for name, question in (("AVX2", "_is_avx2_supported"), ("AMX_TILE", "_is_amx_tile_supported")):
+    for name, question in (
+        ("AVX2", "_is_avx2_supported"),
+        ("AVX512_BF16", "_is_avx512_bf16_supported"),
+        ("AMX_TILE", "_is_amx_tile_supported"),
+        ("AMX_FP16", "_is_amx_fp16_supported"),
+    ):
         monkeypatch.setattr(torch.cpu, question, lambda: False)
         with pytest.raises(TargetError, match=rf"expected {here} {name}, got {here} without {name}"):
             check_machine(f"{here} {name}", "decoder")
+
+
+def test_package_names_instructions_that_inductor_does_not_record(
+    mlp: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AMX, Inductor also passes -mavx512bf16; the package must name it. No compiler is called here."""
+    from torch._inductor import cpu_vec_isa
+
+    class WithBfloat16:
+        def build_arch_flags(self) -> str:
+            return "-mavx512f -mamx-tile -mavx512bf16"
+
+    def package(_program: object, *, package_path: io.BytesIO, inductor_configs: dict[str, Any]) -> None:
+        stated = {"AOTI_PLATFORM": "linux", "AOTI_MACHINE": "x86_64", "AOTI_CPU_ISA": "AVX512 AMX_TILE"}
+        metadata = json.dumps(inductor_configs["aot_inductor.metadata"] | stated).encode()
+        writer = torch._C.PyTorchFileWriter(package_path)
+        writer.write_record("data/aotinductor/model/x.wrapper_metadata.json", metadata, len(metadata))
+        writer.write_end_of_file()
+
+    monkeypatch.setattr(cpu_vec_isa, "pick_vec_isa", WithBfloat16)
+    monkeypatch.setattr("torch._inductor.aoti_compile_and_package", package)
+    format = FORMATS["aoti"]
+    content = format.write(capture(mlp.source, "decoder"), options_of(mlp)["decoder"])
+    assert format.required_machine(content) == "linux x86_64 AVX512 AMX_TILE AVX512_BF16"
 
 
 def test_missing_compiler_is_reported_with_what_to_install(

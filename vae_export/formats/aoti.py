@@ -38,6 +38,10 @@ _COMPILER_OPTIONS = {
 }
 #: Keys by which a package's metadata names the machine that it was compiled for.
 _MACHINE_KEYS = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
+#: Key of the instruction sets that the compiler may use beyond those of AOTI_CPU_ISA. Inductor adds their flags on
+#: processors that have them, and does not record it (`torch._inductor.cpu_vec_isa`).
+_ADDED_INSTRUCTIONS_KEY = "vae_export.added_instructions"
+_ADDED_INSTRUCTIONS = {"-mavx512bf16": "AVX512_BF16", "-mamx-fp16": "AMX_FP16"}
 
 
 class Aoti(TorchFormat):
@@ -62,7 +66,10 @@ class Aoti(TorchFormat):
         buffer = io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about the compiler's own code
-            configs = _COMPILER_OPTIONS | {"aot_inductor.metadata": dict(options.metadata)}
+            metadata = dict(options.metadata)
+            if added := _added_instructions():
+                metadata[_ADDED_INSTRUCTIONS_KEY] = " ".join(added)
+            configs = _COMPILER_OPTIONS | {"aot_inductor.metadata": metadata}
             try:
                 torch._inductor.aoti_compile_and_package(graph.program, package_path=buffer, inductor_configs=configs)
             except Exception as error:  # the compiler may raise anything
@@ -86,7 +93,8 @@ class Aoti(TorchFormat):
             for record in records.namelist():
                 if record.endswith("wrapper_metadata.json"):
                     stated = json.loads(records.read(record))
-                    return " ".join(str(stated[key]) for key in _MACHINE_KEYS)
+                    words = [str(stated[key]) for key in _MACHINE_KEYS]
+                    return " ".join([*words, *stated.get(_ADDED_INSTRUCTIONS_KEY, "").split()])
         raise ModelError("AOTInductor package lacks platform metadata")
 
     def providers(self) -> tuple[str, ...]:
@@ -116,7 +124,9 @@ def check_machine(needed: str, where: str) -> None:
         "AVX2": cpu._is_avx2_supported,
         "AVX512": cpu._is_avx512_supported,
         "AVX512_VNNI": cpu._is_vnni_supported,
+        "AVX512_BF16": cpu._is_avx512_bf16_supported,
         "AMX_TILE": cpu._is_amx_tile_supported,
+        "AMX_FP16": cpu._is_amx_fp16_supported,
     }
     kind, instructions = needed.split()[:2], needed.split()[2:]
     here = [sys.platform, platform.machine()]
@@ -124,6 +134,14 @@ def check_machine(needed: str, where: str) -> None:
     if kind != here or lacking:
         got = " ".join(here) + (f" without {', '.join(lacking)}" if lacking else "")
         raise TargetError("compiled for another machine", where=where, expected=needed, got=got, do="export it here")
+
+
+def _added_instructions() -> list[str]:
+    """Return the instruction sets that Inductor lets the compiler use here, in addition to those that it records."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    flags = pick_vec_isa().build_arch_flags().split()
+    return [name for flag, name in _ADDED_INSTRUCTIONS.items() if flag in flags]
 
 
 class _TraceRemover:
