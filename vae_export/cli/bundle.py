@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from vae_export.artifact.folder import CERTIFICATE
+from vae_export.artifact.manifest import MANIFEST
+from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS
+from vae_export.bundle.signature import SIGNATURE
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
@@ -230,13 +234,13 @@ _PRIORS: dict[str, str] = {
     "given by the user": "drawn by the user",
 }
 _WORDS = {
-    "SHA256SUMS": "hashes of all other files",
-    "SHA256SUMS.sig": "signature of the hashes",
-    "manifest.json": "contract, files, golden vectors",
-    "certificate.json": "every figure of the verification",
-    "certificate.html": "the certificate as a page",
-    "MODEL_CARD.md": "what the model is (--card prints it)",
-    "LICENSE": "the model's licence",
+    SUMS: "hashes of all other files",
+    SIGNATURE: "signature of the hashes",
+    MANIFEST: "contract, files, golden vectors",
+    CERTIFICATE: "every figure of the verification",
+    PAGE: "the certificate as a page",
+    CARD: "what the model is (--card prints it)",
+    LICENCE: "the model's licence",
 }
 
 
