@@ -108,7 +108,7 @@ def bench(
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))
     certificate = read_certificate(artifact.certificate)
     check_writable(place.parent)
-    with console.report_steps(plan.rounds * len(plan.parts), "measuring") as report:
+    with console.report_steps(plan.rounds * len(plan.parts), "measuring", uncounted=("opening",)) as report:
         timings = measure(artifact, chosen.checkpoint, certificate, plan, targets=targets, report=report)
     timings.write(place)
     write_atomic(place.with_suffix(".html"), timings_page(timings, certificate).encode())
