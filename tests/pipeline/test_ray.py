@@ -233,6 +233,26 @@ def test_drivers_that_all_die_are_an_error(bundle: Path) -> None:
         list(ray_engine(bundle, None).run(Task("decode", DeadlyPickle()), Chunks(40, 10)))
 
 
+def test_killed_driver_of_a_local_cluster_changes_nothing(
+    bundle: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A second cluster is started here, and goes on after the last shard of the first one."""
+    home, messages = tmp_path / "home", tmp_path / "stderr"
+    home.mkdir()
+    with messages.open("w") as errors:
+        process = start(*sample(bundle, home / "out", "--engine", "ray", "--actors", 1, "--json"), errors=errors)
+        wait_until(lambda: staged_shards(home) > 0, process)
+        kill_driver(process)
+        wait_until(lambda: "Ray's driver died of SIGSEGV" in messages.read_text(), process)
+        done = staged_shards(home)
+        out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 0, messages.read_text()
+    assert done < ROWS // SHARD_ROWS, "it was killed too late"
+    assert json.loads(out)["engine"] == "ray"
+    assert [path.name for path in home.iterdir()] == ["out"]
+    assert tree(home / "out") == expected
+
+
 def test_ctrl_c_ends_a_cluster_that_was_started_here(bundle: Path, tmp_path: Path) -> None:
     """The second such cluster: the first one died with its driver."""
     home, messages = tmp_path / "home", tmp_path / "stderr"
