@@ -131,7 +131,7 @@ def _tolerance(references: References, case: Case, part: Part, output: str, prec
 
 def _probe(captured: Captured, parts: Sequence[Part]) -> Probe:
     """Return a probe of latents (zeros, ±6 and random), the data they decode to, random noise, and conditions."""
-    contract = _sized(captured.source.contract)
+    contract = _sized(captured.contract)
     rows = _rows(contract)
     arrays: dict[str, Array] = {}
     for index, latent in enumerate(contract.latents):
