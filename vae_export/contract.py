@@ -81,10 +81,9 @@ class PartSpec:
             tensor.check(inputs[tensor.name], batch=rows, sizes=sizes)
             rows = len(inputs[tensor.name])
         for name, value in sizes.items():
-            bounds = self.symbols.get(name, Symbol())
-            if not bounds.low <= value <= (bounds.high or value):
-                expected = f"{bounds.low} to {bounds.high}" if bounds.high else f"{bounds.low} and up"
-                raise ModelError("size out of bounds", where=f"{self.part}, {name}", expected=expected, got=value)
+            symbol = self.symbols.get(name, Symbol())
+            if not symbol.allows(value):
+                raise ModelError("size out of bounds", where=f"{self.part}, {name}", expected=symbol.bounds, got=value)
         return rows or 0
 
     def sizes(self, inputs: Mapping[str, Array]) -> dict[str, int]:

@@ -99,6 +99,15 @@ class Symbol:
         """The usual value, or 8 within the bounds."""
         return self.usual or min(max(8, self.low), self.high or 8)
 
+    def allows(self, value: int) -> bool:
+        """Whether the symbol may have this value."""
+        return self.low <= value <= (self.high or value)
+
+    @property
+    def bounds(self) -> str:
+        """The values for people: "1 to 63", "2 and up"."""
+        return f"{self.low} and up" if self.high is None else f"{self.low} to {self.high}"
+
     def to_json(self) -> dict[str, int | None]:
         return {"min": self.low, "max": self.high, "usual": self.usual}
 

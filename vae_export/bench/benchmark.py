@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 
@@ -31,12 +31,13 @@ from vae_export.bench.subjects import (
     ExportedFile,
     Subject,
 )
-from vae_export.contract import Part
+from vae_export.contract import Contract, Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.parity.degradation import Report
 from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
 from vae_export.system.hardware import describe_machine
+from vae_export.tensors import BATCH, Symbol
 
 #: Durations of calls in nanoseconds, one list for each round, by subject, batch size and threads.
 CallTimes = dict[tuple[str, int, int], list[list[int]]]
@@ -72,6 +73,7 @@ def bench(
     """
     certificate.require(artifact.manifest, artifact.certificate)
     chosen = {part: choose_subjects(artifact, part, targets) for part in plan.parts}
+    plan = allowed_plan(plan, artifact.manifest.contract, report)
     unusable: dict[str, str] = {}
     subjects: list[SubjectSummary] = []
     rooflines: list[Roofline] = []
@@ -94,6 +96,19 @@ def bench(
         results=tuple(results),
         unusable=unusable,
     )
+
+
+def allowed_plan(plan: BenchPlan, contract: Contract, report: Report) -> BenchPlan:
+    """Return the plan with the batch sizes that the graphs take; raise `UsageError` if there are none."""
+    allowed = contract.symbols.get(BATCH, Symbol())
+    batches = tuple(batch for batch in plan.batches if allowed.allows(batch))
+    if batches == plan.batches:
+        return plan
+    if not batches:
+        got = ", ".join(map(str, plan.batches))
+        raise UsageError("files take no such batch", expected=f"{allowed.bounds} rows", got=got, do="pass --batch")
+    report(f"the files take {allowed.bounds} rows; other batch sizes are left out")
+    return replace(plan, batches=batches)
 
 
 def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:

@@ -22,6 +22,7 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import UsageError
 from vae_export.formats.base import Bound, Runner
 from vae_export.session_options import SessionOptions
+from vae_export.tensors import BATCH
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -111,7 +112,7 @@ class Subject:
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
-    """Return random float32 inputs: pixels are uniform in their range, other inputs are standard normal.
+    """Return random inputs at the usual sizes: uniform in their range, or standard normal without one.
 
     Args:
         spec: the part, with its inputs.
@@ -121,14 +122,8 @@ def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
         Arrays (N, *item) by name.
     """
     rng = np.random.default_rng(0)
-    return {
-        tensor.name: (
-            rng.uniform(tensor.low, tensor.high, (batch, *tensor.fixed_item))
-            if tensor.is_bounded
-            else rng.standard_normal((batch, *tensor.fixed_item))
-        ).astype(np.float32)
-        for tensor in spec.inputs
-    }
+    sizes = {name: symbol.usual_value for name, symbol in spec.symbols.items() if name != BATCH}
+    return {tensor.name: tensor.draw(batch, rng) for tensor in spec.at(sizes).inputs}
 
 
 def _eager_runner(graph: Graph, threads: int) -> Runner:

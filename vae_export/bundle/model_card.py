@@ -106,8 +106,7 @@ def _meaning(tensor: TensorSpec, contract: Contract) -> str:
 
 
 def _bounds(symbol: Symbol) -> str:
-    values = f"{symbol.low} and up" if symbol.high is None else f"{symbol.low} to {symbol.high}"
-    return values + (f", usually {symbol.usual}" if symbol.usual else "")
+    return symbol.bounds + (f", usually {symbol.usual}" if symbol.usual else "")
 
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[str]:

@@ -8,13 +8,14 @@ from typing import Any
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
 from vae_export.artifact.manifest import MANIFEST, Recommendation, read_manifest
-from vae_export.errors import IntegrityError, ParityError
+from vae_export.errors import IntegrityError, ParityError, UsageError
 from vae_export.io.atomic import write_atomic
 from vae_export.parity import Budget
 from vae_export.parity.degradation import Report
 from vae_export.runtime.model import Model
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS
 from vae_export.system.hardware import identity
+from vae_export.tensors import BATCH, Symbol
 from vae_export.tune.candidates import Candidate, candidates, verified_levels
 from vae_export.tune.plan import TunePlan
 from vae_export.tune.successive_halving import CandidateResult, SuccessiveHalving
@@ -72,10 +73,14 @@ def tune(
         ParityError: the certificate did not pass, no file that the runtime can run is within the budget, or the winner
             fails the golden vectors. The manifest stays unchanged.
         IntegrityError: a file was altered, the certificate belongs to other files, or the export changed meanwhile.
-        UsageError: the export has no such part.
+        UsageError: the export has no such part, or its files take no such batch.
         TargetError: the runtime's defaults cannot run here.
     """
     certificate.require(artifact.manifest, artifact.certificate)
+    allowed = artifact.manifest.contract.symbols.get(BATCH, Symbol())
+    if not allowed.allows(plan.batch):
+        expected = f"{allowed.bounds} rows"
+        raise UsageError("files take no such batch", expected=expected, got=plan.batch, do="pass --batch")
     try:
         pool = candidates(artifact.manifest, certificate, plan.part)
     except (KeyError, TypeError, AttributeError) as error:
