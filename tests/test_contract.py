@@ -252,3 +252,39 @@ def test_prior_that_cannot_be_drawn_is_refused(codes: bool) -> None:
     with pytest.raises(ModelError, match='bad contract: prior; expected "uniform" over codes'):
         replace(contract, prior="standard normal" if codes else "uniform")
     assert replace(contract, prior="given by the user").prior == "given by the user"
+
+
+OPEN = Contract((3, "8*h", "8*w"), (4, "h", "w"), symbols={"h": Symbol(1, 64)})
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        OPEN,
+        OPEN.narrowed({"N": Symbol(1, 63)}),
+        OPEN.narrowed({"h": Symbol(2, 20, 8)}),
+        OPEN.fixed({"h": 8}),
+        OPEN.fixed({"h": 8, "w": 3, "N": 1}),
+    ],
+)
+def test_narrowings_of_a_contract_are_known(contract: Contract) -> None:
+    assert contract.is_narrowing_of(OPEN)
+    assert Contract.from_json(contract.to_json()).is_narrowing_of(OPEN)
+    assert contract == OPEN or not OPEN.is_narrowing_of(contract)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        OPEN.narrowed({"h": Symbol(1, 65)}),
+        OPEN.narrowed({"h": Symbol()}),
+        OPEN.fixed({"h": 65}),
+        Contract((3, "8*h", "8*w"), (5, "h", "w"), symbols={"h": Symbol(1, 64)}),
+        Contract((3, "4*h", "8*w"), (4, "h", "w"), symbols={"h": Symbol(1, 64)}),
+        Contract((3, 12, "8*w"), (4, 1, "w")),
+        Contract((3, 16, 16), (4, 2, 2), (-1.0, 1.0)),
+        Contract((192,), (16,)),
+    ],
+)
+def test_other_contracts_are_no_narrowings(contract: Contract) -> None:
+    assert not contract.is_narrowing_of(OPEN)

@@ -380,6 +380,28 @@ class Contract:
         """Return the contract with narrower bounds of symbols."""
         return replace(self, symbols={**self.symbols, **bounds})
 
+    def is_narrowing_of(self, other: Contract) -> bool:
+        """Whether this is the other contract, perhaps with narrower bounds of symbols and with symbols fixed."""
+        values: dict[str, int | None] = {}
+        for part in PARTS:
+            mine, theirs = self.spec(part), other.spec(part)
+            for one, wide in zip((*mine.inputs, *mine.outputs), (*theirs.inputs, *theirs.outputs), strict=False):
+                for size, open_size in zip(one.shape, wide.shape, strict=False):
+                    if isinstance(size, int) and isinstance(open_size, str):
+                        expression = Expression.parse(open_size)
+                        values[expression.symbol] = expression.solve(size)
+        fixed = {name: value for name, value in values.items() if value is not None and value >= 1}
+        bounds = {name: Symbol(value, value) for name, value in fixed.items()} | dict(self.symbols)
+        within = all(
+            wide.low <= symbol.low and (symbol.high or math.inf) <= (wide.high or math.inf)
+            for name, symbol in bounds.items()
+            for wide in [other.symbols.get(name, Symbol())]
+        )
+        if not within or len(fixed) < len(values):
+            return False
+        narrowed = other.fixed(fixed)
+        return narrowed.free_symbols.keys() == self.free_symbols.keys() and self == narrowed.narrowed(self.symbols)
+
     def _with_shapes(self, values: Mapping[str, int]) -> Contract:
         latent = self.latent_shape
         return replace(

@@ -73,7 +73,7 @@ def export(
     """
     references = References(source)
     captured = references.captured
-    plan = _plan(captured.source, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
+    plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
     out = Path(out)
     if force:
         _refuse_other_folder(out)

@@ -313,7 +313,7 @@ CAPTURED = {
 @pytest.mark.parametrize("case", CAPTURED.values(), ids=CAPTURED.keys())
 def test_module_is_captured_and_its_onnx_file_agrees(case: Case) -> None:
     captured = Captured(case.source())
-    assert captured.contract == captured.source.contract
+    assert captured.contract == captured.given.contract
     assert captured.notes == ()
     for graph in captured.graphs().values():
         assert_onnx_agrees(graph)

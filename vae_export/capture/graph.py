@@ -45,12 +45,15 @@ class Captured:
     Args:
         source: the model to export. Its modules are copied, so that they keep their mode and device.
         contract: a contract that capturing has narrowed before, such as a manifest's. Without one, the first use of
-            `contract` or `graph` captures all parts, and finds the sizes that they support.
+            `contract`, `source` or `graph` captures all parts, and finds the sizes that they support.
+
+    Attributes:
+        given: the model to export, with its own contract.
+        notes: what was found in the modules and what was narrowed, a line each.
     """
 
     def __init__(self, source: Source, contract: Contract | None = None) -> None:
-        self.source = source
-        #: What was found in the modules and what was narrowed, a line each.
+        self.given = source
         self.notes: tuple[str, ...] = ()
         self._contract = contract
         self._graphs: dict[Part, Graph] = {}
@@ -61,13 +64,18 @@ class Captured:
         if isinstance(source, Captured):
             if contract is None or source._contract == contract:
                 return source
-            source = source.source
+            source = source.given
         return cls(Source.of(source), contract)
 
     @property
     def contract(self) -> Contract:
         """The source's contract, narrowed to the sizes and batches that its graphs support; the same for all parts."""
-        return self.narrow(self.source.parts)
+        return self.narrow(self.given.parts)
+
+    @cached_property
+    def source(self) -> Source:
+        """The source with the narrowed contract."""
+        return self.given if self.contract == self.given.contract else replace(self.given, contract=self.contract)
 
     def narrow(self, parts: Sequence[Part], report: Callable[[str], None] = lambda _line: None) -> Contract:
         """Capture parts, check that they are functions of their inputs, and return the contract that all of them keep.
@@ -81,7 +89,7 @@ class Captured:
         """
         if self._contract is not None:
             return self._contract
-        contract, programs = self.source.contract, dict[Part, torch.export.ExportedProgram]()
+        contract, programs = self.given.contract, dict[Part, torch.export.ExportedProgram]()
         left = list(parts)
         while left:
             part = left.pop(0)
@@ -97,7 +105,7 @@ class Captured:
             vars(graph)["program"] = programs[part]
             if part != "autoencoder":  # it consists of the others
                 check_function(graph.module, graph.spec)
-        self.notes = (*self.recognised.notes, *_narrowings(self.source.contract, contract))
+        self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         self._contract = contract
         return contract
 
@@ -112,18 +120,18 @@ class Captured:
 
     def graphs(self, parts: Iterable[Part] = ()) -> dict[Part, Graph]:
         """Return the graphs of all parts of the source and of `parts`, by part."""
-        return {part: self.graph(part) for part in dict.fromkeys((*self.source.parts, *parts))}
+        return {part: self.graph(part) for part in dict.fromkeys((*self.given.parts, *parts))}
 
     def _graph(self, part: Part, contract: Contract) -> Graph:
-        if float_part(part) not in self.source.parts:
-            raise ModelError("part cannot be made", where=part, expected=" | ".join(self.source.parts))
+        if float_part(part) not in self.given.parts:
+            raise ModelError("part cannot be made", where=part, expected=" | ".join(self.given.parts))
         module = part_module(contract, part, self.recognised.encoder, self.recognised.decoder)
         return Graph(contract.spec(part), module.eval())
 
     @cached_property
     def recognised(self) -> Recognised:
         """Copies of the encoder and decoder, which all parts share, with the contract's outputs."""
-        source = self.source
+        source = self.given
         encoder = None if source.encoder is None else copy_module(source.encoder, "encoder")
         decoder = None if source.decoder is None else copy_module(source.decoder, "decoder")
         return replace(source, encoder=encoder, decoder=decoder).recognised

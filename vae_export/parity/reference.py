@@ -85,9 +85,14 @@ class References:
         """Wrap a source, a checkpoint or captured graphs; return existing references unchanged."""
         return source if isinstance(source, References) else cls(source)
 
+    def keeping(self, contract: Contract) -> References:
+        """Return references of the same source with a contract that capturing has narrowed; itself if it has it."""
+        captured = Captured.of(self.captured, contract)
+        return self if captured is self.captured else References(captured)
+
     @property
     def source(self) -> Source:
-        """The source of the captured graphs."""
+        """The source of the captured graphs, with the contract that they keep."""
         return self.captured.source
 
     @cached_property

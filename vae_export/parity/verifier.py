@@ -111,7 +111,8 @@ def verify(
     if targets is None:
         refuse_unknown(artifact.manifest)
     chosen = choose_targets(kinds_of(artifact.manifest), targets)
-    check_origin(artifact, references.source, trust=trust)
+    check_origin(artifact, references.captured.given, trust=trust)
+    references = references.keeping(artifact.manifest.contract)
     parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
     graphs = references.captured.graphs(parts)
     limits = Limits.of(minutes, available_memory())
@@ -174,7 +175,7 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
             do="export again",
         )
     # Applications take shapes and ranges from the manifest, so it must state those that are verified.
-    if artifact.manifest.contract != source.contract:
+    if not artifact.manifest.contract.is_narrowing_of(source.contract):
         raise IntegrityError(
             "export has another contract",
             where=artifact.folder,

@@ -1,0 +1,37 @@
+"""An export of a module that supports less than its contract states what it supports, and is verified with that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.capture.test_modules import FixedSize, LargeBatches, any_size
+from vae_export import Contract, Source, export, load, open_artifact, verify
+from vae_export.errors import IntegrityError
+from vae_export.tensors import Symbol
+
+
+def source(middle: nn.Module, latent: tuple[int | str, ...], data: tuple[int | str, ...]) -> Source:
+    torch.manual_seed(0)
+    return Source(Contract(data, latent), decoder=any_size(middle))
+
+
+@pytest.mark.slow
+def test_export_states_and_keeps_the_largest_batch(tmp_path: Path) -> None:
+    lines: list[str] = []
+    given = source(LargeBatches(), (4, 2, 2), (1, 8, 8))
+    _, certificate = export(given, tmp_path / "export", report=lines.append)
+    assert certificate.passed
+    assert any("batch is limited to 1 to 63" in line for line in lines)
+    written = open_artifact(tmp_path / "export")
+    assert written.manifest.contract.symbols == {"N": Symbol(1, 63)}
+    assert verify(written, given, thorough=False).passed
+    latent = np.zeros((70, 4, 2, 2), np.float32)
+    assert load(tmp_path / "export").decode(latent).shape == (70, 1, 8, 8)
+    other = Source(Contract((1, 8, 8), (4, 2, 2), (-1.0, 1.0)), decoder=given.decoder)
+    with pytest.raises(IntegrityError, match="another contract"):
+        verify(written, other)
