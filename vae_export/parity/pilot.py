@@ -83,8 +83,10 @@ class _LiveBytes(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         outputs = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in tree_leaves((args, kwargs)) if _is_tensor(tensor)}
         for tensor in tree_leaves(outputs):
-            if isinstance(tensor, Tensor):
+            # A view of a weight is no activation.
+            if _is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in given - self._tensors.keys():
                 self._add(tensor)
         self.most = max(self.most, self._alive + _workspace(func, args, outputs))
         return outputs
@@ -102,6 +104,10 @@ class _LiveBytes(TorchDispatchMode):
         if not self._tensors[pointer]:
             del self._tensors[pointer]
             self._alive -= size
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0
 
 
 def _workspace(func: Any, args: tuple[Any, ...], outputs: Any) -> int:
