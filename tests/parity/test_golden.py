@@ -9,10 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.extended_models import CONTRACTS, extended_source
 from vae_export import Contract, Source, export
+from vae_export.artifact.golden import GoldenArray, judge
+from vae_export.artifact.manifest import FileContent, FileEntry, Manifest, parse_manifest
+from vae_export.capture import Captured
 from vae_export.errors import ModelError
 from vae_export.parity import References, golden_vectors
+from vae_export.parity.oracle import evaluate_graph
 from vae_export.parity.plan import batches_plan
+from vae_export.tensors import Symbol
 
 
 class Edge(nn.Module):
@@ -59,3 +65,90 @@ def test_golden_vectors_and_calibration_use_one_thread() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_golden_vectors_of_any_contract_are_read_back_and_judged(name: str) -> None:
+    source = extended_source(name)
+    captured = Captured(source)
+    references = References(captured)
+    golden, files = golden_vectors(references, source.parts)
+    manifest = Manifest(captured.contract, _entries(source), 20, {}, {}, golden=golden)
+    document = parse_manifest(manifest.text, "manifest.json")
+    assert document == manifest
+    for part in document.golden:
+        spec = captured.contract.spec(part.part)
+        inputs = {array.tensor: array.array(files[array.name]) for array in part.inputs}
+        spec.check_inputs(inputs)
+        spec.check_ranges(inputs)
+        outputs = evaluate_graph(captured.graph(part.part), inputs)
+        for tensor, stored in zip(spec.outputs, part.outputs, strict=True):
+            exact = stored.array(files[stored.name])
+            assert exact.dtype == np.dtype(tensor.dtype)
+            tensor.check(exact, batch=len(next(iter(inputs.values()))))
+            assert judge(part.part, tensor, outputs[tensor.name], stored, exact).passed
+            assert not judge(part.part, tensor, outputs[tensor.name] + 1, stored, exact).passed
+
+
+def _entries(source: Source) -> tuple[FileEntry, ...]:
+    return tuple(FileEntry.of(f"{part}.onnx", part, "onnx", FileContent(b"x")) for part in source.parts)
+
+
+def test_rows_of_codes_and_conditions_are_the_documented_ones() -> None:
+    source = extended_source("codes")
+    [decoder], files = golden_vectors(source, ["decoder"])
+    [codes] = decoder.inputs
+    values = codes.array(files["golden/codes.i64"])
+    assert (codes.name, codes.dtype, codes.shape) == ("golden/codes.i64", "int64", (16, 4, 4))
+    assert (set(values[0].ravel()), set(values[1].ravel())) == ({0}, {31})
+    assert len(np.unique(values[2:])) == 32
+    assert "dtype" not in decoder.outputs[0].to_json()
+
+
+class Tie(nn.Module):
+    """image (N, 1, 1, 4) → codes (N, 4) of 2: which of two scores is higher; for pixels above 0.5 they are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.tensor([1.0, 1.0]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image.flatten(1)
+        first, second = pixels * self.scores[0], pixels * self.scores[1]
+        return (second > first - (pixels <= 0.5).to(image.dtype)).long()
+
+
+def test_golden_codes_that_rounding_changes_are_counted() -> None:
+    source = Source(Contract((1, 1, 4), (4,), encoding="codes", codebook_size=2), encoder=Tie())
+    [encoder], files = golden_vectors(source, ["encoder"])
+    image, codes = encoder.inputs[0], encoder.outputs[0]
+    above = int((image.array(files[image.name]) > 0.5).sum())
+    assert above > 8
+    assert codes.tolerance == above
+    exact = codes.array(files[codes.name])
+    spec = source.contract.spec("encoder").outputs[0]
+    assert judge("encoder", spec, exact, codes, exact).passed
+    assert not judge("encoder", spec, 1 - exact, codes, exact).passed
+
+
+def test_large_open_sizes_shrink() -> None:
+    contract = Contract((3, "8*h", 8), (4, "h", 1), (-1, 1), symbols={"h": Symbol(1, None, usual=8192)})
+    source = Source(contract, decoder=nn.Sequential(nn.ConvTranspose2d(4, 3, 8, 8), nn.Tanh()))
+    [decoder], _ = golden_vectors(source, ["decoder"])
+    assert [array.shape for array in decoder.inputs] == [(16, 4, 8, 1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dtype": "float64"}, "dtype of a golden array is 'float64'"),
+        ({"dtype": "int64", "band": 0.5}, "tolerance of a golden array is 0.5"),
+        ({"dtype": "int64", "band": -1}, "tolerance of a golden array is -1"),
+        ({"dtype": "float32", "band": 0}, "tolerance of a golden array is 0"),
+    ],
+)
+def test_bad_golden_array_is_refused(changes: dict[str, object], said: str) -> None:
+    good = {"tensor": "codes", "file": "golden/codes.i64", "shape": [2, 4], "sha256": "0", "dtype": "int64", "band": 0}
+    assert GoldenArray.from_json(good, output=True).size == 64
+    with pytest.raises(ValueError, match=said):
+        GoldenArray.from_json(good | changes, output=True)

@@ -213,6 +213,8 @@ def judge(
         The largest absolute error and its tolerance; for an image also the counts of pixels with another level.
     """
     tolerance = golden.allowed(precision)
+    if spec.is_integer:
+        return Judgement(part, spec.name, float((got != expected).sum()), tolerance, None)
     # The difference of two infinities is NaN, so that numbers that are not finite need their own check.
     error = float(np.abs(got.astype(np.float64) - expected).max()) if np.isfinite(got).all() else math.inf
     has_levels = spec.is_image and math.isfinite(error)

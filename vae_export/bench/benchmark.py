@@ -99,7 +99,19 @@ def bench(
 
 
 def allowed_plan(plan: BenchPlan, contract: Contract, report: Report) -> BenchPlan:
-    """Return the plan with the batch sizes that the graphs take; raise `UsageError` if there are none."""
+    """Leave out the batch sizes that the graphs do not take.
+
+    Args:
+        plan: the parts, batch sizes and thread counts to measure.
+        contract: the contract of the export, which has the bounds of the batch.
+        report: called with a line if some are left out.
+
+    Returns:
+        The plan without them.
+
+    Raises:
+        UsageError: no batch size is left.
+    """
     allowed = contract.symbols.get(BATCH, Symbol())
     batches = tuple(batch for batch in plan.batches if allowed.allows(batch))
     if batches == plan.batches:
