@@ -16,6 +16,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray", "pyarrow"),
     "train": ("torch", "safetensors", "torchvision", "sklearn", "matplotlib", "PIL"),
     "tensorboard": ("tensorboardX",),
+    "diffusers": ("torch", "safetensors", "diffusers"),
+    "pythae": ("torch", "pythae"),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
     "sign": ("cryptography",),
