@@ -36,6 +36,7 @@ from vae_export.errors import TargetError, UsageError
 from vae_export.parity.degradation import Report
 from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
+from vae_export.sources import NamedModel
 from vae_export.system.hardware import describe_machine
 from vae_export.tensors import BATCH, Symbol
 
@@ -45,7 +46,7 @@ CallTimes = dict[tuple[str, int, int], list[list[int]]]
 
 def bench(
     artifact: Artifact,
-    checkpoint: Path,
+    checkpoint: Path | NamedModel,
     certificate: StoredCertificate,
     plan: BenchPlan,
     *,
@@ -56,7 +57,7 @@ def bench(
 
     Args:
         artifact: the export whose files are measured.
-        checkpoint: the checkpoint that they were made from.
+        checkpoint: the checkpoint or the model that they were made from.
         certificate: the certificate of the export; only certified files are measured.
         plan: the parts, batch sizes and thread counts to measure, and the measuring time.
         targets: names of the subjects, such as `onnx/CPUExecutionProvider` or `compile/cpu`; None takes all that run
@@ -156,7 +157,7 @@ class _PartBenchmark:
     def __init__(
         self,
         artifact: Artifact,
-        checkpoint: Path,
+        checkpoint: Path | NamedModel,
         part: Part,
         plan: BenchPlan,
         report: Report,
@@ -175,7 +176,10 @@ class _PartBenchmark:
         """Start a process for each subject, one after the other, so that they do not disturb each other's load time."""
         for name in names:
             self._report(f"opening {name} for {self._part}")
-            subject = Subject(str(self._artifact.folder), str(self._checkpoint), self._part, name, self._file(name))
+            model = self._checkpoint.to_json() if isinstance(self._checkpoint, NamedModel) else None
+            checkpoint = "" if model else str(self._checkpoint)
+            folder = str(self._artifact.folder)
+            subject = Subject(folder, checkpoint, self._part, name, self._file(name), model)
             process = stack.enter_context(SubjectProcess(subject))
             try:
                 self._load(name, process)

@@ -59,6 +59,7 @@ class Subject:
         part: the part of the model.
         name: name of the subject, as listed in the module docstring.
         file: the exported file, or None for other subjects.
+        model: what `NamedModel.to_json` gives, of a model without a checkpoint.
     """
 
     export: str
@@ -66,6 +67,7 @@ class Subject:
     part: Part
     name: str
     file: ExportedFile | None = None
+    model: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the subject as JSON, which is sent to the child process."""
@@ -95,8 +97,10 @@ class Subject:
         """Return the part of the model as a graph of PyTorch."""
         from vae_export.capture import capture
         from vae_export.models.checkpoint import load_checkpoint
-        from vae_export.sources import Source
+        from vae_export.sources import NamedModel, Source
 
+        if self.model is not None:
+            return capture(NamedModel.from_json(self.model).open(), self.part)
         return capture(Source.of(load_checkpoint(Path(self.checkpoint))), self.part)
 
     def _open_file(self, threads: int) -> Runner:

@@ -11,7 +11,17 @@ import typer
 from vae_export.bench.results import BATCHES, THREADS, TIMINGS, BenchPlan
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
-from vae_export.cli.options import ALL, ForceOption, JsonOption, RunOption, check_document_free, chosen_run, out_option
+from vae_export.cli.options import (
+    ALL,
+    ForceOption,
+    JsonOption,
+    ModelOptions,
+    RunOption,
+    check_document_free,
+    chosen_run,
+    out_option,
+    run_of,
+)
 from vae_export.contract import EVERY_PART
 from vae_export.errors import TargetError
 from vae_export.io.atomic import check_writable, write_atomic
@@ -80,6 +90,7 @@ def bench(
     *,
     measurement: MeasurementOptions,
     run: RunOption = None,
+    model: ModelOptions,
     out: Annotated[Path | None, out_option("FILE", f"JSON file to write. Default: {TIMINGS} in the export.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -92,7 +103,8 @@ def bench(
     pass, 6 where a --target cannot run; after a crash of one the figures of the others are kept.
     """
     plan, targets = measurement.plan(), measurement.target
-    chosen = chosen_run(run)
+    named = model.named(run=run)
+    chosen = chosen_run(run) if named is None else run_of(named)
     place = out or chosen.export / TIMINGS
     check_document_free(place, force=force)
     require("export")
@@ -109,7 +121,7 @@ def bench(
     certificate = read_certificate(artifact.certificate)
     check_writable(place.parent)
     with console.report_steps(plan.rounds * len(plan.parts), "measuring", uncounted=("opening",)) as report:
-        timings = measure(artifact, chosen.checkpoint, certificate, plan, targets=targets, report=report)
+        timings = measure(artifact, named or chosen.checkpoint, certificate, plan, targets=targets, report=report)
     timings.write(place)
     write_atomic(place.with_suffix(".html"), timings_page(timings, certificate).encode())
     if json:

@@ -16,14 +16,18 @@ from vae_export.bundle.signature import SIGNATURE
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
+    BudgetOptions,
     ExportOption,
     ForceOption,
     JsonOption,
+    ModelOptions,
     RunOption,
     VerifyKeyOption,
     chosen_run,
+    opened,
     out_option,
     refuse_together,
+    run_of,
 )
 from vae_export.contract import EVERY_PART, NORMAL
 from vae_export.errors import InputError, UsageError
@@ -34,6 +38,7 @@ from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vae_export.bundle import Bundle
+    from vae_export.sources import NamedModel
     from vae_export.tensors import TensorSpec
 
 
@@ -70,6 +75,7 @@ def bundle(
     *,
     run: RunOption = None,
     export: ExportOption = None,
+    model: ModelOptions,
     contents: ContentOptions,
     out: Annotated[Path | None, out_option("FILE", "File to make. Default: NAME.zip in the run folder.")] = None,
     force: ForceOption = False,
@@ -78,10 +84,14 @@ def bundle(
     """Pack a certified export into one file for applications.
 
     The bundle holds the model files, their inputs and outputs, golden vectors, certificate, model card and licence
-    (docs/bundle-format.md). An export is refused if its certificate did not pass or belongs to other files.
+    (docs/bundle-format.md). An export is refused if its certificate did not pass or belongs to other files. With
+    --model the model is exported and verified first, unless its export is there.
     """
     refuse_together(run=run, export=export)
-    if export is not None:
+    named = model.named(run=run, export=export)
+    if named is not None:
+        folder, home = run_of(named).export, run_of(named).folder
+    elif export is not None:
         folder, home = export, export.absolute().parent
     else:
         chosen = chosen_run(run)
@@ -89,6 +99,8 @@ def bundle(
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
+    if named is not None:
+        _export_first(named, folder, contents, force=force)
 
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
@@ -123,6 +135,21 @@ def bundle(
     if packed.signed_by is not None:
         console.result(f"signed by the key {packed.signed_by}")
     console.result(f"bundled to {target}")
+
+
+def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, force: bool) -> None:
+    """Export a model to a folder; an export of the very same model that is there is kept."""
+    from vae_export.artifact.folder import open_artifact
+    from vae_export.cli.export import FileOptions, export_to
+
+    if folder.exists() and not force:
+        if dict(open_artifact(folder).manifest.provenance) != dict(opened(model).provenance):
+            do = "pass --force to export it again"
+            raise UsageError("folder has the export of another model, or of other weights", where=folder, do=do)
+        console.note(f"taking the export in {folder}")
+        return
+    files = FileOptions(format=contents.format, part=contents.part, precision=contents.precision)
+    export_to(folder, files, BudgetOptions(), lambda: opened(model), force=force)
 
 
 def _title(name: str, *, of_file: bool) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -16,10 +16,13 @@ from vae_export.cli.options import (
     CheckpointOption,
     ForceOption,
     JsonOption,
+    ModelOptions,
     RunOption,
     chosen_run,
+    opened,
     out_option,
     refuse_together,
+    run_of,
 )
 from vae_export.cli.verify import BETWEEN_FILES, show_degradations, show_gaps
 from vae_export.contract import PARTS, PIXELS
@@ -29,6 +32,12 @@ from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
 from vae_export.system.extras import require
+
+if TYPE_CHECKING:
+    from vae_export.artifact.folder import Artifact
+    from vae_export.models.checkpoint import Checkpoint
+    from vae_export.parity import Certificate
+    from vae_export.sources import NamedModel, Source
 
 T = TypeVar("T", bound=str)
 
@@ -71,6 +80,7 @@ def export(
     budget: BudgetOptions,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
+    model: ModelOptions,
     out: Annotated[Path | None, out_option("FOLDER", "Folder to make. Default: export/ in the run folder.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -80,48 +90,16 @@ def export(
     All files are written beside their final place, verified there, and published by one rename. An export that does
     not compute what PyTorch computes leaves nothing behind and exits 5.
     """
-    precisions = _chosen(PRECISIONS, files.precision or [FULL])
-    formats = _formats(files.format or ["onnx"], precisions)
     refuse_together(run=run, checkpoint=checkpoint)
-    chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
+    named = model.named(run=run, checkpoint=checkpoint)
+    if named is not None:
+        chosen = run_of(named)
+    else:
+        chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
     folder = out if out is not None else chosen.export
-    check_free(folder, force=force)
-    require("export")
-
-    allowed = budget.budget()
-    from vae_export.exporter import export as export_files
-    from vae_export.models.checkpoint import load_checkpoint
-
-    loaded = load_checkpoint(checkpoint if checkpoint is not None else chosen.checkpoint)
-    parts = _chosen(PARTS, files.part or [ALL])
-    layouts = _chosen(tuple(PIXELS), files.pixels or [])
-    kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
-    try:
-        graphs = len(parts) + len(layouts)
-        # Each graph is captured, each file is written and verified, and golden vectors are one step.
-        with console.report_steps(
-            graphs + 2 * kinds * graphs + 1,
-            *("capturing", "writing", "computing", "verifying"),
-            uncounted=("preparing", *BETWEEN_FILES),
-        ) as report:
-            artifact, certificate = export_files(
-                loaded,
-                folder,
-                formats=formats,
-                parts=None if ALL in (files.part or [ALL]) else parts,
-                pixels=layouts,
-                precisions=precisions,
-                budget=allowed,
-                opset=files.opset,
-                force=force,
-                leave_out=ALL in (*(files.format or []), *(files.precision or [])),
-                report=report,
-                progress=report.within,
-            )
-    except ParityError as error:
-        advice = "allow more degradation, or leave out this precision" if allowed is not None else None
-        do = "; ".join(filter(None, [f"nothing was written to {folder}", error.do or advice]))
-        raise ParityError(error.what, where=error.where, expected=error.expected, got=error.got, do=do) from error
+    artifact, certificate = export_to(
+        folder, files, budget, lambda: _loaded(named, checkpoint or chosen.checkpoint), force=force
+    )
     if json:
         console.result_json(
             {
@@ -140,6 +118,61 @@ def export(
     show_gaps(certificate)
     console.result(f"verified: {len(certificate.results)} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")
+
+
+def _loaded(model: NamedModel | None, checkpoint: Path) -> Source | Checkpoint:
+    from vae_export.models.checkpoint import load_checkpoint
+
+    return load_checkpoint(checkpoint) if model is None else opened(model)
+
+
+def export_to(
+    folder: Path,
+    files: FileOptions,
+    budget: BudgetOptions,
+    load: Callable[[], Source | Checkpoint],
+    *,
+    force: bool,
+) -> tuple[Artifact, Certificate]:
+    """Check the options, load the model and export it to a folder, with progress on stderr."""
+    precisions = _chosen(PRECISIONS, files.precision or [FULL])
+    formats = _formats(files.format or ["onnx"], precisions)
+    check_free(folder, force=force)
+    require("export")
+
+    allowed = budget.budget()
+    from vae_export.exporter import export as export_files
+
+    loaded = load()
+    parts = _chosen(PARTS, files.part or [ALL])
+    layouts = _chosen(tuple(PIXELS), files.pixels or [])
+    kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
+    try:
+        graphs = len(parts) + len(layouts)
+        # Each graph is captured, each file is written and verified, and golden vectors are one step.
+        with console.report_steps(
+            graphs + 2 * kinds * graphs + 1,
+            *("capturing", "writing", "computing", "verifying"),
+            uncounted=("preparing", *BETWEEN_FILES),
+        ) as report:
+            return export_files(
+                loaded,
+                folder,
+                formats=formats,
+                parts=None if ALL in (files.part or [ALL]) else parts,
+                pixels=layouts,
+                precisions=precisions,
+                budget=allowed,
+                opset=files.opset,
+                force=force,
+                leave_out=ALL in (*(files.format or []), *(files.precision or [])),
+                report=report,
+                progress=report.within,
+            )
+    except ParityError as error:
+        advice = "allow more degradation, or leave out this precision" if allowed is not None else None
+        do = "; ".join(filter(None, [f"nothing was written to {folder}", error.do or advice]))
+        raise ParityError(error.what, where=error.where, expected=error.expected, got=error.got, do=do) from error
 
 
 def _chosen(known: Iterable[T], names: list[str]) -> tuple[T, ...]:

@@ -11,10 +11,11 @@ from vae_export.cli import console
 from vae_export.cli.command import option_group
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
-from vae_export.runs import Run, newest_run
+from vae_export.runs import ARTIFACTS, Run, newest_run
 
 if TYPE_CHECKING:
     from vae_export.parity import Budget
+    from vae_export.sources import NamedModel, Source
 
 #: The choice that stands for all others of `choices_option`.
 ALL = "all"
@@ -76,6 +77,97 @@ class BudgetOptions:
         return Budget(self.max_grey_levels, self.max_nats)
 
 
+@option_group("Model")
+class ModelOptions:
+    """A model that is not from a run, and what is stated about it. What is not stated is inferred and shown."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="diffusers:FOLDER, pythae:FOLDER, package.module:function or file.py:function, in place of a run.",
+        ),
+    ] = None
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Weights for a function's modules: .safetensors, .pt, .ckpt. Also encoder=FILE and decoder=FILE.",
+        ),
+    ] = None
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", metavar="KEY", help="Entry of --weights to read, such as ema.")
+    ] = None
+    data_shape: Annotated[
+        str | None,
+        typer.Option("--data-shape", metavar="SHAPE", help="One row: 3x64x64, or 3x8*hx8*w where sizes are free."),
+    ] = None
+    latent_shape: Annotated[
+        str | None, typer.Option("--latent-shape", metavar="SHAPE", help="One row: 128, or 4x8x8.")
+    ] = None
+    data_range: Annotated[
+        str | None, typer.Option("--data-range", metavar="LOW,HIGH", help="0,1 or -1,1, or none without bounds.")
+    ] = None
+    encoder_outputs: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder-outputs", metavar="WORDS", help="What the encoder returns, in order: latent,mean,logvar."
+        ),
+    ] = None
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="NAME:DTYPE:SIZE",
+            help="Further input: label:int64:10, or style:float32:16. Repeatable.",
+        ),
+    ] = None
+    codes: Annotated[int | None, typer.Option("--codes", help="Number of codes, where the encoder gives codes.")] = None
+
+    def named(self, **excluded: object) -> NamedModel | None:
+        """Return the model, None without --model.
+
+        Args:
+            excluded: options that --model goes without, by their names with underscores.
+
+        Raises:
+            UsageError: one of them was passed too, or an option needs --model.
+        """
+        stated = {name: value for name, value in vars(self).items() if name != "model" and value is not None}
+        if self.model is None:
+            if stated:
+                raise UsageError(f"--{next(iter(stated)).replace('_', '-')} needs --model")
+            return None
+        refuse_together(model=self.model, **excluded)
+        from vae_export.sources.named import NamedModel
+
+        return NamedModel(
+            self.model,
+            tuple(self.weights or ()),
+            self.weights_key,
+            self.data_shape,
+            self.latent_shape,
+            self.data_range,
+            self.encoder_outputs,
+            tuple(self.condition or ()),
+            self.codes,
+        )
+
+
+def opened(model: NamedModel) -> Source:
+    """Return the source of a model, and print what was found about it on stderr."""
+    source = model.open()
+    contract = source.contract
+    tensors = [contract.data, *contract.latents, *(condition.tensor for condition in contract.conditions)]
+    if contract.output != contract.data:
+        tensors.append(contract.output)
+    facts = [*map(str, tensors), f"encoder: {contract.encoding}"]
+    console.message(f"model: {source.provenance.get('class', model.text)}; {'; '.join(facts)}")
+    return source
+
+
 def out_option(metavar: str | None, help: str) -> Any:
     """Return the option --out of a command; its help names the default."""
     return typer.Option("--out", metavar=metavar, help=help, rich_help_panel="Output")
@@ -87,6 +179,11 @@ def check_document_free(path: Path, *, force: bool) -> None:
         raise UsageError("--out is for the JSON; the page goes beside it", where=path, expected="a name in .json")
     for place in (path, path.with_suffix(".html")):
         check_free(place, force=force)
+
+
+def run_of(model: NamedModel) -> Run:
+    """Return the run folder of a model by its name, artifacts/<name>."""
+    return Run(ARTIFACTS / model.name)
 
 
 def chosen_run(folder: Path | None) -> Run:

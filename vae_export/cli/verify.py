@@ -18,10 +18,13 @@ from vae_export.cli.options import (
     ExportOption,
     ForceOption,
     JsonOption,
+    ModelOptions,
     RunOption,
     check_document_free,
     chosen_run,
+    opened,
     out_option,
+    run_of,
 )
 from vae_export.contract import EVERY_PART, Contract, Part
 from vae_export.errors import ParityError, UsageError, VaeExportError
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from vae_export.artifact.folder import Artifact
     from vae_export.models.checkpoint import Checkpoint
     from vae_export.parity import CaseResult, Certificate, Degradation, Tolerance
+    from vae_export.sources import NamedModel, Source
 
 
 #: First words of the lines with which `vae_export.parity.verify` begins work that belongs to no single file.
@@ -98,6 +102,7 @@ def verify(
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
     export: ExportOption = None,
+    model: ModelOptions,
     single: FileOptions,
     comparison: ComparisonOptions,
     budget: BudgetOptions,
@@ -129,7 +134,10 @@ def verify(
 
     targets, tolerance, allowed = comparison.target, comparison.tolerance(), budget.budget()
     before = None if baseline is None else read_baseline(baseline)
-    if checkpoint is None or (export is None and file is None):
+    named = model.named(run=run, checkpoint=checkpoint)
+    if named is not None:
+        checkpoint, export = run_of(named).checkpoint, export or run_of(named).export
+    elif checkpoint is None or (export is None and file is None):
         chosen = Run(checkpoint.parent) if checkpoint is not None and run is None else chosen_run(run)
         checkpoint, export = checkpoint or chosen.checkpoint, export or chosen.export
     place = out or (
@@ -137,7 +145,7 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
-    artifact, loaded = _opened(checkpoint, export, single, quick=comparison.quick)
+    artifact, loaded = _opened(checkpoint, export, single, named, quick=comparison.quick)
     if not force:
         lost = weaker_points(
             _present_document(place),
@@ -180,15 +188,18 @@ def verify(
         console.result(verdict(certificate))
 
 
-def _opened(checkpoint: Path, export: Path | None, single: FileOptions, *, quick: bool) -> tuple[Artifact, Checkpoint]:
-    """Return the files to verify and the checkpoint to compare them with."""
+def _opened(
+    checkpoint: Path, export: Path | None, single: FileOptions, model: NamedModel | None, *, quick: bool
+) -> tuple[Artifact, Source | Checkpoint]:
+    """Return the files to verify and the model to compare them with."""
     from vae_export.artifact.folder import open_artifact
-    from vae_export.models.checkpoint import load_checkpoint
+    from vae_export.models.checkpoint import Checkpoint, load_checkpoint
 
     if single.file is None or single.part is None:
-        return open_artifact(export or checkpoint.parent), load_checkpoint(checkpoint)
-    loaded = load_checkpoint(checkpoint)
-    contract = loaded.config.contract
+        artifact = open_artifact(export or checkpoint.parent)
+        return artifact, load_checkpoint(checkpoint) if model is None else opened(model)
+    loaded = load_checkpoint(checkpoint) if model is None else opened(model)
+    contract = loaded.config.contract if isinstance(loaded, Checkpoint) else loaded.contract
     return _of_file(single.file, single.part, contract, quick=quick, trust=single.trust), loaded
 
 

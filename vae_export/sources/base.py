@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -114,3 +114,9 @@ class Source:
         if self.encoder is not None and self.decoder is not None:
             parts.append("autoencoder")
         return tuple(parts)
+
+
+def described(source: Source) -> Source:
+    """Return the source with what was found about its modules in the provenance, under "inferred"."""
+    inferred = dict(source.provenance.get("inferred") or {}) | dict(source.recognised.facts)
+    return replace(source, provenance={**source.provenance, "inferred": inferred})

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from vae_export.contract import Contract, Encoding
 from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
-from vae_export.sources.base import Source
+from vae_export.sources.base import Source, described
 from vae_export.sources.memory import check_memory
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import find_leaves
@@ -88,7 +88,7 @@ def open_diffusers(folder: Path, options: ModelOptions) -> Source:
         "weights_sha256": {file.name: sha256(file) for file in files},
         "inferred": {"sizes": sizes.factors, "encoding": sizes.encoding},
     }
-    return Source(contract, coders[0], coders[1], options.images, provenance, options.encoder_outputs)
+    return described(Source(contract, coders[0], coders[1], options.images, provenance))
 
 
 class Coder(nn.Module):
@@ -114,7 +114,7 @@ class Coder(nn.Module):
 class Encoder(Coder):
     """data (N, C, …) → what the autoencoder's `encode` returns."""
 
-    unused = ("decoder", "post_quant_conv", "post_quant_proj")
+    unused: tuple[str, ...] = ("decoder", "post_quant_conv", "post_quant_proj")
 
     def forward(self, data: Tensor) -> object:
         """Return the distribution or the latent."""
@@ -124,7 +124,7 @@ class Encoder(Coder):
 class Decoder(Coder):
     """latent (N, Z, …) → what the autoencoder's `decode` returns."""
 
-    unused = ("encoder", "quant_conv", "quant_proj")
+    unused: tuple[str, ...] = ("encoder", "quant_conv", "quant_proj")
 
     def forward(self, latent: Tensor) -> object:
         """Return the data."""
