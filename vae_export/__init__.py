@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vae_export.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from vae_export.parity import Certificate, verify
     from vae_export.runtime import Model, load
-    from vae_export.sources import Source
+    from vae_export.sources import Source, load_source
     from vae_export.tensors import Symbol
 
 # Since 1.29 ONNX Runtime's wheels send hashes of the graph and weights of each file that they open to Microsoft, and
@@ -50,6 +50,7 @@ _HOMES = {
     "export": "exporter",
     "load": "runtime",
     "load_checkpoint": "models.checkpoint",
+    "load_source": "sources",
     "open_artifact": "artifact.folder",
     "save_checkpoint": "models.checkpoint",
     "verify": "parity",
@@ -69,6 +70,7 @@ __all__ = [
     "export",
     "load",
     "load_checkpoint",
+    "load_source",
     "open_artifact",
     "save_checkpoint",
     "verify",

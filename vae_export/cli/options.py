@@ -164,6 +164,8 @@ def opened(model: NamedModel) -> Source:
     if contract.output != contract.data:
         tensors.append(contract.output)
     facts = [*map(str, tensors), f"encoder: {contract.encoding}"]
+    for note in source.provenance.get("notes", ()):
+        console.message(note)
     console.message(f"model: {source.provenance.get('class', model.text)}; {'; '.join(facts)}")
     return source
 

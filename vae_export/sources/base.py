@@ -32,6 +32,8 @@ class Source:
         provenance: where the model comes from; must be JSON. Goes into the manifest and every file's metadata.
         encoder_outputs: what the encoder returns, in order, such as ("latent", "mean", "logvar"): words of
             `vae_export.sources.recognition.MEANINGS`. None recognises it.
+        composes: whether the decoder takes the latent that the encoder describes. Without it there is no autoencoder,
+            as where a normalizing flow lies between the two.
 
     What the modules return need not be tensors in this order: see `vae_export.sources.recognition`.
 
@@ -45,6 +47,7 @@ class Source:
     images: Array | Mapping[str, Array] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     encoder_outputs: Sequence[str] | None = None
+    composes: bool = True
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -111,7 +114,7 @@ class Source:
             parts.append("encoder")
         if self.decoder is not None:
             parts.append("decoder")
-        if self.encoder is not None and self.decoder is not None:
+        if self.encoder is not None and self.decoder is not None and self.composes:
             parts.append("autoencoder")
         return tuple(parts)
 

@@ -446,7 +446,7 @@ class _Encoder:
     def _fits(self, leaf: Leaf, output: TensorSpec, channels: int = 1) -> bool:
         """Whether a leaf has the shape of an output, perhaps flat, and integers where the output has them."""
         first, *rest = output.fixed_item
-        return _has_item(leaf.tensor, (channels * first, *rest)) and _is_integer(leaf.tensor) == output.is_integer
+        return has_item(leaf.tensor, (channels * first, *rest)) and _is_integer(leaf.tensor) == output.is_integer
 
     def _random(self) -> set[int]:
         """Return the numbers of the leaves that differ under two seeds."""
@@ -510,7 +510,7 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
         isinstance(returned, Tensor) or (type(returned) is tuple and len(returned) == len(found))
     ):
         return module
-    fitting = [n for n, leaf in enumerate(leaves) if _has_item(leaf.tensor, expected[0])]
+    fitting = [n for n, leaf in enumerate(leaves) if has_item(leaf.tensor, expected[0])]
     numbers = fitting
     if len(spec.outputs) == 2:
         if len(fitting) == 2 and leaves[fitting[1]].meaning not in (None, *_LOGVAR):
@@ -533,6 +533,12 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     facts["decoder_outputs"] = [leaf.path or "tensor" for leaf in leaves]
     facts["decoder_takes"] = [leaves[n].path or "tensor" for n in numbers]
     return RecognisedModule(module, picks)
+
+
+def run(module: nn.Module, inputs: Sequence[Tensor]) -> object:
+    """Run a module in eval mode without gradients; its modes, buffers and the random state are restored."""
+    with _as_example(module):
+        return module(*inputs)
 
 
 def run_flat_or_not(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[bool, object]:
@@ -610,7 +616,7 @@ def _flattened(inputs: Sequence[Tensor], flatten: bool) -> tuple[Tensor, ...]:
     return (inputs[0].flatten(1), *inputs[1:]) if flatten else tuple(inputs)
 
 
-def _has_item(tensor: Tensor, item: Shape) -> bool:
+def has_item(tensor: Tensor, item: Shape) -> bool:
     """Whether the rows of a tensor have this shape, or the tensor or the shape is flat and the numbers are as many."""
     found = tuple(tensor.shape[1:])
     if tensor.shape[0] != _ROWS:

@@ -1,0 +1,357 @@
+"""A function of the user's, in a file or a package, and files of weights become a source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vae_export import export, load
+from vae_export.errors import ModelError, UsageError, VaeExportError
+from vae_export.sources import load_source
+
+BLOG = Path(__file__).parents[2] / "examples" / "blog-post"
+#: What the file of a user may hold.
+CODE = """
+import torch
+from torch import nn
+
+class VAE(nn.Module):
+    def __init__(self, latent=4):
+        super().__init__()
+        self.body = nn.Linear(36, 16)
+        self.fc_mu, self.fc_var = nn.Linear(16, latent), nn.Linear(16, latent)
+        self.out = nn.Linear(latent, 36)
+
+    def encode(self, x):
+        h = torch.relu(self.body(x.flatten(1)))
+        return [self.fc_mu(h), self.fc_var(h)]
+
+    def decode(self, z):
+        return torch.sigmoid(self.out(z)).view(-1, 1, 6, 6)
+
+class Plain(VAE):
+    def encode(self, x):
+        return self.fc_mu(torch.relu(self.body(x.flatten(1))))
+
+    def decode(self, z):
+        return self.out(z)
+
+def conv():
+    return nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1)), nn.Sequential(nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh())
+
+def decoder():
+    return None, nn.Sequential(nn.Linear(4, 36), nn.Sigmoid())
+
+class Codes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+        self.up = nn.Sequential(nn.ConvTranspose2d(3, 1, 2, 2), nn.Sigmoid())
+
+    def encode(self, x):
+        return (x[:, 0, ::2, ::2] * 4.99).long(), x.mean()
+
+    def decode(self, codes):
+        return self.up(self.table(codes).permute(0, 3, 1, 2))
+
+class Labelled(VAE):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(3, 4)
+
+    def encode(self, x, label):
+        mean, logvar = super().encode(x)
+        return mean + self.embed(label), logvar
+
+    def decode(self, z, label):
+        return super().decode(z + self.embed(label))
+
+def module(): return VAE()
+def raises(): raise ValueError("no luck")
+def nothing(): return None
+def tensor(): return torch.zeros(3)
+def three(): return VAE(), VAE(), VAE()
+def linear(): return nn.Linear(3, 3)
+def needs(width): return VAE(width)
+text = "not a function"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    return path
+
+
+def test_latent_encoding_and_range_are_inferred_and_recorded(file: Path) -> None:
+    source = load_source(f"{file}:VAE", data_shape="1x6x6")
+    assert source.contract.to_json() == {
+        "image_shape": [1, 6, 6],
+        "image_range": [0.0, 1.0],
+        "latent_shape": [4],
+        "prior": "standard normal",
+        "likelihood": None,
+    }
+    assert source.provenance["source"] == "mine.py:VAE"
+    assert source.provenance["class"] == "VAE"
+    inferred = source.provenance["inferred"]
+    assert (inferred["latent_shape"], inferred["encoding"], inferred["data_range"]) == ([4], "gaussian", [0.0, 1.0])
+
+
+def test_moments_are_told_from_a_latent_by_the_decoder(file: Path) -> None:
+    source = load_source(f"{file}:conv", data_shape="1x8x8")
+    assert source.contract.encoding == "gaussian"
+    assert source.contract.latent_shape == (4, 4, 4)
+    assert source.contract.data_range == (-1.0, 1.0)
+    assert source.provenance["inferred"]["other_sizes"] == "1x2*hx2*w"
+    assert source.provenance["notes"] == ["the modules run at other sizes too: --data-shape 1x2*hx2*w leaves them free"]
+
+
+def test_latent_of_free_sizes_is_inferred(file: Path) -> None:
+    contract = load_source(f"{file}:conv", data_shape="1x2*hx2*w").contract
+    assert contract.data_shape == (1, "2*h", "2*w")
+    assert contract.latent_shape == (4, "h", "w")
+    shifted = load_source(f"{file}:conv", data_shape="1x4*hx4*w").contract
+    assert shifted.latent_shape == (4, "2*h", "2*w")
+
+
+def test_single_latent_is_deterministic_and_wide_values_warn(file: Path) -> None:
+    source = load_source(f"{file}:Plain", data_shape="1x6x6")
+    assert source.contract.encoding == "deterministic"
+    assert source.contract.data_range == (0.0, 1.0)
+    assert not source.contract.output.is_bounded
+    (note,) = source.provenance["notes"]
+    assert note.startswith("warning: data is taken to lie in [0, 1], and the decoder gives -")
+    free = load_source(f"{file}:Plain", data_shape="1x6x6", data_range="none")
+    assert free.contract.data_range is None
+    assert "notes" not in free.provenance
+
+
+def test_decoder_alone_needs_its_latent(file: Path) -> None:
+    with pytest.raises(UsageError, match="latent of a decoder alone is not known; pass --latent-shape"):
+        load_source(f"{file}:decoder", data_shape="1x6x6")
+    source = load_source(f"{file}:decoder", data_shape="1x6x6", latent_shape="4")
+    assert source.parts == ("decoder",)
+
+
+def test_codes_are_recognised_with_the_size_of_the_codebook(file: Path) -> None:
+    contract = load_source(f"{file}:Codes", data_shape="1x6x6").contract
+    assert (contract.encoding, contract.codebook_size, contract.latent_shape) == ("codes", 5, (3, 3))
+    assert load_source(f"{file}:Codes", data_shape="1x6x6", codes=4).contract.codebook_size == 4
+
+
+def test_conditions_are_further_inputs(file: Path) -> None:
+    source = load_source(f"{file}:Labelled", data_shape="1x6x6", conditions=["label:int64:3"])
+    assert [tensor.name for tensor in source.contract.spec("decoder").inputs] == ["latent", "label"]
+    with pytest.raises(ModelError, match=r"encoder cannot be run: .*check --data-shape and --condition"):
+        load_source(f"{file}:Labelled", data_shape="1x6x6")
+
+
+BAD = {
+    "absent": (UsageError, "no such function: .*mine.py; expected .*VAE.*, got absent"),
+    "text": (UsageError, "no such function"),
+    "needs": (UsageError, "function needs arguments: .*mine.py:needs; got width"),
+    "raises": (ModelError, "function failed: .*; got ValueError: no luck"),
+    "nothing": (ModelError, r"function gives no model: .*; expected .*\(encoder, decoder\), got NoneType"),
+    "tensor": (ModelError, "function gives no model: .* got Tensor"),
+    "three": (ModelError, r"function gives no model: .* got \(VAE, VAE, VAE\)"),
+    "linear": (ModelError, r"model has neither encode\(\) nor .encoder: .*, Linear; give it methods"),
+}
+
+
+@pytest.mark.parametrize("function", BAD)
+def test_functions_that_give_no_model_are_one_line(file: Path, function: str) -> None:
+    error, message = BAD[function]
+    with pytest.raises(error, match=message) as caught:
+        load_source(f"{file}:{function}", data_shape="1x6x6")
+    assert caught.value.exit_code in (2, 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_cannot_be_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+    for text, message in (
+        (f"{tmp_path}/broken.py:f", "module cannot be imported: .*broken.py; got No module named"),
+        (f"{tmp_path}/absent.py:f", "no such file: .*absent.py"),
+        ("nothing_of_this_name.models:f", "no such module: nothing_of_this_name.models"),
+        ("justtext", "bad model: --model; expected diffusers:FOLDER"),
+    ):
+        with pytest.raises(VaeExportError, match=message) as caught:
+            load_source(text, data_shape="1x6x6")
+        assert caught.value.exit_code in (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "shape of the data is needed; pass --data-shape"),
+        ({"data_shape": "1x5x5"}, "encoder cannot be run: image .*mat1 and mat2 shapes"),
+        ({"data_shape": "1xx6"}, "bad shape: --data-shape; expected sizes with x between them"),
+        ({"data_shape": "1x6x6", "latent_shape": "3"}, "outputs of the encoder are not clear"),
+        ({"data_shape": "1x6x6", "data_range": "1,0"}, "bad range: --data-range"),
+        ({"data_shape": "1x6x6", "encoder_outputs": "mu,sigma"}, "unknown output: --encoder-outputs"),
+        ({"data_shape": "1x6x6", "conditions": ["label:int64"]}, "bad condition: --condition"),
+    ],
+)
+def test_statements_that_do_not_fit_are_one_line(file: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(VaeExportError, match=message) as caught:
+        load_source(f"{file}:VAE", **options)
+    assert caught.value.exit_code in (2, 3)
+    assert "\n" not in str(caught.value)
+
+
+Save = Callable[[dict[str, dict[str, torch.Tensor]], Path], list[str]]
+
+
+def _prefixed(states: dict[str, dict[str, torch.Tensor]], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+
+
+def _saved(state: object, path: Path) -> list[str]:
+    torch.save(state, path)
+    return [str(path)]
+
+
+SAVED: dict[str, Save] = {
+    "two state_dicts in a file": lambda states, folder: _saved(states, folder / "vae.pt"),
+    "names of beginners": lambda states, folder: _saved(
+        {"Enc": states["encoder"], "Dec": states["decoder"], "epoch": 3}, folder / "vae.pt"
+    ),
+    "names with state_dict": lambda states, folder: _saved(
+        {f"{part}_state_dict": state for part, state in states.items()} | {"optimizer": {"state": {0: {}}}},
+        folder / "vae.pth",
+    ),
+    "whole module": lambda states, folder: _saved(_prefixed(states, ""), folder / "vae.pt"),
+    "data parallel": lambda states, folder: _saved(_prefixed(states, "module."), folder / "vae.pt"),
+    "compiled": lambda states, folder: _saved(
+        {"model_state_dict": _prefixed(states, "_orig_mod.")}, folder / "vae.ckpt"
+    ),
+    "lightning": lambda states, folder: _saved(
+        {"state_dict": _prefixed(states, "model.") | {"loss.weight": torch.ones(3)}, "epoch": 1}, folder / "vae.ckpt"
+    ),
+}
+
+
+def _safetensors(states: dict[str, dict[str, torch.Tensor]], folder: Path) -> list[str]:
+    save_file(_prefixed(states, "vae."), folder / "vae.safetensors")
+    return [str(folder / "vae.safetensors")]
+
+
+def _two_files(states: dict[str, dict[str, torch.Tensor]], folder: Path) -> list[str]:
+    torch.save(states["encoder"], folder / "e.pt")
+    save_file({f"module.{name}": value for name, value in states["decoder"].items()}, folder / "d.safetensors")
+    return [f"encoder={folder}/e.pt", f"decoder={folder}/d.safetensors"]
+
+
+SAVED |= {"safetensors with a prefix": _safetensors, "two files": _two_files}
+
+
+@pytest.fixture
+def blog() -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The blog post's modules, with weights that differ from those of another call."""
+    sys.path.insert(0, str(BLOG))
+    try:
+        from model import vae
+    finally:
+        sys.path.remove(str(BLOG))
+        sys.modules.pop("model")
+    torch.manual_seed(7)
+    encoder, decoder = vae()
+    return encoder.eval(), decoder.eval()
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_weights_load_however_they_were_saved(
+    form: str, blog: tuple[torch.nn.Module, torch.nn.Module], tmp_path: Path
+) -> None:
+    states = {"encoder": blog[0].state_dict(), "decoder": blog[1].state_dict()}
+    files = SAVED[form](states, tmp_path)
+    source = load_source(f"{BLOG}/model.py:vae", weights=files, data_shape="1x28x28")
+    for part, module in (("encoder", source.encoder), ("decoder", source.decoder)):
+        for name, tensor in module.state_dict().items():
+            assert torch.equal(tensor, states[part][name])
+    assert len(source.provenance["weights_sha256"]) == len(files)
+    assert "notes" not in source.provenance
+
+
+def test_other_weights_are_chosen_by_their_key(blog: tuple[torch.nn.Module, torch.nn.Module], tmp_path: Path) -> None:
+    states = {"encoder": blog[0].state_dict(), "decoder": blog[1].state_dict()}
+    averaged = {part: {name: value * 0.5 for name, value in state.items()} for part, state in states.items()}
+    torch.save({"ema": _prefixed(averaged, ""), "model": _prefixed(states, "")}, tmp_path / "both.pt")
+    text, shape = f"{BLOG}/model.py:vae", "1x28x28"
+    plain = load_source(text, weights=str(tmp_path / "both.pt"), data_shape=shape)
+    assert torch.equal(plain.decoder.fc3.bias, states["decoder"]["fc3.bias"])
+    assert plain.provenance["notes"] == ["weights: entry 'model' of both.pt; --weights-key takes ema instead"]
+    ema = load_source(text, weights=str(tmp_path / "both.pt"), weights_key="ema", data_shape=shape)
+    assert torch.equal(ema.decoder.fc3.bias, states["decoder"]["fc3.bias"] * 0.5)
+    with pytest.raises(UsageError, match="no such entry of the weights: .*; expected model | ema, got raw"):
+        load_source(text, weights=str(tmp_path / "both.pt"), weights_key="raw", data_shape=shape)
+
+
+def test_weights_that_do_not_fit_are_listed(file: Path, tmp_path: Path) -> None:
+    torch.save(
+        {"body.weight": torch.zeros(16, 36), "out.weight": torch.zeros(36, 5), "extra": torch.zeros(1)},
+        tmp_path / "w.pt",
+    )
+    with pytest.raises(ModelError) as caught:
+        load_source(f"{file}:VAE", weights=str(tmp_path / "w.pt"), data_shape="1x6x6")
+    text = str(caught.value)
+    assert "weights do not fit the model" in text
+    assert "missing body.bias, fc_mu.weight, fc_mu.bias, fc_var.weight and 2 more" in text
+    assert "unexpected extra" in text
+    assert "of another shape out.weight (36, 5) for (36, 4)" in text
+
+
+def test_pickled_code_is_never_run(file: Path, tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 3), tmp_path / "module.pt")
+    (tmp_path / "noise.pt").write_bytes(b"no weights at all")
+    (tmp_path / "noise.safetensors").write_bytes(b"no weights at all")
+    for name, message in (
+        ("module.pt", "file holds pickled code, which is never run: .*; got torch.nn.modules.linear.Linear"),
+        ("noise.pt", "file of weights cannot be read"),
+        ("noise.safetensors", "file of weights cannot be read"),
+        ("noise.npz", "no such file of weights"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_source(f"{file}:VAE", weights=str(tmp_path / name), data_shape="1x6x6")
+
+
+@pytest.mark.slow
+def test_blog_post_is_exported_without_its_draw(blog: tuple[torch.nn.Module, torch.nn.Module], tmp_path: Path) -> None:
+    """One file of two state_dicts becomes ONNX and TorchScript of images 28 x 28; the encoder's draw is left out."""
+    states = {"encoder": blog[0].state_dict(), "decoder": blog[1].state_dict()}
+    torch.save(states, tmp_path / "vae.pt")
+    source = load_source(f"{BLOG}/model.py:vae", weights=str(tmp_path / "vae.pt"), data_shape="1x28x28")
+    export(source, tmp_path / "out", formats=["onnx", "torchscript"])
+    model = load(tmp_path / "out")
+    images = np.random.default_rng(0).uniform(size=(5, 1, 28, 28)).astype(np.float32)
+    with torch.no_grad():
+        _, mean, logvar = blog[0](torch.from_numpy(images).flatten(1))
+        decoded = blog[1](mean)
+    found_mean, found_logvar = model.encode(images)
+    np.testing.assert_allclose(found_mean, mean.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found_logvar, logvar.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.decode(mean.numpy())[:, 0].reshape(5, 784), decoded.numpy(), atol=1e-5)
+    again = model.encode(images)
+    assert np.array_equal(again[0], found_mean)
+
+
+@pytest.mark.slow
+def test_blog_post_is_trained_and_bundled_by_one_command(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for name in ("model.py", "train.py"):
+        (tmp_path / name).write_bytes((BLOG / name).read_bytes())
+    subprocess.run([sys.executable, "train.py", "1"], cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, str(root / "cli.py"), "bundle", "--model", "model.py:vae", "--weights", "vae.pt"]
+    command += ["--data-shape", "1x28x28", "--format", "onnx"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    model = load(tmp_path / "artifacts/model-vae/model-vae.zip")
+    assert model.decode(np.zeros((2, 20), np.float32)).shape == (2, 1, 28, 28)

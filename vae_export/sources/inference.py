@@ -1,0 +1,319 @@
+"""Infer a contract from modules and the shape of the data: latent, encoding, range, and which sizes can be free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_export.contract import Contract, Encoding
+from vae_export.errors import ModelError, UsageError
+from vae_export.sources.options import ModelOptions
+from vae_export.sources.recognition import Leaf, example_inputs, find_leaves, has_item, recognise, run, run_flat_or_not
+from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text, sizes_at
+
+#: Rows of an example.
+_ROWS = 3
+#: Latents that show the range of a decoder, from narrow ones to ones that drive an activation into its ends.
+_RANGE_ROWS, _WIDEST = 8, 30.0
+#: Ranges of activations that decoders end in, and how far rounding may exceed them.
+_RANGES = ((0.0, 1.0), (-1.0, 1.0))
+_SLACK = 1e-6
+
+
+@dataclass
+class Inference:
+    """A contract, and what of it was not stated.
+
+    Attributes:
+        contract: the contract.
+        facts: what was inferred, for the provenance.
+        notes: lines for the user.
+    """
+
+    contract: Contract
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def infer_contract(encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions) -> Inference:
+    """Return the contract of modules.
+
+    Args:
+        encoder, decoder: the modules, with their weights.
+        options: what is stated: the shape of the data at least.
+
+    Raises:
+        ModelError: the modules refuse the data, or what they return is not clear.
+        UsageError: a shape or a number that cannot be inferred is not stated.
+    """
+    if options.data_shape is None:
+        raise UsageError("shape of the data is needed", do="pass --data-shape, such as 1x28x28 or 3x64x64")
+    symbols = {Expression.parse(size).symbol: Symbol() for size in options.data_shape if isinstance(size, str)}
+    values = {name: symbol.usual_value for name, symbol in symbols.items()}
+    data = sizes_at(options.data_shape, values)
+    fixed = _fixed_contract(data, values, encoder, decoder, options)
+    found = Inference(fixed)
+    if options.latent_shape is None:
+        found.facts["latent_shape"] = list(fixed.latents[0].item)
+    if encoder is not None:
+        found.facts["encoding"] = fixed.encoding
+    if symbols:
+        found.contract = _freed(fixed, encoder, options, values)
+    elif encoder is not None and (sizes := _other_sizes(fixed, encoder, decoder, options)):
+        found.facts["other_sizes"] = sizes
+        found.notes.append(f"the modules run at other sizes too: --data-shape {sizes} leaves them free")
+    if decoder is not None:
+        _find_range(found, decoder, options)
+    return found
+
+
+def _fixed_contract(
+    data: Shape,
+    values: dict[str, int],
+    encoder: nn.Module | None,
+    decoder: nn.Module | None,
+    options: ModelOptions,
+) -> Contract:
+    """Return the contract at one size, of the first latent and encoding that both modules agree with."""
+    bounds = options.bounds if options.data_range is not None else _RANGES[0] if _like_image(data) else None
+    stated = None if options.latent_shape is None else sizes_at(options.latent_shape, values)
+    base = Contract(data, stated or (1,), bounds, conditions=options.conditions)
+    if encoder is None:
+        if stated is None:
+            raise UsageError("latent of a decoder alone is not known", do="pass --latent-shape, such as 128 or 4x8x8")
+        candidates: list[tuple[Encoding, Shape]] = [("codes" if options.codebook_size else "gaussian", stated)]
+    else:
+        candidates = _candidates(encoder, base, stated, options)
+    fitting: list[Contract] = []
+    failure: Exception | None = None
+    for encoding, latent in candidates:
+        codes = _codebook_size(options, encoder, decoder) if encoding == "codes" else None
+        contract = replace(base, latent_shape=latent, encoding=encoding, codebook_size=codes, prior=None)
+        try:
+            recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs)
+        except ModelError as error:
+            failure = failure or error
+            continue
+        if decoder is None:
+            fitting.append(contract)
+            continue
+        try:
+            leaves = find_leaves(run(decoder, example_inputs(contract.spec("decoder").inputs, _ROWS, decoder)))
+        except Exception as error:  # a decoder refuses a latent that is not its own with any error
+            failure = failure or ModelError(
+                "decoder cannot be run",
+                where=f"{contract.latents[0]}",
+                got=f"{type(error).__name__}: {error}",
+                do="check --latent-shape and --condition" if options.latent_shape else None,
+            )
+            continue
+        return _with_output(contract, leaves)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        got = " | ".join(f"{contract.encoding} {shape_text(contract.latents[0].item)}" for contract in fitting)
+        raise ModelError("outputs of the encoder are not clear", got=got, do="name them: --encoder-outputs")
+    raise failure or ModelError("encoder gives no tensor", where=shape_text(data))
+
+
+def _candidates(
+    encoder: nn.Module, base: Contract, stated: Shape | None, options: ModelOptions
+) -> list[tuple[Encoding, Shape]]:
+    """Return encodings and latents that what the encoder returns allows, the likeliest first."""
+    inputs = example_inputs(base.spec("encoder").inputs, _ROWS, encoder)
+    try:
+        _, returned = run_flat_or_not(encoder, inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            "encoder cannot be run",
+            where=", ".join(map(str, base.spec("encoder").inputs)),
+            got=f"{type(error).__name__}: {error}",
+            do="check --data-shape and --condition",
+        ) from error
+    leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == _ROWS]
+    if not leaves:
+        raise ModelError("encoder gives no tensor with a batch axis", got=type(returned).__name__)
+    floats = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.is_floating_point()]
+    integers = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if not leaf.tensor.is_floating_point()]
+    halves = [(shape[0] // 2, *shape[1:]) for shape in floats if shape[0] % 2 == 0]
+    words = set(options.encoder_outputs or ())
+    candidates: list[tuple[Encoding, Shape]] = []
+    if not words or words & {"mean", "moments"}:
+        candidates += [("gaussian", shape) for shape in dict.fromkeys([*floats, *halves])]
+    if not words or "codes" in words:
+        candidates += [("codes", shape) for shape in dict.fromkeys(integers)]
+    if not words or words <= {"latent", "other"}:
+        candidates += [("deterministic", shape) for shape in dict.fromkeys(floats)]
+    if stated is not None:
+        kinds = dict.fromkeys(encoding for encoding, _ in candidates)
+        candidates = [(encoding, stated) for encoding in kinds]
+    return candidates
+
+
+def _codebook_size(options: ModelOptions, *modules: nn.Module | None) -> int:
+    """Return the stated number of codes, or the size of the only embedding."""
+    if options.codebook_size is not None:
+        return options.codebook_size
+    tables = (child for module in modules if module is not None for child in module.modules())
+    sizes = {child.num_embeddings for child in tables if isinstance(child, nn.Embedding)}
+    if len(sizes) != 1:
+        raise UsageError("number of codes is not clear", do="pass --codes", got=sorted(sizes) or None)
+    return sizes.pop()
+
+
+def _with_output(contract: Contract, leaves: Sequence[Leaf]) -> Contract:
+    """Return the contract with the shape of what the decoder gives, where it is not the data's."""
+    item = contract.data.fixed_item
+    if any(has_item(leaf.tensor, item) for leaf in leaves):
+        return contract
+    shapes = {tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.ndim > 1 and len(leaf.tensor) == _ROWS}
+    if len(shapes) != 1:
+        got = ", ".join(map(str, leaves)) or "no tensor"
+        raise ModelError("outputs of the decoder are not clear", expected=f"data {shape_text(item)}", got=got)
+    return replace(contract, output_shape=shapes.pop())
+
+
+def _freed(contract: Contract, encoder: nn.Module | None, options: ModelOptions, values: dict[str, int]) -> Contract:
+    """Return the contract with the symbols of the stated data, and the sizes of the latent in them."""
+    data = options.data_shape or ()
+    if contract.output_shape is not None:
+        raise ModelError(
+            "sizes cannot be free", where="--data-shape", got=f"decoder gives {shape_text(contract.output_shape)}"
+        )
+    if options.latent_shape is not None:
+        latent = options.latent_shape
+    elif encoder is None:
+        raise UsageError("shape of the latent is needed", do="pass --latent-shape with the same symbols")
+    else:
+        sizes: list[Size] = list(contract.latents[0].item)
+        for name, value in values.items():
+            larger = _latent_at(contract, encoder, sizes_at(data, {**values, name: 2 * value}), options)
+            for axis, (small, large) in enumerate(zip(contract.latents[0].fixed_item, larger, strict=True)):
+                if large != small:
+                    factor, rest = divmod(large - small, value)
+                    if rest or not isinstance(sizes[axis], int) or factor < 1:
+                        raise ModelError(
+                            "sizes of the latent do not follow the data",
+                            where=f"--data-shape, {name}",
+                            expected="a multiple of the symbol",
+                            got=f"{small} at {value} and {large} at {2 * value}",
+                            do="state --latent-shape, or numbers",
+                        )
+                    sizes[axis] = str(Expression(name, factor, small - factor * value))
+        latent = tuple(sizes)
+    return replace(contract, data_shape=data, data_name="", latent_shape=latent, symbols={})
+
+
+def _latent_at(contract: Contract, encoder: nn.Module, data: Shape, options: ModelOptions) -> tuple[int, ...]:
+    """Return the shape of the latent for data of another size."""
+    spec = replace(contract, data_shape=data, data_name="").spec("encoder")
+    wrapped = recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs).encoder or encoder
+    try:
+        outputs = run(wrapped, example_inputs(spec.inputs, _ROWS, encoder))
+    except Exception as error:  # the user's code may raise anything
+        got = f"{type(error).__name__}: {error}"
+        raise ModelError("encoder refuses another size", where=shape_text(data), got=got) from error
+    first = outputs[0] if isinstance(outputs, tuple) else outputs
+    return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+
+
+def _other_sizes(
+    contract: Contract, encoder: nn.Module, decoder: nn.Module | None, options: ModelOptions
+) -> str | None:
+    """Return the data shape with free sizes if images of another size go through both modules, or None."""
+    data, latent = contract.data.fixed_item, contract.latents[0].fixed_item
+    axes = len(data) - 1
+    if axes != 2 or len(latent) < axes or contract.output_shape is not None:
+        return None
+    factors = [size // small for size, small in zip(data[-axes:], latent[-axes:], strict=True)]
+    if any(size != factor * small for size, factor, small in zip(data[-axes:], factors, latent[-axes:], strict=True)):
+        return None
+    steps = range(1, axes + 1)  # another step on each axis, so that height and width are told apart
+    larger = (*data[:-axes], *(size + step * f for size, step, f in zip(data[-axes:], steps, factors, strict=True)))
+    expected = (*latent[:-axes], *(size + step for size, step in zip(latent[-axes:], steps, strict=True)))
+    try:
+        if _latent_at(contract, encoder, larger, options) != expected:
+            return None
+        if decoder is not None:
+            spec = replace(contract, data_shape=larger, data_name="", latent_shape=expected).spec("decoder")
+            leaves = find_leaves(run(decoder, example_inputs(spec.inputs, _ROWS, decoder)))
+            if not any(tuple(leaf.tensor.shape[1:]) == larger for leaf in leaves):
+                return None
+    except Exception:  # a network of one size refuses others with any error
+        return None
+    symbols = (Expression(symbol, factor) for symbol, factor in zip("hw", factors, strict=True))
+    return "x".join(map(str, (*data[:-axes], *symbols)))
+
+
+def _find_range(found: Inference, decoder: nn.Module, options: ModelOptions) -> None:
+    """Set the range of the data from what the decoder gives, or hold it against the stated one."""
+    contract = found.contract
+    fixed = contract.at()
+    wrapped = recognise(fixed, None, decoder).decoder or decoder
+    inputs = example_inputs(fixed.spec("decoder").inputs, _RANGE_ROWS, decoder)
+    usual = _extent(run(wrapped, inputs))
+    wide = _extent(run(wrapped, [_widened(tensor) for tensor in inputs]))
+    low, high = min(usual[0], wide[0]), max(usual[1], wide[1])
+    ends = next((ends for ends in _RANGES if _within(low, high, ends)), None)
+    stated = options.data_range is not None
+    shape = contract.output_shape or contract.data_shape
+    if contract.output_shape is not None:
+        found.contract = replace(contract, output_range=ends)
+    elif stated and options.bounds is None:
+        return
+    elif stated and options.bounds is not None:
+        if _within(low, high, options.bounds):
+            return
+        span = options.bounds[1] - options.bounds[0]
+        if usual[0] < options.bounds[0] - span or usual[1] > options.bounds[1] + span:
+            raise ModelError(
+                "decoder gives values far out of the range",
+                where="--data-range",
+                expected=f"[{options.bounds[0]:g}, {options.bounds[1]:g}]",
+                got=f"[{usual[0]:.3g}, {usual[1]:.3g}]",
+                do="end the decoder with its activation, or state another range or none",
+            )
+        found.contract = replace(contract, output_shape=shape, output_range=None)
+        found.notes.append(_outside(low, high, options.bounds))
+    elif ends is not None:
+        found.contract = replace(contract, data_range=ends)
+        found.facts["data_range"] = list(ends)
+    elif contract.data_range is not None:
+        found.contract = replace(contract, output_shape=shape, output_range=None)
+        found.facts["data_range"] = list(contract.data_range)
+        found.notes.append(f"{_outside(low, high, contract.data_range)}; --data-range states another one, or none")
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return rows that grow from the usual width to one that drives an activation into its ends."""
+    if not tensor.is_floating_point():
+        return tensor
+    scale = torch.linspace(1.0, _WIDEST, len(tensor)).to(tensor)
+    return tensor * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def _extent(returned: object) -> tuple[float, float]:
+    tensor = returned[0] if isinstance(returned, tuple) else returned
+    if not isinstance(tensor, Tensor):
+        return -math.inf, math.inf
+    return tensor.min().item(), tensor.max().item()
+
+
+def _within(low: float, high: float, ends: tuple[float, float]) -> bool:
+    return ends[0] - _SLACK <= low and high <= ends[1] + _SLACK
+
+
+def _outside(low: float, high: float, ends: tuple[float, float]) -> str:
+    return (
+        f"warning: data is taken to lie in [{ends[0]:g}, {ends[1]:g}], and the decoder gives {low:.3g} to {high:.3g}; "
+        "pictures are clipped"
+    )
+
+
+def _like_image(shape: Shape) -> bool:
+    return len(shape) == 3 and shape[0] in (1, 2, 3, 4)

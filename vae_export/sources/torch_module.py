@@ -1,0 +1,191 @@
+"""A user's own modules: a function that returns them, in a package or a file, and the files of their weights.
+
+The function gives a VAE with methods `encode` and `decode` or with children `encoder` and `decoder`, or the pair
+(encoder, decoder). Its code runs because the user named it. Latent, encoding, range and sizes that are not stated are
+inferred by running the modules on examples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vae_export.errors import ModelError, UsageError, VaeExportError
+from vae_export.io.atomic import sha256
+from vae_export.sources.base import Source, described
+from vae_export.sources.inference import infer_contract
+from vae_export.sources.options import ModelOptions
+from vae_export.sources.weights import load_weights
+
+
+def open_function(text: str, options: ModelOptions) -> Source:
+    """Return the modules that a function gives as a source.
+
+    Args:
+        text: package.module:function or file.py:function.
+        options: what is stated; `data_shape` is needed.
+
+    Raises:
+        UsageError: there is no such function, it needs arguments, or the shape of the data is missing.
+        ModelError: it fails or gives no module, weights do not fit, or what the modules return is not clear.
+    """
+    if options.data_shape is None:
+        raise UsageError("shape of the data is needed", do="pass --data-shape, such as 1x28x28 or 3x64x64")
+    returned = _call(text)
+    holder, encoder, decoder = _modules(returned, text)
+    notes = load_weights(holder, options.weights or {}, options.weights_key)
+    found = infer_contract(encoder, decoder, options)
+    files = sorted((options.weights or {}).items())
+    provenance: dict[str, Any] = {
+        "source": _short(text),
+        "class": type(returned).__name__ if isinstance(returned, nn.Module) else _pair_name(encoder, decoder),
+        "weights_sha256": {Path(file).name: sha256(Path(file)) for _, file in files},
+        "inferred": found.facts,
+    }
+    if lines := [*notes, *found.notes]:
+        provenance["notes"] = lines
+    return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
+
+
+class MethodModule(nn.Module):
+    """A method of a module as a module: its inputs and outputs are the method's."""
+
+    def __init__(self, module: nn.Module, method: str) -> None:
+        super().__init__()
+        self.module = module
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Return what the method returns."""
+        return getattr(self.module, self.method)(*inputs)
+
+
+def _call(text: str) -> object:
+    """Import the module that a text names, call the function, and return what it gives."""
+    module_name, _, function_name = text.rpartition(":")
+    module = _imported(module_name)
+    function = module
+    for name in function_name.split("."):
+        function = getattr(function, name, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]
+        own = [name for name in names if getattr(vars(module)[name], "__module__", "") == module.__name__]
+        have = " | ".join(own) or "no function"
+        raise UsageError("no such function", where=module_name, expected=have, got=function_name)
+    if needed := _needed_arguments(function):
+        do = "name a function without arguments that returns the model"
+        raise UsageError("function needs arguments", where=text, got=", ".join(needed), do=do)
+    try:
+        return function()
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError("function failed", where=text, got=f"{type(error).__name__}: {error}") from error
+
+
+def _imported(name: str) -> Any:
+    """Import a module by its dotted name from the working folder, or by the path of its file."""
+    path = Path(name)
+    try:
+        if path.suffix == ".py" or len(path.parts) > 1:
+            if not path.is_file():
+                raise UsageError("no such file", where=path, expected="a Python file")
+            # The child processes of `bench` import it again, from where a script's own imports work too.
+            with _first_on_path(path.absolute().parent):
+                spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+                if spec is None or spec.loader is None:
+                    raise UsageError("not a Python file", where=path)
+                module = importlib.util.module_from_spec(spec)
+                sys.modules.setdefault(path.stem, module)  # dataclasses and pickles look their module up
+                spec.loader.exec_module(module)
+                return module
+        with _first_on_path(Path.cwd()):
+            return importlib.import_module(name)
+    except VaeExportError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError("no such module", where=name, do="run from the folder that it lies in") from error
+        raise ModelError("module cannot be imported", where=name, got=error) from error
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError("module cannot be imported", where=name, got=f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Any:
+    """Let imports find modules of a folder first. It stays last on the path for imports inside functions."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+
+
+def _needed_arguments(function: Callable[..., object]) -> list[str]:
+    """Return the names of the arguments without a default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+
+
+def _modules(returned: object, text: str) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
+    """Return what holds the weights, the encoder and the decoder."""
+    if isinstance(returned, nn.Module) and not isinstance(returned, nn.ModuleDict | nn.ModuleList):
+        return _of_vae(returned, text)
+    pair: Sequence[object] = ()
+    if isinstance(returned, Mapping | nn.ModuleDict):
+        members = dict(returned.items())
+        pair = members.get("encoder"), members.get("decoder")
+    elif isinstance(returned, tuple | list | nn.ModuleList) and len(returned) == 2:
+        pair = tuple(returned)
+    if not pair or not all(item is None or isinstance(item, nn.Module) for item in pair) or not any(pair):
+        expected = "a module with encode and decode, or (encoder, decoder)"
+        raise ModelError("function gives no model", where=text, expected=expected, got=_described(returned))
+    encoder, decoder = pair
+    parts = {"encoder": encoder, "decoder": decoder}
+    holder = nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
+    return holder, encoder, decoder  # type: ignore[return-value]  # modules or None, as checked above
+
+
+def _of_vae(vae: nn.Module, text: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the encoder and decoder of one module: its methods, or its children."""
+    parts: list[nn.Module] = []
+    for method, child in (("encode", "encoder"), ("decode", "decoder")):
+        if callable(getattr(vae, method, None)):
+            parts.append(MethodModule(vae, method))
+        elif isinstance(found := getattr(vae, child, None), nn.Module):
+            parts.append(found)
+        else:
+            raise ModelError(
+                f"model has neither {method}() nor .{child}",
+                where=f"{text}, {type(vae).__name__}",
+                do="give it methods encode and decode, or return (encoder, decoder)",
+            )
+    return vae, parts[0], parts[1]
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"({', '.join(type(item).__name__ for item in value)})"
+    return type(value).__name__
+
+
+def _pair_name(*modules: nn.Module | None) -> str:
+    return " and ".join(type(module).__name__ for module in modules if module is not None)
+
+
+def _short(text: str) -> str:
+    """Return the text without the folders of a file, which say where this machine keeps it."""
+    module, _, function = text.rpartition(":")
+    return f"{Path(module).name if module.endswith('.py') else module}:{function}"
