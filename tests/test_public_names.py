@@ -23,6 +23,7 @@ def test_public_names_are_unchanged() -> None:
         "export",
         "load",
         "load_checkpoint",
+        "load_source",
         "open_artifact",
         "save_checkpoint",
         "verify",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.capture.test_modules import FixedSize, LargeBatches, any_size
+from tests.capture.test_modules import LargeBatches, any_size
 from vae_export import Contract, Source, export, load, open_artifact, verify
 from vae_export.errors import IntegrityError
 from vae_export.tensors import Symbol
