@@ -22,6 +22,7 @@ from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
+from vae_export.parity.plan import DEFAULT_MINUTES, Limits
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
@@ -38,6 +39,8 @@ def export(
     pixels: Sequence[Pixels] = (),
     precisions: Sequence[PrecisionName] = (FULL,),
     budget: Budget | None = None,
+    thorough: bool = False,
+    minutes: float | None = DEFAULT_MINUTES,
     opset: int = OPSET,
     force: bool = False,
     leave_out: bool = False,
@@ -55,6 +58,8 @@ def export(
         precisions: precisions of the numbers in the files. Each format must support at least one of them, and is
             written in each that it supports.
         budget: the largest pixel error and ELBO loss that a lower precision may cause.
+        thorough: whether the verification runs every batch size, optimisation level and thread count.
+        minutes: time of the verification for each part and format; None for no limit (see `verify`).
         opset: operator set of the ONNX files.
         force: replace an existing export. A folder that is not an export is never replaced.
         leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. It
@@ -71,6 +76,7 @@ def export(
         MachineError: a format that this machine cannot write or run; a full disk.
         ParityError: a file does not compute what PyTorch computes, or exceeds its budget. Nothing is published.
     """
+    Limits.of(minutes, 0)  # a bad number is refused before any work
     references = References(source)
     captured = references.captured
     plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
@@ -108,7 +114,14 @@ def export(
         artifact = Artifact(staging, manifest)
         with watch.lap("verification"):
             certificate = verify(
-                artifact, references, thorough=False, trust=True, budget=budget, report=report, progress=progress
+                artifact,
+                references,
+                thorough=thorough,
+                minutes=minutes,
+                trust=True,
+                budget=budget,
+                report=report,
+                progress=progress,
             )
         certificate.require()
         with watch.lap("certificate"):

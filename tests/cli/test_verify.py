@@ -77,10 +77,10 @@ class TestVerify:
         thorough = place.read_bytes()
         assert json.loads(thorough)["environment"]["thorough"] is True
         for given, less in [
-            ((*both, "--quick"), "--quick"),
+            ((*both, "--quick"), "fewer test cases"),
             (one, "not on pt2/cpu"),
             ((*both, "--rtol", "0.1"), "--atol or --rtol in place of the measured tolerance"),
-            ((*one, "--quick"), "--quick; not on pt2/cpu"),
+            ((*one, "--quick"), "fewer test cases; not on pt2/cpu"),
         ]:
             outcome = invoke(*given)
             assert outcome.code == 2

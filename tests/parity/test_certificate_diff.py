@@ -170,7 +170,7 @@ def test_equal_verification_is_not_weaker(mlp: Subject) -> None:
 @pytest.mark.parametrize(
     ("before", "given", "said"),
     [
-        ({}, {"thorough": False}, "--quick"),
+        ({}, {"thorough": False}, "fewer test cases"),
         ({"rows": [{"target": ONNX}, {"target": "onnx/CUDAExecutionProvider"}]}, {}, "not on onnx/CUDA"),
         ({}, {"tolerance": Tolerance(1e-9)}, "in place of the measured tolerance"),
         (

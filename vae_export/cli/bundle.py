@@ -17,6 +17,7 @@ from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
     BudgetOptions,
+    EffortOptions,
     ExportOption,
     ForceOption,
     JsonOption,
@@ -149,7 +150,7 @@ def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, 
         console.note(f"taking the export in {folder}")
         return
     files = FileOptions(format=contents.format, part=contents.part, precision=contents.precision)
-    export_to(folder, files, BudgetOptions(), lambda: opened(model), force=force)
+    export_to(folder, files, EffortOptions(), BudgetOptions(), lambda: opened(model), force=force)
 
 
 def _title(name: str, *, of_file: bool) -> str:

@@ -14,6 +14,7 @@ from vae_export.cli.options import (
     ALL,
     BudgetOptions,
     CheckpointOption,
+    EffortOptions,
     ForceOption,
     JsonOption,
     ModelOptions,
@@ -77,6 +78,7 @@ class FileOptions:
 def export(
     *,
     files: FileOptions,
+    effort: EffortOptions,
     budget: BudgetOptions,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
@@ -98,7 +100,7 @@ def export(
         chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
     folder = out if out is not None else chosen.export
     artifact, certificate = export_to(
-        folder, files, budget, lambda: _loaded(named, checkpoint or chosen.checkpoint), force=force
+        folder, files, effort, budget, lambda: _loaded(named, checkpoint or chosen.checkpoint), force=force
     )
     if json:
         console.result_json(
@@ -129,6 +131,7 @@ def _loaded(model: NamedModel | None, checkpoint: Path) -> Source | Checkpoint:
 def export_to(
     folder: Path,
     files: FileOptions,
+    effort: EffortOptions,
     budget: BudgetOptions,
     load: Callable[[], Source | Checkpoint],
     *,
@@ -163,6 +166,8 @@ def export_to(
                 pixels=layouts,
                 precisions=precisions,
                 budget=allowed,
+                thorough=effort.thorough,
+                minutes=effort.minutes,
                 opset=files.opset,
                 force=force,
                 leave_out=ALL in (*(files.format or []), *(files.precision or [])),

@@ -170,6 +170,27 @@ def opened(model: NamedModel) -> Source:
     return source
 
 
+@option_group("Verification")
+class EffortOptions:
+    """The time that a verification may take."""
+
+    verify_minutes: Annotated[
+        float,
+        typer.Option(
+            "--verify-minutes",
+            help="Minutes for each part and format. Costly networks get fewer test cases; the certificate says so.",
+        ),
+    ] = 1.0
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Every test case, however much time and memory it takes.")
+    ] = False
+
+    @property
+    def minutes(self) -> float | None:
+        """The minutes for each part and format, None for no limit."""
+        return None if self.thorough else self.verify_minutes
+
+
 def out_option(metavar: str | None, help: str) -> Any:
     """Return the option --out of a command; its help names the default."""
     return typer.Option("--out", metavar=metavar, help=help, rich_help_panel="Output")

@@ -15,6 +15,7 @@ from vae_export.cli.command import grouped, option_group
 from vae_export.cli.options import (
     BudgetOptions,
     CheckpointOption,
+    EffortOptions,
     ExportOption,
     ForceOption,
     JsonOption,
@@ -24,6 +25,7 @@ from vae_export.cli.options import (
     chosen_run,
     opened,
     out_option,
+    refuse_together,
     run_of,
 )
 from vae_export.contract import EVERY_PART, Contract, Part
@@ -105,6 +107,7 @@ def verify(
     model: ModelOptions,
     single: FileOptions,
     comparison: ComparisonOptions,
+    effort: EffortOptions,
     budget: BudgetOptions,
     out: Annotated[
         Path | None, out_option("FILE", "Certificate to write. Default: beside the files that are verified.")
@@ -119,6 +122,7 @@ def verify(
     computes or is worse than --baseline, 6 where a --target cannot run. Only with --force does a weaker certificate
     (--quick, fewer targets, a wider tolerance of your own, no budget where there was one) replace a thorough one.
     """
+    refuse_together(quick=comparison.quick, thorough=effort.thorough)
     file, baseline = single.file, comparison.baseline
     if file is not None and (export is not None or single.part is None):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
@@ -146,16 +150,16 @@ def verify(
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
     artifact, loaded = _opened(checkpoint, export, single, named, quick=comparison.quick)
-    if not force:
-        lost = weaker_points(
-            _present_document(place),
-            artifact.manifest,
-            targets=targets,
-            tolerance=tolerance,
-            budget=allowed,
-            thorough=not comparison.quick,
-        )
-        _refuse_weaker(place, lost)
+
+    def refuse_weaker(*, thorough: bool) -> None:
+        if not force:
+            present = _present_document(place)
+            lost = weaker_points(
+                present, artifact.manifest, targets=targets, tolerance=tolerance, budget=allowed, thorough=thorough
+            )
+            _refuse_weaker(place, lost)
+
+    refuse_weaker(thorough=not comparison.quick)
     check_writable(place.parent)
     with console.report_steps(_files_to_verify(artifact, targets), "verifying", uncounted=BETWEEN_FILES) as report:
         certificate = compare(
@@ -165,10 +169,13 @@ def verify(
             tolerance=tolerance,
             budget=allowed,
             thorough=not comparison.quick,
+            minutes=effort.minutes,
             trust=single.trust,
             report=report,
             progress=report.within,
         )
+    # Only the verification itself finds out that a network is too costly for every test case.
+    refuse_weaker(thorough=certificate.environment["thorough"] or not certificate.passed)
     # A failed certificate is written too: it shows what failed.
     certificate.write(place)
     write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())

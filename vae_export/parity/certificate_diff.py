@@ -108,7 +108,7 @@ def weaker_points(
         if before["environment"]["thorough"] is not True:
             return []
         missing = sorted({str(row["target"]) for row in before["rows"]} - set(map(str, chosen)))
-        lost = [] if thorough else ["--quick"]
+        lost = [] if thorough else ["fewer test cases"]
         if still := [name for name in missing if _has_files(name, kinds)]:
             lost.append("not on " + ", ".join(still))
         return [*lost, *_wider_tolerance(before["tolerance"], tolerance), *_weaker_budget(before["budget"], budget)]
