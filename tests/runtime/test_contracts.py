@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.extended_exports import write_extended_export
 from tests.extended_models import CONTRACTS, extended_source
-from vae_export import Model, Source, load
-from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
-from vae_export.contract import Part
-from vae_export.errors import ModelError, UsageError
+from vae_export import Model, load, open_artifact
+from vae_export.artifact.manifest import MANIFEST
+from vae_export.contract import Array, Part
+from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.io.atomic import write_atomic
 from vae_export.rng import sample, sample_codes
+from vae_export.runtime.self_test import self_test
 from vae_export.tensors import BATCH, Expression
 
 
@@ -30,46 +30,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
     def get(name: str, **options: int) -> Model:
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp("extended")
-            _write(extended_source(name), folders[name])
+            write_extended_export(name, folders[name])
         return load(folders[name], threads=1, **options)
 
     return get
-
-
-def _write(source: Source, folder: Path) -> None:
-    files = []
-    for part in ("encoder", "decoder"):
-        content = FileContent(_onnx(source, part))
-        write_atomic(folder / f"{part}.onnx", content.data)
-        files.append(FileEntry.of(f"{part}.onnx", part, "onnx", content))
-    write_atomic(folder / MANIFEST, Manifest(source.contract, tuple(files), 18, {}, {}).text)
-
-
-def _onnx(source: Source, part: Part) -> bytes:
-    import onnx
-
-    spec, usual = source.contract.spec(part), source.contract.at().spec(part)
-    module = source.encoder if part == "encoder" else source.decoder
-    rows = usual.inputs[0].batch if isinstance(usual.inputs[0].batch, int) else 2
-    example = tuple(
-        torch.zeros((rows, *tensor.fixed_item), dtype=getattr(torch, tensor.dtype)) for tensor in usual.inputs
-    )
-    dynamic = [
-        {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
-        for tensor in spec.inputs
-    ]
-    stream = io.BytesIO()
-    names = {"input_names": [t.name for t in spec.inputs], "output_names": [t.name for t in spec.outputs]}
-    assert module is not None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module.eval(), example, stream, dynamo=True, dynamic_shapes=dynamic, verbose=False, **names)
-    model = onnx.load_model_from_string(stream.getvalue())
-    for tensor, value in zip((*spec.inputs, *spec.outputs), (*model.graph.input, *model.graph.output), strict=True):
-        for size, dim in zip(tensor.shape, value.type.tensor_type.shape.dim, strict=True):
-            if isinstance(size, str):
-                dim.dim_param = size.replace("*", " * ")  # other writers' spaces do not matter
-    return model.SerializeToString()
 
 
 def _data(name: str, rows: int, sizes: dict[str, int] | None = None, seed: int = 0) -> np.ndarray:
@@ -277,11 +241,10 @@ def test_rows_at_a_time_follow_the_size(opened: Callable[..., Model]) -> None:
 
 
 def test_file_of_other_sizes_is_refused(opened: Callable[..., Model], tmp_path: Path) -> None:
-    source = extended_source("maps")
-    other = replace(source.contract, data_shape=(3, "8*h", "8*w"))
-    _write(source, tmp_path)
+    write_extended_export("maps", tmp_path)
     manifest = opened("maps").manifest
-    write_atomic(tmp_path / MANIFEST, replace(manifest, contract=other).text)
+    other = replace(manifest.contract, data_shape=(3, "8*h", "8*w"))
+    write_atomic(tmp_path / MANIFEST, replace(manifest, contract=other, golden=()).text)
     with pytest.raises(ModelError, match=r"outputs are not those of the contract: decoder; expected .*'8\*h'.*'4\*h'"):
         load(tmp_path).decode(np.zeros((1, 2, 3, 3), np.float32))
 
@@ -295,3 +258,28 @@ def test_repr_shows_what_callers_must_know(opened: Callable[..., Model]) -> None
     assert "scaling_factor 0.5, shift_factor 0.25" in lines[2]
     assert "deterministic encoder; prior given by the user; N from 3 to 3" in lines[3]
     assert str(Expression.parse("4 * h")) == "4*h"
+
+
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_self_test_runs_the_golden_vectors_of_any_contract(opened: Callable[..., Model], name: str) -> None:
+    result = opened(name).self_test()
+    result.require()
+    assert {judgement.part for judgement in result.judgements} == {"encoder", "decoder"}
+    assert result.worst_error < 0.5
+    pixels = [judgement for judgement in result.judgements if judgement.grey is not None]
+    assert len(pixels) == (CONTRACTS[name].is_image)
+
+
+def test_self_test_counts_wrong_codes(tmp_path: Path) -> None:
+    write_extended_export("codes", tmp_path)
+    model = load(tmp_path)
+
+    def wrong(part: Part, **inputs: Array) -> dict[str, Array]:
+        outputs = model.run(part, **inputs)
+        if part == "encoder":
+            outputs["codes"][1, 2, 3] = (outputs["codes"][1, 2, 3] + 1) % 32
+        return outputs
+
+    result = self_test(open_artifact(tmp_path), wrong)
+    with pytest.raises(ParityError, match="self-test failed: encoder, 'codes'; expected error of 0 at most, got 1"):
+        result.require()

@@ -34,7 +34,7 @@ from vae_export.parity.probes import SIX_SIGMA, Probe, evaluate_rows
 from vae_export.parity.reference import Case, ProbeOutputs, References, probe_cases
 from vae_export.pixels import to_levels
 from vae_export.precision import FULL, PrecisionName
-from vae_export.rng import sample
+from vae_export.rng import sample, sample_codes
 from vae_export.sources import Source
 from vae_export.system.threads import one_thread
 from vae_export.tensors import BATCH, Symbol, TensorSpec
@@ -181,8 +181,9 @@ def _latents(tensor: TensorSpec, rows: int, seed: int) -> Array:
 
 def _codes(tensor: TensorSpec, rows: int, seed: int) -> Array:
     """Return rows of the first code, of the last, and of random codes."""
-    codes = tensor.draw(rows, np.random.default_rng(seed))
+    codes = np.empty((rows, *tensor.fixed_item), tensor.dtype)
     codes[0], codes[1:2] = tensor.low, tensor.high
+    codes[2:] = sample_codes((max(rows - 2, 0), *tensor.fixed_item), int(tensor.high) + 1, seed)
     return codes
 
 

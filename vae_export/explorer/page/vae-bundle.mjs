@@ -8,9 +8,9 @@ export class BundleError extends Error {
   name = "BundleError";
 }
 
-const FORMAT = "vae-export/1";
+const [FORMAT, EXTENDED_FORMAT] = ["vae-export/1", "vae-export/2"];
 const CERTIFICATE_FORMAT = "vae-export-certificate/1";
-const PRIOR = "standard normal";
+const [NORMAL, UNIFORM, GIVEN] = ["standard normal", "uniform", "given by the user"];
 const [MANIFEST_LIMIT, TEXT_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 1 << 20, 64 << 20]; // bytes
 const [DEPTH_LIMIT, VALUES_LIMIT] = [64, 1 << 22];
 const [SIGNATURE, SIGNATURE_SIZE] = ["SHA256SUMS.sig", 64];
@@ -89,9 +89,139 @@ export function toleranceOf(output, file) {
   return precision === "fp32" ? output.band : (output.bands?.[precision] ?? 0);
 }
 
-/** Return a golden array as {data, dims}. Files are little-endian, and so is every machine that runs a browser. */
+// The arrays that hold the numbers of a tensor, by its dtype. The elements of the last are BigInts.
+const ARRAYS = { float32: Float32Array, int32: Int32Array, int64: BigInt64Array };
+
+/** Return a golden array as a tensor. Files are little-endian, and so is every machine that runs a browser. */
 export function goldenArray(bundle, item) {
-  return { data: new Float32Array(bundle.files.get(item.file).slice().buffer), dims: item.shape };
+  const dtype = dtypeOf(item);
+  return { data: new ARRAYS[dtype](bundle.files.get(item.file).slice().buffer), dims: item.shape, dtype };
+}
+
+/** Return a tensor of numbers, as an array of its dtype. */
+export function tensorOf(dtype, numbers, dims) {
+  const data = dtype === "int64" ? BigInt64Array.from(numbers, BigInt) : ARRAYS[dtype].from(numbers);
+  return { data, dims, dtype };
+}
+
+/** Return the numbers of a tensor, which are BigInts in a tensor of int64. */
+function numbersOf(data) {
+  return data instanceof BigInt64Array ? Float64Array.from(data, Number) : data;
+}
+
+// ------------------------------------------------------------------------------------------------- the contract (section 3)
+
+/**
+ * Return the contract of a manifest of either version, in the form of version 2.
+ *
+ * @returns {{data: object, output: object | null, latents: object[], conditions: object[], encoding: string, prior: string,
+ *   symbols: object, likelihood: object | null, scaling_factor: number, shift_factor: number}}
+ */
+export function contractOf({ format, contract }) {
+  if (format !== FORMAT) return contract;
+  const { image_shape: imageShape, image_range: range, latent_shape: latentShape, prior, likelihood = null } = contract;
+  const data = { name: "image", dtype: "float32", shape: ["N", ...imageShape], range };
+  const latent = { name: "latent", dtype: "float32", shape: ["N", ...latentShape], range: null };
+  const rest = { output: null, conditions: [], encoding: "gaussian", symbols: {}, scaling_factor: 1, shift_factor: 0 };
+  return { data, latents: [latent], prior, likelihood, ...rest };
+}
+
+/** Return the tensor that the decoder gives. */
+export const outputOf = (contract) => contract.output ?? contract.data;
+
+/** Return whether the decoder gives images of 1 to 4 channels in a range, which can be shown. */
+export function isImage(contract) {
+  const { name, shape, range } = outputOf(contract);
+  return name === "image" && range !== null && [1, 2, 3, 4].includes(shape[1]);
+}
+
+/** Return the reason why no new images can be drawn from a contract, or null. */
+export function whyNotDrawable(contract) {
+  const { name, shape } = outputOf(contract);
+  if (!isImage(contract)) return `${name} (${shape.join(", ")}) is no image of 1 to 4 channels`;
+  return contract.prior === GIVEN ? "the prior of the latents is not in the bundle" : null;
+}
+
+/** Throw BundleError if no new images can be drawn from a contract. */
+export function requireDrawable(contract) {
+  const reason = whyNotDrawable(contract);
+  if (reason !== null) refuse("no images can be drawn", reason, "a bundle of images", undefined);
+}
+
+/** Return the sizes of a tensor without the batch in numbers; symbols that are not in `values` have their usual value. */
+export function sizesAt({ shape }, { symbols }, values = {}) {
+  return shape.slice(1).map((size) => {
+    if (typeof size === "number") return size;
+    const { factor, symbol, offset } = parseSize(size);
+    return factor * (values[symbol] ?? usualValue(symbols[symbol])) + offset;
+  });
+}
+
+/** Return the value of a symbol that applications use most. */
+export function usualValue({ min, max, usual }) {
+  return usual ?? Math.min(Math.max(8, min), max ?? 8);
+}
+
+/** Parse a size such as "h", "8*h" or "4*t+1". */
+function parseSize(text) {
+  const [, factor = "1", symbol, offset = "0"] =
+    /^(?:([1-9]\d*)\*)?([A-Za-z][A-Za-z0-9_]*)([+-]\d+)?$/.exec(text) ?? refuse("size cannot be read", "manifest.json", null, text);
+  return { factor: Number(factor), symbol, offset: Number(offset) };
+}
+
+/** Return whether sizes without the batch fit a tensor, and enter the values of its symbols. */
+function fits(sizes, { shape }, values) {
+  return sizes.length === shape.length - 1 && sizes.every((found, index) => {
+    const size = shape[index + 1];
+    if (typeof size === "number") return size === found;
+    const { factor, symbol, offset } = parseSize(size);
+    const value = (found - offset) / factor;
+    values[symbol] ??= value;
+    return Number.isInteger(value) && value >= 1 && values[symbol] === value;
+  });
+}
+
+/** Return the lowest and the highest number of rows that the graphs take at a time. */
+function batchBounds({ symbols }) {
+  return { low: symbols.N?.min ?? 1, high: symbols.N?.max ?? Infinity };
+}
+
+/**
+ * Run a part on any number of rows: larger batches than the contract allows are cut, smaller ones repeat their last row.
+ *
+ * @param {object} contract of `contractOf`
+ * @param {(part: string, inputs: object) => Promise<object>} run computes one part, see `selfTest`
+ * @param {number} most rows at a time
+ */
+export async function runRows(contract, run, part, inputs, most = Infinity) {
+  const { low, high } = batchBounds(contract);
+  const [step, [{ dims: [rows] }]] = [Math.max(low, Math.min(high, most)), Object.values(inputs)];
+  if (rows >= low && rows <= step) return run(part, inputs);
+  const pieces = [];
+  for (let start = 0; start < rows; start += step) {
+    const [count, cut] = [Math.min(step, rows - start), {}];
+    for (const [name, tensor] of Object.entries(inputs)) cut[name] = takeRows(tensor, start, count, low);
+    const outputs = await run(part, cut);
+    pieces.push(Object.entries(outputs).map(([name, tensor]) => [name, takeRows(tensor, 0, count)]));
+  }
+  return Object.fromEntries(pieces[0].map(([name, { dims, dtype }], index) => {
+    const data = new ARRAYS[dtype](rows * dims.slice(1).reduce((a, b) => a * b, 1));
+    let filled = 0;
+    for (const piece of pieces) {
+      data.set(piece[index][1].data, filled);
+      filled += piece[index][1].data.length;
+    }
+    return [name, { data, dims: [rows, ...dims.slice(1)], dtype }];
+  }));
+}
+
+/** Return `count` rows of a tensor; the last of them is repeated until there are `least`. */
+export function takeRows({ data, dims, dtype }, start, count, least = count) {
+  const [size, rows] = [data.length / dims[0], Math.max(count, least)];
+  const taken = new data.constructor(rows * size);
+  taken.set(data.subarray(start * size, (start + count) * size));
+  for (let row = count; row < rows; row += 1) taken.copyWithin(row * size, (count - 1) * size, count * size);
+  return { data: taken, dims: [rows, ...dims.slice(1)], dtype: dtype ?? "float32" };
 }
 
 // ------------------------------------------------------------------------------------- pixels and the self-test (4 and 5)
@@ -113,6 +243,7 @@ export function toLevel(pixel, [low, high]) {
  *   it is `unexplained` if no value within the tolerance has its level.
  */
 export function compare(got, expected, tolerance, range) {
+  if (expected instanceof BigInt64Array || expected instanceof Int32Array) return compareCodes(got, expected, tolerance);
   const pixels = range === null ? 0 : expected.length;
   let [error, differing, unexplained] = [0, 0, 0];
   if (got.length !== expected.length) return { error: Infinity, tolerance, pixels, differing, unexplained, passed: false };
@@ -127,11 +258,19 @@ export function compare(got, expected, tolerance, range) {
   return { error, tolerance, pixels, differing, unexplained, passed: error <= tolerance && unexplained === 0 };
 }
 
+/** Compare integers: `error` and the tolerance are numbers of integers that differ. */
+function compareCodes(got, expected, tolerance) {
+  const [found, wanted] = [numbersOf(got), numbersOf(expected)];
+  const differing = found.length === wanted.length ? wanted.reduce((sum, code, index) => sum + (code !== found[index]), 0) : Infinity;
+  return { error: differing, tolerance, pixels: 0, differing: 0, unexplained: 0, passed: differing <= tolerance };
+}
+
 /**
  * Run the golden vectors through an engine and compare what it computes.
  *
  * @param {Bundle} bundle
- * @param {(part: string, inputs: object) => Promise<object>} run computes one part; inputs and outputs are {data, dims} by name
+ * @param {(part: string, inputs: object) => Promise<object>} run computes one part; inputs and outputs are tensors by
+ *   name: {data, dims, dtype} with dtype "float32", "int32" or "int64"
  * @param {string[]} parts the parts to test; those that the bundle does not have as ONNX are left out
  * @returns {Promise<{passed: boolean, outputs: object[]}>} for each output its `part`, `tensor` and what `compare` returns
  */
@@ -153,17 +292,38 @@ export async function selfTest(bundle, run, parts = FLOAT_PARTS) {
   return { passed: outputs.length > 0 && outputs.every((output) => output.passed), outputs };
 }
 
-/** Return how many golden latents `sample` reproduces bit for bit, and how many there are: from row 2 on they are seed 0. */
+/** Return how many golden latents are drawn bit for bit here, and how many there are: from row 2 on they are drawn. */
 export function checkNoise(bundle) {
-  const item = bundle.manifest.golden.flatMap((golden) => golden.inputs).find((input) => input.tensor === "latent");
-  if (!item) return { same: 0, total: 0 };
-  const { data, dims: [rows] } = goldenArray(bundle, item);
-  const size = data.length / rows;
-  const bits = (array) => new Uint32Array(array.slice().buffer);
-  const [drawn, expected] = [bits(sample(rows - 2, size, 0n)), bits(data.subarray(2 * size))];
-  const row = (array, index) => array.subarray(index * size, (index + 1) * size).join();
-  const same = Array.from({ length: rows - 2 }, (_, index) => row(drawn, index) === row(expected, index));
-  return { same: same.filter(Boolean).length, total: rows - 2 };
+  const contract = contractOf(bundle.manifest);
+  const golden = bundle.manifest.golden.find(({ part }) => part === "decoder");
+  let [same, total] = [0, 0];
+  for (const [index, { range }] of golden === undefined ? [] : contract.latents.entries()) {
+    const { data, dims: [rows] } = goldenArray(bundle, golden.inputs[index]);
+    const [size, count, seed] = [data.length / rows, Math.max(rows - 2, 0), 2n * BigInt(index)];
+    const drawn = contract.encoding === "codes" ? sampleCodes(count, size, range[1] + 1, seed) : sample(count, size, seed);
+    const [found, expected] = [drawn, data.subarray(2 * size)].map(bitsOf);
+    const row = (array, number) => array.subarray(number * size, (number + 1) * size).join();
+    for (let number = 0; number < count; number += 1) same += row(found, number) === row(expected, number);
+    total += count;
+  }
+  return { same, total };
+}
+
+/** Return the bits of floats, so that -0 is not 0, and integers as numbers. */
+function bitsOf(data) {
+  return data instanceof Float32Array ? new Uint32Array(data.slice().buffer) : numbersOf(data);
+}
+
+/** Return the conditions that a part takes, for n rows: those of its golden vectors, again and again. */
+export function goldenConditions(bundle, part, n) {
+  const names = contractOf(bundle.manifest).conditions.map(({ name }) => name);
+  const inputs = bundle.manifest.golden.find((golden) => golden.part === part)?.inputs ?? [];
+  return Object.fromEntries(inputs.filter(({ tensor }) => names.includes(tensor)).map((item) => {
+    const { data, dims: [rows, ...sizes], dtype } = goldenArray(bundle, item);
+    const [size, repeated] = [data.length / rows, new ARRAYS[dtype](n * (data.length / rows))];
+    for (let row = 0; row < n; row += 1) repeated.set(data.subarray((row % rows) * size, ((row % rows) + 1) * size), row * size);
+    return [item.tensor, { data: repeated, dims: [n, ...sizes], dtype }];
+  }));
 }
 
 // ----------------------------------------------------------------------------------------------- random latents (section 6)
@@ -178,13 +338,55 @@ export function checkNoise(bundle) {
  * @returns {Float32Array} n · size numbers, row-major
  */
 export function sample(n, size, seed = 0, start = 0) {
+  return draw(Float32Array, normal, n, size, seed, start);
+}
+
+/**
+ * Draw codes from 0 to count - 1, each equally likely. A seed gives the same codes in every language.
+ *
+ * @param {number} count how many codes there are
+ * @returns {Float64Array} n · size whole numbers, row-major; see `sample` for the other arguments
+ */
+export function sampleCodes(n, size, count, seed = 0, start = 0) {
+  return draw(Float64Array, (word) => Number((BigInt(word) * BigInt(count)) >> 32n), n, size, seed, start);
+}
+
+/**
+ * Draw latents from the prior of a contract.
+ *
+ * @param {object} contract of `contractOf`
+ * @param {object} values of the contract's symbols; others have their usual value
+ * @returns {Object<string, {data: ArrayLike<number>, dims: number[], dtype: string}>} latents or codes by name
+ * @throws {BundleError} if the contract does not know the prior
+ */
+export function samplePrior(contract, n, seed = 0, start = 0, values = {}) {
+  if (contract.prior === GIVEN) refuse("prior is not in the bundle", null, `${NORMAL} or ${UNIFORM}`, GIVEN);
+  const items = contract.latents.map((latent) => sizesAt(latent, contract, values));
+  const sizes = items.map((item) => item.reduce((a, b) => a * b, 1));
+  const width = sizes.reduce((a, b) => a + b);
+  const codes = contract.encoding === "codes";
+  const rows = codes ? sampleCodes(n, width, contract.latents[0].range[1] + 1, seed, start) : sample(n, width, seed, start);
+  let first = 0;
+  return Object.fromEntries(contract.latents.map(({ name, dtype }, index) => {
+    const [offset, size] = [first, sizes[index]];
+    first += size;
+    const numbers = size === width ? rows : new rows.constructor(n * size);
+    for (let row = 0; row < n && size !== width; row += 1) {
+      numbers.set(rows.subarray(row * width + offset, row * width + offset + size), row * size);
+    }
+    return [name, tensorOf(dtype, numbers, [n, ...items[index]])];
+  }));
+}
+
+/** Return the transform of the random words of these rows. */
+function draw(Numbers, transform, n, size, seed, start) {
   const wide = checkSeed(seed);
   const [first, count] = [start * size, n * size];
   if (![n, size, start, first + count].every((number) => Number.isSafeInteger(number) && number >= 0)) {
     throw new RangeError(`bad number of latents: ${n} after ${start}`);
   }
   const key = [Number(wide & 0xffffffffn), Number(wide >> 32n)];
-  const numbers = new Float32Array(count);
+  const numbers = new Numbers(count);
   let words = null;
   for (let index = 0; index < count; index += 1) {
     const word = (first + index) % 4;
@@ -192,7 +394,7 @@ export function sample(n, size, seed = 0, start = 0) {
       const block = Math.floor((first + index) / 4);
       words = philox([block % 2 ** 32, Math.floor(block / 2 ** 32), 0, 0], key);
     }
-    numbers[index] = normal(words[word]);
+    numbers[index] = transform(words[word]);
   }
   return numbers;
 }
@@ -381,16 +583,13 @@ async function checkSums(sums, files) {
 
 function readManifest(bytes) {
   const manifest = parseJson(bytes, "manifest.json", MANIFEST_LIMIT);
-  if (manifest?.format !== FORMAT) refuse("manifest of another version", "manifest.json", FORMAT, String(manifest?.format));
+  const found = manifest?.format;
+  if (![FORMAT, EXTENDED_FORMAT].includes(found)) {
+    refuse("manifest of another version", "manifest.json", `${FORMAT} or ${EXTENDED_FORMAT}`, String(found));
+  }
   const { contract, files, golden } = manifest;
-  const range = contract?.image_range;
-  if (!isShape(contract?.image_shape) || contract.image_shape.length !== 3 || !isShape(contract.latent_shape)) {
-    refuse("shapes cannot be read", "manifest.json, contract");
-  }
-  if (!Array.isArray(range) || range.length !== 2 || !range.every(Number.isFinite) || !(range[0] < range[1])) {
-    refuse("range of pixels cannot be read", "manifest.json, contract");
-  }
-  if (contract.prior !== PRIOR) refuse("prior is not known", "manifest.json, contract", PRIOR, String(contract.prior));
+  if (found === FORMAT) checkPlainContract(contract);
+  else checkContract(contract);
   if (manifest.precision !== "float32") {
     refuse("inputs and outputs of another precision", "manifest.json", "float32", String(manifest.precision));
   }
@@ -402,8 +601,44 @@ function readManifest(bytes) {
   return manifest;
 }
 
+/** Check a contract of version 1. */
+function checkPlainContract(contract) {
+  const range = contract?.image_range;
+  if (!isShape(contract?.image_shape) || contract.image_shape.length !== 3 || !isShape(contract.latent_shape)) {
+    refuse("shapes cannot be read", "manifest.json, contract");
+  }
+  if (!isRange(range) || range[0] === range[1]) refuse("range of pixels cannot be read", "manifest.json, contract");
+  if (contract.prior !== NORMAL) refuse("prior is not known", "manifest.json, contract", NORMAL, String(contract.prior));
+}
+
+/** Check a contract of version 2. */
+function checkContract(contract) {
+  const { data, output, latents, conditions, encoding, prior, symbols } = contract ?? {};
+  const tensors = [data, ...(output ? [output] : []), ...latents, ...conditions];
+  for (const { name, dtype, shape, range } of tensors) {
+    if (typeof name !== "string" || !(dtype in ARRAYS)) refuse("tensor cannot be read", "manifest.json, contract", null, String(name));
+    const isSize = (size) => isShape([size]) || (typeof size === "string" && parseSize(size).symbol in { N: 0, ...symbols });
+    if (!Array.isArray(shape) || !shape.every(isSize)) refuse("shapes cannot be read", `manifest.json, contract, ${name}`);
+    if (range !== null && !isRange(range)) refuse("range cannot be read", `manifest.json, contract, ${name}`);
+  }
+  const known = { encoding: ["gaussian", "deterministic", "codes"], prior: [NORMAL, UNIFORM, GIVEN] };
+  for (const [key, values] of Object.entries(known)) {
+    if (!values.includes(contract[key])) refuse(`${key} is not known`, "manifest.json, contract", values.join(" | "), String(contract[key]));
+  }
+  if (latents.length === 0 || (prior === UNIFORM && encoding !== "codes") || (prior === NORMAL && encoding === "codes")) {
+    refuse("latents and prior do not fit", "manifest.json, contract", null, `${latents.length} latents, ${prior}`);
+  }
+  if (encoding === "codes" && !latents.every(({ dtype, range }) => dtype !== "float32" && range)) {
+    refuse("codes have no range of integers", "manifest.json, contract");
+  }
+  for (const [name, { min, max }] of Object.entries(symbols)) {
+    if (!isShape([min]) || (max !== null && !(isShape([max]) && max >= min))) refuse("bounds cannot be read", `manifest.json, contract, ${name}`);
+  }
+}
+
 /** Check that the tensors of every model file follow from the contract, and that none is listed twice. */
-function checkModels({ contract, files }) {
+function checkModels(manifest) {
+  const [contract, { files }] = [contractOf(manifest), manifest];
   const [kinds, names] = [new Set(), new Set()];
   for (const file of files) {
     for (const { name } of [file, ...(file.beside ?? [])]) {
@@ -427,47 +662,69 @@ function describeTensors(tensors) {
 }
 
 /** Return the inputs and outputs that section 3 gives a part, or undefined if there is no such part. */
-function tensorsOf(part, { image_shape: imageShape, image_range: range, latent_shape: latentShape, likelihood }) {
-  const tensor = (name, shape, range = null, dtype = "float32") => ({ name, dtype, shape: ["N", ...shape], range });
-  const image = tensor("image", imageShape, range);
-  const reconstruction = tensor("reconstruction", imageShape, range);
-  const [latent, noise, mean, logvar] = ["latent", "noise", "mean", "logvar"].map((name) => tensor(name, latentShape));
+export function tensorsOf(part, contract) {
+  const { data, latents, conditions, encoding, likelihood } = contract;
+  const [output, [batch]] = [outputOf(contract), data.shape];
+  const isAlone = latents.length === 1 && latents[0].name === (encoding === "codes" ? "codes" : "latent");
+  const perLatent = (name) => latents.map((latent) => ({ ...latent, name: isAlone ? name : `${latent.name}_${name}` }));
+  const [means, logvars, noise] = ["mean", "logvar", "noise"].map(perLatent);
+  const isGaussian = encoding === "gaussian";
+  const encoded = isGaussian ? means.flatMap((mean, index) => [mean, logvars[index]]) : latents;
   const suffix = { gaussian: "logvar", "discretised-logistic": "log_scale" }[likelihood?.name];
-  const spread = (name) => (suffix ? [tensor(`${name}_${suffix}`, imageShape)] : []);
-  const pixels = (shape) => ({ inputs: [latent], outputs: [tensor("pixels", shape, [0, 255], "uint8")] });
-  const [channels, ...sizes] = imageShape;
+  const spread = (name) => (suffix ? [{ name: `${name}_${suffix}`, dtype: "float32", shape: output.shape, range: null }] : []);
+  const given = (module) => conditions
+    .filter(({ parts }) => module === "autoencoder" || parts.includes(module))
+    .map((condition) => ({ ...condition, shape: [batch, ...condition.shape.slice(1)] }));
+  const pixels = (shape) => ({
+    inputs: [...latents, ...given("decoder")],
+    outputs: [{ name: "pixels", dtype: "uint8", shape: [batch, ...shape], range: [0, 255] }],
+  });
+  const [channels, ...sizes] = output.shape.slice(1);
   return new Map([
-    ["encoder", { inputs: [image], outputs: [mean, logvar] }],
-    ["decoder", { inputs: [latent], outputs: [image, ...spread("image")] }],
-    ["autoencoder", { inputs: [image, noise], outputs: [reconstruction, mean, logvar, latent, ...spread("reconstruction")] }],
+    ["encoder", { inputs: [data, ...given("encoder")], outputs: encoded }],
+    ["decoder", { inputs: [...latents, ...given("decoder")], outputs: [output, ...spread(output.name)] }],
+    ["autoencoder", {
+      inputs: [data, ...(isGaussian ? noise : []), ...given("autoencoder")],
+      outputs: [{ ...output, name: "reconstruction" }, ...encoded, ...(isGaussian ? latents : []), ...spread("reconstruction")],
+    }],
     ["decoder-uint8-hwc", pixels([...sizes, channels])],
-    ["decoder-uint8-chw", pixels(imageShape)],
+    ["decoder-uint8-chw", pixels([channels, ...sizes])],
   ]).get(part);
 }
 
 /** Check that there are golden vectors for each part that gives float32, with the tensors of that part. */
-function checkGolden({ contract, files, golden }) {
+function checkGolden(manifest) {
+  const [contract, { files, golden }] = [contractOf(manifest), manifest];
   const parts = new Set(files.map(({ part }) => (FLOAT_PARTS.includes(part) ? part : "decoder")));
   const found = golden.map(({ part }) => part);
   if ([...parts].sort().join() !== found.sort().join()) {
     refuse("golden vectors do not match the files", "manifest.json", [...parts], found);
   }
+  const { low, high } = batchBounds(contract);
+  const [fewest, most] = [Math.max(low, Math.min(2, high)), Math.max(16, low)];
   for (const part of golden) {
-    const { inputs, outputs } = tensorsOf(part.part, contract);
+    const [{ inputs, outputs }, values] = [tensorsOf(part.part, contract), {}];
     const rows = part.inputs[0].shape[0];
     for (const [items, tensors] of [[part.inputs, inputs], [part.outputs, outputs]]) {
       for (const { shape, file } of items) {
         if (!isShape(shape)) refuse("shape cannot be read", String(file));
-        if (shape[0] < 2 || shape[0] > 16) refuse("wrong number of rows", String(file), "2 to 16", shape[0]);
+        if (shape[0] < fewest || shape[0] > most) refuse("wrong number of rows", String(file), `${fewest} to ${most}`, shape[0]);
         if (!NAME.test(file) || !file.startsWith("golden/")) refuse("golden vector is not in golden/", String(file));
       }
-      const expected = tensors.map(({ name, shape }) => [name, rows, ...shape.slice(1)]).join(" | ");
-      const got = items.map(({ tensor, shape }) => [tensor, ...shape]).join(" | ");
-      if (expected !== got) refuse("golden vectors do not match the contract", part.part, expected, got);
+      const isRight = items.length === tensors.length && items.every((item, index) => {
+        const tensor = tensors[index];
+        const [isSame, [count, ...sizes]] = [item.tensor === tensor.name && dtypeOf(item) === tensor.dtype, item.shape];
+        return isSame && count === rows && fits(sizes, tensor, values);
+      });
+      if (!isRight) {
+        const expected = tensors.map(({ name, shape }) => [name, rows, ...shape.slice(1)]).join(" | ");
+        const got = items.map(({ tensor, shape }) => [tensor, ...shape]).join(" | ");
+        refuse("golden vectors do not match the contract", part.part, expected, got);
+      }
     }
-    for (const { band, bands, file } of part.outputs) {
-      const isPositive = (value) => Number.isFinite(value) && value > 0;
-      if (![band, ...Object.values(bands ?? {})].every(isPositive)) refuse("tolerance cannot be read", file);
+    for (const { band, bands, dtype, file } of part.outputs) {
+      const isRight = (value) => (dtype ? Number.isSafeInteger(value) && value >= 0 : Number.isFinite(value) && value > 0);
+      if (![band, ...Object.values(bands ?? {})].every(isRight)) refuse("tolerance cannot be read", file);
     }
   }
 }
@@ -485,7 +742,7 @@ function checkEntries(manifest, names) {
 /** Return every file that the manifest names, each once, as {name, sha256, size}: model files, then golden arrays. */
 function namedFiles(manifest) {
   const arrays = manifest.golden.flatMap((part) => [...part.inputs, ...part.outputs]).map((item) => {
-    return { name: item.file, sha256: item.sha256, size: 4 * item.shape.reduce((a, b) => a * b) };
+    return { name: item.file, sha256: item.sha256, size: ARRAYS[dtypeOf(item)].BYTES_PER_ELEMENT * item.shape.reduce((a, b) => a * b) };
   });
   const items = [...modelFiles(manifest), ...arrays];
   return items.filter((item, index) => items.findIndex((other) => other.name === item.name) === index);
@@ -567,6 +824,8 @@ function parseJson(bytes, name, limit) {
 }
 
 const isShape = (shape) => Array.isArray(shape) && shape.length > 0 && shape.every((size) => Number.isSafeInteger(size) && size > 0);
+const isRange = (range) => Array.isArray(range) && range.length === 2 && range.every(Number.isFinite) && range[0] <= range[1];
+const dtypeOf = (item) => item.dtype ?? "float32";
 const precisionOf = (file) => file.precision ?? "fp32";
 const ascii = (bytes) => Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
 const hex = (number) => number.toString(16).padStart(8, "0");

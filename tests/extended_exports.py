@@ -1,0 +1,142 @@
+"""Exports and bundles of the extended models, made in seconds by PyTorch's own exporter.
+
+They hold encoder and decoder as ONNX, and golden vectors by PyTorch. Nothing verified them: their certificates say so
+for readers only. Tests of readers and hosts need them, and not what `vae_export.export` proves.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from tests.extended_models import extended_source
+from vae_export import Source
+from vae_export.artifact.certificate import FORMAT
+from vae_export.artifact.golden import DTYPES, SUFFIXES, GoldenArray, GoldenPart
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
+from vae_export.bundle.archive import write_archive
+from vae_export.bundle.reader import entries
+from vae_export.contract import Array, Contract, Part
+from vae_export.io.atomic import sha256, write_atomic
+from vae_export.rng import sample, sample_codes
+from vae_export.tensors import BATCH, Symbol
+
+PARTS: tuple[Part, ...] = ("encoder", "decoder")
+#: Far above the rounding errors of these models, and far below their outputs.
+TOLERANCE = 1e-4
+
+
+def write_extended_export(name: str, folder: Path) -> None:
+    """Write an export folder of one of `CONTRACTS` of `tests.extended_models`, without a certificate."""
+    for file, data in _files(extended_source(name)).items():
+        write_atomic(folder / file, data)
+
+
+def extended_bundle(name: str) -> bytes:
+    """Return a bundle of one of `CONTRACTS` of `tests.extended_models`."""
+    files = _files(extended_source(name))
+    manifest = _manifest(extended_source(name).contract, files)
+    hashes = {entry.name: entry.sha256 for entry in manifest.files}
+    certificate = {"format": FORMAT, "verdict": "pass", "files": hashes, "rows": []}
+    files |= {"certificate.json": json.dumps(certificate).encode(), "MODEL_CARD.md": name.encode(), "LICENSE": b"none"}
+    ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
+    sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())
+    return write_archive({"SHA256SUMS": sums.encode(), **ordered})
+
+
+def _files(source: Source) -> dict[str, bytes]:
+    files = {f"{part}.onnx": _onnx(source, part) for part in PARTS}
+    golden, arrays = _golden(source)
+    files |= arrays
+    manifest = _manifest(source.contract, files, golden)
+    return {MANIFEST: manifest.text, **files}
+
+
+def _manifest(contract: Contract, files: dict[str, bytes], golden: tuple[GoldenPart, ...] = ()) -> Manifest:
+    if MANIFEST in files:
+        from vae_export.artifact.manifest import parse_manifest
+
+        return parse_manifest(files[MANIFEST], MANIFEST)
+    models = tuple(FileEntry.of(f"{part}.onnx", part, "onnx", FileContent(files[f"{part}.onnx"])) for part in PARTS)
+    return Manifest(contract, models, 18, {}, {}, golden)
+
+
+def _onnx(source: Source, part: Part) -> bytes:
+    import onnx
+
+    spec = source.contract.spec(part)
+    module = source.encoder if part == "encoder" else source.decoder
+    assert module is not None
+    example = tuple(map(torch.from_numpy, _golden_inputs(source.contract, part, 3).values()))
+    dynamic = [
+        {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+        for tensor in spec.inputs
+    ]
+    stream = io.BytesIO()
+    names = {"input_names": [t.name for t in spec.inputs], "output_names": [t.name for t in spec.outputs]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module.eval(), example, stream, dynamo=True, dynamic_shapes=dynamic, verbose=False, **names)
+    model = onnx.load_model_from_string(stream.getvalue())
+    for tensor, value in zip((*spec.inputs, *spec.outputs), (*model.graph.input, *model.graph.output), strict=True):
+        for size, dim in zip(tensor.shape, value.type.tensor_type.shape.dim, strict=True):
+            if isinstance(size, str):
+                dim.dim_param = size.replace("*", " * ")  # other writers' spaces do not matter
+    return model.SerializeToString()
+
+
+def _golden(source: Source) -> tuple[tuple[GoldenPart, ...], dict[str, bytes]]:
+    files: dict[str, bytes] = {}
+    parts = []
+
+    def stored(tensor: str, name: str, array: Array, tolerance: float | None = None) -> GoldenArray:
+        dtype = array.dtype.name
+        data = np.ascontiguousarray(array, DTYPES[dtype]).tobytes()
+        files[f"golden/{name}{SUFFIXES[dtype]}"] = data
+        return GoldenArray(tensor, f"golden/{name}{SUFFIXES[dtype]}", array.shape, sha256(data), tolerance, {}, dtype)
+
+    bounds = source.contract.symbols.get(BATCH, Symbol())
+    rows = min(6, bounds.high or 6)
+    for part in PARTS:
+        inputs = _golden_inputs(source.contract, part, rows)
+        module = source.encoder if part == "encoder" else source.decoder
+        assert module is not None
+        with torch.no_grad():
+            given = module.eval()(*map(torch.from_numpy, inputs.values()))
+        given = given if isinstance(given, tuple) else (given,)
+        outputs = [
+            stored(tensor.name, f"{part}.{tensor.name}", array.numpy(), 0 if tensor.is_integer else TOLERANCE)
+            for tensor, array in zip(source.contract.spec(part).outputs, given, strict=True)
+        ]
+        names = tuple(stored(name, name, array) for name, array in inputs.items())
+        parts.append(GoldenPart(part, names, tuple(outputs)))
+    return tuple(parts), files
+
+
+def _golden_inputs(contract: Contract, part: Part, rows: int) -> dict[str, Array]:
+    """Return the golden inputs of a part, as section 5 of the specification says."""
+    arrays: dict[str, Array] = {}
+    contract = contract.at()
+    for index, tensor in enumerate(contract.spec(part).inputs):
+        shape = (rows, *tensor.fixed_item)
+        drawn, rng = (rows - 2, *tensor.fixed_item), np.random.default_rng(crc32(tensor.name.encode()))
+        if tensor.role == "codes":
+            arrays[tensor.name] = np.zeros(shape, tensor.dtype)
+            arrays[tensor.name][1] = int(tensor.high)
+            arrays[tensor.name][2:] = sample_codes(drawn, int(tensor.high) + 1, 2 * index)
+        elif tensor.role == "latent":
+            arrays[tensor.name] = np.zeros(shape, np.float32)
+            arrays[tensor.name][1] = (6 - 12 * (np.arange(np.prod(shape[1:])) % 2)).reshape(shape[1:])
+            arrays[tensor.name][2:] = sample(drawn, 2 * index)
+        elif tensor.is_integer:
+            arrays[tensor.name] = rng.integers(int(tensor.low), int(tensor.high) + 1, shape).astype(tensor.dtype)
+        else:
+            low, high = (tensor.low, tensor.high) if tensor.is_bounded else (-2, 2)
+            arrays[tensor.name] = rng.uniform(low, high, shape).astype(np.float32)
+    return arrays
