@@ -245,7 +245,7 @@ def test_file_of_other_sizes_is_refused(opened: Callable[..., Model], tmp_path: 
     manifest = opened("maps").manifest
     other = replace(manifest.contract, data_shape=(3, "8*h", "8*w"))
     write_atomic(tmp_path / MANIFEST, replace(manifest, contract=other, golden=()).text)
-    with pytest.raises(ModelError, match=r"outputs are not those of the contract: decoder; expected .*'8\*h'.*'4\*h'"):
+    with pytest.raises(ModelError, match=r"outputs .* the contract: decoder; expected .*'8\*h'.*'4\*h'"):
         load(tmp_path).decode(np.zeros((1, 2, 3, 3), np.float32))
 
 
@@ -277,7 +277,7 @@ def test_self_test_counts_wrong_codes(tmp_path: Path) -> None:
     def wrong(part: Part, **inputs: Array) -> dict[str, Array]:
         outputs = model.run(part, **inputs)
         if part == "encoder":
-            outputs["codes"][1, 2, 3] = (outputs["codes"][1, 2, 3] + 1) % 32
+            outputs["codes"][1, 2, 3] = (outputs["codes"][1, 2, 3] + 5) % 32
         return outputs
 
     result = self_test(open_artifact(tmp_path), wrong)
