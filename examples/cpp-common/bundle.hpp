@@ -3,6 +3,7 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <fstream>
@@ -11,18 +12,34 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <regex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
 namespace vae {
 
+/// The numbers of a tensor: float32, or integers for codes and classes.
+using Data = std::variant<std::vector<float>, std::vector<int32_t>, std::vector<int64_t>>;
+
 /// Numbers in row-major order; the first dimension is the batch.
 struct Tensor {
-  std::vector<float> data;
+  Data data;
   std::vector<int64_t> shape;
+
+  std::size_t size() const {
+    return std::visit([](const auto& numbers) { return numbers.size(); }, data);
+  }
+  bool is_float() const { return std::holds_alternative<std::vector<float>>(data); }
+  /// Return the numbers of a float32 tensor; throws if it is another.
+  const std::vector<float>& floats() const {
+    if (!is_float()) throw std::runtime_error("tensor is not float32");
+    return std::get<std::vector<float>>(data);
+  }
 };
 using Tensors = std::map<std::string, Tensor>;
 
@@ -46,6 +63,92 @@ inline std::string sha256(std::string_view data) {
   return digits;
 }
 
+/// Return a vector of a dtype, without numbers.
+inline Data empty(const std::string& dtype) {
+  if (dtype == "float32") return std::vector<float>();
+  if (dtype == "int32") return std::vector<int32_t>();
+  if (dtype == "int64") return std::vector<int64_t>();
+  throw std::runtime_error("dtype is not known: " + dtype);
+}
+
+/// The contract of a manifest of either version (section 3), in the words of version 2. A tensor is an object with `name`,
+/// `dtype`, `shape` and `range`; the first size of the shape is the batch.
+struct Contract {
+  nlohmann::json output, latents, conditions = nlohmann::json::array(), symbols = nlohmann::json::object();
+  std::string encoding = "gaussian", prior;
+
+  Contract() = default;
+  explicit Contract(const nlohmann::json& manifest) {
+    const auto& stated = manifest.at("contract");
+    prior = stated.at("prior");
+    if (manifest.at("format") == "vae-export/1") {
+      output = {{"name", "image"}, {"dtype", "float32"}, {"range", stated.at("image_range")}};
+      output["shape"] = batched(stated.at("image_shape"));
+      const nlohmann::json latent = {{"name", "latent"}, {"dtype", "float32"}, {"range", nullptr},
+                                     {"shape", batched(stated.at("latent_shape"))}};
+      latents = nlohmann::json::array({latent});
+      return;
+    }
+    output = stated.at("output").is_null() ? stated.at("data") : stated.at("output");
+    latents = stated.at("latents");
+    conditions = stated.at("conditions");
+    symbols = stated.at("symbols");
+    encoding = stated.at("encoding");
+  }
+
+  bool has_codes() const { return encoding == "codes"; }
+
+  /// Return the number of codes of a latent.
+  uint64_t codes(const nlohmann::json& latent) const {
+    return static_cast<uint64_t>(latent.at("range").at(1).get<double>()) + 1;
+  }
+
+  /// Return the shape of one row of a tensor, with the usual value of each symbol.
+  std::vector<int64_t> item(const nlohmann::json& tensor) const {
+    std::vector<int64_t> sizes;
+    for (const auto& size : tensor.at("shape")) sizes.push_back(size.is_number() ? size.get<int64_t>() : 0);
+    for (std::size_t axis = 1; axis < sizes.size(); ++axis)
+      if (const auto& size = tensor.at("shape").at(axis); size.is_string()) sizes[axis] = size_of(size);
+    return {sizes.begin() + 1, sizes.end()};
+  }
+
+  /// Return the lowest and the highest number of rows of a call; the highest is 0 for no limit.
+  std::pair<int64_t, int64_t> batch() const {
+    if (!symbols.contains("N")) return {1, 0};
+    const auto& bounds = symbols.at("N");
+    return {bounds.at("min"), bounds.at("max").is_null() ? 0 : bounds.at("max").get<int64_t>()};
+  }
+
+  /// Throws if no new images can be drawn: the data is no image, or the prior is not known.
+  void check_drawable() const {
+    const auto& shape = output.at("shape");
+    const bool is_image = output.at("name") == "image" && !output.at("range").is_null() && shape.size() == 4;
+    if (!is_image || !shape.at(1).is_number() || shape.at(1) < 1 || shape.at(1) > 4)
+      throw std::runtime_error("no images can be drawn: " + output.at("name").get<std::string>() + " " + shape.dump() +
+                               " is no image of 1 to 4 channels");
+    if (prior == "given by the user")
+      throw std::runtime_error("no images can be drawn: the prior of the latents is not in the bundle");
+  }
+
+ private:
+  static nlohmann::json batched(const nlohmann::json& item) {
+    nlohmann::json shape = {"N"};
+    for (const auto& size : item) shape.push_back(size);
+    return shape;
+  }
+
+  /// Return the value of a size such as "h", "8*h" or "4*t+1".
+  int64_t size_of(const std::string& text) const {
+    static const std::regex pattern("(?:([1-9][0-9]*)\\*)?([A-Za-z][A-Za-z0-9_]*)([+-][0-9]+)?");
+    std::smatch found;
+    if (!std::regex_match(text, found, pattern)) throw std::runtime_error("size cannot be read: " + text);
+    const auto& symbol = symbols.at(found[2]);
+    const int64_t low = symbol.at("min"), high = symbol.at("max").is_null() ? 8 : symbol.at("max").get<int64_t>();
+    const int64_t usual = symbol.at("usual").is_null() ? std::min(std::max<int64_t>(8, low), high) : symbol.at("usual").get<int64_t>();
+    return (found[1].matched ? std::stoll(found[1]) : 1) * usual + (found[3].matched ? std::stoll(found[3]) : 0);
+  }
+};
+
 class Bundle {
  public:
   /// Throws std::runtime_error if the bundle was altered; the message names the file.
@@ -56,12 +159,16 @@ class Bundle {
     unzip();
     check_sums();
     manifest_ = nlohmann::json::parse(files_.at("manifest.json"));
-    if (manifest_.at("format") != "vae-export/1") throw std::runtime_error("bundle of another version");
+    const std::string format = manifest_.at("format");
+    if (format != "vae-export/1" && format != "vae-export/2")
+      throw std::runtime_error("bundle of another version: " + format);
+    contract_ = Contract(manifest_);
   }
   Bundle(const Bundle&) = delete;  // files_ holds views of bytes_
   Bundle& operator=(const Bundle&) = delete;
 
   const nlohmann::json& manifest() const { return manifest_; }
+  const Contract& contract() const { return contract_; }
 
   /// Return the manifest's entry for a part's model file, in float32 if there is one, or null if there is none.
   const nlohmann::json* find_model(const std::string& part, const std::string& format) const {
@@ -85,14 +192,29 @@ class Bundle {
 
   /// Return a golden array. The file is little-endian, and so must the machine be.
   Tensor golden(const nlohmann::json& array) const {
-    std::string_view data = checked_file(array.at("file"), array.at("sha256"));
-    Tensor tensor{std::vector<float>(data.size() / sizeof(float)), array.at("shape")};
+    const std::string_view bytes = checked_file(array.at("file"), array.at("sha256"));
+    const std::string dtype = array.value("dtype", "float32");
+    Tensor tensor{empty(dtype), array.at("shape")};
     const auto& shape = tensor.shape;
-    if (shape.empty() || shape[0] < 2 ||
-        std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()) != int64_t(tensor.data.size()))
-      throw std::runtime_error("golden array has another shape: " + array.at("file").get<std::string>());
-    std::memcpy(tensor.data.data(), data.data(), tensor.data.size() * sizeof(float));
+    const auto count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+    std::visit(
+        [&](auto& numbers) {
+          if (shape.empty() || shape[0] < 1 || count * sizeof(numbers[0]) != bytes.size())
+            throw std::runtime_error("golden array has another shape: " + array.at("file").template get<std::string>());
+          numbers.resize(count);
+          std::memcpy(numbers.data(), bytes.data(), bytes.size());
+        },
+        tensor.data);
     return tensor;
+  }
+
+  /// Return the golden inputs of a part by name; none if the bundle has no golden vectors of it.
+  Tensors golden_inputs(const std::string& part) const {
+    Tensors inputs;
+    for (const auto& golden : manifest_.at("golden"))
+      if (golden.at("part") == part)
+        for (const auto& array : golden.at("inputs")) inputs[array.at("tensor")] = this->golden(array);
+    return inputs;
   }
 
  private:
@@ -148,6 +270,7 @@ class Bundle {
   std::map<std::string, std::string_view> files_;
   std::map<std::string, std::string> sums_;
   nlohmann::json manifest_;
+  Contract contract_;
 };
 
 }  // namespace vae

@@ -80,17 +80,28 @@ inline float normal(uint32_t word) {
   return static_cast<float>(q < 0 ? -x : x);
 }
 
-/// Draw n latents of `size` numbers each from N(0, I), after skipping `start` latents of this seed.
-inline std::vector<float> sample(std::size_t n, std::size_t size, uint64_t seed, uint64_t start = 0) {
-  std::vector<float> numbers(n * size);
+/// Return the transform of `count` random words of a seed, after skipping `first`.
+template <class Number, class Transform>
+std::vector<Number> transformed(std::size_t count, uint64_t first, uint64_t seed, Transform transform) {
+  std::vector<Number> numbers(count);
   std::array<uint32_t, 4> words{};
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const uint64_t index = start * size + i, block = index / 4;
+  for (std::size_t i = 0; i < count; ++i) {
+    const uint64_t index = first + i, block = index / 4;
     if (i == 0 || index % 4 == 0)
       words = philox({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0}, seed);
-    numbers[i] = normal(words[index % 4]);
+    numbers[i] = transform(words[index % 4]);
   }
   return numbers;
+}
+
+/// Draw n latents of `size` numbers each from N(0, I), after skipping `start` latents of this seed.
+inline std::vector<float> sample(std::size_t n, std::size_t size, uint64_t seed, uint64_t start = 0) {
+  return transformed<float>(n * size, start * size, seed, normal);
+}
+
+/// Draw n rows of `size` codes from 0 to count - 1, each equally likely.
+inline std::vector<int64_t> sample_codes(std::size_t n, std::size_t size, uint64_t count, uint64_t seed) {
+  return transformed<int64_t>(n * size, 0, seed, [count](uint32_t word) { return int64_t(word * count >> 32); });
 }
 
 }  // namespace vae

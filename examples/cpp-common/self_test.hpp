@@ -10,7 +10,9 @@
 #include <optional>
 #include <ostream>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "bundle.hpp"
@@ -52,12 +54,24 @@ inline double tolerance_of(const nlohmann::json& output, const std::string& prec
 }
 
 inline Comparison compare(const Tensor& got, const Tensor& expected, double tolerance, std::optional<Range> range) {
-  if (got.shape != expected.shape || got.data.size() != expected.data.size()) throw std::runtime_error("wrong shape");
+  if (got.shape != expected.shape || got.size() != expected.size()) throw std::runtime_error("wrong shape");
   Comparison comparison;
   comparison.tolerance = tolerance;
+  if (!expected.is_float()) {  // the error is the number of integers that differ
+    if (got.data.index() != expected.data.index()) throw std::runtime_error("wrong dtype");
+    comparison.error = std::visit(
+        [&](const auto& numbers) {
+          const auto& found = std::get<std::decay_t<decltype(numbers)>>(got.data);
+          double differing = 0;
+          for (std::size_t i = 0; i < numbers.size(); ++i) differing += numbers[i] != found[i];
+          return differing;
+        },
+        expected.data);
+    return comparison;
+  }
   comparison.is_image = range.has_value();
-  for (std::size_t i = 0; i < expected.data.size(); ++i) {
-    const double g = got.data[i], e = expected.data[i];
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double g = got.floats()[i], e = expected.floats()[i];
     if (!std::isfinite(g)) {
       comparison.error = std::numeric_limits<double>::infinity();
       continue;
@@ -70,6 +84,12 @@ inline Comparison compare(const Tensor& got, const Tensor& expected, double tole
     comparison.unexplained += level < to_level(e - tolerance, *range) || level > to_level(e + tolerance, *range);
   }
   return comparison;
+}
+
+/// Return codes as integers of their dtype.
+inline Data codes_as(const std::string& dtype, const std::vector<int64_t>& codes) {
+  if (dtype == "int32") return std::vector<int32_t>(codes.begin(), codes.end());
+  return codes;
 }
 
 /// Computes one part: takes its inputs by name, returns its outputs by name.
@@ -101,23 +121,29 @@ inline std::vector<Comparison> self_test(const Bundle& bundle, const std::vector
   return comparisons;
 }
 
-/// Return how many golden latents `sample` reproduces bit for bit, and how many there are: from row 2 on, seed 0.
+/// Return how many golden latents are drawn here bit for bit, and how many there are: from row 2 on they are drawn.
 inline std::pair<std::size_t, std::size_t> check_noise(const Bundle& bundle) {
-  for (const auto& golden : bundle.manifest().at("golden")) {
-    const std::string part = golden.at("part");
-    if (std::find(known_parts.begin(), known_parts.end(), part) == known_parts.end()) continue;
-    for (const auto& array : golden.at("inputs")) {
-      if (array.at("tensor") != "latent") continue;
-      const Tensor latents = bundle.golden(array);
-      const std::size_t rows = latents.shape[0] - 2, size = latents.data.size() / latents.shape[0];
-      const std::vector<float> drawn = sample(rows, size, 0);
-      std::size_t same = 0;
-      for (std::size_t row = 0; row < rows; ++row)
-        same += !std::memcmp(&drawn[row * size], &latents.data[(row + 2) * size], size * sizeof(float));
-      return {same, rows};
-    }
+  const Contract& contract = bundle.contract();
+  const Tensors inputs = bundle.golden_inputs("decoder");
+  std::size_t same = 0, total = 0;
+  uint64_t seed = 0;
+  for (const auto& latent : contract.latents) {
+    const auto found = inputs.find(latent.at("name"));
+    if (found == inputs.end()) return {0, 0};
+    const std::size_t rows = found->second.shape[0], size = found->second.size() / rows, drawn = rows > 2 ? rows - 2 : 0;
+    const Data noise = contract.has_codes() ? codes_as(latent.at("dtype"), sample_codes(drawn, size, contract.codes(latent), seed))
+                                            : Data(sample(drawn, size, seed));
+    std::visit(
+        [&](const auto& numbers) {
+          const auto& golden = std::get<std::decay_t<decltype(numbers)>>(found->second.data);
+          for (std::size_t row = 0; row < drawn; ++row)
+            same += !std::memcmp(&numbers[row * size], &golden[(row + 2) * size], size * sizeof(numbers[0]));
+        },
+        noise);
+    total += drawn;
+    seed += 2;
   }
-  return {0, 0};
+  return {same, total};
 }
 
 }  // namespace vae

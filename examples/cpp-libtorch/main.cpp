@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED] runs the bundle's TorchScript files with LibTorch.
+// host BUNDLE [PICTURE [SEED]] runs the bundle's TorchScript files with LibTorch.
 #include <torch/script.h>
 
 #include <sstream>
@@ -19,8 +19,13 @@ class Engine {
     std::vector<torch::jit::IValue> arguments;
     for (const auto& input : entry_.at("inputs")) {
       const vae::Tensor& tensor = inputs.at(input.at("name"));
-      // from_blob does not copy the numbers, and the network does not write to its inputs.
-      arguments.push_back(torch::from_blob(const_cast<float*>(tensor.data.data()), tensor.shape));
+      arguments.push_back(std::visit(
+          [&](const auto& numbers) {
+            using Number = typename std::decay_t<decltype(numbers)>::value_type;
+            // from_blob does not copy the numbers, and the network does not write to its inputs.
+            return torch::from_blob(const_cast<Number*>(numbers.data()), tensor.shape, c10::CppTypeToScalarType<Number>::value);
+          },
+          tensor.data));
     }
     const torch::jit::IValue result = module_.forward(arguments);
     vae::Tensors outputs;
@@ -28,13 +33,22 @@ class Engine {
     for (const auto& output : entry_.at("outputs")) {
       const torch::Tensor tensor =
           (result.isTuple() ? result.toTupleRef().elements().at(index++) : result).toTensor().contiguous();
-      const float* data = tensor.data_ptr<float>();
-      outputs[output.at("name")] = {{data, data + tensor.numel()}, tensor.sizes().vec()};
+      outputs[output.at("name")] = {numbers(tensor), tensor.sizes().vec()};
     }
     return outputs;
   }
 
  private:
+  static vae::Data numbers(const torch::Tensor& tensor) {
+    const auto copy = [&](auto example) -> vae::Data {
+      const auto* data = tensor.data_ptr<decltype(example)>();
+      return std::vector<decltype(example)>(data, data + tensor.numel());
+    };
+    if (tensor.scalar_type() == torch::kInt32) return copy(int32_t{});
+    if (tensor.scalar_type() == torch::kInt64) return copy(int64_t{});
+    return copy(float{});
+  }
+
   nlohmann::json entry_;
   torch::jit::Module module_;
 };

@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED] runs the bundle's ONNX files with ONNX Runtime.
+// host BUNDLE [PICTURE [SEED]] runs the bundle's ONNX files with ONNX Runtime.
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdlib>
@@ -17,9 +17,14 @@ class Engine {
     std::vector<Ort::Value> values;
     for (const auto& name : inputs_) {
       const vae::Tensor& tensor = inputs.at(name);
-      // The value does not copy the numbers.
-      values.push_back(Ort::Value::CreateTensor<float>(memory, const_cast<float*>(tensor.data.data()),
-                                                       tensor.data.size(), tensor.shape.data(), tensor.shape.size()));
+      values.push_back(std::visit(
+          [&](const auto& numbers) {
+            using Number = typename std::decay_t<decltype(numbers)>::value_type;
+            // The value does not copy the numbers.
+            return Ort::Value::CreateTensor<Number>(memory, const_cast<Number*>(numbers.data()), numbers.size(),
+                                                    tensor.shape.data(), tensor.shape.size());
+          },
+          tensor.data));
     }
     const auto in = pointers(inputs_), out = pointers(outputs_);
     const auto results =
@@ -27,13 +32,26 @@ class Engine {
     vae::Tensors outputs;
     for (std::size_t i = 0; i < results.size(); ++i) {
       const auto info = results[i].GetTensorTypeAndShapeInfo();
-      const float* data = results[i].GetTensorData<float>();
-      outputs[outputs_[i]] = {{data, data + info.GetElementCount()}, info.GetShape()};
+      outputs[outputs_[i]] = {numbers(results[i], info), info.GetShape()};
     }
     return outputs;
   }
 
  private:
+  static vae::Data numbers(const Ort::Value& value, const Ort::TensorTypeAndShapeInfo& info) {
+    const auto copy = [&](auto example) -> vae::Data {
+      const auto* data = value.GetTensorData<decltype(example)>();
+      return std::vector<decltype(example)>(data, data + info.GetElementCount());
+    };
+    switch (info.GetElementType()) {
+      case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32:
+        return copy(int32_t{});
+      case ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64:
+        return copy(int64_t{});
+      default:
+        return copy(float{});
+    }
+  }
   static Ort::Session open(std::string_view model) {
     static Ort::Env environment(ORT_LOGGING_LEVEL_WARNING, "vae");
     return Ort::Session(environment, model.data(), model.size(), Ort::SessionOptions{});

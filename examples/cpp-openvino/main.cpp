@@ -1,4 +1,4 @@
-// host BUNDLE PICTURE [SEED] runs the bundle's ONNX files with OpenVINO on the CPU.
+// host BUNDLE [PICTURE [SEED]] runs the bundle's ONNX files with OpenVINO on the CPU.
 #include <openvino/openvino.hpp>
 
 #include "host.hpp"
@@ -14,22 +14,37 @@ class Engine {
 
   vae::Tensors run(const vae::Tensors& inputs) {
     for (const auto& [name, tensor] : inputs) {
-      ov::Tensor input(ov::element::f32, ov::Shape(tensor.shape.begin(), tensor.shape.end()));
-      std::copy(tensor.data.begin(), tensor.data.end(), input.data<float>());
-      request_.set_tensor(name, input);
+      const ov::Shape shape(tensor.shape.begin(), tensor.shape.end());
+      std::visit(
+          [&, &name = name](const auto& numbers) {
+            using Number = typename std::decay_t<decltype(numbers)>::value_type;
+            ov::Tensor input(ov::element::from<Number>(), shape);
+            std::copy(numbers.begin(), numbers.end(), input.data<Number>());
+            request_.set_tensor(name, input);
+          },
+          tensor.data);
     }
     request_.infer();
     vae::Tensors outputs;
     for (const auto& output : request_.get_compiled_model().outputs()) {
       const ov::Tensor tensor = request_.get_tensor(output);
       const ov::Shape shape = tensor.get_shape();
-      const float* data = tensor.data<float>();
-      outputs[output.get_any_name()] = {{data, data + tensor.get_size()}, {shape.begin(), shape.end()}};
+      outputs[output.get_any_name()] = {numbers(tensor), {shape.begin(), shape.end()}};
     }
     return outputs;
   }
 
  private:
+  static vae::Data numbers(const ov::Tensor& tensor) {
+    const auto copy = [&](auto example) -> vae::Data {
+      const auto* data = tensor.data<decltype(example)>();
+      return std::vector<decltype(example)>(data, data + tensor.get_size());
+    };
+    if (tensor.get_element_type() == ov::element::i32) return copy(int32_t{});
+    if (tensor.get_element_type() == ov::element::i64) return copy(int64_t{});
+    return copy(float{});
+  }
+
   ov::InferRequest request_;
 };
 

@@ -120,8 +120,8 @@ def test_compare_matches_python(node: str) -> None:
             f"say(bundle.compare(Float32Array.from(given[0]), Float32Array.from(given[1]), {band}, [0, 1]))",
             [got.tolist(), exact.tolist()],
         )
-        array = GoldenArray("image", "golden/x.f32", (4000,), "", band)
-        expected = judge("decoder", TensorSpec("image", (), 0.0, 1.0), got, array, exact.astype(np.float64))
+        array = GoldenArray("image", "golden/x.f32", (10, 1, 20, 20), "", band)
+        expected = judge("decoder", TensorSpec("image", (1, 20, 20), 0.0, 1.0), got, array, exact.astype(np.float64))
         assert expected.grey is not None
         assert (said["error"], said["passed"]) == (expected.error, expected.passed)
         assert (said["differing"], said["unexplained"]) == (expected.grey.differing, expected.grey.unexplained)
@@ -188,7 +188,8 @@ def test_altered_bundle_is_refused_and_the_file_named(node: str, bundle: Path, t
         "missing": (_rewritten(whole, {"LICENSE": None}), "file is missing: LICENSE"),
         "unlisted": (_rewritten(whole, {"decoder.onnx": b"other"}, sums=False), "file was altered: decoder.onnx"),
         "forged": (_rewritten(whole, {"decoder.onnx": b"other"}), "hash is not the manifest's: decoder.onnx"),
-        "newer": (_manifest(whole, format="vae-export/2"), "another version"),
+        "newer": (_manifest(whole, format="vae-export/3"), "another version"),
+        "other version": (_manifest(whole, format="vae-export/2"), "contract is not of this version"),
         "range": (_manifest(whole, contract=CONTRACT | {"image_range": [1, 0]}), "range"),
         "prior": (_manifest(whole, contract=CONTRACT | {"prior": "uniform"}), "prior is not known"),
         "numbers": (_manifest(whole, precision="float16"), "expected float32, got float16"),

@@ -614,6 +614,7 @@ function checkPlainContract(contract) {
 /** Check a contract of version 2. */
 function checkContract(contract) {
   const { data, output, latents, conditions, encoding, prior, symbols } = contract ?? {};
+  if (data === undefined) refuse("contract is not of this version of the format", "manifest.json", null, EXTENDED_FORMAT);
   const tensors = [data, ...(output ? [output] : []), ...latents, ...conditions];
   for (const { name, dtype, shape, range } of tensors) {
     if (typeof name !== "string" || !(dtype in ARRAYS)) refuse("tensor cannot be read", "manifest.json, contract", null, String(name));

@@ -1,0 +1,116 @@
+"""Hosts read version 2 of the format: conditions, codes, open sizes, several latents, tables, batches with bounds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import headless
+import numpy as np
+import pytest
+from host import BUNDLE, HOSTS, PICTURE, Host, browse
+
+from tests.extended_exports import extended_bundle
+from tests.extended_models import CONTRACTS
+from vae_export import load
+from vae_export.pixels import to_levels
+
+pytestmark = pytest.mark.slow
+
+#: Hosts that run ONNX files, which these bundles hold.
+PROGRAMS = [name for name in HOSTS if name not in ("browser", "cpp-libtorch")]
+#: What OpenCV's engine cannot take or read.
+NOT_IN_OPENCV = {"codes": "float32 only", "conditional": "float32 only", "several": "cannot read decoder.onnx"}
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Callable[[str], Path]:
+    """`bundle(name)`: a bundle of one of `CONTRACTS`, relative to the folder in which hosts run."""
+
+    def get(name: str) -> Path:
+        path = folder / f"{name.replace(' ', '-')}.zip"
+        if not path.exists():
+            path.write_bytes(extended_bundle(name))
+        return Path(path.name)
+
+    return get
+
+
+def run(host: Host, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a host with these arguments in place of those of its page."""
+    command = host.lines[-1].replace(f" {BUNDLE} {PICTURE}", "").replace("python ", f"{sys.executable} ", 1)
+    line = " ".join([command, *(f"'{argument}'" for argument in arguments)])
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("contract", list(CONTRACTS))
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_host_passes_or_says_why_not(
+    name: str, contract: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+) -> None:
+    done = run(host(name), folder, bundle(contract))
+    assert re.search(r"^noise: (\d+) of \1 golden latents bit for bit$", done.stdout, re.M), done.stderr
+    if name == "cpp-opencv" and contract in NOT_IN_OPENCV:
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: OpenCV {NOT_IN_OPENCV[contract]}"[:20])
+        assert NOT_IN_OPENCV[contract] in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        return
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pass"), done.stdout + done.stderr
+    parts = ["decoder"] if name == "cpp-opencv" else ["encoder", "decoder"]
+    outputs = [f"{part} {tensor.name}" for part in parts for tensor in CONTRACTS[contract].spec(part).outputs]  # type: ignore[arg-type]
+    assert re.findall(r"^(\w+ \w+): worst error", done.stdout, re.M) == outputs
+
+
+@pytest.mark.parametrize("contract", ["conditional", "codes", "maps", "two channels", "four channels"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_hosts_draw_the_same_images(
+    name: str, contract: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    found = host(name)
+    if name == "cpp-opencv" and contract in NOT_IN_OPENCV:
+        pytest.skip("OpenCV cannot run it")
+    done = run(found, folder, bundle(contract), tmp_path / PICTURE, 5)
+    assert done.returncode == 0, done.stderr
+    model = load(folder / bundle(contract))
+    golden = next(part for part in model.manifest.golden if part.part == "decoder")
+    arrays = {item.tensor: item for item in golden.inputs}
+    opened = {item.name: arrays[item.name] for item in model.contract.conditions}
+    conditions = {
+        key: np.resize(item.array(model._package.read(item)), (16, *item.shape[1:])) for key, item in opened.items()
+    }
+    images = model.sample(16, 5, **conditions)
+    rows = images.reshape(4, 4, *images.shape[1:]).transpose(0, 3, 1, 4, 2).ravel()
+    pixels = np.frombuffer((tmp_path / PICTURE).read_bytes()[-rows.size :], np.uint8)
+    low, high = model.contract.image_range
+    lowest, highest = (to_levels(rows + step, low, high) for step in (-1e-5, 1e-5))
+    assert ((pixels >= lowest) & (pixels <= highest)).all()
+    assert pixels.std() > 5
+    channels = images.shape[1]
+    header = (tmp_path / PICTURE).read_bytes()[: -rows.size].decode()
+    assert header.startswith({1: "P5\n", 3: "P6\n"}.get(channels, "P7\n"))
+    assert ("DEPTH" in header) == (channels in (2, 4))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_picture_of_a_table_is_refused(
+    name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    done = run(host(name), folder, bundle("table"), tmp_path / PICTURE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch("error: no images can be drawn: .*data .* is no image of 1 to 4 channels.*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("contract", ["conditional", "codes", "maps", "table", "batch of 3"])
+def test_browser_passes(
+    contract: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+) -> None:
+    host("browser")
+    with headless.serving(folder) as served:
+        report = browse(served, bundle(contract))
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert ("no images: data" in report.text) == (CONTRACTS[contract].output.name == "data")
