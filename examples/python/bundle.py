@@ -133,7 +133,7 @@ class Contract:
         if found is None:
             raise ValueError(f"size cannot be read: {text}")
         symbol = self.symbols[found[2]]
-        usual = symbol["usual"] or min(max(8, symbol["min"]), symbol["max"] or 8)
+        usual: int = symbol["usual"] or min(max(8, symbol["min"]), symbol["max"] or 8)
         return int(found[1] or 1) * usual + int(found[3] or 0)
 
     def check_drawable(self) -> None:
