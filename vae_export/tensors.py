@@ -171,6 +171,11 @@ class TensorSpec:
         return self.role == "data" and len(self.item) == 3 and self.is_bounded
 
     @property
+    def is_code(self) -> bool:
+        """Whether the tensor holds codes, which are equal to what they should be, or wrong."""
+        return self.role == "codes"
+
+    @property
     def is_integer(self) -> bool:
         return self.dtype != "float32"
 

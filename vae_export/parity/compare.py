@@ -22,6 +22,8 @@ from vae_export.pixels import GreyLevels, compare_levels, rounding_miss
 from vae_export.session_options import SessionOptions
 from vae_export.tensors import TensorSpec
 
+#: A larger share of codes that rounding changes gives a warning.
+UNSTABLE_SHARE = 0.1
 #: Characters of an engine's own message that a result keeps.
 _FAULT_LENGTH = 400
 
@@ -306,6 +308,19 @@ def loose_tolerances(results: Iterable[CaseResult]) -> Iterator[Finding]:
         yield Finding(
             "loose-band", "warning", f"{part} on {target}, '{output}'", f"probes {probes}: {passes}, so that {can_fail}"
         )
+
+
+def unstable_warnings(where: str, shares: Mapping[str, float]) -> Iterator[Finding]:
+    """Warn about codes that rounding changes often: only the others are compared.
+
+    Args:
+        where: the part and the target.
+        shares: for each output that holds codes, the largest share of them that is unstable in a test case.
+    """
+    for name, share in shares.items():
+        if share > UNSTABLE_SHARE:
+            detail = f"rounding changes up to {share:.0%} of the codes, and only the others are compared"
+            yield Finding("unstable-codes", "warning", f"{where}, '{name}'", detail)
 
 
 def json_numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,10 +170,17 @@ class Sensitivity:
         worst: largest movement of any number; infinite if one is NaN.
         mean: largest mean movement of a batch in any direction. Each number counts with the larger of its movements
             forwards and back, because only one of the two crosses a step such as a saturated sigmoid.
+        changed: a mask of the numbers that any perturbation moves, (N, *item); of codes only, which are not near a
+            value but equal to it.
+
+    Args:
+        codes: whether the output holds codes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, codes: bool = False) -> None:
         self.worst = self.mean = 0.0
+        self.changed: Array | None = None
+        self._codes = codes
         self._forwards: Array | None = None
 
     def add(self, distances: Array, index: int, batches: Sequence[int]) -> None:
@@ -184,6 +191,8 @@ class Sensitivity:
             index: number of the perturbation; forwards (even) must be added before back (odd).
             batches: batch sizes whose means count; a batch consists of the first rows of N.
         """
+        if self._codes:
+            self.changed = (distances > 0) if self.changed is None else self.changed | (distances > 0)
         if index % 2 == 0:
             self._forwards = distances
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from vae_export.capture import Captured, Graph
 from vae_export.contract import PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity.compare import beyond_range, max_distance, mean_distance
+from vae_export.parity.compare import beyond_range, max_distance, mean_distance, unstable_codes
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
 from vae_export.parity.plan import BATCHES as BATCHES
@@ -44,6 +44,10 @@ QUICK_PLAN = complete_plan(thorough=False)
 _KEPT_BYTES = 64 << 20
 
 
+#: The error limits of codes, whose error is the number of stable codes that differ: none may.
+CODE_LIMITS = ErrorLimits(eager_error=0.0, sensitivity=0.0, magnitude=1.0)
+
+
 @dataclass(frozen=True)
 class Case:
     """One probe at one batch size: the inputs of a part, and the outputs expected of its files.
@@ -55,6 +59,7 @@ class Case:
         eager: PyTorch's float32 outputs (N, *item) by name.
         expected: PyTorch's float64 outputs (N, *item) by name.
         limits: error limits of each output by name, the same for all batch sizes of the probe.
+        unstable: masks (N, *item) of the codes that rounding changes, for each output that holds codes.
     """
 
     probe: str
@@ -63,6 +68,7 @@ class Case:
     eager: Mapping[str, Array]
     expected: Mapping[str, Array]
     limits: Mapping[str, ErrorLimits]
+    unstable: Mapping[str, Array] = field(default_factory=dict)
 
 
 class References:
@@ -333,7 +339,9 @@ def probe_cases(
     sensitivities = _sensitivities(oracle, probes, precision, perturbations, progress)
     for outputs, baseline, sensitivity in zip(probes, baselines, sensitivities, strict=True):
         limits = {
-            tensor.name: output_limits(
+            tensor.name: CODE_LIMITS
+            if tensor.is_code
+            else output_limits(
                 outputs.expected[tensor.name],
                 {batch: arrays[tensor.name] for batch, arrays in baseline.items()},
                 sensitivity[tensor.name],
@@ -343,10 +351,15 @@ def probe_cases(
             )
             for tensor in oracle.graph.spec.outputs
         }
-        cases += [
-            Case(outputs.probe, batch, _batch(outputs.inputs, batch), eager, _batch(outputs.expected, batch), limits)
-            for batch, eager in outputs.eager.items()
-        ]
+        for batch, eager in outputs.eager.items():
+            expected = _batch(outputs.expected, batch)
+            unstable = {
+                name: _rows(moved.changed, batch) | unstable_codes(expected[name], eager[name], baseline[batch][name])
+                for name, moved in sensitivity.items()
+                if moved.changed is not None
+            }
+            inputs = _batch(outputs.inputs, batch)
+            cases.append(Case(outputs.probe, batch, inputs, eager, expected, limits, unstable))
     return cases
 
 
@@ -413,7 +426,8 @@ def _sensitivities(
 
     The outer loop is over perturbations and not over probes, because each perturbation has its own weights.
     """
-    sensitivities = [{name: Sensitivity() for name in outputs.expected} for outputs in probes]
+    tensors = oracle.graph.spec.outputs
+    sensitivities = [{tensor.name: Sensitivity(codes=tensor.is_code) for tensor in tensors} for _ in probes]
     for index in range(perturbations):
         progress((1 + index) / (1 + perturbations))
         for outputs, sensitivity in zip(probes, sensitivities, strict=True):

@@ -31,7 +31,15 @@ from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, Determinism
-from vae_export.parity.compare import CaseResult, Comparison, compare_output, describe_fault, loose_tolerances
+from vae_export.parity.compare import (
+    CaseResult,
+    Comparison,
+    compare_codes,
+    compare_output,
+    describe_fault,
+    loose_tolerances,
+    unstable_warnings,
+)
 from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
@@ -464,6 +472,8 @@ class _FileVerifier:
                     self._draw(error_map, case, outputs)
             if error_map is not None:
                 record.error_map = error_map.build()
+        unstable = {name: max(case.unstable[name].mean() for case in cases) for name in cases[0].unstable}
+        record.findings += unstable_warnings(f"{entry.part} on {target}", unstable)
         return record
 
     def _draw(self, error_map: ErrorMapBuilder, case: Case, outputs: Mapping[str, Array]) -> None:
@@ -529,6 +539,8 @@ def _compare(
     if fault is not None:
         return Comparison(fault=fault)
     name, limits = tensor.name, case.limits[tensor.name]
+    if tensor.is_code:
+        return compare_codes(outputs[name], tensor, case.eager[name], case.expected[name], case.unstable[name])
     tolerance = limits.tolerance(tf32=tf32)
     return compare_output(outputs[name], tensor, case.eager[name], case.expected[name], tolerance, limits.magnitude)
 
