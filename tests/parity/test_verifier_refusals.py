@@ -96,7 +96,7 @@ def test_export_of_another_checkpoint_is_refused(mlp: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"image_range": (-1.0, 1.0), "likelihood": None}, {"latent_shape": (2, 2)}, {"image_shape": (1, 14, 56)}]
+    "change", [{"data_range": (-1.0, 1.0), "likelihood": None}, {"latent_shape": (2, 2)}, {"data_shape": (1, 14, 56)}]
 )
 def test_manifest_with_another_contract_is_refused(mlp: Exported, tmp_path: Path, change: dict[str, object]) -> None:
     """Hosts trust the manifest: with a wrong range they would scale images wrongly."""
