@@ -21,9 +21,7 @@ from vae_export.errors import ModelError
 _ROUNDING, _ROUNDING_FLOAT64 = 1e-6, 1e-10
 
 
-def check_function(
-    module: nn.Module, spec: PartSpec, in_float64: Callable[[], nn.Module | None] = lambda: None
-) -> None:
+def check_function(module: nn.Module, spec: PartSpec, in_float64: Callable[[], nn.Module]) -> None:
     """Raise `ModelError` if the outputs depend on anything but the inputs of the same row.
 
     The module is run twice on the same batch, then on its rows in another order and one by one.
@@ -31,8 +29,8 @@ def check_function(
     Args:
         module: the module of a part, float32.
         spec: the part.
-        in_float64: returns the module in float64, or None if there is none. It is called only where float32 rounding
-            may be the reason for a difference.
+        in_float64: returns the module in float64. It is called only where float32 rounding may be the reason for a
+            difference.
     """
     inputs = example_inputs(spec)
     first, again = _run(module, inputs), _run(module, inputs)
@@ -42,8 +40,8 @@ def check_function(
     if len(inputs[0]) < EXAMPLE_BATCH:
         return
     found = _row_dependence(module, spec, inputs, first, _ROUNDING)
-    if found is not None and (exact := in_float64()) is not None:
-        doubles = tuple(value.double() if value.is_floating_point() else value for value in inputs)
+    if found is not None:
+        exact, doubles = in_float64(), tuple(value.double() if value.is_floating_point() else value for value in inputs)
         found = _row_dependence(exact, spec, doubles, _run(exact, doubles), _ROUNDING_FLOAT64)
     if found is not None:
         raise found
@@ -71,7 +69,7 @@ def _row_dependence(
 
 
 def _run(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    with user_code():
+    with user_code(torch.float64 if any(value.dtype == torch.float64 for value in inputs) else torch.float32):
         outputs = module(*(value.clone() for value in inputs))  # a module may write to its inputs
     return outputs if isinstance(outputs, tuple) else (outputs,)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from vae_export.capture.copying import copy_module
 from vae_export.capture.function_check import check_function
 from vae_export.capture.part_modules import part_module
 from vae_export.capture.program import capture_narrowed, example_inputs, example_sizes, export_program, user_code
+from vae_export.capture.promotion import float64_module
 from vae_export.contract import Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
@@ -104,7 +105,7 @@ class Captured:
             graph = self._graphs[part] = self._graph(part, contract)
             vars(graph)["program"] = programs[part]
             if part != "autoencoder":  # it consists of the others
-                check_function(graph.module, graph.spec)
+                check_function(graph.module, graph.spec, partial(float64_module, graph))
         self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         self._contract = contract
         return contract

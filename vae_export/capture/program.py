@@ -67,18 +67,23 @@ def example_sizes(spec: PartSpec) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def user_code() -> Iterator[None]:
+def user_code(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Run a user's module without gradients, without warnings, and without checks of values by torch.distributions.
 
     The checks are branches on values, which no graph can have, and some imports switch them on again.
+
+    Args:
+        dtype: the dtype of new tensors for which the module names none.
     """
-    before = Distribution._validate_args
+    before = Distribution._validate_args, torch.get_default_dtype()
     Distribution.set_default_validate_args(False)
+    torch.set_default_dtype(dtype)
     try:
         with silenced(), torch.no_grad():
             yield
     finally:
-        Distribution.set_default_validate_args(before)
+        Distribution.set_default_validate_args(before[0])
+        torch.set_default_dtype(before[1])
 
 
 def capture_narrowed(

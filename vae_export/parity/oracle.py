@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from vae_export.capture import Graph, user_code
+from vae_export.capture import Graph, float64_module, user_code
 from vae_export.contract import Array
 from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
+from vae_export.system.streams import silenced
 
 #: A function that computes one part: input arrays by name → output arrays by name.
 PartFunction: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -52,7 +53,7 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
     """
     # The arrays are copied, because torch warns about read-only ones.
     tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
-    with user_code():
+    with user_code(dtype):
         outputs = module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
@@ -68,7 +69,7 @@ class Oracle:
 
     def __init__(self, graph: Graph, piece: int | None = None) -> None:
         self.graph, self.piece = graph, piece
-        self._module = copy.deepcopy(graph.module).double()
+        self._module = float64_module(graph)
         self._perturbed: tuple[int, PrecisionName, nn.Module] | None = None
 
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -106,7 +107,7 @@ class Oracle:
         """
         if self._perturbed is None or self._perturbed[:2] != (index, precision):
             self._perturbed = None  # keep only one copy, because models can be large
-            self._perturbed = index, precision, _with_moved_weights(self._module, index, precision)
+            self._perturbed = index, precision, self._with_moved_weights(index, precision)
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
         moved = {  # integers are exact
@@ -116,6 +117,18 @@ class Oracle:
             for name, array in inputs.items()
         }
         return self._run(self._perturbed[2], moved)
+
+    def _with_moved_weights(self, index: int, precision: PrecisionName) -> nn.Module:
+        seed, factor = perturbation_direction(index, precision)
+        with silenced():  # torch warns about its own code where a program is copied
+            moved = copy.deepcopy(self._module)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for tensor, roundoff in weight_roundoffs(moved, precision, self.graph.module):
+                # In place, because new tensors of this size cost more time than the arithmetic.
+                noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(2).sub_(1)
+                tensor.add_(noise.mul_(roundoff).mul_(factor))
+        return moved
 
     def _run(self, module: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
@@ -148,18 +161,6 @@ def _moved_input(array: Array, roundings: Array, precision: PrecisionName) -> Ar
         return array
     values = torch.from_numpy(array.astype(np.float64))
     moved: Array = (values + torch.from_numpy(roundings) * input_roundoff(values, precision)).numpy()
-    return moved
-
-
-def _with_moved_weights(module: nn.Module, index: int, precision: PrecisionName) -> nn.Module:
-    seed, factor = perturbation_direction(index, precision)
-    moved = copy.deepcopy(module)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for tensor, roundoff in weight_roundoffs(moved, precision):
-            # In place, because new tensors of this size cost more time than the arithmetic.
-            noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(2).sub_(1)
-            tensor.add_(noise.mul_(roundoff).mul_(factor))
     return moved
 
 

@@ -182,11 +182,23 @@ def range_with_zero(values: Tensor) -> tuple[Tensor, Tensor]:
     return values.min().clamp(max=0), values.max().clamp(min=0)
 
 
-def weight_roundoffs(module: nn.Module, precision: PrecisionName) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each floating-point weight and buffer with the largest rounding errors of its numbers, in its shape."""
-    integer = {id(layer.weight) for layer in quantized_layers(module, precision)}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if id(tensor) in integer:
+def weight_roundoffs(
+    module: nn.Module, precision: PrecisionName, layers: nn.Module | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each floating-point weight and buffer with the largest rounding errors of its numbers, in its shape.
+
+    Args:
+        module: the module whose weights are yielded.
+        precision: the precision.
+        layers: the module whose layers have these weights by name; None for the same module. A captured program has
+            weights and no layers.
+    """
+    kinds = _QUANTIZED_LAYERS.get(precision, ())
+    integer = {
+        f"{name}.weight".lstrip(".") for name, layer in (layers or module).named_modules() if isinstance(layer, kinds)
+    }
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name in integer:
             yield tensor, quantization_steps(tensor, precision) / 2
         elif tensor.is_floating_point():
             yield tensor, tensor.abs() * UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
