@@ -19,7 +19,7 @@ from tests.capture.test_modules import (
     PlainTensors,
     any_size,
 )
-from vae_export.capture import Captured, float64_module
+from vae_export.capture import Captured
 from vae_export.capture.program import example_inputs
 from vae_export.capture.promotion import promoted_program
 from vae_export.parity.oracle import Oracle
@@ -45,7 +45,7 @@ def test_promoted_module_is_as_exact_as_float64(kind: type[Net]) -> None:
     """With weights in float64, each of these modules can be computed by hand in float64."""
     graph = Captured(Case(kind).source()).graph("decoder")
     (latent,) = example_inputs(graph.spec, 5)
-    promoted = float64_module(graph)
+    promoted = graph.in_float64()
     with torch.no_grad():
         got, single = promoted(latent.double()), graph.module(latent)
     assert isinstance(promoted, torch.fx.GraphModule)
@@ -60,7 +60,7 @@ def test_promoted_module_is_as_exact_as_float64(kind: type[Net]) -> None:
 @pytest.mark.parametrize("kind", [Net, DefaultDtypes])
 def test_module_without_float32_inside_is_only_copied(kind: type[Net]) -> None:
     graph = Captured(Case(kind).source()).graph("decoder")
-    module = float64_module(graph)
+    module = graph.in_float64()
     assert not isinstance(module, torch.fx.GraphModule)
     (latent,) = example_inputs(graph.spec, 3)
     np.testing.assert_allclose(

@@ -2,6 +2,5 @@
 
 from vae_export.capture.graph import Captured, Graph, capture
 from vae_export.capture.program import is_stochastic, user_code
-from vae_export.capture.promotion import float64_module
 
-__all__ = ["Captured", "Graph", "capture", "float64_module", "is_stochastic", "user_code"]
+__all__ = ["Captured", "Graph", "capture", "is_stochastic", "user_code"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,7 +105,7 @@ class Captured:
             graph = self._graphs[part] = self._graph(part, contract)
             vars(graph)["program"] = programs[part]
             if part != "autoencoder":  # it consists of the others
-                check_function(graph.module, graph.spec, partial(float64_module, graph))
+                check_function(graph.module, graph.spec, graph.in_float64)
         self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         self._contract = contract
         return contract
@@ -198,6 +198,10 @@ class Graph:
             ModelError: torch.export cannot capture the module, or the graph draws random numbers.
         """
         return export_program(self.module, self.spec, max_batch)
+
+    def in_float64(self) -> nn.Module:
+        """Return the part in float64, with float64 inputs and outputs; see `float64_module`."""
+        return float64_module(self.module, self.spec, lambda: self.program)
 
     def at(self, precision: PrecisionName) -> Graph:
         """Return the graph with an encoder and decoder that compute in `precision`; inputs and outputs stay float32.

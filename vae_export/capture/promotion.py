@@ -8,19 +8,18 @@ constants and every dtype in the graph.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.capture.program import example_inputs, user_code
-
-if TYPE_CHECKING:
-    from vae_export.capture.graph import Graph
+from vae_export.contract import PartSpec
 
 #: What each dtype becomes.
 _PROMOTED = {
@@ -32,35 +31,37 @@ _PROMOTED = {
 }
 
 
-def float64_module(graph: Graph) -> nn.Module:
+def float64_module(module: nn.Module, spec: PartSpec, program: Callable[[], ExportedProgram]) -> nn.Module:
     """Return a part in float64: a copy of the module where that computes in float64 throughout, or else its program.
 
     Args:
-        graph: the part.
+        module: the module of a part, float32.
+        spec: the part.
+        program: returns the captured part.
 
     Returns:
         A module with the inputs and outputs of the part, in float64. Names of parameters and buffers are those of the
-        part's module; plain tensors are buffers where the program was promoted.
+        given module; plain tensors are buffers where the program was promoted.
     """
-    module = _double_copy(graph)
-    return promoted_program(graph.program) if module is None else module
+    double = _double_copy(module, spec)
+    return promoted_program(program()) if double is None else double
 
 
-def _double_copy(graph: Graph) -> nn.Module | None:
+def _double_copy(module: nn.Module, spec: PartSpec) -> nn.Module | None:
     """Return a copy of the module in float64, or None if it fails or computes in lower precision inside."""
-    module = copy.deepcopy(graph.module).double()
-    rows = 1 if isinstance(graph.spec.inputs[0].batch, str) else None
-    inputs = [_promoted(value) for value in example_inputs(graph.spec, rows)]
+    double = copy.deepcopy(module).double()
+    rows = 1 if isinstance(spec.inputs[0].batch, str) else None
+    inputs = [_promoted(value) for value in example_inputs(spec, rows)]
     finder = _LowPrecisionFinder()
     try:
         with user_code(torch.float64), finder:
-            module(*inputs)
+            double(*inputs)
     except Exception:  # a user's module raises any error where two dtypes meet
         return None
-    return None if finder.found else module
+    return None if finder.found else double
 
 
-def promoted_program(program: torch.export.ExportedProgram) -> nn.Module:
+def promoted_program(program: ExportedProgram) -> nn.Module:
     """Return a program as a module that computes in float64. The program is not changed.
 
     Args:

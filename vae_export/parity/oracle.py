@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vae_export.capture import Graph, float64_module, user_code
+from vae_export.capture import Graph, user_code
 from vae_export.contract import Array
 from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
@@ -69,7 +69,7 @@ class Oracle:
 
     def __init__(self, graph: Graph, piece: int | None = None) -> None:
         self.graph, self.piece = graph, piece
-        self._module = float64_module(graph)
+        self._module = graph.in_float64()
         self._perturbed: tuple[int, PrecisionName, nn.Module] | None = None
 
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
