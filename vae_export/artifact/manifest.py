@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
-from vae_export.errors import IntegrityError, ModelError, VaeExportError
+from vae_export.errors import IntegrityError, ModelError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct, check_name
 from vae_export.io.strict_json import MANIFEST_LIMIT, has_values, parse_json
@@ -364,8 +364,11 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         )
         check_distinct(stored.name for stored in manifest.stored)
         return manifest
-    except VaeExportError:
-        raise
+    except (ModelError, IntegrityError) as error:
+        if str(where) in str(error):
+            raise
+        place = where if error.where is None else f"{where}, {error.where}"
+        raise type(error)(error.what, where=place, expected=error.expected, got=error.got, do=error.do) from error
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vae_export.bundle.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
 
-SUMS, MANIFEST, CERTIFICATE = "SHA256SUMS", "manifest.json", "certificate.json"
+SUMS, SIGNATURE, MANIFEST, CERTIFICATE = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json", "certificate.json"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def files_of(data: bytes) -> dict[str, bytes]:
 
 def summed(files: dict[str, bytes]) -> bytes:
     """An archive with a list of hashes that fits its files: what somebody makes who knows the format."""
-    rest = {name: data for name, data in files.items() if name != SUMS}
+    rest = {name: data for name, data in files.items() if name not in (SUMS, SIGNATURE)}
     sums = "".join(f"{sha256(data)}  {name}\n" for name, data in rest.items())
     return write_archive({SUMS: sums.encode(), **rest})
 

@@ -83,3 +83,29 @@ def swapped_files(data: bytes, rng: random.Random) -> Tampered:
         one, other = rng.sample(golden, 2)
     files[one], files[other] = files[other], files[one]
     return Tampered(summed(files), (one, other))
+
+
+def endless_list_of_hashes(data: bytes, rng: random.Random) -> Tampered:
+    files = files_of(data)
+    more = rng.choice([b"\n", b"0" * 64 + b"  decoder.onnx\n", b"\x00"]) * 100_000
+    return Tampered(write_archive(files | {"SHA256SUMS": files["SHA256SUMS"] + more}), ("SHA256SUMS",))
+
+
+def many_files(data: bytes, rng: random.Random) -> Tampered:
+    """As many as a container can hold, or nearly; a reader that compares each with each takes for ever."""
+    count = rng.choice([1_000, 20_000, 65_000])
+    return Tampered(summed(files_of(data) | {f"golden/{number}": b"" for number in range(count)}), ("golden/0",))
+
+
+def signature_of_another_size(data: bytes, rng: random.Random) -> Tampered:
+    """With a key nobody could have made it, and without one no reader should guess."""
+    sums, *rest = files_of(data).items()
+    signature = rng.randbytes(rng.choice([0, 1, 63, 65, 128]))
+    return Tampered(write_archive(dict([sums, ("SHA256SUMS.sig", signature), *rest])), ("SHA256SUMS.sig",))
+
+
+def signature_elsewhere(data: bytes, rng: random.Random) -> Tampered:
+    """Behind another file than the list of hashes."""
+    items = list(files_of(data).items())
+    items.insert(rng.randrange(2, len(items) + 1), ("SHA256SUMS.sig", rng.randbytes(64)))
+    return Tampered(write_archive(dict(items)), ("SHA256SUMS.sig",))

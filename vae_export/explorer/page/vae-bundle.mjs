@@ -597,6 +597,7 @@ function readManifest(bytes) {
     refuse("bundle has no model or no golden vectors", "manifest.json");
   }
   checkModels(manifest);
+  checkTypes(manifest);
   checkGolden(manifest);
   return manifest;
 }
@@ -635,6 +636,24 @@ function checkContract(contract) {
   for (const [name, { min, max }] of Object.entries(symbols)) {
     if (!isShape([min]) || (max !== null && !(isShape([max]) && max >= min))) refuse("bounds cannot be read", `manifest.json, contract, ${name}`);
   }
+}
+
+/** Check the types of what no engine needs and people are shown. */
+function checkTypes({ versions, provenance, opset, files, contract: { likelihood } }) {
+  const isTable = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+  const isLabel = (text) => typeof text === "string" && !/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(text);
+  if (![versions, provenance].every(isTable) || !Number.isSafeInteger(opset)) refuse("manifest cannot be read", "manifest.json");
+  if (!Object.entries(versions).flat().every(isLabel)) refuse("text cannot be shown", "manifest.json, versions");
+  for (const { name, format, size, precision = "", machine = "", beside } of files) {
+    if (!Number.isSafeInteger(size)) refuse("size cannot be read", `manifest.json, ${name}`);
+    if (![format, precision, machine].every(isLabel)) refuse("text cannot be shown", `manifest.json, ${name}`);
+    if (beside !== undefined && !(Array.isArray(beside) && beside.length > 0)) refuse("sidecars cannot be read", `manifest.json, ${name}`);
+  }
+  if (likelihood == null) return;
+  const isScale = (scale) => Number.isFinite(scale) && (likelihood.name === "gaussian-fixed" ? scale > 0 : scale === 1);
+  const isKnown = ["bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic"].includes(likelihood.name);
+  const scale = likelihood.name === "gaussian-fixed" ? likelihood.scale : (likelihood.scale ?? 1);
+  if (!isKnown || !isScale(scale)) refuse("likelihood cannot be read", "manifest.json, contract");
 }
 
 /** Check that the tensors of every model file follow from the contract, and that none is listed twice. */
