@@ -13,6 +13,7 @@ const CERTIFICATE_FORMAT = "vae-export-certificate/1";
 const [NORMAL, UNIFORM, GIVEN] = ["standard normal", "uniform", "given by the user"];
 const [MANIFEST_LIMIT, TEXT_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 1 << 20, 64 << 20]; // bytes
 const [DEPTH_LIMIT, VALUES_LIMIT] = [64, 1 << 22];
+const SUMS_LINE = 64 + 2 + 201 + 1; // bytes, with the longest name
 const [SIGNATURE, SIGNATURE_SIZE] = ["SHA256SUMS.sig", 64];
 const FLOAT_PARTS = ["encoder", "decoder", "autoencoder"];
 // A reader takes the first of these that a part has, and ignores files of any other precision.
@@ -49,6 +50,7 @@ async function readBundle(bytes, verifyKey) {
   const [first] = files.keys();
   if (first !== "SHA256SUMS") refuse("not a bundle", "its first file", "SHA256SUMS", first);
   const sums = files.get(first);
+  if (sums.length > SUMS_LINE * files.size) refuse("list of hashes is too long", first);
   const signedBy = await checkSignature(sums, files.get(SIGNATURE), verifyKey);
   const hashes = await checkSums(ascii(sums), files);
   for (const [name, stated] of checksums) { // after SHA-256, whose message says more
