@@ -758,7 +758,9 @@ function checkEntries(manifest, names) {
   for (const name of names) if (!wanted.includes(name)) refuse("extra file", name, "the files that manifest.json names");
   const optional = [SIGNATURE, "certificate.html"];
   for (const name of wanted) if (!names.includes(name) && !optional.includes(name)) refuse("file is missing", name);
-  if (wanted.filter((name) => names.includes(name)).join() !== names.join()) refuse("files are out of order");
+  const ordered = wanted.filter((name) => names.includes(name));
+  const place = ordered.findIndex((name, index) => name !== names[index]);
+  if (place >= 0) refuse("files are out of order", null, ordered[place], names[place]);
 }
 
 /** Return every file that the manifest names, each once, as {name, sha256, size}: model files, then golden arrays. */
