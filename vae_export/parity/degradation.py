@@ -207,9 +207,9 @@ class DegradationMeter:
         return degradation
 
     def _elbo_difference(self, target: Target, part: Part, runner: Runner) -> Array | None:
-        """Return the −ELBO's error for each real image, (M,); None without images, an encoder or a defined ELBO."""
+        """Return the −ELBO's error for each real image, (M,); None if it is not defined, or would take too long."""
         source = self._references.source
-        if source.images is None or why_not_comparable(source.contract) is not None:
+        if source.images is None or why_not_comparable(source.contract) is not None or not self._plan.images:
             return None
         if part == "autoencoder":
             return self._real_parity.elbo_difference(self._real_parity.nats_of_autoencoder(runner))
@@ -234,13 +234,21 @@ class DegradationMeter:
         source = self._references.source
         if source.images is None:
             raise ModelError("no images to measure nats with", where="source")
-        count = min(len(source.examples[source.contract.data.name]), _REAL_IMAGES)
-        examples = self._references.examples(count)
-        return ElboParity(self._references, examples, _REAL_NOISE_SAMPLES, self._user_tolerance)
+        images, noise_samples = _REAL_IMAGES, _REAL_NOISE_SAMPLES
+        if self._is_reduced:
+            images, noise_samples = self._plan.images, min(noise_samples, self._plan.noise_samples)
+        examples = self._references.examples(min(len(source.examples[source.contract.data.name]), images))
+        return ElboParity(self._references, examples, noise_samples, self._user_tolerance)
 
     @cached_property
     def _frechet(self) -> FrechetBaseline | None:
-        return FrechetBaseline.of(self._references)
+        # It takes two thousand samples, in float64 too.
+        return None if self._is_reduced else FrechetBaseline.of(self._references)
+
+    @property
+    def _is_reduced(self) -> bool:
+        """Whether the network is so slow that the plan has fewer images than usual."""
+        return self._plan.images < NatsPlan().images
 
 
 def pixel_degradation(runner: PartFunction, data: TensorSpec, cases: Sequence[Case]) -> dict[str, Any]:
