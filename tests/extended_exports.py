@@ -43,7 +43,12 @@ def extended_bundle(name: str) -> bytes:
     files = _files(extended_source(name))
     manifest = _manifest(extended_source(name).contract, files)
     hashes = {entry.name: entry.sha256 for entry in manifest.files}
-    counts = {"rows": [{"passed": True}], "planned_rows": 1, "failed_rows": 0, "findings": []}
+    counts = {
+        "rows": [{"passed": True, "error": 0.0, "band": 1.0}],
+        "planned_rows": 1,
+        "failed_rows": 0,
+        "findings": [],
+    }
     certificate = {"format": FORMAT, "verdict": "pass", "files": hashes} | counts
     files |= {"certificate.json": json.dumps(certificate).encode(), "MODEL_CARD.md": name.encode(), "LICENSE": b"none"}
     ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}

@@ -20,7 +20,7 @@ import pytest
 from tests.commands import ROOT, Invoke, command, run_cli, run_python, tree
 from tests.pipeline.deadly import DeadlyPickle, DeadlyReader
 from vae_export.errors import MachineError
-from vae_export.pipeline import Chunks, ModelPayload, Task
+from vae_export.pipeline import Chunks, Inputs, ModelPayload, Task
 from vae_export.pipeline.ray.engine import RayEngine
 from vae_export.runtime import open_package
 from vae_export.session_options import SessionOptions
@@ -223,14 +223,14 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path, cluster: Cluster) -
         MachineError,
         match="workers die while they compute these rows: deadly, row 20 to 29; got 4 dead; see Ray's logs",
     ):
-        for outputs in ray_engine(bundle, cluster.address).run(Task("decode", DeadlyReader()), Chunks(40, 10)):
+        for outputs in ray_engine(bundle, cluster.address).run(Task("decode", Inputs(DeadlyReader())), Chunks(40, 10)):
             done += len(outputs["image"])
     assert done == 20
 
 
 def test_drivers_that_all_die_are_an_error(bundle: Path) -> None:
     with pytest.raises(MachineError, match="Ray's driver died of SIGKILL: 4 times in a row; see Ray's logs; "):
-        list(ray_engine(bundle, None).run(Task("decode", DeadlyPickle()), Chunks(40, 10)))
+        list(ray_engine(bundle, None).run(Task("decode", Inputs(DeadlyPickle())), Chunks(40, 10)))
 
 
 def test_killed_driver_of_a_local_cluster_changes_nothing(

@@ -109,11 +109,11 @@ def test_images_are_fitted_only_with_fit(tmp_path: Path) -> None:
 
 
 def test_prior_is_equal_whole_and_in_chunks() -> None:
-    prior = PriorReader(100, 2**64 - 1, (2, 3))
+    prior = PriorReader(100, 2**64 - 1, Contract((6,), (2, 3), None), "latent")
     whole = prior.read(0, 100)
     assert np.array_equal(np.concatenate([prior.read(0, 33), prior.read(33, 34), prior.read(34, 100)]), whole)
     with pytest.raises(UsageError, match="bad seed"):
-        PriorReader(1, -1, (2,))
+        PriorReader(1, -1, Contract((6,), (2,), None), "latent")
 
 
 def test_flat_lists_are_read_as_images(tmp_path: Path) -> None:

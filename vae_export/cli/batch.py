@@ -36,10 +36,8 @@ from vae_export.session_options import CPU, SessionOptions
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
     from vae_export.contract import Contract
-    from vae_export.pipeline import Engine, Operation, Task
-    from vae_export.pipeline.readers import Reader
+    from vae_export.pipeline import Engine, Inputs, Operation, Task
     from vae_export.pipeline.writers import Shards, Writer
-    from vae_export.runtime import Model
 
 EngineName = Literal["local", "ray"]
 ShardFormat = Literal["npy", "parquet"]
@@ -136,6 +134,18 @@ ImagesArgument = Annotated[
 ]
 
 
+ConditionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        metavar="NAME=VALUE",
+        help="Condition of all rows, such as label=3 or style=0.5,-1; or a file with a row for each: label=FILE.npy. "
+        "Repeatable.",
+        rich_help_panel="Data",
+    ),
+]
+
+
 @option_group("Data")
 class ImageOptions:
     """How images are read."""
@@ -144,14 +154,15 @@ class ImageOptions:
     fit: Annotated[
         bool, typer.Option("--fit", help="Crop, resize and convert to greyscale as needed; else an error.")
     ] = False
+    condition: ConditionOption = None
 
-    def read_from(self, path: Path) -> Callable[[Model], Reader]:
-        """Return a function that opens the images for a model."""
+    def read_from(self, path: Path, *parts: str) -> Callable[[Contract], Inputs]:
+        """Return a function that opens the data, and the conditions of these parts, for a contract."""
 
-        def read(model: Model) -> Reader:
-            from vae_export.pipeline.readers import open_images
+        def read(contract: Contract) -> Inputs:
+            from vae_export.pipeline.inputs import Given, data_inputs
 
-            return open_images(path, model.contract.spec("encoder").inputs[0], field=self.field, fit=self.fit)
+            return data_inputs(contract, path, self.field, Given.parse(self.condition or ()), parts, fit=self.fit)
 
         return read
 
@@ -164,20 +175,31 @@ def sample(
         int,
         typer.Option("--seed", help="0 to 2^64 - 1; gives the same latents on every machine.", rich_help_panel="Data"),
     ] = 0,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--size",
+            metavar="NAME=NUMBER",
+            help="Value of an open size of the contract, such as h=32. Repeatable. Default: the usual one.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    condition: ConditionOption = None,
     model: ModelOptions,
     machine: MachineOptions,
     levels: LevelsOption = False,
     output: ImageOutputOptions,
 ) -> None:
-    """Draw new images: decode latents from N(0, I).
+    """Draw new images or other data: decode latents from the prior.
 
     A seed gives the same latents in every language (docs/bundle-format.md). Default output: samples.png beside the
-    bundle, or in the run folder.
+    bundle, or in the run folder; samples.npy for data that is no image.
     """
-    from vae_export.pipeline.readers import PriorReader
 
-    def read(model: Model) -> Reader:
-        return PriorReader(n, seed, model.contract.latents[0].fixed_item)
+    def read(contract: Contract) -> Inputs:
+        from vae_export.pipeline.inputs import Given, parse_sizes, prior_inputs
+
+        return prior_inputs(contract, n, seed, parse_sizes(size or ()), Given.parse(condition or ()))
 
     _run(_Work("decode", "sampled", read, levels=levels), model, machine, output, "samples.png")
 
@@ -187,21 +209,23 @@ def decode(
     *,
     latents: Annotated[Path, typer.Argument(help="Latents: .npy, .npz, .parquet, or a folder of shards.")],
     field: FieldOption = None,
+    condition: ConditionOption = None,
     model: ModelOptions,
     machine: MachineOptions,
     levels: LevelsOption = False,
     output: ImageOutputOptions,
 ) -> None:
-    """Turn latents into images.
+    """Turn latents or codes into images or other data.
 
     Rows are read, computed and written a piece at a time, so inputs may be larger than memory. In a file that `encode`
-    wrote, `mean` is decoded. Default output: decoded/ beside the bundle, or in the run folder.
+    wrote, `mean` is decoded. Default output: decoded/ beside the bundle, or in the run folder; decoded.npy for data
+    that is no image.
     """
 
-    def read(model: Model) -> Reader:
-        from vae_export.pipeline.readers import open_latents
+    def read(contract: Contract) -> Inputs:
+        from vae_export.pipeline.inputs import Given, latent_inputs
 
-        return open_latents(machine.path(latents), model.contract.spec("decoder").inputs[0], field=field)
+        return latent_inputs(contract, machine.path(latents), field, Given.parse(condition or ()))
 
     _run(_Work("decode", "decoded", read, reads=latents, levels=levels), model, machine, output, "decoded")
 
@@ -215,12 +239,12 @@ def encode(
     machine: MachineOptions,
     output: OutputOptions,
 ) -> None:
-    """Turn images into latents: mean and log-variance.
+    """Turn images or other data into latents: mean and log-variance, or what the encoder gives in their place.
 
     Image files are taken in the order of their paths. Arrays hold float32 in the model's range, or 8-bit levels as
     uint8. Default output: latents.npz (with --shards: latents/) beside the bundle, or in the run folder.
     """
-    work = _Work("encode", "encoded", data.read_from(machine.path(images)), reads=images)
+    work = _Work("encode", "encoded", data.read_from(machine.path(images), "encoder"), reads=images)
     _run(work, model, machine, output, "latents.npz" if output.shards is None else "latents")
 
 
@@ -234,12 +258,12 @@ def reconstruct(
     levels: LevelsOption = False,
     output: ImageOutputOptions,
 ) -> None:
-    """Encode images and decode their means.
+    """Encode images or other data, and decode their means, latents or codes.
 
     In one picture (NAME.png) each image stands beside its reconstruction. Default output: reconstructions.png beside
-    the bundle, or in the run folder.
+    the bundle, or in the run folder; reconstructions.npy for data that is no image.
     """
-    read = data.read_from(machine.path(images))
+    read = data.read_from(machine.path(images), "encoder", "decoder")
     work = _Work("reconstruct", "reconstructed", read, reads=images, levels=levels)
     _run(work, model, machine, output, "reconstructions.png")
 
@@ -251,14 +275,14 @@ class _Work:
     Attributes:
         job: the networks that the rows go through.
         verb: what was done, for messages.
-        read: returns the rows, once the model is known.
+        read: returns the rows, once the contract is known.
         reads: the path of the rows, which must not be overwritten.
         levels: whether images are written as 8-bit levels.
     """
 
     job: Operation
     verb: str
-    read: Callable[[Model], Reader]
+    read: Callable[[Contract], Inputs]
     reads: Path | None = None
     levels: bool = False
 
@@ -282,16 +306,19 @@ def _run(work: _Work, model: ModelOptions, machine: MachineOptions, output: Outp
 
     provider, threads = machine.provider or CPU, machine.threads
     package = open_package(place, verify_key=model.verify_key)
+    contract = package.manifest.contract
+    if output.shards is None and work.job != "encode" and not contract.is_image:
+        out = _array_file(out, contract, output)
     opened = Model(package, provider=provider, threads=threads, batch_size=machine.batch_size)
     levels = work.levels or (output.shards is None and out.suffix in (".png", ""))  # pictures hold 8-bit levels
     include_input = output.shards is None and out.suffix == ".png" and work.job == "reconstruct"
-    task = Task(work.job, work.read(opened), levels=levels, include_input=include_input)
+    task = Task(work.job, work.read(contract), levels=levels, include_input=include_input)
     chunks = split_into_chunks(task, opened, rows=output.shard_rows)
     options = SessionOptions(provider, threads)
     engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, options, machine)
     rows, started = task.reader.rows, time.perf_counter()
     with console.report_progress(work.verb, rows) as report:
-        run_pipeline(engine, task, chunks, _open_writer(out, task, opened.contract, output), report)
+        run_pipeline(engine, task, chunks, _open_writer(out, task, contract, output), report)
     seconds = time.perf_counter() - started
     if output.json:
         result = {"out": str(out), "rows": rows, "engine": machine.engine}
@@ -319,6 +346,23 @@ def _check_kind(job: Operation, out: Path) -> None:
         raise UsageError("output path is a folder", where=out, do="choose another --out")
 
 
+def _array_file(out: Path, contract: Contract, output: OutputOptions) -> Path:
+    """Return the .npy file for data that is no image of 1 to 4 channels, which no picture can show.
+
+    Raises:
+        UsageError: --out asks for pictures, or the file exists.
+    """
+    if out.suffix == ".npy":
+        return out
+    if output.out is not None:
+        expected = "NAME.npy, or --shards"
+        raise UsageError("data cannot be written as pictures", where=out, expected=expected, got=str(contract.output))
+    array = out.with_suffix(".npy")
+    check_free(array, force=output.force)
+    console.message(f"{contract.output} is no image of 1 to 4 channels: the output is the array {array.name}")
+    return array
+
+
 def _open_writer(
     out: Path, task: Task, contract: Contract, output: OutputOptions
 ) -> AbstractContextManager[Writer | Shards]:
@@ -334,6 +378,8 @@ def _open_writer(
         case ".npy":
             return writers.npy_file(out, rows, outputs, force=force)
         case ".png":
-            return writers.grid(out, rows, contract.image_shape, tuple(outputs), force=force)
+            item, _ = next(iter(outputs.values()))
+            return writers.grid(out, rows, item, tuple(outputs), force=force)
         case _:
-            return writers.picture_folder(out, next(iter(outputs)), contract.image_shape[0], force=force)
+            (name, (item, _)), *_ = outputs.items()
+            return writers.picture_folder(out, name, item[0], force=force)

@@ -1,7 +1,7 @@
 """Find image files and decode them to 8 bits a channel.
 
-An image is rotated by its EXIF tag, and its transparent parts become white. Only the first frame of an animation is
-decoded.
+An image is rotated by its EXIF tag, and its transparent parts become white unless opacity is asked for. Only the first
+frame of an animation is decoded.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
-def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
+def read_image(file: Path, size: tuple[int, int] | None = None, *, opacity: bool = False) -> ImageArray:
     """Decode one image.
 
     Args:
         file: a file in one of `IMAGE_FORMATS`.
         size: (height, width) in pixels, to which the image is cropped at the centre and resized; None keeps its size.
+        opacity: whether to return a fourth channel, 255 where the image is opaque.
 
     Returns:
-        uint8 (H, W, 3) in [0, 255]; the three channels of a grey image are equal.
+        uint8 (H, W, 3) or (H, W, 4) in [0, 255]; the first three channels of a grey image are equal.
 
     Raises:
         DataError: the file is not a readable image, or is too large.
@@ -53,7 +54,7 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
                 if image.mode in ("I", "F") and not sixteen_bits:
                     expected, do = "8 or 16 bits a channel", "convert or remove it"
                     raise DataError("pixels of an unknown range", where=file, expected=expected, got="32 bits", do=do)
-                rgb = _rgb(ImageOps.exif_transpose(image), sixteen_bits=sixteen_bits)
+                rgb = _rgb(ImageOps.exif_transpose(image), sixteen_bits=sixteen_bits, opacity=opacity)
                 if size is not None:
                     rgb = ImageOps.fit(rgb, (size[1], size[0]), Image.Resampling.LANCZOS)
                 return np.asarray(rgb)
@@ -66,11 +67,13 @@ def read_image(file: Path, size: tuple[int, int] | None = None) -> ImageArray:
         ) from error
 
 
-def _rgb(image: Image.Image, *, sixteen_bits: bool) -> Image.Image:
-    """Convert an image to 8-bit RGB. 16-bit grey is scaled here, because Pillow would clip it at 255."""
+def _rgb(image: Image.Image, *, sixteen_bits: bool, opacity: bool) -> Image.Image:
+    """Convert an image to 8-bit RGB or RGBA. 16-bit grey is scaled here, because Pillow would clip it at 255."""
     if sixteen_bits:
         levels = np.asarray(image).astype(np.uint32)  # converts to native byte order
         image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if opacity:
+        return image.convert("RGBA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from vae_export.contract import Array, Contract, Part
 from vae_export.errors import ModelError, UsageError
+from vae_export.pipeline.inputs import Inputs
 from vae_export.pipeline.readers import Reader
 from vae_export.pipeline.writers import Outputs, Shards
 from vae_export.pixels import to_levels
@@ -42,14 +43,14 @@ class Task:
 
     Attributes:
         operation: decode, encode or reconstruct.
-        reader: the reader of the rows.
+        inputs: the readers of the rows.
         levels: whether images are 8-bit levels (uint8) instead of float32.
         include_input: whether each image is returned beside its reconstruction.
         shards: folder that the computing process writes the outputs to; None to return the outputs.
     """
 
     operation: Operation
-    reader: Reader
+    inputs: Inputs
     levels: bool = False
     include_input: bool = False
     shards: Shards | None = None
@@ -59,16 +60,21 @@ class Task:
         """The parts of the model that the task needs."""
         return PARTS[self.operation]
 
+    @property
+    def reader(self) -> Reader:
+        """The reader of the first input."""
+        return self.inputs.reader
+
     def outputs(self, contract: Contract) -> Outputs:
         """Return the shape of a row and the dtype of each output that `run` returns, by its name."""
-        image = (contract.image_shape, np.dtype(np.uint8 if self.levels else np.float32))
-        latent = (contract.latents[0].fixed_item, np.dtype(np.float32))
-        match self.operation:
-            case "decode":
-                return {"image": image}
-            case "encode":
-                return {"mean": latent, "logvar": latent}
-        return ({"image": image} if self.include_input else {}) | {"reconstruction": image}
+        contract = contract.at(self.inputs.sizes)
+        if self.operation == "encode":
+            encoded = contract.spec("encoder").outputs
+            return {tensor.name: (tensor.fixed_item, np.dtype(tensor.dtype)) for tensor in encoded}
+        data = (contract.output.fixed_item, np.dtype(np.uint8 if self.levels else np.float32))
+        if self.operation == "decode":
+            return {contract.output.name: data}
+        return ({"image": data} if self.include_input else {}) | {"reconstruction": data}
 
     def run(self, model: Model, chunk: Chunk) -> dict[str, Array]:
         """Compute one chunk.
@@ -85,8 +91,9 @@ class Task:
             ModelError: an output is not finite.
         """
         rows = self.reader.read(chunk.start, chunk.stop)
+        others = {name: reader.read(chunk.start, chunk.stop) for name, reader in self.inputs.others.items()}
         try:
-            outputs = self._compute(model, rows)
+            outputs = self._compute(model, rows, others)
         except ModelError as error:  # the model knows only the row within this chunk
             where = f"{error.where}, counted from {self.reader.locate(chunk.start)} to {chunk.stop - 1}"
             raise ModelError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from error
@@ -102,14 +109,13 @@ class Task:
         self.shards.write(chunk.index, outputs)
         return {}
 
-    def _compute(self, model: Model, rows: Array) -> dict[str, Array]:
-        match self.operation:
-            case "decode":
-                return {"image": model.decode(rows)}
-            case "encode":
-                mean, logvar = model.encode(rows)
-                return {"mean": mean, "logvar": logvar}
-        reconstruction = {"reconstruction": model.reconstruct(rows)}
+    def _compute(self, model: Model, rows: Array, others: Mapping[str, Array]) -> dict[str, Array]:
+        if self.operation == "encode":
+            return model.run("encoder", **{model.contract.data.name: rows}, **others)
+        if self.operation == "decode":
+            name = model.contract.output.name
+            return {name: model.run("decoder", **{model.contract.latents[0].name: rows}, **others)[name]}
+        reconstruction = {"reconstruction": model.reconstruct(rows, **others)}
         return {"image": rows, **reconstruction} if self.include_input else reconstruction
 
 
@@ -153,7 +159,8 @@ def split_into_chunks(task: Task, model: Model, *, rows: int | None = None) -> C
     """
     if rows is not None and rows < 1:
         raise UsageError("bad number of rows", expected="an integer from 1 up", got=rows)
-    specs = [model.contract.spec(part) for part in task.parts]
-    row_bytes = sum(4 * math.prod(tensor.fixed_item) for spec in specs for tensor in (*spec.inputs, *spec.outputs))
-    batch = model.rows_at_a_time(task.parts[0])
+    contract = model.contract.at(task.inputs.sizes)
+    tensors = [tensor for spec in map(contract.spec, task.parts) for tensor in (*spec.inputs, *spec.outputs)]
+    row_bytes = sum(np.dtype(tensor.dtype).itemsize * math.prod(tensor.fixed_item) for tensor in tensors)
+    batch = model.rows_at_a_time(task.parts[0], task.inputs.sizes)
     return Chunks(task.reader.rows, rows or max(batch, CHUNK_BYTES // row_bytes // batch * batch))

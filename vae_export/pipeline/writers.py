@@ -33,7 +33,7 @@ ShardFormat = Literal["npy", "parquet"]
 #: The most pixels that one picture of all images may have.
 MAX_PIXELS = 64_000_000
 #: Pillow's mode by the number of channels.
-_PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 #: Level and width in pixels of the lines between the images of a grid.
 _LINE_LEVEL, _LINE_WIDTH = 255, 2
 #: Digits of the number in the name of an image file.
@@ -194,7 +194,7 @@ def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iter
     Args:
         path: the folder.
         name: name of the output, uint8 (rows, C, H, W).
-        channels: number of channels, C: 1, 3 or 4.
+        channels: number of channels, C: 1 to 4.
         force: whether to replace an existing folder that contains only .png files.
 
     Yields:

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vae_export import rng
-from vae_export.contract import Array
+from vae_export.contract import Array, Contract
 from vae_export.errors import DataError
+from vae_export.runtime.prior import draw_prior
 
 #: Bytes of the blocks that a stream reads.
 BLOCK_BYTES = 4 << 20
@@ -86,25 +86,27 @@ class ConcatenatedReader:
 
 
 class PriorReader:
-    """Latents drawn from N(0, I), the same bits as `Model.prior(rows, seed)`; any chunk can be drawn by itself.
+    """Latents or codes drawn from the prior, the same bits as `Model.prior(rows, seed)`, in chunks of any rows.
 
     Args:
         rows: how many.
         seed: 0 to 2**64 - 1.
-        item: the shape of one latent.
+        contract: the contract, with its sizes in numbers.
+        name: the latent.
 
     Raises:
         UsageError: the seed is out of range.
+        ModelError: the contract says that the prior is given by the user.
     """
 
-    def __init__(self, rows: int, seed: int, item: tuple[int, ...]) -> None:
-        rng.check_seed(seed)
-        self.rows, self.item, self.dtype = rows, item, np.dtype(np.float32)
-        self._seed = seed
+    def __init__(self, rows: int, seed: int, contract: Contract, name: str) -> None:
+        first = draw_prior(contract, 1, seed)[name]
+        self.rows, self.item, self.dtype = rows, first.shape[1:], first.dtype
+        self._contract, self._seed, self._name = contract, seed, name
 
     def read(self, start: int, stop: int) -> Array:
-        """Return latents start to stop - 1: float32 (stop - start, *item)."""
-        return rng.sample((stop - start, *self.item), self._seed, start=start)
+        """Return latents start to stop - 1: (stop - start, *item)."""
+        return draw_prior(self._contract, stop - start, self._seed, start=start)[self._name]
 
     def locate(self, row: int) -> str:
         """Return the seed and the number of the row, for a message."""

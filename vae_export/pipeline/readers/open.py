@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
 from vae_export.pipeline.readers.images import ImageReader
 from vae_export.pipeline.readers.parquet import ParquetReader
 from vae_export.system.extras import require
-from vae_export.tensors import BATCH, TensorSpec
+from vae_export.tensors import BATCH, TensorSpec, sizes_at
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
 ARRAYS = (NPY, NPZ, PARQUET)
@@ -30,41 +31,61 @@ LATENT_NAMES = ("latent", "mean")
 IMAGE_NAMES = ("image", "reconstruction")
 
 
-def open_latents(path: Path, spec: TensorSpec, *, field: str | None = None) -> ValidatedReader:
+def open_latents(
+    path: Path, spec: TensorSpec, *, field: str | None = None, sizes: dict[str, int] | None = None
+) -> ValidatedReader:
     """Open latents in an .npy, .npz or .parquet file, or in a folder of .npy or .parquet files.
 
     Args:
         path: the file or folder.
         spec: the decoder's input.
         field: name of the array in an .npz, of the column in a .parquet, or of the .npy files in a folder; None takes
-            `latent`, `mean`, or the only one.
+            the spec's name, `mean`, or the only one.
+        sizes: values of symbols that other inputs have; those of this one are added.
 
     Returns:
-        A reader of float32 rows, (N, *spec.item).
+        A reader of rows (N, *spec.item) of the spec's dtype.
 
     Raises:
         DataError: the path cannot be read, or holds something else. Numbers are checked while they are read.
         MissingExtraError: the package that reads the file is not installed.
     """
-    return ValidatedReader(_open(path, spec, field, LATENT_NAMES, images=False, fit=False), spec)
+    names = tuple(dict.fromkeys((spec.name, *LATENT_NAMES)))
+    return ValidatedReader(_open(path, spec, field, names, images=False, fit=False), spec, sizes)
 
 
-def open_images(path: Path, spec: TensorSpec, *, field: str | None = None, fit: bool = False) -> ValidatedReader:
-    """Open images in arrays, as `open_latents` takes them, or an image file, or a folder of image files.
+def open_array(
+    path: Path, spec: TensorSpec, *, field: str | None = None, sizes: dict[str, int] | None = None
+) -> ValidatedReader:
+    """Open an array of rows, such as a condition, as `open_latents` opens latents; the usual name is the spec's."""
+    return ValidatedReader(_open(path, spec, field, (spec.name,), images=False, fit=False), spec, sizes)
+
+
+def open_images(
+    path: Path,
+    spec: TensorSpec,
+    *,
+    field: str | None = None,
+    fit: bool = False,
+    sizes: dict[str, int] | None = None,
+) -> ValidatedReader:
+    """Open images or other data in arrays, as `open_latents` takes them, or an image file, or a folder of image files.
 
     Args:
         path: the file or folder.
         spec: the encoder's input.
-        field: name of the array, column or files; None takes `image`, `reconstruction`, or the only one.
+        field: name of the array, column or files; None takes the spec's name, `reconstruction`, or the only one.
         fit: crop, resize and convert image files to grey as needed; without it they are refused.
+        sizes: values of symbols that other inputs have; those of this one are added.
 
     Returns:
-        A reader of float32 rows, (N, C, H, W), in the range of `spec`.
+        A reader of float32 rows, such as (N, C, H, W), in the range of `spec`.
 
     Raises:
         DataError, MissingExtraError: as `open_latents`.
     """
-    return ValidatedReader(_open(path, spec, field, IMAGE_NAMES, images=True, fit=fit), spec)
+    names = tuple(dict.fromkeys((spec.name, *IMAGE_NAMES)))
+    return ValidatedReader(_open(path, spec, field, names, images=spec.is_image, fit=fit), spec, sizes)
 
 
 class ValidatedReader:
@@ -72,21 +93,23 @@ class ValidatedReader:
 
     Args:
         reader: the rows as the file has them.
-        spec: the input.
+        spec: the input. The rows give its open sizes.
+        sizes: values of symbols that other inputs have; those of this one are added.
 
     Raises:
         DataError: the shape or dtype does not fit. `read` raises it for numbers that are not finite or out of range.
     """
 
-    def __init__(self, reader: Reader, spec: TensorSpec) -> None:
-        self._reader, self._spec = reader, spec
-        self.rows, self.item, self.dtype = reader.rows, spec.fixed_item, np.dtype(np.float32)
-        self._is_image = spec.is_bounded
-        has_levels = self._is_image and reader.dtype == np.uint8
-        if not has_levels and reader.dtype.kind != "f":
-            expected = "float32, or uint8 levels" if self._is_image else "float32"
+    def __init__(self, reader: Reader, spec: TensorSpec, sizes: dict[str, int] | None = None) -> None:
+        self._reader = reader
+        self._is_image = spec.is_image
+        item, self._is_channels_last = self._find_item(spec, {} if sizes is None else sizes)
+        self._spec = replace(spec, item=item)
+        self.rows, self.item, self.dtype = reader.rows, item, np.dtype(spec.dtype)
+        has_levels = spec.is_bounded and not spec.is_integer and reader.dtype == np.uint8
+        if not has_levels and reader.dtype.kind not in ("iu" if spec.is_integer else "f"):
+            expected = "integers" if spec.is_integer else "float32, or uint8 levels" if spec.is_bounded else "float32"
             raise DataError("wrong dtype", where=reader.locate(0), expected=expected, got=reader.dtype)
-        self._is_channels_last = self._check_shape()
         self._pixel_of_level = (
             (spec.low + (spec.high - spec.low) * (np.arange(MAX_LEVEL + 1) / MAX_LEVEL)).astype(np.float32)
             if has_levels
@@ -94,13 +117,16 @@ class ValidatedReader:
         )
 
     def read(self, start: int, stop: int) -> Array:
-        """Return rows start to stop - 1: float32 (stop - start, *item), checked. Raises `DataError`."""
+        """Return rows start to stop - 1: (stop - start, *item) of the spec's dtype, checked. Raises `DataError`."""
         rows = self._reader.read(start, stop)
         if self._is_channels_last:
             rows = np.moveaxis(rows, -1, 1)
         rows = rows.reshape(stop - start, *self.item)
         if self._pixel_of_level is not None:
             return self._pixel_of_level[rows]
+        if self._spec.is_integer:
+            self._check_numbers(rows, start)
+            return rows.astype(self.dtype, order="C", copy=False)
         with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which the check refuses
             rows = rows.astype(np.float32, order="C", copy=False)
         self._check_numbers(rows, start)
@@ -110,18 +136,24 @@ class ValidatedReader:
         """Return the place of a row in the file, for a message."""
         return self._reader.locate(row)
 
-    def _check_shape(self) -> bool:
-        """Return whether the channel axis is the last one; raise `DataError` for a shape that does not fit."""
-        item, wanted = self._reader.item, self._spec.fixed_item
-        if item == wanted or (self._is_image and wanted[0] == 1 and item == wanted[1:]):
-            return False
-        if self._is_image and item == (*wanted[1:], wanted[0]):
-            return True
+    def _find_item(self, spec: TensorSpec, sizes: dict[str, int]) -> tuple[tuple[int, ...], bool]:
+        """Return the shape of a row in the spec's order, and whether the file has the channels last."""
+        found = self._reader.item
+        candidates = [(found, False)]
+        if self._is_image and spec.item[0] == 1:
+            candidates.append(((1, *found), False))
+        if self._is_image and len(found) == 3:
+            candidates.append(((found[-1], *found[:-1]), True))
+        for item, is_channels_last in candidates:
+            values = dict(sizes)
+            if len(item) == len(spec.item) and spec.fits((1, *item), values):
+                sizes |= values
+                return item, is_channels_last
         raise DataError(
             "wrong shape",
             where=self._reader.locate(0),
-            expected=f"'{self._spec.name}' of {(BATCH, *wanted)}",
-            got=(self.rows, *item),
+            expected=f"'{spec.name}' of {(BATCH, *sizes_at(spec.item, sizes))}",
+            got=(self._reader.rows, *found),
         )
 
     def _check_numbers(self, rows: Array, start: int) -> None:
@@ -131,7 +163,9 @@ class ValidatedReader:
         if (mask := self._spec.out_of_range(rows)) is not None:
             index, value = _first(rows, mask)
             low, high = self._spec.low, self._spec.high
-            expected, do = f"pixels in [{low:g}, {high:g}]", "scale them, or store 8-bit levels as uint8"
+            kind = "pixels" if self._is_image else "integers" if self._spec.is_integer else "numbers"
+            expected = f"{kind} in [{low:g}, {high:g}]"
+            do = "scale them, or store 8-bit levels as uint8" if self._is_image else None
             raise DataError("out of range", where=self.locate(start + index), expected=expected, got=value, do=do)
 
 
@@ -143,7 +177,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
             return _open_array(path, spec, field, names)
         if images:
             _check_regular(path)
-            return ImageReader([path], spec.fixed_item, fit=fit)
+            return ImageReader([path], spec.item, fit=fit)
         raise DataError("unknown file type", where=path, expected=" | ".join(ARRAYS), got=path.suffix or "none")
     files = sorted(file for file in path.iterdir() if file.suffix in ARRAYS and not file.name.startswith("."))
     if files:
@@ -153,7 +187,7 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         from vae_export.io.image_files import find_images
 
         if found := find_images(path):
-            return ImageReader(found, spec.fixed_item, fit=fit)
+            return ImageReader(found, spec.item, fit=fit)
     expected = f"{'images, or ' if images else ''}files in {' or '.join(ARRAYS)}"
     raise DataError("nothing to read", where=path, expected=expected, got="none")
 
@@ -166,7 +200,9 @@ def _open_array(path: Path, spec: TensorSpec, field: str | None, names: Sequence
         case ".npz":
             return NpzReader(path, field, names)
         case _:
-            return ParquetReader(path, field, names, spec.fixed_item)
+            # A flat list is given the spec's shape, which open sizes do not have.
+            item = tuple(size for size in spec.item if isinstance(size, int))
+            return ParquetReader(path, field, names, item if len(item) == len(spec.item) else ())
 
 
 def _open_shards(
