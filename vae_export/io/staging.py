@@ -74,6 +74,7 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
     """
     check_free(final, force=force)
     retired = _retired(final)
+    new_parents = [parent for parent in final.parents if not parent.exists()]
     with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         for stale in _partial(final.parent):
@@ -102,6 +103,9 @@ def staged_folder(final: Path, *, force: bool) -> Iterator[Path]:
         os.close(handle)
         if retired.exists() and not final.exists():
             os.rename(retired, final)
+        for parent in new_parents:  # the deepest comes first; with `final` or other files inside they stay
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def check_free(path: Path, *, force: bool) -> None:

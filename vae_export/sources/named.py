@@ -15,8 +15,6 @@ from vae_export.sources.options import ModelOptions, parse_condition, parse_rang
 #: How a model is named.
 FORMS = "diffusers:FOLDER | pythae:FOLDER | package.module:function | file.py:function"
 _FOLDERS = ("diffusers", "pythae")
-#: Folders within a pipeline, which say less of a model than the folder above them.
-_INNER = ("vae", "vqvae", "movq", "final_model")
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,9 @@ class NamedModel:
         """A name for folders and titles: of the folder of weights, or of the function."""
         kind, _, rest = self.text.partition(":")
         if kind in _FOLDERS:
-            names = [part for part in Path(rest).absolute().parts if part not in _INNER]
-            return names[-1]
+            folder = Path(rest).absolute()
+            inner = folder.name == "final_model" or (folder.parent / "model_index.json").is_file()
+            return folder.parent.name if inner else folder.name
         module, _, function = self.text.rpartition(":")
         stem = Path(module).stem if module.endswith(".py") else module.rpartition(".")[2]
         return f"{stem}-{function}"

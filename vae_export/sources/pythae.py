@@ -90,15 +90,16 @@ class CodesEncoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder = model.encoder
-        self.quantizer = model.quantizer
+        self.codebook = _codebook(model)
 
     def forward(self, data: Tensor) -> Tensor:
         """Return the number of the nearest entry of the codebook at each place."""
         latent: Tensor = self.encoder(data).embedding
         if latent.ndim == 2:  # pythae then quantises each number by itself
             latent = latent[:, None, None, :]
-        codes: Tensor = self.quantizer(latent.permute(0, 2, 3, 1)).quantized_indices
-        return codes[:, 0]
+        latent, table = latent.permute(0, 2, 3, 1), self.codebook.weight
+        distances = (latent**2).sum(-1, keepdim=True) + (table**2).sum(-1) - 2 * latent @ table.T
+        return distances.argmin(-1)
 
 
 class CodesDecoder(nn.Module):
@@ -112,14 +113,20 @@ class CodesDecoder(nn.Module):
     def __init__(self, model: Any, *, is_flat: bool) -> None:
         super().__init__()
         self.decoder = model.decoder
-        table = model.quantizer.embeddings
-        self.codebook = nn.Embedding.from_pretrained(table.weight if isinstance(table, nn.Embedding) else table)
+        self.codebook = _codebook(model)
         self.is_flat = is_flat
 
     def forward(self, codes: Tensor) -> object:
         """Return the data of the entries of the codebook."""
         latent = self.codebook(codes).permute(0, 3, 1, 2)
         return self.decoder(latent.flatten(1) if self.is_flat else latent)
+
+
+def _codebook(model: Any) -> nn.Embedding:
+    """Return the entries of a VQ-VAE's codebook, which pythae keeps in one of two ways."""
+    table = model.quantizer.embeddings
+    weight: Tensor = table.weight if isinstance(table, nn.Embedding) else table
+    return nn.Embedding(*weight.shape, _weight=weight.detach())
 
 
 class CentreEncoder(nn.Module):

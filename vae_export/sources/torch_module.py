@@ -37,8 +37,6 @@ def open_function(text: str, options: ModelOptions) -> Source:
         UsageError: there is no such function, it needs arguments, or the shape of the data is missing.
         ModelError: it fails or gives no module, weights do not fit, or what the modules return is not clear.
     """
-    if options.data_shape is None:
-        raise UsageError("shape of the data is needed", do="pass --data-shape, such as 1x28x28 or 3x64x64")
     returned = _call(text)
     holder, encoder, decoder = _modules(returned, text)
     notes = load_weights(holder, options.weights or {}, options.weights_key)
