@@ -63,7 +63,7 @@ def main() -> None:
         print(f"{label:24}{files:8,}{size / 1e6:8.0f}  {versions}")
 
     script = ROOT / "build" / "decoder.torchscript.pt"
-    from vae_export.bundle import open_bundle
+    from vae_export.bundles import open_bundle
 
     script.parent.mkdir(exist_ok=True)
     opened = open_bundle(BUNDLE)

@@ -3,7 +3,7 @@
     python benchmarks/tampering.py
     python benchmarks/tampering.py my.zip --count 1000
 
-The kinds of tampering are those of tests/bundle/tampering/. Exits 1 if a bundle is accepted, if another file is named,
+The kinds of tampering are those of tests/bundles/tampering/. Exits 1 if a bundle is accepted, if another file is named,
 or if there is a traceback.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.bundle.tampering import KINDS, Kind
-from vae_export.bundle import open_bundle
+from tests.bundles.tampering import KINDS, Kind
+from vae_export.bundles import open_bundle
 from vae_export.errors import VaeExportError
 
 BUNDLE = Path(__file__).parent.parent / "artifacts" / "reference" / "mnist.zip"

@@ -173,7 +173,7 @@ def eight_bits(mixed_precisions: Artifact) -> Artifact:
 def packed(mlp: Exported) -> bytes:
     """A bundle of the small `mlp` export: every part in the formats `PACKED`."""
     from vae_export.artifact.certificate import read_certificate
-    from vae_export.bundle.writer import pack
+    from vae_export.bundles.writer import pack
 
     return pack(mlp.artifact, read_certificate(mlp.artifact.certificate), name="small", formats=PACKED)
 

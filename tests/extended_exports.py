@@ -20,8 +20,8 @@ from vae_export import Source
 from vae_export.artifact.certificate import FORMAT
 from vae_export.artifact.golden import DTYPES, SUFFIXES, GoldenArray, GoldenPart
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
-from vae_export.bundle.archive import write_archive
-from vae_export.bundle.reader import entries
+from vae_export.bundles.archive import write_archive
+from vae_export.bundles.reader import entries
 from vae_export.contract import Array, Contract, Part
 from vae_export.io.atomic import sha256, write_atomic
 from vae_export.rng import sample, sample_codes

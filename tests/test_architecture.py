@@ -22,7 +22,7 @@ LAYERS = (
     ("vae_export.contract",),
     ("vae_export.pixels", "vae_export.rng", "vae_export.models"),
     ("vae_export.artifact", "vae_export.sources"),
-    ("vae_export.bundle", "vae_export.capture"),
+    ("vae_export.bundles", "vae_export.capture"),
     ("vae_export.runtime",),
     ("vae_export.formats", "vae_export.explorer"),
     ("vae_export.sandbox", "vae_export.pipeline"),

@@ -20,6 +20,7 @@ def test_public_names_are_unchanged() -> None:
         "Symbol",
         "VaeExportError",
         "__version__",
+        "bundle",
         "export",
         "load",
         "load_checkpoint",

@@ -13,7 +13,7 @@ import pytest
 
 from vae_export import Model, load
 from vae_export.artifact.golden import judge
-from vae_export.bundle import Bundle, open_bundle
+from vae_export.bundles import Bundle, open_bundle
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "artifacts" / "reference"

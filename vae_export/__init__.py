@@ -5,6 +5,7 @@
     certificate = vae_export.verify(artifact, checkpoint)                 # again, at any time
     model = vae_export.load("exported")                                   # needs numpy and onnxruntime alone
     images = model.decode(latents)
+    vae_export.bundle("exported", "digits.zip")                           # one file for applications
 
 Each name is imported when it is first used, so that importing this package is fast. `load` never imports PyTorch.
 Exporting and verifying need more packages than running: `pip install 'vae-export[export]'` installs them, and
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from vae_export.artifact.folder import Artifact, open_artifact
     from vae_export.contract import Condition, Contract
     from vae_export.errors import VaeExportError
-    from vae_export.exporter import export
+    from vae_export.exporter import bundle, export
     from vae_export.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from vae_export.parity import Certificate, verify
     from vae_export.runtime import Model, load
@@ -47,6 +48,7 @@ _HOMES = {
     "Source": "sources",
     "Symbol": "tensors",
     "VaeExportError": "errors",
+    "bundle": "exporter",
     "export": "exporter",
     "load": "runtime",
     "load_checkpoint": "models.checkpoint",
@@ -67,6 +69,7 @@ __all__ = [
     "Symbol",
     "VaeExportError",
     "__version__",
+    "bundle",
     "export",
     "load",
     "load_checkpoint",

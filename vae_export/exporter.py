@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from vae_export._version import __version__
-from vae_export.artifact.folder import Artifact
+from vae_export.artifact.folder import Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
+from vae_export.bundles import Bundle, Key
+from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
-from vae_export.io.staging import staged_folder
+from vae_export.io.staging import check_free, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
@@ -129,6 +132,73 @@ def export(
             write_atomic(artifact.certificate.with_suffix(".html"), certificate_page(certificate, manifest).encode())
     report(watch.line())
     return Artifact(out, manifest), certificate
+
+
+def bundle(
+    model: Source | Checkpoint | Artifact | str | Path,
+    out: str | Path,
+    *,
+    name: str | None = None,
+    formats: Sequence[str] | None = None,
+    parts: Sequence[Part] | None = None,
+    precisions: Sequence[PrecisionName] | None = None,
+    page: bool = False,
+    notes: str = "",
+    licence: str = NO_LICENCE,
+    sign_key: Key | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = lambda _line: None,
+) -> Bundle:
+    """Make a bundle: one file with a verified export and all that an application needs to run it.
+
+    Args:
+        model: an export, as a folder or an artifact; or a source or checkpoint, which is exported and verified first.
+        out: the file to make, such as faces.zip.
+        name: the title of the model card; None takes the model's name, or that of the file.
+        formats, parts, precisions: what to take, or to export; None takes all that an export has, and exports ONNX in
+            float32.
+        page: whether to include the certificate as a page.
+        notes: a section of the model card, in Markdown, such as the purpose and limits of the model.
+        licence: the text of the model's licence.
+        sign_key: the Ed25519 private key to sign with: the path of a PEM file, or its bytes; None does not sign.
+        force: replace an existing file.
+        report: called with one line of text at each step of an export.
+
+    Returns:
+        The bundle, read back and checked.
+
+    Raises:
+        OutputExistsError: `out` exists, and `force` was not given.
+        VaeExportError: what `export` and `vae_export.bundles.writer.pack` raise.
+    """
+    out = Path(out)
+    check_free(out, force=force)
+    if isinstance(model, str | Path):
+        model = open_artifact(model)
+    with contextlib.ExitStack() as stack:
+        if not isinstance(model, Artifact):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "export"
+            model, _ = export(
+                model,
+                folder,
+                formats=formats or ("onnx",),
+                parts=parts,
+                precisions=precisions or (FULL,),
+                report=report,
+            )
+        return write_bundle(
+            model,
+            out,
+            name=name or str(model.manifest.provenance.get("name") or out.stem),
+            formats=formats,
+            parts=parts,
+            precisions=precisions,
+            page=page,
+            notes=notes,
+            licence=licence,
+            sign_key=sign_key,
+            force=force,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tests.conftest import Exported
 from tests.required import skip_or_fail
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
-from vae_export.bundle.writer import pack
+from vae_export.bundles.writer import pack
 from vae_export.errors import MachineError
 from vae_export.explorer import server
 

@@ -18,7 +18,7 @@ import pytest
 from tests.commands import ROOT, command, run_cli
 from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
-from vae_export.bundle import open_bundle
+from vae_export.bundles import open_bundle
 from vae_export.cli.explore import REFERENCE
 from vae_export.explorer.server import CDN_URL, RUNTIME_FILES, VERSION, Server, WebRuntime, build_routes
 

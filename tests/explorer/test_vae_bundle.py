@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.bundle.tampering import EXPENSIVE, KINDS
+from tests.bundles.tampering import EXPENSIVE, KINDS
 from tests.conftest import Exported
 from tests.explorer.conftest import PAGE
 from vae_export import rng
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.golden import GoldenArray, judge
-from vae_export.bundle import open_bundle
-from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.bundle.signature import public_key
-from vae_export.bundle.writer import pack
+from vae_export.bundles import open_bundle
+from vae_export.bundles.archive import read_archive, write_archive
+from vae_export.bundles.signature import public_key
+from vae_export.bundles.writer import pack
 from vae_export.io.atomic import sha256
 from vae_export.pixels import to_levels
 from vae_export.precision import PRECISIONS

@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import locked_waiting
 from tests.required import skip_or_fail
-from vae_export.bundle import open_bundle
-from vae_export.bundle.archive import write_archive
+from vae_export.bundles import open_bundle
+from vae_export.bundles.archive import write_archive
 from vae_export.io.atomic import sha256, write_atomic
 
 ROOT = Path(__file__).parent.parent.parent

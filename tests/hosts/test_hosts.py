@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.commands import run_python
 from vae_export import Model, load
-from vae_export.bundle import open_bundle
+from vae_export.bundles import open_bundle
 from vae_export.pixels import to_levels
 
 pytestmark = pytest.mark.slow

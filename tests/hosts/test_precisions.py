@@ -16,8 +16,8 @@ from host import HOSTS, PICTURE, Host, Report, browse, run
 from tests.hosts.conftest import consistent
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
-from vae_export.bundle.archive import read_archive
-from vae_export.bundle.writer import pack
+from vae_export.bundles.archive import read_archive
+from vae_export.bundles.writer import pack
 from vae_export.io.atomic import sha256, write_atomic
 
 pytestmark = pytest.mark.slow

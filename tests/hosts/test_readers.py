@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.bundles.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
 
 ROOT = Path(__file__).parent.parent.parent

@@ -23,8 +23,8 @@ from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.golden import judge_pixels
 from vae_export.artifact.manifest import MANIFEST
-from vae_export.bundle import open_bundle
-from vae_export.bundle.writer import pack
+from vae_export.bundles import open_bundle
+from vae_export.bundles.writer import pack
 from vae_export.capture import capture
 from vae_export.capture.part_modules import PixelsModule
 from vae_export.contract import MAX_LEVEL, PIXELS, Array, Part, Pixels

@@ -199,7 +199,7 @@ def test_tune_and_bundle_from_the_command_line(small: Small, tmp_path: Path, inv
 
 
 def test_bundle_without_the_recommended_file_recommends_nothing(small: Small, advised: Advised, tmp_path: Path) -> None:
-    from vae_export.bundle.writer import pack
+    from vae_export.bundles.writer import pack
 
     data = pack(open_artifact(advised()), small.certificate, name="small", parts=["encoder"])
     (tmp_path / "encoder.zip").write_bytes(data)

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from vae_export.artifact.folder import CERTIFICATE
 from vae_export.artifact.manifest import MANIFEST
-from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS
-from vae_export.bundle.signature import SIGNATURE
+from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS
+from vae_export.bundles.signature import SIGNATURE
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
@@ -33,12 +33,11 @@ from vae_export.cli.options import (
 from vae_export.contract import EVERY_PART, NORMAL
 from vae_export.errors import InputError, UsageError
 from vae_export.formats import FORMATS
-from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_free
 from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
-    from vae_export.bundle import Bundle
+    from vae_export.bundles import Bundle
     from vae_export.sources import NamedModel
     from vae_export.tensors import TensorSpec
 
@@ -103,36 +102,29 @@ def bundle(
     if named is not None:
         _export_first(named, folder, contents, force=force)
 
-    from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
-    from vae_export.bundle.reader import read_bundle
-    from vae_export.bundle.signature import public_key, read_key
-    from vae_export.bundle.writer import NO_LICENCE, pack
+    from vae_export.bundles.writer import NO_LICENCE, write_bundle
 
-    artifact = open_artifact(folder)
-    # Read once: the key may come from a pipe.
-    key = None if contents.sign is None else read_key(contents.sign)
-    data = pack(
-        artifact,
-        read_certificate(artifact.certificate),
+    packed = write_bundle(
+        open_artifact(folder),
+        target,
         name=title,
         formats=contents.format,
         parts=contents.part,
         precisions=contents.precision,
-        page=_read(artifact.certificate.with_suffix(".html")) if contents.page else None,
+        page=contents.page,
         notes="" if contents.notes is None else _text(contents.notes),
         licence=NO_LICENCE if contents.licence is None else _text(contents.licence),
-        sign_key=key,
+        sign_key=contents.sign,
+        force=force,
     )
-    # Refuses what another reader would refuse.
-    packed = read_bundle(data, target, verify_key=None if key is None else public_key(key))
-    write_atomic(target, data)
+    size = target.stat().st_size
     if json:
         files = {name: len(data) for name, data in packed.files.items()}
-        result = {"bundle": str(target), "bytes": len(data), "identity": packed.identity, "files": files}
+        result = {"bundle": str(target), "bytes": size, "identity": packed.identity, "files": files}
         console.result_json(result | {"signed_by": packed.signed_by})
         return
-    console.result(f"{len(packed.files)} files, {len(data):,} bytes, identity {packed.identity[:16]}…")
+    console.result(f"{len(packed.files)} files, {size:,} bytes, identity {packed.identity[:16]}…")
     if packed.signed_by is not None:
         console.result(f"signed by the key {packed.signed_by}")
     console.result(f"bundled to {target}")
@@ -185,7 +177,7 @@ def inspect(
     json: JsonOption = False,
 ) -> None:
     """Check every byte of a bundle and show its contents."""
-    from vae_export.bundle import open_bundle
+    from vae_export.bundles import open_bundle
 
     opened = open_bundle(file, verify_key=verify_key)
     if json:

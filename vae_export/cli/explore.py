@@ -73,8 +73,8 @@ def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tup
     """Return the checked bytes of the bundle to show, and its name; a run is packed in memory."""
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
-    from vae_export.bundle import open_bundle
-    from vae_export.bundle.writer import pack
+    from vae_export.bundles import open_bundle
+    from vae_export.bundles.writer import pack
 
     if path is None and run is None and not any(ARTIFACTS.glob(f"*/{Run(ARTIFACTS).checkpoint.name}")):
         if not REFERENCE.is_file():

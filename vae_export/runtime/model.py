@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from vae_export.artifact.folder import Package, open_artifact
 from vae_export.artifact.manifest import Manifest
-from vae_export.bundle import Key, open_bundle
+from vae_export.bundles import Key, open_bundle
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, Pixels, float_part
 from vae_export.errors import IntegrityError, ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,10 @@ class NamedModel:
         from vae_export.system.extras import require
 
         require("export", "torch", "safetensors")
-        options = self.options()
+        source = self._open(self.options())
+        return replace(source, provenance={"name": self.name, **source.provenance})
+
+    def _open(self, options: ModelOptions) -> Source:
         kind, _, rest = self.text.partition(":")
         if kind == "diffusers":
             from vae_export.sources.diffusers import open_diffusers

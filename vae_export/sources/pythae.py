@@ -126,7 +126,7 @@ def _codebook(model: Any) -> nn.Embedding:
     """Return the entries of a VQ-VAE's codebook, which pythae keeps in one of two ways."""
     table = model.quantizer.embeddings
     weight: Tensor = table.weight if isinstance(table, nn.Embedding) else table
-    return nn.Embedding(*weight.shape, _weight=weight.detach())
+    return nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight.detach())
 
 
 class CentreEncoder(nn.Module):

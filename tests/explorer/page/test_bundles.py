@@ -15,8 +15,8 @@ import vae_export
 from tests.explorer.conftest import exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import DROP, encoded, eventually, looks_like, overflow, pixels, shown, sliders
 from vae_export.artifact.certificate import read_certificate
-from vae_export.bundle import open_bundle
-from vae_export.bundle.writer import pack
+from vae_export.bundles import open_bundle
+from vae_export.bundles.writer import pack
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.explorer.conftest import exploring, packed, quiet_page, wait_ready
-from vae_export.bundle import open_bundle
-from vae_export.bundle.archive import write_archive
+from vae_export.bundles import open_bundle
+from vae_export.bundles.archive import write_archive
 from vae_export.io.atomic import sha256
 from vae_export.pixels import compare_levels
 from vae_export.runtime.model import Model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import struct
 
-from tests.bundle.tampering.archives import Tampered, file_at, flip, picked
-from vae_export.bundle.archive import read_archive, write_archive
+from tests.bundles.tampering.archives import Tampered, file_at, flip, picked
+from vae_export.bundles.archive import read_archive, write_archive
 
 
 def flipped_bit(data: bytes, rng: random.Random) -> Tampered:

@@ -12,8 +12,8 @@ from pathlib import Path
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
 from vae_export.artifact.folder import CERTIFICATE, Hashed, check_digest
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
-from vae_export.bundle.archive import check_canonical, read_archive, read_file
-from vae_export.bundle.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
+from vae_export.bundles.archive import check_canonical, read_archive, read_file
+from vae_export.bundles.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
 from vae_export.errors import IntegrityError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundle.tampering import EXPENSIVE, FUZZED, HARMLESS, KINDS, Kind
+from tests.bundles.tampering import EXPENSIVE, FUZZED, HARMLESS, KINDS, Kind
 from tests.conftest import Outcome
-from vae_export.bundle import open_bundle
+from vae_export.bundles import open_bundle
 from vae_export.errors import VaeExportError
 
 

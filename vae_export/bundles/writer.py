@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from vae_export.artifact.certificate import StoredCertificate
+from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact
 from vae_export.artifact.manifest import MANIFEST, Manifest
-from vae_export.bundle.archive import write_archive
-from vae_export.bundle.model_card import model_card
-from vae_export.bundle.reader import CARD, LICENCE, PAGE, SUMS, entries
-from vae_export.bundle.signature import SIGNATURE, Key, sign
+from vae_export.bundles.archive import write_archive
+from vae_export.bundles.model_card import model_card
+from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, Bundle, entries, read_bundle
+from vae_export.bundles.signature import SIGNATURE, Key, public_key, read_key, sign
 from vae_export.contract import float_part
-from vae_export.errors import IntegrityError, ModelError, UsageError
-from vae_export.io.atomic import sha256
+from vae_export.errors import InputError, IntegrityError, ModelError, UsageError
+from vae_export.io.atomic import sha256, write_atomic
+from vae_export.io.staging import check_free
 
 NO_LICENCE = """\
 No licence was stated when this bundle was made. Ask whoever gave it to you what you may do with the model.
@@ -74,6 +76,63 @@ def pack(
     sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items()).encode()
     signature = {} if sign_key is None else {SIGNATURE: sign(sums, sign_key)}
     return write_archive({SUMS: sums, **signature, **ordered})
+
+
+def write_bundle(
+    artifact: Artifact,
+    out: Path,
+    *,
+    name: str,
+    formats: Sequence[str] | None = None,
+    parts: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    page: bool = False,
+    notes: str = "",
+    licence: str = NO_LICENCE,
+    sign_key: Key | None = None,
+    force: bool = False,
+) -> Bundle:
+    """Pack a certified export, check the result as a reader does, and write it whole or not at all.
+
+    Args:
+        artifact: the export, with its certificate.
+        out: the file to make.
+        page: whether to include certificate.html.
+        force: replace an existing file.
+        name, formats, parts, precisions, notes, licence, sign_key: see `pack`.
+
+    Returns:
+        The bundle, read back.
+
+    Raises:
+        OutputExistsError: `out` exists, and `force` was not given.
+        VaeExportError: what `pack` raises.
+    """
+    check_free(out, force=force)
+    key = sign_key if sign_key is None or isinstance(sign_key, bytes) else read_key(sign_key)  # once: it may be a pipe
+    data = pack(
+        artifact,
+        read_certificate(artifact.certificate),
+        name=name,
+        formats=formats,
+        parts=parts,
+        precisions=precisions,
+        page=_read(artifact.certificate.with_suffix(".html")) if page else None,
+        notes=notes,
+        licence=licence,
+        sign_key=key,
+    )
+    # Refuses what another reader would refuse.
+    packed = read_bundle(data, out, verify_key=None if key is None else public_key(key))
+    write_atomic(out, data)
+    return packed
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("file cannot be read", where=path, got=error.strerror) from error
 
 
 def _chosen(manifest: Manifest, wanted: Mapping[str, Sequence[str] | None]) -> Manifest:

@@ -7,8 +7,8 @@ The benchmark `benchmarks/tampering.py` draws thousands of each; the tests draw 
 
 from __future__ import annotations
 
-from tests.bundle.tampering.archives import Kind, Tampered
-from tests.bundle.tampering.documents import (
+from tests.bundles.tampering.archives import Kind, Tampered
+from tests.bundles.tampering.documents import (
     certificate_of_another,
     certificate_that_contradicts_itself,
     changed_manifest,
@@ -24,7 +24,7 @@ from tests.bundle.tampering.documents import (
     unprintable_label,
     wrong_type,
 )
-from tests.bundle.tampering.entries import (
+from tests.bundles.tampering.entries import (
     colliding_case,
     colliding_unicode,
     compressed,
@@ -42,15 +42,15 @@ from tests.bundle.tampering.entries import (
     signature_of_another_size,
     swapped_files,
 )
-from tests.bundle.tampering.fuzzed import fuzzed_document, fuzzed_text
-from tests.bundle.tampering.harmless import (
+from tests.bundles.tampering.fuzzed import fuzzed_document, fuzzed_text
+from tests.bundles.tampering.harmless import (
     card_with_controls,
     odd_card,
     provenance_with_controls,
     unchecked_signature,
     unknown_keys,
 )
-from tests.bundle.tampering.stored import (
+from tests.bundles.tampering.stored import (
     bytes_added,
     changed_directory,
     cut_off,

@@ -6,7 +6,7 @@ import pytest
 
 from tests.report.sample_certificates import ONNX, certificate, error_map, manifest, result
 from vae_export.artifact.certificate import StoredCertificate
-from vae_export.bundle.model_card import model_card
+from vae_export.bundles.model_card import model_card
 from vae_export.contract import Condition, Contract
 from vae_export.tensors import Symbol
 

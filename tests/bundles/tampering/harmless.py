@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.bundle.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
-from vae_export.bundle.archive import write_archive
+from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
+from vae_export.bundles.archive import write_archive
 
 CARD = "MODEL_CARD.md"
 #: Characters that a terminal obeys, or that hide or turn what is written.

@@ -21,10 +21,10 @@ from tests.commands import ROOT, run_cli
 from tests.conftest import PACKED, Exported
 from vae_export import Source, export, load, open_artifact
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate, read_certificate
-from vae_export.bundle import open_bundle
-from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.bundle.model_card import model_card
-from vae_export.bundle.writer import pack
+from vae_export.bundles import open_bundle
+from vae_export.bundles.archive import read_archive, write_archive
+from vae_export.bundles.model_card import model_card
+from vae_export.bundles.writer import pack
 from vae_export.errors import InputError, IntegrityError, ModelError, ParityError, UsageError
 from vae_export.likelihood import Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig

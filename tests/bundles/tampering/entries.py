@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import zipfile
 
-from tests.bundle.tampering.archives import Tampered, files_of, picked, renamed_into, summed, with_modes, zipped
-from vae_export.bundle.archive import write_archive
+from tests.bundles.tampering.archives import Tampered, files_of, picked, renamed_into, summed, with_modes, zipped
+from vae_export.bundles.archive import write_archive
 
 
 def extra_file(data: bytes, rng: random.Random) -> Tampered:

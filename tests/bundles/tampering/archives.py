@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vae_export.bundle.archive import read_archive, write_archive
+from vae_export.bundles.archive import read_archive, write_archive
 from vae_export.io.atomic import sha256
 
 SUMS, SIGNATURE, MANIFEST, CERTIFICATE = "SHA256SUMS", "SHA256SUMS.sig", "manifest.json", "certificate.json"

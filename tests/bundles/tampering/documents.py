@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 
-from tests.bundle.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
+from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
 
 
 def malformed_json(data: bytes, rng: random.Random) -> Tampered:

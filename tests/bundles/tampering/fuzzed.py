@@ -6,8 +6,8 @@ import json
 import random
 from typing import Any
 
-from tests.bundle.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
-from tests.bundle.tampering.harmless import CONTROLS
+from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
+from tests.bundles.tampering.harmless import CONTROLS
 
 _VALUES: tuple[Any, ...] = (
     *(
@@ -96,7 +96,7 @@ def fuzzed_text(data: bytes, rng: random.Random) -> Tampered:
 
 
 def _packed(files: dict[str, bytes]) -> bytes:
-    from vae_export.bundle.archive import write_archive
+    from vae_export.bundles.archive import write_archive
 
     return write_archive(files)
 

@@ -25,10 +25,10 @@ from tests.conftest import Exported, Outcome
 from tests.required import skip_or_fail
 from vae_export import load
 from vae_export.artifact.certificate import read_certificate
-from vae_export.bundle import open_bundle
-from vae_export.bundle.archive import read_archive, write_archive
-from vae_export.bundle.signature import public_key, sign
-from vae_export.bundle.writer import pack
+from vae_export.bundles import open_bundle
+from vae_export.bundles.archive import read_archive, write_archive
+from vae_export.bundles.signature import public_key, sign
+from vae_export.bundles.writer import pack
 from vae_export.errors import InputError, IntegrityError
 
 #: The first test vector of RFC 8032, section 7.1: a private key, and its signature of no bytes.

@@ -1,9 +1,0 @@
-"""Read bundles: one file with an export and all that an application needs to run it; see docs/bundle-format.md.
-
-`vae_export.bundle.writer` writes bundles. It is not imported here, because reading does not need it.
-"""
-
-from vae_export.bundle.reader import Bundle, open_bundle
-from vae_export.bundle.signature import Key
-
-__all__ = ["Bundle", "Key", "open_bundle"]
