@@ -17,7 +17,7 @@ from vae_export.artifact.folder import Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
-from vae_export.capture import Captured
+from vae_export.capture import CAPTURE_SECONDS, Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
@@ -47,6 +47,7 @@ def export(
     opset: int = OPSET,
     force: bool = False,
     leave_out: bool = False,
+    capture_seconds: float | None = CAPTURE_SECONDS,
     report: Callable[[str], None] = lambda _line: None,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> tuple[Artifact, Certificate]:
@@ -67,6 +68,8 @@ def export(
         force: replace an existing export. A folder that is not an export is never replaced.
         leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. It
             depends on the layers: OpenVINO computes some of them in bfloat16 and others not.
+        capture_seconds: the seconds that capturing may take, after which the export is refused; None for no limit.
+            Symbolic sizes can take minutes in large networks.
         report: called with one line of text at each step, and at the end with the seconds of each step.
         progress: called with the share of the present step that is done, during golden vectors and verification.
 
@@ -82,6 +85,7 @@ def export(
     Limits.of(minutes, 0)  # a bad number is refused before any work
     references = References(source)
     captured = references.captured
+    captured.seconds = capture_seconds
     plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
     out = Path(out)
     if force:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from tests import sample_models
 from vae_export import Contract, Source
-from vae_export.capture import capture
+from vae_export.capture import Captured, capture
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models import VAE, VAEConfig
@@ -160,3 +161,12 @@ def test_module_that_onnx_cannot_express_is_refused() -> None:
         FORMATS["onnx"].write(graph, WriteOptions())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+def test_capture_that_takes_too_long_is_refused() -> None:
+    captured = Captured(decoder(lambda z: time.sleep(10) or image(z)))
+    captured.seconds = 0.2
+    started = time.monotonic()
+    with pytest.raises(ModelError, match=r"capturing takes too long: decoder; expected 0\.2 s at most; pass a longer"):
+        _ = captured.contract
+    assert time.monotonic() - started < 5

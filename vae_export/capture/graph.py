@@ -22,6 +22,7 @@ from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
+from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from vae_export.sources.recognition import Recognised
 
+#: Seconds that capturing all parts of a source may take, unless another limit is given.
+CAPTURE_SECONDS = 600.0
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -55,6 +58,8 @@ class Captured:
 
     def __init__(self, source: Source, contract: Contract | None = None) -> None:
         self.given = source
+        #: Seconds that capturing may take; None for no limit.
+        self.seconds: float | None = CAPTURE_SECONDS
         self.notes: tuple[str, ...] = ()
         self._contract = contract
         self._graphs: dict[Part, Graph] = {}
@@ -86,28 +91,40 @@ class Captured:
             report: called with a line for each part.
 
         Raises:
-            ModelError: a part cannot be captured, does not keep the contract, or is no function of its inputs.
+            ModelError: a part cannot be captured in time, does not keep the contract, or is no function of its inputs.
         """
-        if self._contract is not None:
-            return self._contract
+        if self._contract is None:
+            try:
+                with time_limit(self.seconds):
+                    self._contract = self._narrowed(parts, report)
+            except TimeLimitExceeded as error:
+                expected, do = f"{self.seconds:g} s at most", "pass a longer --capture-minutes, or 0 for no limit"
+                raise ModelError(
+                    "capturing takes too long", where=", ".join(parts), expected=expected, do=do
+                ) from error
+        return self._contract
+
+    def _narrowed(self, parts: Sequence[Part], report: Callable[[str], None]) -> Contract:
+        """Capture and check parts, keep their graphs, and return the contract that all of them keep."""
         contract, programs = self.given.contract, dict[Part, torch.export.ExportedProgram]()
-        left = list(parts)
+        # The decoder first, because it is the one that often narrows the batch.
+        left = sorted(parts, key=("decoder", "encoder", "autoencoder").index)
         while left:
             part = left.pop(0)
             report(f"capturing {part}")
             graph = self._graph(part, contract)
             graph.check()
             programs[part], narrowed = capture_narrowed(graph.module, contract, part)
-            if narrowed != contract:
-                contract = narrowed
-                left = [other for other in parts if other != part]  # they may keep the old contract only
+            # A program of wider bounds keeps narrower ones; one of other sizes is captured again.
+            left += [other for other in programs if other not in left and not _same_sizes(contract, narrowed, other)]
+            left = [other for other in left if other != part]
+            contract = narrowed
         for part in parts:
             graph = self._graphs[part] = self._graph(part, contract)
             vars(graph)["program"] = programs[part]
             if part != "autoencoder":  # it consists of the others
                 check_function(graph.module, graph.spec, graph.in_float64)
         self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
-        self._contract = contract
         return contract
 
     def graph(self, part: Part) -> Graph:
@@ -136,6 +153,12 @@ class Captured:
         encoder = None if source.encoder is None else copy_module(source.encoder, "encoder")
         decoder = None if source.decoder is None else copy_module(source.decoder, "decoder")
         return replace(source, encoder=encoder, decoder=decoder).recognised
+
+
+def _same_sizes(one: Contract, other: Contract, part: Part) -> bool:
+    """Whether two contracts have the same tensors in a part, whatever the bounds of their symbols."""
+    first, second = one.spec(part), other.spec(part)
+    return (first.inputs, first.outputs) == (second.inputs, second.outputs)
 
 
 def _narrowings(before: Contract, after: Contract) -> Iterable[str]:

@@ -72,6 +72,10 @@ class FileOptions:
         choices_option("--pixels", PIXELS, help="Add a decoder that returns uint8 pixels. Repeatable."),
     ] = None
     opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET
+    capture_minutes: Annotated[
+        float,
+        typer.Option("--capture-minutes", min=0, help="Time to capture the parts with torch.export; 0: no limit."),
+    ] = 10.0
 
 
 @grouped
@@ -169,6 +173,7 @@ def export_to(
                 thorough=effort.thorough,
                 minutes=effort.minutes,
                 opset=files.opset,
+                capture_seconds=60 * files.capture_minutes or None,
                 force=force,
                 leave_out=ALL in (*(files.format or []), *(files.precision or [])),
                 report=report,
