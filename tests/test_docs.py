@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.conftest import made_once
+from tests.sources import test_diffusers, test_pythae
 from tests.test_architecture import LEVEL
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +53,9 @@ def commands(page: Path, *programs: str) -> list[list[str]]:
 
 
 def make_newcomer(folder: Path) -> None:
-    """Fill the folder with what the pages' commands expect: a licence, photographs, and a small MNIST."""
+    """Fill the folder with what the pages' commands expect: a licence, photographs, models, and a small MNIST."""
     shutil.copy(ROOT / "LICENSE", folder)
+    make_models(folder)
     (folder / "photos").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (90, 80, 70, 3), dtype=np.uint8)
     for index, image in enumerate(noise):
@@ -68,6 +70,15 @@ def make_newcomer(folder: Path) -> None:
         for kind, array in (("images-idx3", images[part]), ("labels-idx1", labels[part])):
             header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
             (raw / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
+def make_models(folder: Path) -> None:
+    """Save small models as diffusers, pythae and a training of one's own leave them."""
+    test_diffusers.saved("kl", folder / "sd-vae")
+    test_pythae.saved("VAE", folder / "my-training")
+    for name in ("model.py", "train.py"):
+        shutil.copy(ROOT / "examples" / "blog-post" / name, folder)
+    subprocess.run([sys.executable, "train.py", "1"], cwd=folder, check=True, capture_output=True, timeout=300)
 
 
 def type_commands(newcomer: Path) -> None:
@@ -112,7 +123,9 @@ def test_commands_work_in_the_order_of_the_pages(after_commands: Path) -> None:
 
 
 def test_commands_write_to_ignored_folders_only(after_commands: Path) -> None:
-    assert {path.name for path in after_commands.iterdir()} == {"LICENSE", "photos", "data", "artifacts"}
+    models = {"sd-vae", "my-training", "model.py", "train.py", "vae.pt"}
+    names = {path.name for path in after_commands.iterdir()} - {"__pycache__"}
+    assert names == {"LICENSE", "photos", "data", "artifacts"} | models
 
 
 def test_readme_python_works_after_the_commands(after_commands: Path) -> None:
