@@ -156,12 +156,13 @@ class _ProbeMaker:
         far, tiny = self._scaled_signs(SIX_SIGMA), self._scaled_signs(SMALLEST)
         one_unit = {name: _one_hot(array, 1.0) for name, array in zeros.items()}
         latents = {"prior": prior, "zeros": zeros, "six-sigma": far, "one-hot": one_unit, "smallest": tiny}
-        if mean and self._contract.prior != NORMAL:
-            latents["prior"], latents["six-sigma"] = _like(mean, prior), _like(mean, far)
         if mean:
             latents |= {"data": mean, "interpolation": {name: _interpolated(array) for name, array in mean.items()}}
         if logvar:
             latents["posterior"] = {name: mean[name] + noise[name] * np.exp(logvar[name] / 2) for name in mean}
+        if mean and self._contract.prior != NORMAL:
+            encoded = latents.get("posterior", mean)
+            latents |= {"prior": _like(encoded, prior), "six-sigma": _like(encoded, far)}
         if "largest" in self._names:
             latents["largest"] = self._largest_latents(far)
         drawn = {
