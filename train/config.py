@@ -42,6 +42,7 @@ class DataOptions:
         folder: The folder of its files; for "folder", of the images themselves. None means `data/`.
         image_size: Side in pixels to which the images of "folder" are resized, None for 28. Not for other data sets.
         download: Whether to download what is missing.
+        skip_unreadable: Whether to leave out images of "folder" that cannot be read.
         protocol: Whether a model is given grey levels or binary samples of them.
     """
 
@@ -50,6 +51,7 @@ class DataOptions:
     image_size: int | None = None
     download: bool = True
     protocol: DataProtocol = "grey"
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in DATASETS:

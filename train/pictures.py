@@ -24,11 +24,11 @@ from torch import Tensor
 
 from train.data.datasets import Dataset
 from train.loss import to_unit_range
-from train.results import describe_figures, reconstruction_heading
+from train.results import ScoreKind
 from train.scoring import ACTIVE_VARIANCE, PyTorchModel, Score, evaluate_model
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import staged_folder
-from vae_export.likelihood import MAX_LEVEL, Likelihood
+from vae_export.likelihood import MAX_LEVEL
 from vae_export.models import VAE
 from vae_export.runs import Run
 
@@ -77,7 +77,8 @@ def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:
     }
     files = {name: grid_png(grid) for name, grid in drawn.items()}
     lines = [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
-    files |= {"curves": draw_curves(lines, model.config.likelihood), "units": draw_units(score)}
+    kind = ScoreKind(dataset.protocol, model.config.likelihood, dataset.image_shape)
+    files |= {"curves": draw_curves(lines, kind), "units": draw_units(score)}
     with staged_folder(run.pictures, force=True) as staging:
         for name, data in files.items():
             write_atomic(staging / f"{name}.png", data)
@@ -291,12 +292,11 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
-def draw_curves(lines: Sequence[Mapping[str, Any]], likelihood: Likelihood) -> bytes:
+def draw_curves(lines: Sequence[Mapping[str, Any]], kind: ScoreKind) -> bytes:
     """Draw -ELBO and its two parts over the lines of `metrics.jsonl`, with the best epoch marked, as a PNG."""
-    protocol = lines[0]["protocol"]
     panels = {
         "−ELBO": "negative_elbo_nats_per_image",
-        reconstruction_heading(protocol, likelihood).replace("-log", "−log"): "reconstruction_nats_per_image",
+        kind.reconstruction_heading.replace("-log", "−log"): "reconstruction_nats_per_image",
         "KL": "kl_nats_per_image",
     }
     epochs = [line["epoch"] for line in lines]
@@ -321,7 +321,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], likelihood: Likelihood) -> b
         _tidy(axes)
         axes.legend(frameon=False, fontsize=9)
     figure.axes[0].set_ylabel("nats per image")
-    note = f"{protocol}, {likelihood.name}; z sampled; {describe_figures(protocol, likelihood)}"
+    note = f"{kind.pixels}, {kind.likelihood.name}; z sampled; {kind.describe()}"
     if len(lines) > _LONG_TRAINING:
         note += f"; the axes are fitted to the epochs after {len(lines) // 20}"
     figure.supxlabel(note, x=0.01, ha="left", fontsize=9, color="#5a636e")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from train.config import DataOptions, DataProtocol
+from train.config import DataOptions
 from train.data.datasets import Dataset, load
+from train.results import ScoreKind, pixels_name
 from train.scoring import Score
 from train.trainer import EpochResult, divergence_error
 from vae_export.cli.console import message, progress, wrapped
@@ -29,12 +30,20 @@ _BINARY_SHARE = 0.999
 
 
 def load_with_progress(options: DataOptions) -> Dataset:
-    """Load a data set; announce a download on stderr, and show a bar there while a folder of images is read."""
+    """Load a data set; say on stderr what is downloaded or skipped, with a bar while a folder of images is read."""
     if options.name != "folder":
         return load(options, report=message)
+    lines: list[str] = []
     with progress() as bar:
         task = bar.add_task("reading images", total=None, note="")
-        return load(options, progress=lambda done, images: bar.update(task, completed=done, total=images))
+
+        def show(done: int, images: int) -> None:
+            bar.update(task, completed=done, total=images)
+
+        dataset = load(options, report=lines.append, progress=show)
+    for line in lines:  # a plain write would break the bar
+        message(line)
+    return dataset
 
 
 def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
@@ -49,8 +58,9 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
     drawn = dataset.protocol != "grey"
     if config.likelihood.name == "bernoulli" and not drawn and not binary:
         yield (
-            "grey pixels under a Bernoulli: scores are cross-entropies, not likelihoods; for likelihoods use "
-            "--data-protocol dynamic or --likelihood discretised-logistic"
+            f"{pixels_name('grey', dataset.image_shape)} pixels under a Bernoulli: scores are cross-entropies, not "
+            "likelihoods; for likelihoods use --data-protocol dynamic or "
+            "--likelihood discretised-logistic"
         )
     if config.likelihood.name != "bernoulli" and (drawn or binary):
         unbounded = config.likelihood.name == "gaussian"
@@ -89,11 +99,11 @@ class TrainingProgress:
         epochs: int,
         steps: int,
         batch_size: int,
-        protocol: DataProtocol,
+        kind: ScoreKind,
         silent: bool = False,
     ) -> None:
         self._silent = silent
-        self._bar, self._task, self._protocol = bar, task, protocol
+        self._bar, self._task, self._kind = bar, task, kind
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._last_read = self._started = time.perf_counter()
         self._collapse_monitor = CollapseMonitor()
@@ -137,13 +147,18 @@ class TrainingProgress:
         """
         if not self._has_heading:
             self._has_heading = True
-            self._say(f"validation, in nats per image ({self._protocol}): -ELBO = reconstruction + KL")
+            self._say(f"validation, in nats per image ({self._kind.pixels}): -ELBO = reconstruction + KL")
         number = f"{epoch.number:>{len(str(self._epochs))}}/{self._epochs}"
-        digits = 2 if validation.negative_elbo < 10_000 else 1
+        has_levels = self._kind.is_likelihood and self._kind.protocol == "grey"
+        digits = 2 if validation.negative_elbo < 10_000 else 0 if has_levels else 1
         bound, reconstruction, kl = (
             f"{nats:.{digits}f}" for nats in (validation.negative_elbo, validation.reconstruction, validation.kl)
         )
-        line = f"epoch {number}  -ELBO {bound} = {reconstruction} + KL {kl}, {validation.active_units} active units"
+        if has_levels:  # nats of so many pixels say little
+            line = f"epoch {number}  {self._kind.bits_per_dim(validation.negative_elbo):.3f} bits/dim  "
+            line += f"-ELBO {bound} = {reconstruction} + KL {kl}, {validation.active_units} active"
+        else:
+            line = f"epoch {number}  -ELBO {bound} = {reconstruction} + KL {kl}, {validation.active_units} active units"
         line += f", {epoch.images_per_second:,.0f}/s" + (", saved" if best else "")
         self._say(line)
         if (note := self._collapse_monitor.note_after(epoch.number, validation)) is not None:
@@ -161,7 +176,7 @@ class TrainingProgress:
 
 @contextmanager
 def show_progress(
-    *, epochs: int, steps: int, batch_size: int, protocol: DataProtocol, silent: bool = False
+    *, epochs: int, steps: int, batch_size: int, kind: ScoreKind, silent: bool = False
 ) -> Iterator[TrainingProgress]:
     """Show a bar while the block runs.
 
@@ -169,7 +184,7 @@ def show_progress(
         epochs: The number of epochs.
         steps: The number of steps in each epoch.
         batch_size: The number of images in each step, for the speed.
-        protocol: The data protocol, for the heading.
+        kind: The pixels and the likelihood that scores are of.
         silent: Whether to show nothing: for all processes but the first of those that train together.
 
     Yields:
@@ -178,6 +193,4 @@ def show_progress(
     with progress() as bar:
         bar.disable |= silent
         task = bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, note="")
-        yield TrainingProgress(
-            bar, task, epochs=epochs, steps=steps, batch_size=batch_size, protocol=protocol, silent=silent
-        )
+        yield TrainingProgress(bar, task, epochs=epochs, steps=steps, batch_size=batch_size, kind=kind, silent=silent)

@@ -13,7 +13,7 @@ import torch
 from train.config import TrainOptions
 from train.data.datasets import Dataset
 from train.recipes import Recipe
-from train.results import describe_figures
+from train.results import ScoreKind
 from vae_export._version import __version__
 from vae_export.models import VAEConfig
 
@@ -62,7 +62,8 @@ class TrainingProvenance:
         training = self._hyperparameters() | {"device": self.device.type} | self._unusual() | self._threads()
         if environment_changes:
             training["changed_on_resume"] = list(environment_changes)
-        note = f"figures: {describe_figures(self.dataset.protocol, self.config.likelihood)}"
+        kind = ScoreKind(self.dataset.protocol, self.config.likelihood, self.dataset.image_shape)
+        note = f"figures: {kind.describe()}"
         return {
             "data": self.dataset.to_json() | {"note": note},
             "likelihood": self.config.likelihood.to_json(),

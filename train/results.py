@@ -13,7 +13,8 @@ Lines about an earlier checkpoint of the run stay in the file and are ignored.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,43 +22,86 @@ from typing import Any
 from train.config import DataProtocol
 from vae_export.errors import InputError
 from vae_export.io.atomic import append_line
-from vae_export.likelihood import Likelihood
+from vae_export.likelihood import MAX_LEVEL, Likelihood
 from vae_export.models.checkpoint import read_checkpoint_header
 from vae_export.models.config import VAEConfig
 from vae_export.runs import Run
 
-
-def is_likelihood(protocol: DataProtocol, likelihood: Likelihood) -> bool:
-    """Return whether scores are of a probability, or a density, of the pixels."""
-    return not (likelihood.name == "bernoulli" and protocol == "grey")
+#: The distance of two grey levels of pixels in [0, 1] is 1 / 255.
+_BITS_OF_LEVELS = math.log2(MAX_LEVEL)
 
 
-def reconstruction_heading(protocol: DataProtocol, likelihood: Likelihood) -> str:
-    """Return the name of the reconstruction term: -log p(x|z) if scores are of a likelihood, else cross-entropy."""
-    return "-log p(x|z)" if is_likelihood(protocol, likelihood) else "cross-entropy"
+@dataclass(frozen=True)
+class ScoreKind:
+    """The pixels and the likelihood that scores are of, which decide what their nats mean.
+
+    Attributes:
+        protocol: The data protocol, see `train.data.datasets`.
+        likelihood: p(x|z).
+        image_shape: (C, H, W).
+    """
+
+    protocol: DataProtocol
+    likelihood: Likelihood
+    image_shape: tuple[int, ...]
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether scores are of a probability, or a density, of the pixels."""
+        return not (self.likelihood.name == "bernoulli" and self.protocol == "grey")
+
+    @property
+    def pixels(self) -> str:
+        """The pixels in a word: grey, colour, dynamic or static."""
+        return pixels_name(self.protocol, self.image_shape)
+
+    @property
+    def size(self) -> str:
+        """Height and width, such as "28 x 28"."""
+        return " x ".join(map(str, self.image_shape[1:]))
+
+    @property
+    def reconstruction_heading(self) -> str:
+        """The name of the reconstruction term: -log p(x|z) if scores are of a likelihood, else cross-entropy."""
+        return "-log p(x|z)" if self.is_likelihood else "cross-entropy"
+
+    @property
+    def nll_name(self) -> str:
+        """The name of an importance-weighted estimate: NLL if scores are of a likelihood, else IWAE bound."""
+        return "NLL" if self.is_likelihood else "IWAE bound"
+
+    def nll_heading(self, samples: int) -> str:
+        """Return the heading of a column of importance-weighted estimates with K samples."""
+        return f"{self.nll_name}, K = {samples:,}"
+
+    def bits_per_dim(self, nats: float) -> float | None:
+        """Return nats per image as bits for each value of each pixel, or None if they are no likelihood.
+
+        A density of pixels in [0, 1] is multiplied by the distance of two levels, 1 / 255. It then approximates the
+        probability of 8-bit pixels.
+        """
+        if not self.is_likelihood:
+            return None
+        bits = nats / math.log(2) / math.prod(self.image_shape)
+        is_density = self.likelihood.name in ("gaussian", "gaussian-fixed")
+        return bits + _BITS_OF_LEVELS if is_density else bits
+
+    def describe(self) -> str:
+        """Describe in a few words what scores mean: for tables, checkpoints and model cards."""
+        if self.likelihood.name == "discretised-logistic":
+            return f"probability of 8-bit pixels, {self.pixels}"
+        if self.likelihood.name != "bernoulli":
+            return f"density of pixels in [0, 1], {self.pixels}: may be negative, and is no probability of 8-bit pixels"
+        if self.protocol == "grey":
+            return f"{self.pixels} pixels under a Bernoulli: no likelihood"
+        if self.protocol == "dynamic":
+            return "binary pixels, drawn anew each epoch of training, once for scores"
+        return "binary pixels, drawn once with a seed of ours: not Larochelle's"
 
 
-def nll_name(protocol: DataProtocol, likelihood: Likelihood) -> str:
-    """Return the name of an importance-weighted estimate: NLL if scores are of a likelihood, else IWAE bound."""
-    return "NLL" if is_likelihood(protocol, likelihood) else "IWAE bound"
-
-
-def nll_heading(protocol: DataProtocol, likelihood: Likelihood, samples: int) -> str:
-    """Return the heading of a column of importance-weighted estimates with K samples."""
-    return f"{nll_name(protocol, likelihood)}, K = {samples:,}"
-
-
-def describe_figures(protocol: DataProtocol, likelihood: Likelihood) -> str:
-    """Describe in a few words what scores in nats mean: for tables, checkpoints and model cards."""
-    if likelihood.name == "discretised-logistic":
-        return f"probability of 8-bit pixels, {protocol}"
-    if likelihood.name != "bernoulli":
-        return f"density of pixels in [0, 1], {protocol}: may be negative, and is no probability of 8-bit pixels"
-    if protocol == "grey":
-        return "grey pixels under a Bernoulli: no likelihood"
-    if protocol == "dynamic":
-        return "binary pixels, drawn anew each epoch of training, once for scores"
-    return "binary pixels, drawn once with a seed of ours: not Larochelle's"
+def pixels_name(protocol: DataProtocol, image_shape: Sequence[int]) -> str:
+    """Return the name of the pixels of a data protocol: its own, but "colour" for levels of three channels."""
+    return "colour" if protocol == "grey" and image_shape[0] > 1 else protocol
 
 
 def append_evaluation(run: Run, figures: Mapping[str, Any]) -> None:
@@ -133,9 +177,9 @@ class RunSummary:
         return float(self.test["negative_elbo_nats_per_image"])
 
     @property
-    def is_likelihood(self) -> bool:
-        """Whether the scores are of a probability, or a density, of the pixels."""
-        return is_likelihood(self.protocol, self.config.likelihood)
+    def kind(self) -> ScoreKind:
+        """The pixels and the likelihood that the scores are of."""
+        return ScoreKind(self.protocol, self.config.likelihood, self.config.image_shape)
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as an object of `runs --json`."""
@@ -143,7 +187,7 @@ class RunSummary:
             "run": str(self.run.folder),
             "config": self.config.to_json(),
             "preset": self.preset,
-            "test": dict(self.test),
+            "test": dict(self.test) | _in_bits(self.kind, self.negative_elbo),
             "importance_weighted": None if self.nll is None else dict(self.nll),
             "parameters": self.parameters,
             "epochs": self.epochs,
@@ -152,6 +196,11 @@ class RunSummary:
             "seconds": self.seconds,
             "training": dict(self.training),
         }
+
+
+def _in_bits(kind: ScoreKind, nats: float) -> dict[str, float]:
+    bits = kind.bits_per_dim(nats)
+    return {} if bits is None else {"bits_per_dim": bits}
 
 
 def read_run_summary(run: Run) -> RunSummary:

@@ -26,6 +26,7 @@ from train.init import initial_model
 from train.progress import TrainingProgress
 from train.provenance import TrainingProvenance
 from train.recipes import Recipe, learning_rate_at
+from train.results import pixels_name
 from train.resume import (
     SavedCheckpoint,
     TrainingState,
@@ -238,7 +239,8 @@ class TrainingSession:
                 raise divergence_error(1, validation.negative_elbo)
             saved = self._save_checkpoint(validation, self._score("test"))
         self._save_state()  # after the checkpoint, which makes room for it in the folder of an earlier run
-        score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {self.dataset.protocol}"
+        pixels = pixels_name(self.dataset.protocol, self.dataset.image_shape)
+        score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {pixels}"
         best = f"the best checkpoint is {self.run.checkpoint} ({score})"
         return f"after {self.trainer.steps_done} steps, {best}; continue with --resume --out {self.run.folder}"
 

@@ -18,7 +18,15 @@ from vae_export.contract import Array
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Degradation
-from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, frechet_distance, nats_interval, pixel_degradation
+from vae_export.parity.degradation import (
+    COSTLY_LEVELS,
+    COSTLY_NATS,
+    costly_nats,
+    frechet_distance,
+    nats_interval,
+    nats_of_bits,
+    pixel_degradation,
+)
 from vae_export.parity.reference import Case
 from vae_export.tensors import TensorSpec
 
@@ -84,7 +92,16 @@ def test_high_degradation_is_a_warning_not_a_failure(mlp: Subject, tmp_path: Pat
     ],
 )
 def test_costly_degradation_is_stated_with_its_limit(figures: dict[str, float], said: str | None) -> None:
-    assert Degradation(TARGET, **figures).costly == said  # type: ignore[arg-type]
+    assert Degradation(TARGET, **figures).costly() == said  # type: ignore[arg-type]
+
+
+def test_large_images_may_lose_as_many_bits_per_dimension_as_small_ones() -> None:
+    photo = costly_nats(3 * 64 * 64)
+    assert photo == pytest.approx(0.1 * 3 * 64 * 64 / 784)
+    assert nats_of_bits(1.0, 784) == pytest.approx(784 * math.log(2))
+    lost = Degradation(TARGET, nats=1.0)
+    assert lost.costly(costly_nats(28 * 28)) == "1 nats an image on average, above 0.1"
+    assert lost.costly(photo) is None
 
 
 def test_export_that_misses_its_budget_is_not_published(mlp: Subject, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def _colour(path: Path, size: tuple[int, int] = (40, 30), colour: str = "orange"
 def test_grey_images_stored_as_colour_make_one_channel(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     Image.fromarray(RAMP).convert("RGB").save(tmp_path / "b.png")
-    images = read_folder(tmp_path, 28)
+    images = read_folder(tmp_path, 28).pixels
     assert images.shape == (2, 1, 28, 28)
     assert torch.equal(images[0, 0], torch.from_numpy(RAMP))
     assert torch.equal(images[0], images[1])
@@ -38,7 +38,7 @@ def test_grey_images_stored_as_colour_make_one_channel(tmp_path: Path) -> None:
 def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "a.png")
     _colour(tmp_path / "sub" / "b.png")
-    images = read_folder(tmp_path, 28)
+    images = read_folder(tmp_path, 28).pixels
     assert images.shape == (2, 3, 28, 28)
     assert images[1, :, 14, 14].tolist() == [255, 165, 0]
 
@@ -48,9 +48,12 @@ def test_images_are_cropped_to_their_middle_and_resized(tmp_path: Path) -> None:
     wide[:, 10:20] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
     Image.fromarray(np.full((64, 64), 200, np.uint8)).save(tmp_path / "square.png")
-    images = read_folder(tmp_path, 10)
+    read = read_folder(tmp_path, 10)
+    images = read.pixels
     assert images.shape == (2, 1, 10, 10)
     assert (images == 200).all()
+    assert (read.cropped, read.resized, read.skipped) == (1, 1, 0)  # wide.png is as high as asked for
+    assert read.describe() == "2 grey images of 10 x 10: 1 cropped to the middle, 1 resized"
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
@@ -96,7 +99,7 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "x").write_bytes(b"x")
-    assert len(read_folder(tmp_path, 8)) == 1
+    assert len(read_folder(tmp_path, 8).pixels) == 1
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -157,3 +160,22 @@ def test_too_many_images_are_refused_before_decoding(tmp_path: Path, monkeypatch
         (tmp_path / name).write_text("never opened")
     with pytest.raises(DataError, match="choose a smaller --image-size"):
         read_folder(tmp_path, 28)
+
+
+def test_unreadable_files_are_skipped_and_named_where_asked(tmp_path: Path) -> None:
+    _colour(tmp_path / "a.png")
+    _truncated(tmp_path / "b.png")
+    _colour(tmp_path / "c.png", colour="blue")
+    told: list[str] = []
+    read = read_folder(tmp_path, 8, skip_unreadable=True, report=told.append)
+    assert read.pixels[:, 2, 0, 0].tolist() == [0, 255]
+    assert read.skipped == 1
+    assert len(told) == 1
+    assert told[0].startswith("skipped: not a readable image: ")
+    assert "b.png" in told[0]
+    with pytest.raises(DataError, match="--skip-unreadable"):
+        read_folder(tmp_path, 8)
+    with pytest.raises(DataError, match="1 files that cannot be read"):
+        for name in "ac":
+            (tmp_path / f"{name}.png").unlink()
+        read_folder(tmp_path, 8, skip_unreadable=True)

@@ -16,6 +16,7 @@ from PIL import Image
 from train import pictures
 from train.data.datasets import Dataset
 from train.pictures import Grid, draw_curves, draw_pictures, draw_units
+from train.results import ScoreKind
 from train.scoring import PyTorchModel, Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
@@ -23,6 +24,8 @@ from vae_export.runs import Run
 
 FIGURES = {"negative_elbo_nats_per_image": 3.0, "reconstruction_nats_per_image": 2.0, "kl_nats_per_image": 1.0}
 PICTURES = ["curves", "interpolation", "manifold", "reconstructions", "samples", "traversal", "units"]
+
+GREY = ScoreKind("grey", Likelihood(), (1, 8, 8))
 
 
 def line(epoch: int, nats: float = 3.0) -> dict[str, object]:
@@ -157,15 +160,15 @@ def test_drawing_changes_no_network_and_no_random_state() -> None:
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_curves_are_repeatable_bytes(name: LikelihoodName) -> None:
-    lines, likelihood = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], Likelihood(name)
-    assert draw_curves(lines, likelihood) == draw_curves(lines, likelihood)
+    lines, kind = [line(epoch, 9.0 / epoch) for epoch in (1, 2, 3)], ScoreKind("grey", Likelihood(name), (1, 8, 8))
+    assert draw_curves(lines, kind) == draw_curves(lines, kind)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_curves_of_few_epochs_have_integer_ticks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
     monkeypatch.setattr(pictures, "_png", figures.append)
-    draw_curves([line(epoch) for epoch in range(1, count + 1)], Likelihood())
+    draw_curves([line(epoch) for epoch in range(1, count + 1)], GREY)
     for axes in figures[0].axes:
         low, high = axes.get_xlim()
         shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
@@ -174,7 +177,7 @@ def test_curves_of_few_epochs_have_integer_ticks(count: int, monkeypatch: pytest
 
 def test_charts_of_one_epoch_and_of_many_inactive_units() -> None:
     dead = replace(score_with(*[0.0] * 300), unit_variances=(0.0,) * 300)
-    for data in (draw_curves([line(1)], Likelihood()), draw_units(dead), draw_units(score_with(1.0))):
+    for data in (draw_curves([line(1)], GREY), draw_units(dead), draw_units(score_with(1.0))):
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             assert image.width < 3000

@@ -93,13 +93,13 @@ def test_each_comparable_group_has_its_own_table(invoke: Invoke, tmp_path: Path)
     text = invoke("runs", tmp_path).out
     headings = [text.splitlines()[0], *(part.splitlines()[0] for part in text.split("\n\n")[1:])]
     assert len(set(headings)) == len(kinds), headings
-    assert "mnist, grey, gaussian-fixed of scale 0.2" in headings
+    assert "mnist, 4 x 4 grey, gaussian-fixed of scale 0.2" in headings
 
 
 def test_row_has_network_score_and_time(invoke: Invoke, tmp_path: Path) -> None:
     write_run(tmp_path / "mine", 98.765, preset="mnist-best")
     lines = invoke("runs", tmp_path).out.splitlines()
-    assert lines[0] == "mnist, grey, bernoulli"
+    assert lines[0] == "mnist, 4 x 4 grey, bernoulli"
     row = "mine mlp (mnist-best) 2 2 98.77 ± 0.25 {} 4 20 min 2 threads, bfloat16"
     parameters = sum(tensor.numel() for tensor in VAE(VAEConfig("mlp", (1, 4, 4), 2, 4)).parameters())
     assert lines[2].split() == row.format(parameters).split()

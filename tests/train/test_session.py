@@ -20,12 +20,13 @@ from train.distributed import Processes
 from train.loss import LossTerms
 from train.progress import TrainingProgress, show_progress
 from train.recipes import RecipeOptions
+from train.results import ScoreKind
 from train.resume import SavedCheckpoint, load_state
 from train.run_folder import check_out, new_run
 from train.scoring import PyTorchModel, evaluate_model
 from train.session import TrainingSession
 from vae_export.errors import DataError, InputError, Interrupted, OutputExistsError, Terminated, UsageError
-from vae_export.likelihood import LIKELIHOODS, LikelihoodName
+from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import FAMILIES
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.models.config import Family
@@ -58,8 +59,12 @@ def options(**changes: object) -> TrainOptions:
     return TrainOptions(DataOptions("digits"), **groups, **asked)  # type: ignore[arg-type]
 
 
+def kind_of(images: Dataset) -> ScoreKind:
+    return ScoreKind(images.protocol, Likelihood(), images.image_shape)
+
+
 def do(digits: Dataset, run: Run, *, force: bool = False, **changes: object) -> SavedCheckpoint:
-    with new_run(run, force=force), show_progress(epochs=3, steps=4, batch_size=64, protocol=digits.protocol) as report:
+    with new_run(run, force=force), show_progress(epochs=3, steps=4, batch_size=64, kind=kind_of(digits)) as report:
         return TrainingSession(options(**changes), run, digits, CPU).train(report)
 
 
@@ -121,7 +126,7 @@ def test_every_likelihood_learns(digits: Dataset, run: Run, name: LikelihoodName
 
 
 def test_average_of_the_weights_is_scored_and_saved(digits: Dataset, run: Run) -> None:
-    with new_run(run, force=False), show_progress(epochs=1, steps=4, batch_size=64, protocol="grey") as report:
+    with new_run(run, force=False), show_progress(epochs=1, steps=4, batch_size=64, kind=kind_of(digits)) as report:
         session = TrainingSession(options(weight_average=0.5, epochs=1), run, digits, CPU)
         start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
         step = report.step

@@ -14,6 +14,7 @@ from train.cli.options import (
     DeviceOption,
     DownloadOption,
     ImageSizeOption,
+    SkipUnreadableOption,
     ThreadsOption,
     choose_device,
     memory_errors,
@@ -21,7 +22,7 @@ from train.cli.options import (
 )
 from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
 from train.recipes import check_range
-from train.results import describe_figures, is_likelihood, nll_heading, reconstruction_heading
+from train.results import ScoreKind
 from vae_export.cli import console
 from vae_export.cli.options import CheckpointOption, ExportOption, JsonOption, RunOption, chosen_run
 from vae_export.errors import CheckpointError, DataError, InputError, StorageError, UsageError
@@ -71,6 +72,7 @@ def evaluate(
     ] = None,
     data_dir: DataDirOption = None,
     image_size: ImageSizeOption = None,
+    skip_unreadable: SkipUnreadableOption = False,
     download: DownloadOption = True,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -100,7 +102,7 @@ def evaluate(
             home = chosen_run(run)
             path = home.export if format == "onnx" else home.checkpoint
         subject = _exported(path, threads) if format == "onnx" else _trained(path, chosen)
-        images = _images(subject, dataset, data_dir, image_size, download)
+        images = _images(subject, dataset, data_dir, image_size, download=download, skip_unreadable=skip_unreadable)
         pixels = evaluated_pixels(images, split, most=first)
         score = _score(subject, pixels)
         nll = _nll(subject, pixels, importance_samples) if importance_samples else None
@@ -112,14 +114,15 @@ def evaluate(
         **score.to_json(),
         "kl_per_unit": list(score.unit_kls),
     }
+    if (bits := subject.kind.bits_per_dim(score.negative_elbo)) is not None:
+        figures["bits_per_dim"] = bits
     if nll is not None:
-        is_one = is_likelihood(subject.protocol, subject.likelihood)
-        figures["importance_weighted"] = nll.to_json() | {"is_likelihood": is_one}
+        figures["importance_weighted"] = nll.to_json() | {"is_likelihood": subject.kind.is_likelihood}
     if json:
-        console.result_json({subject.kind: str(subject.path), "sha256": subject.sha256, **figures})
+        console.result_json({subject.origin: str(subject.path), "sha256": subject.sha256, **figures})
     else:
-        console.result(f"{subject.path} on {images.name}")
-        show_scores({split: score}, subject.protocol, subject.likelihood, nll)
+        console.result(f"{subject.path} on {images.name}, {subject.kind.size} {subject.kind.pixels}")
+        show_scores({split: score}, subject.kind, nll)
         console.paragraph(_unit_kls(score))
     if home is not None:
         _record(home, subject, format, figures | {"dataset": {"name": images.name, "sha256": images.sha256}})
@@ -166,29 +169,31 @@ def _nll(subject: _Subject, pixels: Tensor, samples: int) -> NllEstimate:
         return importance_weighted_nll(subject.model, pixels, samples, workers=workers, report=report)
 
 
-def show_scores(
-    scores: Mapping[str, Score], protocol: DataProtocol, likelihood: Likelihood, nll: NllEstimate | None = None
-) -> None:
+def show_scores(scores: Mapping[str, Score], kind: ScoreKind, nll: NllEstimate | None = None) -> None:
     """Print the scores as a table with a line for each split, and what the figures are.
 
     Args:
         scores: by the name of the split.
-        protocol: of the pixels, see `train.data.datasets`.
-        likelihood: of the model.
+        kind: the pixels and the likelihood that they are of.
         nll: importance-weighted bound of the only split in `scores`.
     """
-    headings = ["images", f"-ELBO, {protocol}", reconstruction_heading(protocol, likelihood), "KL"]
+    headings = ["images", f"-ELBO, {kind.pixels}"]
+    if kind.is_likelihood:
+        headings.append("bits/dim")
+    headings += [kind.reconstruction_heading, "KL"]
     if nll is not None:
-        headings.append(nll_heading(protocol, likelihood, nll.samples))
+        headings.append(kind.nll_heading(nll.samples))
     table = console.table("split", *headings, "active units", right=(*headings, "active units"))
     for split, score in scores.items():
-        figures = [f"{score.negative_elbo:.2f} ± {score.standard_error:.2f}", f"{score.reconstruction:.2f}"]
-        figures.append(f"{score.kl:.2f}")
+        figures = [f"{score.negative_elbo:.2f} ± {score.standard_error:.2f}"]
+        if (bits := kind.bits_per_dim(score.negative_elbo)) is not None:
+            figures.append(f"{bits:.3f}")
+        figures += [f"{score.reconstruction:.2f}", f"{score.kl:.2f}"]
         if nll is not None:
             figures.append(f"{nll.nll:.2f} ± {nll.standard_error:.2f}")
         table.add_row(split, f"{score.images:,}", *figures, f"{score.active_units} of {len(score.unit_variances)}")
     console.result(table)
-    console.paragraph(f"nats per image, z sampled; {describe_figures(protocol, likelihood)}")
+    console.paragraph(f"nats per image, z sampled; {kind.describe()}")
 
 
 def _unit_kls(score: Score) -> str:
@@ -219,7 +224,7 @@ class _Subject:
     """The model that is scored.
 
     Attributes:
-        kind: "checkpoint" or "export", as the JSON result names it.
+        origin: "checkpoint" or "export", as the JSON result names it.
         path: of the checkpoint file or the export folder.
         sha256: of the checkpoint.
         model: computes encoder and reconstruction NLL.
@@ -229,7 +234,7 @@ class _Subject:
         trained_on: the data set, as the training recorded it.
     """
 
-    kind: str
+    origin: str
     path: Path
     sha256: str
     model: ScoredModel
@@ -243,6 +248,11 @@ class _Subject:
         stated: DataProtocol = self.trained_on.get("protocol", "grey")
         return stated
 
+    @property
+    def kind(self) -> ScoreKind:
+        """The pixels and the likelihood that its scores are of."""
+        return ScoreKind(self.protocol, self.likelihood, self.image_shape)
+
 
 def _trained(path: Path, device: torch.device) -> _Subject:
     import torch
@@ -255,7 +265,7 @@ def _trained(path: Path, device: torch.device) -> _Subject:
     model = PyTorchModel(loaded.model().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
     config = loaded.config
     return _Subject(
-        kind="checkpoint",
+        origin="checkpoint",
         path=path,
         sha256=loaded.sha256,
         model=model,
@@ -274,7 +284,7 @@ def _exported(folder: Path, threads: int | None) -> _Subject:
     artifact = open_artifact(folder)
     contract, provenance = artifact.manifest.contract, artifact.manifest.provenance
     return _Subject(
-        kind="export",
+        origin="export",
         path=folder,
         sha256=str(provenance.get("checkpoint_sha256", "")),
         model=ExportedModel(Model(artifact, threads=threads)),
@@ -286,7 +296,13 @@ def _exported(folder: Path, threads: int | None) -> _Subject:
 
 
 def _images(
-    subject: _Subject, dataset: DatasetName | None, data_dir: Path | None, image_size: int | None, download: bool
+    subject: _Subject,
+    dataset: DatasetName | None,
+    data_dir: Path | None,
+    image_size: int | None,
+    *,
+    download: bool,
+    skip_unreadable: bool,
 ) -> Dataset:
     """Load the images of the training, or of another data set that fits, under the protocol of the training."""
     from train.progress import load_with_progress
@@ -295,7 +311,7 @@ def _images(
     name = dataset if dataset is not None else subject.trained_on.get("name")
     if name not in DATASETS:
         raise UsageError(
-            f"the {subject.kind} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
+            f"the {subject.origin} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
     if data_dir is None and dataset is None:
         data_dir = read_data_folder(Run(subject.path.parent), subject.trained_on.get("sha256", ""))
@@ -303,7 +319,9 @@ def _images(
             do = "say where they are: --data-dir FOLDER"
             raise DataError("images of the training are not where they were", where=data_dir, do=do)
     size = image_size if image_size is not None or name != "folder" else subject.image_shape[-1]
-    images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol))
+    # A file that could not be read in training cannot be read now.
+    skip_unreadable |= dataset is None and subject.trained_on.get("reading", {}).get("skipped", 0) > 0
+    images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol, skip_unreadable))
     if images.image_shape != subject.image_shape:
         got = f"{images.image_shape} of {name}"
         raise DataError("images do not fit", where=subject.path, expected=subject.image_shape, got=got)

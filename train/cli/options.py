@@ -32,6 +32,14 @@ ImageSizeOption = Annotated[
         "--image-size", help="With --dataset folder: side of an image in pixels. Default: 28.", rich_help_panel="Data"
     ),
 ]
+SkipUnreadableOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-unreadable",
+        help="With --dataset folder: leave out files that cannot be read, and name them.",
+        rich_help_panel="Data",
+    ),
+]
 DownloadOption = Annotated[
     bool, typer.Option("--download/--no-download", help="Download missing files.", rich_help_panel="Data")
 ]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.results import describe_figures, nll_name
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption
 from vae_export.errors import InputError, UsageError
@@ -50,7 +49,7 @@ def runs(
                 "dataset_sha256": group[0].dataset_sha256,
                 "protocol": group[0].protocol,
                 "likelihood": group[0].config.likelihood.to_json(),
-                "is_likelihood": group[0].is_likelihood,
+                "is_likelihood": group[0].kind.is_likelihood,
                 "runs": [summary.to_json() for summary in group],
             }
             for group in groups
@@ -62,8 +61,7 @@ def runs(
         same = f", images {group[0].dataset_sha256[:8]}" if names.count(name) > 1 else ""
         console.result(("\n" if number else "") + name + same)
         console.result(_table(group))
-        figures = describe_figures(group[0].protocol, group[0].config.likelihood)
-        console.paragraph(f"nats per test image, z sampled; {figures}")
+        console.paragraph(f"nats per test image, z sampled; {group[0].kind.describe()}")
 
 
 def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
@@ -82,12 +80,12 @@ def _name(summary: RunSummary) -> str:
     """Return the title of a run's table."""
     likelihood = summary.config.likelihood
     scale = f" of scale {likelihood.scale:g}" if likelihood.name == "gaussian-fixed" else ""
-    return f"{summary.dataset}, {summary.protocol}, {likelihood.name}{scale}"
+    return f"{summary.dataset}, {summary.kind.size} {summary.kind.pixels}, {likelihood.name}{scale}"
 
 
 def _table(group: Sequence[RunSummary]) -> Table:
     """Return a line for each run; a narrow terminal has no columns for parameters and machine."""
-    protocol, likelihood = group[0].protocol, group[0].config.likelihood
+    kind = group[0].kind
     is_wide = console.is_wide()
     columns: dict[str, Callable[[RunSummary], str]] = {
         "run": lambda run: run.run.folder.name,
@@ -96,8 +94,10 @@ def _table(group: Sequence[RunSummary]) -> Table:
         "active": lambda run: str(run.test["active_units"]),
         "-ELBO": lambda run: _interval(run.negative_elbo, run.test["negative_elbo_standard_error"], is_wide=is_wide),
     }
+    if kind.is_likelihood:
+        columns["bits/dim"] = lambda run: f"{kind.bits_per_dim(run.negative_elbo):.3f}"
     if any(run.nll is not None for run in group):
-        columns[nll_name(protocol, likelihood)] = lambda run: _nll(run, is_wide=is_wide)
+        columns[kind.nll_name] = lambda run: _nll(run, is_wide=is_wide)
     if is_wide:
         columns["parameters"] = lambda run: f"{run.parameters:,}"
     columns["epochs"] = _epochs

@@ -26,6 +26,7 @@ from train.cli.train_options import (
     preset_of_resumed,
 )
 from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
+from train.results import ScoreKind
 from vae_export.cli import console
 from vae_export.cli.command import grouped
 from vae_export.cli.options import ForceOption, JsonOption
@@ -160,6 +161,11 @@ class _Plan:
     speed: AutotuneResult
     processes: Processes
 
+    @property
+    def kind(self) -> ScoreKind:
+        """The pixels and the likelihood that scores are of."""
+        return ScoreKind(self.images.protocol, self.config.likelihood, self.images.image_shape)
+
     def message(self, line: str) -> None:
         """Print a line on stderr, once for all processes."""
         if self.processes.is_first:
@@ -238,7 +244,7 @@ def _run_session(plan: _Plan, session: TrainingSession) -> SavedCheckpoint:
         epochs=plan.recipe.epochs,
         steps=session.trainer.steps_per_epoch,
         batch_size=plan.recipe.batch_size,
-        protocol=plan.request.options.data.protocol,
+        kind=plan.kind,
         silent=not is_first,
     )
     logs_events = plan.request.tensorboard and is_first and not session.is_done
@@ -273,7 +279,7 @@ def _describe(plan: _Plan) -> None:
 
     processes, device = plan.processes, plan.device.type
     where = device if processes.is_single else f"{device}, {processes.count} processes"
-    images = f"{len(plan.images.train):,} images of {plan.request.options.data.name}"
+    images = f"{len(plan.images.train):,} images of {plan.images.name}, {plan.kind.size} {plan.kind.pixels}"
     plan.message(f"{plan.request.run.folder}: {plan.config.family} on {images}, {where}")
     plan.message(plan.speed.describe(plan.recipe.batch_size // processes.count))
     for line in notes_before_training(plan.config, plan.images):
@@ -304,5 +310,5 @@ def _print_result(plan: _Plan, saved: SavedCheckpoint) -> None:
         return
     console.result(f"{run.folder}, epoch {saved.epoch}")
     scores = {"validation": saved.validation, "test": saved.test}
-    show_scores(scores, plan.images.protocol, plan.config.likelihood)
+    show_scores(scores, plan.kind)
     console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")

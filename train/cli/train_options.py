@@ -12,6 +12,7 @@ from train.cli.options import (
     DeviceOption,
     DownloadOption,
     ImageSizeOption,
+    SkipUnreadableOption,
     ThreadsOption,
     prepare_process,
 )
@@ -59,6 +60,7 @@ class DataFlags:
         ),
     ] = DataOptions.protocol
     image_size: ImageSizeOption = DataOptions.image_size
+    skip_unreadable: SkipUnreadableOption = DataOptions.skip_unreadable
     download: DownloadOption = DataOptions.download
 
     def options(self) -> DataOptions:
@@ -69,6 +71,7 @@ class DataFlags:
             image_size=self.image_size,
             download=self.download,
             protocol=self.data_protocol,
+            skip_unreadable=self.skip_unreadable,
         )
 
 

@@ -19,8 +19,8 @@ alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,13 +39,21 @@ _SPLIT_SEED = 1
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training, validation and test images, each uint8 (N, C, H, W) with N ≥ 1, after `apply_protocol`."""
+    """The images of a training.
+
+    Attributes:
+        name: Name of the data set.
+        train, validation, test: uint8 (N, C, H, W) with N ≥ 1, after `apply_protocol`.
+        protocol: The data protocol.
+        reading: How many images of a folder were cropped, resized and skipped; empty for other data sets.
+    """
 
     name: str
     train: Tensor
     validation: Tensor
     test: Tensor
     protocol: DataProtocol = "grey"
+    reading: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
@@ -81,6 +89,7 @@ class Dataset:
             "image_shape": list(self.image_shape),
             "images": sizes,
             "sha256": self.sha256,
+            **({"reading": dict(self.reading)} if self.reading else {}),
         }
 
 
@@ -145,7 +154,7 @@ def load(
 
     Args:
         options: The data set, its folder and its protocol.
-        report: Called with one line before a download.
+        report: Called with a line before a download, or on the images of a folder.
         progress: Called with the number of images read and of all images, while a folder is read.
 
     Returns:
@@ -160,7 +169,10 @@ def load(
             dataset = split_in_three("digits", _digits())
         case "folder":
             size = options.image_size or IMAGE_SIZE
-            dataset = split_in_three("folder", read_folder(options.folder or DATA_FOLDER, size, progress=progress))
+            folder, skip = options.folder or DATA_FOLDER, options.skip_unreadable
+            read = read_folder(folder, size, skip_unreadable=skip, report=report, progress=progress)
+            report(f"{folder}: {read.describe()}")
+            dataset = replace(split_in_three("folder", read.pixels), reading=read.to_json())
         case name:
             folder = options.folder or DATA_FOLDER
             images, test = read_mnist(name, folder, download=options.download, report=report)

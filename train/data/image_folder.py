@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,59 @@ import torch
 from torch import Tensor
 
 from vae_export.errors import DataError
-from vae_export.io.image_files import IMAGE_FORMATS, find_images, read_image
+from vae_export.io.image_files import IMAGE_FORMATS, find_images, read_fitted
 
 #: Most bytes that all images together may take in memory.
 MAX_BYTES = 8 << 30
 
 
-def read_folder(folder: Path, size: int, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Tensor:
+@dataclass(frozen=True)
+class FolderImages:
+    """The images of a folder, and what was done to them.
+
+    Attributes:
+        pixels: uint8 (N, C, H, W); C is 1 if all images are grey, else 3.
+        cropped: How many were cropped to their middle.
+        resized: How many were reduced or enlarged.
+        skipped: How many could not be read.
+    """
+
+    pixels: Tensor
+    cropped: int
+    resized: int
+    skipped: int
+
+    def describe(self) -> str:
+        """Return a line such as "4,000 colour images of 64 x 64: 12 cropped to the middle, 4,000 resized"."""
+        count, channels, height, width = self.pixels.shape
+        changes = {"cropped to the middle": self.cropped, "resized": self.resized, "skipped": self.skipped}
+        done = ", ".join(f"{number:,} {name}" for name, number in changes.items() if number)
+        return f"{count:,} {'grey' if channels == 1 else 'colour'} images of {height} x {width}: {done or 'unchanged'}"
+
+    def to_json(self) -> dict[str, int]:
+        """Return the numbers that are kept with a checkpoint."""
+        return {"cropped": self.cropped, "resized": self.resized, "skipped": self.skipped}
+
+
+def read_folder(
+    folder: Path,
+    size: int,
+    *,
+    skip_unreadable: bool = False,
+    report: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> FolderImages:
     """Read all images below a folder, in the order of their paths.
 
     Args:
         folder: Its subfolders are read too; names that begin with a dot are left out.
         size: Side of the resulting square images, in pixels.
+        skip_unreadable: Whether to leave out files that cannot be read.
+        report: Is called with a line for each file that is left out.
         progress: Is called after each image with the number of images read and of all images.
 
     Returns:
-        uint8 (N, C, size, size); C is 1 if all images are grey, else 3.
+        The images.
 
     Raises:
         DataError: There are no images, too many for the memory, or one that cannot be read.
@@ -41,8 +79,24 @@ def read_folder(folder: Path, size: int, *, progress: Callable[[int, int], None]
         do = "choose a smaller --image-size"
         raise DataError("too many images", where=folder, expected=f"up to {MAX_BYTES:,} bytes", got=got, do=do)
     images = np.empty((len(files), 3, size, size), dtype=np.uint8)
+    read = cropped = resized = 0
     for index, file in enumerate(files):
-        images[index] = read_image(file, (size, size)).transpose(2, 0, 1)
+        try:
+            image, (height, width) = read_fitted(file, (size, size))
+        except DataError as error:
+            if not skip_unreadable:
+                do = "repair or remove it, or pass --skip-unreadable"
+                raise DataError(error.what, where=error.where, expected=error.expected, got=error.got, do=do) from error
+            report(f"skipped: {error}")
+        else:
+            images[read] = image.transpose(2, 0, 1)
+            read += 1
+            cropped += height != width
+            resized += min(height, width) != size
         progress(index + 1, len(files))
+    images = images[:read]
+    if not read:
+        raise DataError("no images", where=folder, got=f"{len(files):,} files that cannot be read")
     grey = (images == images[:, :1]).all()
-    return torch.from_numpy(images[:, :1].copy() if grey else images)
+    pixels = torch.from_numpy(images[:, :1].copy() if grey else images)
+    return FolderImages(pixels, cropped, resized, len(files) - read)

@@ -147,10 +147,11 @@ def export_to(
     check_free(folder, force=force)
     require("export")
 
-    allowed = budget.budget()
     from vae_export.exporter import export as export_files
+    from vae_export.sources import Source
 
-    loaded = load()
+    source = Source.of(load())
+    allowed = budget.budget(source.contract, source.provenance)
     parts = _chosen(PARTS, files.part or [ALL])
     layouts = _chosen(tuple(PIXELS), files.pixels or [])
     kinds = sum(len(set(FORMATS[name].precisions) & set(precisions)) for name in formats)
@@ -163,7 +164,7 @@ def export_to(
             uncounted=("preparing", *BETWEEN_FILES),
         ) as report:
             return export_files(
-                loaded,
+                source,
                 folder,
                 formats=formats,
                 parts=None if ALL in (files.part or [ALL]) else parts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from vae_export.io.staging import check_free
 from vae_export.runs import ARTIFACTS, Run, newest_run
 
 if TYPE_CHECKING:
+    from vae_export.contract import Contract
     from vae_export.parity import Budget
     from vae_export.sources import NamedModel, Source
 
@@ -62,19 +65,71 @@ class BudgetOptions:
         typer.Option("--max-grey-levels", help="Largest allowed difference of a pixel from float64, in 8-bit levels."),
     ] = None
     max_nats: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            "--max-nats", help="Largest allowed increase of the -ELBO, at the upper end of its 95 % interval."
+            "--max-nats",
+            metavar="X|X%",
+            help="Largest allowed increase of the -ELBO, at the upper end of its 95 % interval: in nats per image, or "
+            "as a share of the -ELBO that the training recorded, such as 0.1%.",
         ),
     ] = None
+    max_bits_per_dim: Annotated[
+        float | None,
+        typer.Option("--max-bits-per-dim", help="The same, in bits for each value of each pixel."),
+    ] = None
 
-    def budget(self) -> Budget | None:
-        """Return the allowed degradation, None where no limit was passed. Raises `UsageError` for a bad number."""
-        if self.max_grey_levels is None and self.max_nats is None:
+    def __post_init__(self) -> None:
+        self._nats()  # a bad number is refused before anything is loaded
+        check_limit("max-bits-per-dim", self.max_bits_per_dim)
+
+    def budget(self, contract: Contract, provenance: Mapping[str, Any]) -> Budget | None:
+        """Return the allowed degradation, None where no limit was passed.
+
+        Args:
+            contract: of the model, whose data's size decides what a bit per dimension is.
+            provenance: of the model, which may have the -ELBO of its test images.
+
+        Raises:
+            UsageError: a bad number, or a share where no -ELBO was recorded.
+        """
+        if self.max_grey_levels is None and self.max_nats is None and self.max_bits_per_dim is None:
             return None
-        from vae_export.parity import Budget
+        from vae_export.parity.degradation import Budget, nats_of_bits
 
-        return Budget(self.max_grey_levels, self.max_nats)
+        limits = []
+        if (asked := self._nats()) is not None:
+            nats, is_share = asked
+            limits.append(nats * abs(_recorded_negative_elbo(provenance)) if is_share else nats)
+        if self.max_bits_per_dim is not None:
+            limits.append(nats_of_bits(self.max_bits_per_dim, math.prod(contract.at().data.fixed_item)))
+        return Budget(self.max_grey_levels, min(limits, default=None))
+
+    def _nats(self) -> tuple[float, bool] | None:
+        """Return the number of --max-nats, and whether it is a share of the -ELBO."""
+        if self.max_nats is None:
+            return None
+        text = self.max_nats.strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            raise UsageError("bad max-nats", expected="nats such as 0.1, or a share such as 0.1%", got=text) from None
+        check_limit("max-nats", number)
+        return (number / 100, True) if text.endswith("%") else (number, False)
+
+
+def check_limit(name: str, value: float | None) -> None:
+    """Raise `UsageError` for a limit that is negative or not finite."""
+    if value is not None and not 0 <= value < math.inf:
+        raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
+
+
+def _recorded_negative_elbo(provenance: Mapping[str, Any]) -> float:
+    """Return the -ELBO of the test images, in nats per image, that a training of ours recorded."""
+    try:
+        return float(provenance.get("training", {})["scores"]["test"]["negative_elbo_nats_per_image"])
+    except (LookupError, TypeError, ValueError) as error:
+        do = "pass nats such as --max-nats 0.1, or --max-bits-per-dim"
+        raise UsageError("a share of the -ELBO needs a model that states its own", do=do) from error
 
 
 @option_group("Model")

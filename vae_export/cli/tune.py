@@ -62,7 +62,7 @@ def tune(
     artifact = open_artifact(folder)
     certificate = read_certificate(artifact.certificate)
     check_writable(folder)
-    allowed = budget.budget() or Budget()
+    allowed = budget.budget(artifact.manifest.contract, artifact.manifest.provenance) or Budget()
     with console.report_steps(_STEPS, "opening", "measuring") as report:
         tuning = find_fastest(artifact, certificate, plan, allowed, report)
     if json:

@@ -135,8 +135,9 @@ def verify(
     from vae_export.parity import verify as compare
     from vae_export.parity.certificate_diff import weaker_points
     from vae_export.report import certificate_page
+    from vae_export.sources import Source
 
-    targets, tolerance, allowed = comparison.target, comparison.tolerance(), budget.budget()
+    targets, tolerance = comparison.target, comparison.tolerance()
     before = None if baseline is None else read_baseline(baseline)
     named = model.named(run=run, checkpoint=checkpoint)
     if named is not None:
@@ -150,6 +151,8 @@ def verify(
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
     artifact, loaded = _opened(checkpoint, export, single, named, quick=comparison.quick)
+    source = Source.of(loaded)
+    allowed = budget.budget(source.contract, source.provenance)
 
     def refuse_weaker(*, thorough: bool) -> None:
         if not force:
@@ -164,7 +167,7 @@ def verify(
     with console.report_steps(_files_to_verify(artifact, targets), "verifying", uncounted=BETWEEN_FILES) as report:
         certificate = compare(
             artifact,
-            loaded,
+            source,
             targets=targets,
             tolerance=tolerance,
             budget=allowed,

@@ -43,6 +43,13 @@ def read_image(file: Path, size: tuple[int, int] | None = None, *, opacity: bool
     Raises:
         DataError: the file is not a readable image, or is too large.
     """
+    return read_fitted(file, size, opacity=opacity)[0]
+
+
+def read_fitted(
+    file: Path, size: tuple[int, int] | None, *, opacity: bool = False
+) -> tuple[ImageArray, tuple[int, int]]:
+    """Decode one image as `read_image` does; return it, and the height and width that it had."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about files that it can read; the size is checked below
@@ -55,9 +62,10 @@ def read_image(file: Path, size: tuple[int, int] | None = None, *, opacity: bool
                     expected, do = "8 or 16 bits a channel", "convert or remove it"
                     raise DataError("pixels of an unknown range", where=file, expected=expected, got="32 bits", do=do)
                 rgb = _rgb(ImageOps.exif_transpose(image), sixteen_bits=sixteen_bits, opacity=opacity)
+                stored = rgb.height, rgb.width
                 if size is not None:
                     rgb = ImageOps.fit(rgb, (size[1], size[0]), Image.Resampling.LANCZOS)
-                return np.asarray(rgb)
+                return np.asarray(rgb), stored
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files

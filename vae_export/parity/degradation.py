@@ -34,6 +34,8 @@ from vae_export.tensors import TensorSpec
 #: A larger degradation gives a warning, whether or not there is a budget. Papers compare VAEs by tenths of a nat, and
 #: a mean error of one level is the smallest that an 8-bit image shows.
 COSTLY_NATS, COSTLY_LEVELS = 0.1, 1.0
+#: Those tenths of a nat are of images of 784 pixels; of larger data, as many bits per dimension are large.
+_COSTLY_DIMENSIONS = 784
 #: Half the width of a 95 % confidence interval of a mean, in standard errors.
 _NORMAL_95 = 1.96
 
@@ -56,6 +58,16 @@ class Budget:
         for name, value in (("max-grey-levels", self.max_grey_levels), ("max-nats", self.max_nats)):
             if value is not None and not 0 <= value < math.inf:
                 raise UsageError(f"bad {name}", expected="a number from 0 up", got=value)
+
+
+def costly_nats(dimensions: int) -> float:
+    """Return the loss in nats above which a degradation of data with this number of values gives a warning."""
+    return COSTLY_NATS * max(1.0, dimensions / _COSTLY_DIMENSIONS)
+
+
+def nats_of_bits(bits_per_dim: float, dimensions: int) -> float:
+    """Convert bits per dimension to nats, for data with this number of values."""
+    return bits_per_dim * dimensions * math.log(2)
 
 
 @dataclass(frozen=True)
@@ -85,12 +97,15 @@ class Degradation:
     frechet_of_samples: float | None = None
     part: Part = "decoder"
 
-    @property
-    def costly(self) -> str | None:
-        """The figures large enough for a warning, in words; None if there are none. NaN counts as large."""
-        figures = ((self.nats, COSTLY_NATS, "nats an image"), (self.mean_levels, COSTLY_LEVELS, "grey levels a pixel"))
+    def costly(self, most_nats: float = COSTLY_NATS) -> str | None:
+        """Return the figures large enough for a warning, in words; None if there are none. NaN counts as large.
+
+        Args:
+            most_nats: `costly_nats` of the data.
+        """
+        figures = ((self.nats, most_nats, "nats an image"), (self.mean_levels, COSTLY_LEVELS, "grey levels a pixel"))
         said = [
-            f"{figure:.3g} {unit} on average, above {most:g}"
+            f"{figure:.3g} {unit} on average, above {most:.3g}"
             for figure, most, unit in figures
             if figure is not None and not figure <= most
         ]
@@ -202,8 +217,9 @@ class DegradationMeter:
             self._warn("no-drift", target, part, describe_fault(error))
             figures = {}
         degradation = Degradation(str(target), part=part, **figures)
-        if degradation.costly is not None:
-            self._warn("costly", target, part, degradation.costly)
+        dimensions = math.prod(self._references.source.contract.at().data.fixed_item)
+        if (costly := degradation.costly(costly_nats(dimensions))) is not None:
+            self._warn("costly", target, part, costly)
         return degradation
 
     def _elbo_difference(self, target: Target, part: Part, runner: Runner) -> Array | None:
