@@ -40,7 +40,8 @@ class DataOptions:
     Attributes:
         name: The data set.
         folder: The folder of its files; for "folder", of the images themselves. None means `data/`.
-        image_size: Side in pixels to which the images of "folder" are resized, None for 28. Not for other data sets.
+        image_size: Side in pixels to which the images of "folder" are resized; None for 64, or 32 or 28 where they are
+            smaller. Not for other data sets.
         download: Whether to download what is missing.
         skip_unreadable: Whether to leave out images of "folder" that cannot be read.
         protocol: Whether a model is given grey levels or binary samples of them.

@@ -4,12 +4,15 @@ relu  He et al., arXiv:1502.01852, equation 10, which keeps a signal's size. PyT
       third of that: with it, the first two of twenty epochs are spent on growing the weights.
 tanh  Glorot & Bengio 2010, equation 16, in every layer, as in the code of Burda et al.
 silu  PyTorch's default: in family `residual`, three epochs from He's weights ended 1.8 nats above three from these.
+      Family `resnet` is deep, so that a signal would vanish: it starts from He's weights with any activation but tanh.
 
 The decoder's last bias is set so that it starts at the mean image, which then need not be learned. Family `blog` starts
 from PyTorch's defaults, as the blog post does.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +49,7 @@ def initialise(model: VAE, pixels: Tensor) -> None:
     if model.config.family == "blog":
         return
     relu, tanh = (model.config.activation == name for name in ("relu", "tanh"))
+    is_deep = model.config.family == "resnet"
     hidden = [*model.encoder.body.modules(), *model.decoder.body.modules()]
     layers = [layer for layer in hidden if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
     *before_activation, last = layers
@@ -54,8 +58,12 @@ def initialise(model: VAE, pixels: Tensor) -> None:
         if tanh:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(_bias(layer))
-        elif relu and not isinstance(layer, nn.ConvTranspose2d):
-            # Not for a transposed convolution: its stride leaves gaps, so that its fan-in is not the formula's.
+        elif is_deep and isinstance(layer, nn.ConvTranspose2d):
+            # Its stride leaves gaps: each output is a sum over a part of the kernel.
+            inputs = layer.weight[:, 0].numel() / math.prod(layer.stride)
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
+            nn.init.zeros_(_bias(layer))
+        elif (relu or is_deep) and not isinstance(layer, nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(_bias(layer))
     for block in model.modules():
@@ -65,6 +73,8 @@ def initialise(model: VAE, pixels: Tensor) -> None:
     mean = to_unit_range(pixels[:10_000]).mean(0)
     if isinstance(last, nn.ConvTranspose2d):
         mean = mean.mean((1, 2))  # one bias a channel
+    if is_deep:  # else the first images are noise, which takes many steps to unlearn
+        nn.init.zeros_(last.weight)
     # A second output, of scales, starts in the middle of its range.
     bias = _bias(last)
     bias.zero_()

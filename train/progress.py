@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from train.advice import expectation
 from train.config import DataOptions
 from train.data.datasets import Dataset, load
 from train.results import ScoreKind, pixels_name
@@ -53,6 +54,8 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
             "ReLU heads: posterior means are never below 0, standard deviations never below 1; "
             "--family mlp has linear heads"
         )
+    if config.family == "resnet" and (note := expectation(len(dataset.train))) is not None:
+        yield note
     pixels = dataset.train[:1000]
     binary = ((pixels == 0) | (pixels == MAX_LEVEL)).to(torch.float32).mean().item() > _BINARY_SHARE
     drawn = dataset.protocol != "grey"
@@ -149,7 +152,7 @@ class TrainingProgress:
             self._has_heading = True
             self._say(f"validation, in nats per image ({self._kind.pixels}): -ELBO = reconstruction + KL")
         number = f"{epoch.number:>{len(str(self._epochs))}}/{self._epochs}"
-        has_levels = self._kind.is_likelihood and self._kind.protocol == "grey"
+        has_levels = self._kind.has_levels
         digits = 2 if validation.negative_elbo < 10_000 else 0 if has_levels else 1
         bound, reconstruction, kl = (
             f"{nats:.{digits}f}" for nats in (validation.negative_elbo, validation.reconstruction, validation.kl)

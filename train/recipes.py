@@ -48,6 +48,7 @@ class Recipe:
         weight_average: Decay per step of the average of the weights (Polyak averaging), which is scored and saved; 0
             for none.
         warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
+        flip: Whether each image is mirrored at random.
         cycle_start: Steps that were done when the last cycle of "one-cycle" began.
     """
 
@@ -60,11 +61,12 @@ class Recipe:
     epsilon: float = EPSILON
     weight_average: float = 0.0
     warmup_ratio: float = 0.3
+    flip: bool = False
     cycle_start: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored in checkpoints and training states."""
-        restarted = {"cycle_start": self.cycle_start} if self.cycle_start else {}
+        unusual = {name: getattr(self, name) for name in ("flip", "cycle_start") if getattr(self, name)}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -75,7 +77,7 @@ class Recipe:
             "optimizer": "Adam",
             "epsilon": self.epsilon,
             "weight_average": self.weight_average,
-            **restarted,
+            **unusual,
         }
 
 
@@ -90,6 +92,9 @@ RECIPES: dict[Family, Recipe] = {
     "blog": Recipe(epochs=10, batch_size=128, learning_rate=1e-3, schedule="constant", bfloat16=False),
     "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=False),
     "residual": Recipe(epochs=12, batch_size=128, learning_rate=2e-3, schedule="one-cycle", bfloat16=True),
+    "resnet": Recipe(
+        30, 64, learning_rate=2e-3, schedule="one-cycle", bfloat16=False, weight_average=0.995, warmup_ratio=0.1
+    ),
 }
 
 
@@ -107,6 +112,7 @@ class RecipeOptions:
     epsilon: float | None = None
     weight_average: float | None = None
     warmup_ratio: float | None = None
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1, 100_000)

@@ -51,6 +51,11 @@ class ScoreKind:
         return not (self.likelihood.name == "bernoulli" and self.protocol == "grey")
 
     @property
+    def has_levels(self) -> bool:
+        """Whether scores are of a probability, or a density, of pixels with grey levels or colours."""
+        return self.is_likelihood and self.protocol == "grey"
+
+    @property
     def pixels(self) -> str:
         """The pixels in a word: grey, colour, dynamic or static."""
         return pixels_name(self.protocol, self.image_shape)

@@ -159,6 +159,9 @@ class Trainer:
             image = draw_binary(self._pixels.index_select(0, batch), generator, selected=self._slice)
         else:
             image = to_unit_range(self._pixels.index_select(0, batch[self._slice]))
+        if self.recipe.flip:
+            mirrored = torch.rand(len(batch), 1, 1, 1, generator=generator, device=self._device) < 0.5
+            image = torch.where(mirrored[self._slice], image.flip(3), image)
         noise = torch.randn(len(batch), self.model.config.latent_size, generator=generator, device=self._device)
         with compile_errors() if self._compiling else nullcontext():
             value = self._loss(image, noise[self._slice], step)

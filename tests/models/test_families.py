@@ -49,7 +49,18 @@ def test_blog_heads_are_never_negative() -> None:
     assert mean.max() > 0
 
 
-@pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
+def test_resnet_halves_until_few_pixels_are_left_and_grows_slowly_with_the_image() -> None:
+    sizes = {}
+    for side in (32, 64, 128, 256):
+        model = VAE(VAEConfig("resnet", (3, side, side), latent_size=8, hidden_size=16)).eval()
+        with torch.no_grad():
+            features = model.encoder.body[:-3](torch.rand(1, 3, side, side))
+        assert features.shape == (1, 128, 4, 4)
+        sizes[side] = sum(parameter.numel() for parameter in model.parameters())
+    assert sizes[256] < 1.1 * sizes[32]
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv", "residual", "resnet"])
 def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
     model = sample_models.checkpoint(family).model()
     with torch.no_grad():
@@ -62,7 +73,7 @@ def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"family": "gan"}, r"unknown family; expected mlp \| blog \| conv \| residual, got gan"),
+        ({"family": "gan"}, r"unknown family; expected mlp \| blog \| conv \| residual \| resnet, got gan"),
         ({"latent_size": 0}, "bad latent size; expected 1 or more, got 0"),
         ({"latent_size": -3}, "bad latent size"),
         ({"latent_size": 2.0}, "bad latent size"),
@@ -74,6 +85,7 @@ def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
         ({"image_shape": (1, "28", 28)}, "bad image shape"),
         ({"family": "conv", "image_shape": (1, 30, 28)}, "image size does not fit family conv"),
         ({"family": "residual", "image_shape": (1, 28, 30)}, "image size does not fit family residual"),
+        ({"family": "resnet", "image_shape": (1, 28, 31)}, "height and width divisible by 2"),
         ({"activation": "sine"}, r"unknown activation; expected relu \| tanh \| silu, got sine"),
         ({"family": "blog", "activation": "tanh"}, "family 'blog' supports only relu and bernoulli; use --family mlp"),
     ],

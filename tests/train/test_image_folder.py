@@ -179,3 +179,18 @@ def test_unreadable_files_are_skipped_and_named_where_asked(tmp_path: Path) -> N
         for name in "ac":
             (tmp_path / f"{name}.png").unlink()
         read_folder(tmp_path, 8, skip_unreadable=True)
+
+
+@pytest.mark.parametrize(("sides", "expected"), [((200, 90), 64), ((40, 64), 32), ((28, 28), 28), ((10, 300), 28)])
+def test_size_follows_from_the_images_where_none_was_asked_for(
+    tmp_path: Path, sides: tuple[int, int], expected: int
+) -> None:
+    Image.new("L", sides, 7).save(tmp_path / "a.png")
+    assert folder_module.glance(tmp_path) == folder_module.Glance(expected, is_colour=False)
+    assert read_folder(tmp_path, None).pixels.shape == (1, 1, expected, expected)
+
+
+def test_glance_sees_colour_and_ignores_broken_files(tmp_path: Path) -> None:
+    _text(tmp_path / "a.png")
+    _colour(tmp_path / "b.png", size=(64, 64))
+    assert folder_module.glance(tmp_path) == folder_module.Glance(64, is_colour=True)

@@ -16,7 +16,21 @@ from vae_export.models.residual import Residual
 PIXELS = torch.full((20, 3, 16, 16), 51, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("family", ["mlp", "conv", "residual"])
+def test_signals_do_not_vanish_in_a_deep_network() -> None:
+    torch.manual_seed(0)
+    model = VAE(VAEConfig("resnet", (3, 64, 64), 32, 64, activation="silu")).eval()
+    sizes = {}
+    for name in ("before", "after"):
+        if name == "after":
+            initialise(model, torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
+        with torch.no_grad():
+            features = model.decoder.body[:-1](torch.randn(16, 32))  # what the last layer is given
+        sizes[name] = features.std().item()
+    assert sizes["before"] < 0.01
+    assert 0.05 < sizes["after"] < 2
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv", "residual", "resnet"])
 def test_initial_decoder_gives_the_mean_image(family: Family) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(family, (3, 16, 16), 4, 64)).eval()

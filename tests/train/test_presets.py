@@ -15,7 +15,7 @@ from vae_export.runs import Run
 
 
 def test_presets_are_listed(cli: Cli) -> None:
-    assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d"])
+    assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d", "photos"])
     listed = cli("train", "--list-presets")
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()] == preset_names()

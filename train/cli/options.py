@@ -29,7 +29,9 @@ DataDirOption = Annotated[
 ImageSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--image-size", help="With --dataset folder: side of an image in pixels. Default: 28.", rich_help_panel="Data"
+        "--image-size",
+        help="With --dataset folder: side of an image in pixels. Default: 64, or 32 or 28 for smaller ones.",
+        rich_help_panel="Data",
     ),
 ]
 SkipUnreadableOption = Annotated[

@@ -23,7 +23,10 @@ from train.cli.train_options import (
     PresetOption,
     ResumeOption,
     RunFolderOption,
+    is_typed,
     preset_of_resumed,
+    preset_values,
+    with_values,
 )
 from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
 from train.results import ScoreKind
@@ -45,6 +48,12 @@ if TYPE_CHECKING:
     from train.session import TrainingSession
     from vae_export.models import VAEConfig
 
+#: Scores after each epoch take about a tenth of the time of its steps.
+_SCORING = 1.1
+#: Seconds above which the time of a training is estimated.
+_LONG = 120.0
+#: Side in pixels up to which grey images are trained as MNIST is.
+_LARGEST_MNIST_LIKE = 40
 #: Parameters of the command that are not part of the training and so not kept in its state.
 _NOT_KEPT = {"out", "resume", "force", "json"}
 
@@ -82,7 +91,15 @@ def train(
       blog      ReLU heads, dropout and loss of a blog post  155.9
       conv      two strided convolutions each way             99.5
       residual  conv with residual blocks in its decoder, for --preset mnist-best
+      resnet    residual blocks, as deep as the image is large, for --preset photos
     """
+    if not resume and preset is None and not is_typed(context, "family"):
+        preset = _preset_for(data)
+        if preset is not None:
+            values = preset_values(context, preset)
+            context.params.update(values)
+            model, loss = with_values(model, values), with_values(loss, values)
+            optimiser = with_values(optimiser, values)
     if resume:
         if force:
             raise UsageError("--resume and --force exclude each other", do="resume, or start anew with --force")
@@ -103,6 +120,22 @@ def train(
     arguments = _kept_arguments(context.params | {"preset": preset})
     with memory_errors():
         _train(_Request(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json))
+
+
+def _preset_for(data: DataFlags) -> str | None:
+    """Return the preset that suits the images of a folder, and say which; None for the default recipe."""
+    if data.dataset != "folder" or data.data_dir is None or not data.data_dir.is_dir():
+        return None
+    prepare_process()
+    from train.data.image_folder import glance
+
+    seen = glance(data.data_dir)
+    side = data.image_size or seen.side
+    if not seen.is_colour and side <= _LARGEST_MNIST_LIKE:
+        return None
+    kind = "colour" if seen.is_colour else "grey"
+    console.message(f"{side} x {side} {kind}: trained as --preset photos; --preset and --family choose otherwise")
+    return "photos"
 
 
 def _run_name(dataset: str, preset: str | None, family: str) -> str:
@@ -165,6 +198,13 @@ class _Plan:
     def kind(self) -> ScoreKind:
         """The pixels and the likelihood that scores are of."""
         return ScoreKind(self.images.protocol, self.config.likelihood, self.images.image_shape)
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        """The time of the whole training, from the steps that were timed; None if none were."""
+        step = self.speed.seconds.get(self.speed.config)
+        steps = self.recipe.epochs * (len(self.images.train) // self.recipe.batch_size)
+        return None if step is None else step * steps * _SCORING
 
     def message(self, line: str) -> None:
         """Print a line on stderr, once for all processes."""
@@ -282,6 +322,9 @@ def _describe(plan: _Plan) -> None:
     images = f"{len(plan.images.train):,} images of {plan.images.name}, {plan.kind.size} {plan.kind.pixels}"
     plan.message(f"{plan.request.run.folder}: {plan.config.family} on {images}, {where}")
     plan.message(plan.speed.describe(plan.recipe.batch_size // processes.count))
+    if (seconds := plan.estimated_seconds) is not None and seconds > _LONG:
+        steps = len(plan.images.train) // plan.recipe.batch_size
+        plan.message(f"about {seconds / 60:.0f} minutes: {plan.recipe.epochs} epochs of {steps:,} steps")
     for line in notes_before_training(plan.config, plan.images):
         plan.message(f"note: {line}")
 
@@ -311,4 +354,20 @@ def _print_result(plan: _Plan, saved: SavedCheckpoint) -> None:
     console.result(f"{run.folder}, epoch {saved.epoch}")
     scores = {"validation": saved.validation, "test": saved.test}
     show_scores(scores, plan.kind)
+    if plan.kind.has_levels:
+        _print_verdict(plan)
     console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")
+
+
+def _print_verdict(plan: _Plan) -> None:
+    """Print what codecs make of the same images, and what to try next."""
+    from train.advice import next_step
+    from train.codecs import codec_bits_per_dim
+    from train.results import read_json_lines
+
+    codecs = codec_bits_per_dim(plan.images.test)
+    console.paragraph(
+        f"bits/dim of test images as {', as '.join(f'{name} {bits:.2f}' for name, bits in codecs.items())}"
+    )
+    lines = read_json_lines(plan.request.run.metrics)
+    console.paragraph(f"next: {next_step(lines, epochs=plan.recipe.epochs, flips=plan.recipe.flip)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -32,6 +34,8 @@ from vae_export.errors import InputError, UsageError
 from vae_export.likelihood import SCALE, LikelihoodName
 from vae_export.models.config import Activation, Family
 from vae_export.runs import ARTIFACTS, Run
+
+T = TypeVar("T")
 
 #: Key in the context's `meta`: the preset that a resumed training began with.
 _FIRST_PRESET = "preset of the resumed run"
@@ -163,6 +167,10 @@ class OptimiserFlags:
         ),
     ] = None
 
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mirror each image at random: where left and right do not matter.")
+    ] = False
+
     def options(self) -> RecipeOptions:
         """Return the values that replace those of the recipe; raise `UsageError` for stages that cannot be read."""
         return RecipeOptions(
@@ -173,6 +181,7 @@ class OptimiserFlags:
             epsilon=self.epsilon,
             weight_average=self.weight_average,
             warmup_ratio=self.warmup_ratio,
+            flip=self.flip,
         )
 
 
@@ -221,6 +230,26 @@ def take_preset(context: typer.Context, name: str | None) -> str | None:
     defaults = {known[option]: value for option, value in preset.options.items()}
     context.default_map = {**defaults, **(context.default_map or {})}  # options of a resumed run come first
     return name
+
+
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Return whether a parameter of the command was typed, by its name in the code."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def preset_values(context: typer.Context, name: str) -> dict[str, Any]:
+    """Return the values of a preset, by the names of the command's parameters, but for those that were typed."""
+    flags = {option: parameter.name for parameter in context.command.params for option in parameter.opts}
+    options = {flags[f"--{option}"]: value for option, value in read_preset(name).options.items()}
+    return {key: value for key, value in options.items() if not is_typed(context, key)}
+
+
+def with_values(group: T, values: Mapping[str, Any]) -> T:
+    """Return an option group with those of the values that are its fields."""
+    own: Any = group
+    changed: T = replace(own, **{key: value for key, value in values.items() if hasattr(group, key)})
+    return changed
 
 
 def list_presets(_: typer.Context, wanted: bool) -> None:

@@ -168,9 +168,8 @@ def load(
         case "digits":
             dataset = split_in_three("digits", _digits())
         case "folder":
-            size = options.image_size or IMAGE_SIZE
             folder, skip = options.folder or DATA_FOLDER, options.skip_unreadable
-            read = read_folder(folder, size, skip_unreadable=skip, report=report, progress=progress)
+            read = read_folder(folder, options.image_size, skip_unreadable=skip, report=report, progress=progress)
             report(f"{folder}: {read.describe()}")
             dataset = replace(split_in_three("folder", read.pixels), reading=read.to_json())
         case name:

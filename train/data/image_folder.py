@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,39 @@ from vae_export.io.image_files import IMAGE_FORMATS, find_images, read_fitted
 
 #: Most bytes that all images together may take in memory.
 MAX_BYTES = 8 << 30
+
+
+#: Sides that images are resized to where none was asked for: the largest that they have. Smaller ones become 28 x 28.
+_USUAL_SIDES = (64, 32)
+_SMALLEST_SIDE = 28
+#: Images that are looked at before all are read.
+_GLANCES = 16
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A few images of a folder, looked at before all are read.
+
+    Attributes:
+        side: Side in pixels that they are resized to where none was asked for.
+        is_colour: Whether one of them is in colour.
+    """
+
+    side: int
+    is_colour: bool
+
+
+def glance(folder: Path) -> Glance:
+    """Look at a few images of a folder, spread over it. Those that cannot be read are left to `read_folder`."""
+    files = find_images(folder)
+    shortest, is_colour = [], False
+    for file in files[:: max(1, len(files) // _GLANCES)]:
+        with contextlib.suppress(DataError):
+            image, stored = read_fitted(file, None)
+            shortest.append(min(stored))
+            is_colour |= bool((image != image[..., :1]).any())
+    side = min(shortest, default=0)
+    return Glance(next((usual for usual in _USUAL_SIDES if usual <= side), _SMALLEST_SIDE), is_colour)
 
 
 @dataclass(frozen=True)
@@ -47,7 +81,7 @@ class FolderImages:
 
 def read_folder(
     folder: Path,
-    size: int,
+    size: int | None,
     *,
     skip_unreadable: bool = False,
     report: Callable[[str], None] = lambda _: None,
@@ -57,7 +91,7 @@ def read_folder(
 
     Args:
         folder: Its subfolders are read too; names that begin with a dot are left out.
-        size: Side of the resulting square images, in pixels.
+        size: Side of the resulting square images, in pixels; None for that of `glance`.
         skip_unreadable: Whether to leave out files that cannot be read.
         report: Is called with a line for each file that is left out.
         progress: Is called after each image with the number of images read and of all images.
@@ -74,6 +108,7 @@ def read_folder(
     if not files:
         expected = f"files of {', '.join(IMAGE_FORMATS)}"
         raise DataError("no images", where=folder, expected=expected, got="an empty folder")
+    size = size or glance(folder).side
     if (needed := len(files) * 3 * size * size) > MAX_BYTES:
         got = f"{len(files):,} images of {size} x {size}, {needed:,} bytes"
         do = "choose a smaller --image-size"

@@ -10,7 +10,7 @@ from vae_export.contract import Contract
 from vae_export.errors import InputError, ModelError, UsageError, VaeExportError
 from vae_export.likelihood import Likelihood
 
-Family = Literal["mlp", "blog", "conv", "residual"]
+Family = Literal["mlp", "blog", "conv", "residual", "resnet"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 #: Current family names by the names in checkpoints and training states of earlier versions.
 RENAMED_FAMILIES: dict[str, Family] = {"post": "blog"}
@@ -21,8 +21,9 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 #: Fields that checkpoints of the first versions lack. Their defaults apply then.
 _LATER = {"activation", "likelihood"}
 
-#: `conv` and `residual` halve the image twice.
+#: `conv` and `residual` halve the image twice; `resnet` once, and then as often as it can.
 CONV_STRIDE = 4
+_STRIDES: dict[Family, int] = {"conv": CONV_STRIDE, "residual": CONV_STRIDE, "resnet": 2}
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,11 @@ class VAEConfig:
             raise UsageError("unknown activation", expected=" | ".join(ACTIVATIONS), got=self.activation)
         if self.family == "blog" and (self.activation, self.likelihood.name) != ("relu", "bernoulli"):
             raise UsageError("family 'blog' supports only relu and bernoulli", do="use --family mlp")
-        if self.family in ("conv", "residual") and any(size % CONV_STRIDE for size in self.image_shape[1:]):
+        stride = _STRIDES.get(self.family, 1)
+        if any(size % stride for size in self.image_shape[1:]):
             raise UsageError(
                 f"image size does not fit family {self.family}",
-                expected=f"height and width divisible by {CONV_STRIDE}",
+                expected=f"height and width divisible by {stride}",
                 got=" x ".join(map(str, self.image_shape[1:])),
                 do="choose another --image-size or --family mlp",
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vae_export.models import blog, conv, mlp, residual
+from vae_export.models import blog, conv, mlp, residual, resnet
 from vae_export.models.config import VAEConfig
 
 
@@ -32,7 +32,8 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
-        family = {"mlp": mlp, "blog": blog, "conv": conv, "residual": residual}[config.family]
+        families = {"mlp": mlp, "blog": blog, "conv": conv, "residual": residual, "resnet": resnet}
+        family = families[config.family]
         self.config = config
         self.encoder = family.encoder(config)
         self.decoder = family.decoder(config)

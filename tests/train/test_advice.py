@@ -1,0 +1,34 @@
+"""What is said before and after a training of photographs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from train.advice import expectation, next_step
+
+
+def lines(validation: list[float], train: float) -> list[dict[str, Any]]:
+    key = "negative_elbo_nats_per_image"
+    return [{"validation": {key: value}, "train": {key: train}} for value in validation]
+
+
+def test_few_pictures_are_noted() -> None:
+    assert expectation(50_000) is None
+    assert "3,200 pictures are few" in str(expectation(3_200))
+
+
+@pytest.mark.parametrize(
+    ("validation", "train", "flips", "said"),
+    [
+        ([100.0] * 10, 90.0, False, "or --flip"),
+        ([100.0] * 10, 90.0, True, "use more pictures"),
+        ([110.0] * 9 + [100.0], 99.9, False, "--resume --epochs 20"),
+        ([100.0] * 10, 99.9, False, "larger --latent-size"),
+        ([100.0], 99.9, False, "--resume --epochs 20"),
+        ([-100.0] * 9 + [-110.0], -110.1, False, "--resume --epochs 20"),  # a density
+    ],
+)
+def test_advice_follows_from_the_curves(validation: list[float], train: float, flips: bool, said: str) -> None:
+    assert said in next_step(lines(validation, train), epochs=10, flips=flips)

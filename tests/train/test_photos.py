@@ -1,0 +1,86 @@
+"""Folders of photographs are trained as photographs, without an option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.train.conftest import Invoke
+from train.config import ObjectiveOptions
+from train.init import initial_model
+from train.recipes import Recipe
+from train.trainer import Trainer
+from vae_export.likelihood import Likelihood
+from vae_export.models import VAEConfig
+from vae_export.models.checkpoint import load_checkpoint
+from vae_export.runs import Run
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+TINY = ("--epochs", 1, "--batch-size", 8, "--latent-size", 3, "--threads", 1, "--precision", "float32")
+
+
+def write_photos(folder: Path, mode: str, side: int) -> Path:
+    folder.mkdir()
+    for index in range(12):
+        Image.effect_noise((side, side), 20 + index).convert(mode).save(folder / f"{index}.png")
+        if mode == "RGB":
+            Image.new(mode, (side, side), (index * 20, 90, 10)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mode", "side", "typed", "family"),
+    [
+        ("RGB", 32, [], "resnet"),
+        ("L", 64, [], "resnet"),
+        ("L", 28, [], "mlp"),
+        ("L", 64, ["--image-size", 16], "mlp"),
+        ("RGB", 32, ["--family", "conv"], "conv"),
+        ("RGB", 32, ["--preset", "mnist"], "mlp"),
+    ],
+)
+def test_recipe_follows_from_the_images_unless_one_is_typed(
+    invoke: Invoke, tmp_path: Path, mode: str, side: int, typed: list[object], family: str
+) -> None:
+    photos, run = write_photos(tmp_path / "photos", mode, side), Run(tmp_path / "run")
+    done = invoke("train", "--dataset", "folder", "--data-dir", photos, *typed, *TINY, "--out", run.folder)
+    assert done.code == 0, done.err
+    config = load_checkpoint(run.checkpoint).config
+    assert (config.family, config.latent_size) == (family, 3)
+    chosen = family == "resnet"
+    assert ("trained as --preset photos" in done.err) == chosen
+    assert (config.likelihood.name == "discretised-logistic") == chosen
+    assert ("bits/dim" in done.err, "as PNG" in done.out, "next: " in done.out) == (chosen,) * 3
+    assert invoke("train", "--resume", "--epochs", 2, "--out", run.folder).code == 0  # with the preset's options
+
+
+def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = torch.arange(8, dtype=torch.uint8).expand(64, 1, 8, 8).contiguous()
+    recipe = Recipe(1, 64, learning_rate=1e-3, schedule="constant", bfloat16=False, flip=True)
+    trainer = Trainer(initial_model(VAEConfig("mlp", (1, 8, 8), 2, 8), ramp, 0), ramp, recipe, ObjectiveOptions())
+    seen: list[torch.Tensor] = []
+    real = Trainer._loss
+
+    def watched(self: Trainer, image: torch.Tensor, noise: torch.Tensor, step: int) -> torch.Tensor:
+        seen.append(image)
+        return real(self, image, noise, step)
+
+    monkeypatch.setattr(Trainer, "_loss", watched)
+    trainer.run_trial_steps(1)
+    rising = (seen[0].diff(dim=3) > 0).flatten(1).all(1)
+    falling = (seen[0].diff(dim=3) < 0).flatten(1).all(1)
+    assert (rising ^ falling).all()
+    assert 16 < rising.sum() < 48
+
+
+def test_photographs_are_learned() -> None:
+    pixels = torch.arange(0, 256, 4, dtype=torch.uint8).reshape(64, 1, 1, 1).expand(64, 3, 16, 16).contiguous()
+    config = VAEConfig("resnet", (3, 16, 16), 4, 32, "silu", likelihood=Likelihood("discretised-logistic"))
+    recipe = Recipe(15, 16, learning_rate=3e-3, schedule="one-cycle", bfloat16=False)
+    trainer = Trainer(initial_model(config, pixels, 0), pixels, recipe, ObjectiveOptions())
+    losses = [epoch.loss for epoch in trainer.train_epochs(lambda *_: None)]
+    assert losses[-1] < 0.7 * losses[0]

@@ -1,0 +1,50 @@
+"""Say before a training of photographs what to expect, and after it what to try next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.recipes import SMALL_SET
+
+#: A validation score that is worse than that of the training images by more than this share says that they were learned
+#: by heart; one that improved by more in the last tenth of the epochs says that the training was too short.
+_MEMORISED, _IMPROVING = 0.02, 0.005
+#: Fewer epochs say nothing: the score still improves.
+_FEW_EPOCHS = 5
+_SCORE = "negative_elbo_nats_per_image"
+
+
+def expectation(images: int) -> str | None:
+    """Return a note on a training with few photographs, or None for many.
+
+    Args:
+        images: The number of training images.
+    """
+    if images >= SMALL_SET:
+        return None
+    return (
+        f"{images:,} pictures are few: expect reconstructions that show what is where, and blurred samples; more "
+        "pictures help most, and --flip where left and right do not matter"
+    )
+
+
+def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool) -> str:
+    """Return what to try after a finished training, from the scores of its epochs.
+
+    Args:
+        lines: The lines of `metrics.jsonl`.
+        epochs: The number of epochs.
+        flips: Whether images were mirrored at random.
+    """
+    validation = [line["validation"][_SCORE] for line in lines]
+    best = min(range(len(lines)), key=validation.__getitem__)
+    scale = abs(validation[best])
+    if validation[best] - lines[best]["train"][_SCORE] > _MEMORISED * scale:
+        advice = "the training images score better than others: use more pictures"
+        return advice if flips else f"{advice}, or --flip"
+    before = validation[-1 - max(1, len(lines) // 10)] if len(lines) >= _FEW_EPOCHS else math.inf
+    if before - validation[best] > _IMPROVING * scale:
+        return f"the score still improves: --resume --epochs {2 * epochs}"
+    return "longer training will gain little: try a larger --latent-size, or more pictures"
