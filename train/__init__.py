@@ -6,6 +6,6 @@ the checkpoint of a run folder, from which a stopped training is resumed (`resum
 
     data ─▶ recipe ─▶ trainer ─▶ session ─▶ checkpoint
 
-The commands are in `cli/`. This package lives in the checkout and is not installed; it imports `vae_export`, never the
-other way round.
+`fit` is all of that in one call, for a notebook and for the command. The commands are in `cli/`. This package lives in
+the checkout and is not installed; it imports `vae_export`, never the other way round.
 """

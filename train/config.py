@@ -17,6 +17,8 @@ from vae_export.models.config import Activation, Family, VAEConfig
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
+#: The name of images that `train.fit` was given.
+ArrayName = Literal["array"]
 
 #: Whether pixels are grey levels or binary samples of them; see `train.data.datasets`.
 DataProtocol = Literal["grey", "dynamic", "static"]
@@ -38,7 +40,7 @@ class DataOptions:
     """The images to train on.
 
     Attributes:
-        name: The data set.
+        name: The data set; "array" for images that are in memory.
         folder: The folder of its files; for "folder", of the images themselves. None means `data/`.
         image_size: Side in pixels to which the images of "folder" are resized; None for 64, or 32 or 28 where they are
             smaller. Not for other data sets.
@@ -47,7 +49,7 @@ class DataOptions:
         protocol: Whether a model is given grey levels or binary samples of them.
     """
 
-    name: DatasetName = "mnist"
+    name: DatasetName | ArrayName = "mnist"
     folder: Path | None = None
     image_size: int | None = None
     download: bool = True
@@ -55,7 +57,7 @@ class DataOptions:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in DATASETS:
+        if self.name not in (*DATASETS, *get_args(ArrayName)):
             raise UsageError("unknown data set", expected=" | ".join(DATASETS), got=self.name)
         if self.protocol not in DATA_PROTOCOLS:
             raise UsageError("unknown data protocol", expected=" | ".join(DATA_PROTOCOLS), got=self.protocol)

@@ -276,6 +276,6 @@ class TrainingSession:
             provenance=self._provenance.for_checkpoint(self._environment_changes) | saved.to_json(),
         )
         self._writer.write_checkpoint(checkpoint)
-        if self.saved is None:
+        if self.saved is None and self._provenance.options.data.name != "array":
             self._writer.write_data(self._provenance.options.data, self.dataset.sha256)
         return saved

@@ -16,11 +16,9 @@ from train.cli.options import (
     ImageSizeOption,
     SkipUnreadableOption,
     ThreadsOption,
-    choose_device,
-    memory_errors,
-    prepare_process,
 )
 from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
+from train.machine import choose_device, memory_errors, prepare_process
 from train.recipes import check_range
 from train.results import ScoreKind
 from vae_export.cli import console

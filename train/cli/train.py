@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from train.cli.evaluate import show_scores
-from train.cli.options import choose_device, memory_errors, prepare_process
 from train.cli.train_options import (
     DataFlags,
     ListPresetsOption,
@@ -29,7 +27,7 @@ from train.cli.train_options import (
     with_values,
 )
 from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
-from train.results import ScoreKind
+from train.machine import choose_device, memory_errors, prepare_process
 from vae_export.cli import console
 from vae_export.cli.command import grouped
 from vae_export.cli.options import ForceOption, JsonOption
@@ -38,20 +36,9 @@ from vae_export.runs import ARTIFACTS, Run
 from vae_export.system.extras import require
 
 if TYPE_CHECKING:
-    import torch
-
-    from train.autotune import AutotuneResult
-    from train.data.datasets import Dataset
-    from train.distributed import Processes
-    from train.recipes import Recipe
+    from train.fit import TrainingPlan, TrainingRequest
     from train.resume import SavedCheckpoint
-    from train.session import TrainingSession
-    from vae_export.models import VAEConfig
 
-#: Scores after each epoch take about a tenth of the time of its steps.
-_SCORING = 1.1
-#: Seconds above which the time of a training is estimated.
-_LONG = 120.0
 #: Side in pixels up to which grey images are trained as MNIST is.
 _LARGEST_MNIST_LIKE = 40
 #: Parameters of the command that are not part of the training and so not kept in its state.
@@ -119,7 +106,10 @@ def train(
     run = Run(out if out is not None else ARTIFACTS / _run_name(data.dataset, preset, model.family))
     arguments = _kept_arguments(context.params | {"preset": preset})
     with memory_errors():
-        _train(_Request(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard, json=json))
+        from train.fit import TrainingRequest
+
+        request = TrainingRequest(options, run, arguments, resume=resume, force=force, tensorboard=tensorboard)
+        _train(request, json=json)
 
 
 def _preset_for(data: DataFlags) -> str | None:
@@ -149,157 +139,17 @@ def _kept_arguments(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: os.path.abspath(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A training as it was asked for.
-
-    Attributes:
-        options: of the training.
-        run: the folder that it writes to.
-        arguments: the command's parameters, for the state.
-        resume: whether it continues the training in the folder.
-        force: whether it replaces the run in the folder.
-        tensorboard: whether it writes event files.
-        json: whether the result is printed as JSON.
-    """
-
-    options: TrainOptions
-    run: Run
-    arguments: Mapping[str, Any]
-    resume: bool
-    force: bool
-    tensorboard: bool
-    json: bool
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A training before its first step: the images are loaded, and nothing is left to be chosen.
-
-    Attributes:
-        request: with the threads and the precision that were chosen.
-        images: the data set.
-        config: the network for images of this shape.
-        recipe: epochs, batch size and rates for this number of images.
-        device: of the weights.
-        speed: threads and precision, and the measurements that they were chosen by.
-        processes: that train together.
-    """
-
-    request: _Request
-    images: Dataset
-    config: VAEConfig
-    recipe: Recipe
-    device: torch.device
-    speed: AutotuneResult
-    processes: Processes
-
-    @property
-    def kind(self) -> ScoreKind:
-        """The pixels and the likelihood that scores are of."""
-        return ScoreKind(self.images.protocol, self.config.likelihood, self.images.image_shape)
-
-    @property
-    def estimated_seconds(self) -> float | None:
-        """The time of the whole training, from the steps that were timed; None if none were."""
-        step = self.speed.seconds.get(self.speed.config)
-        steps = self.recipe.epochs * (len(self.images.train) // self.recipe.batch_size)
-        return None if step is None else step * steps * _SCORING
-
-    def message(self, line: str) -> None:
-        """Print a line on stderr, once for all processes."""
-        if self.processes.is_first:
-            console.note(line)
-
-
-def _train(request: _Request) -> None:
+def _train(request: TrainingRequest, *, json: bool) -> None:
     """Train, draw the pictures and print the result; the first process alone prints."""
     from train.distributed import join_processes
+    from train.fit import make_plan, run_plan
 
     device = choose_device(request.options.device, request.options.threads)
     with _exit_with_peers(), join_processes(device) as processes:
-        plan = _make_plan(request, device, processes)
-        saved = _run_plan(plan)
+        plan = make_plan(request, device, processes)
+        saved = run_plan(plan)
     if processes.is_first:
-        _print_result(plan, saved)
-
-
-def _make_plan(request: _Request, device: torch.device, processes: Processes) -> _Plan:
-    """Load the images and check that everything fits, before the run folder is touched; choose threads, precision."""
-    import torch
-
-    from train.autotune import autotune
-    from train.progress import load_with_progress
-    from train.run_folder import check_out
-    from train.trainer import check_compiler, steps_per_epoch
-
-    options = request.options
-    if not request.resume:
-        processes.on_first(lambda: check_out(request.run, force=request.force))
-    images = processes.on_each(lambda: load_with_progress(options.data))
-    config = options.network.config(images.image_shape)
-    recipe = options.recipe_for(len(images.train))
-    steps_per_epoch(len(images.train), recipe.batch_size)  # raises an error for fewer images than a batch has
-    processes.batch_slice(recipe.batch_size)  # raises an error where processes would get unequal parts
-    if options.compiled:
-        check_compiler(device)
-    speed = processes.gather(autotune(options, config, images, device, processes))[0]
-    torch.set_num_threads(speed.config.threads)
-    options = replace(options, precision=speed.config.precision, threads=speed.config.threads)
-    arguments = {**request.arguments, "device": device.type, "threads": speed.config.threads}
-    request = replace(request, options=options, arguments=arguments)
-    return _Plan(request, images, config, recipe, device, speed, processes)
-
-
-def _run_plan(plan: _Plan) -> SavedCheckpoint:
-    """Train in the run folder, which this process holds meanwhile."""
-    from train.pictures import draw_pictures
-    from train.resume import load_state
-    from train.run_folder import new_run, resumed_run
-    from train.session import TrainingSession
-    from vae_export.models.checkpoint import load_checkpoint
-
-    request, processes = plan.request, plan.processes
-    run = request.run
-    with processes.first_holds(resumed_run(run) if request.resume else new_run(run, force=request.force)):
-        session = TrainingSession(request.options, run, plan.images, plan.device, request.arguments, processes)
-        _describe(plan)
-        if request.resume:
-            state = processes.on_first(lambda: load_state(run))
-            changes = session.resume(state)
-            _describe_resumed(plan, session, state.steps_done, changes)
-        was_done = session.is_done
-        saved = _run_session(plan, session)
-        if processes.is_first and not (was_done and run.pictures.exists()):
-            draw_pictures(load_checkpoint(run.checkpoint).model(), plan.images, run)
-    return saved
-
-
-def _run_session(plan: _Plan, session: TrainingSession) -> SavedCheckpoint:
-    """Train to the end with progress on stderr and, if they are wanted, event files."""
-    from train.progress import show_progress
-
-    is_first = plan.processes.is_first
-    shown = show_progress(
-        epochs=plan.recipe.epochs,
-        steps=session.trainer.steps_per_epoch,
-        batch_size=plan.recipe.batch_size,
-        kind=plan.kind,
-        silent=not is_first,
-    )
-    logs_events = plan.request.tensorboard and is_first and not session.is_done
-    with shown as report, _event_log(session) if logs_events else nullcontext():
-        return session.train(report)
-
-
-@contextmanager
-def _event_log(session: TrainingSession) -> Iterator[None]:
-    """Let the session write TensorBoard's event files."""
-    from train.tensorboard import event_writer
-
-    done, epochs = session.epochs, session.recipe.epochs
-    with event_writer(session.run, session.dataset, done=done, epochs=epochs) as session.events:
-        yield
+        _print_result(plan, saved, json=json)
 
 
 @contextmanager
@@ -313,42 +163,9 @@ def _exit_with_peers() -> Iterator[None]:
         raise typer.Exit(ended.code) from ended
 
 
-def _describe(plan: _Plan) -> None:
-    """Print what is trained on what, and notes about options that hardly fit together."""
-    from train.progress import notes_before_training
-
-    processes, device = plan.processes, plan.device.type
-    where = device if processes.is_single else f"{device}, {processes.count} processes"
-    images = f"{len(plan.images.train):,} images of {plan.images.name}, {plan.kind.size} {plan.kind.pixels}"
-    plan.message(f"{plan.request.run.folder}: {plan.config.family} on {images}, {where}")
-    plan.message(plan.speed.describe(plan.recipe.batch_size // processes.count))
-    if (seconds := plan.estimated_seconds) is not None and seconds > _LONG:
-        steps = len(plan.images.train) // plan.recipe.batch_size
-        plan.message(f"about {seconds / 60:.0f} minutes: {plan.recipe.epochs} epochs of {steps:,} steps")
-    for line in notes_before_training(plan.config, plan.images):
-        plan.message(f"note: {line}")
-
-
-def _describe_resumed(plan: _Plan, session: TrainingSession, steps_done: int, changes: list[str]) -> None:
-    """Print where the training continues, and what is different from before."""
-    if session.is_done:
-        plan.message(f"finished: all {session.epochs} epochs are done; for more, pass --epochs with a larger number")
-        return
-    steps = session.trainer.steps_per_epoch
-    done = steps_done - session.epochs * steps
-    plan.message(f"resumed after epoch {session.epochs}" + (f" and {done} of {steps} steps" if done else ""))
-    if session.recipe.cycle_start == steps_done > 0:
-        plan.message(
-            f"note: from here to epoch {session.recipe.epochs} the learning rate follows a new cycle: a training that "
-            "began with as many epochs would have other weights"
-        )
-    for change in changes:
-        plan.message(f"note: {change}: from here on results agree within rounding, not bit by bit")
-
-
-def _print_result(plan: _Plan, saved: SavedCheckpoint) -> None:
+def _print_result(plan: TrainingPlan, saved: SavedCheckpoint, *, json: bool) -> None:
     run = plan.request.run
-    if plan.request.json:
+    if json:
         console.result_json({"run": str(run.folder), "checkpoint": str(run.checkpoint), **saved.to_json()})
         return
     console.result(f"{run.folder}, epoch {saved.epoch}")
@@ -359,7 +176,7 @@ def _print_result(plan: _Plan, saved: SavedCheckpoint) -> None:
     console.result(f"checkpoint: {run.checkpoint}\npictures:   {run.pictures}")
 
 
-def _print_verdict(plan: _Plan) -> None:
+def _print_verdict(plan: TrainingPlan) -> None:
     """Print what codecs make of the same images, and what to try next."""
     from train.advice import next_step
     from train.codecs import codec_bits_per_dim

@@ -16,7 +16,6 @@ from train.cli.options import (
     ImageSizeOption,
     SkipUnreadableOption,
     ThreadsOption,
-    prepare_process,
 )
 from train.config import (
     DataOptions,
@@ -27,6 +26,7 @@ from train.config import (
     PrecisionOption,
     TrainOptions,
 )
+from train.machine import prepare_process
 from train.recipes import RECIPES, SMALL_BATCH, SMALL_SET, RecipeOptions, parse_stages, preset_names, read_preset
 from vae_export.cli import console
 from vae_export.cli.command import option_group
@@ -54,7 +54,7 @@ def _recipe_defaults(name: str) -> str:
 class DataFlags:
     """The images; see `DataOptions`."""
 
-    dataset: Annotated[DatasetName, typer.Option("--dataset", help="Data set to train on.")] = DataOptions.name
+    dataset: Annotated[DatasetName, typer.Option("--dataset", help="Data set to train on.")] = "mnist"
     data_dir: DataDirOption = DataOptions.folder
     data_protocol: Annotated[
         DataProtocol,
