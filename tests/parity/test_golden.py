@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,14 @@ def test_large_open_sizes_shrink() -> None:
     source = Source(contract, decoder=nn.Sequential(nn.ConvTranspose2d(4, 3, 8, 8), nn.Tanh()))
     [decoder], _ = golden_vectors(source, ["decoder"])
     assert [array.shape for array in decoder.inputs] == [(16, 4, 8, 1)]
+
+
+def test_large_networks_have_few_golden_rows_of_small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = extended_source("maps")
+    monkeypatch.setattr("vae_export.parity.golden._LARGE_NETWORK", 100)
+    wide = replace(source.contract, symbols={name: Symbol(1, None, usual=64) for name in ("h", "w")})
+    [decoder], _ = golden_vectors(replace(source, contract=wide), ["decoder"])
+    assert [array.shape for array in decoder.inputs] == [(3, 2, 4, 4)]
 
 
 @pytest.mark.parametrize(

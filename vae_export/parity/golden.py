@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,8 @@ from vae_export.contract import MAX_LEVEL, Array, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
 from vae_export.models.checkpoint import Checkpoint
+from vae_export.parity.oracle import PERTURBATIONS
+from vae_export.parity.plan import FEWEST_PERTURBATIONS
 from vae_export.parity.probes import SIX_SIGMA, Probe, evaluate_rows
 from vae_export.parity.reference import Case, ProbeOutputs, References, probe_cases
 from vae_export.pixels import to_levels
@@ -39,6 +40,9 @@ from vae_export.tensors import BATCH, Symbol, TensorSpec
 
 #: Largest size of a golden array in bytes; two rows are always kept. Sixteen colour images of 512 x 512 would be 50 MB.
 _MAX_BYTES = 1 << 20
+#: Networks with more weights have golden vectors of three rows (zeros, ±6, random) at open sizes of 4, because PyTorch
+#: computes them in float64 several times, and a row of Stable Diffusion's decoder takes seconds.
+_LARGE_NETWORK, _MOST_ROWS_OF_LARGE, _SIZE_OF_LARGE = 10_000_000, 3, 4
 #: Seeds of the first latent, of its noise, and of data that no decoder makes. A second latent takes 2 and 3.
 _LATENT_SEED, _NOISE_SEED, _DATA_SEED = 0, 1, 1 << 32
 
@@ -103,8 +107,11 @@ def _cases(
     # The smallest batch is included, because PyTorch uses another kernel for a batch of one row.
     fewest = oracle.graph.spec.symbols.get(BATCH, Symbol()).low
     outputs = ProbeOutputs.of(oracle, probe.name, inputs, tuple(dict.fromkeys((fewest, rows))))
+    perturbations = FEWEST_PERTURBATIONS if _is_large(references.captured) else PERTURBATIONS
     return {
-        precision: probe_cases(oracle, [outputs], precision, references.function(part, precision))[-1]
+        precision: probe_cases(
+            oracle, [outputs], precision, references.function(part, precision), perturbations=perturbations
+        )[-1]
         for precision in precisions
     }
 
@@ -127,8 +134,9 @@ def _tolerance(case: Case, part: Part, output: str) -> float:
 
 def _probe(captured: Captured, parts: Sequence[Part]) -> Probe:
     """Return a probe of latents (zeros, ±6 and random), the data they decode to, random noise, and conditions."""
-    contract = _sized(captured.contract)
-    rows = _rows(contract)
+    is_large = _is_large(captured)
+    contract = _sized(captured.contract, is_large=is_large)
+    rows = _rows(contract, most=_MOST_ROWS_OF_LARGE if is_large else MOST_ROWS)
     arrays: dict[str, Array] = {}
     for index, latent in enumerate(contract.latents):
         arrays[latent.name] = (_codes if latent.is_integer else _latents)(latent, rows, _LATENT_SEED + 2 * index)
@@ -142,14 +150,20 @@ def _probe(captured: Captured, parts: Sequence[Part]) -> Probe:
     return Probe("golden", arrays)
 
 
-def _sized(contract: Contract) -> Contract:
-    """Return the contract at its usual sizes, or at smaller ones where the arrays would be too large."""
+def _is_large(captured: Captured) -> bool:
+    """Whether a row of the network may take seconds. It is not timed, so that equal exports have equal bytes."""
+    modules = (captured.source.encoder, captured.source.decoder)
+    return sum(weight.numel() for module in modules if module for weight in module.parameters()) > _LARGE_NETWORK
+
+
+def _sized(contract: Contract, *, is_large: bool) -> Contract:
+    """Return the contract at its usual sizes, or at smaller ones where the arrays or the network are too large."""
     usual = contract.at()
-    if _row_bytes(usual) * FEWEST_ROWS <= _MAX_BYTES:
+    if not is_large and _row_bytes(usual) * FEWEST_ROWS <= _MAX_BYTES:
         return usual
-    return contract.at(
-        {name: replace(symbol, usual=None).usual_value for name, symbol in contract.free_symbols.items()}
-    )
+    most = _SIZE_OF_LARGE if is_large else Symbol().usual_value
+    symbols = contract.free_symbols.items()
+    return contract.at({name: max(min(symbol.usual_value, most), symbol.low) for name, symbol in symbols})
 
 
 def _row_bytes(contract: Contract) -> int:
@@ -158,10 +172,10 @@ def _row_bytes(contract: Contract) -> int:
     return max(math.prod(tensor.fixed_item) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
 
 
-def _rows(contract: Contract) -> int:
+def _rows(contract: Contract, most: int) -> int:
     """Return the number of rows: few enough for `_MAX_BYTES`, and within the bounds of the batch."""
     bounds = contract.symbols.get(BATCH, Symbol())
-    rows = min(max(_MAX_BYTES // _row_bytes(contract), FEWEST_ROWS), MOST_ROWS)
+    rows = min(max(_MAX_BYTES // _row_bytes(contract), FEWEST_ROWS), most)
     return max(min(rows, bounds.high or rows), bounds.low)
 
 
