@@ -106,6 +106,12 @@ def test_latent_encoding_and_range_are_inferred_and_recorded(file: Path) -> None
     assert (inferred["latent_shape"], inferred["encoding"], inferred["data_range"]) == ([4], "gaussian", [0.0, 1.0])
 
 
+def test_each_part_has_its_own_weights_alone(file: Path) -> None:
+    source = load_source(f"{file}:VAE", data_shape="1x6x6")
+    assert {name.split(".")[1] for name in source.encoder.state_dict()} == {"body", "fc_mu", "fc_var"}
+    assert {name.split(".")[1] for name in source.decoder.state_dict()} == {"out"}
+
+
 def test_moments_are_told_from_a_latent_by_the_decoder(file: Path) -> None:
     source = load_source(f"{file}:conv", data_shape="1x8x8")
     assert source.contract.encoding == "gaussian"

@@ -161,8 +161,8 @@ def _run_in_float32(graphs: Iterable[Graph], batch: int) -> None:
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
     """Raise an error for an export of another checkpoint or contract, and for a dangerous file of unknown origin.
 
-    A file is known to be ours if its manifest names the checkpoint that it is compared with. A manifest is not a
-    signature, so this protects against mistakes and files from strangers, but not against a forged manifest.
+    A file is known to be ours if its manifest names the checkpoint or weights that it is compared with. A manifest is
+    not a signature, so this protects against mistakes and files from strangers, but not against a forged manifest.
 
     Args:
         artifact: the export.
@@ -173,7 +173,7 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
         IntegrityError: the export is of another checkpoint or contract.
         ModelError: a file is dangerous and not known to be ours.
     """
-    exported, given = (item.get("checkpoint_sha256") for item in (artifact.manifest.provenance, source.provenance))
+    exported, given = (_weights(item) for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
         raise IntegrityError(
             "export is of another checkpoint",
@@ -200,6 +200,11 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
                 where=artifact.folder / entry.name,
                 do="pass --trust if you know who made it",
             )
+
+
+def _weights(provenance: Mapping[str, Any]) -> object:
+    """Return the hash of the checkpoint, or the hashes of the files of weights by name, or None for neither."""
+    return provenance.get("checkpoint_sha256") or provenance.get("weights_sha256") or None
 
 
 def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:

@@ -7,6 +7,7 @@ inferred by running the modules on examples.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -16,13 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import infer_contract
 from vae_export.sources.options import ModelOptions
+from vae_export.sources.recognition import example_inputs, find_leaves, run_flat_or_not
 from vae_export.sources.weights import load_weights
 
 
@@ -50,6 +54,7 @@ def open_function(text: str, options: ModelOptions) -> Source:
     }
     if lines := [*notes, *found.notes]:
         provenance["notes"] = lines
+    encoder, decoder = _alone(encoder, "encoder", found.contract), _alone(decoder, "decoder", found.contract)
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
 
 
@@ -64,6 +69,27 @@ class MethodModule(nn.Module):
     def forward(self, *inputs: Tensor) -> object:
         """Return what the method returns."""
         return getattr(self.module, self.method)(*inputs)
+
+
+def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Module | None:
+    """Return a method as a module without the children that it does not use, whose weights would go into its files."""
+    if not isinstance(module, MethodModule):
+        return module
+    inputs = example_inputs(contract.at().spec(part).inputs, 1, module)
+    expected = find_leaves(run_flat_or_not(module, inputs)[1])
+    alone = MethodModule(copy.copy(module.module), module.method)
+    for name in list(module.module._modules):
+        before = alone.module._modules
+        alone.module._modules = {key: child for key, child in before.items() if key != name}
+        try:
+            # Each run begins with the same random state, so that drawn outputs are equal too.
+            found = find_leaves(run_flat_or_not(alone, inputs)[1])
+        except Exception:  # the method uses this child
+            found = []
+        pairs = zip(found, expected, strict=False)
+        if len(found) != len(expected) or not all(torch.equal(a.tensor, b.tensor) for a, b in pairs):
+            alone.module._modules = before
+    return alone
 
 
 def _call(text: str) -> object:
