@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tests.parity.small_exports import Subject, verified
@@ -127,14 +128,14 @@ def test_time_must_be_a_number_above_zero(minutes: float) -> None:
 
 
 def test_complete_plan_of_other_sizes_has_few_rows_there() -> None:
-    usual, smallest = complete_plan(thorough=False, sizes=({"h": 8}, {"h": 1})).sweeps
+    usual, smallest = complete_plan(thorough=False, sizes=((("h", 8),), (("h", 1),))).sweeps
     assert usual.rows == 64
     assert smallest.rows == 7
     assert dict(smallest.sizes) == {"h": 1}
 
 
 def test_pilot_counts_the_bytes_of_the_largest_layer(mlp: Subject) -> None:
-    cost = row_cost(mlp.references.oracle("decoder"))
+    cost = row_cost(mlp.references.oracle("decoder"), {"latent": np.zeros((1, 6), np.float32)})
     assert min(cost.float32, cost.float64) > 0
     converted = 8 * 6  # the latent, which float32 does not convert
     assert cost.bytes_float64 == 2 * cost.bytes_float32 + converted

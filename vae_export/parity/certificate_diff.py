@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def weaker_points(
 
 
 def _worse_cases(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
-    before, after = _by_key(baseline, _CASE_KEY), _by_key(now, _CASE_KEY)
+    before, after = _by_key(map(_with_sizes, baseline), _CASE_KEY), _by_key(map(_with_sizes, now), _CASE_KEY)
     if gone := [key for key in before if key not in after]:
         others = len(gone) - 1
         also = f" and {others} other{'' if others == 1 else 's'}" if others else ""
@@ -164,7 +164,14 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _by_key(items: list[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+def _with_sizes(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a test case whose probe is named with its sizes, where it has open ones, such as "data at h=3, w=5"."""
+    if not (sizes := case.get("sizes")):
+        return case
+    return {**case, "probe": f"{case['probe']} at {', '.join(f'{name}={size}' for name, size in sizes.items())}"}
+
+
+def _by_key(items: Iterable[Mapping[str, Any]], names: tuple[str, ...]) -> dict[tuple[str, ...], Mapping[str, Any]]:
     return {tuple(str(item[name]) for name in names): item for item in items}
 
 

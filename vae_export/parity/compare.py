@@ -63,7 +63,7 @@ class CaseResult:
     """One test case of a certificate: one output of one part, run on one target with one probe at one batch size.
 
     A result fails closed: a figure that is missing or not finite does not pass. Verdicts are cached, because the HTML
-    page reads each of thousands of them a dozen times.
+    page reads each of thousands of them a dozen times. `sizes` has the values of open sizes, where there are some.
     """
 
     part: str
@@ -74,6 +74,7 @@ class CaseResult:
     output: str
     comparison: Comparison
     limits: ErrorLimits
+    sizes: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def tolerance(self) -> float:
@@ -150,6 +151,7 @@ class CaseResult:
             "probe": self.probe,
             "batch": self.batch,
             "output": self.output,
+            **({"sizes": dict(self.sizes)} if self.sizes else {}),
             **json_numbers(figures),
             "passed": self.passed,
         }

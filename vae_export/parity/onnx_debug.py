@@ -88,7 +88,8 @@ def explain_failure(
     # Nodes are judged by their worst number, so a result that fails only by its mean may have no wrong node.
     errors = ((result, result.comparison.error) for result in failures)
     failed = next((result for result, error in errors if error is None or error > result.tolerance), failures[0])
-    case = next(case for case in cases if (case.probe, case.batch) == (failed.probe, failed.batch))
+    key = failed.probe, failed.batch, failed.sizes
+    case = next(case for case in cases if (case.probe, case.batch, case.sizes) == key)
     try:
         return first_mismatch(data, graph, case.inputs)
     except Exception as error:  # whatever its reader, its engine or the program raises

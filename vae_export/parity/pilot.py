@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,34 +17,126 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vae_export.contract import Array, PartSpec
+from vae_export.errors import ModelError, VaeExportError
 from vae_export.parity.oracle import Oracle, PartFunction, evaluate_graph
-from vae_export.parity.plan import RowCost
+from vae_export.parity.plan import (
+    FEWEST_PERTURBATIONS,
+    Limits,
+    PartPlan,
+    RowCost,
+    Sizes,
+    halved,
+    plan_part,
+    sizes_to_run,
+)
+from vae_export.tensors import BATCH, Symbol
 
 #: Runs are repeated up to this number of times, and as long as all of them take less than this many seconds.
 _RUNS, _LONG_SECONDS = 4, 0.5
 
 
-def row_cost(oracle: Oracle, file: PartFunction | None = None, batch: int = 1) -> RowCost:
-    """Run a part on one row in float32, in float64 and as a file.
+class Pilot:
+    """Runs a part on single rows at each of its sizes, and plans its verification.
 
     Args:
-        oracle: the part, at sizes in numbers.
-        file: the exported file; None takes PyTorch's float32 time.
-        batch: number of rows to run at once, which counts as one row; more than 1 only where the batch is fixed.
+        oracle: the part.
+        limits: the time and memory that the verification of the part may take.
+
+    Attributes:
+        costs: the cost of a row at each size, the usual one first.
+
+    Raises:
+        ModelError: PyTorch cannot run the part at one of its sizes.
+    """
+
+    def __init__(self, oracle: Oracle, limits: Limits) -> None:
+        self._oracle, self._limits = oracle, limits
+        symbols = dict(oracle.graph.spec.symbols)
+        self._bounds = symbols.pop(BATCH, Symbol())
+        usual, *others = sizes_to_run(symbols)
+        costs = [self._cost(sizes) for sizes in others]
+        #: The usual size, where it is too costly for a single row.
+        self._too_large: Sizes | None = None
+        while costs and self._is_too_costly(costs[0].scaled(self._values(usual) / self._values(others[0]))):
+            self._too_large = self._too_large or usual
+            if (usual := halved(usual, symbols)) in others:
+                break
+        self._sizes = tuple(dict.fromkeys((usual, *others)))
+        known = dict(zip(others, costs, strict=True))
+        self.costs = [known[sizes] if sizes in known else self._cost(sizes) for sizes in self._sizes]
+
+    def plan(self, *, thorough: bool, settings: int) -> PartPlan:
+        """Return the plan; see `plan_part`."""
+        plan = plan_part(
+            self.costs, self._limits, thorough=thorough, settings=settings, bounds=self._bounds, sizes=self._sizes
+        )
+        if self._too_large is None:
+            return plan
+        left_out = f"the usual size {', '.join(f'{name}={value}' for name, value in self._too_large)}"
+        reasons = ("a row of the usual size is too costly", *filter(None, [plan.reason]))
+        return replace(plan, left_out=(left_out, *plan.left_out), reason="; ".join(reasons))
+
+    def time_file(self, file: PartFunction | None) -> None:
+        """Measure a row of an exported file, where there is one that can be run; its first outputs are not compared."""
+        if file is None:
+            return
+        inputs = self._inputs(self._sizes[0])
+        with contextlib.suppress(Exception):  # the verification shows what is wrong with the file
+            file(inputs)
+            taken = seconds(lambda: file(inputs)) / self._bounds.low
+            usual = self._values(self._sizes[0])
+            self.costs = [
+                replace(cost, file=taken * self._values(sizes) / usual)
+                for cost, sizes in zip(self.costs, self._sizes, strict=True)
+            ]
+
+    def _cost(self, sizes: Sizes) -> RowCost:
+        try:
+            return row_cost(self._oracle, self._inputs(sizes))
+        except VaeExportError:
+            raise
+        except Exception as error:  # the user's modules may raise any error
+            where = ", ".join([self._oracle.graph.spec.part, *(f"{name}={value}" for name, value in sizes)])
+            got, do = f"{type(error).__name__}: {error}", "state the bounds of its sizes in the contract"
+            raise ModelError("module cannot be run", where=where, got=got, do=do if sizes else None) from error
+
+    def _inputs(self, sizes: Sizes) -> dict[str, Array]:
+        return plain_inputs(self._oracle.graph.spec.at(dict(sizes)), self._bounds.low)
+
+    def _values(self, sizes: Sizes) -> int:
+        """Return the number of input values of a row."""
+        spec = self._oracle.graph.spec.at(dict(sizes))
+        return sum(math.prod(tensor.fixed_item) for tensor in spec.inputs)
+
+    def _is_too_costly(self, cost: RowCost) -> bool:
+        """Whether the shortest comparison of rows of this cost would be beyond the limits."""
+        evaluations = 2 * (1 + FEWEST_PERTURBATIONS)
+        return evaluations * cost.float64 > self._limits.seconds or cost.bytes_float64 > self._limits.row_bytes
+
+
+def row_cost(oracle: Oracle, inputs: Mapping[str, Array]) -> RowCost:
+    """Run a part in float32 and in float64.
+
+    Args:
+        oracle: the part.
+        inputs: arrays (N, *item) by name, with the smallest batch that the part allows.
 
     Returns:
-        The cost of one row.
+        The cost of one row; a file is taken to be as fast as PyTorch's float32.
     """
-    inputs = plain_inputs(oracle.graph.spec, batch)
+    batch = len(next(iter(inputs.values())))
     with _LiveBytes() as single:
         outputs = evaluate_graph(oracle.graph, inputs)
     with _LiveBytes() as double:
         oracle.expected(inputs)
-    float32 = seconds(lambda: evaluate_graph(oracle.graph, inputs))
+    float32, float64 = (
+        seconds(work) / batch
+        for work in (lambda: evaluate_graph(oracle.graph, inputs), lambda: oracle.expected(inputs))
+    )
     return RowCost(
-        float32=float32 / batch,
-        float64=seconds(lambda: oracle.expected(inputs)) / batch,
-        file=(float32 if file is None else seconds(lambda: file(inputs))) / batch,
+        float32=float32,
+        float64=float64,
+        file=float32,
         bytes_float32=single.most // batch,
         bytes_float64=double.most // batch,
         stored_bytes=sum(array.nbytes for array in (*inputs.values(), *outputs.values())) // batch,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from vae_export.contract import Part
 from vae_export.errors import UsageError
@@ -42,6 +42,8 @@ DEFAULT_MINUTES = 1.0
 #: Bytes of activations that float64 takes at a time, that a batch takes at most, and of outputs that are kept for a
 #: part. One row may take more.
 PIECE_BYTES, BATCH_BYTES, STORED_BYTES = 64 << 20, 256 << 20, 512 << 20
+#: Bytes of activations that a single row may take in float64; open sizes are chosen to stay below.
+ROW_BYTES = 1 << 30
 #: The share of a part's time that a complete plan may take: beyond that, more rows of the same probes are too costly
 #: for the little that they can still find.
 _COMPLETE_SHARE = 0.25
@@ -53,6 +55,10 @@ _OTHER_SIZE_SHARE, _NATS_SHARE = 0.2, 0.25
 _ANY_BATCH = Symbol()
 #: Rows and probes of a sweep that is not complete, from the longest to the shortest.
 _LADDER = ((7, 9), (3, 9), (2, 9), (2, 4), (2, 2), (2, 1))
+
+
+#: Values of the symbols of open sizes.
+Sizes: TypeAlias = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -93,11 +99,13 @@ class Limits:
         seconds: seconds for each part and format.
         batch_bytes: bytes of activations of one batch in float32.
         stored_bytes: bytes of the inputs and outputs that are kept for the comparison.
+        row_bytes: bytes of activations of one row in float64.
     """
 
     seconds: float = math.inf
     batch_bytes: float = math.inf
     stored_bytes: float = math.inf
+    row_bytes: float = math.inf
 
     @classmethod
     def of(cls, minutes: float | None, available_memory: int) -> Limits:
@@ -115,7 +123,7 @@ class Limits:
         if not 0 < minutes < math.inf:
             raise UsageError("bad verify-minutes", expected="a number above 0", got=minutes)
         share = available_memory / 8
-        return cls(minutes * 60, min(share, BATCH_BYTES), min(share, STORED_BYTES))
+        return cls(minutes * 60, min(share, BATCH_BYTES), min(share, STORED_BYTES), min(2 * share, ROW_BYTES))
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Sweep:
     batches: tuple[int, ...]
     large_batches: tuple[int, ...] = ()
     perturbations: int = PERTURBATIONS
-    sizes: tuple[tuple[str, int], ...] = ()
+    sizes: Sizes = ()
 
     @property
     def runs(self) -> int:
@@ -299,9 +307,28 @@ def fitting_batches(batches: Sequence[int], bounds: Symbol) -> tuple[int, ...]:
     return tuple(sorted(fitting or {bounds.low}))
 
 
-def complete_plan(
-    *, thorough: bool, bounds: Symbol = _ANY_BATCH, sizes: Sequence[Mapping[str, int]] = ({},)
-) -> PartPlan:
+def sizes_to_run(symbols: Mapping[str, Symbol]) -> tuple[Sizes, ...]:
+    """Return the sizes that a part is run at: the usual ones, the smallest, and odd ones that differ from each other.
+
+    Args:
+        symbols: bounds of the symbols of open sizes.
+
+    Returns:
+        The values of all symbols for each size, each size once; a single empty one without symbols.
+    """
+    usual = {name: symbol.usual_value for name, symbol in symbols.items()}
+    smallest = {name: symbol.low for name, symbol in symbols.items()}
+    odd = {name: (symbol.low | 1) + 2 * (1 + index) for index, (name, symbol) in enumerate(symbols.items())}
+    odd = {name: min(value, symbols[name].high or value) for name, value in odd.items()}
+    return tuple(dict.fromkeys(tuple(values.items()) for values in (usual, smallest, odd)))
+
+
+def halved(sizes: Sizes, symbols: Mapping[str, Symbol]) -> Sizes:
+    """Return half of each size, within the bounds."""
+    return tuple((name, max(symbols[name].low, value // 2)) for name, value in sizes)
+
+
+def complete_plan(*, thorough: bool, bounds: Symbol = _ANY_BATCH, sizes: Sequence[Sizes] = ((),)) -> PartPlan:
     """Return the plan that leaves nothing out.
 
     Args:
@@ -310,7 +337,7 @@ def complete_plan(
         sizes: values of the symbols of open sizes, the usual ones first; the others have fewer rows.
     """
     batches = fitting_batches(BATCHES if thorough else QUICK_BATCHES, bounds)
-    usual = Sweep(len(PROBES_BY_VALUE), max(batches), batches, sizes=tuple(sizes[0].items()))
+    usual = Sweep(len(PROBES_BY_VALUE), max(batches), batches, sizes=sizes[0])
     return PartPlan((usual, *(_short_sweep(batches, *_LADDER[0], value) for value in sizes[1:])), thorough)
 
 
@@ -326,7 +353,7 @@ def plan_part(
     thorough: bool,
     settings: int,
     bounds: Symbol = _ANY_BATCH,
-    sizes: Sequence[Mapping[str, int]] = ({},),
+    sizes: Sequence[Sizes] = ((),),
 ) -> PartPlan:
     """Choose the test cases of a part.
 
@@ -375,14 +402,14 @@ def duration(seconds: float) -> str:
     return f"about {max(1, round(seconds))} s" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
 
 
-def _short_sweep(batches: Sequence[int], rows: int, probes: int, sizes: Mapping[str, int]) -> Sweep:
+def _short_sweep(batches: Sequence[int], rows: int, probes: int, sizes: Sizes) -> Sweep:
     """Return a sweep of a few rows, whose large batches repeat the rows of one probe."""
     small = tuple(batch for batch in batches if batch <= rows) or tuple(batches[:1])
     large = tuple(batch for batch in batches if batch > small[-1])
-    return Sweep(min(probes, len(PROBES_BY_VALUE)), small[-1], small, large, FEWEST_PERTURBATIONS, tuple(sizes.items()))
+    return Sweep(min(probes, len(PROBES_BY_VALUE)), small[-1], small, large, FEWEST_PERTURBATIONS, sizes)
 
 
-def _longest(batches: Sequence[int], sizes: Mapping[str, int], cost: RowCost, seconds: float) -> Sweep:
+def _longest(batches: Sequence[int], sizes: Sizes, cost: RowCost, seconds: float) -> Sweep:
     """Return the first step of the ladder that fits into the seconds, or the last step without large batches."""
     steps = [_short_sweep(batches, rows, probes, sizes) for rows, probes in _LADDER]
     steps += [replace(step, large_batches=()) for step in steps[-1:]]

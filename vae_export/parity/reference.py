@@ -21,7 +21,7 @@ from vae_export.parity.compare import beyond_range, max_distance, mean_distance,
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
 from vae_export.parity.plan import BATCHES as BATCHES
-from vae_export.parity.plan import PERTURBATIONS, PROBES_BY_VALUE, PartPlan, Sweep, complete_plan
+from vae_export.parity.plan import PERTURBATIONS, PROBES_BY_VALUE, PartPlan, Sizes, Sweep, complete_plan
 from vae_export.parity.probes import (
     CALIBRATION_ROWS,
     PROBES,
@@ -60,6 +60,7 @@ class Case:
         expected: PyTorch's float64 outputs (N, *item) by name.
         limits: error limits of each output by name, the same for all batch sizes of the probe.
         unstable: masks (N, *item) of the codes that rounding changes, for each output that holds codes.
+        sizes: values of the symbols of open sizes.
     """
 
     probe: str
@@ -69,6 +70,7 @@ class Case:
     expected: Mapping[str, Array]
     limits: Mapping[str, ErrorLimits]
     unstable: Mapping[str, Array] = field(default_factory=dict)
+    sizes: Sizes = ()
 
 
 class References:
@@ -82,7 +84,7 @@ class References:
         self.captured = Captured.of(source)
         self._oracles: dict[Part, Oracle] = {}
         self._functions: dict[tuple[Part, PrecisionName], PartFunction] = {}
-        self._probes: dict[tuple[int, tuple[str, ...]], tuple[Probe, ...]] = {}
+        self._probes: dict[tuple[int, tuple[str, ...], Sizes], tuple[Probe, ...]] = {}
         self._outputs: dict[tuple[Part, tuple[int, ...], Sweep, str], ProbeOutputs] = {}
         self._cases: dict[tuple[Part, PrecisionName, Sweep, Tolerance | None], list[Case]] = {}
 
@@ -114,7 +116,7 @@ class References:
         graphs = self.captured.graphs()
         with one_thread():
             probes = make_probes(self.source, graphs, CALIBRATION_ROWS)
-        self._probes.setdefault((CALIBRATION_ROWS, PROBES), probes)
+        self._probes.setdefault((CALIBRATION_ROWS, PROBES, ()), probes)
         return calibration_inputs(graphs, probes)
 
     def oracle(self, part: Part) -> Oracle:
@@ -130,12 +132,21 @@ class References:
             self._functions[part, precision] = in_precision(self.captured.graph(part), precision, inputs)
         return self._functions[part, precision]
 
-    def probes(self, count: int, names: tuple[str, ...] = PROBES) -> tuple[Probe, ...]:
-        """Return probes with `count` inputs."""
+    def probes(self, count: int, names: tuple[str, ...] = PROBES, sizes: Sizes = ()) -> tuple[Probe, ...]:
+        """Return probes with `count` inputs.
+
+        Args:
+            count: number of inputs of each probe.
+            names: names of the probes.
+            sizes: values of the symbols of open sizes; the others take their usual values.
+        """
         # A verification of several precisions asks for subsets of the same probes.
-        if (count, PROBES) not in self._probes and (count, names) not in self._probes:
-            self._probes[count, names] = make_probes(self.source, self.captured.graphs(), count, names=names)
-        made = self._probes.get((count, PROBES)) or self._probes[count, names]
+        every, some = (count, PROBES, sizes), (count, names, sizes)
+        if every not in self._probes and some not in self._probes:
+            contract = self.source.contract.at(dict(sizes))
+            graphs = self.captured.graphs()
+            self._probes[some] = make_probes(self.source, graphs, count, contract=contract, names=names)
+        made = self._probes.get(every) or self._probes[some]
         return tuple(probe for probe in made if probe.name in names)
 
     def images(self, count: int) -> Array:
@@ -200,7 +211,7 @@ class References:
                 progress(index / len(inputs) / (1 + sweep.perturbations))
                 batches = sweep.batches_of(first=index == 0)
                 outputs.append(self._probe_outputs(part, probe, inputs[probe], batches, sweep))
-            self._cases[key] = probe_cases(
+            cases = probe_cases(
                 self.oracle(part),
                 outputs,
                 precision,
@@ -209,25 +220,28 @@ class References:
                 perturbations=sweep.perturbations,
                 progress=progress,
             )
+            self._cases[key] = [replace(case, sizes=sweep.sizes) for case in cases]
         return self._cases[key]
 
     def _sweep_inputs(self, part: Part, precision: PrecisionName, sweep: Sweep) -> dict[str, Mapping[str, Array]]:
         """Return the inputs of each probe of a sweep that a part can have, by the probe's name."""
         withheld = probes_out_of_range(precision)
         if sweep.is_complete:
-            return self._inputs(part, [name for name in PROBES if name not in withheld], sweep.rows)
+            return self._inputs(part, [name for name in PROBES if name not in withheld], sweep)
         candidates = [name for name in PROBES_BY_VALUE if name not in withheld]
         found: dict[str, Mapping[str, Array]] = {}
         while candidates and len(found) < sweep.probes:
             missing = sweep.probes - len(found)
-            found |= self._inputs(part, candidates[:missing], sweep.rows)
+            found |= self._inputs(part, candidates[:missing], sweep)
             candidates = candidates[missing:]
         return found
 
-    def _inputs(self, part: Part, names: Sequence[str], rows: int) -> dict[str, Mapping[str, Array]]:
+    def _inputs(self, part: Part, names: Sequence[str], sweep: Sweep) -> dict[str, Mapping[str, Array]]:
         """Return the inputs of these probes, without those that a part cannot have."""
         spec = self.captured.graph(part).spec
-        inputs = {probe.name: probe.inputs(spec, rows) for probe in self.probes(rows, tuple(names))}
+        inputs = {
+            probe.name: probe.inputs(spec, sweep.rows) for probe in self.probes(sweep.rows, tuple(names), sweep.sizes)
+        }
         return {name: arrays for name, arrays in inputs.items() if arrays is not None}
 
     def _probe_outputs(

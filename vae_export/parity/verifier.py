@@ -44,7 +44,7 @@ from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
 from vae_export.parity.oracle import evaluate_graph
-from vae_export.parity.pilot import plain_inputs, row_cost, seconds
+from vae_export.parity.pilot import Pilot, plain_inputs, seconds
 from vae_export.parity.plan import (
     BATCHES,
     DEFAULT_MINUTES,
@@ -54,7 +54,6 @@ from vae_export.parity.plan import (
     Plan,
     RowCost,
     plan_nats,
-    plan_part,
 )
 from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import Case, References
@@ -154,8 +153,12 @@ def _rows_to_time_threads(graphs: Collection[Graph]) -> int:
 
 
 def _run_in_float32(graphs: Iterable[Graph], batch: int) -> None:
+    """Run each graph at its smallest sizes, in a batch within its bounds."""
     for graph in graphs:
-        evaluate_graph(graph, plain_inputs(graph.spec, batch))
+        symbols = dict(graph.spec.symbols)
+        bounds = symbols.pop(BATCH, Symbol())
+        rows = max(min(batch, bounds.high or batch), bounds.low)
+        evaluate_graph(graph, plain_inputs(graph.spec.at({name: item.low for name, item in symbols.items()}), rows))
 
 
 def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
@@ -338,38 +341,31 @@ class _FileVerifier:
             targets: the targets; the first that can run a file of a part shows how long a row takes in it.
         """
         parts: dict[Part, PartPlan] = {}
-        costs: dict[Part, RowCost] = {}
+        usual: dict[Part, RowCost] = {}
         for part in dict.fromkeys(float_part(entry.part) for entry in self._artifact.manifest.known):
             if part not in self._references.source.parts:
                 continue  # `verify` raises the error
-            oracle = self._references.oracle(part)
-            bounds = oracle.graph.spec.symbols.get(BATCH, Symbol())
-            cost = costs[part] = row_cost(oracle, batch=bounds.low)
+            pilot = Pilot(self._references.oracle(part), limits)
             settings = max((len(target.session_options(thorough=True)) for target in targets), default=1)
-
-            def planned(cost: RowCost, bounds: Symbol = bounds, settings: int = settings) -> PartPlan:
-                return plan_part([cost], limits, thorough=self._thorough, settings=settings, bounds=bounds)
-
-            parts[part] = planned(cost)
+            parts[part] = pilot.plan(thorough=self._thorough, settings=settings)
             if parts[part].seconds > _SHARE_WITHOUT_FILES * limits.seconds or not parts[part].is_complete:
-                costs[part] = self._with_file_seconds(cost, part, targets, bounds.low)
-                parts[part] = planned(costs[part])
+                pilot.time_file(self._first_runner(part, targets))
+                parts[part] = pilot.plan(thorough=self._thorough, settings=settings)
+            usual[part] = pilot.costs[0]
         nats = NatsPlan()
-        if "encoder" in costs and "decoder" in costs:
-            nats = plan_nats(costs["encoder"], costs["decoder"], limits)
+        if "encoder" in usual and "decoder" in usual:
+            nats = plan_nats(usual["encoder"], usual["decoder"], limits)
         return Plan(parts, nats, None if math.isinf(limits.seconds) else limits.seconds / 60)
 
-    def _with_file_seconds(self, cost: RowCost, part: Part, targets: Sequence[Target], batch: int) -> RowCost:
-        """Return the cost with the time of the first file of a part that can be run."""
+    def _first_runner(self, part: Part, targets: Sequence[Target]) -> Runner | None:
+        """Open the first file of a part that can be opened."""
         for entry in self._artifact.manifest.known:
             for target in (target for target in targets if target.runs(entry) and entry.part == part):
                 with contextlib.suppress(VaeExportError):  # `verify` raises it again
                     self._refuse_crashed(entry, target)
                     content = self._tried.get(entry.name) or read_content(self._artifact, entry)
-                    runner = self._open(entry, content, target.session_options(thorough=False)[0])
-                    if (measured := _row_seconds(runner, self._spec(entry), batch)) is not None:
-                        return replace(cost, file=measured)
-        return cost
+                    return self._open(entry, content, target.session_options(thorough=False)[0])
+        return None
 
     def crash_check(self, targets: Sequence[Target], report: Report) -> None:
         """Run the files of engines that may crash in a child process, before this process opens any of them."""
@@ -446,6 +442,7 @@ class _FileVerifier:
         if self.meter is not None:
             self.meter.add(target, entry.part, runner, cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
+        shown_sizes = plan.sweeps[0].sizes
         largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
         fresh = self._open(entry, content, variants[0])
         record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
@@ -458,7 +455,8 @@ class _FileVerifier:
             error_map = ErrorMapBuilder() if options == shown else None
             for case in cases:
                 progress(len(record.results) / record.planned)
-                outputs, fault = run_case(opened, case.inputs, spec)
+                sized = spec.at(dict(case.sizes))
+                outputs, fault = run_case(opened, case.inputs, sized)
                 results = [
                     CaseResult(
                         entry.part,
@@ -469,11 +467,13 @@ class _FileVerifier:
                         tensor.name,
                         _compare(case, outputs, fault, tensor, tf32=target.tf32),
                         case.limits[tensor.name],
+                        case.sizes,
                     )
-                    for tensor in spec.outputs
+                    for tensor in sized.outputs
                 ]
                 record.results += results
-                if error_map is not None and case.batch == largest[case.probe] and results[0].comparison.fault is None:
+                is_shown = (case.batch, case.sizes) == (largest[case.probe], shown_sizes)
+                if error_map is not None and is_shown and results[0].comparison.fault is None:
                     self._draw(error_map, case, outputs)
             if error_map is not None:
                 record.error_map = error_map.build()
@@ -502,13 +502,6 @@ class _FileVerifier:
     def _refuse_crashed(self, entry: FileEntry, target: Target) -> None:
         if (end := self._crashes.get((entry.name, target.provider))) is not None:
             raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
-
-
-def _row_seconds(runner: Runner, spec: PartSpec, batch: int) -> float | None:
-    """Return the seconds that a file takes for a row, or None if it cannot be run."""
-    inputs = plain_inputs(spec, batch)
-    _, fault = run_case(runner, inputs, spec)
-    return None if fault is not None else seconds(lambda: runner(inputs)) / batch
 
 
 def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
