@@ -7,6 +7,8 @@ Channels 32 to 512 and 128 latents, the usual "vanilla" network of VAE collectio
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = (*reversed(CHANNELS), CHANNELS[0])
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)]
             layers += [nn.BatchNorm2d(after), nn.LeakyReLU()]
         self.body = nn.Sequential(
@@ -51,7 +53,8 @@ class Decoder(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.body(latent)
+        image: Tensor = self.body(latent)
+        return image
 
 
 def conv_vae() -> tuple[Encoder, Decoder]:
