@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
+from torch import nn
 
-from tests.parity.small_exports import Subject, verified
-from vae_export.errors import UsageError
-from vae_export.parity import probes
-from vae_export.parity.pilot import row_cost
+from tests.parity import mutations
+from tests.parity.small_exports import Subject, tampered, verified
+from vae_export import Contract, Source, export
+from vae_export.capture import Graph
+from vae_export.contract import Part
+from vae_export.errors import ModelError, UsageError
+from vae_export.parity import References, probes
+from vae_export.parity.oracle import Oracle
+from vae_export.parity.pilot import Pilot, row_cost
 from vae_export.parity.plan import (
     BATCHES,
     PERTURBATIONS,
@@ -21,10 +30,12 @@ from vae_export.parity.plan import (
     NatsPlan,
     PartPlan,
     RowCost,
+    Sizes,
     complete_plan,
     fitting_batches,
     plan_nats,
     plan_part,
+    sizes_to_run,
 )
 from vae_export.tensors import Symbol
 
@@ -154,3 +165,82 @@ def test_reduced_verification_passes_and_its_certificate_states_the_plan(mlp: Su
     assert all(part["left_out"] and part["reason"] for part in plan["parts"].values())
     assert document["environment"]["thorough"] is False
     assert "plan" not in verified(mlp.artifact, mlp.references).to_json()
+
+
+@pytest.mark.parametrize(
+    ("symbols", "sizes"),
+    [
+        ({}, [()]),
+        ({"h": Symbol(), "w": Symbol()}, [(("h", 8), ("w", 8)), (("h", 1), ("w", 1)), (("h", 3), ("w", 5))]),
+        ({"t": Symbol(4, 4)}, [(("t", 4),)]),
+        ({"t": Symbol(2, 4, usual=4)}, [(("t", 4),), (("t", 2),)]),
+    ],
+)
+def test_sizes_are_the_usual_the_smallest_and_odd_ones(symbols: dict[str, Symbol], sizes: list[Sizes]) -> None:
+    assert list(sizes_to_run(symbols)) == sizes
+
+
+class Upscaler(nn.Module):
+    """Latents (N, 2, h, w) → images (N, 1, 2h, 2w)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(self.conv(latent), 2).sigmoid()
+
+
+@pytest.fixture(scope="module")
+def open_sizes() -> References:
+    symbols = {"h": Symbol(), "w": Symbol()}
+    contract = Contract((1, "2*h", "2*w"), (2, "h", "w"), symbols=symbols)
+    return References(Source(contract, decoder=Upscaler()))
+
+
+def test_cases_at_every_size_have_inputs_and_references_of_that_size(open_sizes: References) -> None:
+    sizes = sizes_to_run(open_sizes.source.contract.free_symbols)
+    cases = open_sizes.cases("decoder", plan=complete_plan(thorough=False, sizes=sizes))
+    assert {case.sizes for case in cases} == set(sizes)
+    for case in cases:
+        height, width = dict(case.sizes).values()
+        assert case.inputs["latent"].shape == (case.batch, 2, height, width)
+        assert case.expected["image"].shape == case.eager["image"].shape == (case.batch, 1, 2 * height, 2 * width)
+
+
+def test_usual_size_that_is_too_costly_is_halved(open_sizes: References) -> None:
+    symbols = {"h": Symbol(usual=1 << 20), "w": Symbol(usual=1 << 20)}
+    graph = open_sizes.captured.graph("decoder")
+    huge = Oracle(graph)
+    huge.graph = replace(graph, spec=replace(graph.spec, symbols=symbols))
+    plan = Pilot(huge, MINUTE).plan(thorough=False, settings=8)
+    assert "the usual size h=1048576, w=1048576" in plan.left_out
+    assert max(dict(plan.sweeps[0].sizes).values()) < 1 << 20
+
+
+def test_size_that_the_module_refuses_is_named() -> None:
+    class Picky(Upscaler):
+        def forward(self, latent: torch.Tensor) -> torch.Tensor:
+            if latent.shape[2] < 2:
+                raise RuntimeError("too small")
+            return super().forward(latent)
+
+    spec = Contract((1, "2*h", 8), (2, "h", 4)).spec("decoder")
+    with pytest.raises(ModelError, match="module cannot be run: decoder, h=1; got RuntimeError: too small"):
+        Pilot(Oracle(Graph(spec, Picky().eval())), MINUTE)
+
+
+@pytest.mark.slow
+def test_file_that_is_wrong_at_another_size_only_fails(tmp_path: Path) -> None:
+    symbols = {"h": Symbol(usual=2), "w": Symbol(usual=2)}
+    contract = Contract((1, "2*h", "2*w"), (2, "h", "w"), symbols=symbols)
+    references = References(Source(contract, decoder=Upscaler()))
+    artifact, certificate = export(references.source, tmp_path / "export")
+    assert {result.sizes for result in certificate.results} == set(sizes_to_run(contract.free_symbols))
+    assert all("sizes" in row for row in certificate.to_json()["rows"])
+    model = onnx.load_from_string(artifact.read(artifact.entry("decoder", "onnx")))
+    mutations.when_batch(5, "image", "Mul", mutations.f32(0), axis=2)(model)  # images are 4 high, 2, and 6
+    subject = Subject(tmp_path, references, artifact)
+    files: dict[tuple[Part, str], bytes] = {("decoder", "onnx"): model.SerializeToString()}
+    wrong = verified(tampered(subject, tmp_path / "wrong", files), references)
+    assert {dict(result.sizes)["h"] for result in wrong.failures} == {3}

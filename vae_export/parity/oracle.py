@@ -76,12 +76,6 @@ class Oracle:
         """Return the outputs by name, float64 (N, *item), for inputs (N, *item) by name."""
         return self._run(self._module, inputs)
 
-    def at(self, graph: Graph) -> Oracle:
-        """Return an oracle of the same module with the inputs and outputs of another graph, at other sizes."""
-        other = copy.copy(self)
-        other.graph, other._perturbed = graph, None
-        return other
-
     def release(self) -> None:
         """Drop the copy of the weights that was perturbed last."""
         self._perturbed = None

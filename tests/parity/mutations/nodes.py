@@ -90,8 +90,8 @@ def step(op_type: str, *others: object, **attributes: object) -> tuple[str, list
     return op_type, list(others), attributes
 
 
-def when_batch(at_least: int, output: str, op_type: str, *others: object) -> Change:
-    """For batches of this size and larger the value goes through an operator; smaller ones stay as they are."""
+def when_batch(at_least: int, output: str, op_type: str, *others: object, axis: int = 0) -> Change:
+    """For batches (or other axes) of this size and larger the value goes through an operator; others stay."""
 
     def apply(model: ModelProto) -> None:
         after(output, step("Identity"))(model)
@@ -100,7 +100,7 @@ def when_batch(at_least: int, output: str, op_type: str, *others: object) -> Cha
         graph.node.remove(node_of(model, output))
         _chain(model, raw, f"{output}_large", (step(op_type, *others),), position)
         graph.initializer.append(numpy_helper.from_array(i64(at_least - 1), f"{output}_limit"))
-        graph.node.insert(position + 1, helper.make_node("Shape", [raw], [f"{output}_size"], start=0, end=1))
+        graph.node.insert(position + 1, helper.make_node("Shape", [raw], [f"{output}_size"], start=axis, end=axis + 1))
         is_large = helper.make_node("Greater", [f"{output}_size", f"{output}_limit"], [f"{output}_is_large"])
         graph.node.insert(position + 2, is_large)
         chosen = helper.make_node("Where", [f"{output}_is_large", f"{output}_large", raw], [output])
