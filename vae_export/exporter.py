@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from vae_export._version import __version__
-from vae_export.artifact.folder import Artifact, open_artifact
+from vae_export.artifact.certificate import read_certificate
+from vae_export.artifact.folder import CERTIFICATE, Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CAPTURE_SECONDS, Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
-from vae_export.errors import MachineError, TargetError, UsageError
+from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_free, staged_folder
@@ -46,6 +47,7 @@ def export(
     minutes: float | None = DEFAULT_MINUTES,
     opset: int = OPSET,
     force: bool = False,
+    add: bool = False,
     leave_out: bool = False,
     capture_seconds: float | None = CAPTURE_SECONDS,
     report: Callable[[str], None] = lambda _line: None,
@@ -66,6 +68,8 @@ def export(
         minutes: time of the verification for each part and format; None for no limit (see `verify`).
         opset: operator set of the ONNX files.
         force: replace an existing export. A folder that is not an export is never replaced.
+        add: add the files to the export in `out`, which must be of the same model, written by the same versions. All
+            files are verified together, as thoroughly as those that are there, and published by one rename.
         leave_out: leave out a lower precision that this machine cannot run, and report it, instead of failing. It
             depends on the layers: OpenVINO computes some of them in bfloat16 and others not.
         capture_seconds: the seconds that capturing may take, after which the export is refused; None for no limit.
@@ -90,10 +94,17 @@ def export(
     out = Path(out)
     if force:
         _refuse_other_folder(out)
+    present = open_artifact(out) if add else None
+    if (add or force) and not thorough and _is_thorough(out):
+        thorough = add
+        if not add:
+            report("note: replaces a thorough certificate by a shorter one; verify makes a thorough one again")
+    present_parts = () if present is None else tuple(entry.part for entry in present.manifest.files)
     watch = Stopwatch()
-    with staged_folder(out, force=force) as staging:
+    with staged_folder(out, force=force or add) as staging:
         with watch.lap("capture"):
-            contract = captured.narrow(tuple(dict.fromkeys(float_part(part) for part in plan.parts)), report)
+            tested = tuple(dict.fromkeys(float_part(part) for part in (*plan.parts, *present_parts)))
+            contract = captured.narrow(tested, report)
             for note in captured.notes:
                 report(note)
             for part in plan.parts:
@@ -102,11 +113,13 @@ def export(
                 report("preparing calibration inputs")
             calibrated = references.calibration if plan.is_calibrated else None
         entries = _write_files(captured, plan, calibrated, staging, watch, report)
+        if present is not None:
+            _check_same_origin(present, captured.source, contract, entries, opset)
+            entries = _with_present_files(present, entries, staging)
         with watch.lap("golden vectors"):
             report("computing golden vectors")
-            tested = list(dict.fromkeys(float_part(part) for part in plan.parts))
             precisions_written = [entry.precision for entry in entries]
-            golden, arrays = golden_vectors(references, tested, precisions_written, progress=progress)
+            golden, arrays = golden_vectors(references, list(tested), precisions_written, progress=progress)
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
@@ -116,6 +129,7 @@ def export(
             _versions(entries),
             captured.source.provenance,
             golden=golden,
+            recommended=() if present is None else present.manifest.recommended,
         )
         write_atomic(staging / MANIFEST, manifest.text)
         artifact = Artifact(staging, manifest)
@@ -307,6 +321,46 @@ def _refuse_other_folder(out: Path) -> None:
         raise UsageError(
             "not an export folder", where=out, expected=f"a folder with {MANIFEST}", do="choose another --out"
         )
+
+
+def _is_thorough(out: Path) -> bool:
+    """Return whether the export in a folder has a thorough certificate."""
+    try:
+        return read_certificate(out / CERTIFICATE).document["environment"]["thorough"] is True
+    except (VaeExportError, LookupError, TypeError):
+        return False
+
+
+def _check_same_origin(
+    present: Artifact, source: Source, contract: Contract, entries: Sequence[FileEntry], opset: int
+) -> None:
+    """Raise `UsageError` unless an export can take these files: of one model, contract, opset and set of versions."""
+    manifest, written_by = present.manifest, _versions(entries)
+    has_onnx = any(entry.format == "onnx" for entry in entries)
+    differences = {
+        "model": manifest.provenance != json.loads(json.dumps(source.provenance)),
+        "contract": manifest.contract != contract,
+        "ONNX opset": has_onnx and manifest.opset not in (None, opset),
+        "version of a package": any(
+            manifest.versions.get(name, version) != version for name, version in written_by.items()
+        ),
+    }
+    if different := [name for name, differs in differences.items() if differs]:
+        expected, do = "those of the export", "export all files anew with --force"
+        got = " and ".join(f"another {name}" for name in different)
+        raise UsageError("files cannot be added", where=present.folder, expected=expected, got=got, do=do)
+
+
+def _with_present_files(present: Artifact, entries: Sequence[FileEntry], folder: Path) -> tuple[FileEntry, ...]:
+    """Copy the files of an export that were not written again, and timings, to `folder`; return the entries of all."""
+    written = {entry.name for entry in entries}
+    kept = [entry for entry in present.manifest.files if entry.name not in written]
+    for entry in kept:
+        for stored in entry.stored:
+            write_atomic(folder / stored.name, present.read(stored))
+    for timings in present.folder.glob("timings.*"):
+        write_atomic(folder / timings.name, timings.read_bytes())
+    return tuple(sorted((*kept, *entries), key=lambda entry: EVERY_PART.index(entry.part)))
 
 
 def _write_files(

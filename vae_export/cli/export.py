@@ -27,7 +27,7 @@ from vae_export.cli.options import (
 )
 from vae_export.cli.verify import BETWEEN_FILES, show_degradations, show_gaps
 from vae_export.contract import PARTS, PIXELS
-from vae_export.errors import ParityError
+from vae_export.errors import ParityError, UsageError
 from vae_export.formats import FORMATS, OPSET
 from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
@@ -89,6 +89,12 @@ def export(
     model: ModelOptions,
     out: Annotated[Path | None, out_option("FOLDER", "Folder to make. Default: export/ in the run folder.")] = None,
     force: ForceOption = False,
+    add: Annotated[
+        bool,
+        typer.Option(
+            "--add", help="Add the files to an export of the same model; all are verified.", rich_help_panel="Output"
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Export a VAE, verified against PyTorch.
@@ -104,7 +110,7 @@ def export(
         chosen = Run(checkpoint.parent) if checkpoint is not None else chosen_run(run)
     folder = out if out is not None else chosen.export
     artifact, certificate = export_to(
-        folder, files, effort, budget, lambda: _loaded(named, checkpoint or chosen.checkpoint), force=force
+        folder, files, effort, budget, lambda: _loaded(named, checkpoint or chosen.checkpoint), force=force, add=add
     )
     if json:
         console.result_json(
@@ -140,11 +146,15 @@ def export_to(
     load: Callable[[], Source | Checkpoint],
     *,
     force: bool,
+    add: bool = False,
 ) -> tuple[Artifact, Certificate]:
     """Check the options, load the model and export it to a folder, with progress on stderr."""
     precisions = _chosen(PRECISIONS, files.precision or [FULL])
     formats = _formats(files.format or ["onnx"], precisions)
-    check_free(folder, force=force)
+    refuse_together(force=force, add=add)
+    if add and not folder.exists():
+        raise UsageError("no export to add to", where=folder, do="export without --add first")
+    check_free(folder, force=force or add)
     require("export")
 
     from vae_export.exporter import export as export_files
@@ -176,6 +186,7 @@ def export_to(
                 opset=files.opset,
                 capture_seconds=60 * files.capture_minutes or None,
                 force=force,
+                add=add,
                 leave_out=ALL in (*(files.format or []), *(files.precision or [])),
                 report=report,
                 progress=report.within,
