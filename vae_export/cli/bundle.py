@@ -92,7 +92,7 @@ def bundle(
     if named is not None:
         folder, home = run_of(named).export, run_of(named).folder
     elif export is not None:
-        folder, home = export, export.absolute().parent
+        folder, home = export, export.resolve().parent  # ".." is no name
     else:
         chosen = chosen_run(run)
         folder, home = chosen.export, chosen.folder

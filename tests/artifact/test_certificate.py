@@ -1,0 +1,65 @@
+"""A certificate is read as it was written, the first versions' too; one that contradicts itself is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Exported
+from vae_export.artifact.certificate import parse_certificate, read_certificate
+from vae_export.bundles import open_bundle
+from vae_export.errors import IntegrityError
+
+REFERENCE = Path(__file__).parents[2] / "artifacts" / "reference" / "mnist.zip"
+
+
+def test_certificate_of_an_early_version_is_read() -> None:
+    """The reference bundle is older than tolerances of the mean error."""
+    certificate = open_bundle(REFERENCE).certificate
+    assert certificate.passed
+    assert "mean_band" not in certificate.document["rows"][0]
+
+
+def test_failed_certificate_is_read(mlp: Exported) -> None:
+    document = json.loads(read_certificate(mlp.artifact.certificate).data)
+    document["rows"][0] |= {"passed": False, "error": None, "fault": "not finite"}
+    failed = document | {"verdict": "fail", "failed_rows": 1}
+    assert not parse_certificate(json.dumps(failed).encode(), "here").passed
+    incomplete = document | {"verdict": "fail", "failed_rows": 0, "rows": document["rows"][1:]}
+    assert not parse_certificate(json.dumps(incomplete).encode(), "here").passed
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda d: d.update(failed_rows=99, rows=[]), "contradicts itself: here; expected 0 failed rows, got 99"),
+        (lambda d: d.update(rows=[]), "expected [0-9]+ rows, as planned, got 0 rows and verdict pass"),
+        (lambda d: d.update(planned_rows=0, rows=[]), "expected 1 rows, as planned, got 0 rows"),
+        (lambda d: d["rows"][3].update(passed=False), "expected 1 failed rows, got 0"),
+        (
+            lambda d: (d["rows"][3].update(passed=False), d.update(failed_rows=1)),
+            "expected verdict fail, because a row",
+        ),
+        (lambda d: d["rows"][3].update(error=1e9), "expected row 3 as failed, because of its figures, got passed"),
+        (lambda d: d["rows"][3].update(mean_error=None), "expected row 3 as failed"),
+        (lambda d: d["rows"][3].update(outside=2), "expected row 3 as failed"),
+        (lambda d: d.update(findings=[{"severity": "error"}]), "expected verdict fail, because a finding is an error"),
+        (lambda d: d.update(planned_rows="many"), "cannot be read: here; expected numbers of rows"),
+        (lambda d: d.update(failed_rows=False), "cannot be read: here; expected numbers of rows"),
+        (lambda d: d.pop("rows"), "cannot be read: here; expected rows"),
+        (lambda d: d.update(tolerance={"atol": "\x1b[2J"}), "cannot be read: here; expected a tolerance of numbers"),
+        (lambda d: d.update(verdict="passed"), "cannot be read: here; expected a verdict"),
+        (lambda d: d.update(files={"a": 1}), "cannot be read: here; expected hashes of files"),
+    ],
+)
+def test_certificate_that_contradicts_itself_is_refused(
+    mlp: Exported, edit: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    document = json.loads(read_certificate(mlp.artifact.certificate).data)
+    edit(document)
+    with pytest.raises(IntegrityError, match=said):
+        parse_certificate(json.dumps(document).encode(), "here")
