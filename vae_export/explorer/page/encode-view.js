@@ -22,7 +22,7 @@ export function showEncodeView(shown) {
     const [reconstruction] = await shown.model.decode(mean.slice());
     posterior = mean;
     paint(find("reconstruction"), reconstruction, contract);
-    find("posterior").textContent = describePosterior(image, reconstruction, mean, logvar, contract.image_range);
+    find("posterior").textContent = describePosterior(image, reconstruction, mean, logvar, contract);
   });
   const drawing = new Drawing(contract, backgroundOf(examples, contract), encode, signal);
 
@@ -30,6 +30,7 @@ export function showEncodeView(shown) {
   const imageFile = (files) => [...(files ?? [])].find((file) => file.type.startsWith("image/"));
   on("clear", "click", () => drawing.clear());
   on("invert", "click", () => drawing.invert());
+  find("to-latents").textContent = logvarIsKnown(contract) ? "Set latents to its mean" : "Use its latents";
   on("to-latents", "click", () => posterior && latents.replace(posterior));
   on("file", "change", ({ target }) => takeFile(target, open));
   document.addEventListener("paste", ({ clipboardData }) => {
@@ -49,6 +50,8 @@ export function showEncodeView(shown) {
   return drawing;
 }
 
+const logvarIsKnown = ({ encoding }) => encoding === "gaussian";
+
 /** Return 0 (dark) or 255 (light), whichever is closer to the mean border pixel of the examples. */
 function backgroundOf(examples, { image_shape: [channels, height, width], image_range: [low, high] }) {
   let [sum, count] = [0, 0];
@@ -64,11 +67,13 @@ function backgroundOf(examples, { image_shape: [channels, height, width], image_
 }
 
 /** Describe the reconstruction error, and KL(N(mean, exp(logvar)) || N(0, 1)). */
-function describePosterior(image, reconstruction, mean, logvar, [low, high]) {
+function describePosterior(image, reconstruction, mean, logvar, { image_range: [low, high], prior }) {
   const squares = image.reduce((sum, value, index) => sum + (value - reconstruction[index]) ** 2, 0);
   const rms = Math.sqrt(squares / image.length) / (high - low);
+  const error = `RMS error ${(100 * rms).toFixed(1)} % of the range`;
+  if (logvar === null || prior !== "standard normal") return error;
   const kl = mean.reduce((sum, value, index) => sum + (Math.exp(logvar[index]) + value ** 2 - 1 - logvar[index]) / 2, 0);
-  return `RMS error ${(100 * rms).toFixed(1)} % of the range · KL to the prior ${kl.toFixed(1)} nats`;
+  return `${error} · KL to the prior ${kl.toFixed(1)} nats`;
 }
 
 /** A canvas to draw on, in the model's own pixels: the encoder gets exactly what it shows. */

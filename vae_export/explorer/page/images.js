@@ -9,7 +9,7 @@ export function paint(canvas, image, contract, left = null, top = 0) {
   canvas.getContext("2d").putImageData(toImageData(image, contract), left ?? 0, top);
 }
 
-/** Return an image as ImageData. One or two channels: the first is grey. More: the first three are red, green and blue. */
+/** Return an image as ImageData. One or two channels: the first is grey. More: red, green and blue. The last of 2 or 4: opacity. */
 function toImageData(image, { image_shape: [channels, height, width], image_range: range }) {
   const shown = new ImageData(width, height);
   const plane = height * width;
@@ -18,7 +18,7 @@ function toImageData(image, { image_shape: [channels, height, width], image_rang
     for (let colour = 0; colour < 3; colour += 1) {
       shown.data[4 * pixel + colour] = toLevel(image[planes[colour] + pixel], range);
     }
-    shown.data[4 * pixel + 3] = 255;
+    shown.data[4 * pixel + 3] = channels % 2 === 0 ? toLevel(image[(channels - 1) * plane + pixel], range) : 255;
   }
   return shown;
 }
@@ -29,9 +29,10 @@ export function readCanvas(canvas, { image_shape: [channels, height, width], ima
   const plane = height * width;
   const image = new Float32Array(channels * plane);
   for (let pixel = 0; pixel < plane; pixel += 1) {
-    const [red, green, blue] = data.subarray(4 * pixel, 4 * pixel + 3);
+    const [red, green, blue, opacity] = data.subarray(4 * pixel, 4 * pixel + 4);
     for (let channel = 0; channel < channels; channel += 1) {
-      const byte = channels < 3 ? 0.299 * red + 0.587 * green + 0.114 * blue : [red, green, blue, 255][channel] ?? 0;
+      const grey = 0.299 * red + 0.587 * green + 0.114 * blue;
+      const byte = (channels < 3 ? [grey, opacity] : [red, green, blue, opacity])[channel];
       image[channel * plane + pixel] = low + (byte / 255) * (high - low);
     }
   }
@@ -67,9 +68,18 @@ export async function readImageFile(file, { image_shape: [, height, width] }) {
 
 /** Describe the size of an image, for example "28 × 28 grey" or "32 × 32 colour". */
 export function describeImage({ image_shape: [channels, height, width] }) {
-  const shown = channels < 3 ? "the first" : "the first three";
-  const kind = { 1: "grey", 3: "colour" }[channels] ?? `of ${channels} channels, ${shown} shown`;
-  return `${width} × ${height} ${kind}`;
+  const kinds = { 1: "grey", 2: "grey with opacity", 3: "colour", 4: "colour with opacity" };
+  return `${width} × ${height} ${kinds[channels]}`;
+}
+
+const LISTED = 256; // numbers of data that is no image
+
+/** Show the numbers of data that is no image in a box. */
+export function showNumbers(box, data) {
+  const texts = Array.from(data.subarray(0, LISTED), (value) => value.toPrecision(4).replace("-", "−"));
+  const rest = data.length - texts.length;
+  if (rest > 0) texts.push(`… and ${rest.toLocaleString("en")} more`);
+  box.replaceChildren(...texts.map((textContent) => Object.assign(document.createElement("span"), { textContent })));
 }
 
 /** Small images to choose from. One of them is in the tab order; arrow keys move to the others. */

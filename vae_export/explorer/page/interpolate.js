@@ -5,9 +5,11 @@ import { coalesce } from "./model.js";
 
 const STEPS = 9;
 
-/** Show the interpolation between two images. Without an encoder, and so without a drawing, there is none. */
+/** Show the interpolation between two images. There is none without a drawing, and none between codes. */
 export function showInterpolation(shown, drawing) {
-  if (drawing === null) return;
+  const isPossible = drawing !== null && !shown.model.hasCodes;
+  document.querySelector(".interpolate").hidden = !isPossible;
+  if (!isPossible) return;
   const { latents, signal, model: { contract, examples } } = shown;
   const slider = document.getElementById("position");
   const canvases = { a: document.getElementById("image-a"), b: document.getElementById("image-b") };

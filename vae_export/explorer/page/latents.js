@@ -5,6 +5,7 @@ const INERT = 0.02; // a latent with less than this share of the strongest effec
 
 /** The latents that the page shows now. Every view changes them here and listens for "change". */
 export class Latents extends EventTarget {
+  /** @param {number} size numbers in a row of latents */
   constructor(size) {
     super();
     this.values = new Float32Array(size);

@@ -2,6 +2,7 @@
 
 import { showDecodeView } from "./decode-view.js";
 import { showEncodeView } from "./encode-view.js";
+import { showConditions } from "./conditions.js";
 import { describeImage, takeFile } from "./images.js";
 import { showInterpolation } from "./interpolate.js";
 import { Latents, measureEffects, showSliders } from "./latents.js";
@@ -9,7 +10,7 @@ import { Model } from "./model.js";
 import { showPad } from "./pad.js";
 import { showSamples } from "./samples.js";
 import { hideFailure, showFailure, showProgress, showSelfTest } from "./status.js";
-import { findModel, sample } from "./vae-bundle.mjs";
+import { findModel } from "./vae-bundle.mjs";
 
 const find = (id) => document.getElementById(id);
 const backend = find("backend");
@@ -45,13 +46,19 @@ async function openBundle(bytes) {
   shown?.model.close();
   views = new AbortController();
   const latents = new Latents(model.size);
-  shown = { model, latents, signal: views.signal, engineChanged: new EventTarget(), effects: await measureEffects(model) };
+  const effects = model.hasCodes ? new Float32Array(0) : await measureEffects(model);
+  shown = { model, latents, signal: views.signal, engineChanged: new EventTarget(), effects };
   describeBundle(model);
   showSelfTest(model);
+  showConditions(shown);
   const drawing = showEncodeView(shown);
-  for (const show of [showSliders, showPad, showDecodeView, showSamples]) show(shown);
+  find("sliders-card").hidden = model.hasCodes;
+  document.querySelector(".pad-card").hidden = model.hasCodes || !model.contract.isImage;
+  if (!model.hasCodes) showSliders(shown);
+  if (!model.hasCodes && model.contract.isImage) showPad(shown);
+  for (const show of [showDecodeView, showSamples]) show(shown);
   showInterpolation(shown, drawing);
-  latents.replace(sample(1, model.size, 0n, FIRST_SAMPLE));
+  latents.replace(model.canDraw ? model.draw(1, 0n, FIRST_SAMPLE) : new Float32Array(model.size));
   document.body.dataset.state = "ready";
 }
 
@@ -63,6 +70,7 @@ async function changeEngine() {
   try {
     const model = await Model.open(data, backend.value, settings.engine);
     const before = shown.model;
+    model.conditions = before.conditions;
     shown.model = model;
     showSelfTest(model);
     before.close();
@@ -78,18 +86,44 @@ async function changeEngine() {
   backend.disabled = false;
 }
 
-function describeBundle({ manifest, contract, card, identity, size, canEncode }) {
+function describeBundle(model) {
+  const { manifest, contract, card, identity, size, parts } = model;
   const name = card.split("\n")[0].replace(/^#\s*/, "") || settings.bundle;
-  const [low, high] = contract.image_range;
-  const shape = contract.latent_shape.length > 1 ? ` (${contract.latent_shape.join(" × ")})` : "";
+  const shapes = contract.latents.map(({ name, item }) => `${contract.latents.length > 1 ? `${name} ` : ""}${item.join(" × ")}`);
+  const isPlain = contract.latents.length === 1 && contract.latents[0].item.length === 1;
+  const shape = isPlain ? "" : ` (${shapes.join(", ")})`;
+  const kind = model.hasCodes ? `codes of ${model.codes.toLocaleString("en")}` : "latents";
+  const data = contract.isImage
+    ? `${describeImage(contract)}, pixels in [${contract.image_range.join(", ")}]`
+    : `${contract.output.name} (${contract.output.shape.slice(1).join(" × ")})`;
   find("name").textContent = document.title = name;
   const { precision = "fp32" } = findModel(manifest, "decoder");
-  const notes = [...(canEncode ? [] : ["no encoder"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
-  const facts = `${size.toLocaleString("en")} latents${shape} → ${describeImage(contract)}, pixels in [${low}, ${high}]`;
+  const notes = [...(parts.includes("encoder") ? [] : ["no encoder"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
+  const facts = `${size.toLocaleString("en")} ${kind}${shape} → ${data}`;
   find("facts").textContent = [facts, ...notes].join(" · ");
+  find("decode-title").textContent = contract.isImage ? "Image" : capitalise(contract.output.name);
+  document.body.classList.toggle("no-image", !contract.isImage);
+  document.body.classList.toggle("no-sliders", model.hasCodes);
+  const omitted = leftOut(model);
+  find("left-out").textContent = omitted.length > 0 ? `Left out: ${omitted.join("; ")}.` : "";
   find("card").textContent = card;
   find("identity").textContent = identity.slice(0, 16);
   find("identity").title = identity;
+}
+
+const capitalise = (text) => text[0].toUpperCase() + text.slice(1);
+
+/** Return what the page does not show of this bundle, and why. */
+function leftOut({ contract, parts, hasCodes, canDraw, sizes }) {
+  const isShown = contract.isImage && contract.isSameData;
+  const open = Object.keys(sizes);
+  return [
+    ...(contract.isImage ? [] : ["pictures, because the data is no image of 1 to 4 channels; it is listed as numbers"]),
+    ...(parts.includes("encoder") && contract.isImage && !isShown ? ["reconstructions, because the decoder gives other data than the encoder takes"] : []),
+    ...(hasCodes ? ["sliders and interpolation, because there is nothing between codes"] : []),
+    ...(canDraw ? [] : ["random samples, because the prior of the latents is not in the bundle"]),
+    ...(open.length > 0 ? [`other sizes than ${open.map((name) => `${name} = ${sizes[name]}`).join(", ")}`] : []),
+  ];
 }
 
 /** Show why a bundle was refused, and remove everything of it and of the previous one from the page. */
@@ -99,7 +133,7 @@ function fail(error) {
   shown = null;
   for (const canvas of document.querySelectorAll("canvas")) canvas.width = canvas.height = 0;
   find("name").textContent = document.title = "Explorer";
-  for (const id of ["facts", "card", "identity"]) find(id).textContent = "";
+  for (const id of ["facts", "left-out", "card", "identity"]) find(id).textContent = "";
   document.body.dataset.state = "failed";
   showFailure("This bundle cannot be shown", error.message);
 }

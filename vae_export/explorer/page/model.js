@@ -1,5 +1,7 @@
 // An exported VAE: arrays in, arrays out. `worker.js` does the computing.
 
+import { sample, sampleCodes } from "./vae-bundle.mjs";
+
 const TIMES_KEPT = 51;
 
 /** The model was closed while a call was waiting: call the model that replaced it. */
@@ -39,17 +41,38 @@ export class Model {
     this.#worker.onerror = (event) => this.#rejectAll(new Error(`engine stopped: ${event.message ?? "its files cannot be loaded"}`));
   }
 
-  get contract() {
-    return this.manifest.contract;
-  }
-
-  /** How many numbers one latent vector has. */
+  /** How many numbers one row of latents has: those of all latents, in the contract's order. */
   get size() {
-    return this.contract.latent_shape.reduce((a, b) => a * b);
+    return this.#sizes.reduce((a, b) => a + b);
   }
 
+  /** Whether the latents are integers. */
+  get hasCodes() {
+    return this.contract.encoding === "codes";
+  }
+
+  /** Whether images can be encoded and shown beside their reconstructions. */
   get canEncode() {
-    return this.parts.includes("encoder");
+    return this.parts.includes("encoder") && this.contract.isImage && this.contract.isSameData;
+  }
+
+  /** Whether latents can be drawn: the bundle states their prior. */
+  get canDraw() {
+    return this.contract.prior !== "given by the user";
+  }
+
+  get #sizes() {
+    return this.contract.latents.map(({ item }) => item.reduce((a, b) => a * b, 1));
+  }
+
+  /** Draw n rows of latents from the prior; the same numbers as in every language. */
+  draw(n, seed, start = 0) {
+    return this.hasCodes ? sampleCodes(n, this.size, this.codes, seed, start) : sample(n, this.size, seed, start);
+  }
+
+  /** How many different codes there are. */
+  get codes() {
+    return this.contract.latents[0].range[1] + 1;
   }
 
   /** The median time of the last decodes of one image, in milliseconds. */
@@ -57,18 +80,40 @@ export class Model {
     return [...this.times].sort((a, b) => a - b)[this.times.length >> 1];
   }
 
-  /** Decode latents (N·Z) into a list of N images, each Float32Array (C·H·W). */
+  /** Decode latents (N·Z) into a list of N images or rows of other data, each Float32Array (C·H·W). */
   async decode(latents) {
     const rows = latents.length / this.size;
-    const { outputs, milliseconds } = await this.#call("run", { part: "decoder", inputs: { latent: latents }, rows });
+    const inputs = { ...this.#splitLatents(latents, rows), ...this.#repeatConditions("decoder", rows) };
+    const { outputs, milliseconds } = await this.#call("run", { part: "decoder", inputs, rows });
     if (rows === 1) this.times = [...this.times, milliseconds].slice(-TIMES_KEPT);
-    return splitRows(outputs.image, rows);
+    return splitRows(outputs[this.contract.output.name], rows);
   }
 
-  /** Encode one image, Float32Array (C·H·W), into {mean, logvar} of its posterior. */
+  /** Encode one image, Float32Array (C·H·W), into {mean, logvar} of its posterior; without one, logvar is null. */
   async encode(image) {
-    const { outputs } = await this.#call("run", { part: "encoder", inputs: { image }, rows: 1 });
-    return outputs;
+    const inputs = { [this.contract.data.name]: image, ...this.#repeatConditions("encoder", 1) };
+    const { outputs } = await this.#call("run", { part: "encoder", inputs, rows: 1 });
+    const arrays = Object.values(outputs);
+    if (this.contract.encoding !== "gaussian") return { mean: join(arrays), logvar: null };
+    const every = (first) => join(arrays.filter((_, index) => index % 2 === first));
+    return { mean: every(0), logvar: every(1) };
+  }
+
+  /** Return each latent's part of the rows, by name. */
+  #splitLatents(latents, rows) {
+    const { size } = this;
+    let first = 0;
+    return Object.fromEntries(this.contract.latents.map(({ name }, index) => {
+      const [begin, count] = [first, this.#sizes[index]];
+      first += count;
+      if (count === size) return [name, latents];
+      return [name, join(Array.from({ length: rows }, (_, row) => latents.subarray(row * size + begin, row * size + begin + count)))];
+    }));
+  }
+
+  #repeatConditions(part, rows) {
+    const taken = this.contract.conditions.filter(({ parts }) => parts.includes(part));
+    return Object.fromEntries(taken.map(({ name }) => [name, Array.from({ length: rows }, () => this.conditions[name]).flat()]));
   }
 
   close() {
@@ -88,6 +133,18 @@ export class Model {
     for (const { reject } of this.#pending.values()) reject(error);
     this.#pending.clear();
   }
+}
+
+/** Return arrays of one kind as one. */
+function join(arrays) {
+  if (arrays.length === 1) return arrays[0];
+  const joined = new arrays[0].constructor(arrays.reduce((sum, { length }) => sum + length, 0));
+  let filled = 0;
+  for (const array of arrays) {
+    joined.set(array, filled);
+    filled += array.length;
+  }
+  return joined;
 }
 
 function splitRows(array, rows) {

@@ -1,8 +1,9 @@
 // Random samples of a seed: every implementation draws the same latents.
 
+import { describeConditions } from "./conditions.js";
 import { Gallery } from "./images.js";
 import { coalesce } from "./model.js";
-import { checkSeed, sample } from "./vae-bundle.mjs";
+import { checkSeed } from "./vae-bundle.mjs";
 
 const COUNTS = [16, 32, 48, 96];
 const BATCH = 16;
@@ -10,7 +11,9 @@ const LARGEST = 128; // images with a longer side, in pixels, are shown 16 at a 
 
 /** Show the samples of a seed; choosing one of them sets the latents. */
 export function showSamples(shown) {
-  const { latents, signal, model: { size, contract } } = shown;
+  const { latents, signal, model: { size, contract, canDraw } } = shown;
+  document.querySelector(".samples-card").hidden = !canDraw || !contract.isImage;
+  if (!canDraw || !contract.isImage) return;
   const [form, seed, count, error] = ["samples-form", "seed", "count", "seed-error"].map((id) => document.getElementById(id));
   const large = Math.max(...contract.image_shape.slice(1)) > LARGEST;
   count.replaceChildren(...COUNTS.slice(0, large ? 1 : undefined).map((number) => new Option(number, number)));
@@ -28,8 +31,9 @@ export function showSamples(shown) {
       return;
     }
     const rows = Number(count.value);
-    drawn = sample(rows, size, chosen);
-    document.getElementById("python").textContent = `model.sample(${rows}, seed=${chosen})`;
+    drawn = shown.model.draw(rows, chosen);
+    const others = [...describeSizes(shown.model), ...describeConditions(shown.model, "decoder")];
+    document.getElementById("python").textContent = `model.sample(${[rows, `seed=${chosen}`, ...others].join(", ")})`;
     gallery.resize(rows, "Sample");
     for (let first = 0; first < rows; first += BATCH) {
       const images = await shown.model.decode(drawn.slice(first * size, (first + BATCH) * size));
@@ -47,6 +51,12 @@ export function showSamples(shown) {
   }, { signal });
   shown.engineChanged.addEventListener("change", draw, { signal });
   draw();
+}
+
+/** Return the sizes of the images as an argument of Python, or nothing if the contract has no open sizes. */
+function describeSizes({ sizes }) {
+  const values = Object.entries(sizes).map(([name, value]) => `"${name}": ${value}`);
+  return values.length > 0 ? [`sizes={${values.join(", ")}}`] : [];
 }
 
 /** Return the typed seed as a BigInt, or null if it is not valid. */

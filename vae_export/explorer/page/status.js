@@ -9,18 +9,22 @@ export function showProgress(text) {
 /** Show the verdict and the figures of the self-test. */
 export function showSelfTest(model) {
   const { outputs, noise, passed } = model.selfTest;
-  const worst = outputs.reduce((a, b) => (b.error / b.tolerance > a.error / a.tolerance ? b : a));
+  const worst = outputs.reduce((a, b) => (share(b) > share(a) ? b : a));
   const sum = (key) => outputs.reduce((total, output) => total + output[key], 0);
   const count = (key) => sum(key).toLocaleString("en");
   const figures = [
     `worst error ${figure(worst.error)} of ${figure(worst.tolerance)} allowed (${worst.part}, ${worst.tensor})`,
-    `${count("differing")} of ${count("pixels")} pixels differ` + (sum("differing") ? `, ${count("unexplained")} unexplained` : ""),
+    ...(sum("pixels") ? [describePixels(count, sum("differing"))] : []),
     ...(noise.total ? [noise.same === noise.total ? "random latents correct to the bit" : "random latents have wrong bits"] : []),
   ];
   const verdict = passed ? "Self-test passed" : "Self-test failed: do not trust these pixels";
   const where = model.backend === "webgpu" ? " on WebGPU" : "";
   setStatus(passed ? "passed" : "failed", `${verdict}${where}.`, capitalise(figures.join(" · ")));
   showSpeed(model);
+}
+
+function describePixels(count, differing) {
+  return `${count("differing")} of ${count("pixels")} pixels differ${differing ? `, ${count("unexplained")} unexplained` : ""}`;
 }
 
 export function showSpeed({ milliseconds, threads, backend }) {
@@ -46,5 +50,6 @@ function setStatus(state, verdict, figures) {
   find("figures").textContent = figures;
 }
 
+const share = ({ error, tolerance }) => (error === 0 ? 0 : error / tolerance); // no code may differ with a tolerance of 0
 const figure = (number) => (number === 0 ? "0" : number === Infinity ? "∞" : number.toExponential(1).replace("e-", "e−"));
 const capitalise = (text) => text[0].toUpperCase() + text.slice(1);

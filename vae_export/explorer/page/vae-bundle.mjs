@@ -316,6 +316,16 @@ function bitsOf(data) {
   return data instanceof Float32Array ? new Uint32Array(data.slice().buffer) : numbersOf(data);
 }
 
+/** Return the values that the symbols of a contract have in the golden vectors. */
+export function goldenSizes(bundle) {
+  const [contract, values] = [contractOf(bundle.manifest), {}];
+  for (const { part, inputs } of bundle.manifest.golden) {
+    const tensors = tensorsOf(part, contract).inputs;
+    inputs.forEach(({ shape: [, ...sizes] }, index) => fits(sizes, tensors[index], values));
+  }
+  return values;
+}
+
 /** Return the conditions that a part takes, for n rows: those of its golden vectors, again and again. */
 export function goldenConditions(bundle, part, n) {
   const names = contractOf(bundle.manifest).conditions.map(({ name }) => name);
