@@ -21,7 +21,7 @@ from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CAPTURE_SECONDS, Captured
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
-from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
+from vae_export.formats import FORMATS, OPSET, Format, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_free, staged_folder
 from vae_export.models.checkpoint import Checkpoint
@@ -377,25 +377,34 @@ def _write_files(
     for variant in plan.variants:
         format = FORMATS[variant.format]
         written: dict[Part, FileContent] = {}
+        may_be_left_out = plan.skip_unusable and variant.precision != FULL
+
+        def keep(part: Part, content: FileContent, variant: Variant = variant, format: Format = format) -> None:
+            name = variant.file_name(part)
+            for stored, data in content.by_name(name).items():
+                write_atomic(folder / stored, data)
+            machine = format.required_machine(content)
+            entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, machine))
+
         for part in plan.parts:
             report(f"writing {variant.file_name(part)}")
             metadata = file_metadata(contract.spec(part), source.provenance)
             inputs = None if calibrated is None else calibrated[part]
             with deferred_signals(), watch.lap(variant.format):
                 options = WriteOptions(metadata, plan.opset, variant.precision, inputs)
-                written[part] = format.write(captured.graph(part), options)
-        if plan.skip_unusable and variant.precision != FULL:
+                content = format.write(captured.graph(part), options)
+                if may_be_left_out:
+                    written[part] = content
+                else:  # at once, because files can be large
+                    keep(part, content)
+        if may_be_left_out:
             with watch.lap(variant.format):
                 reason = _why_unusable(variant.format, written, contract)
             if reason is not None:
                 report(f"left out: {variant.format} in {variant.precision}: {reason}")
                 continue
         for part, content in written.items():
-            name = variant.file_name(part)
-            for stored, data in content.by_name(name).items():
-                write_atomic(folder / stored, data)
-            machine = format.required_machine(content)
-            entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, machine))
+            keep(part, content)
     if not entries:
         got = ", ".join(dict.fromkeys(variant.precision for variant in plan.variants))
         raise MachineError("no requested format can run on this machine", got=got)

@@ -26,8 +26,7 @@ from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at
 
 if TYPE_CHECKING:
-    import onnx
-
+    from vae_export.capture.onnx_translation import Translation
     from vae_export.sources.recognition import Recognised
 
 #: Seconds that capturing all parts of a source may take, unless another limit is given.
@@ -187,7 +186,9 @@ class Graph:
 
     spec: PartSpec
     module: nn.Module
-    _translations: dict[int, onnx.ModelProto] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _translations: dict[tuple[int, int], Translation] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -199,13 +200,22 @@ class Graph:
         """The graph captured by torch.export, with dynamic axes. Formats share it, so copy it before changing it."""
         return self.capture_program()
 
-    def onnx(self, opset: int) -> onnx.ModelProto:
-        """Return the program as an ONNX model, which is cached for each operator set. Copy it before changing it."""
+    def onnx(self, opset: int, max_inside: int) -> Translation:
+        """Return the program as an ONNX model, which is cached for each operator set. Copy it before changing it.
+
+        Args:
+            opset: ONNX operator set.
+            max_inside: the most bytes of weights inside the model. A model with weights outside is large, so that it
+                is not cached.
+        """
         from vae_export.capture.onnx_translation import translate
 
-        if opset not in self._translations:
-            self._translations[opset] = translate(self.program, self.spec, opset)
-        return self._translations[opset]
+        if (opset, max_inside) in self._translations:
+            return self._translations[opset, max_inside]
+        translation = translate(self.program, self.spec, opset, max_inside)
+        if not translation.weights:
+            self._translations[opset, max_inside] = translation
+        return translation
 
     def check_program(self) -> None:
         """Raise `ModelError` if torch.export cannot capture the graph, or if it draws random numbers."""

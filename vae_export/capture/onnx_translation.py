@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -26,16 +28,44 @@ if TYPE_CHECKING:
 
 #: The IR version of every file. Operator set 20 requires it, and older engines can read it.
 IR_VERSION = 10
+#: Weights outside start at multiples of a memory page, so that engines can map the file. Small ones stay inside.
+_PAGE, _FEWEST_OUTSIDE = 4096, 1024
+#: The name of the file with the weights, until it is known.
+_UNNAMED = "weights"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
-def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int) -> onnx.ModelProto:
-    """Return the program as an ONNX model with its weights inside.
+@dataclass(frozen=True)
+class Translation:
+    """A program as an ONNX model.
+
+    Attributes:
+        model: the model.
+        weights: the bytes of the file `location`, which holds the weights of a large model; empty if they are inside.
+    """
+
+    model: onnx.ModelProto
+    weights: bytes = b""
+
+    def located(self, location: str) -> onnx.ModelProto:
+        """Return a copy of the model that names the file with its weights."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = location
+        return model
+
+
+def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int, max_inside: int) -> Translation:
+    """Return the program as an ONNX model.
 
     Args:
         program: the captured graph of one part.
         spec: names and sizes of the inputs and outputs.
         opset: ONNX operator set.
+        max_inside: the most bytes of weights that are stored inside the model.
 
     Raises:
         ModelError: the program cannot be translated, or has other dynamic axes than the contract.
@@ -51,6 +81,9 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int)
             _optimize(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ModelError("module cannot be written as ONNX", where=spec.part, got=_first_cause(error)) from error
+    weights = b""
+    if sum(tensor.nbytes for tensor in _initialisers(exported.model)) > max_inside:
+        weights = _move_weights_out(exported.model)
     model = exported.model_proto
     model.ir_version = IR_VERSION
     _remove_notes(model)
@@ -59,7 +92,39 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int)
     written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if written.get("ai.onnx") != opset:
         raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
-    return model
+    return Translation(model, weights)
+
+
+def _initialisers(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
+    """Yield the weights and constants of a model."""
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            yield value.const_value
+
+
+def _move_weights_out(model: onnx_ir.Model) -> bytes:
+    """Move the weights of a model to the bytes of another file, in place, and return these bytes.
+
+    The model is made before any of them is serialised: a protobuf above 2 GB cannot even be measured.
+    """
+    import onnx_ir
+
+    data = io.BytesIO()
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _FEWEST_OUTSIDE:
+            continue
+        data.write(bytes(-data.tell() % _PAGE))
+        value.const_value = onnx_ir.ExternalTensor(
+            _UNNAMED,
+            data.tell(),
+            tensor.nbytes,
+            tensor.dtype,
+            shape=onnx_ir.Shape(tensor.shape.numpy()),
+            name=value.name or "",
+        )
+        data.write(tensor.tobytes())
+    return data.getvalue()
 
 
 def _optimize(model: onnx_ir.Model) -> None:

@@ -6,31 +6,44 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from vae_export.artifact.manifest import FileContent
+from vae_export.artifact.manifest import FileContent, sidecar_name
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import FULL, PrecisionName, infix
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS, SessionOptions
 
 if TYPE_CHECKING:
+    import onnx
+
     from vae_export.capture import Graph
     from vae_export.runtime.session import Session
 
 #: The oldest operator set. For earlier sets, PyTorch uses a converter that can fail silently.
 MIN_OPSET = 18
-#: The largest protobuf message in bytes.
-PROTOBUF_LIMIT = 2**31 - 1
+#: The most bytes of weights in one file: a protobuf message ends at 2^31 - 1 bytes, and needs some for the graph.
+MAX_INSIDE = 2**31 - 2**27
+#: Suffix of the sidecar with the weights of a model that is too large for one file.
+WEIGHTS = ".data"
 
 
 class Onnx(Format):
-    """ONNX files of one operator set, with their weights inside."""
+    """ONNX files of one operator set, with their weights inside.
+
+    A model that is too large for one file has its weights in a sidecar.
+
+    Args:
+        max_inside: the most bytes of weights inside.
+    """
 
     name = "onnx"
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
+
+    def __init__(self, max_inside: int = MAX_INSIDE) -> None:
+        self.max_inside = max_inside
 
     def check(self, options: WriteOptions) -> None:
         """Raise `UsageError` for an operator set that the installed exporter cannot write."""
@@ -45,23 +58,25 @@ class Onnx(Format):
         import onnx
 
         self.check(options)
-        model = onnx.ModelProto()
-        model.CopyFrom(graph.onnx(options.opset))
+        translation = graph.onnx(options.opset, self.max_inside)
+        name = f"{graph.spec.part}{infix(options.precision)}{self.suffix}"
+        model = translation.located(sidecar_name(name, WEIGHTS))
         for key, value in sorted(options.metadata.items()):
             model.metadata_props.add(key=key, value=value)
-        if model.ByteSize() > PROTOBUF_LIMIT:
-            raise ModelError(
-                "model too large for one ONNX file",
-                where=graph.spec.part,
-                expected=f"{PROTOBUF_LIMIT:,} bytes at most",
-                got=f"{model.ByteSize():,}",
-            )
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(_without_weights(model) if translation.weights else model, full_check=True)
         if options.precision != FULL:
+            if translation.weights:
+                raise ModelError(
+                    f"model too large to be converted to {options.precision}",
+                    where=graph.spec.part,
+                    expected=f"{self.max_inside:,} bytes of weights at most",
+                    got=f"{len(translation.weights):,}",
+                )
             from vae_export.formats.onnx_quantize import convert_precision
 
             model = convert_precision(model, options.precision, options.calibration)
-        return FileContent(model.SerializeToString(deterministic=True))
+        sidecars = {WEIGHTS: translation.weights} if translation.weights else {}
+        return FileContent(model.SerializeToString(deterministic=True), sidecars)
 
     def providers(self) -> tuple[str, ...]:
         """Return the providers of ONNX Runtime that this machine has, the CPU first."""
@@ -83,6 +98,7 @@ class Onnx(Format):
             opset=opset,
             ir_version=None if opset is None else IR_VERSION,
             foreign=FOREIGN.get(precision, frozenset()),
+            sidecars=[sidecar_name(name, suffix) for suffix in content.sidecars],
         )
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
@@ -96,7 +112,35 @@ class Onnx(Format):
         """Open a session of ONNX Runtime with the options."""
         from vae_export.runtime.session import Session
 
-        return session_runner(Session(content.data, spec, options))
+        return session_runner(Session(content.data, spec, options, _named_sidecars(content)))
+
+
+def _named_sidecars(content: FileContent) -> dict[str, bytes]:
+    """Return the bytes of the file with the weights by the name that the model has for it."""
+    if not content.sidecars:
+        return {}
+    import onnx
+
+    from vae_export.formats.onnx_lint import external_location
+
+    tensors = onnx.load_model_from_string(content.data).graph.initializer
+    names = {location for tensor in tensors if (location := external_location(tensor)) is not None}
+    return {name: data for name in names for data in content.sidecars.values()}
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model with inputs in place of the weights outside: onnx's checker wants their file."""
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.initializer[:]
+    for tensor in model.graph.initializer:
+        if tensor.external_data:
+            copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        else:
+            copy.graph.initializer.append(tensor)
+    return copy
 
 
 def session_runner(session: Session) -> Runner:

@@ -5,12 +5,12 @@ random-operator     error      a graph that draws random numbers gives other out
 dropout             error      runs at ONNX Runtime's lowest optimisation level, removed at others: results differ
 training-branch     error      an If on a training flag: the model was exported in two modes
 branch              warning    an If on anything else: probes may not take both branches
-baked-batch         error      the first axis of an input or output is a number
+baked-batch         error      the first axis of an input or output is a number, and the contract inside does not say so
 fixed-reshape       warning    a Reshape to a positive first size, which may be the batch of the example
 opset               error      the operator set differs from the manifest's
 ir-version          error      the IR version differs from the one that `export` writes
 foreign-domain      error      operators outside ONNX's own domain
-sidecar             error      a tensor in another file: this one is incomplete
+sidecar             error      a tensor in another file than the file's own sidecar: this one is incomplete
 machine-trace       error      a path or source line of the machine that wrote it
 unused-initialiser  warning    weights that no node reads
 float64             error      a float64 type: slow on some engines, refused by others
@@ -21,6 +21,8 @@ Subgraphs and the bodies of functions are also checked. The functions that itera
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,6 +58,7 @@ def lint(
     opset: int | None,
     ir_version: int | None = None,
     foreign: Collection[str] = (),
+    sidecars: Collection[str] = (),
 ) -> Iterator[Finding]:
     """Find faults in an ONNX file.
 
@@ -64,14 +67,16 @@ def lint(
         name: the name of the file, for the findings.
         opset, ir_version: required versions; None is not checked.
         foreign: allowed operators and operator sets outside ONNX, such as "com.microsoft 1".
+        sidecars: names of the files that may hold weights.
 
     Returns:
         An iterator of the faults.
     """
     import onnx
 
+    allowed = {"foreign-domain": foreign, "sidecar": sidecars}
     for finding in _findings(onnx.load_from_string(data), name, opset, ir_version):
-        if finding.rule != "foreign-domain" or finding.detail not in foreign:
+        if finding.detail not in allowed.get(finding.rule, ()):
             yield finding
 
 
@@ -101,11 +106,24 @@ def _domains(imported: Iterable[onnx.OperatorSetIdProto], where: str) -> Iterato
 
 
 def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
+    if _states_fixed_batch(model):
+        return
     for value in (*model.graph.input, *model.graph.output):
         dims = value.type.tensor_type.shape.dim
         if not dims or not dims[0].dim_param:
             size = dims[0].dim_value if dims else "no axes"
             yield Finding("baked-batch", "error", f"{name}, tensor '{value.name}'", f"first axis is {size}")
+
+
+def _states_fixed_batch(model: onnx.ModelProto) -> bool:
+    """Whether the contract in the file's metadata has a number as the batch, which opening a file compares with it."""
+    for entry in model.metadata_props:
+        if entry.key == "vae_export.contract":
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                stated = json.loads(entry.value)
+                tensors = [*stated["inputs"], *stated["outputs"]]
+                return all(type(tensor["shape"][0]) is int for tensor in tensors)
+    return False
 
 
 def _graph(graph: onnx.GraphProto, name: str, outer: _Scope) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ class OpenVino(Format):
         """Return the graph, with its weights as the sidecar `.bin`, rounded to the precision."""
         import openvino
 
-        model = core().read_model(Onnx().write(graph, replace(options, precision=FULL)).data)
+        model = _read_onnx(Onnx().write(graph, replace(options, precision=FULL)), graph.spec.part)
         if options.precision != FULL:
             _round_weights(model, options.precision)
             model.set_rt_info(options.precision, _PRECISION_ENTRY)
@@ -147,6 +147,15 @@ def core() -> openvino.Core:
     import openvino
 
     return openvino.Core()
+
+
+def _read_onnx(content: FileContent, part: Part) -> openvino.Model:
+    if not content.sidecars:
+        return core().read_model(content.data)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in content.by_name(f"{part}.onnx").items():
+            (Path(folder) / name).write_bytes(data)
+        return core().read_model(Path(folder) / f"{part}.onnx")
 
 
 def _read(content: FileContent, where: str) -> openvino.Model:

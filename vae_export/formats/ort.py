@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
+from vae_export.errors import ModelError
 from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.formats.onnx_lint import DOMAINS
@@ -50,6 +51,9 @@ class Ort(Format):
 
         from vae_export.runtime.session import LOG_FATAL, OPTIMISATIONS
 
+        model = Onnx().write(graph, options)
+        if model.sidecars:
+            raise ModelError("model too large for one file", where=graph.spec.part, do="export ONNX")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.ort"
             session = onnxruntime.SessionOptions()
@@ -57,7 +61,7 @@ class Ort(Format):
             session.graph_optimization_level = OPTIMISATIONS[_LEVEL]
             session.optimized_model_filepath = str(path)
             session.add_session_config_entry("session.save_model_format", "ORT")
-            onnxruntime.InferenceSession(Onnx().write(graph, options).data, session, providers=[CPU])
+            onnxruntime.InferenceSession(model.data, session, providers=[CPU])
             return FileContent(path.read_bytes())
 
     def lint(

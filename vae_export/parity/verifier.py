@@ -410,7 +410,7 @@ class _FileVerifier:
             raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
         # A file of another precision has other nodes than the captured program, so they cannot be compared.
         failures = [result for result in record.results if not result.passed]
-        if failures and entry.format == "onnx" and entry.precision == FULL:
+        if failures and entry.format == "onnx" and entry.precision == FULL and not content.sidecars:
             graph = self._references.captured.graph(entry.part)
             found = explain_failure(content.data, entry.name, graph, failures, cases)
             if isinstance(found, NodeMismatch):
@@ -446,7 +446,7 @@ class _FileVerifier:
         largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
         fresh = self._open(entry, content, variants[0])
         record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
-        if target.is_gpu and entry.format == "onnx":
+        if target.is_gpu and entry.format == "onnx" and not content.sidecars:
             providers = node_providers(content.data, target.provider, usual.inputs)
             record.findings += cpu_node_warnings(providers, entry.name, target.provider)
         shown = target.session_options(thorough=False)[0] if entry.part == "decoder" else None

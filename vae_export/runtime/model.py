@@ -397,8 +397,10 @@ class Model:
         with self._opening:
             if part not in self._sessions:
                 chosen = self.running(part)
-                data = self._package.read(self.manifest.entry(part, precision=chosen.precision))
-                self._sessions[part] = Session(data, self.contract.spec(part), chosen.options)
+                entry = self.manifest.entry(part, precision=chosen.precision)
+                data = self._package.read(entry)
+                sidecars = {sidecar.name: self._package.read(sidecar) for sidecar in entry.beside}
+                self._sessions[part] = Session(data, self.contract.spec(part), chosen.options, sidecars)
             return self._sessions[part]
 
 

@@ -7,6 +7,7 @@ infinite latent. Each of these raises an error here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnxruntime as ort
@@ -46,14 +47,21 @@ class Session:
         data: the file's bytes. The caller has compared their hash.
         spec: names, dtypes and shapes that the graph must have.
         options: provider, threads, optimisation, tf32 and switches.
+        sidecars: the bytes of the files with weights of a large model, by name.
 
     Raises:
         ModelError: the bytes are no ONNX graph, or one with other inputs or outputs.
         TargetError: the provider is missing, or does not work.
     """
 
-    def __init__(self, data: bytes, spec: PartSpec, options: SessionOptions = _DEFAULT) -> None:
-        self._session = _open(data, options, where=spec.part)
+    def __init__(
+        self,
+        data: bytes,
+        spec: PartSpec,
+        options: SessionOptions = _DEFAULT,
+        sidecars: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        self._session = _open(data, options, where=spec.part, sidecars=sidecars)
         self._spec = spec
         self._outputs = [tensor.name for tensor in spec.outputs]
         self._is_open = any(name != BATCH for name in spec.symbols)
@@ -164,7 +172,9 @@ _IDENTITY = (
 )
 
 
-def _open(data: bytes, options: SessionOptions, where: str) -> ort.InferenceSession:
+def _open(
+    data: bytes, options: SessionOptions, where: str, sidecars: Mapping[str, bytes] = MappingProxyType({})
+) -> ort.InferenceSession:
     provider, available = options.provider, available_providers()
     if provider not in available:
         do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
@@ -177,6 +187,9 @@ def _open(data: bytes, options: SessionOptions, where: str) -> ort.InferenceSess
         settings.graph_optimization_level = OPTIMISATIONS[options.optimisation]
     for switch in options.switches:
         SET_SWITCH[switch](settings)
+    if sidecars:
+        names, buffers = list(sidecars), list(sidecars.values())
+        settings.add_external_initializers_from_files_in_memory(names, buffers, list(map(len, buffers)))
     try:
         session = ort.InferenceSession(
             data, settings, providers=[(provider, _provider_options(options))], enable_fallback=0
