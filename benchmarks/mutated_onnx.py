@@ -188,18 +188,14 @@ def bomb(model: onnx.ModelProto, rng: random.Random) -> None:
                 helper.make_tensor("times", TensorProto.INT64, [2], [1, rng.choice([2**20, 2**31])])
             )
             graph.node.insert(0, helper.make_node("Tile", [name, "times"], ["tiled"]))
-        case 2:
-            for _ in range(rng.choice([30, 90, 300])):
-                inner = onnx.GraphProto()
-                inner.CopyFrom(graph)
-                inner.ClearField("initializer")
-                del inner.node[:-1]
-                inner.name = "inner"
-                branch = helper.make_node("If", [name], ["z"], then_branch=inner, else_branch=inner)
-                del graph.node[1:]
-                if len(branch.SerializeToString()) > 1 << 24:
-                    return
-                graph.node.append(branch)
+        case 2:  # branches within branches; protobuf itself reads a hundred levels of messages
+            inner = helper.make_graph([], "inner", [], [])
+            for _ in range(rng.choice([5, 20, 40])):
+                branch = helper.make_node(
+                    "If", [name], ["z"], then_branch=inner, else_branch=helper.make_graph([], "e", [], [])
+                )
+                inner = helper.make_graph([branch], "inner", [], [])
+            graph.node.extend(inner.node)
 
 
 MUTATIONS: tuple[Mutation, ...] = (

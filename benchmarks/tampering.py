@@ -3,9 +3,9 @@
     python benchmarks/tampering.py
     python benchmarks/tampering.py my.zip --count 1000
 
-The kinds are those of tests/bundles/tampering/. A bundle of most kinds must be refused, in one line that names the right
-file; some are harmless and must be accepted; with the rest either may happen. Exits 1 if anything else happens, if a
-command writes a control character or a mark that turns the text, or if it needs more than 2 GB or 60 seconds.
+The kinds are those of tests/bundles/tampering/. A bundle of most kinds must be refused, in one line that names the
+right file; some are harmless and must be accepted; with the rest either may happen. Exits 1 if anything else happens,
+if a command writes a control character or a mark that turns the text, or needs more than 2 GB or 60 seconds.
 """
 
 from __future__ import annotations
