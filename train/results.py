@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,25 @@ class RunSummary:
 def _in_bits(kind: ScoreKind, nats: float) -> dict[str, float]:
     bits = kind.bits_per_dim(nats)
     return {} if bits is None else {"bits_per_dim": bits}
+
+
+def read_run_settings(run: Run) -> dict[str, Any]:
+    """Return the settings and scores of a run, flat, by names such as "training.learning_rate".
+
+    Raises:
+        InputError: Its checkpoint cannot be read.
+    """
+    header = read_checkpoint_header(run.checkpoint)
+    provenance = {key: value for key, value in header.provenance.items() if key != "likelihood"}  # config has it
+    return dict(_flat({"config": header.config.to_json(), "parameters": header.parameters, **provenance}))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def read_run_summary(run: Run) -> RunSummary:

@@ -238,3 +238,20 @@ def test_new_training_removes_old_evaluations(invoke: Invoke, trained: Path, tmp
     done = invoke("train", *TINY, "--epochs", 1, "--out", run.folder, "--force")
     assert done.code == 0, one_line(done.err)
     assert not run.evaluations.exists()
+
+
+def test_difference_of_two_runs_names_what_differs(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "one", 100.0)
+    write_run(tmp_path / "two", 90.0, protocol="dynamic")
+    done = invoke("runs", tmp_path, "--diff", "one", tmp_path / "two", "--json")
+    assert done.code == 0, done.err
+    differences = json.loads(done.out)["differences"]
+    assert differences["data.protocol"] == ["grey", "dynamic"]
+    assert differences["scores.test.negative_elbo_nats_per_image"] == [100.0, 90.0]
+    assert not [name for name in differences if name.startswith(("config.", "training."))]
+    said = invoke("runs", tmp_path, "--diff", "one", "two").out
+    assert "data.protocol" in said
+    assert invoke("runs", tmp_path, "--diff", "one", "one").out == "no difference\n"
+    missing = invoke("runs", tmp_path, "--diff", "one", "three")
+    assert missing.code == 2
+    assert "no such run: three" in one_line(missing.err)

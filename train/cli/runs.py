@@ -12,7 +12,7 @@ import typer
 from vae_export.cli import console
 from vae_export.cli.options import JsonOption
 from vae_export.errors import InputError, UsageError
-from vae_export.runs import ARTIFACTS
+from vae_export.runs import ARTIFACTS, Run
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 def runs(
     folder: Annotated[Path, typer.Argument(help="Folder of the runs.")] = ARTIFACTS,
+    diff: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--diff", metavar="A B", help="Show the settings in which two runs differ: names, or folders."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare runs by their scores, the best first.
@@ -32,6 +36,9 @@ def runs(
     """
     from train.results import read_run_summaries
 
+    if diff is not None:
+        _show_difference(*(_run(folder, name) for name in diff), json=json)
+        return
     if not folder.is_dir():
         raise UsageError("no such folder", where=folder, do="train first, or say where the runs are")
     summaries, unreadable = read_run_summaries(folder)
@@ -62,6 +69,35 @@ def runs(
         console.result(("\n" if number else "") + name + same)
         console.result(_table(group))
         console.paragraph(f"nats per test image, z sampled; {group[0].kind.describe()}")
+
+
+def _run(folder: Path, name: Path) -> Run:
+    """Return a run by its name in `folder`, or by its own folder."""
+    for place in (folder / name, name):
+        if Run(place).checkpoint.exists():
+            return Run(place)
+    raise UsageError("no such run", where=name, expected=f"a folder in {folder}, or a path", do="see: cli.py runs")
+
+
+def _show_difference(first: Run, second: Run, *, json: bool) -> None:
+    """Print the settings in which two runs differ, and their scores."""
+    from train.results import read_run_settings
+
+    before, after = read_run_settings(first), read_run_settings(second)
+    differs = {
+        name: (before.get(name), after.get(name))
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name)
+    }
+    if json:
+        runs = [str(first.folder), str(second.folder)]
+        console.result_json({"runs": runs, "differences": {name: list(pair) for name, pair in differs.items()}})
+        return
+    headings = ("setting", str(first.folder), str(second.folder))
+    table = console.table(*headings, wrap=headings)
+    for name, pair in differs.items():
+        table.add_row(name, *("" if value is None else str(value) for value in pair))
+    console.result(table if differs else "no difference")
 
 
 def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
