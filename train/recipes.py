@@ -93,7 +93,7 @@ RECIPES: dict[Family, Recipe] = {
     "conv": Recipe(epochs=10, batch_size=256, learning_rate=3e-3, schedule="one-cycle", bfloat16=False),
     "residual": Recipe(epochs=12, batch_size=128, learning_rate=2e-3, schedule="one-cycle", bfloat16=True),
     "resnet": Recipe(
-        30, 64, learning_rate=2e-3, schedule="one-cycle", bfloat16=False, weight_average=0.995, warmup_ratio=0.1
+        30, 64, learning_rate=1e-3, schedule="one-cycle", bfloat16=False, weight_average=0.995, warmup_ratio=0.1
     ),
 }
 
