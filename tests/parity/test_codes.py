@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_export import Contract, Source, export, load
+from vae_export import Contract, Source, export, load, verify
 from vae_export.parity import References
 from vae_export.parity.compare import compare_codes, unstable_codes, unstable_warnings
 
@@ -61,6 +61,18 @@ def test_export_of_codes_is_verified_and_tests_itself(tmp_path: Path) -> None:
     assert not any(finding.rule == "unstable-codes" for finding in certificate.findings)
     assert artifact.manifest.golden[0].outputs[0].tolerance == 0
     load(tmp_path / "export").self_test().require()
+
+
+@pytest.mark.slow
+def test_codes_of_a_changed_codebook_fail(tmp_path: Path) -> None:
+    encoder = Encoder()
+    artifact, _ = export(Source(CONTRACT, encoder), tmp_path / "export")
+    with torch.no_grad():
+        encoder.entries *= 1.1
+    certificate = verify(artifact, Source(CONTRACT, encoder), thorough=False)
+    assert not certificate.passed
+    failed = [result for result in certificate.results if not result.passed]
+    assert all(result.output == "codes" and (result.comparison.error or 0) >= 1 for result in failed)
 
 
 def test_other_codes_fail() -> None:
