@@ -10,6 +10,7 @@ from tests.report.sample_certificates import ONNX, Reader, certificate, error_ma
 from tests.report.sample_certificates import manifest as manifest_of
 from vae_export.contract import Condition, Contract
 from vae_export.parity.compare import CaseResult
+from vae_export.report.certificate_page import Summary
 from vae_export.tensors import Symbol
 
 TABLE = Contract((13,), (4,), None)
@@ -82,3 +83,10 @@ def test_range_is_that_of_the_data_or_none() -> None:
     assert "Where the data may lie: here [-1, 1]. A value that leaves it" in page_of(AUDIO).text
     pixels = replace(result("decoder-uint8-hwc"), output="pixels")
     assert "One grey level is 0.00784, for pixels in [-1, 1]." in page_of(OPEN_IMAGES, pixels).text
+
+
+def test_sizes_of_a_test_case_are_named_and_counted() -> None:
+    sized = replace(result("encoder", "mean"), sizes=(("h", 2), ("w", 5)), batch=3, probe="zeros")
+    whole = certificate((sized,), error_maps={})
+    assert "zeros, batch 3, h 2, w 5; optimisation all, 1 thread" in read(whole, manifest_of(OPEN_IMAGES)).text
+    assert Summary(whole, OPEN_IMAGES).numbers(whole.results) == 3 * 8 * 2 * 5

@@ -166,17 +166,21 @@ class Summary:
     def numbers(self, results: Iterable[CaseResult], *, grey: bool = False) -> int:
         """Return how many numbers were compared; with `grey`, only pixels are counted."""
         return sum(
-            result.batch * self._item(result.part, result.output)
+            result.batch * self._items(result.part, result.sizes).get(result.output, 1)
             for result in results
             if result.comparison.fault is None and (not grey or result.comparison.grey is not None)
         )
 
-    def _item(self, part: str, output: str) -> int:
-        for known in EVERY_PART:
-            if known == part:
-                outputs = self.contract.at().spec(known).outputs  # open sizes count as the usual ones
-                return {tensor.name: math.prod(tensor.fixed_item) for tensor in outputs}.get(output, 1)
-        return 1
+    def _items(self, part: str, sizes: tuple[tuple[str, int], ...]) -> dict[str, int]:
+        """Return how many numbers a row of each output of a part has, at these values of open sizes."""
+        if (part, sizes) not in self._cached_items:
+            outputs = self.contract.at(dict(sizes)).spec(part).outputs if part in EVERY_PART else ()  # a metric has one
+            self._cached_items[part, sizes] = {tensor.name: math.prod(tensor.fixed_item) for tensor in outputs}
+        return self._cached_items[part, sizes]
+
+    @cached_property
+    def _cached_items(self) -> dict[tuple[str, tuple[tuple[str, int], ...]], dict[str, int]]:
+        return {}
 
 
 TEMPLATE = "certificate.html.j2"
