@@ -12,7 +12,7 @@ import torch
 
 from tests.extended_exports import write_extended_export
 from tests.extended_models import CONTRACTS, extended_source
-from vae_export import Model, load, open_artifact
+from vae_export import Model, export, load, open_artifact
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError, UsageError
@@ -283,3 +283,13 @@ def test_self_test_counts_wrong_codes(tmp_path: Path) -> None:
     result = self_test(open_artifact(tmp_path), wrong)
     with pytest.raises(ParityError, match="self-test failed: encoder, 'codes'; expected error of 0 at most, got 1"):
         result.require()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batch of 3", "codes"])
+def test_verified_export_passes_its_self_test_and_runs_any_batch(name: str, tmp_path: Path) -> None:
+    artifact, certificate = export(extended_source(name), tmp_path / "out")
+    assert certificate.passed
+    model = load(artifact.folder, threads=1)
+    model.self_test().require()
+    assert len(model.reconstruct(_data(name, 7))) == 7
