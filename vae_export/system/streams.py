@@ -21,12 +21,16 @@ def private_stdout() -> IO[str]:
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Suppress warnings, log records and whatever Python code prints within the block."""
-    output = io.StringIO()
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    output, handle = io.StringIO(), logging.Logger.handle
+    # logging.disable() would clear the caches of all loggers each time, of which PyTorch and ONNX have thousands.
+    logging.Logger.handle = _drop_record  # type: ignore[method-assign, assignment]
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.Logger.handle = handle  # type: ignore[method-assign]
+
+
+def _drop_record(_logger: logging.Logger, _record: logging.LogRecord) -> None:
+    """Handle a log record by ignoring it."""
