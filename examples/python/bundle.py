@@ -14,6 +14,7 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ class Bundle:
         self.manifest = json.loads(self._files["manifest.json"])
         if self.manifest["format"] not in FORMATS:
             raise ValueError(f"bundle of another version: {self.manifest['format']}")
-        self.contract = Contract(self.manifest)
+
+    @cached_property
+    def contract(self) -> Contract:
+        """The contract of the manifest."""
+        return Contract(self.manifest)
 
     def find_model(self, part: str, format: str = "onnx") -> dict[str, Any] | None:
         """Return the manifest's entry for a part's model file, in float32 if there is one: see `PRECISIONS`."""
