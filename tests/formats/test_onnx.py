@@ -11,7 +11,7 @@ import pytest
 
 from tests import sample_models
 from tests.conftest import Exported
-from vae_export import Source
+from vae_export import Source, export
 from vae_export.capture import capture
 from vae_export.contract import PARTS
 from vae_export.errors import UsageError
@@ -27,16 +27,31 @@ def decoder() -> Source:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", range(MIN_OPSET, 23))
+@pytest.mark.parametrize("opset", range(14, 23))
 def test_requested_opset_is_written(decoder: Source, opset: int) -> None:
     data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset)).data
     assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
 
 
-@pytest.mark.parametrize("opset", [-1, 0, 13, MIN_OPSET - 1, NEWEST + 1, 10**6])
+@pytest.mark.parametrize("opset", [-1, 0, MIN_OPSET - 1, NEWEST + 1, 10**6])
 def test_unsupported_opset_is_refused(decoder: Source, opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
         FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_opset_that_the_model_cannot_have_is_refused_with_the_lowest(decoder: Source, opset: int) -> None:
+    said = f"opset cannot be written: decoder, No Adapter .*; expected 14 and up for this model, got {opset}"
+    with pytest.raises(UsageError, match=said):
+        FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
+
+
+@pytest.mark.slow
+def test_export_of_an_older_opset_is_verified(decoder: Source, tmp_path: Path) -> None:
+    artifact, certificate = export(decoder, tmp_path / "export", parts=["decoder"], opset=15)
+    model = onnx.load_from_string(artifact.read(artifact.entry("decoder")))
+    assert certificate.passed
+    assert (artifact.manifest.opset, model.ir_version, model.opset_import[0].version) == (15, 8, 15)
 
 
 @pytest.mark.parametrize("part", PARTS)

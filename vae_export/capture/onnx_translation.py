@@ -26,8 +26,11 @@ from vae_export.tensors import Expression
 if TYPE_CHECKING:
     import onnx_ir
 
-#: The IR version of every file. Operator set 20 requires it, and older engines can read it.
+#: The IR version of every file of the operator sets that PyTorch writes. Set 20 requires it, and older engines can read
+#: it. Files of older operator sets have the oldest IR version that their set allows.
 IR_VERSION = 10
+#: The oldest operator set that PyTorch writes. ONNX's own converter makes older ones from it.
+WRITTEN_OPSET = 18
 #: Weights outside start at multiples of a memory page, so that engines can map the file. Small ones stay inside.
 _PAGE, _FEWEST_OUTSIDE = 4096, 1024
 #: The name of the file with the weights, until it is known.
@@ -58,6 +61,13 @@ class Translation:
         return model
 
 
+def ir_version(opset: int) -> int:
+    """Return the IR version of a file of an operator set."""
+    if opset >= WRITTEN_OPSET:
+        return IR_VERSION
+    return onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+
+
 def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int, max_inside: int) -> Translation:
     """Return the program as an ONNX model.
 
@@ -74,7 +84,12 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
     with silenced(), _cached_registry():
         try:
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, external_data=False, optimize=False, verbose=False
+                program,
+                dynamo=True,
+                opset_version=max(opset, WRITTEN_OPSET),
+                external_data=False,
+                optimize=False,
+                verbose=False,
             )
             if exported is None:
                 raise ModelError("exporter gave no model", where=spec.part)
@@ -85,7 +100,9 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
     if sum(tensor.nbytes for tensor in _initialisers(exported.model)) > max_inside:
         weights = _move_weights_out(exported.model)
     model = exported.model_proto
-    model.ir_version = IR_VERSION
+    if opset < WRITTEN_OPSET:
+        model = _converted(model, spec, opset, is_large=bool(weights))
+    model.ir_version = ir_version(opset)
     _remove_notes(model)
     _name_tensors(model.graph, spec)
     _name_sizes(model.graph, spec)
@@ -93,6 +110,30 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
     if written.get("ai.onnx") != opset:
         raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
     return Translation(model, weights)
+
+
+def _converted(model: onnx.ModelProto, spec: PartSpec, opset: int, *, is_large: bool) -> onnx.ModelProto:
+    """Return a model in an older operator set; raise `UsageError` if this set cannot express one of its operators."""
+    if is_large:
+        raise UsageError(
+            "opset cannot be written", where=f"{spec.part}, a large model", expected=WRITTEN_OPSET, got=opset
+        )
+    from onnx import version_converter
+
+    reasons = []
+    for lowest in range(opset, WRITTEN_OPSET):
+        try:
+            converted = version_converter.convert_version(model, lowest)
+        except Exception as error:  # the converter raises RuntimeError and ConvertError
+            reasons.append(str(error).rpartition("failed: ")[2] or type(error).__name__)
+            continue
+        if not reasons:
+            return converted
+        break
+    else:
+        lowest = WRITTEN_OPSET
+    where, expected = f"{spec.part}, {reasons[0]}", f"{lowest} and up for this model"
+    raise UsageError("opset cannot be written", where=where, expected=expected, got=opset)
 
 
 def _initialisers(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:

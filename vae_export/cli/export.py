@@ -71,7 +71,9 @@ class FileOptions:
         list[str] | None,
         choices_option("--pixels", PIXELS, help="Add a decoder that returns uint8 pixels. Repeatable."),
     ] = None
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set.")] = OPSET
+    opset: Annotated[
+        int, typer.Option("--opset", help="ONNX operator set; one below 18 only where it can express the model.")
+    ] = OPSET
     capture_minutes: Annotated[
         float,
         typer.Option("--capture-minutes", min=0, help="Time to capture the parts with torch.export; 0: no limit."),

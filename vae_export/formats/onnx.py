@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
     from vae_export.runtime.session import Session
 
-#: The oldest operator set. For earlier sets, PyTorch uses a converter that can fail silently.
-MIN_OPSET = 18
+#: The oldest operator set. Those below 18 are made by ONNX's converter, which refuses some operators.
+MIN_OPSET = 11
 #: The most bytes of weights in one file: a protobuf message ends at 2^31 - 1 bytes, and needs some for the graph.
 MAX_INSIDE = 2**31 - 2**27
 #: Suffix of the sidecar with the weights of a model that is too large for one file.
@@ -88,7 +88,7 @@ class Onnx(Format):
         self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
     ) -> Iterator[Finding]:
         """Return the faults that `vae_export.formats.onnx_lint` finds."""
-        from vae_export.capture.onnx_translation import IR_VERSION
+        from vae_export.capture.onnx_translation import ir_version
         from vae_export.formats.onnx_lint import lint
         from vae_export.formats.onnx_quantize import FOREIGN
 
@@ -96,7 +96,7 @@ class Onnx(Format):
             content.data,
             name,
             opset=opset,
-            ir_version=None if opset is None else IR_VERSION,
+            ir_version=None if opset is None else ir_version(opset),
             foreign=FOREIGN.get(precision, frozenset()),
             sidecars=[sidecar_name(name, suffix) for suffix in content.sidecars],
         )
