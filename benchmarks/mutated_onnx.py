@@ -190,7 +190,7 @@ def bomb(model: onnx.ModelProto, rng: random.Random) -> None:
             graph.node.insert(0, helper.make_node("Tile", [name, "times"], ["tiled"]))
         case 2:  # branches within branches; protobuf itself reads a hundred levels of messages
             inner = helper.make_graph([], "inner", [], [])
-            for _ in range(rng.choice([5, 20, 40])):
+            for _ in range(rng.choice([5, 20, 30])):
                 branch = helper.make_node(
                     "If", [name], ["z"], then_branch=inner, else_branch=helper.make_graph([], "e", [], [])
                 )
