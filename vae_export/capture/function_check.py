@@ -17,24 +17,27 @@ from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 
 #: Differences up to this share of the output's largest value are rounding: kernels sum in an order that depends on the
-#: batch size. A larger one is measured again in float64, where rounding is this much smaller.
-_ROUNDING, _ROUNDING_FLOAT64 = 1e-6, 1e-10
+#: batch size, and the decoder of Stable Diffusion, some hundred layers, is 1.7e-5 off its float64 result. A larger
+#: difference is measured again in float64, where rounding is much smaller.
+_ROUNDING, _ROUNDING_FLOAT64 = 3e-5, 1e-10
 
 
-def check_function(module: nn.Module, spec: PartSpec, in_float64: Callable[[], nn.Module]) -> None:
+def check_function(
+    module: nn.Module, spec: PartSpec, first: Sequence[Tensor], in_float64: Callable[[], nn.Module]
+) -> None:
     """Raise `ModelError` if the outputs depend on anything but the inputs of the same row.
 
-    The module is run twice on the same batch, then on its rows in another order and one by one.
+    The module is run again on the same batch, then on its rows in another order, and on one row alone.
 
     Args:
         module: the module of a part, float32.
         spec: the part.
+        first: its outputs for `example_inputs`.
         in_float64: returns the module in float64. It is called only where float32 rounding may be the reason for a
             difference.
     """
     inputs = example_inputs(spec)
-    first, again = _run(module, inputs), _run(module, inputs)
-    for tensor, one, other in zip(spec.outputs, first, again, strict=True):
+    for tensor, one, other in zip(spec.outputs, first, _run(module, inputs), strict=True):
         if not torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)):
             raise _refusal(spec, tensor.name, "two runs on the same inputs", _difference(one, other))
     if len(inputs[0]) < EXAMPLE_BATCH:
@@ -52,19 +55,19 @@ def _row_dependence(
 ) -> ModelError | None:
     """Return the error for rows that depend on the other rows of a batch or on their order, or None."""
     backwards = _run(module, tuple(value.flip(0) for value in inputs))
-    rows = [_run(module, tuple(value[row : row + 1] for value in inputs)) for row in range(len(inputs[0]))]
+    alone = _run(module, tuple(value[:1] for value in inputs))
     for place, tensor in enumerate(spec.outputs):
         batch = outputs[place]
         limit = rounding * float(batch.abs().max())
-        for what, other in (
-            ("rows in another order", backwards[place].flip(0)),
-            ("rows alone and in a batch", torch.cat([row[place] for row in rows])),
+        for what, one, other in (
+            ("rows in another order", batch, backwards[place].flip(0)),
+            ("a row alone and in a batch", batch[:1], alone[place]),
         ):
-            if other.shape != batch.shape:
-                return _refusal(spec, tensor.name, what, f"shape {tuple(other.shape)}, not {tuple(batch.shape)}")
+            if other.shape != one.shape:
+                return _refusal(spec, tensor.name, what, f"shape {tuple(other.shape)}, not {tuple(one.shape)}")
             # Integers, such as codes, may differ where rounding decides between two of them.
-            if batch.is_floating_point() and not (batch - other).abs().max() <= limit:
-                return _refusal(spec, tensor.name, what, _difference(batch, other))
+            if one.is_floating_point() and not (one - other).abs().max() <= limit:
+                return _refusal(spec, tensor.name, what, _difference(one, other))
     return None
 
 
