@@ -72,6 +72,8 @@ class TorchNoise(Decoder):
 class Counter(Decoder):
     """Counts its calls in a buffer, which has influence."""
 
+    calls: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))

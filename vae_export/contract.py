@@ -30,7 +30,7 @@ Pixels = Literal["uint8-hwc", "uint8-chw"]
 PIXELS: Mapping[Pixels, Part] = {"uint8-hwc": "decoder-uint8-hwc", "uint8-chw": "decoder-uint8-chw"}
 #: Every part that a file can hold.
 EVERY_PART: tuple[Part, ...] = (*PARTS, *PIXELS.values())
-#: What an encoder gives: mean and logvar of a Gaussian, a latent without a distribution, or integer codes.
+#: The outputs of an encoder: mean and logvar of a Gaussian, a latent without a distribution, or integer codes.
 Encoding = Literal["gaussian", "deterministic", "codes"]
 #: The distribution of latents: N(0, I), each code equally likely, or one that the contract does not know.
 Prior = Literal["standard normal", "uniform", "given by the user"]
@@ -55,6 +55,7 @@ class PartSpec:
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the tensors as they stand in a manifest and in the metadata of a file."""
         return {
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
@@ -288,12 +289,12 @@ class Contract:
 
     @property
     def data(self) -> TensorSpec:
-        """What the encoder takes."""
+        """The input of the encoder."""
         return self._tensor(self.data_name, self.data_shape, "data", self.data_range)
 
     @property
     def output(self) -> TensorSpec:
-        """What the decoder gives: the data, with a range of its own or none; a tensor "output" if its shape differs."""
+        """The output of the decoder: the data, with a range of its own or none; "output" if its shape differs."""
         if self.output_shape is None:
             return self.data
         name = self.data_name if self.output_shape == self.data_shape else "output"
@@ -301,7 +302,7 @@ class Contract:
 
     @property
     def latents(self) -> tuple[TensorSpec, ...]:
-        """What the decoder takes: one latent or several, or codes."""
+        """The inputs of the decoder: one latent or several, or codes."""
         shapes = self.latent_shape if isinstance(self.latent_shape, Mapping) else {self._only: self.latent_shape}
         if self.codebook_size is None:
             return tuple(self._tensor(name, shape, "latent") for name, shape in shapes.items())
@@ -465,7 +466,7 @@ class Contract:
 
     @property
     def _encoded(self) -> tuple[TensorSpec, ...]:
-        """What the encoder gives: mean and logvar of each latent, or the latents or codes themselves."""
+        """The outputs of the encoder: mean and logvar of each latent, or the latents or codes themselves."""
         if self.encoding != "gaussian":
             return self.latents
         pairs = zip(self._per_latent("mean", "statistic"), self._per_latent("logvar", "statistic"), strict=True)

@@ -92,6 +92,7 @@ class Symbol:
 
     @property
     def is_fixed(self) -> bool:
+        """Whether the symbol has a single value."""
         return self.low == self.high
 
     @property
@@ -109,6 +110,7 @@ class Symbol:
         return f"{self.low} and up" if self.high is None else f"{self.low} to {self.high}"
 
     def to_json(self) -> dict[str, int | None]:
+        """Return the bounds as an object of a manifest."""
         return {"min": self.low, "max": self.high, "usual": self.usual}
 
 
@@ -177,9 +179,11 @@ class TensorSpec:
 
     @property
     def is_integer(self) -> bool:
+        """Whether the values are integers: codes, classes or bytes."""
         return self.dtype != "float32"
 
     def to_json(self) -> dict[str, Any]:
+        """Return name, dtype, shape and range as an object of a manifest."""
         return {
             "name": self.name,
             "dtype": self.dtype,
