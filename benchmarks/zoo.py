@@ -189,7 +189,7 @@ def _export_plainly(source: str, name: str) -> None:
     """Export a model with torch.onnx.export alone, and print for each part whether the file is right."""
     import torch
 
-    from vae_export.sources import Source
+    from vae_export.sources import load_source
 
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -198,9 +198,7 @@ def _export_plainly(source: str, name: str) -> None:
         contract = _contract(name, data, latent, bounds).at()
         modules = {"encoder": encoder and encoder(), "decoder": decoder and decoder()}
     else:
-        from vae_export.sources import open_model
-
-        opened: Source = open_model(source)
+        opened = load_source(source)
         contract = opened.contract.at()
         modules = {"encoder": opened.encoder, "decoder": opened.decoder}
     verdicts = [
