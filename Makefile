@@ -45,7 +45,7 @@ $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
 	@touch $@
 
 test: $(READY)
-	@echo "==> running the suite (about ten minutes on two cores)"
+	@echo "==> running the suite (about fifteen minutes on two cores)"
 	@$(BIN)/python -m pytest -n auto --durations=20
 
 quick: $(READY)

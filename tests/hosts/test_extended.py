@@ -55,7 +55,7 @@ def test_host_passes_or_says_why_not(
     assert re.search(r"^noise: (\d+) of \1 golden latents bit for bit$", done.stdout, re.M), done.stderr
     if name == "cpp-opencv" and contract in NOT_IN_OPENCV:
         assert done.returncode == 1
-        assert done.stderr.startswith(f"error: OpenCV {NOT_IN_OPENCV[contract]}"[:20])
+        assert done.stderr.startswith("error: OpenCV ")
         assert NOT_IN_OPENCV[contract] in done.stderr
         assert len(done.stderr.splitlines()) == 1
         return

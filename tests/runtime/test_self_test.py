@@ -20,7 +20,7 @@ from vae_export.rng import sample
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.tensors import TensorSpec
 
-IMAGE = TensorSpec("image", (2, 2), 0.0, 1.0)
+IMAGE = TensorSpec("image", (1, 2, 2), 0.0, 1.0)
 BAND = 1e-6
 
 
@@ -98,9 +98,9 @@ def test_export_without_golden_vectors_is_named(mlp: Exported) -> None:
 
 @given(st.floats(0, 1, width=32), st.floats(-2, 2))
 def test_self_test_passes_within_tolerance_only(value: float, share: float) -> None:
-    exact = np.full((3, 2, 2), value, np.float32)
+    exact = np.full((3, 1, 2, 2), value, np.float32)
     got = exact.astype(np.float64)
-    got[1, 1, 0] += share * BAND
+    got[1, 0, 1, 0] += share * BAND
     judgement = judge("decoder", IMAGE, got, golden(exact), exact)
     assert judgement.error == pytest.approx(abs(share) * BAND, abs=1e-12)
     if abs(share) < 0.999:
@@ -111,9 +111,9 @@ def test_self_test_passes_within_tolerance_only(value: float, share: float) -> N
 
 def test_only_boundary_pixels_are_explained() -> None:
     boundary = 100.5 / 255
-    exact = np.array([[[boundary - 1e-7, 0.5], [0.5, 0.5]]])
+    exact = np.array([[[[boundary - 1e-7, 0.5], [0.5, 0.5]]]])
     got = exact.copy()
-    got[0, 0, 0] = boundary + 1e-7
+    got[0, 0, 0, 0] = boundary + 1e-7
     explained = judge("decoder", IMAGE, got, golden(exact), exact)
     assert (explained.grey.differing, explained.grey.unexplained, explained.passed) == (1, 0, True)  # type: ignore[union-attr]
     strict = judge("decoder", IMAGE, got, golden(exact, 1e-8), exact)

@@ -26,8 +26,8 @@ def test_signals_do_not_vanish_in_a_deep_network() -> None:
         with torch.no_grad():
             features = model.decoder.body[:-1](torch.randn(16, 32))  # what the last layer is given
         sizes[name] = features.std().item()
-    assert sizes["before"] < 0.01
-    assert 0.05 < sizes["after"] < 2
+    assert 10 * sizes["before"] < sizes["after"]
+    assert 0.2 < sizes["after"] < 2
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "residual", "resnet"])

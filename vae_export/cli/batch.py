@@ -239,10 +239,11 @@ def encode(
     machine: MachineOptions,
     output: OutputOptions,
 ) -> None:
-    """Turn images or other data into latents: mean and log-variance, or what the encoder gives in their place.
+    """Turn images or other data into latents.
 
-    Image files are taken in the order of their paths. Arrays hold float32 in the model's range, or 8-bit levels as
-    uint8. Default output: latents.npz (with --shards: latents/) beside the bundle, or in the run folder.
+    Latents are mean and log-variance, or what the encoder gives in their place. Image files are taken in the order of
+    their paths. Arrays hold float32 in the model's range, or 8-bit levels as uint8. Default output: latents.npz (with
+    --shards: latents/) beside the bundle, or in the run folder.
     """
     work = _Work("encode", "encoded", data.read_from(machine.path(images), "encoder"), reads=images)
     _run(work, model, machine, output, "latents.npz" if output.shards is None else "latents")
@@ -258,10 +259,11 @@ def reconstruct(
     levels: LevelsOption = False,
     output: ImageOutputOptions,
 ) -> None:
-    """Encode images or other data, and decode their means, latents or codes.
+    """Encode images or other data, and decode the result.
 
-    In one picture (NAME.png) each image stands beside its reconstruction. Default output: reconstructions.png beside
-    the bundle, or in the run folder; reconstructions.npy for data that is no image.
+    The decoder takes the means, latents or codes that the encoder gives. In one picture (NAME.png) each image stands
+    beside its reconstruction. Default output: reconstructions.png beside the bundle, or in the run folder;
+    reconstructions.npy for data that is no image.
     """
     read = data.read_from(machine.path(images), "encoder", "decoder")
     work = _Work("reconstruct", "reconstructed", read, reads=images, levels=levels)
