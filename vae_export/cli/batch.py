@@ -148,7 +148,7 @@ ConditionOption = Annotated[
 
 @option_group("Data")
 class ImageOptions:
-    """How images are read."""
+    """The options that say how images are read."""
 
     field: FieldOption = None
     fit: Annotated[

@@ -17,7 +17,7 @@ from vae_export.tensors import TensorSpec, sizes_at
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a task reads.
+    """The inputs of a task.
 
     Attributes:
         reader: the rows of the first input: data, a latent or codes.

@@ -1,4 +1,4 @@
-"""What a user states about a model beside its name: shapes, ranges, conditions and weights."""
+"""Options about a model beside its name: shapes, ranges, conditions and weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNBOUNDED = "none"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is stated about a model; None and empty values are inferred.
+    """The facts that a user states about a model; None and empty values are inferred.
 
     Attributes:
         weights: files of weights by the part that they hold, "" for files of all parts.

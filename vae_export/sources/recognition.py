@@ -82,7 +82,7 @@ class Leaf:
 
     @property
     def meaning(self) -> Meaning | None:
-        """What the name says of an encoder's output, or None."""
+        """The meaning that the name of an encoder's output has, or None."""
         if not self.name:
             return None
         words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", self.path.rpartition(".")[2]) if word]
@@ -95,7 +95,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Pick:
-    """How one tensor of the contract comes from the leaves of what a module returned.
+    """The way in which one tensor of the contract comes from the leaves of what a module returned.
 
     Attributes:
         leaf: number of the leaf.
