@@ -44,7 +44,7 @@ ShardFormat = Literal["npy", "parquet"]
 
 
 @option_group("Model")
-class ModelOptions:
+class OpenOptions:
     """The model to run; at most one of the two is passed."""
 
     bundle: BundleOption = None
@@ -185,7 +185,7 @@ def sample(
         ),
     ] = None,
     condition: ConditionOption = None,
-    model: ModelOptions,
+    model: OpenOptions,
     machine: MachineOptions,
     levels: LevelsOption = False,
     output: ImageOutputOptions,
@@ -210,7 +210,7 @@ def decode(
     latents: Annotated[Path, typer.Argument(help="Latents: .npy, .npz, .parquet, or a folder of shards.")],
     field: FieldOption = None,
     condition: ConditionOption = None,
-    model: ModelOptions,
+    model: OpenOptions,
     machine: MachineOptions,
     levels: LevelsOption = False,
     output: ImageOutputOptions,
@@ -235,7 +235,7 @@ def encode(
     *,
     images: ImagesArgument,
     data: ImageOptions,
-    model: ModelOptions,
+    model: OpenOptions,
     machine: MachineOptions,
     output: OutputOptions,
 ) -> None:
@@ -254,7 +254,7 @@ def reconstruct(
     *,
     images: ImagesArgument,
     data: ImageOptions,
-    model: ModelOptions,
+    model: OpenOptions,
     machine: MachineOptions,
     levels: LevelsOption = False,
     output: ImageOutputOptions,
@@ -289,7 +289,7 @@ class _Work:
     levels: bool = False
 
 
-def _run(work: _Work, model: ModelOptions, machine: MachineOptions, output: OutputOptions, default: str) -> None:
+def _run(work: _Work, model: OpenOptions, machine: MachineOptions, output: OutputOptions, default: str) -> None:
     """Compute the rows, publish the output and print what was done; `default` is the name of the output."""
     if output.shards is None and output.shard_rows is not None:
         raise UsageError("--shard-rows goes with --shards", expected="--shards npy or --shards parquet")

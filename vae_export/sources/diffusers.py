@@ -6,13 +6,10 @@ network is built and run at a few sizes with PyTorch's fake tensors, which have 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
-import logging
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +27,7 @@ from vae_export.sources.memory import check_memory
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import find_leaves
 from vae_export.system.extras import require
+from vae_export.system.streams import silenced
 from vae_export.system.torchvision_operators import import_torchvision
 from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text
 
@@ -67,17 +65,17 @@ def open_diffusers(folder: Path, options: ModelOptions) -> Source:
     name = str(config.get("_class_name"))
     kind = _class(folder, name)
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with _quiet(), fake:
+    with silenced(), fake:
         try:
             shapes = kind.from_config(config).eval()
         except Exception as error:  # diffusers raises whatever its constructors raise
             raise ModelError("model cannot be built", where=folder, got=f"{type(error).__name__}: {error}") from error
     needed = sum(tensor.numel() * 4 for tensor in itertools.chain(shapes.parameters(), shapes.buffers()))
     check_memory(folder, needed)
-    with _quiet(), fake:
+    with silenced(), fake:
         sizes, alone = _measure(shapes, name, config, folder)
     contract = _contract(sizes, config, shapes, options)
-    with _quiet():
+    with silenced():
         model, files = _load(kind, folder)
     coders = _coders(model, name, alone=alone)
     plain = {key: value for key, value in config.items() if not key.startswith("_") and value is not None}
@@ -225,7 +223,7 @@ def _class(folder: Path, name: str) -> Any:
     require("diffusers")
     if name in _REFUSED:
         raise ModelError("model cannot be exported", where=f"{folder}, {name}", got=_REFUSED[name])
-    with _quiet():
+    with silenced():
         import_torchvision()
         from diffusers.models import autoencoders
     kind = getattr(autoencoders, name, None)
@@ -409,16 +407,3 @@ def _load(kind: Any, folder: Path) -> tuple[nn.Module, list[Path]]:
     if misfits := [f"{what} {', '.join(info[key][:3])}" for key, what in _MISFITS.items() if info.get(key)]:
         raise ModelError("weights do not fit the model", where=folder, got="; ".join(misfits))
     return model.eval(), plain or files
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep diffusers' messages and warnings from the user: what matters becomes an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(before)

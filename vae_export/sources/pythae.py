@@ -6,12 +6,7 @@ through a function that returns it. pythae's default networks are built from the
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from vae_export.sources.inference import infer_contract
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.weights import load_weights
 from vae_export.system.extras import require
+from vae_export.system.streams import silenced
 from vae_export.system.torchvision_operators import import_torchvision
 
 _CONFIG, _WEIGHTS = "model_config.json", "model.pt"
@@ -59,7 +55,7 @@ def open_pythae(folder: Path, options: ModelOptions) -> Source:
         raise ModelError("not a model of pythae", where=folder.parent, expected=f"{_CONFIG} and {_WEIGHTS}")
     config = _read_config(folder)
     model = _build(folder, config)
-    with _quiet():
+    with silenced():
         load_weights(model, {"": str(folder / _WEIGHTS)}, _ENTRY)
     model.eval()
     name = str(config["name"])
@@ -184,7 +180,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
     """Return pythae's model with its default networks and random weights."""
     require("pythae")
-    with _quiet():
+    with silenced():
         import_torchvision()
         from pythae import models
 
@@ -202,16 +198,3 @@ def _build(folder: Path, config: dict[str, Any]) -> nn.Module:
             got = f"{type(error).__name__}: {error}"
             raise ModelError("model cannot be built", where=folder, got=got) from error
     return model
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pythae's messages and warnings from the user: what matters becomes an error."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        before = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.disable(before)
