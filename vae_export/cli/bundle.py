@@ -21,7 +21,7 @@ from vae_export.cli.options import (
     ExportOption,
     ForceOption,
     JsonOption,
-    ModelOptions,
+    NamedModelOptions,
     RunOption,
     VerifyKeyOption,
     chosen_run,
@@ -75,7 +75,7 @@ def bundle(
     *,
     run: RunOption = None,
     export: ExportOption = None,
-    model: ModelOptions,
+    model: NamedModelOptions,
     contents: ContentOptions,
     out: Annotated[Path | None, out_option("FILE", "File to make. Default: NAME.zip in the run folder.")] = None,
     force: ForceOption = False,
@@ -133,7 +133,7 @@ def bundle(
 def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, force: bool) -> None:
     """Export a model to a folder; an export of the very same model that is there is kept."""
     from vae_export.artifact.folder import open_artifact
-    from vae_export.cli.export import FileOptions, export_to
+    from vae_export.cli.export import OutputFileOptions, export_to
 
     if folder.exists() and not force:
         if dict(open_artifact(folder).manifest.provenance) != dict(opened(model).provenance):
@@ -141,7 +141,7 @@ def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, 
             raise UsageError("folder has the export of another model, or of other weights", where=folder, do=do)
         console.note(f"taking the export in {folder}")
         return
-    files = FileOptions(format=contents.format, part=contents.part, precision=contents.precision)
+    files = OutputFileOptions(format=contents.format, part=contents.part, precision=contents.precision)
     export_to(folder, files, EffortOptions(), BudgetOptions(), lambda: opened(model), force=force)
 
 

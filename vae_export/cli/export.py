@@ -17,7 +17,7 @@ from vae_export.cli.options import (
     EffortOptions,
     ForceOption,
     JsonOption,
-    ModelOptions,
+    NamedModelOptions,
     RunOption,
     chosen_run,
     opened,
@@ -44,7 +44,7 @@ T = TypeVar("T", bound=str)
 
 
 @option_group("Files")
-class FileOptions:
+class OutputFileOptions:
     """The files to write."""
 
     format: Annotated[
@@ -83,12 +83,12 @@ class FileOptions:
 @grouped
 def export(
     *,
-    files: FileOptions,
+    files: OutputFileOptions,
     effort: EffortOptions,
     budget: BudgetOptions,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
-    model: ModelOptions,
+    model: NamedModelOptions,
     out: Annotated[Path | None, out_option("FOLDER", "Folder to make. Default: export/ in the run folder.")] = None,
     force: ForceOption = False,
     add: Annotated[
@@ -142,7 +142,7 @@ def _loaded(model: NamedModel | None, checkpoint: Path) -> Source | Checkpoint:
 
 def export_to(
     folder: Path,
-    files: FileOptions,
+    files: OutputFileOptions,
     effort: EffortOptions,
     budget: BudgetOptions,
     load: Callable[[], Source | Checkpoint],

@@ -133,7 +133,7 @@ def _recorded_negative_elbo(provenance: Mapping[str, Any]) -> float:
 
 
 @option_group("Model")
-class ModelOptions:
+class NamedModelOptions:
     """A model that is not from a run, and what is stated about it. What is not stated is inferred and shown."""
 
     model: Annotated[

@@ -19,7 +19,7 @@ from vae_export.cli.options import (
     ExportOption,
     ForceOption,
     JsonOption,
-    ModelOptions,
+    NamedModelOptions,
     RunOption,
     check_document_free,
     chosen_run,
@@ -48,7 +48,7 @@ BETWEEN_FILES = ("trying", "measuring")
 
 
 @option_group("Model")
-class FileOptions:
+class SingleFileOptions:
     """A file that is verified instead of an export."""
 
     file: Annotated[
@@ -104,8 +104,8 @@ def verify(
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
     export: ExportOption = None,
-    model: ModelOptions,
-    single: FileOptions,
+    model: NamedModelOptions,
+    single: SingleFileOptions,
     comparison: ComparisonOptions,
     effort: EffortOptions,
     budget: BudgetOptions,
@@ -199,7 +199,7 @@ def verify(
 
 
 def _opened(
-    checkpoint: Path, export: Path | None, single: FileOptions, model: NamedModel | None, *, quick: bool
+    checkpoint: Path, export: Path | None, single: SingleFileOptions, model: NamedModel | None, *, quick: bool
 ) -> tuple[Artifact, Source | Checkpoint]:
     """Return the files to verify and the model to compare them with."""
     from vae_export.artifact.folder import open_artifact
