@@ -26,6 +26,11 @@ def prepare_process() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
+def is_printing() -> bool:
+    """Return whether this process prints for all that torchrun started with it, before they have joined each other."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def choose_device(name: DeviceName, threads: int | None) -> torch.device:
     """Set the number of CPU threads and return the device.
 

@@ -58,6 +58,17 @@ def test_recipe_follows_from_the_images_unless_one_is_typed(
     assert invoke("train", "--resume", "--epochs", 2, "--out", run.folder).code == 0  # with the preset's options
 
 
+@pytest.mark.parametrize(("rank", "times"), [("0", 1), ("1", 0)])
+def test_only_the_first_of_many_processes_names_the_preset(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str, times: int
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    photos = write_photos(tmp_path / "photos", "RGB", 32)
+    done = invoke("train", "--dataset", "folder", "--data-dir", photos, "--out", photos)
+    assert done.err.count("trained as --preset photos") == times
+    assert "output exists" in done.err
+
+
 def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = torch.arange(8, dtype=torch.uint8).expand(64, 1, 8, 8).contiguous()
     recipe = Recipe(1, 64, learning_rate=1e-3, schedule="constant", bfloat16=False, flip=True)

@@ -27,7 +27,7 @@ from train.cli.train_options import (
     with_values,
 )
 from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
-from train.machine import choose_device, memory_errors, prepare_process
+from train.machine import choose_device, is_printing, memory_errors, prepare_process
 from vae_export.cli import console
 from vae_export.cli.command import grouped
 from vae_export.cli.options import ForceOption, JsonOption
@@ -124,7 +124,8 @@ def _preset_for(data: DataFlags) -> str | None:
     if not seen.is_colour and side <= _LARGEST_MNIST_LIKE:
         return None
     kind = "colour" if seen.is_colour else "grey"
-    console.message(f"{side} x {side} {kind}: trained as --preset photos; --preset and --family choose otherwise")
+    if is_printing():
+        console.message(f"{side} x {side} {kind}: trained as --preset photos; --preset and --family choose otherwise")
     return "photos"
 
 

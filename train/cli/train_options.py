@@ -26,7 +26,7 @@ from train.config import (
     PrecisionOption,
     TrainOptions,
 )
-from train.machine import prepare_process
+from train.machine import is_printing, prepare_process
 from train.recipes import RECIPES, SMALL_BATCH, SMALL_SET, RecipeOptions, parse_stages, preset_names, read_preset
 from vae_export.cli import console
 from vae_export.cli.command import option_group
@@ -285,7 +285,8 @@ def _newest_resumable() -> Path:
     if not states:
         raise UsageError("no run to resume", where=ARTIFACTS, do="say which: --out FOLDER")
     run = states[-1].parents[1]
-    console.message(f"run: {run}")
+    if is_printing():
+        console.message(f"run: {run}")
     return run
 
 
