@@ -15,7 +15,16 @@ from vae_export.capture import Graph
 from vae_export.contract import Array, Condition, Part
 from vae_export.errors import ModelError
 from vae_export.parity.oracle import evaluate_graph
-from vae_export.parity.probes import PROBES, SMALLEST, Probe, evaluate_rows, largest_finite, make_probes
+from vae_export.parity.probes import (
+    PROBES,
+    SMALLEST,
+    Arrays,
+    Probe,
+    evaluate_rows,
+    largest_finite,
+    largest_without_overflow,
+    make_probes,
+)
 from vae_export.tensors import Symbol
 
 CLASSES = 10
@@ -258,6 +267,35 @@ def test_largest_is_eight_powers_below_overflow(overflow: int) -> None:
     assert largest_finite(is_finite) == 2.0 ** max(min(overflow - 1, 127) - 8, 0)
     assert len(calls) <= 16
     assert largest_finite(lambda size: size < 8) is None
+
+
+class RootMeanSquare(nn.Module):
+    """The sum of four squares overflows at 2^63, and the output is 0."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values * torch.rsqrt(values.square().mean(1, keepdim=True) + 1e-5)
+
+
+class Masked(nn.Module):
+    """Has -inf inside for any input."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        masked = values.masked_fill(torch.tensor([True, False, False, False]), -torch.inf)
+        return values * masked.softmax(1) / 2**10
+
+
+@pytest.mark.parametrize(
+    ("module", "exponent"),
+    [(RootMeanSquare(), 62), (nn.RMSNorm(4), 62), (nn.LayerNorm(4), 62), (nn.GroupNorm(1, 4), 62), (Masked(), 127)],
+    ids=["mean of squares", "RMSNorm", "LayerNorm", "GroupNorm", "mask"],
+)
+def test_no_operator_overflows_inside(module: nn.Module, exponent: int) -> None:
+    spec = Contract((4,), (4,), None).spec("decoder")
+
+    def sized(size: float) -> Arrays:
+        return {"latent": np.array([[size, -size, size, -size]], np.float32)}
+
+    assert largest_without_overflow(Graph(spec, module), sized) == 2.0 ** (exponent - 8)
 
 
 def test_probe_without_an_input_of_a_part_gives_none() -> None:

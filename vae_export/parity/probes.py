@@ -9,7 +9,7 @@
     interpolation  between posterior means of real data         decoded from the latent        zeros
     one-hot        one unit at 1, the others at 0               one value at its highest       one unit at 1
     smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
-    largest        2^8 below where PyTorch overflows            the range's highest            +6 or -6
+    largest        2^8 below where an operator overflows        the range's highest            +6 or -6
 
 Data is in the contract's range. Without a range it is standard normal where no examples are given, its highest value in
 `one-hot` is 1, and `smallest` and `largest` are made like those of latents. Without an encoder or a decoder, a probe
@@ -34,9 +34,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.capture import Graph
 from vae_export.contract import NORMAL, Array, Contract, Part, PartSpec
@@ -57,6 +60,12 @@ _HEADROOM = 8
 #: Exponents of `largest`: the highest, the lowest, and how many are tried one after the other before the interval is
 #: halved. Most networks overflow near the highest, and those with an exponential near the lowest.
 _HIGHEST_EXPONENT, _LOWEST_EXPONENT, _TRIED_IN_TURN = 127, 3, 8
+#: Operators that return the reciprocal of a deviation last.
+_NORMALISATIONS = (
+    torch.ops.aten.native_group_norm.default,
+    torch.ops.aten.native_layer_norm.default,
+    torch.ops.aten._fused_rms_norm.default,
+)
 #: Number of inputs of each typical probe that calibration uses, and the least number of real images that it needs.
 CALIBRATION_ROWS, MIN_CALIBRATION_IMAGES = 64, 16
 #: Probes that look like the inputs of an application.
@@ -220,10 +229,10 @@ class _ProbeMaker:
         if graph is not None and "largest" in self._names:
             others = self._conditions["largest"] | noise.get("largest", {})
 
-            def is_finite(size: float) -> bool:
-                return self._is_finite(graph, {self._contract.data.name: (signs * size).astype(np.float32)} | others)
+            def sized(size: float) -> Arrays:
+                return {self._contract.data.name: (signs * size).astype(np.float32)} | others
 
-            made["largest"] = ((largest_finite(is_finite) or SIX_SIGMA) * signs).astype(np.float32)
+            made["largest"] = sized(largest_without_overflow(graph, sized) or SIX_SIGMA)[self._contract.data.name]
         return made
 
     def _conditions_by_probe(self) -> dict[str, Arrays]:
@@ -279,14 +288,11 @@ class _ProbeMaker:
         if "decoder" not in self._graphs:
             return otherwise
 
-        def is_finite(size: float) -> bool:
-            return self._is_finite(self._graphs["decoder"], self._scaled_signs(size) | self._conditions["largest"])
+        def sized(size: float) -> Arrays:
+            return self._scaled_signs(size) | self._conditions["largest"]
 
-        size = largest_finite(is_finite)
+        size = largest_without_overflow(self._graphs["decoder"], sized)
         return otherwise if size is None else self._scaled_signs(size)
-
-    def _is_finite(self, graph: Graph, inputs: Arrays) -> bool:
-        return all(np.isfinite(array).all() for array in evaluate_rows(graph, inputs).values())
 
     def _normal(self) -> Arrays:
         shapes = {latent.name: (self._count, *latent.fixed_item) for latent in self._latents}
@@ -341,6 +347,76 @@ def largest_finite(is_finite: Callable[[float], bool]) -> float | None:
         below = range(_LOWEST_EXPONENT, tried[-1])
         found = bisect_left(below, True, key=lambda exponent: not is_finite(2.0**exponent)) + _LOWEST_EXPONENT - 1
     return None if found < _LOWEST_EXPONENT else 2.0 ** max(found - _HEADROOM, 0)
+
+
+def largest_without_overflow(graph: Graph, sized: Callable[[float], Arrays]) -> float | None:
+    """Return the size that `largest_finite` finds for a graph, inside of which no operator may overflow.
+
+    The outputs alone do not show it. Where a mean of squares overflows, `x * rsqrt(mean + eps)` is 0 in PyTorch, and
+    `x / sqrt(mean + eps)` is NaN in an engine that computes the square first.
+
+    Args:
+        graph: a part of a source.
+        sized: returns inputs (N, *item) of this size by name.
+    """
+    usual = _OverflowFinder()
+    with usual:
+        evaluate_rows(graph, sized(1.0))
+
+    def is_finite(size: float) -> bool:
+        try:
+            with _OverflowFinder(usual.found):
+                evaluate_rows(graph, sized(size))
+        except _Overflow:
+            return False
+        return True
+
+    return largest_finite(is_finite)
+
+
+class _Overflow(Exception):  # noqa: N818  # no error of the user: it ends an evaluation early
+    """An operator has overflowed."""
+
+
+class _OverflowFinder(TorchDispatchMode):
+    """Finds operators that return infinite numbers or NaN, or that overflow inside a normalisation.
+
+    Args:
+        usual: numbers of the operators that do so on usual inputs too, as where attention is masked with -inf; at
+            any other, `_Overflow` is raised. None raises nothing.
+
+    Attributes:
+        found: numbers of the operators that did, in the order in which they ran.
+    """
+
+    def __init__(self, usual: Collection[int] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._usual = usual
+        self._count = 0
+        self.found: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        self._count += 1
+        if _overflows(func, outputs if isinstance(outputs, tuple | list) else (outputs,)):
+            self.found.add(self._count)
+            if self._usual is not None and self._count not in self._usual:
+                raise _Overflow
+        return outputs
+
+
+def _overflows(func: Any, outputs: Sequence[Any]) -> bool:
+    """Whether an operator has returned numbers that are not finite, or divided by an infinite deviation."""
+    if getattr(func, "is_view", False):
+        return False
+    tensors = [output for output in outputs if isinstance(output, Tensor) and output.is_floating_point()]
+    if func in _NORMALISATIONS and not tensors[-1].all():
+        return True
+    # One pass without a copy; NaN is the lowest and the highest of numbers among which it is.
+    ends = [end for tensor in tensors if tensor.numel() for end in torch.aminmax(tensor)]
+    return not all(math.isfinite(end.item()) for end in ends)
 
 
 def example_arrays(source: Source, contract: Contract, count: int, rng: np.random.Generator | None = None) -> Arrays:
