@@ -196,6 +196,10 @@ class Format(ABC):
     def providers(self) -> tuple[str, ...]:
         """Return the providers or devices of this machine that can run files of this format, the CPU first."""
 
+    def nondeterminism(self, provider: str) -> str:
+        """Return the reason why a second run on a provider may give other bits, or "" if that is a fault."""
+        return "" if "cpu" in provider.lower() else "a GPU may add in another order in each run"
+
     @abstractmethod
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """Return all session options that parity tests on a provider."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _WEIGHTS = ".bin"
 #: OpenVINO operators that draw random numbers.
 _STOCHASTIC = ("RandomUniform", "Multinomial")
+#: Operators that keep values from one call to the next.
+_STATEFUL = ("ReadValue", "Assign")
 #: The entry of a model's runtime info that states its precision.
 _PRECISION_ENTRY = ["vae_export", "precision"]
 #: OpenVINO's names of the precisions.
@@ -92,7 +94,7 @@ class OpenVino(Format):
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,
     ) -> Iterator[Finding]:
-        """Find stochastic operators, traces of this machine in the graph, and a precision unlike the manifest's."""
+        """Find stochastic operators and state, traces of this machine, and a precision unlike the manifest's."""
         yield from machine_traces(content.data, name)
         model = _read(content, name)
         if (stated := _stated_precision(model)) != precision:
@@ -100,6 +102,8 @@ class OpenVino(Format):
         for node in model.get_ops():
             if (operator := node.get_type_name()) in _STOCHASTIC:
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
+            if operator in _STATEFUL:
+                yield Finding("hidden-state", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""

@@ -48,13 +48,17 @@ class Pt2(TorchFormat):
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find stochastic ops, and traces of this machine in everything but the weights."""
+        """Find stochastic ops, weights that the program changes, and traces of this machine in all but the weights."""
         from vae_export.capture import is_stochastic
 
         yield from archive_traces(content.data, name)
-        for node in _load(content.data).graph.nodes:
+        program = _load(content.data)
+        for node in program.graph.nodes:
             if is_stochastic(node):
                 yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
+        signature = program.graph_signature
+        for written in (*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()):
+            yield Finding("hidden-state", "error", name, f"it writes to '{written}'")
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a program on the requested device; raise `TargetError` if this machine lacks the device."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,15 +22,12 @@ from vae_export.formats._torch import (
     torch_runner,
 )
 from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.torchscript_lint import lint_program
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
-
-
-#: Stochastic ops. Dropout is one if its input `train` is true; freezing a module in eval mode removes dropout.
-_STOCHASTIC = re.compile(r"aten::(?:rand\w*|normal\w*|bernoulli\w*|multinomial|\w*dropout\w*)\b")
 
 
 class TorchScript(TorchFormat):
@@ -80,14 +76,13 @@ class TorchScript(TorchFormat):
         opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
         precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
     ) -> Iterator[Finding]:
-        """Find stochastic ops, and traces of this machine in everything but the weights."""
+        """Find stochastic ops, state and branches, and traces of this machine in everything but the weights."""
         import torch
 
         yield from archive_traces(content.data, name)
         with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
-        for operator in _STOCHASTIC.findall(str(module.inlined_graph)):
-            yield Finding("random-operator", "error", name, operator)
+        yield from lint_program(module, name)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a module on the requested device; raise `TargetError` if this machine lacks the device."""

@@ -28,7 +28,7 @@ from vae_export.parity.tolerance import Tolerance
 
 @dataclass(frozen=True)
 class Determinism:
-    """Whether one part on one target repeats its outputs bit for bit. The certificate reports it without a verdict.
+    """Whether one part on one target repeats its outputs bit for bit; a finding says whether that is a fault.
 
     Attributes:
         part, target: the part that was run, and its target.

@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import platform
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -449,6 +449,7 @@ class _FileVerifier:
         largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
         fresh = self._open(entry, content, variants[0])
         record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
+        record.findings += _not_repeated(entry, target, record.determinism)
         if target.is_gpu and entry.format == "onnx" and not content.sidecars:
             providers = node_providers(content.data, target.provider, usual.inputs)
             record.findings += cpu_node_warnings(providers, entry.name, target.provider)
@@ -556,6 +557,17 @@ def _determinism(
     if fault is not None:
         return None
     return Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))
+
+
+def _not_repeated(entry: FileEntry, target: Target, determinism: Determinism | None) -> Iterator[Finding]:
+    """Yield a finding for a file whose second run gave other bits: an error unless its format states a reason."""
+    if determinism is None or (determinism.same_session and determinism.fresh_session):
+        return
+    reason = FORMATS[entry.format].nondeterminism(target.provider)
+    session = "a new session" if determinism.same_session else "the same session"
+    detail = f"a second run in {session} gave other bits"
+    where = f"{entry.name} on {target}"
+    yield Finding("not-deterministic", "warning" if reason else "error", where, f"{detail}{reason and ': '}{reason}")
 
 
 def _lint(entry: FileEntry, content: FileContent, opset: int | None) -> list[Finding]:
