@@ -218,7 +218,7 @@ def test_folders_of_every_kind_are_read(form: str, tmp_path: Path) -> None:
     model = saved("kl", tmp_path / "vae")
     FOLDERS[form](tmp_path / "vae")
     source = load_source(f"diffusers:{tmp_path / 'vae'}")
-    weight = source.encoder.vae.encoder.conv_in.weight
+    weight = source.encoder.module.encoder.conv_in.weight
     assert weight.dtype == torch.float32
     torch.testing.assert_close(weight, model.encoder.conv_in.weight, atol=5e-3, rtol=1e-2)
     assert not any(name.startswith("vae.decoder") for name in source.encoder.state_dict())
@@ -228,7 +228,7 @@ def test_sharded_weights_are_read(tmp_path: Path) -> None:
     model = saved("kl", tmp_path / "vae", max_shard_size="200KB")
     assert len(list((tmp_path / "vae").glob("*.safetensors"))) > 1
     source = load_source(f"diffusers:{tmp_path / 'vae'}")
-    assert torch.equal(source.decoder.vae.decoder.conv_in.weight, model.decoder.conv_in.weight)
+    assert torch.equal(source.decoder.module.decoder.conv_in.weight, model.decoder.conv_in.weight)
     assert len(source.provenance["weights_sha256"]) > 1
 
 

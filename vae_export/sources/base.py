@@ -31,7 +31,7 @@ class Source:
             also has the conditions of these rows. None lets parity probe with noise, and the certificate says so.
         provenance: where the model comes from; must be JSON. Goes into the manifest and every file's metadata.
         encoder_outputs: what the encoder returns, in order, such as ("latent", "mean", "logvar"): words of
-            `vae_export.sources.recognition.MEANINGS`. None recognises it.
+            `vae_export.sources.module_outputs.MEANINGS`. None recognises it.
         composes: whether the decoder takes the latent that the encoder describes. Without it there is no autoencoder,
             as where a normalizing flow lies between the two.
 

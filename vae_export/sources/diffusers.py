@@ -6,7 +6,6 @@ network is built and run at a few sizes with PyTorch's fake tensors, which have 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import re
@@ -24,8 +23,8 @@ from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.memory import check_memory
+from vae_export.sources.module_outputs import MethodModule, find_leaves
 from vae_export.sources.options import ModelOptions
-from vae_export.sources.recognition import find_leaves
 from vae_export.system.extras import require
 from vae_export.system.streams import silenced
 from vae_export.system.torchvision_operators import import_torchvision
@@ -89,86 +88,53 @@ def open_diffusers(folder: Path, options: ModelOptions) -> Source:
     return described(Source(contract, coders[0], coders[1], options.images, provenance))
 
 
-class Coder(nn.Module):
-    """The encoder or the decoder of one of diffusers' autoencoders.
-
-    Args:
-        vae: the autoencoder.
-        alone: whether to leave out the weights of the other direction.
-    """
-
-    #: Children of the autoencoder that this direction does not use.
-    unused: tuple[str, ...] = ()
-
-    def __init__(self, vae: nn.Module, *, alone: bool) -> None:
-        super().__init__()
-        if alone:
-            part = copy.copy(vae)
-            part._modules = {name: child for name, child in vae._modules.items() if name not in self.unused}
-            vae = part
-        self.vae = vae
-
-
-class Encoder(Coder):
-    """data (N, C, …) → what the autoencoder's `encode` returns."""
-
-    unused: tuple[str, ...] = ("decoder", "post_quant_conv", "post_quant_proj")
-
-    def forward(self, data: Tensor) -> object:
-        """Return the distribution or the latent."""
-        return cast(Any, self.vae).encode(data)
-
-
-class Decoder(Coder):
-    """latent (N, Z, …) → what the autoencoder's `decode` returns."""
-
-    unused: tuple[str, ...] = ("encoder", "quant_conv", "quant_proj")
-
-    def forward(self, latent: Tensor) -> object:
-        """Return the data."""
-        return cast(Any, self.vae).decode(latent)
-
-
-class CodesEncoder(Encoder):
+class VQModelEncoder(MethodModule):
     """image (N, C, H, W) → codes (N, h, w), int64."""
 
-    unused = ("decoder", "post_quant_conv")
-
-    def forward(self, data: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Return the number of the nearest entry of the codebook at each place."""
-        vae = cast(Any, self.vae)
-        latent = vae.encode(data).latents
-        _, _, (_, _, codes) = vae.quantize(latent)
+        latent = cast(Any, super().forward(*inputs)).latents
+        _, _, (_, _, codes) = cast(Any, self.module).quantize(latent)
         return cast(Tensor, codes.reshape(latent.shape[0], *latent.shape[2:]))
 
 
-class CodesDecoder(Decoder):
+class VQModelDecoder(MethodModule):
     """codes (N, h, w) → image (N, C, H, W)."""
 
-    unused = ("encoder", "quant_conv")
-
-    def forward(self, codes: Tensor) -> object:
+    def forward(self, *inputs: Tensor) -> object:
         """Return the image of the entries of the codebook."""
-        vae = cast(Any, self.vae)
-        return vae.decode(vae.quantize.embedding(codes).permute(0, 3, 1, 2), force_not_quantize=True)
+        vae = cast(Any, self.module)
+        return vae.decode(vae.quantize.embedding(*inputs).permute(0, 3, 1, 2), force_not_quantize=True)
 
 
-class FramesEncoder(Encoder):
+class FramesEncoder(MethodModule):
     """video (N, T, C, H, W) → mean and logvar (N, T, Z, h, w); each frame is encoded by itself."""
 
-    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and logvar."""
-        dist = cast(Any, self.vae).encode(data.flatten(0, 1)).latent_dist
+        (data,) = inputs
+        dist = cast(Any, super().forward(data.flatten(0, 1))).latent_dist
         return dist.mean.unflatten(0, data.shape[:2]), dist.logvar.unflatten(0, data.shape[:2])
 
 
-class FramesDecoder(Decoder):
+class FramesDecoder(MethodModule):
     """latent (N, T, Z, h, w) → video (N, T, C, H, W), which the frames share."""
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         """Return the video."""
-        decoded = cast(Any, self.vae).decode(latent.flatten(0, 1), num_frames=latent.shape[1]).sample
+        (latent,) = inputs
+        decoded = cast(Any, self.module).decode(latent.flatten(0, 1), num_frames=latent.shape[1]).sample
         return cast(Tensor, decoded.unflatten(0, latent.shape[:2]))
+
+
+#: Encoder and decoder of the classes that give something else than a latent of the data.
+_CODERS: Mapping[str, tuple[type[MethodModule], type[MethodModule]]] = {
+    "VQModel": (VQModelEncoder, VQModelDecoder),
+    "AutoencoderKLTemporalDecoder": (FramesEncoder, FramesDecoder),
+}
+#: Children of an autoencoder that only one direction uses.
+_ENCODING = ("encoder", "quant_conv", "quant_proj")
+_DECODING = ("decoder", "post_quant_conv", "post_quant_proj")
 
 
 @dataclass(frozen=True)
@@ -235,12 +201,13 @@ def _class(folder: Path, name: str) -> Any:
     return kind
 
 
-def _coders(model: nn.Module, name: str, *, alone: bool) -> tuple[Coder, Coder]:
-    if name == "VQModel":
-        return CodesEncoder(model, alone=alone), CodesDecoder(model, alone=alone)
-    if name == "AutoencoderKLTemporalDecoder":
-        return FramesEncoder(model, alone=alone), FramesDecoder(model, alone=alone)
-    return Encoder(model, alone=alone), Decoder(model, alone=alone)
+def _coders(model: nn.Module, name: str, *, alone: bool) -> tuple[MethodModule, MethodModule]:
+    """Return encoder and decoder, each without the weights of the other one if `alone`."""
+    encoder, decoder = _CODERS.get(name, (MethodModule, MethodModule))
+    return (
+        encoder(model, "encode", _DECODING if alone else ()),
+        decoder(model, "decode", _ENCODING if alone else ()),
+    )
 
 
 def _measure(model: nn.Module, name: str, config: Mapping[str, Any], folder: Path) -> tuple[Sizes, bool]:
@@ -287,7 +254,7 @@ def _trials(rank: int, channels: Sequence[int]) -> Iterator[tuple[int, ...]]:
             yield from ((channel, frames, side, side) for side in _SIDES[:4] for frames in _FRAMES)
 
 
-def _fit(coders: tuple[Coder, Coder], data: tuple[int, ...], rank: int, sample: object) -> Sizes:
+def _fit(coders: tuple[MethodModule, MethodModule], data: tuple[int, ...], rank: int, sample: object) -> Sizes:
     """Return the shapes with symbols, from this size of the data and one other size on each axis.
 
     Raises:
@@ -329,7 +296,9 @@ def _expression(
     raise failure or ModelError("axis does not scale", where=symbol, got=f"{data} and {latent}")
 
 
-def _run(coders: tuple[Coder, Coder], data: tuple[int, ...]) -> tuple[Encoding, tuple[int, ...], tuple[int, ...]]:
+def _run(
+    coders: tuple[MethodModule, MethodModule], data: tuple[int, ...]
+) -> tuple[Encoding, tuple[int, ...], tuple[int, ...]]:
     """Return what the encoder gives, and the shapes of a row of the latent and of what the decoder gives."""
     encoder, decoder = coders
     with torch.no_grad():

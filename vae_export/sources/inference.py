@@ -12,12 +12,19 @@ from torch import Tensor, nn
 
 from vae_export.contract import Contract, Encoding
 from vae_export.errors import ModelError, UsageError
+from vae_export.sources.module_outputs import (
+    ROWS,
+    Leaf,
+    example_inputs,
+    find_leaves,
+    has_item,
+    run,
+    run_flat_or_not,
+)
 from vae_export.sources.options import ModelOptions
-from vae_export.sources.recognition import Leaf, example_inputs, find_leaves, has_item, recognise, run, run_flat_or_not
+from vae_export.sources.recognition import recognise
 from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text, sizes_at
 
-#: Rows of an example.
-_ROWS = 3
 #: Latents that show the range of a decoder, from narrow ones to ones that drive an activation into its ends.
 _RANGE_ROWS, _WIDEST = 8, 30.0
 #: Ranges of activations that decoders end in, and how far rounding may exceed them.
@@ -103,7 +110,7 @@ def _fixed_contract(
             fitting.append(contract)
             continue
         try:
-            leaves = find_leaves(run(decoder, example_inputs(contract.spec("decoder").inputs, _ROWS, decoder)))
+            leaves = find_leaves(run(decoder, example_inputs(contract.spec("decoder").inputs, ROWS, decoder)))
         except Exception as error:  # a decoder refuses a latent that is not its own with any error
             failure = failure or ModelError(
                 "decoder cannot be run",
@@ -125,7 +132,7 @@ def _candidates(
     encoder: nn.Module, base: Contract, stated: Shape | None, options: ModelOptions
 ) -> list[tuple[Encoding, Shape]]:
     """Return encodings and latents that what the encoder returns allows, the likeliest first."""
-    inputs = example_inputs(base.spec("encoder").inputs, _ROWS, encoder)
+    inputs = example_inputs(base.spec("encoder").inputs, ROWS, encoder)
     try:
         _, returned = run_flat_or_not(encoder, inputs)
     except Exception as error:  # the user's code may raise anything
@@ -135,7 +142,7 @@ def _candidates(
             got=f"{type(error).__name__}: {error}",
             do="check --data-shape and --condition",
         ) from error
-    leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == _ROWS]
+    leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS]
     if not leaves:
         raise ModelError("encoder gives no tensor with a batch axis", got=type(returned).__name__)
     floats = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.is_floating_point()]
@@ -171,7 +178,7 @@ def _with_output(contract: Contract, leaves: Sequence[Leaf]) -> Contract:
     item = contract.data.fixed_item
     if any(has_item(leaf.tensor, item) for leaf in leaves):
         return contract
-    shapes = {tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.ndim > 1 and len(leaf.tensor) == _ROWS}
+    shapes = {tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS}
     if len(shapes) != 1:
         got = ", ".join(map(str, leaves)) or "no tensor"
         raise ModelError("outputs of the decoder are not clear", expected=f"data {shape_text(item)}", got=got)
@@ -214,7 +221,7 @@ def _latent_at(contract: Contract, encoder: nn.Module, data: Shape, options: Mod
     spec = replace(contract, data_shape=data, data_name="").spec("encoder")
     wrapped = recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs).encoder or encoder
     try:
-        outputs = run(wrapped, example_inputs(spec.inputs, _ROWS, encoder))
+        outputs = run(wrapped, example_inputs(spec.inputs, ROWS, encoder))
     except Exception as error:  # the user's code may raise anything
         got = f"{type(error).__name__}: {error}"
         raise ModelError("encoder refuses another size", where=shape_text(data), got=got) from error
@@ -241,7 +248,7 @@ def _other_sizes(
             return None
         if decoder is not None:
             spec = replace(contract, data_shape=larger, data_name="", latent_shape=expected).spec("decoder")
-            leaves = find_leaves(run(decoder, example_inputs(spec.inputs, _ROWS, decoder)))
+            leaves = find_leaves(run(decoder, example_inputs(spec.inputs, ROWS, decoder)))
             if not any(tuple(leaf.tensor.shape[1:]) == larger for leaf in leaves):
                 return None
     except Exception:  # a network of one size refuses others with any error

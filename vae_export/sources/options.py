@@ -25,7 +25,7 @@ class ModelOptions:
         data_shape: the shape of one row of the data, in numbers or expressions.
         latent_shape: the shape of one row of the latent.
         data_range: lowest and highest value; (-inf, inf) for data without a range.
-        encoder_outputs: what the encoder returns, in order; see `vae_export.sources.recognition.MEANINGS`.
+        encoder_outputs: what the encoder returns, in order; see `vae_export.sources.module_outputs.MEANINGS`.
         conditions: further inputs.
         codebook_size: the number of codes of a model that gives codes.
         images: real data to verify with, as `Source.images`.

@@ -80,7 +80,7 @@ def open_pythae(folder: Path, options: ModelOptions) -> Source:
     return described(Source(contract, encoder, decoder, options.images, provenance, composes=name not in _FLOWS))
 
 
-class CodesEncoder(nn.Module):
+class VQVAEEncoder(nn.Module):
     """data → codes (N, h, w), int64, of a VQ-VAE."""
 
     def __init__(self, model: Any) -> None:
@@ -98,7 +98,7 @@ class CodesEncoder(nn.Module):
         return distances.argmin(-1)
 
 
-class CodesDecoder(nn.Module):
+class VQVAEDecoder(nn.Module):
     """codes (N, h, w) → data, of a VQ-VAE.
 
     Args:
@@ -149,7 +149,7 @@ def _modules(model: Any, name: str) -> tuple[nn.Module, nn.Module]:
         with torch.no_grad():
             example = torch.zeros(2, *model.model_config.input_dim)
             is_flat = model.encoder(example).embedding.ndim == 2
-        return CodesEncoder(model), CodesDecoder(model, is_flat=is_flat)
+        return VQVAEEncoder(model), VQVAEDecoder(model, is_flat=is_flat)
     if name in _MANIFOLDS:
         return CentreEncoder(model.encoder, is_unit=name == "SVAEConfig"), model.decoder
     return model.encoder, model.decoder

@@ -1,149 +1,52 @@
 """Recognise what a user's encoder and decoder return, and turn it into the tensors of the contract.
 
-Encoders return a tuple, a dict, a dataclass, a distribution, a tensor of moments, …. This module runs each module on
-an example, finds the contract's tensors by name, shape, and which of them are random, and wraps the module so that it
-returns them in the contract's order. A module that does so already is left alone.
+Each module is run on an example. The contract's tensors are found by name, by shape, and by which of them are random,
+and the module is wrapped so that it returns them in the contract's order. A module that does so already is left alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from vae_export.contract import Array, Contract
 from vae_export.errors import ModelError, UsageError
+from vae_export.sources.module_outputs import (
+    LOGVAR,
+    MEANINGS,
+    ROWS,
+    Leaf,
+    Meaning,
+    Pick,
+    RecognisedModule,
+    as_example,
+    example_inputs,
+    find_leaves,
+    flattened,
+    has_item,
+    run_flat_or_not,
+)
 from vae_export.tensors import Shape, TensorSpec, shape_text
 
-#: What one tensor from an encoder means, as `--encoder-outputs` names it.
-Meaning = Literal["latent", "mean", "logvar", "logstd", "std", "var", "moments", "codes", "other"]
-MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
-#: How each measure of a Gaussian's width becomes a log-variance.
-_LOGVAR: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "logvar": lambda x: x,
-    "logstd": lambda x: 2 * x,
-    "std": lambda x: 2 * torch.log(x),
-    "var": torch.log,
-}
 _WIDTHS: tuple[Meaning, ...] = ("logvar", "logstd", "std", "var")
-#: The names that encoders give their outputs, without underscores and capitals, and without the words of `_FILLERS`.
-_ENCODED: Mapping[str, Meaning] = {
-    **dict.fromkeys(("mean", "means", "mu", "mus", "loc", "m"), "mean"),
-    **dict.fromkeys(("logvar", "logvars", "logvariance", "logcovariance", "logv", "logsigma2", "logsigmasq"), "logvar"),
-    **dict.fromkeys(("logstd", "logsigma", "logscale", "logstddev", "lnstd", "lnsigma"), "logstd"),
-    **dict.fromkeys(("std", "sigma", "scale", "stddev"), "std"),
-    **dict.fromkeys(("var", "variance", "v", "sigma2", "sigmasq"), "var"),
-    **dict.fromkeys(("latent", "latents", "z", "sample", "encoding", "encoded", "embedding", "quantized"), "latent"),
-    **dict.fromkeys(("codes", "code", "indices", "codeindices", "encodingindices", "tokens"), "codes"),
-    **dict.fromkeys(("moments", "parameters", "params"), "moments"),
-}
-#: Words that say whose mean or logvar it is.
-_FILLERS = ("z", "q", "qz", "posterior", "latent", "enc", "encoder", "x")
 #: The names that decoders give the data, in the same spelling, the clearest first.
 _DECODED = (
     *("reconstruction", "reconx", "xrecon", "recon", "reconstructed", "reconstructedx", "xhat", "xreconstructed"),
     *("sample", "decoded", "output", "out", "image", "images", "mean", "mu", "loc", "probs", "x", "y"),
 )
-#: Rows of an example: more than one, so that a missing batch axis is noticed, and no usual size of a latent.
-_ROWS = 3
 #: How often a random encoder is run to measure the spread of its latent.
 _DRAWS = 48
 #: Rows of the batch that shows whether an output is ever negative, and the seconds that it may take about.
 _MANY_ROWS = 64
 _WIDTH_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One tensor in what a module returned.
-
-    Attributes:
-        path: where it is, such as "latent_dist.mean" or "1".
-        tensor: its value.
-    """
-
-    path: str
-    tensor: Tensor
-
-    @property
-    def name(self) -> str:
-        """The name without capitals and underscores; "" for an element of a tuple or list."""
-        last = self.path.rpartition(".")[2]
-        return "" if last.isdigit() else last.lower().replace("_", "")
-
-    @property
-    def meaning(self) -> Meaning | None:
-        """The meaning that the name of an encoder's output has, or None."""
-        if not self.name:
-            return None
-        words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", self.path.rpartition(".")[2]) if word]
-        short = "".join(word.lower() for word in words if word.lower() not in _FILLERS)
-        return _ENCODED.get(self.name) or _ENCODED.get(short)
-
-    def __str__(self) -> str:
-        return f"{self.path or 'tensor'} {tuple(self.tensor.shape)}"
-
-
-@dataclass(frozen=True)
-class Pick:
-    """The way in which one tensor of the contract comes from the leaves of what a module returned.
-
-    Attributes:
-        leaf: number of the leaf.
-        meaning: what the leaf is; a width is turned into a log-variance.
-        half: 0 or 1 for a half of a tensor of moments.
-        item: the shape of one row in the contract where the leaf has another, such as flat pixels.
-        dtype: the dtype of codes.
-    """
-
-    leaf: int
-    meaning: Meaning
-    half: int | None = None
-    item: tuple[int, ...] | None = None
-    dtype: str | None = None
-
-    def take(self, leaves: Sequence[Leaf]) -> Tensor:
-        """Return the tensor of the contract."""
-        tensor = leaves[self.leaf].tensor
-        if self.half is not None:
-            tensor = tensor.chunk(2, dim=1)[self.half]
-        if self.meaning in _LOGVAR:
-            tensor = _LOGVAR[self.meaning](tensor)
-        if self.item is not None:
-            tensor = tensor.reshape(tensor.shape[0], *self.item)
-        return tensor if self.dtype is None else tensor.to(getattr(torch, self.dtype))
-
-
-class RecognisedModule(nn.Module):
-    """A user's module that takes the contract's inputs and returns its outputs, in the contract's order.
-
-    Args:
-        module: the user's module.
-        picks: one for each output of the contract.
-        flatten: whether the module takes the data as a flat row (N, D).
-    """
-
-    def __init__(self, module: nn.Module, picks: Sequence[Pick], *, flatten: bool = False) -> None:
-        super().__init__()
-        self.module = module
-        self.picks = tuple(picks)
-        self.flatten = flatten
-
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the tensors of the contract."""
-        with _without_value_checks():
-            leaves = find_leaves(self.module(*_flattened(inputs, self.flatten)))
-        outputs = tuple(pick.take(leaves) for pick in self.picks)
-        return outputs if len(outputs) > 1 else outputs[0]
 
 
 @dataclass(frozen=True)
@@ -202,40 +105,6 @@ def check_meanings(words: Sequence[str] | None) -> None:
             raise UsageError("unknown output", where="--encoder-outputs", expected=" | ".join(MEANINGS), got=word)
 
 
-def find_leaves(value: object, path: str = "") -> list[Leaf]:
-    """Return the tensors with a batch axis in what a module returned, in order.
-
-    Tuples, lists, named tuples, mappings, dataclasses and distributions are opened; anything else is skipped.
-    """
-    if isinstance(value, Tensor):
-        return [Leaf(path, value)] if value.ndim else []
-    return [leaf for name, item in _items(value) for leaf in find_leaves(item, f"{path}.{name}" if path else str(name))]
-
-
-def _items(value: object) -> list[tuple[str, object]]:
-    """Return the members of a container by name or number."""
-    while isinstance(value, torch.distributions.Independent):
-        value = value.base_dist
-    if isinstance(value, torch.distributions.Normal):
-        return [("mean", value.loc), ("std", value.scale)]
-    if isinstance(value, torch.distributions.Bernoulli):
-        return [("probs", value.probs)]
-    if isinstance(value, Distribution):
-        name = type(value).__name__
-        do = "return mean and logvar of a Normal, or the tensors themselves"
-        raise ModelError("distribution is not supported", expected="Normal | Bernoulli", got=name, do=do)
-    if isinstance(value, Mapping):
-        return [(str(name), item) for name, item in value.items()]
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return list(zip(value._fields, value, strict=True))
-    if isinstance(value, tuple | list):
-        return [(str(number), item) for number, item in enumerate(value)]
-    if dataclasses.is_dataclass(value):
-        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    pair = [(name, getattr(value, name, None)) for name in ("mean", "logvar")]  # as diffusers' own distribution
-    return [(name, item) for name, item in pair if isinstance(item, Tensor)]
-
-
 class _Encoder:
     """The search for the contract's tensors in what an encoder returns."""
 
@@ -256,7 +125,7 @@ class _Encoder:
         self.seconds = 0.0
 
     def recognised(self) -> nn.Module:
-        inputs = self._example(_ROWS)
+        inputs = self._example(ROWS)
         started = time.perf_counter()
         try:
             self.flatten, returned = run_flat_or_not(self.module, inputs)
@@ -311,7 +180,7 @@ class _Encoder:
             if not fitting and len(moments) == 1:
                 self.notes.append("encoder: one tensor of moments, the first half is mean and the second logvar")
                 return self._halves(moments[0], leaves)
-            if len(fitting) == 2 and not self._random():
+            if len(fitting) == 2 and not self.random:
                 self._warn_of_width(fitting[1])
                 return [self._pick(fitting[0], leaves, "mean", 0), self._pick(fitting[1], leaves, "logvar", 1)]
             if len(fitting) == 3:
@@ -326,7 +195,7 @@ class _Encoder:
             raise ModelError("outputs of the encoder do not fit --encoder-outputs", expected=expected, got=got)
         found: dict[str, list[int]] = {}
         for number, word in enumerate(words):
-            found.setdefault("logvar" if word in _LOGVAR else word, []).append(number)
+            found.setdefault("logvar" if word in LOGVAR else word, []).append(number)
         if self.contract.encoding == "gaussian" and len(found.get("moments", ())) == 1 and len(self.outputs) == 2:
             return self._halves(found["moments"][0], leaves)
         wanted = [_role(output) for output in self.outputs]
@@ -362,7 +231,7 @@ class _Encoder:
                 break
             number = named[0] if len(named) == 1 else numbers[taken.count(kind)]
             taken.append(kind)
-            meaning = meanings[number] if role == "logvar" and meanings[number] in _LOGVAR else role
+            meaning = meanings[number] if role == "logvar" and meanings[number] in LOGVAR else role
             picks.append(self._pick(number, leaves, meaning or role, position))
         else:
             return picks
@@ -375,7 +244,7 @@ class _Encoder:
 
     def _of_three(self, fitting: Sequence[int], leaves: Sequence[Leaf]) -> list[Pick]:
         """Find mean and width of three tensors, one of which is the latent."""
-        random = [number for number in fitting if number in self._random()]
+        random = [number for number in fitting if number in self.random]
         if len(random) == 1:
             return self._measured(random[0], [number for number in fitting if number not in random], leaves)
         pairs = [(a, b) for a in fitting for b in fitting if a < b and torch.equal(leaves[a].tensor, leaves[b].tensor)]
@@ -387,15 +256,15 @@ class _Encoder:
 
     def _measured(self, latent: int, others: Sequence[int], leaves: Sequence[Leaf]) -> list[Pick]:
         """Find which tensor is the mean and what the other one is, from the spread of the drawn latent."""
-        with _as_example(self.module):
+        with as_example(self.module):
             torch.manual_seed(0)
-            inputs = _flattened(self._example(_ROWS), self.flatten)
+            inputs = flattened(self._example(ROWS), self.flatten)
             drawn = torch.stack([find_leaves(self.module(*inputs))[latent].tensor.double() for _ in range(_DRAWS)])
         slack = 6 * math.sqrt(2 / drawn.numel())  # six standard errors
         found: tuple[Meaning, int, int] | None = None
         for mean, width in (others, list(reversed(others))):
             for meaning in _WIDTHS:
-                logvar = _LOGVAR[meaning](leaves[width].tensor.double())
+                logvar = LOGVAR[meaning](leaves[width].tensor.double())
                 scaled = (drawn - leaves[mean].tensor.double()) * torch.exp(-logvar / 2)
                 spread, centre = scaled.square().mean().item(), abs(scaled.mean().item())
                 if found is None and abs(spread - 1) <= slack and centre <= slack:
@@ -448,21 +317,17 @@ class _Encoder:
         first, *rest = output.fixed_item
         return has_item(leaf.tensor, (channels * first, *rest)) and _is_integer(leaf.tensor) == output.is_integer
 
-    def _random(self) -> set[int]:
-        """Return the numbers of the leaves that differ under two seeds."""
-        if "random" not in vars(self):
-            with _as_example(self.module):
-                inputs = _flattened(self._example(_ROWS), self.flatten)
-                runs = []
-                for seed in (1, 2):
-                    torch.manual_seed(seed)
-                    runs.append(find_leaves(self.module(*inputs)))
-            self.random = {
-                number
-                for number, pair in enumerate(zip(*runs, strict=True))
-                if not torch.equal(pair[0].tensor, pair[1].tensor)
-            }
-        return self.random
+    @cached_property
+    def random(self) -> set[int]:
+        """Numbers of the leaves that differ under two seeds."""
+        with as_example(self.module):
+            inputs = flattened(self._example(ROWS), self.flatten)
+            runs = []
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                runs.append(find_leaves(self.module(*inputs)))
+        pairs = enumerate(zip(*runs, strict=True))
+        return {number for number, (one, other) in pairs if not torch.equal(one.tensor, other.tensor)}
 
     def _example(self, rows: int) -> tuple[Tensor, ...]:
         return example_inputs(self.inputs, rows, self.module, self.images)
@@ -471,10 +336,10 @@ class _Encoder:
         """Note that a log-variance by position is never negative, as a standard deviation would be."""
         if self.contract.encoding != "gaussian":
             return
-        affordable = int(_ROWS * _WIDTH_SECONDS / max(self.seconds, 1e-6))
-        rows = max(_ROWS, min(_MANY_ROWS, affordable))
-        data, *rest = _flattened(self._example(rows), self.flatten)
-        with _as_example(self.module):
+        affordable = int(ROWS * _WIDTH_SECONDS / max(self.seconds, 1e-6))
+        rows = max(ROWS, min(_MANY_ROWS, affordable))
+        data, *rest = flattened(self._example(rows), self.flatten)
+        with as_example(self.module):
             torch.manual_seed(0)
             # Far beyond the range too: there a layer without softplus, exp or ReLU behind it gives either sign.
             scale = torch.logspace(-1, 2, rows).to(data).reshape(-1, *[1] * (data.ndim - 1))
@@ -499,8 +364,8 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     """Return a decoder that gives the data of the contract, and the likelihood's second output."""
     spec = contract.spec("decoder")
     try:
-        with _as_example(module):
-            returned = module(*example_inputs(spec.inputs, _ROWS, module))
+        with as_example(module):
+            returned = module(*example_inputs(spec.inputs, ROWS, module))
     except Exception:  # any error of the user's code; the check of the graph reports it
         return module
     leaves = find_leaves(returned)
@@ -513,7 +378,7 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     fitting = [n for n, leaf in enumerate(leaves) if has_item(leaf.tensor, expected[0])]
     numbers = fitting
     if len(spec.outputs) == 2:
-        if len(fitting) == 2 and leaves[fitting[1]].meaning not in (None, *_LOGVAR):
+        if len(fitting) == 2 and leaves[fitting[1]].meaning not in (None, *LOGVAR):
             numbers = []
     elif len(fitting) > 1:
         known = [n for n in fitting if leaves[n].name in _DECODED]
@@ -527,107 +392,12 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
         )
     picks = []
     for n, item in zip(numbers, expected, strict=True):
-        meaning = leaves[n].meaning if n != numbers[0] and leaves[n].meaning in _LOGVAR else "other"
+        meaning = leaves[n].meaning if n != numbers[0] and leaves[n].meaning in LOGVAR else "other"
         same = tuple(leaves[n].tensor.shape[1:]) == item
         picks.append(Pick(n, meaning or "other", None, None if same else item))
     facts["decoder_outputs"] = [leaf.path or "tensor" for leaf in leaves]
     facts["decoder_takes"] = [leaves[n].path or "tensor" for n in numbers]
     return RecognisedModule(module, picks)
-
-
-def run(module: nn.Module, inputs: Sequence[Tensor]) -> object:
-    """Run a module in eval mode without gradients; its modes, buffers and the random state are restored."""
-    with _as_example(module):
-        return module(*inputs)
-
-
-def run_flat_or_not(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[bool, object]:
-    """Run a module on the data, or on the data as flat rows where it refuses that.
-
-    Returns:
-        Whether the data was flat, and what the module returned.
-
-    Raises:
-        Exception: what the module raised for data that is not flat, if it refuses both.
-    """
-    with _as_example(module):
-        try:
-            return False, module(*inputs)
-        except Exception:
-            if inputs[0].ndim <= 2:
-                raise
-            with contextlib.suppress(Exception):
-                return True, module(*_flattened(inputs, flatten=True))
-            raise
-
-
-def example_inputs(
-    specs: Sequence[TensorSpec], rows: int, module: nn.Module, images: Array | None = None
-) -> tuple[Tensor, ...]:
-    """Return inputs for a module on its device and in its dtype, each (rows, *item): real data, or seeded noise."""
-    state = next((p for p in [*module.parameters(), *module.buffers()] if p.is_floating_point()), torch.zeros(()))
-    generator = torch.Generator().manual_seed(0)
-    inputs = []
-    for spec in specs:
-        shape = (rows, *spec.fixed_item)
-        if spec.is_integer:
-            value = torch.randint(int(spec.low), int(spec.high) + 1, shape, generator=generator)
-            inputs.append(value.to(state.device, getattr(torch, spec.dtype)))
-            continue
-        value = torch.randn(shape, generator=generator)
-        if spec.is_bounded:
-            value = torch.rand(shape, generator=generator) * (spec.high - spec.low) + spec.low
-        if spec.role == "data" and images is not None:
-            value = torch.as_tensor(images[[row % len(images) for row in range(rows)]])
-            value = value if tuple(value.shape[1:]) == spec.fixed_item else torch.rand(shape, generator=generator)
-        inputs.append(value.to(state.device, state.dtype))
-    return tuple(inputs)
-
-
-@contextlib.contextmanager
-def _as_example(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode without gradients, and restore modes, buffers and random state afterwards."""
-    training = [child for child in module.modules() if child.training]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _without_value_checks():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for child in training:
-            child.training = True
-
-
-@contextlib.contextmanager
-def _without_value_checks() -> Iterator[None]:
-    """Let distributions be made without checks of their values, which cannot be captured."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
-
-
-def _flattened(inputs: Sequence[Tensor], flatten: bool) -> tuple[Tensor, ...]:
-    return (inputs[0].flatten(1), *inputs[1:]) if flatten else tuple(inputs)
-
-
-def has_item(tensor: Tensor, item: Shape) -> bool:
-    """Whether the rows of a tensor have this shape, or the tensor or the shape is flat and the numbers are as many."""
-    found = tuple(tensor.shape[1:])
-    if tensor.shape[0] != _ROWS:
-        return False
-    return found == item or (
-        math.prod(found) == math.prod(map(int, item)) and (len(_squeezed(found)) <= 1 or len(_squeezed(item)) <= 1)
-    )
-
-
-def _squeezed(item: Shape) -> Shape:
-    return tuple(size for size in item if size != 1)
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -7,7 +7,6 @@ inferred by running the modules on examples.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import inspect
@@ -18,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import infer_contract
+from vae_export.sources.module_outputs import MethodModule, example_inputs, find_leaves, run_flat_or_not
 from vae_export.sources.options import ModelOptions
-from vae_export.sources.recognition import example_inputs, find_leaves, run_flat_or_not
 from vae_export.sources.weights import load_weights
 
 
@@ -58,38 +57,24 @@ def open_function(text: str, options: ModelOptions) -> Source:
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
 
 
-class MethodModule(nn.Module):
-    """A method of a module as a module: its inputs and outputs are the method's."""
-
-    def __init__(self, module: nn.Module, method: str) -> None:
-        super().__init__()
-        self.module = module
-        self.method = method
-
-    def forward(self, *inputs: Tensor) -> object:
-        """Return what the method returns."""
-        return getattr(self.module, self.method)(*inputs)
-
-
 def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Module | None:
     """Return a method as a module without the children that it does not use, whose weights would go into its files."""
     if not isinstance(module, MethodModule):
         return module
     inputs = example_inputs(contract.at().spec(part).inputs, 1, module)
     expected = find_leaves(run_flat_or_not(module, inputs)[1])
-    alone = MethodModule(copy.copy(module.module), module.method)
-    for name in list(module.module._modules):
-        before = alone.module._modules
-        alone.module._modules = {key: child for key, child in before.items() if key != name}
+    unused: list[str] = []
+    for name in module.module._modules:
+        alone = MethodModule(module.module, module.method, [*unused, name])
         try:
             # Each run begins with the same random state, so that drawn outputs are equal too.
             found = find_leaves(run_flat_or_not(alone, inputs)[1])
         except Exception:  # the method uses this child
             found = []
         pairs = zip(found, expected, strict=False)
-        if len(found) != len(expected) or not all(torch.equal(a.tensor, b.tensor) for a, b in pairs):
-            alone.module._modules = before
-    return alone
+        if len(found) == len(expected) and all(torch.equal(a.tensor, b.tensor) for a, b in pairs):
+            unused.append(name)
+    return MethodModule(module.module, module.method, unused)
 
 
 def _call(text: str) -> object:

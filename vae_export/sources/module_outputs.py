@@ -1,0 +1,289 @@
+"""Run a user's module on an example, open what it returns, and wrap it so that it returns the contract's tensors.
+
+Modules return a tuple, a dict, a dataclass, a distribution, a tensor of moments, …. `find_leaves` opens these, and a
+`Pick` says which leaf becomes a tensor of the contract.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_export.contract import Array
+from vae_export.errors import ModelError
+from vae_export.tensors import Shape, TensorSpec
+
+#: What one tensor from an encoder means, as `--encoder-outputs` names it.
+Meaning = Literal["latent", "mean", "logvar", "logstd", "std", "var", "moments", "codes", "other"]
+MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
+#: How each measure of a Gaussian's width becomes a log-variance.
+LOGVAR: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "logvar": lambda x: x,
+    "logstd": lambda x: 2 * x,
+    "std": lambda x: 2 * torch.log(x),
+    "var": torch.log,
+}
+#: The names that encoders give their outputs, without underscores and capitals, and without the words of `_FILLERS`.
+_ENCODED: Mapping[str, Meaning] = {
+    **dict.fromkeys(("mean", "means", "mu", "mus", "loc", "m"), "mean"),
+    **dict.fromkeys(("logvar", "logvars", "logvariance", "logcovariance", "logv", "logsigma2", "logsigmasq"), "logvar"),
+    **dict.fromkeys(("logstd", "logsigma", "logscale", "logstddev", "lnstd", "lnsigma"), "logstd"),
+    **dict.fromkeys(("std", "sigma", "scale", "stddev"), "std"),
+    **dict.fromkeys(("var", "variance", "v", "sigma2", "sigmasq"), "var"),
+    **dict.fromkeys(("latent", "latents", "z", "sample", "encoding", "encoded", "embedding", "quantized"), "latent"),
+    **dict.fromkeys(("codes", "code", "indices", "codeindices", "encodingindices", "tokens"), "codes"),
+    **dict.fromkeys(("moments", "parameters", "params"), "moments"),
+}
+#: Words that say whose mean or logvar it is.
+_FILLERS = ("z", "q", "qz", "posterior", "latent", "enc", "encoder", "x")
+#: Rows of an example: more than one, so that a missing batch axis is noticed, and no usual size of a latent.
+ROWS = 3
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor in what a module returned.
+
+    Attributes:
+        path: where it is, such as "latent_dist.mean" or "1".
+        tensor: its value.
+    """
+
+    path: str
+    tensor: Tensor
+
+    @property
+    def name(self) -> str:
+        """The name without capitals and underscores; "" for an element of a tuple or list."""
+        last = self.path.rpartition(".")[2]
+        return "" if last.isdigit() else last.lower().replace("_", "")
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """The meaning that the name of an encoder's output has, or None."""
+        if not self.name:
+            return None
+        words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", self.path.rpartition(".")[2]) if word]
+        short = "".join(word.lower() for word in words if word.lower() not in _FILLERS)
+        return _ENCODED.get(self.name) or _ENCODED.get(short)
+
+    def __str__(self) -> str:
+        return f"{self.path or 'tensor'} {tuple(self.tensor.shape)}"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The way in which one tensor of the contract comes from the leaves of what a module returned.
+
+    Attributes:
+        leaf: number of the leaf.
+        meaning: what the leaf is; a width is turned into a log-variance.
+        half: 0 or 1 for a half of a tensor of moments.
+        item: the shape of one row in the contract where the leaf has another, such as flat pixels.
+        dtype: the dtype of codes.
+    """
+
+    leaf: int
+    meaning: Meaning
+    half: int | None = None
+    item: tuple[int, ...] | None = None
+    dtype: str | None = None
+
+    def take(self, leaves: Sequence[Leaf]) -> Tensor:
+        """Return the tensor of the contract."""
+        tensor = leaves[self.leaf].tensor
+        if self.half is not None:
+            tensor = tensor.chunk(2, dim=1)[self.half]
+        if self.meaning in LOGVAR:
+            tensor = LOGVAR[self.meaning](tensor)
+        if self.item is not None:
+            tensor = tensor.reshape(tensor.shape[0], *self.item)
+        return tensor if self.dtype is None else tensor.to(getattr(torch, self.dtype))
+
+
+class RecognisedModule(nn.Module):
+    """A user's module that takes the contract's inputs and returns its outputs, in the contract's order.
+
+    Args:
+        module: the user's module.
+        picks: one for each output of the contract.
+        flatten: whether the module takes the data as a flat row (N, D).
+    """
+
+    def __init__(self, module: nn.Module, picks: Sequence[Pick], *, flatten: bool = False) -> None:
+        super().__init__()
+        self.module = module
+        self.picks = tuple(picks)
+        self.flatten = flatten
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the tensors of the contract."""
+        with _without_value_checks():
+            leaves = find_leaves(self.module(*flattened(inputs, self.flatten)))
+        outputs = tuple(pick.take(leaves) for pick in self.picks)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+class MethodModule(nn.Module):
+    """A method of a module as a module: its inputs and outputs are the method's.
+
+    Args:
+        module: the module.
+        method: the name of the method.
+        without: children of the module that the method does not use, whose weights are left out.
+    """
+
+    def __init__(self, module: nn.Module, method: str, without: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.module = without_children(module, without)
+        self.method = method
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Return what the method returns."""
+        return getattr(self.module, self.method)(*inputs)
+
+
+def without_children(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return a module that shares its weights with the given one, without some of its children."""
+    part = copy.copy(module)
+    part._modules = {name: child for name, child in module._modules.items() if name not in names}
+    return part
+
+
+def find_leaves(value: object, path: str = "") -> list[Leaf]:
+    """Return the tensors with a batch axis in what a module returned, in order.
+
+    Tuples, lists, named tuples, mappings, dataclasses and distributions are opened; anything else is skipped.
+    """
+    if isinstance(value, Tensor):
+        return [Leaf(path, value)] if value.ndim else []
+    return [leaf for name, item in _items(value) for leaf in find_leaves(item, f"{path}.{name}" if path else str(name))]
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    """Return the members of a container by name or number."""
+    while isinstance(value, torch.distributions.Independent):
+        value = value.base_dist
+    if isinstance(value, torch.distributions.Normal):
+        return [("mean", value.loc), ("std", value.scale)]
+    if isinstance(value, torch.distributions.Bernoulli):
+        return [("probs", value.probs)]
+    if isinstance(value, Distribution):
+        name = type(value).__name__
+        do = "return mean and logvar of a Normal, or the tensors themselves"
+        raise ModelError("distribution is not supported", expected="Normal | Bernoulli", got=name, do=do)
+    if isinstance(value, Mapping):
+        return [(str(name), item) for name, item in value.items()]
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list):
+        return [(str(number), item) for number, item in enumerate(value)]
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    pair = [(name, getattr(value, name, None)) for name in ("mean", "logvar")]  # as diffusers' own distribution
+    return [(name, item) for name, item in pair if isinstance(item, Tensor)]
+
+
+def run(module: nn.Module, inputs: Sequence[Tensor]) -> object:
+    """Run a module in eval mode without gradients; its modes, buffers and the random state are restored."""
+    with as_example(module):
+        return module(*inputs)
+
+
+def run_flat_or_not(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[bool, object]:
+    """Run a module on the data, or on the data as flat rows where it refuses that.
+
+    Returns:
+        Whether the data was flat, and what the module returned.
+
+    Raises:
+        Exception: what the module raised for data that is not flat, if it refuses both.
+    """
+    with as_example(module):
+        try:
+            return False, module(*inputs)
+        except Exception:
+            if inputs[0].ndim <= 2:
+                raise
+            with contextlib.suppress(Exception):
+                return True, module(*flattened(inputs, flatten=True))
+            raise
+
+
+def example_inputs(
+    specs: Sequence[TensorSpec], rows: int, module: nn.Module, images: Array | None = None
+) -> tuple[Tensor, ...]:
+    """Return inputs for a module on its device and in its dtype, each (rows, *item): real data, or seeded noise."""
+    state = next((p for p in [*module.parameters(), *module.buffers()] if p.is_floating_point()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    inputs = []
+    for spec in specs:
+        shape = (rows, *spec.fixed_item)
+        if spec.is_integer:
+            value = torch.randint(int(spec.low), int(spec.high) + 1, shape, generator=generator)
+            inputs.append(value.to(state.device, getattr(torch, spec.dtype)))
+            continue
+        value = torch.randn(shape, generator=generator)
+        if spec.is_bounded:
+            value = torch.rand(shape, generator=generator) * (spec.high - spec.low) + spec.low
+        if spec.role == "data" and images is not None:
+            value = torch.as_tensor(images[[row % len(images) for row in range(rows)]])
+            value = value if tuple(value.shape[1:]) == spec.fixed_item else torch.rand(shape, generator=generator)
+        inputs.append(value.to(state.device, state.dtype))
+    return tuple(inputs)
+
+
+@contextlib.contextmanager
+def as_example(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode without gradients, and restore modes, buffers and random state afterwards."""
+    training = [child for child in module.modules() if child.training]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _without_value_checks():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for child in training:
+            child.training = True
+
+
+@contextlib.contextmanager
+def _without_value_checks() -> Iterator[None]:
+    """Let distributions be made without checks of their values, which cannot be captured."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def flattened(inputs: Sequence[Tensor], flatten: bool) -> tuple[Tensor, ...]:
+    return (inputs[0].flatten(1), *inputs[1:]) if flatten else tuple(inputs)
+
+
+def has_item(tensor: Tensor, item: Shape) -> bool:
+    """Whether the rows of a tensor have this shape, or the tensor or the shape is flat and the numbers are as many."""
+    found = tuple(tensor.shape[1:])
+    if tensor.shape[0] != ROWS:
+        return False
+    return found == item or (
+        math.prod(found) == math.prod(map(int, item)) and (len(_squeezed(found)) <= 1 or len(_squeezed(item)) <= 1)
+    )
+
+
+def _squeezed(item: Shape) -> Shape:
+    return tuple(size for size in item if size != 1)
