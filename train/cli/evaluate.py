@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from train.cli.options import (
-    DataDirOption,
-    DeviceOption,
-    DownloadOption,
-    ImageSizeOption,
-    SkipUnreadableOption,
-    ThreadsOption,
-)
-from train.config import DATASETS, DataOptions, DataProtocol, DatasetName
+from train.cli.options import DeviceOption, ImageFileFlags, ThreadsOption
+from train.config import DATASETS, DataProtocol, DatasetName
 from train.machine import choose_device, memory_errors, prepare_process
 from train.recipes import check_range
 from train.results import ScoreKind
 from vae_export.cli import console
+from vae_export.cli.command import grouped
 from vae_export.cli.options import CheckpointOption, ExportOption, JsonOption, RunOption, chosen_run
 from vae_export.errors import CheckpointError, DataError, InputError, StorageError, UsageError
 from vae_export.likelihood import Likelihood
@@ -41,7 +35,9 @@ ScoredFormat = Literal["checkpoint", "onnx"]
 _LEAST_KL = 0.01
 
 
+@grouped
 def evaluate(
+    *,
     run: RunOption = None,
     format: Annotated[
         ScoredFormat,
@@ -68,10 +64,7 @@ def evaluate(
         DatasetName | None,
         typer.Option("--dataset", help="Data set. Default: the one of the training.", rich_help_panel="Data"),
     ] = None,
-    data_dir: DataDirOption = None,
-    image_size: ImageSizeOption = None,
-    skip_unreadable: SkipUnreadableOption = False,
-    download: DownloadOption = True,
+    files: ImageFileFlags,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     json: JsonOption = False,
@@ -100,7 +93,7 @@ def evaluate(
             home = chosen_run(run)
             path = home.export if format == "onnx" else home.checkpoint
         subject = _exported(path, threads) if format == "onnx" else _trained(path, chosen)
-        images = _images(subject, dataset, data_dir, image_size, download=download, skip_unreadable=skip_unreadable)
+        images = _images(subject, dataset, files)
         pixels = evaluated_pixels(images, split, most=first)
         score = _score(subject, pixels)
         nll = _nll(subject, pixels, importance_samples) if importance_samples else None
@@ -293,15 +286,7 @@ def _exported(folder: Path, threads: int | None) -> _Subject:
     )
 
 
-def _images(
-    subject: _Subject,
-    dataset: DatasetName | None,
-    data_dir: Path | None,
-    image_size: int | None,
-    *,
-    download: bool,
-    skip_unreadable: bool,
-) -> Dataset:
+def _images(subject: _Subject, dataset: DatasetName | None, files: ImageFileFlags) -> Dataset:
     """Load the images of the training, or of another data set that fits, under the protocol of the training."""
     from train.progress import load_with_progress
     from train.run_folder import read_data_folder
@@ -311,15 +296,18 @@ def _images(
         raise UsageError(
             f"the {subject.origin} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
-    if data_dir is None and dataset is None:
+    if files.data_dir is None and dataset is None:
         data_dir = read_data_folder(Run(subject.path.parent), subject.trained_on.get("sha256", ""))
         if data_dir is not None and not data_dir.is_dir():
             do = "say where they are: --data-dir FOLDER"
             raise DataError("images of the training are not where they were", where=data_dir, do=do)
-    size = image_size if image_size is not None or name != "folder" else subject.image_shape[-1]
+        files = replace(files, data_dir=data_dir)
+    if files.image_size is None and name == "folder":
+        files = replace(files, image_size=subject.image_shape[-1])
     # A file that could not be read in training cannot be read now.
-    skip_unreadable |= dataset is None and subject.trained_on.get("reading", {}).get("skipped", 0) > 0
-    images = load_with_progress(DataOptions(name, data_dir, size, download, subject.protocol, skip_unreadable))
+    if dataset is None and subject.trained_on.get("reading", {}).get("skipped", 0) > 0:
+        files = replace(files, skip_unreadable=True)
+    images = load_with_progress(files.options(name, subject.protocol))
     if images.image_shape != subject.image_shape:
         got = f"{images.image_shape} of {name}"
         raise DataError("images do not fit", where=subject.path, expected=subject.image_shape, got=got)

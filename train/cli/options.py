@@ -7,36 +7,45 @@ from typing import Annotated
 
 import typer
 
-from train.config import DeviceName
+from train.config import DataOptions, DataProtocol, DatasetName, DeviceName
+from vae_export.cli.command import option_group
 
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        metavar="FOLDER",
-        help="Folder of the data set's files; with --dataset folder, of the images. Default: data/.",
-        rich_help_panel="Data",
-    ),
-]
-ImageSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        "--image-size",
-        help="With --dataset folder: side of an image in pixels. Default: 64, or 32 or 28 for smaller ones.",
-        rich_help_panel="Data",
-    ),
-]
-SkipUnreadableOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-unreadable",
-        help="With --dataset folder: leave out files that cannot be read, and name them.",
-        rich_help_panel="Data",
-    ),
-]
-DownloadOption = Annotated[
-    bool, typer.Option("--download/--no-download", help="Download missing files.", rich_help_panel="Data")
-]
+
+@option_group("Data")
+class ImageFileFlags:
+    """The files of a data set: the fields of `DataOptions` that do not depend on what is done with the images."""
+
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir",
+            metavar="FOLDER",
+            help="Folder of the data set's files; with --dataset folder, of the images. Default: data/.",
+        ),
+    ] = DataOptions.folder
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            help="With --dataset folder: side of an image in pixels. Default: 64, or 32 or 28 for smaller ones.",
+        ),
+    ] = DataOptions.image_size
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="With --dataset folder: leave out files that cannot be read, and name them.",
+        ),
+    ] = DataOptions.skip_unreadable
+    download: Annotated[bool, typer.Option("--download/--no-download", help="Download missing files.")] = (
+        DataOptions.download
+    )
+
+    def options(self, name: DatasetName, protocol: DataProtocol) -> DataOptions:
+        """Return the options of the data set with this name, whose pixels follow the protocol."""
+        return DataOptions(name, self.data_dir, self.image_size, self.download, protocol, self.skip_unreadable)
+
+
 ThreadsOption = Annotated[
     int | None,
     typer.Option(

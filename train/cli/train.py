@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from train.cli.evaluate import show_scores
+from train.cli.options import ImageFileFlags
 from train.cli.train_options import (
     DataFlags,
     ListPresetsOption,
@@ -26,7 +27,7 @@ from train.cli.train_options import (
     preset_values,
     with_values,
 )
-from train.config import NetworkOptions, ObjectiveOptions, TrainOptions
+from train.config import DatasetName, NetworkOptions, ObjectiveOptions, TrainOptions
 from train.machine import choose_device, is_printing, memory_errors, prepare_process
 from vae_export.cli import console
 from vae_export.cli.command import grouped
@@ -53,6 +54,7 @@ def train(
     _list: ListPresetsOption = False,
     resume: ResumeOption = False,
     data: DataFlags,
+    files: ImageFileFlags,
     model: ModelFlags,
     optimiser: OptimiserFlags,
     loss: LossFlags,
@@ -81,7 +83,7 @@ def train(
       resnet    residual blocks, as deep as the image is large, for --preset photos
     """
     if not resume and preset is None and not is_typed(context, "family"):
-        preset = _preset_for(data)
+        preset = _preset_for(data.dataset, files)
         if preset is not None:
             values = preset_values(context, preset)
             context.params.update(values)
@@ -92,7 +94,7 @@ def train(
             raise UsageError("--resume and --force exclude each other", do="resume, or start anew with --force")
         preset = preset_of_resumed(context, preset)
     options = TrainOptions(
-        data=data.options(),
+        data=files.options(data.dataset, data.data_protocol),
         network=NetworkOptions(**vars(model)),
         objective=ObjectiveOptions(**vars(loss)),
         recipe=optimiser.options(),
@@ -112,15 +114,15 @@ def train(
         _train(request, json=json)
 
 
-def _preset_for(data: DataFlags) -> str | None:
+def _preset_for(dataset: DatasetName, files: ImageFileFlags) -> str | None:
     """Return the preset that suits the images of a folder, and say which; None for the default recipe."""
-    if data.dataset != "folder" or data.data_dir is None or not data.data_dir.is_dir():
+    if dataset != "folder" or files.data_dir is None or not files.data_dir.is_dir():
         return None
     prepare_process()
     from train.data.image_folder import glance
 
-    seen = glance(data.data_dir)
-    side = data.image_size or seen.side
+    seen = glance(files.data_dir)
+    side = files.image_size or seen.side
     if not seen.is_colour and side <= _LARGEST_MNIST_LIKE:
         return None
     kind = "colour" if seen.is_colour else "grey"

@@ -9,14 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from train.cli.options import (
-    DataDirOption,
-    DeviceOption,
-    DownloadOption,
-    ImageSizeOption,
-    SkipUnreadableOption,
-    ThreadsOption,
-)
+from train.cli.options import DeviceOption, ThreadsOption
 from train.config import (
     DataOptions,
     DataProtocol,
@@ -52,10 +45,9 @@ def _recipe_defaults(name: str) -> str:
 
 @option_group("Data")
 class DataFlags:
-    """The images; see `DataOptions`."""
+    """The data set and its pixels; see `DataOptions`. `ImageFileFlags` has its files."""
 
     dataset: Annotated[DatasetName, typer.Option("--dataset", help="Data set to train on.")] = "mnist"
-    data_dir: DataDirOption = DataOptions.folder
     data_protocol: Annotated[
         DataProtocol,
         typer.Option(
@@ -63,20 +55,6 @@ class DataFlags:
             help="grey: the grey levels. dynamic, static: binary pixels drawn from them, anew each epoch or once.",
         ),
     ] = DataOptions.protocol
-    image_size: ImageSizeOption = DataOptions.image_size
-    skip_unreadable: SkipUnreadableOption = DataOptions.skip_unreadable
-    download: DownloadOption = DataOptions.download
-
-    def options(self) -> DataOptions:
-        """Return the options of the data set."""
-        return DataOptions(
-            name=self.dataset,
-            folder=self.data_dir,
-            image_size=self.image_size,
-            download=self.download,
-            protocol=self.data_protocol,
-            skip_unreadable=self.skip_unreadable,
-        )
 
 
 @option_group("Model")
@@ -173,16 +151,8 @@ class OptimiserFlags:
 
     def options(self) -> RecipeOptions:
         """Return the values that replace those of the recipe; raise `UsageError` for stages that cannot be read."""
-        return RecipeOptions(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            stages=None if self.stages is None else parse_stages(self.stages),
-            epsilon=self.epsilon,
-            weight_average=self.weight_average,
-            warmup_ratio=self.warmup_ratio,
-            flip=self.flip,
-        )
+        values = {name: value for name, value in vars(self).items() if name != "seed"}
+        return RecipeOptions(**values | {"stages": None if self.stages is None else parse_stages(self.stages)})
 
 
 @option_group("Machine")
