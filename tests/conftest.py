@@ -139,6 +139,14 @@ def exported(shared: Path) -> Callable[[str], Exported]:
 
 
 @pytest.fixture(scope="session")
+def extended(shared: Path) -> Callable[[str], Path]:
+    """`extended(name)`: a folder with export/ and bundle.zip of one of `CONTRACTS` of `tests.extended_models`."""
+    from tests.extended_exports import write_extended
+
+    return lambda name: made_once(shared / f"extended-{name}", lambda folder: write_extended(name, folder))
+
+
+@pytest.fixture(scope="session")
 def mlp(exported: Callable[[str], Exported]) -> Exported:
     return exported("mlp")
 

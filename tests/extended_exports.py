@@ -19,7 +19,7 @@ from tests.extended_models import extended_source
 from vae_export import Source
 from vae_export.artifact.certificate import FORMAT
 from vae_export.artifact.golden import DTYPES, SUFFIXES, GoldenArray, GoldenPart
-from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest, parse_manifest
 from vae_export.bundles.archive import write_archive
 from vae_export.bundles.reader import entries
 from vae_export.contract import Array, Contract, Part
@@ -32,16 +32,16 @@ PARTS: tuple[Part, ...] = ("encoder", "decoder")
 TOLERANCE = 1e-4
 
 
-def write_extended_export(name: str, folder: Path) -> None:
-    """Write an export folder of one of `CONTRACTS` of `tests.extended_models`, without a certificate."""
-    for file, data in _files(extended_source(name)).items():
-        write_atomic(folder / file, data)
-
-
-def extended_bundle(name: str) -> bytes:
-    """Return a bundle of one of `CONTRACTS` of `tests.extended_models`."""
+def write_extended(name: str, folder: Path) -> None:
+    """Write one of `CONTRACTS` of `tests.extended_models`: an export without a certificate, and a bundle of it."""
     files = _files(extended_source(name))
-    manifest = _manifest(extended_source(name).contract, files)
+    for file, data in files.items():
+        write_atomic(folder / "export" / file, data)
+    write_atomic(folder / "bundle.zip", _bundle(name, files))
+
+
+def _bundle(name: str, files: dict[str, bytes]) -> bytes:
+    manifest = parse_manifest(files[MANIFEST], MANIFEST)
     hashes = {entry.name: entry.sha256 for entry in manifest.files}
     counts = {
         "rows": [{"passed": True, "error": 0.0, "band": 1.0}],
@@ -50,27 +50,21 @@ def extended_bundle(name: str) -> bytes:
         "findings": [],
     }
     certificate = {"format": FORMAT, "verdict": "pass", "files": hashes} | counts
-    files |= {"certificate.json": json.dumps(certificate).encode(), "MODEL_CARD.md": name.encode(), "LICENSE": b"none"}
-    ordered = {entry: files[entry] for entry in entries(manifest) if entry in files}
+    texts = {"certificate.json": json.dumps(certificate).encode(), "MODEL_CARD.md": name.encode(), "LICENSE": b"none"}
+    held = files | texts
+    ordered = {entry: held[entry] for entry in entries(manifest) if entry in held}
     sums = "".join(f"{sha256(data)}  {entry}\n" for entry, data in ordered.items())
     return write_archive({"SHA256SUMS": sums.encode(), **ordered})
 
 
 def _files(source: Source) -> dict[str, bytes]:
-    files = {f"{part}.onnx": _onnx(source, part) for part in PARTS}
+    models = {f"{part}.onnx": _onnx(source, part) for part in PARTS}
     golden, arrays = _golden(source)
-    files |= arrays
-    manifest = _manifest(source.contract, files, golden)
-    return {MANIFEST: manifest.text, **files}
-
-
-def _manifest(contract: Contract, files: dict[str, bytes], golden: tuple[GoldenPart, ...] = ()) -> Manifest:
-    if MANIFEST in files:
-        from vae_export.artifact.manifest import parse_manifest
-
-        return parse_manifest(files[MANIFEST], MANIFEST)
-    models = tuple(FileEntry.of(f"{part}.onnx", part, "onnx", FileContent(files[f"{part}.onnx"])) for part in PARTS)
-    return Manifest(contract, models, 18, {}, {}, golden)
+    stored = tuple(
+        FileEntry.of(name, part, "onnx", FileContent(data))
+        for part, (name, data) in zip(PARTS, models.items(), strict=True)
+    )
+    return {MANIFEST: Manifest(source.contract, stored, 18, {}, {}, golden).text, **models, **arrays}
 
 
 def _onnx(source: Source, part: Part) -> bytes:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from host import BUNDLE, HOSTS, PICTURE, Host, browse
 
-from tests.extended_exports import extended_bundle
 from tests.extended_models import CONTRACTS
 from vae_export import load
+from vae_export.io.atomic import write_atomic
 from vae_export.pixels import to_levels
 
 pytestmark = pytest.mark.slow
@@ -27,13 +27,13 @@ NOT_IN_OPENCV = {"codes": "float32 only", "conditional": "float32 only", "severa
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path) -> Callable[[str], Path]:
+def bundle(folder: Path, extended: Callable[[str], Path]) -> Callable[[str], Path]:
     """`bundle(name)`: a bundle of one of `CONTRACTS`, relative to the folder in which hosts run."""
 
     def get(name: str) -> Path:
         path = folder / f"{name.replace(' ', '-')}.zip"
         if not path.exists():
-            path.write_bytes(extended_bundle(name))
+            write_atomic(path, (extended(name) / "bundle.zip").read_bytes())  # another worker may do so too
         return Path(path.name)
 
     return get

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,22 +11,20 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Outcome
-from tests.extended_exports import extended_bundle
 from vae_export import Model, load
 from vae_export.pixels import to_levels
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("bundles")
+@pytest.fixture
+def bundle(extended: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """`bundle(name)`: a bundle in a folder of this test, because commands write beside it."""
 
     def get(name: str) -> Path:
-        path = folder / f"{name}.zip"
-        if not path.exists():
-            path.write_bytes(extended_bundle(name))
-        return path
+        path = tmp_path / "bundles" / f"{name}.zip"
+        path.parent.mkdir(exist_ok=True)
+        return path if path.exists() else Path(shutil.copy(extended(name) / "bundle.zip", path))
 
     return get
 

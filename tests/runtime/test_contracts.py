@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.extended_exports import write_extended_export
 from tests.extended_models import CONTRACTS, extended_source
 from vae_export import Model, export, load, open_artifact
 from vae_export.artifact.manifest import MANIFEST
@@ -22,18 +22,10 @@ from vae_export.runtime.self_test import self_test
 from vae_export.tensors import BATCH, Expression
 
 
-@pytest.fixture(scope="session")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Model]:
+@pytest.fixture
+def opened(extended: Callable[[str], Path]) -> Callable[..., Model]:
     """`opened(name)`: the encoder and decoder of an extended model as ONNX files, without a certificate."""
-    folders: dict[str, Path] = {}
-
-    def get(name: str, **options: int) -> Model:
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp("extended")
-            write_extended_export(name, folders[name])
-        return load(folders[name], threads=1, **options)
-
-    return get
+    return lambda name, **options: load(extended(name) / "export", threads=1, **options)
 
 
 def _data(name: str, rows: int, sizes: dict[str, int] | None = None, seed: int = 0) -> np.ndarray:
@@ -240,9 +232,9 @@ def test_rows_at_a_time_follow_the_size(opened: Callable[..., Model]) -> None:
     assert opened("batches below 6", batch_size=9).rows_at_a_time("decoder") == 5
 
 
-def test_file_of_other_sizes_is_refused(opened: Callable[..., Model], tmp_path: Path) -> None:
-    write_extended_export("maps", tmp_path)
-    manifest = opened("maps").manifest
+def test_file_of_other_sizes_is_refused(extended: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(extended("maps") / "export", tmp_path, dirs_exist_ok=True)
+    manifest = load(tmp_path).manifest
     other = replace(manifest.contract, data_shape=(3, "8*h", "8*w"))
     write_atomic(tmp_path / MANIFEST, replace(manifest, contract=other, golden=()).text)
     with pytest.raises(ModelError, match=r"outputs .* the contract: decoder; expected .*'8\*h'.*'4\*h'"):
@@ -270,9 +262,9 @@ def test_self_test_runs_the_golden_vectors_of_any_contract(opened: Callable[...,
     assert len(pixels) == (CONTRACTS[name].is_image)
 
 
-def test_self_test_counts_wrong_codes(tmp_path: Path) -> None:
-    write_extended_export("codes", tmp_path)
-    model = load(tmp_path)
+def test_self_test_counts_wrong_codes(extended: Callable[[str], Path]) -> None:
+    folder = extended("codes") / "export"
+    model = load(folder)
 
     def wrong(part: Part, **inputs: Array) -> dict[str, Array]:
         outputs = model.run(part, **inputs)
@@ -280,7 +272,7 @@ def test_self_test_counts_wrong_codes(tmp_path: Path) -> None:
             outputs["codes"][1, 2, 3] = (outputs["codes"][1, 2, 3] + 5) % 32
         return outputs
 
-    result = self_test(open_artifact(tmp_path), wrong)
+    result = self_test(open_artifact(folder), wrong)
     with pytest.raises(ParityError, match="self-test failed: encoder, 'codes'; expected error of 0 at most, got 1"):
         result.require()
 

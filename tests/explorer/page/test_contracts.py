@@ -13,7 +13,6 @@ import pytest
 import vae_export
 from tests.explorer.conftest import exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import eventually, looks_like, overflow, pixels, shown
-from tests.extended_exports import extended_bundle
 from vae_export.runtime.model import Model
 
 if TYPE_CHECKING:
@@ -25,13 +24,12 @@ Opened = Callable[..., AbstractContextManager[tuple["Page", Model]]]
 
 
 @pytest.fixture
-def opened(browser: Browser, ort: Path, tmp_path: Path) -> Opened:
+def opened(browser: Browser, ort: Path, extended: Callable[[str], Path]) -> Opened:
     """`opened(name, width)`: the page of a bundle of this contract, and the bundle in the runtime."""
 
     @contextmanager
     def open_page(name: str, width: int = 1280) -> Iterator[tuple[Page, Model]]:
-        path = tmp_path / "bundle.zip"
-        path.write_bytes(extended_bundle(name))
+        path = extended(name) / "bundle.zip"
         with (
             exploring("--bundle", path, "--ort", ort) as address,
             quiet_page(browser, viewport={"width": width, "height": 900}) as page,
