@@ -28,9 +28,9 @@ def test_large_batch_is_computed_in_pieces(mlp: Exported, monkeypatch: pytest.Mo
     seen: list[int] = []
     compute = Session.compute
 
-    def counted(self: Session, inputs: dict[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    def counted(self: Session, inputs: dict[str, np.ndarray], rows: int, *into: object) -> dict[str, np.ndarray]:
         seen.append(len(next(iter(inputs.values()))))
-        return compute(self, inputs, rows)
+        return compute(self, inputs, rows, *into)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Session, "compute", counted)
     latent = latents(10)

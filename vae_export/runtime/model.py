@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from vae_export.artifact.folder import Package, open_artifact
 from vae_export.artifact.manifest import Manifest
 from vae_export.bundles import Key, open_bundle
-from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, Pixels, float_part
+from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import IntegrityError, ModelError, OutOfMemoryError, UsageError
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
@@ -22,6 +21,7 @@ from vae_export.rng import check_integer
 from vae_export.runtime.chosen_options import ChosenOptions, choose_options
 from vae_export.runtime.conditions import condition_rows
 from vae_export.runtime.prior import draw_prior
+from vae_export.runtime.quick_run import QuickRun
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
@@ -68,6 +68,8 @@ class Model:
         self._symbols = self.contract.free_symbols
         self._rows_at_a_time: dict[tuple[Part, frozenset[tuple[str, int]]], int] = {}
         self._sessions: dict[Part, Session] = {}
+        self._quick_runs: dict[Part, QuickRun | None] = {}
+        self._decoded = self.contract.output.name
         self._opening = threading.Lock()
 
     def __repr__(self) -> str:
@@ -104,18 +106,20 @@ class Model:
         """Shapes and ranges of images and latents."""
         return self._package.manifest.contract
 
-    def decode(self, latent: Latents | None = None, /, **inputs: Any) -> Array:
+    def decode(self, latent: Latents | None = None, /, *, out: Array | None = None, **inputs: Any) -> Array:
         """Decode latents: `model.decode(latent)`, `model.decode(latent, label=3)` or `model.decode(z1=…, z2=…)`.
 
         Args:
             latent: (N, Z), or (N, C, H, W) where latents are feature maps; integers where the contract has codes.
                 Several latents are a dict by name.
+            out: a C-contiguous array of the result's shape and dtype, into which the result is written; None makes one.
             inputs: conditions by name: an array with N rows, or one value for all rows. Latents may be given by name.
 
         Returns:
-            Data in the contract's range; images are (N, C, H, W), in [0, 1] for models trained here.
+            Data in the contract's range; images are (N, C, H, W), in [0, 1] for models trained here. This is `out`,
+            where that was given.
         """
-        return self.run("decoder", **self._inputs("decoder", latent, inputs))[self.contract.output.name]
+        return self._run_with("decoder", latent, inputs, out)[self._decoded]
 
     def pixels(self, latent: Latents | None = None, /, layout: Pixels = "uint8-hwc", **inputs: Any) -> Bytes:
         """Decode latents to bytes for a screen.
@@ -162,24 +166,25 @@ class Model:
             "deterministic" gives latents; "codes" gives integers. Where there are several latents, each of these is a
             dict by the latent's name.
         """
-        outputs = self.run("encoder", **self._inputs("encoder", data, inputs))
+        outputs = self._run_with("encoder", data, inputs)
         if self.contract.encoding != "gaussian":
             return self._latents(outputs)
         mean, logvar = list(outputs.values())[::2], list(outputs.values())[1::2]
         return self._latents(self._by_latent(mean)), self._latents(self._by_latent(logvar))
 
-    def reconstruct(self, data: Array | None = None, /, **inputs: Any) -> Array:
+    def reconstruct(self, data: Array | None = None, /, *, out: Array | None = None, **inputs: Any) -> Array:
         """Encode data, and decode the posterior means, or the latents or codes, without noise.
 
         Args:
             data: as for `encode`.
+            out: as for `decode`.
             inputs: conditions of the encoder and the decoder by name.
 
         Returns:
             Data, such as images (N, C, H, W).
         """
         arrays = self._inputs("autoencoder", data, inputs)
-        return self._decode(self._encoded(arrays), arrays)
+        return self._decode(self._encoded(arrays), arrays, out)
 
     def prior(self, n: int, seed: int = 0, *, start: int = 0, sizes: Mapping[str, int] | None = None) -> Any:
         """Draw latents from the prior. Equal seeds give equal bits in every language and on every machine.
@@ -199,18 +204,27 @@ class Model:
         return self._latents(self._prior(n, seed, start, sizes))
 
     def sample(
-        self, n: int, /, seed: int = 0, *, start: int = 0, sizes: Mapping[str, int] | None = None, **conditions: Any
+        self,
+        n: int,
+        /,
+        seed: int = 0,
+        *,
+        start: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        out: Array | None = None,
+        **conditions: Any,
     ) -> Array:
         """Decode n latents of `prior`.
 
         Args:
             n, seed, start, sizes: as for `prior`.
+            out: as for `decode`.
             conditions: conditions of the decoder by name: an array with n rows, or one value for all rows.
 
         Returns:
             Data, such as images (n, C, H, W).
         """
-        return self.decode(self._prior(n, seed, start, sizes), **conditions)
+        return self.decode(self._prior(n, seed, start, sizes), out=out, **conditions)
 
     def interpolate(self, a: Array, b: Array, /, steps: int, **conditions: Any) -> Array:
         """Decode latents on the straight line between the posterior means, or the latents, of two images.
@@ -297,9 +311,7 @@ class Model:
         """Choose the rows of a piece: those that the caller wants, or few enough for the memory, within the batch."""
         usual = {name: symbol.usual_value for name, symbol in self._symbols.items()}
         spec = self.contract.spec(part).at({**usual, **sizes})
-        row = sum(
-            np.dtype(tensor.dtype).itemsize * math.prod(tensor.fixed_item) for tensor in (*spec.inputs, *spec.outputs)
-        )
+        row = sum(tensor.bytes_per_row for tensor in (*spec.inputs, *spec.outputs))
         wanted = self._batch_size or min(_MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row)
         return max(self._batch.low, min(wanted, self._batch.high or wanted))
 
@@ -333,13 +345,13 @@ class Model:
         every = 2 if self.contract.encoding == "gaussian" else 1
         return self._by_latent(list(outputs.values())[::every])
 
-    def _decode(self, latents: Mapping[str, Array], inputs: Mapping[str, Any]) -> Array:
+    def _decode(self, latents: Mapping[str, Array], inputs: Mapping[str, Any], out: Array | None) -> Array:
         """Decode latents that were computed, with the decoder's conditions among the inputs of an autoencoder."""
         conditions = {item.name for item in self.contract.conditions if "decoder" in item.parts}
         arrays = {**latents, **{name: inputs[name] for name in conditions & set(inputs)}}
         if conditions:
             self._check("decoder", arrays)
-        return self._compute("decoder", arrays, len(next(iter(latents.values()))))[self.contract.output.name]
+        return self._compute("decoder", arrays, len(next(iter(latents.values()))), out)[self._decoded]
 
     def _prior(self, n: int, seed: int, start: int, sizes: Mapping[str, int] | None) -> dict[str, Array]:
         n, contract, known = check_integer("number of samples", n, 1, _MAX_ROWS), self.contract, {}
@@ -371,22 +383,36 @@ class Model:
         """Return the values of the contract's symbols for inputs of the right rank."""
         return self.contract.spec(part).sizes(inputs) if self._symbols else {}
 
-    def _compute(self, part: Part, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def _run_with(
+        self, part: Part, first: Any, others: Mapping[str, Any], out: Array | None = None
+    ) -> dict[str, Array]:
+        """Run a part with its first input, and others by name; ordinary calls without others take the short way."""
+        quick = self._quick_runs.get(part)
+        if quick is not None and out is None and not others and (found := quick.run(first)) is not None:
+            return found
+        inputs = self._inputs(part, first, others)
+        self._session(part)
+        return self._compute(part, inputs, self._check(part, inputs), out)
+
+    def _compute(
+        self, part: Part, inputs: Mapping[str, Array], rows: int, out: Array | None = None
+    ) -> dict[str, Array]:
         """Compute checked inputs: in pieces where there are many, and with repeated rows where the graph needs more."""
         session, sizes, least = self._session(part), self._sizes(part, inputs), self._batch.low
         step = self.rows_at_a_time(part, sizes)
-        if least <= rows <= step:
+        if out is None and least <= rows <= step:
             return session.compute(inputs, rows)
         spec = self.contract.spec(part).at(sizes)
-        try:
-            outputs = {tensor.name: np.empty((rows, *tensor.fixed_item), tensor.dtype) for tensor in spec.outputs}
-        except MemoryError as error:
-            raise OutOfMemoryError(f"{rows:,} rows of {part}") from error
+        outputs = _allocated(spec, rows, out)
         for start in range(0, rows, step):
             count = min(step, rows - start)
-            piece = {name: _at_least(array[start : start + count], least) for name, array in inputs.items()}
-            for name, array in session.compute(piece, max(count, least)).items():
-                outputs[name][start : start + count] = array[:count]
+            piece = {name: array[start : start + count] for name, array in inputs.items()}
+            into = {name: array[start : start + count] for name, array in outputs.items()}
+            if count >= least:
+                session.compute(piece, count, into)
+                continue
+            for name, array in session.compute(_repeated(piece, least), least).items():
+                into[name][...] = array[:count]
         return outputs
 
     def _has(self, part: Part) -> bool:
@@ -400,13 +426,35 @@ class Model:
                 entry = self.manifest.entry(part, precision=chosen.precision)
                 data = self._package.read(entry)
                 sidecars = {sidecar.name: self._package.read(sidecar) for sidecar in entry.beside}
-                self._sessions[part] = Session(data, self.contract.spec(part), chosen.options, sidecars)
+                session = Session(data, self.contract.spec(part), chosen.options, sidecars)
+                self._sessions[part] = session
+                self._quick_runs[part] = None if self._symbols else session.quick_run(self.rows_at_a_time(part))
             return self._sessions[part]
 
 
-def _at_least(array: Array, rows: int) -> Array:
-    """Repeat the last row until there are this many."""
-    return array if len(array) >= rows else np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+def _allocated(spec: PartSpec, rows: int, out: Array | None) -> dict[str, Array]:
+    """Return arrays for the outputs of a part; the first is the caller's, if there is one that fits."""
+    first, *others = spec.outputs
+    expected, dtype = (rows, *first.fixed_item), np.dtype(first.dtype)
+    if out is not None:
+        flags = getattr(out, "flags", None)
+        fits = (getattr(out, "shape", None), getattr(out, "dtype", None)) == (expected, dtype)
+        if flags is None or not (fits and flags.c_contiguous and flags.writeable):
+            got = type(out).__name__ if flags is None else f"{out.dtype} {out.shape}"
+            raise ModelError("wrong array", where="out", expected=f"writable, contiguous {dtype} {expected}", got=got)
+    try:
+        arrays = {tensor.name: np.empty((rows, *tensor.fixed_item), tensor.dtype) for tensor in others}
+        return {first.name: np.empty(expected, dtype) if out is None else out, **arrays}
+    except MemoryError as error:
+        raise OutOfMemoryError(f"{rows:,} rows of {spec.part}") from error
+
+
+def _repeated(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    """Repeat the last row of each array until there are this many."""
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)])
+        for name, array in inputs.items()
+    }
 
 
 def load(

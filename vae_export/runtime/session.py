@@ -6,7 +6,8 @@ infinite latent. Each of these raises an error here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -14,6 +15,7 @@ import onnxruntime as ort
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
+from vae_export.runtime.quick_run import QuickRun, run_into
 from vae_export.session_options import CPU, CUDA, PROVIDERS, TENSORRT, SessionOptions
 from vae_export.tensors import BATCH, Expression, Size
 
@@ -82,28 +84,48 @@ class Session:
         """
         return self.compute(inputs, self._spec.check_inputs(inputs))
 
-    def compute(self, inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
+    def quick_run(self, most_rows: int) -> QuickRun | None:
+        """Return the short way for ordinary calls of at most this many rows, if the part has one."""
+        return QuickRun(self._session, self._spec, most_rows) if QuickRun.serves(self._session, self._spec) else None
+
+    def compute(
+        self, inputs: Mapping[str, Array], rows: int, into: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
         """Compute the outputs for inputs that the caller has checked; see `run`.
 
         Args:
             inputs: arrays by name.
             rows: the number of rows of each array.
+            into: contiguous arrays by name, into which the outputs are written; None makes new ones.
         """
-        results = dict(zip(self._outputs, self._call(self._outputs, dict(inputs)), strict=True))
+        results = self._call(inputs) if into is None else self._call_into(inputs, into)
         sizes = self._spec.sizes(inputs) if self._is_open else {}
         for tensor in self._spec.outputs:
             # Finite latents such as 1e30 can overflow inside the network. An error is better than a NaN image.
             tensor.check(results[tensor.name], batch=rows, sizes=sizes)
         return results
 
-    def _call(self, outputs: list[str], inputs: dict[str, Array]) -> list[Array]:
+    def _call(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._errors(inputs):
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+
+    def _call_into(self, inputs: Mapping[str, Array], into: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session.get_providers()[0] != CPU:
+            for name, array in self._call(inputs).items():
+                np.copyto(into[name], array)
+            return dict(into)
+        with self._errors(inputs):
+            run_into(self._session, inputs, into)
+        return dict(into)
+
+    @contextlib.contextmanager
+    def _errors(self, inputs: Mapping[str, Array]) -> Iterator[None]:
         try:
-            arrays: list[Array] = self._session.run(outputs, inputs)
+            yield
         except Exception as error:  # ONNX Runtime's exceptions have no class in common
             if "alloc" in str(error):
                 raise OutOfMemoryError(f"{len(next(iter(inputs.values()))):,} rows of {self._spec.part}") from error
             raise ModelError("cannot run", where=self._spec.part, got=str(error)) from error
-        return arrays
 
     def bind(self, inputs: Mapping[str, Array]) -> tuple[Callable[[], None], Callable[[object], dict[str, Array]]]:
         """Bind inputs and outputs on the device of the provider, so that `bench` times the computation alone.
