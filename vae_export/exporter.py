@@ -383,8 +383,8 @@ def _write_files(
             name = variant.file_name(part)
             for stored, data in content.by_name(name).items():
                 write_atomic(folder / stored, data)
-            machine = format.required_machine(content)
-            entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, machine))
+            needs = format.required_machine(content), format.without_vnni(variant.precision)
+            entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, *needs))
 
         for part in plan.parts:
             report(f"writing {variant.file_name(part)}")

@@ -21,7 +21,7 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.precision import FULL, PrecisionName
-from vae_export.session_options import OPTIMISATION_LEVELS, SessionOptions
+from vae_export.session_options import CPU, SessionOptions
 
 
 def test_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
@@ -40,11 +40,11 @@ def test_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])
 @pytest.mark.parametrize("family", ["mlp", "conv"])
-def test_int8_weights_are_unsigned(subject: Callable[..., Subject], family: str, precision: PrecisionName) -> None:
+def test_int8_weights_are_signed(subject: Callable[..., Subject], family: str, precision: PrecisionName) -> None:
+    """Signed weights are twice as quick on processors with VNNI; `without_vnni` of the manifest is for the others."""
     model = onnx.load_from_string(onnx_data(subject(family), "autoencoder", precision))
-    eights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.UINT8]
+    eights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert max(np.prod(tensor.dims) for tensor in eights) > 1000
-    assert not [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
 
 
 class LooksUp(nn.Module):
@@ -68,8 +68,8 @@ def test_integer_table_of_the_network_is_left_alone(tmp_path: Path, precision: P
     assert certificate.passed
 
 
-@pytest.mark.parametrize("level", OPTIMISATION_LEVELS)
-def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, level: str) -> None:
+@pytest.mark.parametrize("options", FORMATS["onnx"].options_to_test(CPU, "int8"), ids=lambda it: it.certificate_name)
+def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, options: SessionOptions) -> None:
     """The sum of two products of 255 and 127 does not fit into the 16 bits that some processors add in."""
     graph = mlp.graph("decoder")
     means = copy.deepcopy(graph.module)
@@ -78,9 +78,7 @@ def test_int8_products_of_highest_levels_do_not_saturate(mlp: Subject, level: st
             parameter.fill_(1 / parameter.shape[-1] if parameter.dim() > 1 else 0)
     graph = replace(graph, module=means)
     data = FORMATS["onnx"].write(graph, WriteOptions(precision="int8"))
-    runner = FORMATS["onnx"].open(
-        data, graph.spec, SessionOptions("CPUExecutionProvider", threads=1, optimisation=level)
-    )
+    runner = FORMATS["onnx"].open(data, graph.spec, options)
     image = runner({"latent": np.ones((1, *mlp.source.contract.latent_shape), dtype=np.float32)})["image"]
     np.testing.assert_allclose(image, 1 / (1 + np.exp(-1)), atol=1e-3)
 

@@ -16,7 +16,7 @@ from vae_export import load, open_artifact
 from vae_export.artifact.manifest import MANIFEST, Recommendation, parse_manifest
 from vae_export.errors import IntegrityError, TargetError
 from vae_export.runtime import chosen_options, session
-from vae_export.session_options import OPTIMISATION_LEVELS, SWITCHES, SessionOptions
+from vae_export.session_options import EXACT_INT8, OPTIMISATION_LEVELS, SWITCHES, SessionOptions
 from vae_export.system import hardware
 from vae_export.tune.tuner import publish
 
@@ -134,7 +134,7 @@ def test_recommendation_is_complete_and_one_for_each_part(advised: Advised) -> N
 
 
 def test_session_knows_every_option_of_the_manifest(small: Small) -> None:
-    assert tuple(session.SET_SWITCH) == SWITCHES
+    assert tuple(session.SET_SWITCH) == (*SWITCHES, EXACT_INT8)
     assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
     data = small.artifact.read(small.artifact.entry("decoder"))
     spec = small.artifact.manifest.contract.spec("decoder")

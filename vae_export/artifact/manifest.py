@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
@@ -88,6 +89,8 @@ class FileEntry:
             `PRECISIONS`; see `Manifest.known`.
         beside: the sidecars; most formats have none.
         machine: the required machine, such as "linux x86_64 AVX2"; empty if any machine can run the file.
+        without_vnni: entries of ONNX Runtime's session configuration that the file needs on an x86-64 processor without
+            VNNI; most files need none.
     """
 
     name: str
@@ -98,6 +101,7 @@ class FileEntry:
     precision: PrecisionName = FULL
     beside: tuple[Sidecar, ...] = ()
     machine: str = ""
+    without_vnni: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @classmethod
     def of(
@@ -108,6 +112,7 @@ class FileEntry:
         content: FileContent,
         precision: PrecisionName = FULL,
         machine: str = "",
+        without_vnni: Mapping[str, str] = MappingProxyType({}),
     ) -> FileEntry:
         """Make the entry of a file from its bytes.
 
@@ -118,12 +123,13 @@ class FileEntry:
             content: the bytes of the file and of its sidecars.
             precision: precision of the numbers inside.
             machine: the required machine, such as "linux x86_64 AVX2"; empty if any machine can run the file.
+            without_vnni: entries of the session's configuration for x86-64 processors without VNNI.
 
         Returns:
             The entry, with sizes and hashes of the file and its sidecars.
         """
         first, *beside = (Sidecar(name, len(data), sha256(data)) for name, data in content.by_name(name).items())
-        return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine)
+        return cls(name, part, format, first.size, first.sha256, precision, tuple(beside), machine, dict(without_vnni))
 
     @property
     def stored(self) -> tuple[FileEntry | Sidecar, ...]:
@@ -131,9 +137,9 @@ class FileEntry:
         return (self, *self.beside)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry for the manifest, without "beside" and "machine" if they are empty."""
+        """Return the entry for the manifest, without "beside", "machine" and "without_vnni" if they are empty."""
         beside = [vars(item) for item in self.beside]
-        return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "")}
+        return {key: value for key, value in (vars(self) | {"beside": beside}).items() if value not in ([], "", {})}
 
     @classmethod
     def from_json(cls, item: Mapping[str, Any]) -> FileEntry:
@@ -150,6 +156,7 @@ class FileEntry:
             precision=cast(PrecisionName, _label(_typed({"precision": FULL} | dict(item), "precision", str))),
             beside=tuple(Sidecar.from_json(sidecar) for sidecar in item.get("beside", ())),
             machine=_label(_typed({"machine": ""} | dict(item), "machine", str)),
+            without_vnni=_session_entries(_typed({"without_vnni": {}} | dict(item), "without_vnni", dict)),
         )
         if "beside" in item and not entry.beside:
             raise ValueError(f"beside is {item['beside']!r}")
@@ -408,6 +415,13 @@ def _label(text: str) -> str:
     if not text.isprintable():
         raise ValueError(f"text is not printable: {text!r}")
     return text
+
+
+def _session_entries(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Return entries of a session's configuration; raise `ValueError` unless they are texts."""
+    if not all(isinstance(value, str) for value in entries.values()):
+        raise ValueError(f"without_vnni is {entries!r}")
+    return {_label(key): _label(value) for key, value in entries.items()}
 
 
 def _golden(document: Mapping[str, Any], contract: Contract, files: tuple[FileEntry, ...]) -> tuple[GoldenPart, ...]:

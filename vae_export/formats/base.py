@@ -192,6 +192,10 @@ class Format(ABC):
         """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""
         return ""
 
+    def without_vnni(self, _precision: PrecisionName) -> Mapping[str, str]:
+        """Return the engine's settings that a file needs on an x86-64 processor without VNNI; most need none."""
+        return {}
+
     @abstractmethod
     def providers(self) -> tuple[str, ...]:
         """Return the providers or devices of this machine that can run files of this format, the CPU first."""
@@ -202,7 +206,11 @@ class Format(ABC):
 
     @abstractmethod
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return all session options that parity tests on a provider."""
+        """Return all session options of a provider; the first are the engine's plain ones."""
+
+    def options_to_test(self, provider: str, _precision: PrecisionName) -> tuple[SessionOptions, ...]:
+        """Return all session options that parity tests files of a precision with on a provider."""
+        return self.session_options(provider)
 
     @abstractmethod
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:

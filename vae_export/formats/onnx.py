@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent, sidecar_name
@@ -11,7 +12,14 @@ from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions
 from vae_export.precision import FULL, PrecisionName, infix
-from vae_export.session_options import CPU, OPTIMISATION_LEVELS, SessionOptions
+from vae_export.session_options import (
+    CPU,
+    EXACT_INT8,
+    EXACT_INT8_ENTRY,
+    EXACT_LEVELS,
+    OPTIMISATION_LEVELS,
+    SessionOptions,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
 MIN_OPSET = 11
 #: The most bytes of weights in one file: a protobuf message ends at 2^31 - 1 bytes, and needs some for the graph.
 MAX_INSIDE = 2**31 - 2**27
+#: Precisions whose products are of unsigned and signed bytes.
+_EIGHT_BITS: frozenset[PrecisionName] = frozenset({"int8", "int8-static"})
 #: Suffix of the sidecar with the weights of a model that is too large for one file.
 WEIGHTS = ".data"
 
@@ -107,6 +117,21 @@ class Onnx(Format):
             return SessionOptions(provider, threads=1), SessionOptions(provider, threads=1, tf32=True)
         levels = reversed(OPTIMISATION_LEVELS)
         return tuple(SessionOptions(provider, threads, level) for level in levels for threads in (1, 2))
+
+    def options_to_test(self, provider: str, precision: PrecisionName) -> tuple[SessionOptions, ...]:
+        """Return those of `session_options`; for 8 bits on the CPU, those that are exact, and the switch for it."""
+        options = self.session_options(provider)
+        if provider != CPU or precision not in _EIGHT_BITS:
+            return options
+        from vae_export.runtime.session import adds_in_16_bits
+
+        if adds_in_16_bits():
+            options = tuple(option for option in options if option.optimisation in EXACT_LEVELS)
+        return (*options, replace(options[0], switches=(EXACT_INT8,)))
+
+    def without_vnni(self, precision: PrecisionName) -> Mapping[str, str]:
+        """Return the entry of the session's configuration with which products of bytes are exact everywhere."""
+        return dict([EXACT_INT8_ENTRY]) if precision in _EIGHT_BITS else {}
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Open a session of ONNX Runtime with the options."""

@@ -8,11 +8,9 @@ because the likelihood needs log(1 - p), and half precision cannot represent pro
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vae_export.contract import Array
 from vae_export.errors import ModelError, UsageError
@@ -156,28 +154,7 @@ def _through_files(model: onnx.ModelProto, quantise: Callable[[str, str], Any]) 
         _set_outputs_apart(prepared)
         onnx.save(prepared, source)
         quantise(str(source), str(target))
-        quantised = onnx.load(target)
-    _make_unsigned(quantised, others={tensor.name for tensor in prepared.graph.initializer})
-    return quantised
-
-
-def _make_unsigned(model: onnx.ModelProto, others: Set[str]) -> None:
-    """Shift signed weights and their zero points by 128, in place: the values are equal on every processor.
-
-    On x86 processors without VNNI, ONNX Runtime multiplies by signed weights in 16 bits, which saturate, and by
-    unsigned weights exactly. Asked for unsigned weights, its quantiser would not use the scale of 1/127 of the largest
-    weight that the reference uses.
-    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#data-type-selection
-
-    Args:
-        others: initialisers of the float32 model. INT8 ones among them belong to the network.
-    """
-    from onnx import TensorProto, numpy_helper
-
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.INT8 and tensor.name not in others:
-            shifted = numpy_helper.to_array(tensor).view(np.uint8) ^ np.uint8(128)
-            tensor.CopyFrom(numpy_helper.from_array(shifted, tensor.name))
+        return onnx.load(target)
 
 
 def _set_outputs_apart(model: onnx.ModelProto) -> None:

@@ -59,7 +59,8 @@ class Target:
                 highest level are used, with one thread. A fault that only another level or thread count shows is a
                 fault of the engine.
         """
-        every = (replace(setting, tf32=self.tf32) for setting in FORMATS[self.format].session_options(self.provider))
+        options = FORMATS[self.format].options_to_test(self.provider, self.precision)
+        every = (replace(setting, tf32=self.tf32) for setting in options)
         return tuple(setting for setting in every if thorough or (setting.threads == 1 and setting.is_extreme))
 
     @property

@@ -7,6 +7,7 @@ infinite latent. Each of these raises an error here.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -16,7 +17,7 @@ import onnxruntime as ort
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
 from vae_export.runtime.quick_run import QuickRun, run_into
-from vae_export.session_options import CPU, CUDA, PROVIDERS, TENSORRT, SessionOptions
+from vae_export.session_options import CPU, CUDA, EXACT_INT8, EXACT_INT8_ENTRY, PROVIDERS, TENSORRT, SessionOptions
 from vae_export.tensors import BATCH, Expression, Size
 
 #: The levels of `vae_export.session_options.OPTIMISATION_LEVELS`, as ONNX Runtime has them.
@@ -33,6 +34,7 @@ SET_SWITCH: dict[str, Callable[[ort.SessionOptions], None]] = {
     "parallel": lambda options: setattr(options, "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
     "no-arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
     "no-pattern": lambda options: setattr(options, "enable_mem_pattern", False),
+    EXACT_INT8: lambda options: options.add_session_config_entry(*EXACT_INT8_ENTRY),
 }
 #: ONNX Runtime's log level "fatal": its errors come as exceptions, and this module checks what it only warns about.
 LOG_FATAL = 4
@@ -187,6 +189,26 @@ def try_provider(provider: str) -> None:
     _open(_IDENTITY, SessionOptions(provider), where="probe")
 
 
+@functools.cache
+def adds_in_16_bits() -> bool:
+    """Whether ONNX Runtime adds products of unsigned and signed bytes in 16 bits, where two of them do not always fit.
+
+    It does on x86 processors that have AVX2 and no VNNI, unless the session has the entry `EXACT_INT8_ENTRY`.
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html#data-type-selection
+    """
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads, settings.log_severity_level = 1, LOG_FATAL
+    session = ort.InferenceSession(_PRODUCT, settings, providers=[CPU])
+    (found,) = session.run(None, {"x": np.full((1, 4), 255, np.uint8)})
+    return int(found[0, 0]) != 4 * 255 * 127
+
+
+#: A graph of one MatMulInteger node, uint8 (1, 4) times four signed bytes 127, opset 18, as onnx.helper makes it.
+_PRODUCT = (
+    b'\x08\x08:X\n\x18\n\x01x\n\x01w\x12\x01y"\rMatMulInteger\x12\x01g*\x0f\x08\x04\x08\x01\x10\x03B\x01w'
+    b"J\x04\x7f\x7f\x7f\x7fZ\x13\n\x01x\x12\x0e\n\x0c\x08\x02\x12\x08\n\x02\x08\x01\n\x02\x08\x04"
+    b"b\x13\n\x01y\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x01\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
 #: A graph of one Identity node, float32 (N,) → (N,), opset 18, as onnx.helper makes it.
 _IDENTITY = (
     b'\x08\x08\x12\x00:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01N'
@@ -207,6 +229,8 @@ def _open(
         settings.intra_op_num_threads = options.threads
     if options.optimisation is not None:
         settings.graph_optimization_level = OPTIMISATIONS[options.optimisation]
+    if adds_in_16_bits():
+        SET_SWITCH[EXACT_INT8](settings)
     for switch in options.switches:
         SET_SWITCH[switch](settings)
     if sidecars:
