@@ -565,9 +565,8 @@ def _not_repeated(entry: FileEntry, target: Target, determinism: Determinism | N
         return
     reason = FORMATS[entry.format].nondeterminism(target.provider)
     session = "a new session" if determinism.same_session else "the same session"
-    detail = f"a second run in {session} gave other bits"
-    where = f"{entry.name} on {target}"
-    yield Finding("not-deterministic", "warning" if reason else "error", where, f"{detail}{reason and ': '}{reason}")
+    detail = f"a second run in {session} gave other bits{reason and ': '}{reason}"
+    yield Finding("not-deterministic", "error" if not reason else "warning", f"{entry.name} on {target}", detail)
 
 
 def _lint(entry: FileEntry, content: FileContent, opset: int | None) -> list[Finding]:
