@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vae_export._version import __version__
 from vae_export.artifact.certificate import read_certificate
@@ -18,8 +17,8 @@ from vae_export.artifact.folder import CERTIFICATE, Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
-from vae_export.capture import CAPTURE_SECONDS, Captured
-from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, PartSpec, Pixels, float_part
+from vae_export.capture import CAPTURE_SECONDS
+from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, Format, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
@@ -111,8 +110,8 @@ def export(
                 captured.graph(part).check_program()
             if plan.is_calibrated:
                 report("preparing calibration inputs")
-            calibrated = references.calibration if plan.is_calibrated else None
-        entries = _write_files(captured, plan, calibrated, staging, watch, report)
+                _ = references.calibration
+        entries = _write_files(references, plan, staging, watch, report)
         if present is not None:
             _check_same_origin(present, captured.source, contract, entries, opset)
             entries = _with_present_files(present, entries, staging)
@@ -125,7 +124,7 @@ def export(
         manifest = Manifest(
             contract,
             entries,
-            opset if any(entry.format == "onnx" for entry in entries) else None,
+            opset if any("onnx" in FORMATS[entry.format].packages for entry in entries) else None,
             _versions(entries),
             captured.source.provenance,
             golden=golden,
@@ -364,15 +363,14 @@ def _with_present_files(present: Artifact, entries: Sequence[FileEntry], folder:
 
 
 def _write_files(
-    captured: Captured,
+    references: References,
     plan: ExportPlan,
-    calibrated: Mapping[Part, Mapping[str, Any]] | None,
     folder: Path,
     watch: Stopwatch,
     report: Callable[[str], None],
 ) -> tuple[FileEntry, ...]:
     """Write each part in each variant, and return the entries in the order of the parts."""
-    source, contract = captured.source, captured.contract
+    contract = references.source.contract
     entries: list[FileEntry] = []
     for variant in plan.variants:
         format = FORMATS[variant.format]
@@ -388,11 +386,8 @@ def _write_files(
 
         for part in plan.parts:
             report(f"writing {variant.file_name(part)}")
-            metadata = file_metadata(contract.spec(part), source.provenance)
-            inputs = None if calibrated is None else calibrated[part]
             with deferred_signals(), watch.lap(variant.format):
-                options = WriteOptions(metadata, plan.opset, variant.precision, inputs)
-                content = format.write(captured.graph(part), options)
+                content = references.writer.write(part, variant.format, variant.precision, plan.opset)
                 if may_be_left_out:
                     written[part] = content
                 else:  # at once, because files can be large
@@ -409,20 +404,6 @@ def _write_files(
         got = ", ".join(dict.fromkeys(variant.precision for variant in plan.variants))
         raise MachineError("no requested format can run on this machine", got=got)
     return tuple(sorted(entries, key=lambda entry: plan.parts.index(entry.part)))
-
-
-def file_metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata for one file: its part, its inputs and outputs, and the provenance, each as text.
-
-    Args:
-        spec: inputs and outputs of the part.
-        provenance: origin of the model, JSON-able.
-    """
-    return {
-        "vae_export.part": spec.part,
-        "vae_export.contract": json.dumps(spec.to_json(), sort_keys=True),
-        "vae_export.provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
-    }
 
 
 def _why_unusable(format: str, files: Mapping[Part, FileContent], contract: Contract) -> str | None:

@@ -155,7 +155,7 @@ def test_failure_reason_counts_pixels_outside_the_range() -> None:
     assert replace(ROW, comparison=replace(GOOD, outside=3)).reason.endswith("; 3 pixels outside the contract's range")
 
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "certificate-1.schema.json").read_text("utf-8"))
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "certificate-2.schema.json").read_text("utf-8"))
 FILLED = replace(
     FAILING["a grey level"],
     tolerance=Tolerance(1e-3),

@@ -11,7 +11,11 @@ from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, IntegrityError, ParityError
 from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 
-FORMAT = "vae-export-certificate/1"
+#: The format that is written, and those that can be read: the first had no reproduction.
+FORMAT = "vae-export-certificate/2"
+FORMATS = ("vae-export-certificate/1", FORMAT)
+#: The states of a file that prove that nothing in it was changed.
+PROOFS = ("reproduced", "same structure")
 #: The value of "part" in rows that compare scores of real images, which use encoder and decoder together.
 METRIC = "metric"
 
@@ -99,8 +103,10 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
     """
     document = parse_json(data, "certificate", where, limit=CERTIFICATE_LIMIT)
     found = document.get("format") if isinstance(document, dict) else document
-    if found != FORMAT:
-        raise InputError("certificate of another version", where=where, expected=FORMAT, got=str(found)[:80])
+    if found not in FORMATS:
+        raise InputError(
+            "certificate of another version", where=where, expected=" | ".join(FORMATS), got=str(found)[:80]
+        )
     _check_fields(document, where)
     if (fault := _contradiction(document)) is not None:
         expected, got = fault
@@ -121,6 +127,8 @@ def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
         and all(isinstance(finding, dict) and isinstance(finding.get("severity"), str) for finding in findings),
         "a tolerance of numbers": tolerance is None or _is_table(tolerance, int, float),
         "an environment": isinstance(document.get("environment", {}), dict),
+        "a reproduction of files": _is_reproduction(document.get("reproduction", {})),
+        "whether unreproduced files may pass": isinstance(document.get("unreproduced_allowed", True), bool),
     }
     for expected, is_right in fields.items():
         if not is_right:
@@ -130,6 +138,12 @@ def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
 def _is_table(value: object, *kinds: type) -> bool:
     """Whether a value is an object whose values have one of these types exactly (True is not an int)."""
     return isinstance(value, dict) and all(type(item) in kinds for item in value.values())
+
+
+def _is_reproduction(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(item, dict) and isinstance(item.get("state"), str) for item in value.values()
+    )
 
 
 def _is_count(value: object) -> bool:
@@ -148,6 +162,10 @@ def _contradiction(document: Mapping[str, Any]) -> tuple[str, str] | None:
         return f"{max(1, document['planned_rows'])} rows, as planned", f"{len(rows)} rows and verdict pass"
     if passed and any(finding["severity"] == "error" for finding in document.get("findings", [])):
         return "verdict fail, because a finding is an error", "pass"
+    if passed and document["format"] != FORMATS[0] and not document.get("unreproduced_allowed"):
+        states = [item["state"] for item in document.get("reproduction", {}).values()]
+        if bad := [state for state in states if state not in PROOFS]:
+            return "verdict fail, because a file was not reproduced", f"pass and {str(bad[0])[:80]}"
     for number, row in enumerate(rows):
         if row["passed"] and not _is_within(row):
             return f"row {number} as failed, because of its figures", "passed"

@@ -84,6 +84,13 @@ class ComparisonOptions:
         float | None,
         typer.Option("--rtol", help="Tolerance relative to an output's largest value, instead of the measured one."),
     ] = None
+    allow_unreproduced: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unreproduced",
+            help="Judge a file by its outputs alone where it is not what export writes from this model.",
+        ),
+    ] = False
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="certificate.json that the result must not be worse than."),
@@ -158,7 +165,13 @@ def verify(
         if not force:
             present = _present_document(place)
             lost = weaker_points(
-                present, artifact.manifest, targets=targets, tolerance=tolerance, budget=allowed, thorough=thorough
+                present,
+                artifact.manifest,
+                targets=targets,
+                tolerance=tolerance,
+                budget=allowed,
+                thorough=thorough,
+                allow_unreproduced=comparison.allow_unreproduced,
             )
             _refuse_weaker(place, lost)
 
@@ -174,6 +187,7 @@ def verify(
             thorough=not comparison.quick,
             minutes=effort.minutes,
             trust=single.trust,
+            allow_unreproduced=comparison.allow_unreproduced,
             report=report,
             progress=report.within,
         )

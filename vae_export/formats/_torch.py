@@ -20,6 +20,7 @@ class TorchFormat(Format):
     """A format whose files PyTorch runs."""
 
     packages = ("torch",)
+    engine = "torch"
     danger = "is a program"
 
     def providers(self) -> tuple[str, ...]:

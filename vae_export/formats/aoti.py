@@ -51,6 +51,7 @@ class Aoti(TorchFormat):
     suffix = ".aoti.pt2"
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
     may_crash = True
+    is_reproducible = False
     is_slow = True
 
     def unavailable(self) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError
+from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
@@ -118,6 +122,24 @@ class WriteOptions:
     calibration: Mapping[str, Array] | None = None
 
 
+#: The keys of the texts with which a file describes itself.
+METADATA_PREFIX = "vae_export."
+
+
+def file_metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata for one file: its part, its inputs and outputs, and the provenance, each as text.
+
+    Args:
+        spec: inputs and outputs of the part.
+        provenance: origin of the model, JSON-able.
+    """
+    return {
+        f"{METADATA_PREFIX}part": spec.part,
+        f"{METADATA_PREFIX}contract": json.dumps(spec.to_json(), sort_keys=True),
+        f"{METADATA_PREFIX}provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
+    }
+
+
 class Format(ABC):
     """A file format, which can write, check, open and run a part.
 
@@ -127,10 +149,12 @@ class Format(ABC):
         sidecars: last suffixes of the sidecars of each file; most formats have none.
         extra: extra in `pip install 'vae-export[…]'` that writing needs.
         packages: packages whose versions affect the files and their results.
+        engine: the package that runs the files.
         summary: one line for help and docs.
         danger: reason why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
         may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
+        is_reproducible: whether equal inputs and versions give equal bytes.
         is_slow: whether writing takes many seconds per part; `--format all` leaves such a format out.
         precisions: precisions of the files, float32 first.
     """
@@ -140,9 +164,11 @@ class Format(ABC):
     sidecars: tuple[str, ...] = ()
     extra = "export"
     packages: tuple[str, ...]
+    engine: str
     summary: str
     danger = ""
     may_crash = False
+    is_reproducible = True
     is_slow = False
     precisions: tuple[PrecisionName, ...] = (FULL,)
 
@@ -153,6 +179,11 @@ class Format(ABC):
 
     def check(self, options: WriteOptions) -> None:  # noqa: B027 -- most formats can write all options
         """Raise `UsageError` for options that this format cannot write. This is called before any work."""
+
+    def engine_version(self) -> str:
+        """Return the version of the engine as it is loaded, such as that of onnxruntime-gpu in place of onnxruntime."""
+        module = importlib.import_module(self.engine)
+        return str(getattr(module, "__version__", None) or importlib.metadata.version(self.engine))
 
     @abstractmethod
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
@@ -187,6 +218,13 @@ class Format(ABC):
         Returns:
             The faults; none if the file is good.
         """
+
+    def structure(self, content: FileContent) -> Structure | None:  # noqa: ARG002 -- some files cannot be read as one
+        """Return a file as a graph of operators and constants, or None where the format hides them.
+
+        The file may be anybody's: errors of the reader are raised.
+        """
+        return None
 
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- most files run anywhere
         """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""

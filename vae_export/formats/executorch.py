@@ -38,6 +38,7 @@ class ExecuTorch(Format):
     suffix = ".pte"
     extra = "executorch"
     packages = ("executorch", "torch")
+    engine = "executorch"
     summary = f"ExecuTorch's program for phones and embedded devices, batches of 1 to {MAX_BATCH}"
     danger = "is checked by nobody before ExecuTorch maps it"
     may_crash = True

@@ -11,6 +11,7 @@ from vae_export.artifact.manifest import FileContent, sidecar_name
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions
+from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName, infix
 from vae_export.session_options import (
     CPU,
@@ -49,6 +50,7 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    engine = "onnxruntime"
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
@@ -110,6 +112,12 @@ class Onnx(Format):
             foreign=FOREIGN.get(precision, frozenset()),
             sidecars=[sidecar_name(name, suffix) for suffix in content.sidecars],
         )
+
+    def structure(self, content: FileContent) -> Structure:
+        """Return operators, constants, inputs, outputs and metadata of the graph."""
+        from vae_export.formats.onnx_structure import onnx_structure
+
+        return onnx_structure(content.data, content.sidecars.values())
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """Return all optimisation levels with one and two threads for the CPU; TF32 off and on for a GPU."""

@@ -20,6 +20,7 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
+from vae_export.formats.structure import Node, Structure, array_constant
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -39,6 +40,8 @@ _STATEFUL = ("ReadValue", "Assign")
 _PRECISION_ENTRY = ["vae_export", "precision"]
 #: OpenVINO's names of the precisions.
 _ELEMENT_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+#: Operators with graphs inside.
+_WITH_GRAPHS = ("If", "Loop", "TensorIterator")
 #: Compiled layers with weights, whose precision is the model's.
 _WEIGHTED_LAYERS = ("FullyConnected", "MatMul", "Convolution", "Deconvolution")
 
@@ -55,6 +58,7 @@ class OpenVino(Format):
     sidecars = (_WEIGHTS,)
     extra = "openvino"
     packages = ("openvino", "onnx", "onnxscript")
+    engine = "openvino"
     summary = "OpenVINO's IR for Intel hardware: two files, the graph and `.openvino.bin` with its weights"
     danger = "is checked by nobody before OpenVINO parses it"
     may_crash = True
@@ -104,6 +108,32 @@ class OpenVino(Format):
                 yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
             if operator in _STATEFUL:
                 yield Finding("hidden-state", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
+
+    def structure(self, content: FileContent) -> Structure | None:
+        """Return operators, constants, inputs, outputs and notes of the graph; None where a node holds a graph."""
+        model = _read(content, self.name)
+        nodes: dict[str, Node] = {}
+        for node in model.get_ordered_ops():
+            kind, name = node.get_type_name(), node.get_friendly_name()
+            if kind in _WITH_GRAPHS:
+                return None
+            if kind == "Constant":
+                nodes[node.get_name()] = _constant(node)
+                continue
+            facts = {key: repr(value) for key, value in node.get_attributes().items()}
+            sources = [port.get_source_output() for port in node.inputs()]
+            inputs = [nodes[source.get_node().get_name()] for source in sources]
+            places = [source.get_index() for source in sources]
+            facts |= {f"output of input {place}": str(index) for place, index in enumerate(places) if index}
+            if kind == "Parameter":
+                facts["place"] = str(model.get_parameters().index(node))
+            nodes[node.get_name()] = Node(kind, name, facts, tuple(inputs))
+        inputs_text, outputs_text = ([_port(port) for port in ports] for ports in (model.inputs, model.outputs))
+        results = (nodes[port.get_node().get_name()] for port in model.outputs)
+        metadata = {"precision": _stated_precision(model)}
+        if model.has_rt_info("framework"):
+            metadata |= {key: str(value) for key, value in model.get_rt_info("framework").value.items()}
+        return Structure(tuple(inputs_text), dict(zip(outputs_text, results, strict=True)), metadata)
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""
@@ -216,6 +246,19 @@ def _round_weights(model: openvino.Model, precision: PrecisionName) -> None:
         widened = opset15.convert(openvino.op.Constant(tensor, shared_memory=False), "f32")
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(widened.output(0))
+
+
+def _constant(node: openvino.Node) -> Node:
+    """Return a constant of a graph. numpy does not know all of OpenVINO's types: its bits are compared."""
+    array = node.data
+    found = array_constant(array, node.get_friendly_name())
+    facts = {**found.facts, "type": node.get_element_type().get_type_name(), "shape": str(list(node.shape))}
+    return Node("constant", found.name, facts, value=found.value)
+
+
+def _port(port: openvino.Output) -> str:
+    """Return name, type and sizes of an input or an output."""
+    return f"{port.get_any_name()}: {port.get_element_type().get_type_name()} {port.get_partial_shape()}"
 
 
 def _stated_precision(model: openvino.Model) -> str:

@@ -17,6 +17,7 @@ from vae_export.errors import ModelError
 from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.formats.onnx_lint import DOMAINS
+from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 
@@ -37,9 +38,11 @@ class Ort(Format):
     name = "ort"
     suffix = ".ort"
     packages = ("onnxruntime", "onnx", "onnxscript")
+    engine = "onnxruntime"
     summary = "ONNX Runtime's own format, for its small builds on phones and in browsers"
     danger = "is checked by nobody before ONNX Runtime maps it"
     may_crash = True
+    is_reproducible = False
 
     def check(self, options: WriteOptions) -> None:
         """Raise `UsageError` for an operator set that the intermediate ONNX file cannot have."""
@@ -91,6 +94,12 @@ class Ort(Format):
                 yield Finding("random-operator", "error", where, operator)
             if domain not in DOMAINS:
                 yield Finding("foreign-domain", "error", where, f"{domain} {operator}")
+
+    def structure(self, content: FileContent) -> Structure:
+        """Return operators, constants, inputs, outputs and metadata of the graph."""
+        from vae_export.formats.ort_structure import ort_structure
+
+        return ort_structure(content.data)
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU alone: GPU providers change graphs, and this one is already optimised."""

@@ -12,6 +12,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.formats._torch import TorchFormat, archive_traces, torch_runner
 from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
@@ -59,6 +60,12 @@ class Pt2(TorchFormat):
         signature = program.graph_signature
         for written in (*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()):
             yield Finding("hidden-state", "error", name, f"it writes to '{written}'")
+
+    def structure(self, content: FileContent) -> Structure:
+        """Return the operators of the program; loading the file may run code."""
+        from vae_export.formats.torch_structure import program_structure
+
+        return program_structure(content.data, _load(content.data))
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a program on the requested device; raise `TargetError` if this machine lacks the device."""

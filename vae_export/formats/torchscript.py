@@ -22,6 +22,7 @@ from vae_export.formats._torch import (
     torch_runner,
 )
 from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.structure import Structure
 from vae_export.formats.torchscript_lint import lint_program
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
@@ -83,6 +84,13 @@ class TorchScript(TorchFormat):
         with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
         yield from lint_program(module, name)
+
+    def structure(self, content: FileContent) -> Structure:
+        """Return the operators of the module with everything that it calls; loading the file may run code."""
+        from vae_export.formats.torch_structure import script_structure
+
+        with _ignored_deprecation():
+            return script_structure(content.data)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a module on the requested device; raise `TargetError` if this machine lacks the device."""

@@ -23,6 +23,7 @@ from vae_export.parity.error_maps import ErrorMap
 from vae_export.parity.onnx_debug import NodeMismatch
 from vae_export.parity.plan import Plan
 from vae_export.parity.probes import probes_out_of_range
+from vae_export.parity.reproduction import UNREPRODUCED_ADVICE, UNREPRODUCED_RULES, Reproduction
 from vae_export.parity.tolerance import Tolerance
 
 
@@ -42,6 +43,16 @@ class Determinism:
     fresh_session: bool
 
 
+@dataclass(frozen=True)
+class Engine:
+    """What ran the files of a target: the package, such as "onnxruntime", and its version."""
+
+    package: str
+    version: str
+
+
+#: What every output is compared with: the same network in PyTorch, in this precision.
+REFERENCE = "PyTorch float64"
 #: Parts whose degradation is not measured separately: it shows in the decoder's image.
 _MEASURED_WITH_DECODER = ("encoder", *PIXELS.values())
 
@@ -66,6 +77,11 @@ class Certificate:
         nats_not_compared: the reason why nats were not compared; None if they were.
         error_maps: pictures of the decoder's errors by target, for the HTML page; not in the JSON.
         plan: what was to be run; in the JSON only if it leaves something out.
+        reproductions: the comparison of each file with the one that this version writes from the source.
+        allows_unreproduced: whether files may pass that could not be reproduced (`--allow-unreproduced`).
+        engines: package and version that ran the files, by target.
+        coverage: how much of each file the probes reached, by file name, as JSON.
+        model: SHA-256 of the weights: of the checkpoint, or of each file of weights by name; None if not known.
     """
 
     files: Mapping[str, str]
@@ -83,12 +99,23 @@ class Certificate:
     nats_not_compared: str | None = None
     error_maps: Mapping[str, ErrorMap] = field(default_factory=dict, compare=False)
     plan: Plan = field(default_factory=lambda: Plan({}))
+    reproductions: tuple[Reproduction, ...] = ()
+    allows_unreproduced: bool = False
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    model: str | Mapping[str, str] | None = None
 
     @property
     def passed(self) -> bool:
         """Whether there was at least one test case, all of them were run, and all of them passed."""
         complete = bool(self.results) and len(self.results) == self.planned
-        return complete and not self.failures and not self.errors and not self.over_budget
+        is_proved = self.allows_unreproduced or not self.unreproduced
+        return complete and not self.failures and not self.errors and not self.over_budget and is_proved
+
+    @property
+    def unreproduced(self) -> tuple[Reproduction, ...]:
+        """The files of which neither the bytes nor the structure are those that this version writes."""
+        return tuple(item for item in self.reproductions if not item.is_proof)
 
     @property
     def failures(self) -> tuple[CaseResult, ...]:
@@ -119,6 +146,8 @@ class Certificate:
     def gaps(self) -> tuple[str, ...]:
         """A line for each thing that was not verified, and so has neither passed nor failed."""
         lines = [f"{name}: no target of this verification runs it" for name in self.not_verified]
+        if self.allows_unreproduced:
+            lines += [f"{item.file}: not reproduced, judged by its outputs alone" for item in self.unreproduced]
         lines += [f"{name}: {reason}" for name, reason in self.unusable.items()]
         if self.budget is not None:
             measured = {degradation.target for degradation in self.degradations if degradation.part == "decoder"}
@@ -146,7 +175,9 @@ class Certificate:
                 got=worst.reason,
             )
         if self.errors:
-            raise ParityError(self.errors[0].rule, where=self.errors[0].where, got=self.errors[0].detail)
+            first = self.errors[0]
+            do = UNREPRODUCED_ADVICE if first.rule in UNREPRODUCED_RULES else None
+            raise ParityError(first.rule, where=first.where, got=first.detail, do=do)
         if self.over_budget:
             raise ParityError("budget is missed", got="; ".join(self.over_budget))
         if not self.planned:
@@ -159,9 +190,15 @@ class Certificate:
         return {
             "format": FORMAT,
             "verdict": "pass" if self.passed else "fail",
+            "reference": REFERENCE,
+            "model": self.model if self.model is None or isinstance(self.model, str) else dict(self.model),
             "planned_rows": self.planned,
             "failed_rows": len(self.failures),
             "files": dict(self.files),
+            "reproduction": {item.file: item.to_json() for item in self.reproductions},
+            "unreproduced_allowed": self.allows_unreproduced,
+            "engines": {target: asdict(engine) for target, engine in self.engines.items()},
+            "coverage": dict(self.coverage),
             "environment": dict(self.environment),
             "tolerance": None if self.tolerance is None else asdict(self.tolerance),
             "budget": None if self.budget is None else asdict(self.budget),

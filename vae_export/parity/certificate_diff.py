@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_export.artifact.certificate import FORMAT
+from vae_export.artifact.certificate import FORMATS
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, UsageError
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
@@ -54,8 +54,8 @@ def read_baseline(path: Path) -> dict[str, Any]:
         got = error.strerror if isinstance(error, OSError) else error
         raise InputError("baseline cannot be read", where=path, expected=expected, got=got) from error
     found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise InputError("baseline of another version", where=path, expected=FORMAT, got=found)
+    if found not in FORMATS:
+        raise InputError("baseline of another version", where=path, expected=" | ".join(FORMATS), got=found)
     if data.get("verdict") != "pass":
         raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
     cases, degradations = data.get("rows"), data.get("drift")
@@ -87,13 +87,14 @@ def weaker_points(
     tolerance: Tolerance | None,
     budget: Budget | None,
     thorough: bool,
+    allow_unreproduced: bool = False,
 ) -> list[str]:
     """Return what a thorough certificate contains that the verification about to replace it would lack.
 
     Args:
         before: document of the present certificate, which may be damaged; empty if there is none.
         manifest: the files to verify. Results for files that no longer exist are not counted as lost.
-        targets, tolerance, budget, thorough: arguments of the verification, as `verify` takes them.
+        targets, tolerance, budget, thorough, allow_unreproduced: arguments of the verification, as `verify` takes them.
 
     Returns:
         A phrase for each point; empty if the present certificate is quick or unreadable.
@@ -109,6 +110,8 @@ def weaker_points(
             return []
         missing = sorted({str(row["target"]) for row in before["rows"]} - set(map(str, chosen)))
         lost = [] if thorough else ["fewer test cases"]
+        if allow_unreproduced and before.get("unreproduced_allowed") is False:
+            lost.append("--allow-unreproduced")
         if still := [name for name in missing if _has_files(name, kinds)]:
             lost.append("not on " + ", ".join(still))
         return [*lost, *_wider_tolerance(before["tolerance"], tolerance), *_weaker_budget(before["budget"], budget)]

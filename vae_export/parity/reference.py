@@ -32,6 +32,7 @@ from vae_export.parity.probes import (
     make_probes,
     probes_out_of_range,
 )
+from vae_export.parity.reproduction import FileWriter
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
@@ -118,6 +119,11 @@ class References:
             probes = make_probes(self.source, graphs, CALIBRATION_ROWS)
         self._probes.setdefault((CALIBRATION_ROWS, PROBES, ()), probes)
         return calibration_inputs(graphs, probes)
+
+    @cached_property
+    def writer(self) -> FileWriter:
+        """Writes the files of the source; `export` and `verify` share it, so that a file is written once."""
+        return FileWriter(self.captured, lambda: self.calibration)
 
     def oracle(self, part: Part) -> Oracle:
         """Return the float64 evaluation of a part."""

@@ -1,10 +1,11 @@
 """Verify an export: run every file on every target and compare each output with what PyTorch computes.
 
-The files are read and linted. Files of engines that may crash are first run in a child process. Every file is then run
-with named families of inputs (probes) at several batch sizes, thread counts and optimisation levels. Each output is
-compared with PyTorch's float64 result; its tolerance is a small multiple of the error that PyTorch itself makes in the
-precision of the file. A second session shows whether results repeat. A failed ONNX file is searched for its first wrong
-node. Encoder and decoder together are compared in nats per image. All results go into a certificate.
+The files are read and linted, and compared with those that this version writes from the source. Files of engines that
+may crash are first run in a child process. Every file is then run with named families of inputs (probes) at several
+batch sizes, thread counts and optimisation levels. Each output is compared with PyTorch's float64 result; its tolerance
+is a small multiple of the error that PyTorch itself makes in the precision of the file. A second session shows whether
+results repeat. A failed ONNX file is searched for its first wrong node. Encoder and decoder together are compared in
+nats per image. All results go into a certificate.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExport
 from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity.certificate import Certificate, Determinism
+from vae_export.parity.certificate import Certificate, Determinism, Engine
 from vae_export.parity.compare import (
     CaseResult,
     Comparison,
@@ -57,6 +58,7 @@ from vae_export.parity.plan import (
 )
 from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import Case, References
+from vae_export.parity.reproduction import Reproduction, reproduce
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
@@ -83,6 +85,7 @@ def verify(
     thorough: bool = True,
     minutes: float | None = DEFAULT_MINUTES,
     trust: bool = False,
+    allow_unreproduced: bool = False,
     report: Report = lambda _line: None,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> Certificate:
@@ -100,6 +103,8 @@ def verify(
         minutes: the time for each part and format. A network that needs more gets fewer test cases, as the plan in the
             certificate says. None runs every test case, however long it takes.
         trust: whether to load files in dangerous formats, such as programs, that were not made from this source.
+        allow_unreproduced: whether a file may pass that is not what this version writes from the source, judged by its
+            outputs alone.
         report: called with a line at each step, for each part of which the plan leaves something out, and for each file
             whose degradation is large.
         progress: called before each test case with the share of the present file's work that is done.
@@ -126,6 +131,7 @@ def verify(
     rows = _rows_to_time_threads(graphs.values())
     with fastest_threads(lambda: _run_in_float32(graphs.values(), rows)) as threads:
         verifier = _FileVerifier(artifact, references, tolerance, thorough=thorough)
+        verifier.allow_unreproduced = allow_unreproduced
         verifier.progress = progress
         verifier.crash_check(chosen, report)
         verifier.plan = plan = verifier.plan_for(limits, chosen)
@@ -143,7 +149,10 @@ def verify(
         report("measuring nats and degradation")
         meter.measure()
     recorded = environment(references.source, threads, artifact) | {"thorough": thorough and plan.is_complete}
-    return replace(_certificate(artifact, records, meter, recorded, tolerance, budget), plan=plan)
+    certificate = _certificate(artifact, records, meter, recorded, tolerance, budget)
+    weights = _weights(references.source.provenance)
+    model = weights if isinstance(weights, str | Mapping) else None
+    return replace(certificate, plan=plan, allows_unreproduced=allow_unreproduced, model=model)
 
 
 def _rows_to_time_threads(graphs: Collection[Graph]) -> int:
@@ -261,6 +270,7 @@ class _FileRecord:
     Attributes:
         entry: the file.
         findings: findings of its linter.
+        reproduction: the comparison with the file that this version writes.
         runs: a record for each usable target, by its name.
         unusable: the reason why a target cannot be used, by its name.
         mismatch: the first wrong node of a failed ONNX file.
@@ -268,6 +278,7 @@ class _FileRecord:
 
     entry: FileEntry
     findings: list[Finding]
+    reproduction: Reproduction
     runs: dict[str, _TargetRecord] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     mismatch: NodeMismatch | None = None
@@ -293,6 +304,10 @@ def _certificate(
         findings += record.findings
         for run in record.runs.values():
             findings += run.findings
+    targets = {name: record.entry.format for record in records for name in record.runs}
+    engines = {
+        name: Engine(FORMATS[format].engine, FORMATS[format].engine_version()) for name, format in targets.items()
+    }
     hashes = {stored.name: stored.sha256 for record in records if record.runs for stored in record.entry.stored}
     return Certificate(
         files=hashes,
@@ -308,6 +323,8 @@ def _certificate(
         tolerance=tolerance,
         budget=budget,
         nats_not_compared=meter.nats_not_compared,
+        reproductions=tuple(record.reproduction for record in records),
+        engines=engines,
         error_maps={
             name: run.error_map for record in records for name, run in record.runs.items() if run.error_map is not None
         },
@@ -328,6 +345,8 @@ class _FileVerifier:
         self.meter: DegradationMeter | None = None
         #: Called with the share of the work on a file that is done.
         self.progress: Callable[[float], None] = lambda _share: None
+        #: Whether files that cannot be reproduced may pass.
+        self.allow_unreproduced = False
         #: Contents of the files that were read for the crash check, by file name.
         self._tried: dict[str, FileContent] = {}
         #: Description of how the child process crashed, by file name and provider.
@@ -380,15 +399,17 @@ class _FileVerifier:
 
     def verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> _FileRecord:
         """Verify one file. A target that cannot run it is an error only if `required` is set."""
-        content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
         source = self._references.source
         if float_part(entry.part) not in source.parts:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(source.parts))
         self._refuse_unopenable(entry, targets)
+        content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
         findings = _lint(entry, content, self._artifact.manifest.opset)
         if isinstance(self._artifact.manifest.contract.data.batch, int):  # the contract states the number of rows
             findings = [finding for finding in findings if finding.rule != "baked-batch"]
-        record = _FileRecord(entry, findings)
+        reproduction = reproduce(entry, self._artifact.manifest, self._references.writer, lambda: content)
+        findings += reproduction.findings(allowed=self.allow_unreproduced)
+        record = _FileRecord(entry, findings, reproduction)
         plan = self.plan.parts[float_part(entry.part)]
         before = plan.reference_seconds / (plan.seconds or 1.0)
         cases = self._references.cases(

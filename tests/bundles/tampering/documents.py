@@ -37,7 +37,7 @@ def huge_json(data: bytes, _rng: random.Random) -> Tampered:
 
 def newer_version(data: bytes, rng: random.Random) -> Tampered:
     files = files_of(data)
-    name, version = rng.choice([(MANIFEST, b"vae-export/1"), (CERTIFICATE, b"vae-export-certificate/1")])
+    name, version = rng.choice([(MANIFEST, b"vae-export/1"), (CERTIFICATE, b"vae-export-certificate/2")])
     newer = files[name].replace(version, version[:-1] + b"3", 1)
     return Tampered(summed(files | {name: newer}), (name,))
 

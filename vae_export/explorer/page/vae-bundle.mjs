@@ -9,7 +9,7 @@ export class BundleError extends Error {
 }
 
 const [FORMAT, EXTENDED_FORMAT] = ["vae-export/1", "vae-export/2"];
-const CERTIFICATE_FORMAT = "vae-export-certificate/1";
+const CERTIFICATE_FORMATS = ["vae-export-certificate/1", "vae-export-certificate/2"];
 const [NORMAL, UNIFORM, GIVEN] = ["standard normal", "uniform", "given by the user"];
 const [MANIFEST_LIMIT, TEXT_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 1 << 20, 64 << 20]; // bytes
 const [DEPTH_LIMIT, VALUES_LIMIT] = [64, 1 << 22];
@@ -789,8 +789,8 @@ function modelFiles(manifest) {
 
 function readCertificate(bytes, manifest) {
   const certificate = parseJson(bytes, "certificate.json", CERTIFICATE_LIMIT);
-  if (certificate?.format !== CERTIFICATE_FORMAT) {
-    refuse("certificate of another version", "certificate.json", CERTIFICATE_FORMAT, String(certificate?.format));
+  if (!CERTIFICATE_FORMATS.includes(certificate?.format)) {
+    refuse("certificate of another version", "certificate.json", CERTIFICATE_FORMATS.join(" | "), String(certificate?.format));
   }
   if (certificate.verdict !== "pass") refuse("certificate did not pass", "certificate.json", "pass", String(certificate.verdict));
   for (const entry of modelFiles(manifest)) {

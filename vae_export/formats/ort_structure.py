@@ -1,0 +1,121 @@
+"""A file in ONNX Runtime's own format as a `Structure`. Its tables lie in the order of a hash table, which differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.AttributeType import AttributeType
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorDataType import TensorDataType
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
+
+from vae_export.contract import Array
+from vae_export.formats.structure import Node, Structure, constant, unused
+
+#: Names of the types of tensors and of attributes by number.
+_TYPES = {number: name.lower() for name, number in vars(TensorDataType).items() if isinstance(number, int)}
+_ATTRIBUTES = {number: name for name, number in vars(AttributeType).items() if isinstance(number, int)}
+
+
+def ort_structure(data: bytes) -> Structure:
+    """Return the structure of a file; the FlatBuffers reader's errors are raised for a damaged one."""
+    model = InferenceSession.GetRootAs(data).Model()
+    graph = model.Graph()
+    types = {arg.Name().decode(): _typed(arg.Type()) for arg in _each(graph, "NodeArgs")}
+    constants = {tensor.Name().decode() for tensor in _each(graph, "Initializers")}
+    inputs = [name.decode() for name in _each(graph, "Inputs")]
+    scope = {name: Node("input", name, {"tensor": f"{name}: {types.get(name)}"}) for name in inputs}
+    scope, made = _values(graph, scope)
+    outputs = {f"{name}: {types.get(name)}": scope[name] for name in (one.decode() for one in _each(graph, "Outputs"))}
+    listed = tuple(
+        f"{name}: {types.get(name)}{', an initialiser that callers may replace' if name in constants else ''}"
+        for name in inputs
+    )
+    metadata = {item.Key().decode(): item.Value().decode() for item in _each(model, "MetadataProps")}
+    sets = sorted(f"{_text(item.Domain()) or 'ai.onnx'} {item.Version()}" for item in _each(model, "OpsetImport"))
+    metadata |= {"operator sets": ", ".join(sets), "IR version": str(model.IrVersion())}
+    metadata["optimisations when it is loaded"] = "none" if graph.RuntimeOptimizations() is None else "some"
+    return Structure(listed, outputs, metadata, unused(made, outputs.values()))
+
+
+def _values(graph: Any, scope: Mapping[str, Node]) -> tuple[dict[str, Node], list[Node]]:
+    """Return the values of a graph by name, with those of the graphs around it, and the nodes of this graph."""
+    constants = {tensor.Name().decode(): _constant(tensor) for tensor in _each(graph, "Initializers")}
+    values, made = {**scope, **constants}, list(constants.values())
+    if graph.SparseInitializersLength():
+        raise ValueError("sparse initialisers")
+    left = {node.Index(): node for node in _each(graph, "Nodes")}
+    while left:
+        ready = [index for index, node in left.items() if all(_text(name) in values for name in _read(node))]
+        if not ready:
+            raise ValueError("a node reads a value that nothing computes")
+        for index in ready:
+            node = left.pop(index)
+            for output, name in enumerate(_each(node, "Outputs")):
+                if name:
+                    values[name.decode()] = _node(node, output, values)
+                    made.append(values[name.decode()])
+    return values, made
+
+
+def _read(node: Any) -> list[bytes]:
+    return [name for kind in ("Inputs", "ImplicitInputs") for name in _each(node, kind) if name]
+
+
+def _node(node: Any, output: int, values: Mapping[str, Node]) -> Node:
+    inputs = [values[_text(name)] if name else Node("nothing") for name in _each(node, "Inputs")]
+    facts = {"since version": str(node.SinceVersion()), "fused": str(node.Type())}
+    for item in _each(node, "Attributes"):
+        name, kind = item.Name().decode(), _ATTRIBUTES[item.Type()]
+        if kind == "TENSOR":
+            inputs.append(_constant(item.T()))
+        elif kind in ("GRAPH", "GRAPHS"):
+            for graph in [item.G()] if kind == "GRAPH" else _each(item, "Graphs"):
+                given = {_text(one): Node("input", _text(one), {"of": name}) for one in _each(graph, "Inputs")}
+                scope, _ = _values(graph, {**values, **given})
+                inputs += [Node("result", name, {"of": name}, (scope[_text(one)],)) for one in _each(graph, "Outputs")]
+        elif kind in ("FLOAT", "INT", "STRING"):
+            facts[name] = repr({"FLOAT": item.F, "INT": item.I, "STRING": item.S}[kind]())
+        else:
+            facts[name] = repr(list(_each(item, {"FLOATS": "Floats", "INTS": "Ints", "STRINGS": "Strings"}[kind])))
+    kind = ".".join(filter(None, (_text(node.Domain()), _text(node.OpType()))))
+    return Node(kind, _text(node.Name()) or _text(node.Outputs(0)), facts, tuple(inputs), output)
+
+
+def _constant(tensor: Any) -> Node:
+    import onnx
+
+    shape = tuple(int(size) for size in _each(tensor, "Dims"))
+    data = b"" if tensor.RawDataIsNone() or not tensor.RawDataLength() else tensor.RawDataAsNumpy().tobytes()
+    kind = _TYPES[tensor.DataType()]
+
+    def value() -> Array:
+        import numpy as np
+
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, kind.upper()))
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    return constant(value, kind, shape, data, _text(tensor.Name()))
+
+
+def _typed(info: Any) -> str:
+    """Return type and sizes of a tensor."""
+    if info is None or info.Value() is None:
+        return "unknown"
+    found, table = TensorTypeAndShape(), info.Value()
+    found.Init(table.Bytes, table.Pos)
+    shape = found.Shape()
+    values = [] if shape is None else [dim.Value() for dim in _each(shape, "Dim")]
+    sizes = (("?" if one is None else _text(one.DimParam()) or str(one.DimValue())) for one in values)
+    return f"{_TYPES[found.ElemType()]} ({', '.join(sizes)})"
+
+
+def _each(table: Any, name: str) -> Iterator[Any]:
+    """Yield the items of a vector of a FlatBuffers table."""
+    for place in range(getattr(table, f"{name}Length")()):
+        yield getattr(table, name)(place)
+
+
+def _text(text: bytes | None) -> str:
+    return (text or b"").decode()

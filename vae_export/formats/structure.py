@@ -1,0 +1,225 @@
+"""A file as a graph of operators and constants that does not depend on names, so that two files can be compared.
+
+Files of other versions of an exporter have other names, another order of operators and other notes. Here each value is
+known by the operator that computes it, the attributes of this operator and the values that it reads, down to inputs and
+constants. Two files with equal graphs compute the same function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from vae_export.contract import Array
+
+#: Tells whether two constants of equal shape and type may be taken for equal.
+Close = Callable[[Array, Array], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A value of a graph: an input, a constant, or an output of an operator.
+
+    Attributes:
+        kind: the operator, "input" or "constant".
+        name: the name in the file, for messages; it does not count.
+        facts: attributes as text; for a constant its type, shape and hash.
+        inputs: the values that the operator reads, in order.
+        output: which output of the operator this is.
+        value: function that returns a constant.
+    """
+
+    kind: str
+    name: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[Node, ...] = ()
+    output: int = 0
+    value: Callable[[], Array] | None = None
+
+    @cached_property
+    def own(self) -> str:
+        """The operator with its attributes, as text."""
+        return json.dumps([self.kind, sorted(self.facts.items()), self.output, len(self.inputs)])
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The hash of the operator and of everything that it reads."""
+        # Without recursion, because a network may be deeper than Python's stack.
+        left: list[Node] = [self]
+        while left:
+            node = left[-1]
+            missing = [] if "_digest" in vars(node) else [one for one in node.inputs if "_digest" not in vars(one)]
+            if missing:
+                left += missing
+                continue
+            left.pop()
+            if "_digest" not in vars(node):
+                whole = hashlib.sha256(node.own.encode())
+                for one in node.inputs:
+                    whole.update(vars(one)["_digest"])
+                vars(node)["_digest"] = whole.digest()
+        found: bytes = vars(self)["_digest"]
+        return found
+
+    def __str__(self) -> str:
+        """Return the operator and its name, such as "Clip 'node_clamp'"."""
+        return f"{self.kind} '{self.name}'" if self.name else self.kind
+
+
+def constant(value: Callable[[], Array], dtype: str, shape: Sequence[int], data: bytes | memoryview, name: str) -> Node:
+    """Return a constant.
+
+    Args:
+        value: function that returns it as an array.
+        dtype: the name of its type.
+        shape: its shape.
+        data: its bytes, which are hashed.
+        name: its name in the file.
+    """
+    facts = {"type": dtype, "shape": str(tuple(shape)), "bytes": hashlib.sha256(data).hexdigest()}
+    return Node("constant", name, facts, value=value)
+
+
+def array_constant(array: Array, name: str) -> Node:
+    """Return an array as a constant."""
+    # Arrays without elements have no buffer, nor have those of types that Python does not know.
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
+    return constant(lambda: array, array.dtype.name, array.shape, data, name)
+
+
+def unused(nodes: Iterable[Node], outputs: Iterable[Node]) -> tuple[str, ...]:
+    """Return the operators and constants that no output depends on, each once, sorted."""
+    used, left = set[int](), list(outputs)
+    while left:
+        node = left.pop()
+        if id(node) not in used:
+            used.add(id(node))
+            left += node.inputs
+    return tuple(sorted({str(node) for node in nodes if id(node) not in used and not _has_used_sibling(node, used)}))
+
+
+def _has_used_sibling(node: Node, used: set[int]) -> bool:
+    """Whether another output of the same operator may be used: its inputs are, and it is not the first output."""
+    return node.output > 0 and all(id(one) in used for one in node.inputs)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A file as a graph.
+
+    Attributes:
+        inputs: name, type and sizes of each input as text, in order; a weight that callers may replace is one of them.
+        outputs: the values that the graph returns, by name, type and sizes, in order.
+        metadata: texts that describe the file, by key.
+        unused: operators and constants that no output depends on.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, Node]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def differences(found: Structure, expected: Structure, close: Close | None = None) -> Iterator[str]:
+    """Yield a line for each way in which a file differs from the expected one.
+
+    Args:
+        found: the structure of the file.
+        expected: that of the file that it should be.
+        close: which constants may be taken for equal; None allows equal bits only.
+    """
+    for key in sorted({*found.metadata, *expected.metadata}):
+        yield from _texts(f"metadata '{key}'", found.metadata.get(key), expected.metadata.get(key))
+    if found.inputs != expected.inputs:
+        yield f"inputs are {_listed(found.inputs)}; expected {_listed(expected.inputs)}"
+    if list(found.outputs) != list(expected.outputs):
+        yield f"outputs are {_listed(found.outputs)}; expected {_listed(expected.outputs)}"
+    for extra in sorted(set(found.unused) - set(expected.unused)):
+        yield f"{extra}: no output depends on it"
+    seen = set[tuple[bytes, bytes]]()
+    left = list(zip(found.outputs.values(), expected.outputs.values(), strict=False))[::-1]
+    while left:
+        one, other = left.pop()
+        pair = one.digest, other.digest
+        if one.digest == other.digest or pair in seen:
+            continue
+        seen.add(pair)
+        if one.own == other.own:
+            left += list(zip(one.inputs, other.inputs, strict=True))[::-1]
+        elif one.kind == other.kind == "constant":
+            yield from _constants(one, other, close)
+        elif one.kind != other.kind:
+            yield f"{one} is in the place of {other}"
+        else:
+            for key in sorted({*one.facts, *other.facts}):
+                yield from _texts(f"{one}: attribute '{key}'", one.facts.get(key), other.facts.get(key))
+            if len(one.inputs) != len(other.inputs):
+                yield f"{one}: {len(one.inputs)} inputs; expected {len(other.inputs)}"
+            elif one.output != other.output:
+                yield f"{one}: output {one.output}; expected output {other.output}"
+            left += list(zip(one.inputs, other.inputs, strict=False))[::-1]
+
+
+def _texts(what: str, found: str | None, expected: str | None) -> Iterator[str]:
+    if found == expected:
+        return
+    if found is None:
+        yield f"{what} is missing; expected {_short(expected)}"
+    elif expected is None:
+        yield f"{what} is {_short(found)}; expected none"
+    else:
+        at = next(
+            (place for place, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
+            min(len(found), len(expected)),
+        )
+        start = max(0, at - 20) if max(len(found), len(expected)) > _LONG else 0
+        yield f"{what} is {_short(found, start)}; expected {_short(expected, start)}"
+
+
+#: Characters of a text that are shown.
+_LONG = 60
+
+
+def _short(text: str | None, start: int = 0) -> str:
+    piece = str(text)[start:]
+    return f"{'…' if start else ''}{piece[:_LONG]}{'…' if len(piece) > _LONG else ''}"
+
+
+def _constants(one: Node, other: Node, close: Close | None) -> Iterator[str]:
+    """Yield the line for two constants that differ: in type, shape, or in some of their values."""
+    name = f"initialiser '{one.name or other.name}'"
+    for key in ("type", "shape"):
+        if one.facts[key] != other.facts[key]:
+            yield f"{name}: {key} {one.facts[key]}; expected {other.facts[key]}"
+            return
+    if one.value is None or other.value is None:
+        yield f"{name}: its values differ"
+        return
+    found, expected = one.value(), other.value()
+    if close is not None and close(found, expected):
+        return
+    size = max(found.size, 1)
+    bits = [
+        array.reshape(-1).view(np.uint8).reshape(size, -1) for array in map(np.ascontiguousarray, (found, expected))
+    ]
+    differ = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
+    place = int(differ[0]) if differ.size else 0
+    index = [int(item) for item in np.unravel_index(place, found.shape)] if found.ndim else []
+    yield (
+        f"{name}: {len(differ):,} of {found.size:,} values differ, first {_number(found, place)} at {index}; "
+        f"expected {_number(expected, place)}"
+    )
+
+
+def _number(array: Array, place: int) -> str:
+    value = array.reshape(-1)[place]
+    return f"{value:.9g}" if np.issubdtype(array.dtype, np.floating) else str(value)
+
+
+def _listed(texts: Sequence[str] | Mapping[str, Node]) -> str:
+    return ", ".join(texts) or "none"

@@ -1,0 +1,225 @@
+"""Write the files of an export anew from the source, and compare them with the files that are there.
+
+Equal bytes prove that nothing in a file was changed, whatever the probes touch. Where other versions wrote the file, or
+where a format is not reproducible, the structures are compared: operators, attributes, constants, inputs, outputs and
+metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+
+from vae_export.artifact.certificate import PROOFS
+from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
+from vae_export.capture import Captured
+from vae_export.contract import Array, Part
+from vae_export.errors import VaeExportError
+from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
+from vae_export.formats.base import METADATA_PREFIX, Finding, Severity, file_metadata
+from vae_export.formats.structure import Structure, differences
+from vae_export.io.atomic import sha256
+from vae_export.parity.probes import CalibrationInputs
+from vae_export.precision import CALIBRATED, PrecisionName
+
+#: The rules of the findings below, and what to do about them.
+UNREPRODUCED_RULES = ("other-structure", "not-reproduced")
+UNREPRODUCED_ADVICE = "export again, or pass --allow-unreproduced to judge the file by its outputs alone"
+#: How far a file was reproduced, from the strongest.
+State = Literal["reproduced", "same structure", "different", "not compared"]
+#: Differences of one file that are named, and those among them that become findings.
+_MOST_DIFFERENCES, _MOST_FINDINGS = 100, 10
+#: Files that were written are kept for later comparisons while they take fewer bytes in all.
+_KEPT_BYTES = 64 << 20
+#: Ranges of activations depend on the last bits of PyTorch's float32, and so on the processor.
+_CALIBRATION_ERROR = 1e-5
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The comparison of a file with the file that this version writes from the source.
+
+    Attributes:
+        file: the name of the file.
+        state: "reproduced" for equal bytes, "same structure" for equal operators, constants and metadata, "different",
+            or "not compared".
+        differences: a line for each difference.
+        reason: why the bytes differ, or why nothing was compared; None for equal bytes.
+    """
+
+    file: str
+    state: State
+    differences: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether nothing in the file can have been changed."""
+        return self.state in PROOFS
+
+    def findings(self, *, allowed: bool) -> Iterator[Finding]:
+        """Yield a finding for each difference, or for a file that was not compared.
+
+        Args:
+            allowed: whether a file may differ, so that these are warnings.
+        """
+        severity: Severity = "warning" if allowed else "error"
+        for line in self.differences[:_MOST_FINDINGS]:
+            yield Finding("other-structure", severity, self.file, line)
+        if (more := len(self.differences) - _MOST_FINDINGS) > 0:
+            yield Finding("other-structure", severity, self.file, f"{more} more differences")
+        if self.state == "not compared":
+            yield Finding("not-reproduced", severity, self.file, str(self.reason))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of certificate.json, without the name of the file."""
+        found = asdict(self)
+        del found["file"]
+        return found | {"differences": list(self.differences)}
+
+
+#: What determines the bytes of a file, with the source: part, format, precision and operator set.
+_Key = tuple[Part, str, PrecisionName, int]
+
+
+class FileWriter:
+    """Writes the files of a source, and remembers their hashes, so that a file is written once in a process.
+
+    Args:
+        captured: the source with its graphs.
+        calibration: function that returns the inputs with which precisions are calibrated.
+    """
+
+    def __init__(self, captured: Captured, calibration: Callable[[], CalibrationInputs]) -> None:
+        self._captured, self._calibration = captured, calibration
+        self._hashes: dict[_Key, dict[str, str]] = {}
+        self._kept: dict[_Key, FileContent] = {}
+        self._structures: dict[_Key, Structure | None] = {}
+
+    def write(self, part: Part, format: str, precision: PrecisionName, opset: int = OPSET) -> FileContent:
+        """Write a file, or return it if it was written before and is small.
+
+        Args:
+            part: the part.
+            format: the format.
+            precision: precision of the numbers inside.
+            opset: ONNX operator set.
+
+        Returns:
+            The file with its sidecars.
+
+        Raises:
+            VaeExportError: the format cannot be written here, or not from this source.
+        """
+        key = part, format, precision, opset
+        if key not in self._kept:
+            graph = self._captured.graph(part)
+            metadata = file_metadata(graph.spec, self._captured.source.provenance)
+            inputs = self._calibration()[part] if precision in CALIBRATED else None
+            content = FORMATS[format].write(graph, WriteOptions(metadata, opset, precision, inputs))
+            self._hashes[key] = {
+                suffix: sha256(data) for suffix, data in (("", content.data), *content.sidecars.items())
+            }
+            if sum(map(_size, (content, *self._kept.values()))) > _KEPT_BYTES:
+                return content
+            self._kept[key] = content
+        return self._kept[key]
+
+    def hashes(self, part: Part, format: str, precision: PrecisionName, opset: int) -> Mapping[str, str]:
+        """Return the SHA-256 of a file as it is written here, under "", and of its sidecars by suffix."""
+        key = part, format, precision, opset
+        if key not in self._hashes:
+            self.write(*key)
+        return self._hashes[key]
+
+    def structure(self, part: Part, format: str, precision: PrecisionName, opset: int) -> Structure | None:
+        """Return the structure of a file as it is written here, or None where the format has none."""
+        key = part, format, precision, opset
+        if key not in self._structures:
+            self._structures[key] = FORMATS[format].structure(self.write(*key))
+        return self._structures[key]
+
+
+def _size(content: FileContent) -> int:
+    return len(content.data) + sum(map(len, content.sidecars.values()))
+
+
+def reproduce(
+    entry: FileEntry, manifest: Manifest, writer: FileWriter, read: Callable[[], FileContent]
+) -> Reproduction:
+    """Compare a file with the one that this version writes from the source.
+
+    Args:
+        entry: the file. Its hashes must be those of the bytes that `read` returns.
+        manifest: the manifest that names it.
+        writer: writes the files of the source.
+        read: returns the bytes of the file, which are read only where the hashes differ.
+
+    Returns:
+        What was found.
+    """
+    format, opset = FORMATS[entry.format], manifest.opset or OPSET
+    if (reason := format.unavailable()) is not None:
+        return Reproduction(entry.name, "not compared", reason=reason)
+    if manifest.opset is None and entry.format == "onnx":
+        opset = _stated_opset(read().data) or OPSET
+    try:
+        expected = writer.hashes(entry.part, entry.format, entry.precision, opset)
+        if expected == {"": entry.sha256} | {sidecar.suffix: sidecar.sha256 for sidecar in entry.beside}:
+            return Reproduction(entry.name, "reproduced")
+        structure = writer.structure(entry.part, entry.format, entry.precision, opset)
+        found = format.structure(read())
+    except VaeExportError as error:
+        return Reproduction(entry.name, "not compared", reason=f"it cannot be written here: {error.line()}")
+    except Exception as error:  # every reader raises its own
+        return Reproduction(entry.name, "not compared", reason=f"it cannot be read: {type(error).__name__}: {error}")
+    bytes_differ = f"its bytes differ, {_why_bytes_differ(manifest, entry.format)}"
+    if found is None or structure is None:
+        return Reproduction(entry.name, "not compared", reason=f"{bytes_differ}, and its content cannot be read")
+    if not manifest.versions and not any(key.startswith(METADATA_PREFIX) for key in found.metadata):
+        # A file of another exporter says nothing about its model that could be wrong.
+        others = {key: text for key, text in structure.metadata.items() if not key.startswith(METADATA_PREFIX)}
+        structure = replace(structure, metadata=others)
+    close = _alike_after_calibration if entry.precision in CALIBRATED else None
+    lines = tuple(islice(differences(found, structure, close), _MOST_DIFFERENCES))
+    return Reproduction(entry.name, "different" if lines else "same structure", lines, bytes_differ)
+
+
+def _stated_opset(data: bytes) -> int | None:
+    """Return the operator set of an ONNX file without a manifest, or None if it cannot be read."""
+    import onnx
+
+    try:
+        sets = onnx.load_model_from_string(data).opset_import
+    except Exception:  # the linter raises it
+        return None
+    return next((entry.version for entry in sets if entry.domain in ("", "ai.onnx")), None)
+
+
+def _why_bytes_differ(manifest: Manifest, format: str) -> str:
+    """Return what may have changed the bytes of a file without changing what it computes."""
+    here = versions([format])
+    others = [
+        f"{name} {manifest.versions[name]} (here {version})"
+        for name, version in here.items()
+        if manifest.versions.get(name, version) != version
+    ]
+    if others:
+        return f"written by {', '.join(others)}"
+    if not FORMATS[format].is_reproducible:
+        return f"as those of format {format} do each time"
+    return "with the same versions" if manifest.versions else "from an unknown exporter"
+
+
+def _alike_after_calibration(found: Array, expected: Array) -> bool:
+    """Whether two constants differ as little as two calibrations do: scales, zero points, and biases in their units."""
+    if np.issubdtype(found.dtype, np.floating):
+        return bool(np.allclose(found, expected, rtol=_CALIBRATION_ERROR, atol=0))
+    distance = np.abs(found.astype(np.float64) - expected)
+    if found.ndim == 0 or found.dtype == np.int32:
+        return bool((distance <= 1 + _CALIBRATION_ERROR * np.abs(expected)).all())
+    return False
