@@ -33,7 +33,8 @@ class Toy:
     precisions: tuple[PrecisionName, ...] = ("fp32",)
     sidecars = ()
     packages = ()
-    danger = ""
+    engine, danger = "torch", ""
+    is_reproducible = True
     may_crash = is_slow = False
     wrong = 0.0
     reason: str | None = None
@@ -41,6 +42,12 @@ class Toy:
 
     def unavailable(self) -> str | None:
         return self.reason
+
+    def engine_version(self) -> str:
+        return "1.0"
+
+    def structure(self, _content: FileContent) -> None:
+        return None
 
     def check(self, options: WriteOptions) -> None:
         if options.opset == 99:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -118,12 +119,12 @@ def _placed(read: list[torch.fx.Node], argument: Any) -> Any:
 
 
 def _meta(node: torch.fx.Node) -> str:
-    """Return type and sizes of a value, with symbols in the order of their names."""
+    """Return type and sizes of a value, without the names of open sizes, which differ between versions."""
     found = node.meta.get("val")
     if not isinstance(found, Tensor):
         return type(found).__name__
-    sizes = ", ".join("?" if isinstance(size, torch.SymInt) else str(size) for size in found.shape)
-    return f"{found.dtype} ({sizes})"
+    sizes: Iterable[object] = found.shape
+    return f"{found.dtype} ({', '.join('?' if isinstance(size, torch.SymInt) else str(size) for size in sizes)})"
 
 
 def _tensor(tensor: Tensor, name: str) -> Node:
