@@ -62,6 +62,9 @@ class Toy:
     def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- anywhere
         return ""
 
+    def without_vnni(self, _precision: PrecisionName) -> Mapping[str, str]:
+        return {}
+
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
