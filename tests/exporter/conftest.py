@@ -15,7 +15,7 @@ from vae_export.capture import Graph
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError, UsageError
 from vae_export.formats import FORMATS, Runner, WriteOptions
-from vae_export.formats.base import Finding
+from vae_export.formats.base import Finding, Format
 from vae_export.precision import PrecisionName
 from vae_export.session_options import SessionOptions
 
@@ -26,28 +26,18 @@ def source() -> Source:
     return replace(Source.of(sample_models.checkpoint("mlp", (1, 4, 4))), encoder=None)
 
 
-class Toy:
+class Toy(Format):
     """A format for these tests: raw weights, run by the graph's own module, with `wrong` added to every output."""
 
     name, suffix, extra, summary = "toy", ".toy", "export", "for this test"
-    precisions: tuple[PrecisionName, ...] = ("fp32",)
-    sidecars = ()
     packages = ()
-    engine, danger = "torch", ""
-    is_reproducible = True
-    may_crash = is_slow = False
+    engine = "torch"
     wrong = 0.0
     reason: str | None = None
     runs_on: tuple[str, ...] = ("here",)
 
     def unavailable(self) -> str | None:
         return self.reason
-
-    def engine_version(self) -> str:
-        return "1.0"
-
-    def structure(self, _content: FileContent) -> None:
-        return None
 
     def check(self, options: WriteOptions) -> None:
         if options.opset == 99:
@@ -58,12 +48,6 @@ class Toy:
         self.module = graph.module
         self.content = FileContent(b"".join(parameter.numpy().tobytes() for parameter in graph.module.parameters()))
         return self.content
-
-    def required_machine(self, content: FileContent) -> str:  # noqa: ARG002 -- anywhere
-        return ""
-
-    def without_vnni(self, _precision: PrecisionName) -> Mapping[str, str]:
-        return {}
 
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
