@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CHANNELS = {"kl": (128, 256, 512, 512), "kl-small": (32, 64, 128, 128)}
 
 #: Saves the network for `--model diffusers:`.
-_SAVE = """
+SAVE = """
 import sys, torch
 from vae_export.system.torchvision_operators import import_torchvision
 import_torchvision()
@@ -59,19 +59,19 @@ def main() -> None:
 def _measure(name: str, folder: Path) -> None:
     if name in CHANNELS:
         model, shape = f"diffusers:{folder / 'model'}", ""
-        _run("-c", _SAVE, str(folder / "model"), ",".join(map(str, CHANNELS[name])))
+        run_measured("-c", SAVE, str(folder / "model"), ",".join(map(str, CHANNELS[name])))
         parts = ["--part", "encoder", "--part", "decoder"]
     else:
         model, shape, parts = f"{ROOT / 'benchmarks' / 'conv_vae.py'}:conv_vae", "3x64x64", []
     given = ["--model", model, *(["--data-shape", shape] if shape else [])]
     out, cli = str(folder / "export"), str(ROOT / "cli.py")
-    _print(f"{name}, torch.onnx.export alone", _run("-c", _ALONE, model, str(folder), shape))
-    _print(f"{name}, export with certificate", _run(cli, "export", *given, *parts, "--out", out))
-    _print(f"{name}, verify", _run(cli, "verify", *given, "--export", out))
-    _print(f"{name}, bundle", _run(cli, "bundle", "--export", out, "--out", str(folder / "bundle.zip")))
+    _print(f"{name}, torch.onnx.export alone", run_measured("-c", _ALONE, model, str(folder), shape))
+    _print(f"{name}, export with certificate", run_measured(cli, "export", *given, *parts, "--out", out))
+    _print(f"{name}, verify", run_measured(cli, "verify", *given, "--export", out))
+    _print(f"{name}, bundle", run_measured(cli, "bundle", "--export", out, "--out", str(folder / "bundle.zip")))
 
 
-def _run(*arguments: str) -> tuple[float, float, float]:
+def run_measured(*arguments: str) -> tuple[float, float, float]:
     """Run a command; return its seconds, its seconds of CPU time, and its peak memory in GB."""
     started = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

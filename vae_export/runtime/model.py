@@ -24,6 +24,7 @@ from vae_export.runtime.prior import draw_prior
 from vae_export.runtime.quick_run import QuickRun
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
+from vae_export.runtime.tiling import Tiling
 from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
 from vae_export.tensors import BATCH, Symbol
 
@@ -106,19 +107,36 @@ class Model:
         """Shapes and ranges of images and latents."""
         return self._package.manifest.contract
 
-    def decode(self, latent: Latents | None = None, /, *, out: Array | None = None, **inputs: Any) -> Array:
+    def decode(
+        self,
+        latent: Latents | None = None,
+        /,
+        *,
+        out: Array | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        **inputs: Any,
+    ) -> Array:
         """Decode latents: `model.decode(latent)`, `model.decode(latent, label=3)` or `model.decode(z1=…, z2=…)`.
 
         Args:
             latent: (N, Z), or (N, C, H, W) where latents are feature maps; integers where the contract has codes.
                 Several latents are a dict by name.
             out: a C-contiguous array of the result's shape and dtype, into which the result is written; None makes one.
+            tile: where sizes are open, the size of the tiles of the latent that are decoded one after the other and
+                blended, which takes the memory of one tile and deviates from decoding the whole. None decodes it whole.
+            overlap: how many elements of the latent neighbouring tiles share; None takes an eighth of the tile.
             inputs: conditions by name: an array with N rows, or one value for all rows. Latents may be given by name.
 
         Returns:
             Data in the contract's range; images are (N, C, H, W), in [0, 1] for models trained here. This is `out`,
             where that was given.
+
+        Raises:
+            UsageError: the tile or the overlap does not fit the network.
         """
+        if tile is not None or overlap is not None:
+            return self._tiled("decoder", latent, inputs, tile, overlap, out)[self._decoded]
         return self._run_with("decoder", latent, inputs, out)[self._decoded]
 
     def pixels(self, latent: Latents | None = None, /, layout: Pixels = "uint8-hwc", **inputs: Any) -> Bytes:
@@ -154,11 +172,20 @@ class Model:
             pieces.append(self._compute("decoder", piece, min(step, rows - start))["image"])
         return np.concatenate([to_bytes(piece, self.contract, part) for piece in pieces])
 
-    def encode(self, data: Array | None = None, /, **inputs: Any) -> Any:
+    def encode(
+        self,
+        data: Array | None = None,
+        /,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        **inputs: Any,
+    ) -> Any:
         """Encode data, such as `model.encode(image)` or `model.encode(image, label=3)`.
 
         Args:
             data: images (N, C, H, W) in the contract's range, or other data of the contract's shape.
+            tile, overlap: as for `decode`, in elements of the data, such as pixels.
             inputs: conditions by name: an array with N rows, or one value for all rows.
 
         Returns:
@@ -166,7 +193,10 @@ class Model:
             "deterministic" gives latents; "codes" gives integers. Where there are several latents, each of these is a
             dict by the latent's name.
         """
-        outputs = self._run_with("encoder", data, inputs)
+        if tile is None and overlap is None:
+            outputs = self._run_with("encoder", data, inputs)
+        else:
+            outputs = self._tiled("encoder", data, inputs, tile, overlap)
         if self.contract.encoding != "gaussian":
             return self._latents(outputs)
         mean, logvar = list(outputs.values())[::2], list(outputs.values())[1::2]
@@ -393,6 +423,24 @@ class Model:
         inputs = self._inputs(part, first, others)
         self._session(part)
         return self._compute(part, inputs, self._check(part, inputs), out)
+
+    def _tiled(
+        self,
+        part: Part,
+        first: Any,
+        others: Mapping[str, Any],
+        tile: int | None,
+        overlap: int | None,
+        out: Array | None = None,
+    ) -> dict[str, Array]:
+        """Run a part tile by tile; the arguments are those of `_run_with` and `Tiling.of`."""
+        spec = self.contract.spec(part)
+        tiling, inputs = Tiling.of(spec, tile, overlap), self._inputs(part, first, others)
+        sizes = tiling.sizes(inputs)
+        spec.check_ranges(inputs)
+        outputs = _allocated(spec.at(sizes), len(inputs[spec.inputs[0].name]), out)
+        tiling.run(lambda piece: self.run(part, **piece), inputs, outputs)
+        return outputs
 
     def _compute(
         self, part: Part, inputs: Mapping[str, Array], rows: int, out: Array | None = None
