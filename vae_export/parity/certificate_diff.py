@@ -12,6 +12,7 @@ from vae_export.artifact.certificate import FORMATS
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, UsageError
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
+from vae_export.parity.plan import DRAWN_BATCHES
 from vae_export.parity.targets import Kind, choose_targets, kinds_of, parse_target
 from vae_export.parity.tolerance import Tolerance
 
@@ -121,7 +122,9 @@ def weaker_points(
 
 def _worse_cases(baseline: list[Mapping[str, Any]], now: list[Mapping[str, Any]]) -> Iterator[str]:
     before, after = _by_key(map(_with_sizes, baseline), _CASE_KEY), _by_key(map(_with_sizes, now), _CASE_KEY)
-    if gone := [key for key in before if key not in after]:
+    # Batch sizes are drawn anew for each file.
+    drawn = {key for key, case in before.items() if case["probe"] == DRAWN_BATCHES}
+    if gone := [key for key in before if key not in after and key not in drawn]:
         others = len(gone) - 1
         also = f" and {others} other{'' if others == 1 else 's'}" if others else ""
         yield f"{', '.join(gone[0])}{also}: compared then, and not now"

@@ -12,9 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from vae_export.contract import Part
 from vae_export.errors import UsageError
-from vae_export.tensors import Symbol
+from vae_export.runtime.model import MAX_PIECE_ROWS
+from vae_export.tensors import BATCH, Symbol
 
 #: Batch sizes that every probe is run at: 1 (reveals a fixed batch size), 2, 3 and 7 (remainders of vector registers),
 #: 64, and 257 (one more than the blocks that engines tile by).
@@ -29,6 +32,7 @@ FEWEST_PERTURBATIONS = 2
 PROBES_BY_VALUE = (
     "data",
     "six-sigma",
+    "noise",
     "prior",
     "zeros",
     "posterior",
@@ -36,7 +40,12 @@ PROBES_BY_VALUE = (
     "interpolation",
     "largest",
     "smallest",
+    "extreme",
 )
+#: Probes with at most so many rows: all of their rows are alike, so that more of them show little more.
+FEW_ROWS_PROBES, FEW_ROWS = ("noise", "extreme"), 64
+#: The probe of test cases at batch sizes that are drawn for a file.
+DRAWN_BATCHES = "batches"
 #: Minutes for each part and format, unless another budget is given.
 DEFAULT_MINUTES = 1.0
 #: Bytes of activations that float64 takes at a time, that a batch takes at most, and of outputs that are kept for a
@@ -53,8 +62,13 @@ _FEWEST_SETTINGS = 2
 _OTHER_SIZE_SHARE, _NATS_SHARE = 0.2, 0.25
 #: The bounds of a batch axis without bounds.
 _ANY_BATCH = Symbol()
-#: Rows and probes of a sweep that is not complete, from the longest to the shortest.
-_LADDER = ((7, 9), (3, 9), (2, 9), (2, 4), (2, 2), (2, 1))
+#: Rows and probes of a sweep that is not complete, from the longest to the shortest. Inputs for `extreme` are searched
+#: with gradients, for which large networks need too much memory.
+_LADDER = ((7, 10), (3, 10), (2, 10), (2, 4), (2, 2), (2, 1))
+#: Bounds of the drawn batch sizes, and how many of each are drawn for a complete plan and for a quick one.
+_DRAWN = (((4, 16), 4, 2), ((17, 63), 4, 1), ((65, 256), 4, 1), ((258, MAX_PIECE_ROWS - 1), 3, 0))
+#: The share of a part's time that batches of a drawn size may take.
+_DRAWN_SHARE = 0.02
 
 
 #: Values of the symbols of open sizes.
@@ -149,20 +163,29 @@ class Sweep:
     @property
     def runs(self) -> int:
         """The number of rows that a file or PyTorch's float32 computes in all test cases."""
-        return self.probes * sum(self.batches) + sum(self.large_batches)
+        probes = PROBES_BY_VALUE[: self.probes]
+        return sum(sum(self.batches_of(probe, first=False)) for probe in probes) + sum(self.large_batches)
 
     @property
     def is_complete(self) -> bool:
         """Whether every probe has as many rows as the largest batch."""
         return self.probes >= len(PROBES_BY_VALUE) and not self.large_batches
 
-    def batches_of(self, *, first: bool) -> tuple[int, ...]:
-        """Return the batch sizes of the first probe, or of another one."""
-        return (*self.batches, *self.large_batches) if first else self.batches
+    def batches_of(self, probe: str = "", *, first: bool) -> tuple[int, ...]:
+        """Return the batch sizes of a probe, or of any that has many rows; `first` says whether it is the first one."""
+        batches = (*self.batches, *self.large_batches) if first else self.batches
+        if probe not in FEW_ROWS_PROBES:
+            return batches
+        return tuple(batch for batch in batches if batch <= FEW_ROWS) or batches[:1]
+
+    def rows_of(self, probe: str) -> int:
+        """Return the number of different rows of a probe."""
+        return min(self.rows, max(self.batches_of(probe, first=False))) if probe in FEW_ROWS_PROBES else self.rows
 
     def reference_seconds(self, cost: RowCost) -> float:
         """Return the seconds that PyTorch takes, in float32 and in float64."""
-        exact = self.probes * self.rows * (1 + self.perturbations)
+        rows = sum(self.rows_of(probe) for probe in PROBES_BY_VALUE[: self.probes])
+        exact = rows * (1 + self.perturbations)
         return exact * cost.float64 + self.runs * cost.float32
 
     def stored_bytes(self, cost: RowCost) -> int:
@@ -189,6 +212,7 @@ class PartPlan:
         every_setting: whether files run with every optimisation level and thread count; otherwise with the lowest and
             the highest level on one thread.
         piece: number of rows that float64 evaluates at a time; None for all.
+        largest_batch: the largest batch size that may be drawn for a file; 0 draws none.
         reference_seconds, file_seconds: estimates for PyTorch, and for one file on one target.
         left_out: what the complete plan has and this one has not.
         reason: why it was left out.
@@ -197,6 +221,7 @@ class PartPlan:
     sweeps: tuple[Sweep, ...]
     every_setting: bool = False
     piece: int | None = None
+    largest_batch: int = 0
     reference_seconds: float = 0.0
     file_seconds: float = 0.0
     left_out: tuple[str, ...] = ()
@@ -328,6 +353,27 @@ def halved(sizes: Sizes, symbols: Mapping[str, Symbol]) -> Sizes:
     return tuple((name, max(symbols[name].low, value // 2)) for name, value in sizes)
 
 
+def drawn_batches(plan: PartPlan, symbols: Mapping[str, Symbol], seed: str) -> tuple[int, ...]:
+    """Return batch sizes drawn for a file, so that nobody knows at which sizes a file will be run when they change it.
+
+    Args:
+        plan: the test cases of the part, whose own batch sizes are left out.
+        symbols: bounds of the symbols of the part.
+        seed: the hash of the file.
+
+    Returns:
+        The sizes in rising order, with the largest that the runtime uses where the plan and the contract allow it.
+    """
+    bounds, usual = symbols.get(BATCH, _ANY_BATCH), plan.sweeps[0]
+    most = min(plan.largest_batch, bounds.high or plan.largest_batch)
+    rng, drawn = np.random.default_rng(list(seed.encode())), {most} if most >= MAX_PIECE_ROWS else set()
+    for (low, high), many, few in _DRAWN:
+        sizes = np.arange(max(low, bounds.low), min(high, most) + 1)
+        count = many if plan.every_setting and usual.is_complete else few
+        drawn |= set(rng.permutation(sizes)[:count].tolist())
+    return tuple(sorted(drawn - set(usual.batches_of(first=True))))
+
+
 def complete_plan(*, thorough: bool, bounds: Symbol = _ANY_BATCH, sizes: Sequence[Sizes] = ((),)) -> PartPlan:
     """Return the plan that leaves nothing out.
 
@@ -338,7 +384,8 @@ def complete_plan(*, thorough: bool, bounds: Symbol = _ANY_BATCH, sizes: Sequenc
     """
     batches = fitting_batches(BATCHES if thorough else QUICK_BATCHES, bounds)
     usual = Sweep(len(PROBES_BY_VALUE), max(batches), batches, sizes=sizes[0])
-    return PartPlan((usual, *(_short_sweep(batches, *_LADDER[0], value) for value in sizes[1:])), thorough)
+    others = (_short_sweep(batches, *_LADDER[0], value) for value in sizes[1:])
+    return PartPlan((usual, *others), thorough, largest_batch=MAX_PIECE_ROWS)
 
 
 def batches_plan(batches: Sequence[int]) -> PartPlan:
@@ -370,7 +417,8 @@ def plan_part(
     """
     usual, *others = costs
     piece = max(1, PIECE_BYTES // max(cost.bytes_float64 for cost in costs))
-    complete = replace(complete_plan(thorough=thorough, bounds=bounds, sizes=sizes), piece=piece)
+    complete = complete_plan(thorough=thorough, bounds=bounds, sizes=sizes)
+    complete = replace(complete, piece=piece, largest_batch=_largest_drawn(usual, limits))
     complete = _estimated(complete, costs, settings)
     batches = complete.sweeps[0].batches
     fitting = tuple(batch for batch in batches if batch * usual.bytes_float32 <= limits.batch_bytes) or batches[:1]
@@ -389,6 +437,12 @@ def plan_part(
     return replace(
         plan, left_out=tuple(_left_out(complete, plan)), reason=_reason(complete, stored, batches, usual, limits)
     )
+
+
+def _largest_drawn(cost: RowCost, limits: Limits) -> int:
+    """Return the largest batch size that may be drawn: all draws together run about three times as many rows."""
+    rows = min(limits.batch_bytes / cost.bytes_float32, _DRAWN_SHARE * limits.seconds / cost.file / 3)
+    return int(min(MAX_PIECE_ROWS, rows))
 
 
 def plan_nats(encoder: RowCost, decoder: RowCost, limits: Limits) -> NatsPlan:

@@ -10,6 +10,11 @@
     one-hot        one unit at 1, the others at 0               one value at its highest       one unit at 1
     smallest       the smallest normal float32, either sign     the range's low, a step above  the smallest
     largest        2^8 below where an operator overflows        the range's highest            +6 or -6
+    noise          uniform between -6 and 6                     uniform in its range           drawn
+    extreme        driven by gradients (`extreme_inputs`)       driven by gradients            zeros
+
+`noise` moves every input value by itself, so that each one matters. `extreme` drives the bounds inside a part, such as
+those of a clamp, and its outputs as far as inputs in the range can, in both directions.
 
 Data is in the contract's range. Without a range it is standard normal where no examples are given, its highest value in
 `one-hot` is 1, and `smallest` and `largest` are made like those of latents. Without an encoder or a decoder, a probe
@@ -44,13 +49,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_export.capture import Graph
 from vae_export.contract import NORMAL, Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError
+from vae_export.parity.bounds import extreme_inputs
 from vae_export.parity.oracle import PartFunction, evaluate_graph
 from vae_export.precision import CALIBRATED, PrecisionName
 from vae_export.sources import Source
 from vae_export.tensors import BATCH, Symbol, TensorSpec
 
 #: The names of all probes, in the order in which they are made.
-PROBES = ("prior", "posterior", "data", "zeros", "six-sigma", "interpolation", "one-hot", "smallest", "largest")
+PROBES = (
+    "prior",
+    "posterior",
+    "data",
+    "zeros",
+    "six-sigma",
+    "interpolation",
+    "one-hot",
+    "smallest",
+    "largest",
+    "noise",
+    "extreme",
+)
+#: Number of rows for which inputs of `extreme` are searched; more rows repeat them.
+_SEARCHED_ROWS = 64
 #: Six standard deviations: one prior draw in 500 million lies further out.
 SIX_SIGMA = 6.0
 #: The smallest float32 with full precision. Engines may flush smaller numbers to zero.
@@ -137,6 +157,8 @@ class _ProbeMaker:
         self._rng = np.random.default_rng(_SEED)
         #: Draws everything else.
         self._other_rng = np.random.default_rng((_SEED, 1))
+        #: Draws the probes `noise` and `extreme`, which came later.
+        self._late_rng = np.random.default_rng((_SEED, 2))
         self._examples = example_arrays(source, contract, count, self._rng)
         self._data = self._data_by_probe()
         self._conditions = self._conditions_by_probe()
@@ -146,7 +168,8 @@ class _ProbeMaker:
         """Return the arrays of each probe by name, whether or not the probe was asked for."""
         latents, noise = self._codes_by_probe() if self._contract.encoding == "codes" else self._latents_by_probe()
         if self._contract.data_range is None:
-            self._data |= self._extreme_data(noise)
+            self._data |= self._largest_data(noise)
+        self._add_late_probes(latents, noise)
         made: dict[str, Arrays] = {}
         for name in PROBES:
             decoded = self._data.get(name)
@@ -188,6 +211,60 @@ class _ProbeMaker:
         names = [tensor.name for tensor in self._noise]
         return latents, {probe: dict(zip(names, arrays.values(), strict=False)) for probe, arrays in drawn.items()}
 
+    def _add_late_probes(self, latents: dict[str, Arrays], noise: dict[str, Arrays]) -> None:
+        """Add the data, latents and noise of `noise` and `extreme`, if one of them is wanted."""
+        if not {"noise", "extreme"} & set(self._names):
+            return
+        rng, wide = self._late_rng, {}
+        for latent in self._latents:
+            shape = (self._count, *latent.fixed_item)
+            if latent.is_integer:
+                wide[latent.name] = rng.integers(0, int(latent.high) + 1, shape, dtype=latent.dtype)
+            else:
+                wide[latent.name] = rng.uniform(-SIX_SIGMA, SIX_SIGMA, shape).astype(np.float32)
+        if self._contract.prior != NORMAL and "six-sigma" in latents and self._contract.encoding != "codes":
+            spread = {name: array / SIX_SIGMA for name, array in wide.items()}
+            far = {name: np.abs(latents["six-sigma"][name]).max() for name in wide}
+            wide = {name: (far[name] * array).astype(np.float32) for name, array in spread.items()}
+        data = self._contract.data.draw(self._count, rng)
+        scale = 1.0 if self._contract.data.is_bounded or self._contract.data.is_integer else SIX_SIGMA / 2
+        self._data["noise"] = (scale * data).astype(data.dtype)
+        latents["noise"] = wide
+        noise["noise"] = {tensor.name: tensor.draw(self._count, rng) for tensor in self._noise}
+        noise["extreme"] = {name: np.zeros_like(array) for name, array in noise["noise"].items()}
+        for condition in self._contract.conditions:
+            drawn = condition.tensor.draw(self._count, rng)
+            self._conditions["noise"][condition.tensor.name] = drawn
+            self._conditions["extreme"][condition.tensor.name] = drawn
+        if "extreme" in self._names:
+            if "encoder" in self._graphs:
+                rows = _alternating(self._data["noise"], self._data["data"])
+                start = {self._contract.data.name: rows} | self._conditions["extreme"]
+                self._data["extreme"] = self._searched("encoder", start)[self._contract.data.name]
+            if "decoder" in self._graphs and self._contract.encoding != "codes":
+                starts = {name: _alternating(array, latents["prior"][name]) for name, array in wide.items()}
+                found = self._searched("decoder", starts | self._conditions["extreme"])
+                latents["extreme"] = {name: found[name] for name in wide}
+
+    def _searched(self, part: Part, start: Arrays) -> Arrays:
+        """Return inputs of a part that drive its bounds and outputs; the rows that were searched are repeated."""
+        graph = self._graphs[part]
+        bounds = graph.spec.symbols.get(BATCH, Symbol())
+        rows = min(self._count, _SEARCHED_ROWS)
+        piece = max(min(rows, bounds.high or rows), bounds.low)
+        pieces = [
+            extreme_inputs(
+                graph,
+                {name: np.resize(array[first:], (piece, *array.shape[1:])) for name, array in start.items()},
+                first,
+            )
+            for first in range(0, rows, piece)
+        ]
+        return {
+            name: np.resize(np.concatenate([found[name] for found in pieces]), array.shape)
+            for name, array in start.items()
+        }
+
     def _codes_by_probe(self) -> tuple[dict[str, Arrays], dict[str, Arrays]]:
         """Return the codes of each probe, and no noise."""
         codes: dict[str, Arrays] = {name: {} for name in ("prior", "zeros", "six-sigma", "largest")}
@@ -218,7 +295,7 @@ class _ProbeMaker:
             "largest": np.full(shape, high, np.float32),
         }
 
-    def _extreme_data(self, noise: Mapping[str, Arrays]) -> dict[str, Array]:
+    def _largest_data(self, noise: Mapping[str, Arrays]) -> dict[str, Array]:
         """Return the smallest and the largest data without a range, and data of six standard deviations."""
         shape = (self._count, *self._contract.data.fixed_item)
         signs = np.where(self._other_rng.standard_normal(shape) < 0, -1, 1).astype(np.float32)
@@ -461,13 +538,13 @@ def origin_of_probes(source: Source) -> dict[str, str]:
 def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
     """Return the names of the probes that a precision cannot represent.
 
-    `largest` is made for the range of float32, which bf16 shares. float16 ends at 65,504, and integers end at the
-    range that they were scaled for. A calibrated file clips values beyond its calibration range, and rounding does not
-    explain that error.
+    `largest` and `extreme` are made for the range of float32, which bf16 shares. float16 ends at 65,504, and integers
+    end at the range that they were scaled for. A calibrated file clips values beyond its calibration range, and
+    rounding does not explain that error.
     """
     if precision in CALIBRATED:
-        return "six-sigma", "largest"
-    return () if precision in ("fp32", "bf16") else ("largest",)
+        return "six-sigma", "largest", "noise", "extreme"
+    return () if precision in ("fp32", "bf16") else ("largest", "extreme")
 
 
 def probes_in_range(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
@@ -528,6 +605,13 @@ def _one_hot(background: Array, value: float) -> Array:
     entries = np.arange(len(rows)) * 97 % rows.shape[1]
     rows[np.arange(len(rows)), entries] = value
     return rows.reshape(background.shape)
+
+
+def _alternating(one: Array, other: Array) -> Array:
+    """Return rows of one array and of the other in turn."""
+    mixed = one.copy()
+    mixed[1::2] = other[1::2]
+    return mixed
 
 
 def _mixed(codes: Array) -> Array:

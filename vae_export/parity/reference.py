@@ -21,10 +21,11 @@ from vae_export.parity.compare import beyond_range, max_distance, mean_distance,
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
 from vae_export.parity.plan import BATCHES as BATCHES
-from vae_export.parity.plan import PERTURBATIONS, PROBES_BY_VALUE, PartPlan, Sizes, Sweep, complete_plan
+from vae_export.parity.plan import DRAWN_BATCHES, PERTURBATIONS, PROBES_BY_VALUE, PartPlan, Sizes, Sweep, complete_plan
 from vae_export.parity.probes import (
     CALIBRATION_ROWS,
     PROBES,
+    TYPICAL_PROBES,
     CalibrationInputs,
     Probe,
     calibration_inputs,
@@ -41,6 +42,8 @@ from vae_export.system.threads import one_thread
 
 #: The plan of a verification that is not thorough, for networks of any size.
 QUICK_PLAN = complete_plan(thorough=False)
+#: Rows of each probe whose sensitivity is measured in more than one direction.
+_ROWS_OF_OTHER_DIRECTIONS = 64
 #: Outputs of parts that take fewer bytes are kept for the next file of the same part in a later verification.
 _KEPT_BYTES = 64 << 20
 
@@ -116,8 +119,7 @@ class References:
         check_calibration_images(self.source)
         graphs = self.captured.graphs()
         with one_thread():
-            probes = make_probes(self.source, graphs, CALIBRATION_ROWS)
-        self._probes.setdefault((CALIBRATION_ROWS, PROBES, ()), probes)
+            probes = make_probes(self.source, graphs, CALIBRATION_ROWS, names=TYPICAL_PROBES)
         return calibration_inputs(graphs, probes)
 
     @cached_property
@@ -215,7 +217,7 @@ class References:
             outputs = []
             for index, probe in enumerate(inputs):
                 progress(index / len(inputs) / (1 + sweep.perturbations))
-                batches = sweep.batches_of(first=index == 0)
+                batches = sweep.batches_of(probe, first=index == 0)
                 outputs.append(self._probe_outputs(part, probe, inputs[probe], batches, sweep))
             cases = probe_cases(
                 self.oracle(part),
@@ -246,7 +248,8 @@ class References:
         """Return the inputs of these probes, without those that a part cannot have."""
         spec = self.captured.graph(part).spec
         inputs = {
-            probe.name: probe.inputs(spec, sweep.rows) for probe in self.probes(sweep.rows, tuple(names), sweep.sizes)
+            probe.name: probe.inputs(spec, sweep.rows_of(probe.name))
+            for probe in self.probes(sweep.rows, tuple(names), sweep.sizes)
         }
         return {name: arrays for name, arrays in inputs.items() if arrays is not None}
 
@@ -418,6 +421,41 @@ def output_limits(
     )
 
 
+def drawn_cases(cases: Sequence[Case], batches: Sequence[int]) -> list[Case]:
+    """Return test cases at other batch sizes, of the rows of `noise`, or of the first probe where there is none.
+
+    Rows do not depend on each other, so the outputs of a row are known and PyTorch computes nothing.
+
+    Args:
+        cases: the test cases of a part, with those at the usual sizes first.
+        batches: the batch sizes.
+    """
+    usual = [case for case in cases if case.sizes == cases[0].sizes]
+    known = [case for case in usual if case.probe == "noise"] or [
+        case for case in usual if case.probe == usual[0].probe
+    ]
+    case = max(known, key=lambda case: case.batch)
+    return [
+        replace(
+            case,
+            probe=DRAWN_BATCHES,
+            batch=batch,
+            inputs=_batch(case.inputs, batch),
+            eager=_batch(case.eager, batch),
+            expected=_batch(case.expected, batch),
+            unstable=_batch(case.unstable, batch),
+        )
+        for batch in batches
+    ]
+
+
+def rows_by_probe(cases: Sequence[Case]) -> list[Mapping[str, Array]]:
+    """Return the different inputs (M, *item) of each probe by name, at the usual sizes."""
+    usual = [case for case in cases if case.sizes == cases[0].sizes]
+    largest = {case.probe: case for case in sorted(usual, key=lambda case: case.batch)}
+    return [case.inputs for case in largest.values()]
+
+
 def byte_case(case: Case, contract: Contract, part: Part) -> Case:
     """Return a decoder's test case converted for a decoder of bytes.
 
@@ -444,15 +482,20 @@ def _sensitivities(
 ) -> list[dict[str, Sensitivity]]:
     """Return the sensitivity of each output of each probe to the weights and inputs.
 
-    The outer loop is over perturbations and not over probes, because each perturbation has its own weights.
+    The outer loop is over perturbations and not over probes, because each perturbation has its own weights. All rows
+    move in the first direction, there and back, which shows those that lie on a step; in the others the first
+    `_ROWS_OF_OTHER_DIRECTIONS` move, and all rows of codes, each of which is right or wrong by itself.
     """
     tensors = oracle.graph.spec.outputs
+    codes = any(tensor.is_code for tensor in tensors)
     sensitivities = [{tensor.name: Sensitivity(codes=tensor.is_code) for tensor in tensors} for _ in probes]
     for index in range(perturbations):
         progress((1 + index) / (1 + perturbations))
         for outputs, sensitivity in zip(probes, sensitivities, strict=True):
-            for name, moved in oracle.perturbed(outputs.inputs, index, precision).items():
-                sensitivity[name].add(np.abs(moved - outputs.expected[name]), index, tuple(outputs.eager))
+            rows = None if codes or index < 2 else _ROWS_OF_OTHER_DIRECTIONS
+            inputs = {name: array[:rows] for name, array in outputs.inputs.items()}
+            for name, moved in oracle.perturbed(inputs, index, precision).items():
+                sensitivity[name].add(np.abs(moved - outputs.expected[name][:rows]), index, tuple(outputs.eager))
     return sensitivities
 
 

@@ -35,12 +35,14 @@ from vae_export.parity.certificate import Certificate, Determinism, Engine
 from vae_export.parity.compare import (
     CaseResult,
     Comparison,
+    KnownComparisons,
     compare_codes,
     compare_output,
     describe_fault,
     loose_tolerances,
     unstable_warnings,
 )
+from vae_export.parity.coverage import Coverage, measure_coverage
 from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
@@ -54,10 +56,11 @@ from vae_export.parity.plan import (
     PartPlan,
     Plan,
     RowCost,
+    drawn_batches,
     plan_nats,
 )
 from vae_export.parity.probes import origin_of_probes
-from vae_export.parity.reference import Case, References
+from vae_export.parity.reference import Case, References, drawn_cases, rows_by_probe
 from vae_export.parity.reproduction import Reproduction, reproduce
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
@@ -274,6 +277,7 @@ class _FileRecord:
         runs: a record for each usable target, by its name.
         unusable: the reason why a target cannot be used, by its name.
         mismatch: the first wrong node of a failed ONNX file.
+        coverage: what the test cases reach; None if they were not run.
     """
 
     entry: FileEntry
@@ -282,6 +286,7 @@ class _FileRecord:
     runs: dict[str, _TargetRecord] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     mismatch: NodeMismatch | None = None
+    coverage: Coverage | None = None
 
     @property
     def results(self) -> list[CaseResult]:
@@ -325,6 +330,7 @@ def _certificate(
         nats_not_compared=meter.nats_not_compared,
         reproductions=tuple(record.reproduction for record in records),
         engines=engines,
+        coverage={record.entry.name: record.coverage.to_json() for record in records if record.coverage is not None},
         error_maps={
             name: run.error_map for record in records for name, run in record.runs.items() if run.error_map is not None
         },
@@ -351,6 +357,8 @@ class _FileVerifier:
         self._tried: dict[str, FileContent] = {}
         #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
+        #: What the test cases reach, by part and by the names of their probes.
+        self._covered: dict[tuple[Part, tuple[str, ...]], Coverage] = {}
 
     def plan_for(self, limits: Limits, targets: Sequence[Target]) -> Plan:
         """Measure a row of each part, and return the plan that keeps the limits.
@@ -415,6 +423,8 @@ class _FileVerifier:
         cases = self._references.cases(
             entry.part, entry.precision, plan, self._tolerance, lambda share: self.progress(before * share)
         )
+        record.coverage = self._coverage(float_part(entry.part), cases, plan)
+        drawn = drawn_cases(cases, drawn_batches(plan, self._spec(entry).symbols, entry.sha256))
         for index, target in enumerate(targets):
             try:
                 target.check()
@@ -429,19 +439,27 @@ class _FileVerifier:
             def progress(share: float, index: int = index) -> None:
                 self.progress(before + (1 - before) * (index + share) / len(targets))
 
-            record.runs[str(target)] = self._run(entry, content, target, runner, cases, progress)
+            record.runs[str(target)] = self._run(entry, content, target, runner, cases, drawn, progress)
         if not required and not record.runs:
             raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
         # A file of another precision has other nodes than the captured program, so they cannot be compared.
         failures = [result for result in record.results if not result.passed]
         if failures and entry.format == "onnx" and entry.precision == FULL and not content.sidecars:
             graph = self._references.captured.graph(entry.part)
-            found = explain_failure(content.data, entry.name, graph, failures, cases)
+            found = explain_failure(content.data, entry.name, graph, failures, [*cases, *drawn])
             if isinstance(found, NodeMismatch):
                 record.mismatch = found
             elif found is not None:
                 record.findings.append(found)
         return record
+
+    def _coverage(self, part: Part, cases: Sequence[Case], plan: PartPlan) -> Coverage:
+        """Return what the test cases reach inside a part, which is the same for each file with the same probes."""
+        key = part, tuple(dict.fromkeys(case.probe for case in cases))
+        if key not in self._covered:
+            rows = rows_by_probe(cases)
+            self._covered[key] = measure_coverage(self._references.captured.graph(part), rows, plan)
+        return self._covered[key]
 
     def _open(self, entry: FileEntry, content: FileContent, options: SessionOptions) -> Runner:
         return FORMATS[entry.format].open(content, self._spec(entry), options)
@@ -456,13 +474,17 @@ class _FileVerifier:
         target: Target,
         runner: Runner,
         cases: Sequence[Case],
+        drawn: Sequence[Case],
         progress: Callable[[float], None],
     ) -> _TargetRecord:
-        """Run a file with all session options of a target; `runner` is the file opened with the first of them."""
+        """Run a file with all session options of a target; `runner` is the file opened with the first of them.
+
+        Cases of batch sizes that are drawn for the file run with the first options only.
+        """
         plan = self.plan.parts[float_part(entry.part)]
         variants, spec = target.session_options(thorough=plan.every_setting), self._spec(entry)
         # The target is usable from here on, so a test case that is not run counts as missing.
-        record = _TargetRecord(planned=len(variants) * len(cases) * len(spec.outputs))
+        record = _TargetRecord(planned=(len(variants) * len(cases) + len(drawn)) * len(spec.outputs))
         if self.meter is not None:
             self.meter.add(target, entry.part, runner, cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
@@ -475,10 +497,11 @@ class _FileVerifier:
             providers = node_providers(content.data, target.provider, usual.inputs)
             record.findings += cpu_node_warnings(providers, entry.name, target.provider)
         shown = target.session_options(thorough=False)[0] if entry.part == "decoder" else None
+        known = KnownComparisons()
         for options in variants:
             opened = runner if options == variants[0] else self._open(entry, content, options)
             error_map = ErrorMapBuilder() if options == shown else None
-            for case in cases:
+            for place, case in enumerate((*cases, *(drawn if options == variants[0] else ()))):
                 progress(len(record.results) / record.planned)
                 sized = spec.at(dict(case.sizes))
                 outputs, fault = run_case(opened, case.inputs, sized)
@@ -490,14 +513,14 @@ class _FileVerifier:
                         case.probe,
                         case.batch,
                         tensor.name,
-                        _compare(case, outputs, fault, tensor, tf32=target.tf32),
+                        _compare(case, outputs, fault, tensor, known, place, tf32=target.tf32),
                         case.limits[tensor.name],
                         case.sizes,
                     )
                     for tensor in sized.outputs
                 ]
                 record.results += results
-                is_shown = (case.batch, case.sizes) == (largest[case.probe], shown_sizes)
+                is_shown = (case.batch, case.sizes) == (largest.get(case.probe), shown_sizes)
                 if error_map is not None and is_shown and results[0].comparison.fault is None:
                     self._draw(error_map, case, outputs)
             if error_map is not None:
@@ -557,15 +580,29 @@ def identical_outputs(one: Mapping[str, Array], other: Mapping[str, Array]) -> b
 
 
 def _compare(
-    case: Case, outputs: Mapping[str, Array], fault: str | None, tensor: TensorSpec, *, tf32: bool
+    case: Case,
+    outputs: Mapping[str, Array],
+    fault: str | None,
+    tensor: TensorSpec,
+    known: KnownComparisons,
+    place: int,
+    *,
+    tf32: bool,
 ) -> Comparison:
+    """Compare an output; `known` has the comparisons of the case at `place` with other options."""
     if fault is not None:
         return Comparison(fault=fault)
     name, limits = tensor.name, case.limits[tensor.name]
+    if (found := known.find(place, name, outputs[name])) is not None:
+        return found
+    eager, expected = case.eager[name], case.expected[name]
     if tensor.is_code:
-        return compare_codes(outputs[name], tensor, case.eager[name], case.expected[name], case.unstable[name])
-    tolerance = limits.tolerance(tf32=tf32)
-    return compare_output(outputs[name], tensor, case.eager[name], case.expected[name], tolerance, limits.magnitude)
+        comparison = compare_codes(outputs[name], tensor, eager, expected, case.unstable[name])
+    else:
+        tolerance = limits.tolerance(tf32=tf32)
+        comparison = compare_output(outputs[name], tensor, eager, expected, tolerance, limits.magnitude)
+    known.add(place, name, outputs[name], comparison)
+    return comparison
 
 
 def _determinism(

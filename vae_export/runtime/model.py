@@ -34,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 
 #: Limits of the rows that are computed at a time, and of the bytes of their inputs and outputs: enough to keep all
 #: cores busy, and few enough that the activations fit into memory.
-_MAX_PIECE_ROWS, _MAX_PIECE_BYTES = 1024, 8 << 20
+MAX_PIECE_ROWS, _MAX_PIECE_BYTES = 1024, 8 << 20
 #: The largest number of rows. It exceeds any memory, and numpy raises unclear errors for larger numbers.
 _MAX_ROWS = 1 << 40
 
@@ -342,7 +342,7 @@ class Model:
         usual = {name: symbol.usual_value for name, symbol in self._symbols.items()}
         spec = self.contract.spec(part).at({**usual, **sizes})
         row = sum(tensor.bytes_per_row for tensor in (*spec.inputs, *spec.outputs))
-        wanted = self._batch_size or min(_MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row)
+        wanted = self._batch_size or min(MAX_PIECE_ROWS, _MAX_PIECE_BYTES // row)
         return max(self._batch.low, min(wanted, self._batch.high or wanted))
 
     def _inputs(self, part: Part, first: Any, others: Mapping[str, Any]) -> dict[str, Any]:
