@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Exported
+from vae_export import Artifact
 from vae_export.artifact.certificate import parse_certificate, read_certificate
+from vae_export.artifact.manifest import Manifest
 from vae_export.bundles import open_bundle
+from vae_export.bundles.writer import pack
 from vae_export.errors import IntegrityError
 
 REFERENCE = Path(__file__).parents[2] / "artifacts" / "reference" / "mnist.zip"
@@ -54,6 +58,13 @@ def test_failed_certificate_is_read(mlp: Exported) -> None:
         (lambda d: d.update(tolerance={"atol": "\x1b[2J"}), "cannot be read: here; expected a tolerance of numbers"),
         (lambda d: d.update(verdict="passed"), "cannot be read: here; expected a verdict"),
         (lambda d: d.update(files={"a": 1}), "cannot be read: here; expected hashes of files"),
+        (lambda d: d.update(manifest={"a": 1}), "cannot be read: here; expected hashes of the manifest"),
+        (lambda d: d.update(reproduction=[]), "cannot be read: here; expected a reproduction of files"),
+        (lambda d: d.update(unreproduced_allowed=1), "cannot be read: here; expected whether unreproduced files"),
+        (
+            lambda d: d["reproduction"]["decoder.onnx"].update(state="different"),
+            "because a file was not reproduced, got pass and different",
+        ),
     ],
 )
 def test_certificate_that_contradicts_itself_is_refused(
@@ -63,3 +74,35 @@ def test_certificate_that_contradicts_itself_is_refused(
     edit(document)
     with pytest.raises(IntegrityError, match=said):
         parse_certificate(json.dumps(document).encode(), "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda m: replace(m, provenance={**m.provenance, "note": "the best"}), "provenance"),
+        (lambda m: replace(m, versions={**m.versions, "torch": "99.0"}), "versions"),
+        (lambda m: replace(m, opset=21), "opset"),
+        (lambda m: replace(m, files=(replace(m.files[0], machine="linux"), *m.files[1:])), r"file encoder\.\w+"),
+        (
+            lambda m: replace(m, golden=(replace(m.golden[0], outputs=m.golden[0].outputs[:1]), *m.golden[1:])),
+            r"golden vectors of encoder",
+        ),
+    ],
+    ids=["provenance", "versions", "opset", "file", "golden vectors"],
+)
+def test_certificate_of_another_manifest_is_refused(
+    mlp: Exported, change: Callable[[Manifest], Manifest], where: str
+) -> None:
+    """The files are those that were verified; what the manifest says of them is not."""
+    artifact = mlp.artifact
+    certificate = read_certificate(artifact.certificate)
+    certificate.require(artifact.manifest, "here")
+    changed = Artifact(artifact.folder, change(artifact.manifest))
+    with pytest.raises(IntegrityError, match=f"certificate belongs to another manifest: here, {where}; "):
+        certificate.require(changed.manifest, "here")
+    with pytest.raises(IntegrityError, match="certificate belongs to another manifest"):
+        pack(changed, certificate, name="changed")
+    before = json.loads(certificate.data)
+    del before["manifest"]
+    first = parse_certificate(json.dumps(before | {"format": "vae-export-certificate/1"}).encode(), "here")
+    first.require(changed.manifest, "here")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.extended_models import CONTRACTS, extended_source
-from vae_export import Contract, Source, export
+from tests.parity.small_exports import Subject, verified
+from vae_export import Artifact, Contract, Source, export
 from vae_export.artifact.golden import GoldenArray, judge
 from vae_export.artifact.manifest import FileContent, FileEntry, Manifest, parse_manifest
 from vae_export.capture import Captured
-from vae_export.errors import ModelError
+from vae_export.errors import IntegrityError, ModelError
+from vae_export.io.atomic import sha256
 from vae_export.parity import References, golden_vectors
+from vae_export.parity.golden import golden_findings
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.parity.plan import batches_plan
 from vae_export.tensors import Symbol
@@ -161,3 +166,105 @@ def test_bad_golden_array_is_refused(changes: dict[str, object], said: str) -> N
     assert GoldenArray.from_json(good, output=True).size == 64
     with pytest.raises(ValueError, match=said):
         GoldenArray.from_json(good | changes, output=True)
+
+
+Change = Callable[[GoldenArray, bytes], tuple[GoldenArray, bytes]]
+
+
+def with_golden(mlp: Subject, folder: Path, change: Change) -> Artifact:
+    """A copy of an export whose golden arrays were changed, with fitting hashes."""
+    artifact = mlp.copied(folder)
+
+    def apply(array: GoldenArray) -> GoldenArray:
+        new, data = change(array, mlp.artifact.read(array))
+        (folder / array.name).write_bytes(data)
+        return replace(new, sha256=sha256(data))
+
+    golden = tuple(
+        replace(part, inputs=tuple(map(apply, part.inputs)), outputs=tuple(map(apply, part.outputs)))
+        for part in artifact.manifest.golden
+    )
+    return Artifact(folder, replace(artifact.manifest, golden=golden))
+
+
+def scaled(output: str, factor: float) -> Change:
+    def change(array: GoldenArray, data: bytes) -> tuple[GoldenArray, bytes]:
+        is_wanted = array.name == f"golden/{output}.f32"
+        return array, (array.array(data) * np.float32(factor)).astype("<f4").tobytes() if is_wanted else data
+
+    return change
+
+
+def widened(output: str, factor: float) -> Change:
+    def change(array: GoldenArray, data: bytes) -> tuple[GoldenArray, bytes]:
+        is_wanted = array.name == f"golden/{output}.f32"
+        return (replace(array, tolerance=array.tolerance * factor) if is_wanted and array.tolerance else array), data
+
+    return change
+
+
+@pytest.mark.parametrize("thorough", [False, True], ids=["depth of export", "thorough"])
+def test_golden_outputs_of_nine_tenths_fail_the_verification(mlp: Subject, thorough: bool, tmp_path: Path) -> None:
+    artifact = with_golden(mlp, tmp_path / "e", scaled("decoder.image", 0.9))
+    onnx = tuple(entry for entry in artifact.manifest.files if entry.format == "onnx")
+    artifact = replace(artifact, manifest=replace(artifact.manifest, files=onnx))
+    certificate = verified(artifact, mlp.references, thorough=thorough, allow_unreproduced=False)
+    assert not certificate.passed
+    [finding] = certificate.errors
+    assert (finding.rule, finding.where) == ("golden-vectors", "golden/decoder.image.f32")
+    assert re.search(r"[\d,]+ of [\d,]+ expected outputs are wrong, first .* at \[0, 0, 0, 0\];", finding.detail)
+
+
+GOLDEN_CHANGES = {
+    "an output": (scaled("encoder.mean", 1 + 1e-5), r"golden/encoder\.mean\.f32: .* expected outputs are wrong"),
+    "a wider tolerance": (
+        widened("decoder.image", 1.5),
+        r"golden/decoder\.image\.f32: tolerance of fp32 is",
+    ),
+    "a narrower tolerance": (widened("encoder.logvar", 0.1), r"golden/encoder\.logvar\.f32: tolerance of fp32"),
+    "latents": (scaled("latent", 0.5), r"golden/latent\.f32: other inputs of (decoder|autoencoder) than export makes"),
+    "data out of range": (scaled("image", 3), r"manifest\.json: golden vectors of encoder: .*"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_CHANGES)
+def test_changed_golden_vectors_are_found(mlp: Subject, name: str, tmp_path: Path) -> None:
+    change, expected = GOLDEN_CHANGES[name]
+    findings = golden_findings(with_golden(mlp, tmp_path / "e", change), mlp.references)
+    lines = [f"{finding.where}: {finding.detail}" for finding in findings if finding.severity == "error"]
+    assert any(re.match(expected, line) for line in lines), lines
+
+
+def test_golden_vectors_of_an_export_are_those_that_it_makes_again(mlp: Subject) -> None:
+    assert golden_findings(mlp.artifact, References(mlp.references.captured)) == []
+
+
+def test_other_data_with_right_outputs_is_a_warning(mlp: Subject, tmp_path: Path) -> None:
+    """Another processor may decode other data; what PyTorch computes for them is right."""
+
+    def change(array: GoldenArray, data: bytes) -> tuple[GoldenArray, bytes]:
+        values = array.array(data).copy()
+        if array.tensor == "image" and array.tolerance is None:
+            values[0, 0, 0, 0] = 1 - values[0, 0, 0, 0]
+        return array, values.tobytes()
+
+    artifact = with_golden(mlp, tmp_path / "e", change)
+    # The outputs for those data, as the other processor would have stored them.
+    stated = artifact.manifest.golden
+    data = {array.name: artifact.read(array) for part in stated for array in (*part.inputs, *part.outputs)}
+    changed: dict[str, bytes] = {}
+    for part in stated:
+        arrays = {array.tensor: array.array(data[array.name]) for array in part.inputs}
+        expected = mlp.references.oracle(part.part).expected(arrays)
+        changed |= {array.name: expected[array.tensor].astype("<f4").tobytes() for array in part.outputs}
+    artifact = with_golden(mlp, tmp_path / "f", lambda array, _: (array, (data | changed)[array.name]))
+    findings = golden_findings(artifact, mlp.references)
+    assert {finding.severity for finding in findings} == {"warning"}, findings
+
+
+def test_altered_golden_vector_is_an_integrity_error(mlp: Subject, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "e")
+    path = artifact.folder / "golden" / "latent.f32"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(IntegrityError, match=r"exported file was altered: .*latent\.f32"):
+        golden_findings(artifact, mlp.references)

@@ -23,7 +23,13 @@ from vae_export.contract import Part
 from vae_export.formats import FORMATS
 from vae_export.formats.structure import differences
 from vae_export.formats.torchscript import _ignored_deprecation
-from vae_export.parity.reproduction import FileWriter, Reproduction, reproduce
+from vae_export.parity.reproduction import (
+    FileWriter,
+    Reproduction,
+    manifest_findings,
+    reproduce,
+    stated_provenance,
+)
 from vae_export.precision import PrecisionName
 
 Change = Callable[[ModelProto], None]
@@ -313,3 +319,52 @@ def test_structures_of_two_parts_differ(mlp: Subject, format: str) -> None:
     assert other is not None
     assert list(differences(one, one)) == []
     assert any("is in the place of" in line for line in differences(one, other))
+
+
+def stated(mlp: Subject, **changes: object) -> list[tuple[str, str, str]]:
+    """What is found about a manifest with other statements: severity, where, detail."""
+    manifest = replace(mlp.artifact.manifest, **changes)  # type: ignore[arg-type]
+    return [(one.severity, one.where, one.detail) for one in manifest_findings(manifest, mlp.source)]
+
+
+def test_scores_in_the_provenance_are_those_of_the_checkpoint(mlp: Subject) -> None:
+    right = mlp.artifact.manifest.provenance
+    assert stated(mlp) == []
+    praised = {**right, "training": {**right["training"], "scores": {"test": {"negative_elbo_nats_per_image": 60.0}}}}
+    [(severity, where, detail)] = stated(mlp, provenance=praised)
+    assert (severity, where) == ("error", "manifest.json, provenance.training.scores")
+    assert detail.startswith("is stated; the source has none of {'test'")
+    [(severity, where, detail)] = stated(mlp, provenance={**right, "training": {"epoch": 99}})
+    assert (where, detail) == ("manifest.json, provenance.training.epoch", "is 99; the source says 0")
+    [(_, where, detail)] = stated(mlp, provenance={key: right[key] for key in right if key != "training"})
+    assert (where, detail) == ("manifest.json, provenance.training", "is missing; the source has {'epoch': 0}")
+
+
+@DEPTHS
+def test_false_provenance_fails_the_verification(mlp: Subject, thorough: bool, tmp_path: Path) -> None:
+    artifact = tampered(mlp, tmp_path / "e", {("encoder", "onnx"): mlp.data("encoder")})
+    provenance = {**artifact.manifest.provenance, "training": {"epoch": 99}}
+    artifact = replace(artifact, manifest=replace(artifact.manifest, provenance=provenance))
+    certificate = verified(artifact, mlp.references, thorough=thorough, allow_unreproduced=False)
+    assert_fails(certificate)
+    assert [finding.rule for finding in certificate.errors] == ["other-manifest"]
+    assert certificate.reproductions[0].state == "reproduced"
+
+
+def test_renamed_model_and_unknown_origin_are_warnings(mlp: Subject) -> None:
+    right = mlp.artifact.manifest.provenance
+    source = replace(mlp.source, provenance={**right, "name": "new"})
+    manifest = replace(mlp.artifact.manifest, provenance={**right, "name": "old"})
+    [finding] = manifest_findings(manifest, source)
+    assert (finding.severity, finding.detail) == ("warning", "is old; the source says new")
+    assert stated_provenance(manifest, source)["name"] == "old"
+    unknown = replace(mlp.source, provenance={})
+    assert [finding.rule for finding in manifest_findings(manifest, unknown)] == ["unknown-origin"]
+    assert stated_provenance(manifest, unknown) == manifest.provenance
+
+
+def test_versions_that_wrote_the_files_are_named_where_they_differ(mlp: Subject) -> None:
+    versions = {**mlp.artifact.manifest.versions, "torch": "99.0"}
+    [(severity, where, detail)] = stated(mlp, versions=versions)
+    assert (severity, where) == ("warning", "manifest.json, versions.torch")
+    assert detail.startswith("99.0 wrote the files, as nobody can check; verified with 2")

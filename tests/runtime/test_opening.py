@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.conftest import Exported
 from tests.runtime.conftest import latents
-from vae_export import load
+from vae_export import Artifact, load
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError, VaeExportError
+from vae_export.io.atomic import sha256
 from vae_export.runtime import session
 from vae_export.runtime.session import Session
 
@@ -59,6 +61,47 @@ def test_file_unlike_its_manifest_is_refused(mlp: Exported, tmp_path: Path, chan
     latent = np.zeros((1, *contract.latent_shape), np.float32)
     with pytest.raises(ModelError, match="do not match the contract: decoder; expected"):
         model.decode(latent)
+
+
+def replace_decoder(artifact: Artifact, data: bytes) -> None:
+    """Put other bytes in the place of the decoder, with their hash in the manifest."""
+    (artifact.folder / "decoder.onnx").write_bytes(data)
+    files = (
+        replace(one, size=len(data), sha256=sha256(data)) if one.name == "decoder.onnx" else one
+        for one in artifact.manifest.files
+    )
+    (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, files=tuple(files)).text)
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new", "said"),
+    [
+        ("part", "decoder", "encoder", "file is of another part: decoder.onnx; expected decoder, got encoder"),
+        ("contract", '"range": [0.0, 1.0]', '"range": [-1.0, 1.0]', "file states another contract than the manifest"),
+        ("provenance", '"checkpoint_sha256": "', '"checkpoint_sha256": "0', "file states another provenance than the"),
+        ("contract", "{", "no JSON {", "contract cannot be read: decoder.onnx, metadata"),
+    ],
+)
+def test_file_that_states_something_else_than_its_manifest_is_refused(
+    mlp: Exported, tmp_path: Path, key: str, old: str, new: str, said: str
+) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    model = onnx.load_from_string(mlp.data("decoder"))
+    [entry] = [entry for entry in model.metadata_props if entry.key == f"vae_export.{key}"]
+    assert old in entry.value
+    entry.value = entry.value.replace(old, new, 1)
+    replace_decoder(artifact, model.SerializeToString())
+    with pytest.raises(IntegrityError, match=said) as error:
+        load(artifact.folder).decode(latents(1))
+    assert error.value.exit_code == 4
+
+
+def test_file_without_metadata_is_run(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    model = onnx.load_from_string(mlp.data("decoder"))
+    model.ClearField("metadata_props")
+    replace_decoder(artifact, model.SerializeToString())
+    assert load(artifact.folder).decode(latents(2)).shape[0] == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"no onnx", b"\x08\x08\x12\x00" * 50])

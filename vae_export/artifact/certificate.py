@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, IntegrityError, ParityError
+from vae_export.io.atomic import sha256
 from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 
 #: The format that is written, and those that can be read: the first had no reproduction.
@@ -71,6 +73,37 @@ class StoredCertificate:
                     got=got,
                     do=again,
                 )
+        known = self.document.get("manifest")  # certificates of format 1 have none
+        for what, digest in manifest_digests(manifest).items():
+            if known is not None and (found := known.get(what)) != digest:
+                got = "nothing about it" if found is None else f"SHA-256 {found}"
+                raise IntegrityError(
+                    "certificate belongs to another manifest",
+                    where=f"{where}, {what}",
+                    expected=f"SHA-256 {digest}",
+                    got=got,
+                    do=again,
+                )
+
+
+def manifest_digests(manifest: Manifest) -> dict[str, str]:
+    """Return the SHA-256 of each thing that a manifest says, as the certificate of its files has it.
+
+    A bundle may hold some of an export's files, so that each file and the golden vectors of each part have their own.
+    Recommended options are measured later, and are left out.
+
+    Args:
+        manifest: the manifest.
+    """
+    pieces: dict[str, Any] = {
+        "contract": manifest.contract.to_json(),
+        "opset": manifest.opset or 0,
+        "versions": dict(manifest.versions),
+        "provenance": dict(manifest.provenance),
+    }
+    pieces |= {f"file {entry.name}": entry.to_json() for entry in manifest.files}
+    pieces |= {f"golden vectors of {part.part}": part.to_json() for part in manifest.golden}
+    return {what: sha256(json.dumps(piece, sort_keys=True).encode()) for what, piece in pieces.items()}
 
 
 def read_certificate(path: Path) -> StoredCertificate:
@@ -128,6 +161,7 @@ def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
         "a tolerance of numbers": tolerance is None or _is_table(tolerance, int, float),
         "an environment": isinstance(document.get("environment", {}), dict),
         "a reproduction of files": _is_reproduction(document.get("reproduction", {})),
+        "hashes of the manifest": _is_table(document.get("manifest", {}), str),
         "whether unreproduced files may pass": isinstance(document.get("unreproduced_allowed", True), bool),
     }
     for expected, is_right in fields.items():

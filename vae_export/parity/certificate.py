@@ -81,6 +81,7 @@ class Certificate:
         allows_unreproduced: whether files may pass that could not be reproduced (`--allow-unreproduced`).
         engines: package and version that ran the files, by target.
         coverage: how much of each file the probes reached, by file name, as JSON.
+        manifest: SHA-256 of what the manifest says, by subject (see `manifest_digests`).
         model: SHA-256 of the weights: of the checkpoint, or of each file of weights by name; None if not known.
     """
 
@@ -103,6 +104,7 @@ class Certificate:
     allows_unreproduced: bool = False
     engines: Mapping[str, Engine] = field(default_factory=dict)
     coverage: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, str] = field(default_factory=dict)
     model: str | Mapping[str, str] | None = None
 
     @property
@@ -195,6 +197,7 @@ class Certificate:
             "planned_rows": self.planned,
             "failed_rows": len(self.failures),
             "files": dict(self.files),
+            "manifest": dict(self.manifest),
             "reproduction": {item.file: item.to_json() for item in self.reproductions},
             "unreproduced_allowed": self.allows_unreproduced,
             "engines": {target: asdict(engine) for target, engine in self.engines.items()},

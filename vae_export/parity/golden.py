@@ -1,17 +1,20 @@
-"""Make the golden vectors of an export; docs/bundle-format.md, section 5, specifies them.
+"""Make and check the golden vectors of an export; docs/bundle-format.md, section 5, specifies them.
 
 The expected outputs are PyTorch's in float64, and the tolerances are those of the certificate. So an application that
-passes has repeated the checks of `verify` in its own process.
+passes has repeated the checks of `verify` in its own process. `verify` computes them again from the source.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from vae_export._version import __version__
+from vae_export.artifact.folder import Artifact
 from vae_export.artifact.golden import (
     DTYPES,
     FEWEST_ROWS,
@@ -22,9 +25,11 @@ from vae_export.artifact.golden import (
     GoldenArray,
     GoldenPart,
 )
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.capture import Captured
 from vae_export.contract import MAX_LEVEL, Array, Contract, Part
 from vae_export.errors import ModelError
+from vae_export.formats.base import Finding
 from vae_export.io.atomic import sha256
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.oracle import PERTURBATIONS
@@ -71,6 +76,9 @@ def golden_vectors(
         ModelError: rounding errors are so large that a tolerance is not finite.
     """
     references = References.of(source)
+    key = tuple(parts), frozenset((FULL, *precisions))
+    if key in references.golden:
+        return references.golden[key]
     probe = _probe(references.captured, parts)
     files: dict[str, bytes] = {}
 
@@ -92,7 +100,127 @@ def golden_vectors(
             tolerances = {item: _tolerance(case, part, name) for item, case in cases.items()}
             outputs.append(stored(name, f"{part}.{name}", array, tolerance=tolerance, tolerances=tolerances))
         golden.append(GoldenPart(part, inputs, tuple(outputs)))
-    return tuple(golden), files
+    references.golden[key] = tuple(golden), files
+    return references.golden[key]
+
+
+@one_thread()
+def golden_findings(artifact: Artifact, references: References) -> list[Finding]:
+    """Compare the golden vectors of an export with those that PyTorch computes, and return what is wrong with them.
+
+    On another processor, PyTorch may decode other data for the inputs, and its own error may be another. So outputs and
+    tolerances are computed for the inputs that are there.
+
+    Args:
+        artifact: the export; the hash of each array is checked.
+        references: the source.
+
+    Returns:
+        An error for each array that is wrong, and a warning for other inputs than export makes.
+
+    Raises:
+        IntegrityError: an array is missing, or is not the one in the manifest.
+    """
+    manifest = artifact.manifest
+    data = {array.name: artifact.read(array) for part in manifest.golden for array in (*part.inputs, *part.outputs)}
+    if not manifest.golden:
+        return []
+    parts, precisions = [part.part for part in manifest.golden], [entry.precision for entry in manifest.known]
+    if missing := [part for part in parts if part not in references.source.parts]:
+        return [_wrong(MANIFEST, f"golden vectors of {missing[0]}, which the source does not have")]
+    expected, _ = golden_vectors(references, parts, precisions)
+    if expected == manifest.golden:
+        return []
+    is_ours = manifest.versions.get("vae-export") == __version__
+    findings: list[Finding] = []
+    for stated, right in zip(manifest.golden, expected, strict=True):
+        for array, other in zip(stated.inputs, right.inputs, strict=True):
+            tensor = next(one for one in references.captured.graph(stated.part).spec.inputs if one.name == array.tensor)
+            if array.sha256 != other.sha256:
+                drawn = is_ours and tensor.role != "data"  # equal bits on every machine
+                finding = _wrong(array.name, f"other inputs of {stated.part} than export makes")
+                findings.append(finding if drawn else replace(finding, severity="warning"))
+    cases: dict[Part, dict[PrecisionName, Case]] = {}
+    for stated in manifest.golden:
+        arrays = {array.tensor: array.array(data[array.name]) for array in stated.inputs}
+        spec = references.captured.graph(stated.part).spec
+        try:
+            spec.check_inputs(arrays)
+            spec.check_ranges(arrays)
+            each = dict.fromkeys((FULL, *precisions))
+            cases[stated.part] = _cases(references, stated.part, Probe("golden", arrays), each)
+        except ModelError as error:
+            findings.append(_wrong(MANIFEST, f"golden vectors of {stated.part}: {error.line()}"))
+    is_here = any(
+        _is_of_this_processor(stated, cases[stated.part]) for stated in manifest.golden if stated.part in cases
+    )
+    for stated in manifest.golden:
+        findings += _wrong_outputs(stated, data, cases.get(stated.part, {}), is_here=is_here)
+    return list(dict.fromkeys(findings))
+
+
+def _wrong(where: str, detail: str) -> Finding:
+    return Finding("golden-vectors", "error", where, detail)
+
+
+#: PyTorch's own error on another processor, by what it is here. That of rounded weights hardly depends on it.
+_OTHER_PROCESSOR, _OTHER_PROCESSOR_INTEGERS = 2.0, 1.02
+#: Relative differences between two processors in float64, and within a float32 that is stored.
+_FLOAT64_ERROR, _STORED_ERROR = 1e-6, 2.0**-23
+
+
+def _is_of_this_processor(stated: GoldenPart, cases: Mapping[PrecisionName, Case]) -> bool:
+    """Whether a tolerance that follows from PyTorch's own float32 error equals the one here, in every digit."""
+    return any(
+        array.allowed(precision) == case.limits[array.tensor].tolerance()
+        for array in stated.outputs
+        for precision, case in cases.items()
+        if array.tensor not in case.unstable
+        and case.limits[array.tensor].baseline_error == case.limits[array.tensor].eager_error
+    )
+
+
+def _wrong_outputs(
+    stated: GoldenPart, data: Mapping[str, bytes], cases: Mapping[PrecisionName, Case], *, is_here: bool
+) -> Iterator[Finding]:
+    """Yield a finding for each expected output and each tolerance that is not the one of the stated inputs."""
+    for array in stated.outputs if cases else ():
+        full = cases[FULL]
+        found, expected = array.array(data[array.name]), full.expected[array.tensor]
+        if array.tensor in full.unstable:
+            wrong = (found != expected) & ~full.unstable[array.tensor]
+        else:
+            near = _STORED_ERROR * np.abs(expected) + 1e-12 * np.abs(expected).max() + np.finfo(np.float32).tiny
+            wrong = ~(np.abs(found.astype(np.float64) - expected) <= near)
+        if wrong.any():
+            place = tuple(int(index) for index in np.argwhere(wrong)[0])
+            detail = f"{int(wrong.sum()):,} of {wrong.size:,} expected outputs are wrong, first {found[place]:.9g} at"
+            yield _wrong(array.name, f"{detail} {list(place)}; PyTorch computes {expected[place]:.9g}")
+        if missing := set(array.tolerances) - set(cases):
+            yield _wrong(array.name, f"a tolerance of {sorted(missing)[0]}, in which there is no file")
+        for precision, case in cases.items():
+            if precision != FULL and precision not in array.tolerances:
+                yield _wrong(array.name, f"no tolerance of {precision}")
+                continue
+            low, high = _tolerance_range(case, stated.part, array.tensor, is_here=is_here)
+            if not low <= (tolerance := array.allowed(precision)) <= high:
+                detail = f"tolerance of {precision} is {tolerance:.6g}; expected {low:.6g} to {high:.6g}"
+                yield _wrong(array.name, detail)
+
+
+def _tolerance_range(case: Case, part: Part, output: str, *, is_here: bool) -> tuple[float, float]:
+    """Return the smallest and the largest tolerance that export may find for an output, on this processor or any."""
+    tolerance = _tolerance(case, part, output)
+    if output in case.unstable:
+        slack = max(1, int(tolerance) // 4)
+        return tolerance - slack, tolerance + slack
+    if is_here:
+        return tolerance * (1 - _FLOAT64_ERROR), tolerance * (1 + _FLOAT64_ERROR)
+    limits = case.limits[output]
+    is_integer = limits.precision not in ("fp32", "fp16", "bf16")
+    factor = _OTHER_PROCESSOR_INTEGERS if is_integer else _OTHER_PROCESSOR
+    low, high = (replace(limits, eager_error=limits.eager_error * by).tolerance() for by in (1 / factor, factor))
+    return low * (1 - _FLOAT64_ERROR), high * (1 + _FLOAT64_ERROR)
 
 
 def _cases(

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from vae_export.artifact.golden import GoldenPart
 from vae_export.capture import Captured, Graph
 from vae_export.contract import PIXELS, Array, Contract, Part
 from vae_export.errors import ModelError
@@ -90,6 +91,10 @@ class References:
         self._functions: dict[tuple[Part, PrecisionName], PartFunction] = {}
         self._probes: dict[tuple[int, tuple[str, ...], Sizes], tuple[Probe, ...]] = {}
         self._outputs: dict[tuple[Part, tuple[int, ...], Sweep, str], ProbeOutputs] = {}
+        #: Golden vectors by parts and precisions, which `vae_export.parity.golden` keeps here for the verification.
+        self.golden: dict[
+            tuple[tuple[Part, ...], frozenset[PrecisionName]], tuple[tuple[GoldenPart, ...], dict[str, bytes]]
+        ] = {}
         self._cases: dict[tuple[Part, PrecisionName, Sweep, Tolerance | None], list[Case]] = {}
 
     @classmethod

@@ -7,6 +7,7 @@ metadata.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vae_export.artifact.certificate import PROOFS
-from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.capture import Captured
 from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
@@ -25,9 +26,10 @@ from vae_export.formats.structure import Structure, differences
 from vae_export.io.atomic import sha256
 from vae_export.parity.probes import CalibrationInputs
 from vae_export.precision import CALIBRATED, PrecisionName
+from vae_export.sources import Source
 
 #: The rules of the findings below, and what to do about them.
-UNREPRODUCED_RULES = ("other-structure", "not-reproduced")
+UNREPRODUCED_RULES = ("other-structure", "not-reproduced", "other-manifest", "golden-vectors")
 UNREPRODUCED_ADVICE = "export again, or pass --allow-unreproduced to judge the file by its outputs alone"
 #: How far a file was reproduced, from the strongest.
 State = Literal["reproduced", "same structure", "different", "not compared"]
@@ -92,13 +94,31 @@ class FileWriter:
     Args:
         captured: the source with its graphs.
         calibration: function that returns the inputs with which precisions are calibrated.
+        provenance: the origin that the files state; None for the source's.
     """
 
-    def __init__(self, captured: Captured, calibration: Callable[[], CalibrationInputs]) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        calibration: Callable[[], CalibrationInputs],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
         self._captured, self._calibration = captured, calibration
+        self._provenance = provenance
         self._hashes: dict[_Key, dict[str, str]] = {}
         self._kept: dict[_Key, FileContent] = {}
         self._structures: dict[_Key, Structure | None] = {}
+
+    def stating(self, provenance: Mapping[str, Any]) -> FileWriter:
+        """Return a writer of files that state this origin; itself if they do."""
+        if provenance == self.provenance:
+            return self
+        return FileWriter(self._captured, self._calibration, provenance)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """The origin that the files state."""
+        return self._captured.source.provenance if self._provenance is None else self._provenance
 
     def write(self, part: Part, format: str, precision: PrecisionName, opset: int = OPSET) -> FileContent:
         """Write a file, or return it if it was written before and is small.
@@ -118,7 +138,7 @@ class FileWriter:
         key = part, format, precision, opset
         if key not in self._kept:
             graph = self._captured.graph(part)
-            metadata = file_metadata(graph.spec, self._captured.source.provenance)
+            metadata = file_metadata(graph.spec, self.provenance)
             inputs = self._calibration()[part] if precision in CALIBRATED else None
             content = FORMATS[format].write(graph, WriteOptions(metadata, opset, precision, inputs))
             self._hashes[key] = {
@@ -187,6 +207,66 @@ def reproduce(
     close = _alike_after_calibration if entry.precision in CALIBRATED else None
     lines = tuple(islice(differences(found, structure, close), _MOST_DIFFERENCES))
     return Reproduction(entry.name, "different" if lines else "same structure", lines, bytes_differ)
+
+
+#: What a model and its folder are called: whoever renames the folder has not changed the model.
+_LABELS = ("name", "source")
+
+
+def stated_provenance(manifest: Manifest, source: Source) -> Mapping[str, Any]:
+    """Return the origin that the files of an export must state: the source's, with the manifest's name of the model.
+
+    A source that says nothing about its origin, or a file without a manifest, leaves it to the other.
+
+    Args:
+        manifest: the manifest of the export.
+        source: the source that it is compared with.
+    """
+    stated, known = manifest.provenance, source.provenance
+    if not stated or not known:
+        return stated or known
+    return {**known, **{label: stated[label] for label in _LABELS if label in known and label in stated}}
+
+
+def manifest_findings(manifest: Manifest, source: Source) -> Iterator[Finding]:
+    """Yield a finding for each thing that a manifest says of its model and its files, and the source says otherwise.
+
+    Args:
+        manifest: the manifest of the export; one that was made for a single file says nothing.
+        source: the source that it is compared with.
+    """
+    if manifest.provenance and not source.provenance:
+        detail = "the source says nothing about its origin"
+        yield Finding("unknown-origin", "warning", f"{MANIFEST}, provenance", detail)
+    elif manifest.provenance:
+        known = json.loads(json.dumps(dict(source.provenance)))
+        for where, detail, label in _unlike(dict(manifest.provenance), known, "provenance"):
+            severity: Severity = "warning" if label else "error"
+            yield Finding("other-manifest", severity, f"{MANIFEST}, {where}", detail)
+    here = versions({entry.format for entry in manifest.known})
+    for name, version in manifest.versions.items():
+        if here.get(name, version) != version:
+            detail = f"{version} wrote the files, as nobody can check; verified with {here[name]}"
+            yield Finding("other-version", "warning", f"{MANIFEST}, versions.{name}", detail)
+    for entry in manifest.known if manifest.versions else ():
+        needed = FORMATS[entry.format].without_vnni(entry.precision)
+        if entry.without_vnni not in ({}, dict(needed)):
+            detail = f"{dict(entry.without_vnni)}; expected {dict(needed)}"
+            yield Finding("other-manifest", "error", f"{MANIFEST}, {entry.name}, without_vnni", detail)
+
+
+def _unlike(stated: Any, known: Any, where: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield where two JSON values differ, how, and whether it is only a label."""
+    if isinstance(stated, dict) and isinstance(known, dict):
+        for key in sorted({*stated, *known}):
+            if key not in stated or key not in known:
+                side = "is missing; the source has" if key not in stated else "is stated; the source has none of"
+                yield f"{where}.{key}", f"{side} {str(known.get(key, stated.get(key)))[:80]}", False
+            else:
+                yield from _unlike(stated[key], known[key], f"{where}.{key}")
+    elif stated != known or isinstance(stated, bool) != isinstance(known, bool):
+        is_label = where in {f"provenance.{label}" for label in _LABELS}
+        yield where, f"is {str(stated)[:80]}; the source says {str(known)[:80]}", is_label
 
 
 def _stated_opset(data: bytes) -> int | None:

@@ -23,6 +23,7 @@ import onnxruntime
 import torch
 
 from vae_export._version import __version__
+from vae_export.artifact.certificate import manifest_digests
 from vae_export.artifact.folder import Artifact, read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured, Graph
@@ -45,6 +46,7 @@ from vae_export.parity.compare import (
 from vae_export.parity.coverage import Coverage, measure_coverage
 from vae_export.parity.degradation import Budget, DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
+from vae_export.parity.golden import golden_findings
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.parity.pilot import Pilot, plain_inputs, seconds
@@ -61,7 +63,7 @@ from vae_export.parity.plan import (
 )
 from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import Case, References, drawn_cases, rows_by_probe
-from vae_export.parity.reproduction import Reproduction, reproduce
+from vae_export.parity.reproduction import Reproduction, manifest_findings, reproduce, stated_provenance
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
@@ -135,6 +137,7 @@ def verify(
     with fastest_threads(lambda: _run_in_float32(graphs.values(), rows)) as threads:
         verifier = _FileVerifier(artifact, references, tolerance, thorough=thorough)
         verifier.allow_unreproduced = allow_unreproduced
+        verifier.writer = references.writer.stating(stated_provenance(artifact.manifest, references.source))
         verifier.progress = progress
         verifier.crash_check(chosen, report)
         verifier.plan = plan = verifier.plan_for(limits, chosen)
@@ -151,11 +154,22 @@ def verify(
                 references.release(entry.part)
         report("measuring nats and degradation")
         meter.measure()
+        report("measuring golden vectors")
+        stated = [*manifest_findings(artifact.manifest, references.source), *golden_findings(artifact, references)]
     recorded = environment(references.source, threads, artifact) | {"thorough": thorough and plan.is_complete}
     certificate = _certificate(artifact, records, meter, recorded, tolerance, budget)
+    if allow_unreproduced:
+        stated = [replace(finding, severity="warning") for finding in stated]
     weights = _weights(references.source.provenance)
     model = weights if isinstance(weights, str | Mapping) else None
-    return replace(certificate, plan=plan, allows_unreproduced=allow_unreproduced, model=model)
+    return replace(
+        certificate,
+        plan=plan,
+        findings=(*certificate.findings, *stated),
+        allows_unreproduced=allow_unreproduced,
+        model=model,
+        manifest=manifest_digests(artifact.manifest),
+    )
 
 
 def _rows_to_time_threads(graphs: Collection[Graph]) -> int:
@@ -351,6 +365,8 @@ class _FileVerifier:
         self.meter: DegradationMeter | None = None
         #: Called with the share of the work on a file that is done.
         self.progress: Callable[[float], None] = lambda _share: None
+        #: Writes the files anew.
+        self.writer = references.writer
         #: Whether files that cannot be reproduced may pass.
         self.allow_unreproduced = False
         #: Contents of the files that were read for the crash check, by file name.
@@ -415,7 +431,7 @@ class _FileVerifier:
         findings = _lint(entry, content, self._artifact.manifest.opset)
         if isinstance(self._artifact.manifest.contract.data.batch, int):  # the contract states the number of rows
             findings = [finding for finding in findings if finding.rule != "baked-batch"]
-        reproduction = reproduce(entry, self._artifact.manifest, self._references.writer, lambda: content)
+        reproduction = reproduce(entry, self._artifact.manifest, self.writer, lambda: content)
         findings += reproduction.findings(allowed=self.allow_unreproduced)
         record = _FileRecord(entry, findings, reproduction)
         plan = self.plan.parts[float_part(entry.part)]

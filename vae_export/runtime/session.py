@@ -157,6 +157,12 @@ class Session:
             lambda _: {name: value.numpy().copy() for name, value in outputs.items()},
         )
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The texts with which the file describes itself, by key."""
+        found: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        return found
+
     def _check_signature(self) -> None:
         for kind, expected, got in (
             ("inputs", self._spec.inputs, self._session.get_inputs()),

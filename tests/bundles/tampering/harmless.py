@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
+from vae_export.artifact.certificate import manifest_digests
+from vae_export.artifact.manifest import parse_manifest
 from vae_export.bundles.archive import write_archive
 
 CARD = "MODEL_CARD.md"
@@ -98,7 +100,13 @@ def _outputs(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _edited(data: bytes, name: str, edit: Callable[[dict[str, Any]], object]) -> Tampered:
+    """Edit a document; the certificate of an edited manifest fits it, as if it had been verified like that."""
     files = files_of(data)
     document = json.loads(files[name])
     edit(document)
-    return Tampered(summed(files | {name: json.dumps(document).encode()}), ())
+    files |= {name: json.dumps(document).encode()}
+    if name == MANIFEST:
+        certificate = json.loads(files[CERTIFICATE])
+        certificate["manifest"] |= manifest_digests(parse_manifest(files[MANIFEST], "edited"))
+        files |= {CERTIFICATE: json.dumps(certificate).encode()}
+    return Tampered(summed(files), ())
