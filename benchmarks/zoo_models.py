@@ -169,6 +169,9 @@ def save_pythae(name: str, folder: Path) -> None:
     getattr(models, name)(config(input_dim=(1, 28, 28), latent_dim=8, **PYTHAE[name])).save(str(folder))
 
 
+#: Models that are refused with a reason.
+REFUSED = ("ConsistencyDecoderVAE",)
+
 #: How models are saved, by the prefix of `--model`.
 SAVE: Mapping[str, tuple[Mapping[str, Any], Callable[[str, Path], None]]] = {
     "diffusers": (DIFFUSERS, save_diffusers),

@@ -1,7 +1,6 @@
 """Modules as people write them, one for each kind that exporters stumble over. `zoo.py` exports each.
 
-`CASES` maps a name to (encoder or None, decoder or None, data shape, latent shape, range, expected); "pass" means a
-verified export, and "refuse" one line and no file.
+Each function returns (encoder, decoder), and `CASES` says what must become of it.
 """
 
 from __future__ import annotations
@@ -15,9 +14,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from zoo_case import Catalogue
 
-IMAGE, LATENT, UNIT = (1, 16, 16), (6,), (0.0, 1.0)
-MAP_IMAGE, MAP_LATENT = (3, 16, 16), (4, 4, 4)
+CASES = Catalogue()
+IMAGE = (1, 16, 16)
+#: Shapes of one row, as the command line takes them.
+FLAT, FLAT_LATENT = "1x16x16", "6"
+MAP, MAP_LATENT = "3x16x16", "4x4x4"
 Posterior = namedtuple("Posterior", "mu log_var")
 
 
@@ -266,59 +269,173 @@ def returning(form: Any) -> type[Encoder]:
     return Formed
 
 
-def half(module: nn.Module) -> nn.Module:
-    return module.half()
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def numpy_noise() -> Any:
+    return None, NumpyNoise()
 
 
-def weight_norm() -> nn.Module:
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def random_random() -> Any:
+    return None, PythonNoise()
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def randn_like() -> Any:
+    return None, TorchNoise()
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def counter_in_a_buffer() -> Any:
+    return None, Counter()
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def counter_in_an_attribute() -> Any:
+    return None, PythonCounter()
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def statistics_of_the_batch() -> Any:
+    return None, BatchStatistics()
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def row_before() -> Any:
+    return None, OtherRows()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def pooled_encoder() -> Any:
+    return Pooled(), Decoder()
+
+
+@CASES.add(MAP, MAP_LATENT, options="--latent-shape 4x4x4")
+def norm_in_float32() -> Any:
+    return None, map_decoder(Float32Norm(4, 8))
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def constants() -> Any:
+    return None, Constant()
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def small_constants() -> Any:
+    return None, SmallConstants()
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def autocast_off() -> Any:
+    return None, NoAutocast()
+
+
+@CASES.add(MAP, MAP_LATENT, options="--latent-shape 4x4x4")
+def branch_on_the_batch() -> Any:
+    return None, map_decoder(BatchBranch())
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def old_weight_norm() -> Any:
     decoder = Decoder()
-    torch.nn.utils.weight_norm(decoder.body[0])  # the old kind, whose weight is no leaf of the graph
-    return decoder
+    torch.nn.utils.weight_norm(decoder.body[0])  # its weight is no leaf of the graph
+    return None, decoder
 
 
-def compiled() -> Any:
-    return torch.compile(Decoder())
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def remembers_activations() -> Any:
+    return None, Remembers()
 
 
-CASES: dict[str, tuple[Any, Any, Any, Any, Any, str]] = {
-    "numpy noise": (None, NumpyNoise, IMAGE, LATENT, UNIT, "refuse"),
-    "random.random": (None, PythonNoise, IMAGE, LATENT, UNIT, "refuse"),
-    "randn_like": (None, TorchNoise, IMAGE, LATENT, UNIT, "refuse"),
-    "counter in a buffer": (None, Counter, IMAGE, LATENT, UNIT, "refuse"),
-    "counter in an attribute": (None, PythonCounter, IMAGE, LATENT, UNIT, "refuse"),
-    "statistics of the batch": (None, BatchStatistics, IMAGE, LATENT, UNIT, "refuse"),
-    "row before": (None, OtherRows, IMAGE, LATENT, UNIT, "refuse"),
-    "pooled encoder": (Pooled, Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "norm in float32": (None, lambda: map_decoder(Float32Norm(4, 8)), MAP_IMAGE, MAP_LATENT, UNIT, "pass"),
-    "constants": (None, Constant, IMAGE, LATENT, UNIT, "pass"),
-    "autocast off": (None, NoAutocast, IMAGE, LATENT, UNIT, "pass"),
-    "branch on the batch": (None, lambda: map_decoder(BatchBranch()), MAP_IMAGE, MAP_LATENT, UNIT, "pass"),
-    "weight_norm": (None, weight_norm, IMAGE, LATENT, UNIT, "pass"),
-    "remembers activations": (None, Remembers, IMAGE, LATENT, UNIT, "pass"),
-    "clamp(int, float)": (Clamped, Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "attention over tokens": (None, lambda: map_decoder(FlatAttention()), MAP_IMAGE, MAP_LATENT, UNIT, "pass"),
-    "if on a buffer": (None, Shifted, IMAGE, LATENT, UNIT, "pass"),
-    "stable sort": (None, Sorted, IMAGE, LATENT, UNIT, "pass"),
-    "conditional": (None, Label, IMAGE, LATENT, UNIT, "pass"),
-    "hierarchical": (None, TwoLatents, IMAGE, LATENT, UNIT, "pass"),
-    "codes": (None, Codes, MAP_IMAGE, (4, 4), UNIT, "pass"),
-    "flat, draws inside": (Beginner, Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "dict": (returning(lambda m, v: {"mu": m, "log_var": v}), Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "named tuple": (returning(Posterior), Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "dataclass": (returning(Output), Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "list": (returning(lambda m, v: [m, v]), Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "moments in one tensor": (returning(lambda m, v: torch.cat([m, v], 1)), Decoder, IMAGE, LATENT, UNIT, "pass"),
-    "distribution": (
-        returning(lambda m, v: torch.distributions.Normal(m, torch.exp(v / 2))),
-        Decoder,
-        IMAGE,
-        LATENT,
-        UNIT,
-        "pass",
-    ),
-    "table": (None, lambda: nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 13)), (13,), LATENT, None, "pass"),
-    "any size": (None, lambda: map_decoder(nn.GroupNorm(4, 8)), (3, "4*h", "4*w"), (4, "h", "w"), UNIT, "pass"),
-    "half": (lambda: half(Encoder()), lambda: half(Decoder()), IMAGE, LATENT, UNIT, "pass"),
-    "compiled": (None, compiled, IMAGE, LATENT, UNIT, "pass"),
-    "TorchScript": (None, lambda: torch.jit.trace(Decoder().eval(), torch.zeros(2, 6)), IMAGE, LATENT, UNIT, "refuse"),
-}
+@CASES.add(FLAT, FLAT_LATENT)
+def clamp_int_and_float() -> Any:
+    return Clamped(), Decoder()
+
+
+@CASES.add(MAP, MAP_LATENT, options="--latent-shape 4x4x4")
+def attention_over_tokens() -> Any:
+    return None, map_decoder(FlatAttention())
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def if_on_a_buffer() -> Any:
+    return None, Shifted()
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def stable_sort() -> Any:
+    return None, Sorted()
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6 --condition label:int64:10")
+def label_of_the_decoder() -> Any:
+    return None, Label()
+
+
+@CASES.add(FLAT, "4", "8", options="--latent-shape first=4,second=8")
+def two_latents() -> Any:
+    return None, TwoLatents()
+
+
+@CASES.add(MAP, "32:4x4", options="--latent-shape 4x4 --codes 32")
+def codes_of_a_map() -> Any:
+    return None, Codes()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def flat_and_draws() -> Any:
+    return Beginner(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def dict_of_names() -> Any:
+    return returning(lambda m, v: {"mu": m, "log_var": v})(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def named_tuple() -> Any:
+    return returning(Posterior)(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def dataclass_of_names() -> Any:
+    return returning(Output)(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def list_of_two() -> Any:
+    return returning(lambda m, v: [m, v])(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def moments_in_one_tensor() -> Any:
+    return returning(lambda m, v: torch.cat([m, v], 1))(), Decoder()
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def normal_distribution() -> Any:
+    return returning(lambda m, v: torch.distributions.Normal(m, torch.exp(v / 2)))(), Decoder()
+
+
+@CASES.add("13", FLAT_LATENT, options="--latent-shape 6")
+def table() -> Any:
+    return None, nn.Sequential(nn.Linear(6, 32), nn.SiLU(), nn.Linear(32, 13))
+
+
+@CASES.add("3x4*hx4*w", "4x4x4", options="--latent-shape 4xhxw")
+def any_size() -> Any:
+    return None, map_decoder(nn.GroupNorm(4, 8))
+
+
+@CASES.add(FLAT, FLAT_LATENT)
+def half_weights() -> Any:
+    return Encoder().half(), Decoder().half()
+
+
+@CASES.add(FLAT, FLAT_LATENT, options="--latent-shape 6")
+def compiled_module() -> Any:
+    return None, torch.compile(Decoder())
+
+
+@CASES.add(FLAT, FLAT_LATENT, expected="refused", options="--latent-shape 6")
+def torchscript_module() -> Any:
+    return None, torch.jit.trace(Decoder().eval(), torch.zeros(2, 6))

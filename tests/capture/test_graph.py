@@ -152,15 +152,15 @@ def test_invalid_source_is_refused(arguments: dict[str, object], said: str) -> N
 
 
 def test_module_that_onnx_cannot_express_is_refused() -> None:
-    """The ONNX exporter takes attention with four axes only, and says so on a page of its own."""
-    attention = sample_models.Lambda(lambda z: nn.functional.scaled_dot_product_attention(z, z, z).reshape(-1, 1, 2, 2))
-    graph = capture(Source(Contract((1, 2, 2), (2, 2)), decoder=attention), "decoder")
+    """The ONNX exporter says so on a page of its own."""
+    triangle = sample_models.Lambda(lambda z: torch.linalg.qr(z).R.reshape(-1, 1, 2, 2))
+    graph = capture(Source(Contract((1, 2, 2), (2, 2)), decoder=triangle), "decoder")
     with pytest.raises(
-        ModelError, match="module cannot be written as ONNX: decoder; got AssertionError: only 4D"
+        ModelError, match="module cannot be written as ONNX: decoder; got DispatchError: No ONNX function"
     ) as caught:
         FORMATS["onnx"].write(graph, WriteOptions())
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 250
 
 
 def test_capture_that_takes_too_long_is_refused() -> None:

@@ -106,6 +106,15 @@ def test_drawn_latent_is_said_and_recorded() -> None:
     assert source.recognised.facts["encoder_takes"] == {"mean": "1 as mean", "logvar": "2 as std"}
 
 
+@pytest.mark.parametrize("width", [std, lambda x: torch.exp(logvar(x))], ids=["std", "var"])
+def test_deviation_beside_its_logvar_is_left_out(width: object) -> None:
+    source, (first, second) = encoded(lambda x: (mean(x), width(x), logvar(x)))
+    data = torch.linspace(0, 1, 5 * 16).reshape(5, 1, 4, 4)
+    assert torch.equal(first, mean(data))
+    assert torch.equal(second, logvar(data))
+    assert "output 1 is left out" in source.recognised.notes[0]
+
+
 def test_width_that_is_never_negative_gets_a_warning() -> None:
     source, _ = encoded(lambda x: (mean(x), std(x)))
     (note,) = source.recognised.notes

@@ -73,6 +73,49 @@ class Labelled(VAE):
     def decode(self, z, label):
         return super().decode(z + self.embed(label))
 
+class Ladder(VAE):
+    def __init__(self):
+        super().__init__()
+        self.top, self.join = nn.Linear(36, 4), nn.Linear(2, 4)
+
+    def encode(self, x):
+        return [tuple(super().encode(x)), tuple(self.top(x.flatten(1)).chunk(2, 1))]
+
+    def decode(self, low, high):
+        return super().decode(low + self.join(high))
+
+class Listed(Ladder):
+    def encode(self, x):
+        (mean1, logvar1), (mean2, logvar2) = super().encode(x)
+        return [mean1, mean2], [logvar1, logvar2]
+
+    def decode(self, latents):
+        return super().decode(*latents)
+
+class Pyramid(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.coarse, self.fine = nn.Conv2d(1, 4, 4, 4), nn.Conv2d(1, 2, 2, 2)
+        self.up, self.out = nn.ConvTranspose2d(2, 1, 2, 2), nn.ConvTranspose2d(2, 1, 2, 2)
+
+    def encode(self, x):
+        return {"mean1": self.coarse(x)[:, :2], "logvar1": self.coarse(x)[:, 2:],
+                "mean2": self.fine(x)[:, :1], "logvar2": self.fine(x)[:, 1:]}
+
+    def decode(self, coarse, fine):
+        return torch.sigmoid(self.out(torch.cat([self.up(coarse), fine], 1)))
+
+class Sided(VAE):
+    def encode(self, x, style):
+        return super().encode(x + style.mean(1)[:, None, None, None])
+
+    def decode(self, z, size, style):
+        return super().decode(z * size + style)
+
+def compiled(): return torch.compile(VAE(), backend="eager")
+def compiled_pair(): return None, torch.compile(nn.Sequential(nn.Linear(4, 36), nn.Sigmoid()), backend="eager")
+def lazy(): return None, nn.Sequential(nn.LazyLinear(36), nn.Sigmoid())
+def meta(): return VAE().to("meta")
 def module(): return VAE()
 def raises(): raise ValueError("no luck")
 def nothing(): return None
@@ -152,6 +195,55 @@ def test_codes_are_recognised_with_the_size_of_the_codebook(file: Path) -> None:
     contract = load_source(f"{file}:Codes", data_shape="1x6x6").contract
     assert (contract.encoding, contract.codebook_size, contract.latent_shape) == ("codes", 5, (3, 3))
     assert load_source(f"{file}:Codes", data_shape="1x6x6", codes=4).contract.codebook_size == 4
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "latents", "listed"),
+    [
+        ("Ladder", {}, {"low": (4,), "high": (2,)}, 0),
+        ("Listed", {}, {"z1": (4,), "z2": (2,)}, 2),
+        ("Listed", {"latent_shape": "a=4,b=2"}, {"a": (4,), "b": (2,)}, 2),
+    ],
+)
+def test_several_latents_are_inferred_or_stated(
+    file: Path, function: str, shapes: dict[str, str], latents: dict[str, tuple[int, ...]], listed: int
+) -> None:
+    source = load_source(f"{file}:{function}", data_shape="1x6x6", **shapes)
+    assert source.contract.latent_shape == latents
+    given = torch.ones(3, 1, 6, 6)
+    module = source.encoder.module
+    flat = torch.relu(module.body(given.flatten(1)))
+    expected = [module.fc_mu(flat), module.fc_var(flat), *module.top(given.flatten(1)).chunk(2, 1)]
+    for one, other in zip(source.recognised.encoder(given), expected, strict=True):
+        assert torch.equal(one, other)
+    assert source.recognised.decoder(torch.ones(3, 4), torch.ones(3, 2)).shape == (3, 1, 6, 6)
+    assert getattr(source.recognised.decoder, "listed", 0) == listed
+
+
+def test_latents_of_tied_sizes_are_inferred(file: Path) -> None:
+    contract = load_source(f"{file}:Pyramid", data_shape="1x4*hx4*w").contract
+    assert contract.latent_shape == {"coarse": (2, "h", "w"), "fine": (1, "2*h", "2*w")}
+
+
+def test_conditions_go_to_the_modules_with_arguments_of_their_names(file: Path) -> None:
+    source = load_source(f"{file}:Sided", data_shape="1x6x6", conditions=["size:float32:1", "style:float32:4"])
+    assert {item.name: item.parts for item in source.contract.conditions} == {
+        "size": ("decoder",),
+        "style": ("encoder", "decoder"),
+    }
+
+
+@pytest.mark.parametrize("function", ["compiled", "compiled_pair"])
+def test_compiled_modules_are_taken_as_what_they_were_made_from(file: Path, function: str) -> None:
+    options = {"latent_shape": "4"} if function == "compiled_pair" else {}
+    source = load_source(f"{file}:{function}", data_shape="1x6x6", **options)
+    assert "OptimizedModule" not in f"{source.decoder}"
+
+
+@pytest.mark.parametrize(("function", "kind"), [("lazy", "is lazy"), ("meta", "is on the meta device")])
+def test_weights_without_values_are_refused_before_they_are_drawn(file: Path, function: str, kind: str) -> None:
+    with pytest.raises(ModelError, match=f"module {kind}: .*; expected values; pass --weights"):
+        load_source(f"{file}:{function}", data_shape="1x6x6", latent_shape="4")
 
 
 def test_conditions_are_further_inputs(file: Path) -> None:

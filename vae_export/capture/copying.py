@@ -19,15 +19,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from vae_export.errors import ModelError
+from vae_export.sources.module_outputs import unwrapped
 
 #: Dtypes that a module may name in an attribute; its weights become float32, and so must these.
 _HALVES = (torch.float16, torch.bfloat16)
-#: The attribute that holds the module which each wrapper runs.
-_WRAPPED = {
-    torch._dynamo.OptimizedModule: "_orig_mod",
-    nn.DataParallel: "module",
-    nn.parallel.DistributedDataParallel: "module",
-}
 
 
 def copy_module(module: nn.Module, where: str) -> nn.Module:
@@ -46,7 +41,7 @@ def copy_module(module: nn.Module, where: str) -> nn.Module:
     _refuse_kinds(module, where)
     try:
         with _DetachedCopies():
-            copied = _unwrapped(copy.deepcopy(module))
+            copied = unwrapped(copy.deepcopy(module))
     except Exception as error:  # an attribute's own copying may raise anything
         raise ModelError(
             "module cannot be copied",
@@ -105,17 +100,6 @@ def _first_uncopyable(module: nn.Module, where: str) -> str:
             except Exception:  # this is the attribute that is looked for
                 return f"{where}, attribute '{name + '.' if name else ''}{key}'"
     return where
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module with each wrapper replaced by the module that it runs."""
-    for wrapper, attribute in _WRAPPED.items():
-        if isinstance(module, wrapper):
-            return _unwrapped(getattr(module, attribute))
-    for name, child in module.named_children():
-        if (inner := _unwrapped(child)) is not child:
-            setattr(module, name, inner)
-    return module
 
 
 def _convert_attributes(module: nn.Module) -> None:

@@ -55,7 +55,10 @@ def _row_dependence(
 ) -> ModelError | None:
     """Return the error for rows that depend on the other rows of a batch or on their order, or None."""
     backwards = _run(module, tuple(value.flip(0) for value in inputs))
-    alone = _run(module, tuple(value[:1] for value in inputs))
+    try:
+        alone = _run(module, tuple(value[:1] for value in inputs))
+    except Exception as error:  # the user's code may raise anything, as batch statistics do for one row
+        return _refusal(spec, spec.outputs[0].name, "a row alone and in a batch", f"{type(error).__name__}: {error}")
     for place, tensor in enumerate(spec.outputs):
         batch = outputs[place]
         limit = rounding * float(batch.abs().max())

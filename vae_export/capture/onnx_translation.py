@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
+from vae_export.capture.onnx_rewrites import rewritten
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
@@ -84,7 +85,7 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
     with silenced(), _cached_registry():
         try:
             exported = torch.onnx.export(
-                program,
+                rewritten(program),
                 dynamo=True,
                 opset_version=max(opset, WRITTEN_OPSET),
                 external_data=False,

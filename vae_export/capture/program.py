@@ -6,6 +6,7 @@ first as torch suggests, such as N <= 63 for a branch on the batch size, and els
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import re
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
+from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError
+from vae_export.sources.module_outputs import without_value_checks
 from vae_export.system.streams import silenced
 from vae_export.tensors import BATCH, Expression, Symbol, sizes_at
 
@@ -70,20 +72,16 @@ def example_sizes(spec: PartSpec) -> dict[str, int]:
 def user_code(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     """Run a user's module without gradients, without warnings, and without checks of values by torch.distributions.
 
-    The checks are branches on values, which no graph can have, and some imports switch them on again.
-
     Args:
         dtype: the dtype of new tensors for which the module names none.
     """
-    before = Distribution._validate_args, torch.get_default_dtype()
-    Distribution.set_default_validate_args(False)
+    before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with silenced(), torch.no_grad():
+        with silenced(), torch.no_grad(), without_value_checks():
             yield
     finally:
-        Distribution.set_default_validate_args(before[0])
-        torch.set_default_dtype(before[1])
+        torch.set_default_dtype(before)
 
 
 def capture_narrowed(
@@ -138,20 +136,54 @@ def export_program(module: nn.Module, spec: PartSpec, max_batch: int | None = No
         spec = replace(spec, symbols={**spec.symbols, BATCH: Symbol(batch.low, high)})
     with user_code():
         try:
-            program = torch.export.export(
-                module, example_inputs(spec), dynamic_shapes=_dynamic_shapes(spec), strict=False
-            )
-            program = _without_mutations(program, spec)
-        except ModelError:
-            raise
-        except Exception as error:  # torch.export may raise any error
-            got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-            raise ModelError("module cannot be captured", where=spec.part, got=got) from error
-        _remove_dropout(program)
-        _remove_dead_nodes(program)
-        _refuse_stochastic_ops(program, spec)
+            program = _pure_program(module, spec)
+        except ModelError as error:
+            if _may_be_known(error):
+                context: contextlib.AbstractContextManager[object] = known_values(module, example_inputs(spec))
+            elif "specialized" in str(error.__cause__):
+                context = _symbolic_len()
+            else:
+                raise
+            with context:
+                program = _pure_program(module, spec)
         _remove_source_lines(program)
     return program
+
+
+@contextlib.contextmanager
+def _symbolic_len() -> Iterator[None]:
+    """Let `len(tensor)` give a size that may change. Python's own `len` makes it a number."""
+    original = builtins.len
+
+    def length(value: Any) -> Any:
+        return value.shape[0] if isinstance(value, Tensor) and value.ndim else original(value)
+
+    builtins.len = length  # a module finds it there, unless it defines its own
+    try:
+        yield
+    finally:
+        builtins.len = original
+
+
+def _pure_program(module: nn.Module, spec: PartSpec) -> torch.export.ExportedProgram:
+    """Capture a part as a pure function; see `export_program`."""
+    try:
+        program = torch.export.export(module, example_inputs(spec), dynamic_shapes=_dynamic_shapes(spec), strict=False)
+        program = _without_mutations(program, spec)
+    except ModelError:
+        raise
+    except Exception as error:  # torch.export may raise any error
+        got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise ModelError("module cannot be captured", where=spec.part, got=got) from error
+    _remove_dropout(program)
+    _remove_dead_nodes(program)
+    _refuse_stochastic_ops(program, spec)
+    return program
+
+
+def _may_be_known(error: ModelError) -> bool:
+    """Whether capturing failed at a number read from a tensor, or at a draw of a generator of the module's own."""
+    return "DataDependent" in type(error.__cause__).__name__ or ".generator" in str(error)
 
 
 def _dynamic_shapes(spec: PartSpec) -> tuple[Any, ...]:

@@ -160,7 +160,10 @@ class NamedModelOptions:
         typer.Option("--data-shape", metavar="SHAPE", help="One row: 3x64x64, or 3x8*hx8*w where sizes are free."),
     ] = None
     latent_shape: Annotated[
-        str | None, typer.Option("--latent-shape", metavar="SHAPE", help="One row: 128, or 4x8x8.")
+        str | None,
+        typer.Option(
+            "--latent-shape", metavar="SHAPE", help="One row: 128, or 4x8x8; of several latents, z1=8,z2=4x8x8."
+        ),
     ] = None
     data_range: Annotated[
         str | None, typer.Option("--data-range", metavar="LOW,HIGH", help="0,1 or -1,1, or none without bounds.")

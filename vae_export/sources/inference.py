@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from vae_export.contract import Contract, Encoding
+from vae_export.contract import Condition, Contract, Encoding
 from vae_export.errors import ModelError, UsageError
 from vae_export.sources.module_outputs import (
     ROWS,
     Leaf,
+    accepted_conditions,
+    argument_names,
     example_inputs,
     find_leaves,
     has_item,
     run,
     run_flat_or_not,
+    run_listed_or_not,
 )
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
@@ -30,6 +33,9 @@ _RANGE_ROWS, _WIDEST = 8, 30.0
 #: Ranges of activations that decoders end in, and how far rounding may exceed them.
 _RANGES = ((0.0, 1.0), (-1.0, 1.0))
 _SLACK = 1e-6
+
+#: The shape of one row of the latent, or of several latents by name.
+Latents: TypeAlias = Shape | Mapping[str, Shape]
 
 
 @dataclass
@@ -66,7 +72,8 @@ def infer_contract(encoder: nn.Module | None, decoder: nn.Module | None, options
     fixed = _fixed_contract(data, values, encoder, decoder, options)
     found = Inference(fixed)
     if options.latent_shape is None:
-        found.facts["latent_shape"] = list(fixed.latents[0].item)
+        shapes = {latent.name: list(latent.item) for latent in fixed.latents}
+        found.facts["latent_shape"] = shapes if len(shapes) > 1 else list(fixed.latents[0].item)
     if encoder is not None:
         found.facts["encoding"] = fixed.encoding
     if symbols:
@@ -88,14 +95,14 @@ def _fixed_contract(
 ) -> Contract:
     """Return the contract at one size, of the first latent and encoding that both modules agree with."""
     bounds = options.bounds if options.data_range is not None else _RANGES[0] if _like_image(data) else None
-    stated = None if options.latent_shape is None else sizes_at(options.latent_shape, values)
-    base = Contract(data, stated or (1,), bounds, conditions=options.conditions)
+    stated = None if options.latent_shape is None else _shapes_at(options.latent_shape, values)
+    base = Contract(data, stated or (1,), bounds, conditions=_conditions(encoder, decoder, options))
     if encoder is None:
         if stated is None:
             raise UsageError("latent of a decoder alone is not known", do="pass --latent-shape, such as 128 or 4x8x8")
-        candidates: list[tuple[Encoding, Shape]] = [("codes" if options.codebook_size else "gaussian", stated)]
+        candidates: list[tuple[Encoding, Latents]] = [("codes" if options.codebook_size else "gaussian", stated)]
     else:
-        candidates = _candidates(encoder, base, stated, options)
+        candidates = _candidates(encoder, decoder, base, stated, options)
     fitting: list[Contract] = []
     failure: Exception | None = None
     for encoding, latent in candidates:
@@ -110,11 +117,15 @@ def _fixed_contract(
             fitting.append(contract)
             continue
         try:
-            leaves = find_leaves(run(decoder, example_inputs(contract.spec("decoder").inputs, ROWS, decoder)))
+            inputs = example_inputs(contract.spec("decoder").inputs, ROWS, decoder)
+            leaves = find_leaves(run_listed_or_not(decoder, inputs, len(contract.latents))[1])
+        except ModelError as error:  # of what the decoder returns
+            failure = failure or error
+            continue
         except Exception as error:  # a decoder refuses a latent that is not its own with any error
             failure = failure or ModelError(
                 "decoder cannot be run",
-                where=f"{contract.latents[0]}",
+                where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
                 do="check --latent-shape and --condition" if options.latent_shape else None,
             )
@@ -123,14 +134,58 @@ def _fixed_contract(
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        got = " | ".join(f"{contract.encoding} {shape_text(contract.latents[0].item)}" for contract in fitting)
+        got = " | ".join(f"{contract.encoding} {', '.join(map(str, contract.latents))}" for contract in fitting)
         raise ModelError("outputs of the encoder are not clear", got=got, do="name them: --encoder-outputs")
     raise failure or ModelError("encoder gives no tensor", where=shape_text(data))
 
 
+def _shapes_at(latents: Latents, values: dict[str, int]) -> Latents:
+    """Return the shapes of latents with symbols replaced by numbers."""
+    if isinstance(latents, Mapping):
+        return {name: sizes_at(shape, values) for name, shape in latents.items()}
+    return sizes_at(latents, values)
+
+
+def _conditions(encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions) -> tuple[Condition, ...]:
+    """Return the conditions, each with the modules that take it."""
+    latents = len(options.latent_shape) if isinstance(options.latent_shape, Mapping) else 1
+    taken: dict[Literal["encoder", "decoder"], tuple[Condition, ...]] = {}
+    if encoder is not None:
+        taken["encoder"] = accepted_conditions(encoder, 1, options.conditions)
+    if decoder is not None:
+        taken["decoder"] = accepted_conditions(decoder, latents, options.conditions)
+    found = []
+    for condition in options.conditions:
+        parts = tuple(part for part, accepted in taken.items() if condition in accepted)
+        found.append(replace(condition, parts=parts or condition.parts))
+    return tuple(found)
+
+
+def _several(
+    leaves: Sequence[Leaf], decoder: nn.Module | None, base: Contract
+) -> tuple[list[tuple[Encoding, Latents]], bool]:
+    """Return encodings with several latents that what the encoder returns allows, and whether the decoder needs them.
+
+    The latents have the names of the decoder's arguments, or z1, z2, ….
+    """
+    names = [] if decoder is None else argument_names(decoder, base.conditions)
+    shapes = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.is_floating_point()]
+    integers = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if not leaf.tensor.is_floating_point()]
+    half = len(shapes) // 2
+    pairs = shapes[::2] if shapes[::2] == shapes[1::2] else shapes[:half] if shapes[:half] == shapes[half:] else []
+    several: list[tuple[Encoding, Sequence[tuple[int, ...]]]] = [("gaussian", pairs), ("codes", integers)]
+    several.append(("deterministic", shapes if len(names) == len(shapes) else []))
+    found: list[tuple[Encoding, Latents]] = []
+    for encoding, items in several:
+        if len(items) > 1 and all(items):
+            own = names if len(names) == len(items) and base.data.name not in names else ()
+            found.append((encoding, dict(zip(own or [f"z{n + 1}" for n in range(len(items))], items, strict=True))))
+    return found, len(names) > 1
+
+
 def _candidates(
-    encoder: nn.Module, base: Contract, stated: Shape | None, options: ModelOptions
-) -> list[tuple[Encoding, Shape]]:
+    encoder: nn.Module, decoder: nn.Module | None, base: Contract, stated: Latents | None, options: ModelOptions
+) -> list[tuple[Encoding, Latents]]:
     """Return encodings and latents that what the encoder returns allows, the likeliest first."""
     inputs = example_inputs(base.spec("encoder").inputs, ROWS, encoder)
     try:
@@ -149,13 +204,15 @@ def _candidates(
     integers = [tuple(leaf.tensor.shape[1:]) for leaf in leaves if not leaf.tensor.is_floating_point()]
     halves = [(shape[0] // 2, *shape[1:]) for shape in floats if shape[0] % 2 == 0]
     words = set(options.encoder_outputs or ())
-    candidates: list[tuple[Encoding, Shape]] = []
+    candidates: list[tuple[Encoding, Latents]] = []
     if not words or words & {"mean", "moments"}:
         candidates += [("gaussian", shape) for shape in dict.fromkeys([*floats, *halves])]
     if not words or "codes" in words:
         candidates += [("codes", shape) for shape in dict.fromkeys(integers)]
     if not words or words <= {"latent", "other"}:
         candidates += [("deterministic", shape) for shape in dict.fromkeys(floats)]
+    several, needed = _several(leaves, decoder, base)
+    candidates = [*several, *candidates] if needed else [*candidates, *several]
     if stated is not None:
         kinds = dict.fromkeys(encoding for encoding, _ in candidates)
         candidates = [(encoding, stated) for encoding in kinds]
@@ -192,41 +249,57 @@ def _freed(contract: Contract, encoder: nn.Module | None, options: ModelOptions,
         raise ModelError(
             "sizes cannot be free", where="--data-shape", got=f"decoder gives {shape_text(contract.output_shape)}"
         )
+    latents: Latents
     if options.latent_shape is not None:
-        latent = options.latent_shape
+        latents = options.latent_shape
     elif encoder is None:
         raise UsageError("shape of the latent is needed", do="pass --latent-shape with the same symbols")
     else:
-        sizes: list[Size] = list(contract.latents[0].item)
+        free: list[list[Size]] = [list(latent.item) for latent in contract.latents]
         for name, value in values.items():
-            larger = _latent_at(contract, encoder, sizes_at(data, {**values, name: 2 * value}), options)
-            for axis, (small, large) in enumerate(zip(contract.latents[0].fixed_item, larger, strict=True)):
-                if large != small:
-                    factor, rest = divmod(large - small, value)
-                    if rest or not isinstance(sizes[axis], int) or factor < 1:
-                        raise ModelError(
-                            "sizes of the latent do not follow the data",
-                            where=f"--data-shape, {name}",
-                            expected="a multiple of the symbol",
-                            got=f"{small} at {value} and {large} at {2 * value}",
-                            do="state --latent-shape, or numbers",
-                        )
-                    sizes[axis] = str(Expression(name, factor, small - factor * value))
-        latent = tuple(sizes)
-    return replace(contract, data_shape=data, data_name="", latent_shape=latent, symbols={})
+            larger = _latents_at(contract, encoder, sizes_at(data, {**values, name: 2 * value}), options)
+            for sizes, latent, item in zip(free, contract.latents, larger, strict=True):
+                _free_sizes(sizes, latent.fixed_item, item, name, value)
+        shapes = {latent.name: tuple(sizes) for latent, sizes in zip(contract.latents, free, strict=True)}
+        latents = shapes if isinstance(contract.latent_shape, Mapping) else tuple(free[0])
+    return replace(contract, data_shape=data, data_name="", latent_shape=latents, symbols={})
 
 
-def _latent_at(contract: Contract, encoder: nn.Module, data: Shape, options: ModelOptions) -> tuple[int, ...]:
-    """Return the shape of the latent for data of another size."""
+def _free_sizes(sizes: list[Size], small: tuple[int, ...], large: tuple[int, ...], name: str, value: int) -> None:
+    """Replace the sizes of a latent that grow with a symbol by expressions, in place.
+
+    Args:
+        sizes: the sizes so far.
+        small, large: the latent where the symbol has its value, and twice that value.
+        name, value: the symbol.
+    """
+    for axis, (size, larger) in enumerate(zip(small, large, strict=True)):
+        if larger == size:
+            continue
+        factor, rest = divmod(larger - size, value)
+        if rest or not isinstance(sizes[axis], int) or factor < 1:
+            raise ModelError(
+                "sizes of the latent do not follow the data",
+                where=f"--data-shape, {name}",
+                expected="a multiple of the symbol",
+                got=f"{size} at {value} and {larger} at {2 * value}",
+                do="state --latent-shape, or numbers",
+            )
+        sizes[axis] = str(Expression(name, factor, size - factor * value))
+
+
+def _latents_at(contract: Contract, encoder: nn.Module, data: Shape, options: ModelOptions) -> list[tuple[int, ...]]:
+    """Return the shapes of the latents for data of another size."""
     spec = replace(contract, data_shape=data, data_name="").spec("encoder")
-    wrapped = recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs).encoder or encoder
+    wrapped = recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs).encoder
     try:
-        outputs = run(wrapped, example_inputs(spec.inputs, ROWS, encoder))
+        outputs = run(encoder if wrapped is None else wrapped, example_inputs(spec.inputs, ROWS, encoder))
     except Exception as error:  # the user's code may raise anything
         got = f"{type(error).__name__}: {error}"
         raise ModelError("encoder refuses another size", where=shape_text(data), got=got) from error
-    first = outputs[0] if isinstance(outputs, tuple) else outputs
-    return tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
+    step = 2 if contract.encoding == "gaussian" else 1
+    tensors = outputs[::step] if isinstance(outputs, tuple) else (outputs,)
+    return [tuple(tensor.shape[1:]) for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 def _other_sizes(
@@ -235,7 +308,7 @@ def _other_sizes(
     """Return the data shape with free sizes if images of another size go through both modules, or None."""
     data, latent = contract.data.fixed_item, contract.latents[0].fixed_item
     axes = len(data) - 1
-    if axes != 2 or len(latent) < axes or contract.output_shape is not None:
+    if axes != 2 or len(latent) < axes or contract.output_shape is not None or len(contract.latents) > 1:
         return None
     factors = [size // small for size, small in zip(data[-axes:], latent[-axes:], strict=True)]
     if any(size != factor * small for size, factor, small in zip(data[-axes:], factors, latent[-axes:], strict=True)):
@@ -244,7 +317,7 @@ def _other_sizes(
     larger = (*data[:-axes], *(size + step * f for size, step, f in zip(data[-axes:], steps, factors, strict=True)))
     expected = (*latent[:-axes], *(size + step for size, step in zip(latent[-axes:], steps, strict=True)))
     try:
-        if _latent_at(contract, encoder, larger, options) != expected:
+        if _latents_at(contract, encoder, larger, options) != [expected]:
             return None
         if decoder is not None:
             spec = replace(contract, data_shape=larger, data_name="", latent_shape=expected).spec("decoder")
@@ -261,7 +334,8 @@ def _find_range(found: Inference, decoder: nn.Module, options: ModelOptions) -> 
     """Set the range of the data from what the decoder gives, or hold it against the stated one."""
     contract = found.contract
     fixed = contract.at()
-    wrapped = recognise(fixed, None, decoder).decoder or decoder
+    recognised = recognise(fixed, None, decoder).decoder
+    wrapped = decoder if recognised is None else recognised
     inputs = example_inputs(fixed.spec("decoder").inputs, _RANGE_ROWS, decoder)
     usual = _extent(run(wrapped, inputs))
     wide = _extent(run(wrapped, [_widened(tensor) for tensor in inputs]))

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_export.contract import Array
+from vae_export.contract import Array, Condition
 from vae_export.errors import ModelError
 from vae_export.tensors import Shape, TensorSpec
 
@@ -50,6 +51,14 @@ _FILLERS = ("z", "q", "qz", "posterior", "latent", "enc", "encoder", "x")
 ROWS = 3
 
 
+#: The attribute that holds the module which each wrapper runs.
+_WRAPPED = {
+    torch._dynamo.OptimizedModule: "_orig_mod",
+    nn.DataParallel: "module",
+    nn.parallel.DistributedDataParallel: "module",
+}
+
+
 @dataclass(frozen=True)
 class Leaf:
     """One tensor in what a module returned.
@@ -74,7 +83,8 @@ class Leaf:
         if not self.name:
             return None
         words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", self.path.rpartition(".")[2]) if word]
-        short = "".join(word.lower() for word in words if word.lower() not in _FILLERS)
+        plain = [word.lower().rstrip("0123456789") for word in words]  # z1_mean and mu2 are of several latents
+        short = "".join(word for word in plain if word not in _FILLERS)
         return _ENCODED.get(self.name) or _ENCODED.get(short)
 
     def __str__(self) -> str:
@@ -118,18 +128,20 @@ class RecognisedModule(nn.Module):
         module: the user's module.
         picks: one for each output of the contract.
         flatten: whether the module takes the data as a flat row (N, D).
+        listed: the number of first inputs that the module takes as one list; 0 for none.
     """
 
-    def __init__(self, module: nn.Module, picks: Sequence[Pick], *, flatten: bool = False) -> None:
+    def __init__(self, module: nn.Module, picks: Sequence[Pick], *, flatten: bool = False, listed: int = 0) -> None:
         super().__init__()
         self.module = module
         self.picks = tuple(picks)
         self.flatten = flatten
+        self.listed = listed
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the tensors of the contract."""
-        with _without_value_checks():
-            leaves = find_leaves(self.module(*flattened(inputs, self.flatten)))
+        with without_value_checks():
+            leaves = find_leaves(self.module(*in_a_list(flattened(inputs, self.flatten), self.listed)))
         outputs = tuple(pick.take(leaves) for pick in self.picks)
         return outputs if len(outputs) > 1 else outputs[0]
 
@@ -194,6 +206,17 @@ def _items(value: object) -> list[tuple[str, object]]:
     return [(name, item) for name, item in pair if isinstance(item, Tensor)]
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module with each wrapper of `torch.compile` and of data parallelism replaced by what it wraps."""
+    for wrapper, attribute in _WRAPPED.items():
+        if isinstance(module, wrapper):
+            return unwrapped(getattr(module, attribute))
+    for name, child in module.named_children():
+        if (inner := unwrapped(child)) is not child:
+            setattr(module, name, inner)
+    return module
+
+
 def run(module: nn.Module, inputs: Sequence[Tensor]) -> object:
     """Run a module in eval mode without gradients; its modes, buffers and the random state are restored."""
     with as_example(module):
@@ -218,6 +241,75 @@ def run_flat_or_not(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[bool, 
             with contextlib.suppress(Exception):
                 return True, module(*flattened(inputs, flatten=True))
             raise
+
+
+def run_listed_or_not(module: nn.Module, inputs: Sequence[Tensor], latents: int) -> tuple[int, object]:
+    """Run a decoder on its latents, or on one list of them where it refuses that.
+
+    Args:
+        module: the decoder.
+        inputs: latents and conditions.
+        latents: the number of latents.
+
+    Returns:
+        The number of latents in a list, 0 for none, and what the decoder returned.
+
+    Raises:
+        Exception: what the decoder raised for latents one by one, if it refuses both.
+    """
+    with as_example(module):
+        try:
+            return 0, module(*inputs)
+        except Exception:
+            if latents > 1:
+                with contextlib.suppress(Exception):
+                    return latents, module(*in_a_list(inputs, latents))
+            raise
+
+
+def in_a_list(inputs: Sequence[Tensor], count: int) -> tuple[Any, ...]:
+    """Return inputs with the first `count` of them in one list; 0 leaves them as they are."""
+    return (list(inputs[:count]), *inputs[count:]) if count else tuple(inputs)
+
+
+def accepted_conditions(module: nn.Module, count: int, conditions: Sequence[Condition]) -> tuple[Condition, ...]:
+    """Return the conditions that a module takes: those that its arguments are named after, or all where none is.
+
+    Args:
+        module: the module.
+        count: the number of arguments before the conditions.
+        conditions: all conditions.
+    """
+    own = _arguments(module)
+    if own is None:
+        return tuple(conditions)
+    names = {parameter.name for parameter in own[count:]}
+    named = [condition for condition in conditions if condition.name in names]
+    if named:
+        return tuple(named)
+    return tuple(conditions) if len(own) - count >= len(conditions) else ()
+
+
+def argument_names(module: nn.Module, conditions: Sequence[Condition]) -> list[str]:
+    """Return the names of the arguments that a decoder needs beside the conditions; [] where that is not known."""
+    own = _arguments(module) or []
+    taken = [item for item in conditions if "decoder" in item.parts]
+    names = [parameter.name for parameter in own if parameter.default is parameter.empty]
+    left = [name for name in names if name not in {item.name for item in taken}]
+    return left if len(left) < len(names) or not taken else names[: len(names) - len(taken)]
+
+
+def _arguments(module: nn.Module) -> list[inspect.Parameter] | None:
+    """Return the arguments of a module by position, or None if it takes any number or does not tell."""
+    function = getattr(module.module, module.method) if isinstance(module, MethodModule) else module.forward
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in parameters if parameter.kind in kinds]
 
 
 def example_inputs(
@@ -250,7 +342,7 @@ def as_example(module: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), _without_value_checks():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), without_value_checks():
             yield
     finally:
         with torch.no_grad():
@@ -261,13 +353,22 @@ def as_example(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_value_checks() -> Iterator[None]:
-    """Let distributions be made without checks of their values, which cannot be captured."""
-    before = Distribution._validate_args
+def without_value_checks() -> Iterator[None]:
+    """Let distributions be made without checks of their values, even where a module asks for them.
+
+    The checks are branches on values, which no graph can have, and some imports switch them on again.
+    """
+    before, checked = Distribution._validate_args, Distribution.__init__
+
+    def unchecked(self: Distribution, *args: Any, **kwargs: Any) -> None:
+        checked(self, *args[:2], **{**kwargs, "validate_args": False})  # the third argument is validate_args
+
     Distribution.set_default_validate_args(False)
+    Distribution.__init__ = unchecked  # type: ignore[method-assign]  # the default is not asked where it is stated
     try:
         yield
     finally:
+        Distribution.__init__ = checked  # type: ignore[method-assign]
         Distribution.set_default_validate_args(before)
 
 

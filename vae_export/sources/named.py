@@ -10,7 +10,14 @@ from typing import Any
 
 from vae_export.errors import UsageError
 from vae_export.sources.base import Source
-from vae_export.sources.options import ModelOptions, parse_condition, parse_range, parse_shape, parse_weights
+from vae_export.sources.options import (
+    ModelOptions,
+    parse_condition,
+    parse_latents,
+    parse_range,
+    parse_shape,
+    parse_weights,
+)
 
 #: How a model is named.
 FORMS = "diffusers:FOLDER | pythae:FOLDER | package.module:function | file.py:function"
@@ -26,7 +33,7 @@ class NamedModel:
         weights: FILE, or encoder=FILE and decoder=FILE.
         weights_key: the entry of the file to read, such as "ema".
         data_shape: such as "3x64x64", or "3x8*hx8*w" where sizes are free.
-        latent_shape: such as "128" or "4xhxw".
+        latent_shape: such as "128" or "4xhxw", or "z1=8,z2=4" of several latents.
         data_range: such as "0,1", "-1,1" or "none".
         encoder_outputs: such as "latent,mean,logvar".
         conditions: such as "label:int64:10".
@@ -70,7 +77,7 @@ class NamedModel:
             weights=parse_weights(self.weights),
             weights_key=self.weights_key,
             data_shape=None if self.data_shape is None else parse_shape(self.data_shape, "--data-shape"),
-            latent_shape=None if self.latent_shape is None else parse_shape(self.latent_shape, "--latent-shape"),
+            latent_shape=None if self.latent_shape is None else parse_latents(self.latent_shape),
             data_range=None if self.data_range is None else parse_range(self.data_range),
             encoder_outputs=outputs,
             conditions=tuple(parse_condition(text) for text in self.conditions),
@@ -145,7 +152,7 @@ def load_source(
         weights: FILE, or ["encoder=FILE", "decoder=FILE"].
         weights_key: the entry of the file to read, such as "ema".
         data_shape: shape of one row of the data, such as "3x64x64", or "3x8*hx8*w" where sizes are free.
-        latent_shape: shape of one row of the latent, such as "128"; None infers it.
+        latent_shape: shape of one row of the latent, such as "128", or "z1=8,z2=4" of several; None infers it.
         data_range: "0,1", "-1,1" or "none"; None infers it.
         encoder_outputs: what the encoder returns, such as "latent,mean,logvar"; None infers it.
         conditions: further inputs, such as "label:int64:10".

@@ -23,7 +23,7 @@ class ModelOptions:
         weights: files of weights by the part that they hold, "" for files of all parts.
         weights_key: the entry of a file of weights to read, such as "ema"; a dotted path.
         data_shape: the shape of one row of the data, in numbers or expressions.
-        latent_shape: the shape of one row of the latent.
+        latent_shape: the shape of one row of the latent; of several latents, the shapes by name.
         data_range: lowest and highest value; (-inf, inf) for data without a range.
         encoder_outputs: what the encoder returns, in order; see `vae_export.sources.module_outputs.MEANINGS`.
         conditions: further inputs.
@@ -34,7 +34,7 @@ class ModelOptions:
     weights: Mapping[str, str] | None = None
     weights_key: str | None = None
     data_shape: Shape | None = None
-    latent_shape: Shape | None = None
+    latent_shape: Shape | Mapping[str, Shape] | None = None
     data_range: tuple[float, float] | None = None
     encoder_outputs: tuple[str, ...] | None = None
     conditions: tuple[Condition, ...] = ()
@@ -60,6 +60,20 @@ def parse_shape(text: str, option: str) -> Shape:
     except VaeExportError as error:
         expected = "sizes with x between them, such as 3x64x64 or 3x8*hx8*w"
         raise UsageError("bad shape", where=option, expected=expected, got=text) from error
+
+
+def parse_latents(text: str) -> Shape | dict[str, Shape]:
+    """Return the shape of a latent, or of several by name, written as z1=8,z2=4x4x4; raise `UsageError` otherwise."""
+    if "=" not in text:
+        return parse_shape(text, "--latent-shape")
+    found: dict[str, Shape] = {}
+    for item in re.split(r"[,;\s]+(?=\w+\s*=)", text.strip()):
+        name, _, shape = item.partition("=")
+        if not name.strip().isidentifier() or name.strip() in found:
+            expected = "different names with shapes, such as z1=8,z2=4x4x4"
+            raise UsageError("bad shape", where="--latent-shape", expected=expected, got=text)
+        found[name.strip()] = parse_shape(shape, "--latent-shape")
+    return found
 
 
 def parse_range(text: str) -> tuple[float, float]:

@@ -33,6 +33,7 @@ from vae_export.sources.module_outputs import (
     flattened,
     has_item,
     run_flat_or_not,
+    run_listed_or_not,
 )
 from vae_export.tensors import Shape, TensorSpec, shape_text
 
@@ -247,6 +248,14 @@ class _Encoder:
         random = [number for number in fitting if number in self.random]
         if len(random) == 1:
             return self._measured(random[0], [number for number in fitting if number not in random], leaves)
+        widths = [] if random else _width_pairs(fitting, leaves)
+        if len(widths) == 1:
+            (exact, logvar), (mean,) = widths[0], [number for number in fitting if number not in widths[0]]
+            self.notes.append(
+                f"encoder: output {leaves[exact].path} is left out: it is another measure of the width that "
+                f"{leaves[logvar].path} gives as logvar"
+            )
+            return [self._pick(mean, leaves, "mean", 0), self._pick(logvar, leaves, "logvar", 1)]
         pairs = [(a, b) for a in fitting for b in fitting if a < b and torch.equal(leaves[a].tensor, leaves[b].tensor)]
         if not random and len(pairs) == 1:  # the latent is the mean in eval mode
             (same, _), (width,) = pairs[0], [number for number in fitting if number not in pairs[0]]
@@ -364,15 +373,17 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     """Return a decoder that gives the data of the contract, and the likelihood's second output."""
     spec = contract.spec("decoder")
     try:
-        with as_example(module):
-            returned = module(*example_inputs(spec.inputs, ROWS, module))
+        inputs = example_inputs(spec.inputs, ROWS, module)
+        listed, returned = run_listed_or_not(module, inputs, len(contract.latents))
     except Exception:  # any error of the user's code; the check of the graph reports it
         return module
     leaves = find_leaves(returned)
     expected = [output.fixed_item for output in spec.outputs]
     found = [tuple(leaf.tensor.shape[1:]) for leaf in leaves]
-    if found == expected and (
-        isinstance(returned, Tensor) or (type(returned) is tuple and len(returned) == len(found))
+    if (
+        not listed
+        and found == expected
+        and (isinstance(returned, Tensor) or (type(returned) is tuple and len(returned) == len(found)))
     ):
         return module
     fitting = [n for n, leaf in enumerate(leaves) if has_item(leaf.tensor, expected[0])]
@@ -397,7 +408,17 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
         picks.append(Pick(n, meaning or "other", None, None if same else item))
     facts["decoder_outputs"] = [leaf.path or "tensor" for leaf in leaves]
     facts["decoder_takes"] = [leaves[n].path or "tensor" for n in numbers]
-    return RecognisedModule(module, picks)
+    return RecognisedModule(module, picks, listed=listed)
+
+
+def _width_pairs(numbers: Sequence[int], leaves: Sequence[Leaf]) -> list[tuple[int, int]]:
+    """Return the pairs of leaves of which the first is the standard deviation or variance of the second, a logvar."""
+
+    def is_width(one: Tensor, logvar: Tensor) -> bool:
+        return any(torch.allclose(one, torch.exp(share * logvar), rtol=1e-3, atol=1e-6) for share in (0.5, 1.0))
+
+    tensors = {number: leaves[number].tensor.float() for number in numbers}
+    return [(a, b) for a in numbers for b in numbers if a != b and is_width(tensors[a], tensors[b])]
 
 
 def _is_integer(tensor: Tensor) -> bool:

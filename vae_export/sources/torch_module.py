@@ -18,13 +18,22 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import infer_contract
-from vae_export.sources.module_outputs import MethodModule, example_inputs, find_leaves, run_flat_or_not
+from vae_export.sources.module_outputs import (
+    Leaf,
+    MethodModule,
+    example_inputs,
+    find_leaves,
+    run_flat_or_not,
+    run_listed_or_not,
+    unwrapped,
+)
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.weights import load_weights
 
@@ -41,8 +50,11 @@ def open_function(text: str, options: ModelOptions) -> Source:
         ModelError: it fails or gives no module, weights do not fit, or what the modules return is not clear.
     """
     returned = _call(text)
+    if isinstance(returned, nn.Module):
+        returned = unwrapped(returned)
     holder, encoder, decoder = _modules(returned, text)
     notes = load_weights(holder, options.weights or {}, options.weights_key)
+    _check_weights(holder, text)
     found = infer_contract(encoder, decoder, options)
     files = sorted((options.weights or {}).items())
     provenance: dict[str, Any] = {
@@ -57,18 +69,32 @@ def open_function(text: str, options: ModelOptions) -> Source:
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
 
 
+def _check_weights(holder: nn.Module, text: str) -> None:
+    """Raise `ModelError` for weights that have no values: running lazy layers would draw them at random."""
+    for name, tensor in (*holder.named_parameters(), *holder.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            kind = "lazy" if is_lazy(tensor) else "on the meta device"
+            raise ModelError(f"module is {kind}", where=f"{text}, '{name}'", expected="values", do="pass --weights")
+
+
 def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Module | None:
     """Return a method as a module without the children that it does not use, whose weights would go into its files."""
     if not isinstance(module, MethodModule):
         return module
-    inputs = example_inputs(contract.at().spec(part).inputs, 1, module)
-    expected = find_leaves(run_flat_or_not(module, inputs)[1])
+    inputs = example_inputs(contract.at().spec(part).inputs, 2, module)  # one row is too few for batch statistics
+
+    def returned(method: nn.Module) -> list[Leaf]:
+        if part == "decoder":
+            return find_leaves(run_listed_or_not(method, inputs, len(contract.latents))[1])
+        return find_leaves(run_flat_or_not(method, inputs)[1])
+
+    expected = returned(module)
     unused: list[str] = []
     for name in module.module._modules:
         alone = MethodModule(module.module, module.method, [*unused, name])
         try:
             # Each run begins with the same random state, so that drawn outputs are equal too.
-            found = find_leaves(run_flat_or_not(alone, inputs)[1])
+            found = returned(alone)
         except Exception:  # the method uses this child
             found = []
         pairs = zip(found, expected, strict=False)
@@ -158,13 +184,14 @@ def _modules(returned: object, text: str) -> tuple[nn.Module, nn.Module | None, 
         pair = members.get("encoder"), members.get("decoder")
     elif isinstance(returned, tuple | list | nn.ModuleList) and len(returned) == 2:
         pair = tuple(returned)
-    if not pair or not all(item is None or isinstance(item, nn.Module) for item in pair) or not any(pair):
+    known = [item for item in pair if item is not None]
+    if not known or not all(isinstance(item, nn.Module) for item in known):
         expected = "a module with encode and decode, or (encoder, decoder)"
         raise ModelError("function gives no model", where=text, expected=expected, got=_described(returned))
-    encoder, decoder = pair
+    encoder, decoder = (unwrapped(item) if isinstance(item, nn.Module) else None for item in pair)
     parts = {"encoder": encoder, "decoder": decoder}
     holder = nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
-    return holder, encoder, decoder  # type: ignore[return-value]  # modules or None, as checked above
+    return holder, encoder, decoder
 
 
 def _of_vae(vae: nn.Module, text: str) -> tuple[nn.Module, nn.Module, nn.Module]:

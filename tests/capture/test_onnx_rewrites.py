@@ -1,0 +1,77 @@
+"""Operators that PyTorch's ONNX exporter refuses are written as equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.sample_models import Lambda
+from vae_export import Contract
+from vae_export.capture.onnx_rewrites import rewritten
+from vae_export.capture.onnx_translation import translate
+from vae_export.capture.part_modules import DecoderModule
+from vae_export.capture.program import export_program
+
+SHAPE = (2, 3, 4)
+MASK = torch.tensor([[True, False, True], [True, True, False], [False, True, True]])
+WEIGHT = torch.linspace(-1, 1, 20).reshape(5, 4)
+
+
+def attended(shape: tuple[int, ...], mask: Tensor | None = None, *, causal: bool = False) -> Callable[[Tensor], Tensor]:
+    def function(values: Tensor) -> Tensor:
+        inner = values.reshape(-1, *shape)
+        mixed = F.scaled_dot_product_attention(inner, inner * 2, inner + 1, mask, is_causal=causal)
+        return mixed.reshape(-1, *SHAPE)
+
+    return function
+
+
+def steps(values: Tensor) -> Tensor:
+    """Values of which many are equal."""
+    return (values * 2).round()
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
+    "clamp": (lambda x: x.clamp(-1, 0.5), lambda x: x.clamp(min=0), lambda x: x.clamp(max=1)),
+    "stable sort": (
+        lambda x: torch.sort(steps(x), dim=-1, stable=True).values,
+        lambda x: torch.sort(steps(x), dim=2, stable=True)[1].to(x.dtype),
+        lambda x: torch.sort(steps(x), dim=3, stable=True, descending=True)[1].to(x.dtype),
+        lambda x: torch.argsort(steps(x), dim=2, stable=True, descending=True).to(x.dtype),
+    ),
+    "attention of three axes": (attended((3, 4)), attended((3, 4), MASK), attended((3, 4), causal=True)),
+    "attention of five axes": tuple(attended((1, 2, 3, 4), mask) for mask in (None, MASK, MASK * 0.5)),
+    "distances": (lambda x: torch.cdist(x, WEIGHT)[..., :4],),
+}
+
+
+@pytest.mark.parametrize("functions", REFUSED.values(), ids=REFUSED.keys())
+def test_rewritten_operators_compute_the_same(functions: tuple[Callable[[Tensor], Tensor], ...]) -> None:
+    def together(values: Tensor) -> Tensor:
+        return torch.cat([function(values) for function in functions], 1)
+
+    channels, *sizes = SHAPE
+    spec = Contract((channels * len(functions), *sizes), SHAPE, None).spec("decoder")
+    program = export_program(DecoderModule(Lambda(together)).eval(), spec)
+    model = translate(program, spec, 20, 1 << 30).model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows in (1, 3):
+        latent = torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(rows))
+        (found,) = session.run(None, {"latent": latent.numpy()})
+        np.testing.assert_allclose(found, together(latent).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_program_is_left_as_it_was() -> None:
+    spec = Contract(SHAPE, SHAPE, None).spec("decoder")
+    program = export_program(DecoderModule(Lambda(REFUSED["stable sort"][0])).eval(), spec)
+    before = str(program.graph)
+    assert rewritten(program) is not program
+    assert str(program.graph) == before
+    plain = export_program(DecoderModule(Lambda(torch.tanh)).eval(), spec)
+    assert rewritten(plain) is plain
