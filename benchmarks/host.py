@@ -23,7 +23,8 @@ import headless
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 BUNDLE = Path("artifacts/reference/mnist.zip")
-PICTURE = "samples.pgm"
+#: The picture that hosts write, and what the last line of each README calls it.
+PICTURE, _PICTURE_FILE = "samples", re.compile(r"\bsamples\.(png|pgm)$")
 #: Chromium computes WebGPU on the CPU with these, where there is no GPU.
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
@@ -69,7 +70,7 @@ class Host:
 
     def command(self, bundle: Path, picture: Path, seed: int | None) -> str:
         """Return its last line with another bundle and picture, and with a seed."""
-        line = self.lines[-1].replace(str(BUNDLE), f"'{bundle}'").replace(PICTURE, f"'{picture}'")
+        line = _PICTURE_FILE.sub(lambda _: f"'{picture}'", self.lines[-1].replace(str(BUNDLE), f"'{bundle}'"))
         return line if seed is None else f"{line} {seed}"
 
 
@@ -139,7 +140,7 @@ class Report:
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
     """Fill a folder in which the commands of the READMEs work as in the repository, without writing to it."""
-    for name in ("examples", "artifacts", "vae_export"):
+    for name in ("examples", "artifacts"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     yield folder

@@ -561,6 +561,36 @@ class Contract:
             scaling_factor=float(data["scaling_factor"]),
             shift_factor=float(data["shift_factor"]),
         )
-        if not has_values(data, contract.to_json()):
+        expected = contract.to_json()
+        if "likelihood" not in data:
+            del expected["likelihood"]
+        if not has_values(data, expected):
             raise ValueError("contract is not written in its canonical form")
         return contract
+
+
+def check_integers(contract: Mapping[str, Any]) -> None:
+    """Check the types of a contract of the second version, as docs/bundle-format.md, section 3, states them.
+
+    `Contract.from_json` compares values, and 8.0 is equal to 8.
+
+    Raises:
+        ValueError: a size or a bound is no whole number below 2^53, integers have a range of fractions, the codes are
+            no integers or more than 2^32, or there is no latent.
+        KeyError, TypeError: a key is missing or has another type.
+    """
+    output = contract["output"]
+    tensors = [contract["data"], *([] if output is None else [output]), *contract["latents"], *contract["conditions"]]
+    sizes = [size for tensor in tensors for size in tensor["shape"] if not isinstance(size, str)]
+    bounds = [item[key] for item in contract["symbols"].values() for key in ("min", "max", "usual")]
+    for value in [*sizes, *(bound for bound in bounds if bound is not None)]:
+        if type(value) is not int or not 0 < value < 1 << 53:
+            raise ValueError(f"size or bound is {value!r}")
+    ranges = [bound for tensor in tensors if tensor["dtype"] != "float32" for bound in tensor["range"]]
+    if not all(float(bound).is_integer() for bound in ranges):
+        raise ValueError(f"range of integers is {ranges}")
+    if not contract["latents"]:
+        raise ValueError("there are no latents")
+    for latent in contract["latents"] if contract["encoding"] == "codes" else ():
+        if latent["dtype"] not in ("int32", "int64") or not 0 <= latent["range"][1] < 1 << 32:
+            raise ValueError(f"codes are {latent['dtype']} in {latent['range']}")

@@ -1,5 +1,5 @@
 // index.html?bundle=URL&seed=NUMBER&backend=wasm|webgpu tests the bundle in this browser, then draws 16 new images.
-import * as vae from "../../vae_export/explorer/page/vae-bundle.mjs";
+import { Model, toGrid, toRgba, whyNotDrawable } from "vae-bundle";
 
 const RUNTIME = "./node_modules/onnxruntime-web/dist/";
 const status = document.querySelector("pre");
@@ -11,50 +11,37 @@ function say(text) {
   console.log(text);
 }
 
-/** Load WebGPU if there is a GPU, WebAssembly otherwise. A backend that was asked for is never replaced by another. */
-async function loadEngine(requested) {
+/** Return WebGPU if there is a GPU, WebAssembly otherwise. A backend that was asked for is never replaced by another. */
+async function chooseBackend(requested) {
   const gpu = requested === "wasm" ? null : await navigator.gpu?.requestAdapter();
   if (requested === "webgpu" && !gpu) throw new Error("this browser has no WebGPU adapter");
-  const ort = await import(`${RUNTIME}ort.${gpu ? "webgpu" : "wasm"}.min.mjs`);
-  ort.env.wasm.numThreads = 1; // more threads need two HTTP headers, and help large models only
-  return { ort, backend: gpu ? "webgpu" : "wasm" };
+  return gpu ? "webgpu" : "wasm";
 }
 
 async function main() {
-  const response = await fetch(query.get("bundle") ?? "../../artifacts/reference/mnist.zip");
-  if (!response.ok) throw new Error(`${response.url}: ${response.status} ${response.statusText}`);
-  const bundle = await vae.openBundle(await response.arrayBuffer());
-  const contract = vae.contractOf(bundle.manifest);
-  const { ort, backend } = await loadEngine(query.get("backend"));
-
-  const sessions = new Map();
-  async function run(part, inputs) {
-    if (!sessions.has(part)) {
-      sessions.set(part, await ort.InferenceSession.create(vae.modelBytes(bundle, part), { executionProviders: [backend] }));
-    }
-    const tensors = Object.entries(inputs).map(([name, { data, dims, dtype }]) => [name, new ort.Tensor(dtype, data, dims)]);
-    const outputs = Object.entries(await sessions.get(part).run(Object.fromEntries(tensors)));
-    return Object.fromEntries(outputs.map(([name, { data, dims, type }]) => [name, { data, dims, dtype: type }]));
+  const backend = await chooseBackend(query.get("backend"));
+  async function ort() {
+    const module = await import(`${RUNTIME}ort.${backend}.min.mjs`);
+    module.env.wasm.numThreads = 1; // more threads need two HTTP headers, and help large models only
+    return module;
   }
-  async function draw(n) {
-    const latents = vae.samplePrior(contract, n, BigInt(query.get("seed") ?? 0));
-    return (await vae.runRows(contract, run, "decoder", { ...latents, ...vae.goldenConditions(bundle, "decoder", n) })).image;
-  }
+  const source = new URL(query.get("bundle") ?? "../../artifacts/reference/mnist.zip", location.href);
+  const model = await Model.load(source, { ort, sessionOptions: { executionProviders: [backend] } });
+  const seed = BigInt(query.get("seed") ?? 0);
+  const draw = (n) => model.pixels(model.prior(n, { seed }), { conditions: model.exampleConditions(n) });
 
-  const reason = vae.whyNotDrawable(contract);
-  if (reason === null) {
+  const reason = whyNotDrawable(model.contract);
+  if (reason === null && model.parts.some((part) => part.startsWith("decoder"))) {
     await draw(1);
     say(`first image ${(performance.now() / 1000).toFixed(3)} s after the start, on ${backend}`);
+    show(await draw(16));
+  } else {
+    say(`no images: ${reason ?? "the bundle has no decoder"}`);
   }
-
-  const noise = vae.checkNoise(bundle);
+  const { noise, outputs, passed } = await model.selfTest();
   say(`noise: ${noise.same} of ${noise.total} golden latents bit for bit`);
-  const test = await vae.selfTest(bundle, run);
-  test.outputs.forEach((output) => say(describe(output)));
-
-  if (reason === null) show(await draw(16), vae.outputOf(contract).range, 4);
-  else say(`no images: ${reason}`);
-  return test.passed && noise.same === noise.total;
+  outputs.forEach((output) => say(describe(output)));
+  return passed;
 }
 
 /** Describe how one output compares with its golden array. */
@@ -63,23 +50,13 @@ function describe({ part, tensor, error, tolerance, pixels, differing, unexplain
   return `${part} ${tensor}: worst error ${error.toExponential(2)}, ${tolerance.toExponential(2)} allowed${levels}`;
 }
 
-/** Draw images (N, C, H, W) as a grid on the canvas. */
-function show({ data, dims: [n, channels, height, width] }, range, columns) {
+/** Draw images as a grid on the canvas. */
+function show(images) {
   const canvas = document.querySelector("canvas");
+  const grid = toGrid(images, 4);
+  [canvas.height, canvas.width] = grid.dims.slice(1);
+  canvas.getContext("2d").putImageData(new ImageData(toRgba(grid), canvas.width), 0, 0);
   canvas.hidden = false;
-  [canvas.width, canvas.height] = [columns * width, Math.ceil(n / columns) * height];
-  const context = canvas.getContext("2d");
-  for (let i = 0; i < n; i++) {
-    const tile = context.createImageData(width, height);
-    const [first, size] = [i * channels * width * height, width * height];
-    const at = (p, c) => vae.toLevel(data[first + c * size + p], range);
-    const colours = channels < 3 ? [0, 0, 0] : [0, 1, 2];
-    for (let p = 0; p < size; p++) {
-      colours.forEach((channel, c) => { tile.data[4 * p + c] = at(p, channel); });
-      tile.data[4 * p + 3] = channels % 2 === 0 ? at(p, channels - 1) : 255; // the last of 2 or 4 channels is opacity
-    }
-    context.putImageData(tile, (i % columns) * width, Math.floor(i / columns) * height);
-  }
 }
 
 try {

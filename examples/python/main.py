@@ -1,17 +1,21 @@
-"""python main.py BUNDLE [PICTURE [SEED]] tests the bundle on this machine, then writes 16 new images to PICTURE."""
+"""python main.py BUNDLE [PICTURE.png [SEED]] tests the bundle on this machine, then writes 16 new images to PICTURE."""
 
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
+import zlib
+from typing import Any
 
 started = time.perf_counter()
 os.environ.setdefault(
     "ORT_DISABLE_TELEMETRY", "1"
 )  # must be set before the import: it reports the models that it opens to Microsoft
 
-import onnxruntime as ort  # noqa: E402 - the clock runs while these are loaded
+import numpy as np  # noqa: E402 - the clock runs while these are loaded
+import onnxruntime as ort  # noqa: E402
 from bundle import Array, Bundle, check_noise, self_test, to_levels  # noqa: E402
 
 
@@ -24,29 +28,49 @@ class Engine:
 
     def run(self, part: str, inputs: dict[str, Array]) -> dict[str, Array]:
         if part not in self._sessions:
-            self._sessions[part] = ort.InferenceSession(self._bundle.model(part), providers=["CPUExecutionProvider"])
+            self._sessions[part] = self._open(part)
         session = self._sessions[part]
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs), strict=True))
 
+    def _open(self, part: str) -> ort.InferenceSession:
+        entry = self._bundle.find_model(part)
+        if entry is None:
+            raise ValueError(f"bundle has no {part} as onnx")
+        options = ort.SessionOptions()
+        beside = [(stored["name"], self._bundle.files[stored["name"]]) for stored in entry.get("beside", ())]
+        if beside:  # weights that are too large for one file
+            names, contents = zip(*beside, strict=True)
+            options.add_external_initializers_from_files_in_memory(names, contents, [len(data) for data in contents])
+        return ort.InferenceSession(self._bundle.files[entry["name"]], options, providers=["CPUExecutionProvider"])
+
     def draw(self, n: int, seed: int) -> Array:
-        """Draw n new images, (n, C, H, W)."""
-        contract = self._bundle.contract
-        inputs = contract.draw(n, seed) | self._bundle.conditions("decoder", n)
-        return contract.run(self.run, "decoder", inputs)["image"]
+        """Draw n new images as bytes, (n, H, W, C), with the decoder that gives bytes if there is one."""
+        bundle, contract = self._bundle, self._bundle.contract
+        inputs = contract.draw(n, seed) | bundle.conditions("decoder", n)
+        for part in ("decoder-uint8-hwc", "decoder-uint8-chw"):
+            if part in bundle.parts:
+                pixels = contract.run(self.run, part, inputs)["pixels"]
+                return pixels if part == "decoder-uint8-hwc" else np.moveaxis(pixels, 1, -1)
+        image = contract.run(self.run, "decoder", inputs)["image"]
+        low, high = contract.range or (0, 1)
+        return np.moveaxis(to_levels(image, low, high), 1, -1)
 
 
-def write_picture(path: str, images: Array, columns: int) -> None:
-    """Write images, bytes (N, C, H, W), as a grid: PGM, PPM for three channels, PAM for two or four."""
-    n, channels, height, width = images.shape
-    grid = images.reshape(n // columns, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    w, h = columns * width, n // columns * height
-    header = f"{'P6' if channels == 3 else 'P5'}\n{w} {h}\n255\n"
-    if channels in (2, 4):
-        kind = "GRAYSCALE_ALPHA" if channels == 2 else "RGB_ALPHA"
-        header = f"P7\nWIDTH {w}\nHEIGHT {h}\nDEPTH {channels}\nMAXVAL 255\nTUPLTYPE {kind}\nENDHDR\n"
+def write_png(path: str, images: Array, columns: int) -> None:
+    """Write images, bytes (N, H, W, C), as a grid of one PNG file; the last of 2 or 4 channels is opacity."""
+    n, height, width, channels = images.shape
+    grid = images.reshape(n // columns, columns, height, width, channels).swapaxes(1, 2)
+    lines = grid.reshape(n // columns * height, columns * width * channels)
+    unfiltered = np.insert(lines, 0, 0, axis=1).tobytes()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">2I5B", columns * width, len(lines), 8, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    chunks: list[tuple[bytes, Any]] = [(b"IHDR", header), (b"IDAT", zlib.compress(unfiltered)), (b"IEND", b"")]
     with open(path, "wb") as file:
-        file.write(header.encode() + grid.tobytes())
+        file.write(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*pair) for pair in chunks))
 
 
 def main(path: str, picture: str | None = None, text: str = "0") -> bool:
@@ -62,11 +86,11 @@ def main(path: str, picture: str | None = None, text: str = "0") -> bool:
 
     same, total = check_noise(bundle)
     print(f"noise: {same} of {total} golden latents bit for bit")
-    comparisons = self_test(bundle, engine.run)
+    comparisons = self_test(bundle, lambda part, inputs: bundle.contract.run(engine.run, part, inputs))
     print(*comparisons, sep="\n")
 
     if picture is not None:
-        write_picture(picture, to_levels(engine.draw(16, seed), *bundle.contract.output["range"]), columns=4)
+        write_png(picture, engine.draw(16, seed), columns=4)
         print(f"wrote {picture}")
     passed = same == total and bool(comparisons) and all(comparison.passed for comparison in comparisons)
     print("pass" if passed else "FAIL")
@@ -75,7 +99,7 @@ def main(path: str, picture: str | None = None, text: str = "0") -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3, 4):
-        sys.exit(f"usage: {sys.argv[0]} BUNDLE [PICTURE [SEED]]")
+        sys.exit(f"usage: {sys.argv[0]} BUNDLE [PICTURE.png [SEED]]")
     try:
         sys.exit(0 if main(*sys.argv[1:]) else 1)
     except (ValueError, OSError) as error:

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,15 @@ from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
 from vae_export.bundles import open_bundle
 from vae_export.cli.explore import REFERENCE
-from vae_export.explorer.server import CDN_URL, RUNTIME_FILES, VERSION, Server, WebRuntime, build_routes
+from vae_export.explorer.server import (
+    CDN_URL,
+    PACKAGE_FOLDER,
+    RUNTIME_FILES,
+    VERSION,
+    Server,
+    WebRuntime,
+    build_routes,
+)
 
 
 @pytest.fixture
@@ -53,11 +62,12 @@ def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple
 
 
 def test_page_bundle_and_runtime_are_served_with_their_types(server: Server) -> None:
-    assert {path.name for path in PAGE.iterdir()} >= {"index.html", "style.css", "main.js", "vae-bundle.mjs"}
+    assert {path.name for path in PAGE.iterdir()} >= {"index.html", "style.css", "main.js", "worker.js"}
     for path, type, content in (
         ("/", "text/html; charset=utf-8", (PAGE / "index.html").read_bytes()),
         ("/main.js?x=1", "text/javascript; charset=utf-8", (PAGE / "main.js").read_bytes()),
         ("/style.css", "text/css; charset=utf-8", (PAGE / "style.css").read_bytes()),
+        ("/vae-bundle/index.js", "text/javascript; charset=utf-8", (PACKAGE_FOLDER / "index.js").read_bytes()),
         ("/icon.svg", "image/svg+xml", (PAGE / "icon.svg").read_bytes()),
         ("/bundle.zip", "application/zip", b"PK"),
         ("/settings.json", "application/json", b'{"bundle": "test.zip", "engine": "/ort/"}'),
@@ -103,6 +113,13 @@ def test_other_host_name_is_refused(server: Server, host: str) -> None:
 def test_own_host_names_are_answered(server: Server) -> None:
     for host in ("127.0.0.1", "localhost", "LOCALHOST"):
         assert ask(server, "/bundle.zip", Host=f"{host}:{server.server_port}")[1] == b"PK"
+
+
+def test_host_names_without_the_usual_port_are_answered(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """A browser leaves port 80 out of the header."""
+    monkeypatch.setattr(server, "server_port", 80)
+    assert {"127.0.0.1", "localhost", "localhost:80"} <= server.own_hosts()
+    assert "127.0.0.1" not in Server.own_hosts(SimpleNamespace(server_port=8765))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import locked_waiting
+from tests.reference_variants import consistent
 from tests.required import skip_or_fail
 from vae_export.bundles import open_bundle
-from vae_export.bundles.archive import write_archive
 from vae_export.io.atomic import sha256, write_atomic
 
 ROOT = Path(__file__).parent.parent.parent
@@ -59,18 +59,11 @@ def host(folder: Path) -> Callable[[str], Host]:
     return get
 
 
-def consistent(files: Mapping[str, bytes], manifest: Any) -> bytes:
-    """Return a bundle of these files with another manifest, in canonical order and with matching hashes."""
-    stored = [file for entry in manifest["files"] for file in (entry, *entry.get("beside", ()))]
-    golden = [array["file"] for part in manifest["golden"] for array in (*part["inputs"], *part["outputs"])]
-    order = ["manifest.json", *(file["name"] for file in stored), *golden]
-    held = {name: files[name] for name in [*order, *files] if name != "SHA256SUMS"}
-    held["manifest.json"] = json.dumps(manifest).encode()
-    certificate = json.loads(files["certificate.json"])
-    certificate["files"] |= {file["name"]: file["sha256"] for file in stored}
-    held["certificate.json"] = json.dumps(certificate).encode()
-    sums = "".join(f"{sha256(data)}  {name}\n" for name, data in held.items())
-    return write_archive({"SHA256SUMS": sums.encode(), **held})
+def run_with(host: Host, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a host with these arguments in place of those of its page."""
+    command = host.lines[-1].partition(f" {BUNDLE} ")[0].replace("python ", f"{sys.executable} ", 1)
+    line = " ".join([command, *(f"'{argument}'" for argument in arguments)])
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="session")

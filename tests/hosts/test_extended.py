@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import headless
 import numpy as np
 import pytest
-from host import BUNDLE, HOSTS, PICTURE, Host, browse
+from host import HOSTS, PICTURE, Host, browse
+from PIL import Image
 
 from tests.extended_models import CONTRACTS
+from tests.hosts.conftest import run_with
 from vae_export import load
 from vae_export.io.atomic import write_atomic
 from vae_export.pixels import to_levels
@@ -39,19 +39,12 @@ def bundle(folder: Path, extended: Callable[[str], Path]) -> Callable[[str], Pat
     return get
 
 
-def run(host: Host, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a host with these arguments in place of those of its page."""
-    command = host.lines[-1].replace(f" {BUNDLE} {PICTURE}", "").replace("python ", f"{sys.executable} ", 1)
-    line = " ".join([command, *(f"'{argument}'" for argument in arguments)])
-    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.mark.parametrize("contract", list(CONTRACTS))
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_host_passes_or_says_why_not(
     name: str, contract: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
 ) -> None:
-    done = run(host(name), folder, bundle(contract))
+    done = run_with(host(name), folder, bundle(contract))
     assert re.search(r"^noise: (\d+) of \1 golden latents bit for bit$", done.stdout, re.M), done.stderr
     if name == "cpp-opencv" and contract in NOT_IN_OPENCV:
         assert done.returncode == 1
@@ -73,7 +66,7 @@ def test_hosts_draw_the_same_images(
     found = host(name)
     if name == "cpp-opencv" and contract in NOT_IN_OPENCV:
         pytest.skip("OpenCV cannot run it")
-    done = run(found, folder, bundle(contract), tmp_path / PICTURE, 5)
+    done = run_with(found, folder, bundle(contract), tmp_path / PICTURE, 5)
     assert done.returncode == 0, done.stderr
     model = load(folder / bundle(contract))
     golden = next(part for part in model.manifest.golden if part.part == "decoder")
@@ -83,23 +76,31 @@ def test_hosts_draw_the_same_images(
         key: np.resize(item.array(model._package.read(item)), (16, *item.shape[1:])) for key, item in opened.items()
     }
     images = model.sample(16, 5, **conditions)
-    rows = images.reshape(4, 4, *images.shape[1:]).transpose(0, 3, 1, 4, 2).ravel()
-    pixels = np.frombuffer((tmp_path / PICTURE).read_bytes()[-rows.size :], np.uint8)
+    rows = images.reshape(4, 4, *images.shape[1:]).transpose(0, 3, 1, 4, 2)
+    grid, channels = read_picture(tmp_path / PICTURE), images.shape[1]
+    assert grid.shape == (4 * images.shape[2], 4 * images.shape[3], channels)
     low, high = model.contract.image_range
-    lowest, highest = (to_levels(rows + step, low, high) for step in (-1e-5, 1e-5))
-    assert ((pixels >= lowest) & (pixels <= highest)).all()
-    assert pixels.std() > 5
-    channels = images.shape[1]
-    header = (tmp_path / PICTURE).read_bytes()[: -rows.size].decode()
-    assert header.startswith({1: "P5\n", 3: "P6\n"}.get(channels, "P7\n"))
-    assert ("DEPTH" in header) == (channels in (2, 4))
+    lowest, highest = (to_levels(rows + step, low, high).reshape(grid.shape) for step in (-1e-5, 1e-5))
+    assert ((grid >= lowest) & (grid <= highest)).all()
+    assert grid.std() > 5
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Return the pixels (H, W, C) of a PNG, PGM, PPM or PAM file."""
+    data = path.read_bytes()
+    if data.startswith(b"P7"):
+        sizes = [int(re.search(rb"^%s (\d+)$" % name, data, re.M)[1]) for name in (b"HEIGHT", b"WIDTH", b"DEPTH")]  # type: ignore[index]
+        return np.frombuffer(data[-int(np.prod(sizes)) :], np.uint8).reshape(sizes)
+    with Image.open(path) as image:
+        assert image.mode in ("L", "LA", "RGB", "RGBA")
+        return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_picture_of_a_table_is_refused(
     name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
 ) -> None:
-    done = run(host(name), folder, bundle("table"), tmp_path / PICTURE)
+    done = run_with(host(name), folder, bundle("table"), tmp_path / PICTURE)
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch("error: no images can be drawn: .*data .* is no image of 1 to 4 channels.*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from host import HOSTS, PICTURE, Host, Report, browse, run
 
-from tests.hosts.conftest import consistent
+from tests.reference_variants import consistent
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import Artifact
 from vae_export.bundles.archive import read_archive
@@ -23,7 +23,7 @@ from vae_export.io.atomic import sha256, write_atomic
 pytestmark = pytest.mark.slow
 
 #: Hosts whose reader refuses golden vectors of a part that should have none.
-STRICT = ("node", "browser")
+STRICT = ("python", "node", "browser")
 #: OpenCV cannot read quantised ONNX files, and TorchScript has no int8.
 FLOATS_ONLY = ("cpp-libtorch", "cpp-opencv")
 EIGHT_BITS = [name for name in HOSTS if name not in FLOATS_ONLY]
@@ -105,7 +105,7 @@ def test_host_picks_float32_files_and_ignores_unknown_ones(
     nonsense = b"what no engine reads"
     decoder = next(file for file in manifest["files"] if file["part"] == "decoder")
     pixels = {"name": "pixels", "dtype": "uint8", "shape": ["N", 28, 28, 1], "range": [0, 255]}
-    unknown = ({"precision": "fp2"}, {"part": "decoder-uint8-hwc", "precision": "fp32", "outputs": [pixels]})
+    unknown = ({"precision": "fp2"}, {"part": "decoder-uint8-hwc", "precision": "fp2", "outputs": [pixels]})
     for number, (entry, format) in enumerate(itertools.product(unknown, ("onnx", "torchscript"))):
         file = f"new{number}.onnx"
         files[file] = nonsense

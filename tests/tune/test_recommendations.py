@@ -14,7 +14,7 @@ from tests.commands import ONE_LINE, Invoke
 from tests.tune.conftest import Small
 from vae_export import load, open_artifact
 from vae_export.artifact.manifest import MANIFEST, Recommendation, parse_manifest
-from vae_export.errors import IntegrityError, TargetError
+from vae_export.errors import TargetError
 from vae_export.runtime import chosen_options, session
 from vae_export.session_options import EXACT_INT8, OPTIMISATION_LEVELS, SWITCHES, SessionOptions
 from vae_export.system import hardware
@@ -85,52 +85,49 @@ def test_missing_provider_is_not_used_and_named(advised: Advised) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    "changes",
     [
-        ({"file": "decoder.ort"}, "recommended file cannot be run"),
-        ({"file": "encoder.onnx"}, "recommended file cannot be run"),
-        ({"file": "../decoder.onnx"}, "recommended file cannot be run"),
-        ({"sha256": "0" * 64}, "belongs to another file"),
-        ({"part": "both"}, "part is not valid"),
-        ({"threads": -1}, "threads is not valid"),
-        ({"threads": True}, "threads is not valid"),
-        ({"threads": 1 << 40}, "threads is not valid"),
-        ({"provider": "CPU; rm"}, "provider is not valid"),
-        ({"switches": "fast"}, "switches is not valid"),
-        ({"optimisation": 7}, "optimisation is not valid"),
-        ({"switches": ["no-arena", "no-arena"]}, "switches is not valid"),
-        ({"switches": 7}, "manifest cannot be read"),
-        ({"batch": 0}, "batch is not valid"),
-        ({"speedup": "fast"}, "speedup is not valid"),
-        ({"p50_seconds": None}, "p50_seconds is not valid"),
-        ({"machine": "mine"}, "machine is not valid"),
-        ({"budget": []}, "budget is not valid"),
+        {"file": "decoder.ort"},
+        {"file": "encoder.onnx"},
+        {"file": "../decoder.onnx"},
+        {"sha256": "0" * 64},
+        {"part": "both"},
+        {"threads": -1},
+        {"threads": True},
+        {"threads": 1 << 40},
+        {"provider": "CPU; rm"},
+        {"switches": "fast"},
+        {"switches": ["no-arena", "fast"]},
+        {"switches": ["no-arena", "no-arena"]},
+        {"switches": 7},
+        {"switches": [["no-arena"]]},
+        {"optimisation": 7},
+        {"optimisation": "most"},
+        {"batch": 0},
+        {"speedup": "fast"},
+        {"p50_seconds": None},
+        {"machine": "mine"},
+        {"budget": []},
     ],
 )
-def test_bad_recommendation_is_refused(advised: Advised, changes: dict[str, Any], said: str) -> None:
-    folder = advised(**changes)
-    with pytest.raises(IntegrityError, match=said) as refused:
-        load(folder)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("changes", [{"switches": ["no-arena", "fast"]}, {"optimisation": "most"}])
-def test_recommendation_of_a_later_version_is_ignored(advised: Advised, changes: dict[str, Any]) -> None:
+def test_recommendation_that_is_not_understood_is_ignored(advised: Advised, changes: dict[str, Any]) -> None:
     model = load(advised(**changes))
     assert model.manifest.recommended == ()
-    assert model.running("decoder").options.switches == ()
+    assert model.running("decoder").reason == "nothing was recommended"
 
 
-def test_recommendation_is_complete_and_one_for_each_part(advised: Advised) -> None:
+def test_first_recommendation_of_a_part_counts(advised: Advised) -> None:
     document = json.loads((advised() / MANIFEST).read_text())
     (one,) = document["recommended"]
-    assert parse_manifest(json.dumps(document | {"recommended": [one | {"later": 1}]}).encode(), "m").recommended
-    for wrong in ([one, one], [{}], {}, None, [[]], [one | {"switches": [["no-arena"]]}]):
-        with pytest.raises(IntegrityError):
-            parse_manifest(json.dumps(document | {"recommended": wrong}).encode(), "m")
+
+    def read(recommended: Any) -> tuple[Recommendation, ...]:
+        return parse_manifest(json.dumps(document | {"recommended": recommended}).encode(), "m").recommended
+
+    assert read([one | {"later": 1}]) == read([7, one, one | {"threads": 2}]) == read([one])
+    for nothing in ([{}], {}, None, [[]], "all"):
+        assert read(nothing) == ()
     del one["sha256"]
-    with pytest.raises(IntegrityError, match="cannot be read"):
-        parse_manifest(json.dumps(document | {"recommended": [one]}).encode(), "m")
+    assert read([one]) == ()
 
 
 def test_session_knows_every_option_of_the_manifest(small: Small) -> None:

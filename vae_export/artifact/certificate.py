@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, IntegrityError, ParityError
@@ -208,12 +208,21 @@ def _contradiction(document: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _is_within(row: Mapping[str, Any]) -> bool:
     """Whether the figures of a row are those of one that passed. The first versions had no mean error."""
-    for error, tolerance in (("error", "band"), ("mean_error", "mean_band")):
-        if error not in row and tolerance not in row:
-            continue
+    pairs = [("error", "band")] + [("mean_error", "mean_band")] * ("mean_error" in row or "mean_band" in row)
+    for error, tolerance in pairs:
         found, allowed = row.get(error), row.get(tolerance)
-        if not isinstance(found, int | float) or not isinstance(allowed, int | float) or found > allowed:
+        if not _is_number(found) or not _is_number(allowed) or found > allowed:
             return False
     grey = row.get("grey")
     unexplained = grey.get("unexplained") if isinstance(grey, dict) else grey
-    return row.get("fault") is None and not row.get("outside") and unexplained in (0, None)
+    has_none = _is_none(row.get("outside")) and (grey is None or isinstance(grey, dict)) and _is_none(unexplained)
+    return row.get("fault") is None and has_none
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) in (int, float)
+
+
+def _is_none(count: object) -> bool:
+    """Whether a number of pixels is 0, or was not counted."""
+    return count is None or (_is_number(count) and count == 0)

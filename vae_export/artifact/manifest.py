@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from vae_export.contract import EVERY_PART, PARTS, Contract, Part, float_part
+from vae_export.contract import EVERY_PART, PARTS, Contract, Part, check_integers, float_part
 from vae_export.errors import IntegrityError, ModelError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct, check_name
@@ -163,7 +163,7 @@ class FileEntry:
         if entry.part not in EVERY_PART:
             raise ValueError(f"part of a file is {entry.part!r}")
         for sidecar in entry.beside:
-            if sidecar.name != sidecar_name(entry.name, sidecar.suffix):
+            if not sidecar.suffix or sidecar.name != sidecar_name(entry.name, sidecar.suffix):
                 raise IntegrityError("name of a sidecar does not match its file", where=sidecar.name, got=entry.name)
         return entry
 
@@ -351,7 +351,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         got = str(document.get("precision"))[:80]
         raise ModelError("inputs and outputs of another precision", where=where, expected=DTYPE, got=got)
     try:
-        contract = Contract.from_json(document["contract"])
+        contract = _contract(document["contract"], found)
         if contract.is_plain != (found == FORMAT):
             raise IntegrityError("contract is not of this version of the format", where=where, got=found)
         files = tuple(FileEntry.from_json(item) for item in document["files"])
@@ -367,7 +367,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             {_label(name): _label(_typed(versions, name, str)) for name in versions},
             _typed(document, "provenance", dict),
             golden,
-            _recommendations(document.get("recommended", []), files),
+            _recommendations(document.get("recommended"), files),
         )
         check_distinct(stored.name for stored in manifest.stored)
         return manifest
@@ -380,10 +380,20 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
+def _contract(stated: Mapping[str, Any], format: str) -> Contract:
+    """Return the contract of a manifest; in version 1, keys of version 2 are unknown keys, and ignored."""
+    if format == FORMAT:
+        return Contract.from_json({key: value for key, value in stated.items() if key != "data"})
+    if "data" not in stated:
+        raise IntegrityError("contract is not of this version of the format", got=format)
+    check_integers(stated)
+    return Contract.from_json(stated)
+
+
 def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | None:
     """Return the operator set, or None if it is not known; raise `ValueError` if there are ONNX files without one."""
     opset = document["opset"]
-    if type(opset) is not int or (opset <= 0 and any(entry.format == "onnx" for entry in files)):
+    if type(opset) is not int or opset < any(entry.format == "onnx" for entry in files):
         raise ValueError(f"opset is {opset!r}")
     return opset if opset > 0 else None
 
@@ -391,7 +401,8 @@ def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | N
 def _check_tensors(item: Mapping[str, Any], entry: FileEntry, contract: Contract) -> None:
     """Raise `IntegrityError` unless the inputs and outputs of a file equal those of the contract."""
     spec = contract.spec(entry.part).to_json()
-    if not has_values(item, spec):
+    stated = [size for kind in spec for tensor in item[kind] for size in tensor["shape"] if not isinstance(size, str)]
+    if not has_values(item, spec) or not all(type(size) is int for size in stated):
         raise IntegrityError("inputs and outputs do not match the contract", where=entry.name)
 
 
@@ -471,54 +482,39 @@ def _fit(arrays: Sequence[GoldenArray], tensors: Sequence[TensorSpec], sizes: di
 
 
 def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommendation, ...]:
-    """Return the recommendations of a manifest that this version can follow, with at most one for each part.
+    """Return the recommendations of a manifest that this version can follow: the first of each part.
 
-    Raise `IntegrityError` for a file that is missing or has another hash, and for options that do not exist. Raise
-    `KeyError`, `TypeError` or `ValueError` for anything that is not a list of recommendations.
+    They are advice, so that readers ignore what they do not understand of them: keys and settings of a later version,
+    and recommendations of other files.
     """
-    if not isinstance(items, list):
-        raise TypeError("recommended is not a list")
     by_name = {entry.name: entry for entry in files}
-    read = [_recommendation(item, by_name) for item in items]
-    found = tuple(item for item in read if item is not None)
-    if len({item.part for item in found}) != len(found):
-        raise IntegrityError("a part has two recommendations", got=[item.part for item in found])
-    return found
+    found = dict[Part, Recommendation]()
+    for item in items if isinstance(items, list) else ():
+        try:
+            advice = _recommendation(item, by_name)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if advice is not None:
+            found.setdefault(advice.part, advice)
+    return tuple(found.values())
 
 
 def _recommendation(item: Mapping[str, Any], files: Mapping[str, FileEntry]) -> Recommendation | None:
-    """Return a recommendation, or None if it has settings of a later version. Unknown keys are ignored."""
+    """Return a recommendation, or None if this version cannot follow it; it may also raise for wrong types."""
     threads, switches = item["threads"], tuple(item["switches"])
     options = SessionOptions(item["provider"], threads or None, item["optimisation"], switches=switches)
     keys = ("batch", "p50_seconds", "speedup", "budget", "machine")
     found = Recommendation(item["part"], item["file"], item["sha256"], options, **{key: item[key] for key in keys})
-    for name in ("p50_seconds", "speedup"):
-        _check_recommended(name, type(value := item[name]) in (int, float) and value > 0, value)
-    _check_recommended("part", found.part in PARTS, found.part)
-    _check_recommended("provider", type(options.provider) is str and options.provider.isalnum(), options.provider)
-    _check_recommended("threads", type(threads) is int and 0 <= threads <= MAX_THREADS, threads)
-    _check_recommended("batch", type(found.batch) is int and found.batch >= 1, found.batch)
-    _check_recommended("optimisation", type(options.optimisation) is str, options.optimisation)
-    are_texts = isinstance(item["switches"], list) and all(type(switch) is str for switch in switches)
-    _check_recommended("switches", are_texts and len(set(switches)) == len(switches), switches)
-    for name in ("budget", "machine"):
-        _check_recommended(name, isinstance(item[name], dict), item[name])
-    entry = files.get(str(found.file))
-    if entry is None or (entry.part, entry.format) != (found.part, RUNTIME_FORMAT):
-        expected = f"an {RUNTIME_FORMAT} file of {found.part}"
-        raise IntegrityError("recommended file cannot be run", where=str(found.file), expected=expected)
-    if entry.sha256 != found.sha256:
-        raise IntegrityError(
-            "recommendation belongs to another file",
-            where=found.file,
-            expected=f"SHA-256 {entry.sha256}",
-            got=str(found.sha256)[:80],
-            do="run: vae-export tune",
-        )
-    is_known = options.optimisation in OPTIMISATION_LEVELS and set(switches) <= set(SWITCHES)
-    return found if is_known else None
-
-
-def _check_recommended(name: str, is_right: bool, got: object) -> None:
-    if not is_right:
-        raise IntegrityError(f"recommended {name} is not valid", got=str(got)[:80], do="run: vae-export tune")
+    entry = files.get(found.file)
+    facts = (
+        entry is not None and (entry.part, entry.format, entry.sha256) == (found.part, RUNTIME_FORMAT, found.sha256),
+        found.part in PARTS,
+        type(options.provider) is str and options.provider.isalnum(),
+        type(threads) is int and 0 <= threads <= MAX_THREADS,
+        options.optimisation in OPTIMISATION_LEVELS,
+        isinstance(item["switches"], list) and set(switches) <= set(SWITCHES) and len(set(switches)) == len(switches),
+        type(found.batch) is int and found.batch >= 1,
+        all(type(item[name]) in (int, float) and item[name] > 0 for name in ("p50_seconds", "speedup")),
+        isinstance(found.budget, dict) and isinstance(found.machine, dict),
+    )
+    return found if all(facts) else None

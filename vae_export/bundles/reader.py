@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
@@ -143,11 +144,29 @@ def read_bundle(data: bytes, path: Path, *, verify_key: Key | None = None) -> Bu
     golden = [array for part in manifest.golden for array in (*part.inputs, *part.outputs)]
     for file in (*manifest.stored, *golden):
         check_digest(file, len(files[file.name]), hashes[file.name], f"{path}, {file.name}")
+    _check_golden(manifest, files, path)
     certificate = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
     certificate.require(manifest, f"{path}, {CERTIFICATE}")
     for name in (CARD, LICENCE):
         _check_text(files[name], f"{path}, {name}")
     return Bundle(path, manifest, certificate, files, sha256(sums), signed_by)
+
+
+def _check_golden(manifest: Manifest, files: Mapping[str, memoryview], path: Path) -> None:
+    """Raise `IntegrityError` for golden numbers that are not finite, and for integers out of their range."""
+    for part in manifest.golden:
+        spec = manifest.contract.spec(part.part)
+        pairs = zip((*part.inputs, *part.outputs), (*spec.inputs, *spec.outputs), strict=True)
+        for stored, tensor in pairs:
+            values = stored.array(bytes(files[stored.name]))
+            is_right = (
+                bool(tensor.low <= values.min() and values.max() <= tensor.high)
+                if tensor.is_integer
+                else isfinite(float(abs(values).max()))
+            )
+            if not is_right:
+                expected = "integers in their range" if tensor.is_integer else "finite numbers"
+                raise IntegrityError("golden number is not valid", where=f"{path}, {stored.name}", expected=expected)
 
 
 def _check_text(data: memoryview, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,13 @@ from vae_export.cli.options import (
     refuse_together,
     require_bundle,
 )
+from vae_export.contract import float_part
 from vae_export.errors import Terminated
 from vae_export.runs import ARTIFACTS, Run, newest_run
+from vae_export.session_options import RUNTIME_FORMAT
+
+if TYPE_CHECKING:
+    from vae_export.artifact.manifest import Manifest
 
 #: Shown where nothing was trained yet.
 REFERENCE = ARTIFACTS / "reference" / "mnist.zip"
@@ -82,13 +87,19 @@ def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tup
         path = REFERENCE
     if path is not None:
         opened = open_bundle(path, verify_key=verify_key)
-        opened.manifest.finest("decoder")
+        _require_decoder(opened.manifest)
         return path.read_bytes(), path.name
     chosen = chosen_run(run)
     artifact = open_artifact(chosen.export)
-    artifact.manifest.finest("decoder")
+    _require_decoder(artifact.manifest)
     title = chosen.folder.absolute().name
     return pack(artifact, read_certificate(artifact.certificate), name=title, formats=["onnx"]), title
+
+
+def _require_decoder(manifest: Manifest) -> None:
+    """Raise `ModelError` unless there is an ONNX file that decodes, to numbers or to bytes."""
+    if not any(entry.format == RUNTIME_FORMAT and float_part(entry.part) == "decoder" for entry in manifest.known):
+        manifest.finest("decoder")
 
 
 def _show(url: str) -> None:

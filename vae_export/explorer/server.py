@@ -22,6 +22,9 @@ from vae_export.errors import MachineError, UsageError
 
 HOST = "127.0.0.1"
 PAGE_FOLDER = Path(__file__).parent / "page"
+#: The JavaScript package, which the page loads. A wheel has it beside this file, and a checkout in js/.
+_PACKAGE_FOLDERS = (Path(__file__).parent / "vae-bundle", Path(__file__).parents[2] / "js" / "src")
+PACKAGE_FOLDER = next((folder for folder in _PACKAGE_FOLDERS if folder.is_dir()), _PACKAGE_FOLDERS[0])
 #: The release of onnxruntime-web that was tested.
 VERSION = "1.30.0"
 INSTALL_COMMAND = f"npm install --no-save onnxruntime-web@{VERSION}"
@@ -35,7 +38,7 @@ RUNTIME_FILES = (
     "ort-wasm-simd-threaded.asyncify.mjs",
     "ort-wasm-simd-threaded.asyncify.wasm",
 )
-_PACKAGE_FOLDER = Path("node_modules", "onnxruntime-web", "dist")
+_ORT_FOLDER = Path("node_modules", "onnxruntime-web", "dist")
 _RUNTIME_PATH = "/ort/"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -47,6 +50,8 @@ _MEDIA_TYPES = {
     ".wasm": "application/wasm",  # browsers compile a file of this type while it arrives
     ".zip": "application/zip",
 }
+#: The port that a browser leaves out of an address, and of the header "Host".
+_HTTP_PORT = 80
 #: Timeout of an idle connection.
 _TIMEOUT_SECONDS = 60
 
@@ -109,7 +114,7 @@ def _find_package(start: Path) -> Path:
         incomplete = incomplete or f"{dist} without {missing[0]}"
     raise MachineError(
         "onnxruntime-web is not installed",
-        where=f"{_PACKAGE_FOLDER}, in {start.absolute()} and above",
+        where=f"{_ORT_FOLDER}, in {start.absolute()} and above",
         got=incomplete,
         do=f"run: {INSTALL_COMMAND}, or pass --ort DIR, or --cdn to fetch it from {CDN_URL.split('/')[2]}",
     )
@@ -117,8 +122,8 @@ def _find_package(start: Path) -> Path:
 
 def _package_folders(start: Path) -> Iterator[Path]:
     for folder in (start, *start.parents):
-        if (folder / _PACKAGE_FOLDER).is_dir():
-            yield folder / _PACKAGE_FOLDER
+        if (folder / _ORT_FOLDER).is_dir():
+            yield folder / _ORT_FOLDER
 
 
 def _missing_files(dist: Path) -> list[str]:
@@ -154,10 +159,12 @@ def build_routes(bundle: bytes, name: str, runtime: WebRuntime) -> dict[str, Res
         The resources by path.
     """
     settings = json.dumps({"bundle": name, "engine": runtime.url}).encode()
-    page = {f"/{path.name}": Resource.from_file(path) for path in sorted(PAGE_FOLDER.iterdir())}
+    page = {f"/{path.name}": Resource.from_file(path) for path in sorted(PAGE_FOLDER.iterdir()) if path.is_file()}
+    package = {f"/vae-bundle/{path.name}": Resource.from_file(path) for path in sorted(PACKAGE_FOLDER.glob("*.js"))}
     return {
         "/": page.pop("/index.html"),
         **page,
+        **package,
         "/settings.json": Resource(_MEDIA_TYPES[".json"], settings),
         "/bundle.zip": Resource(_MEDIA_TYPES[".zip"], bundle),
         **{f"{_RUNTIME_PATH}{name}": Resource.from_file(path) for name, path in runtime.files.items()},
@@ -192,7 +199,7 @@ class Server(ThreadingHTTPServer):
                 got=None if in_use else error.strerror,
                 do="pass --port 0 for a free one",
             ) from error
-        self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
+        self.hosts = self.own_hosts()
         self.headers = {
             # WebAssembly gets threads only on an isolated page, which no other site can embed or read.
             "Cross-Origin-Opener-Policy": "same-origin",
@@ -208,6 +215,11 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         """The address of the page."""
         return f"http://{HOST}:{self.server_port}/"
+
+    def own_hosts(self) -> set[str]:
+        """Return the values of the header "Host" that name this server."""
+        names = {HOST, "localhost"}
+        return {f"{name}:{self.server_port}" for name in names} | (names if self.server_port == _HTTP_PORT else set())
 
     def server_bind(self) -> None:
         """Bind without looking up the name of this machine, which can take seconds without a network."""

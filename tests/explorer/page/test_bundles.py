@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import vae_export
+from tests.commands import run_cli
 from tests.explorer.conftest import exploring, quiet_page, wait_ready
 from tests.explorer.page.seen import DROP, encoded, eventually, looks_like, overflow, pixels, shown, sliders
+from tests.reference_variants import REFERENCE, bytes_only, one_part
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bundles import open_bundle
 from vae_export.bundles.writer import pack
@@ -101,3 +103,45 @@ def test_bundle_without_encoder_works(
         assert not page.is_visible("#position")
         page.click("#random")
         eventually(lambda: len(np.unique(shown(page))) > 10)
+
+
+@pytest.mark.parametrize("layout", ["hwc", "chw"])
+def test_decoder_to_bytes_alone_is_shown(browser: Browser, ort: Path, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "bytes.zip"
+    path.write_bytes(bytes_only(layout))
+    model = vae_export.load(REFERENCE)
+    with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "passed"
+        assert f"decoder-uint8-{layout}, pixels" in page.inner_text("#check")
+        wanted = model.sample(48, seed=0)
+        for index in (0, 47):
+            eventually(lambda index=index: looks_like(pixels(page, "#samples canvas", index), wanted[index], model))  # type: ignore[misc]
+
+
+def test_encoder_alone_is_refused_before_the_page_is_served(ort: Path, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.zip"
+    path.write_bytes(one_part("encoder"))
+    done = run_cli("explore", "--no-open", "--port", "0", "--bundle", path, "--ort", ort, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "export has no such file: decoder, onnx" in done.stderr
+
+
+def test_file_that_cannot_be_used_is_answered(page: Page, tmp_path: Path) -> None:
+    def said() -> str:
+        return page.inner_text("#failure-text") if page.is_visible("#failure") else ""
+
+    page.evaluate(DROP, ["main", "notes.txt", "text/plain", ""])
+    eventually(lambda: said() == "notes.txt is neither a bundle (.zip) nor an image.")
+    page.evaluate(DROP, ["#image-a", "notes.txt", "text/plain", ""])
+    eventually(lambda: said() == "notes.txt is neither a bundle (.zip) nor an image.")
+    page.evaluate(DROP, ["main", "torn.png", "image/png", ""])
+    eventually(lambda: said() == "This browser cannot read torn.png as an image.")
+    path = tmp_path / "decoder.zip"
+    path.write_bytes(one_part("decoder"))
+    page.set_input_files("#bundle-file", path)
+    eventually(lambda: "no encoder" in page.inner_text("#facts"))
+    wait_ready(page)
+    page.evaluate(DROP, ["main", "photo.png", "image/png", ""])
+    eventually(lambda: said() == "photo.png cannot be encoded: this bundle has no encoder for images.")

@@ -61,7 +61,7 @@ def test_failed_self_test_is_shown_first(browser: Browser, address: str, bundle:
 def test_decoded_images_match_python_within_the_tolerance(page: Page, model: Model) -> None:
     code = """async ([engine, seed]) => {
         const { Model } = await import("/model.js");
-        const { sample } = await import("/vae-bundle.mjs");
+        const { sample } = await import("/vae-bundle/index.js");
         const data = await (await fetch("/bundle.zip")).arrayBuffer();
         const model = await Model.open(data, "wasm", new URL(engine, location.href).href);
         const images = await model.decode(sample(7, model.size, BigInt(seed)));

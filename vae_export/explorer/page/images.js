@@ -1,6 +1,6 @@
 // Images on canvases. The model's images are Float32Array, channels first, in the contract's range.
 
-import { toLevel } from "./vae-bundle.mjs";
+import { toLevel } from "./vae-bundle/index.js";
 
 /** Draw an image, Float32Array (C·H·W): on a canvas that takes its size, or at (left, top) of a larger canvas. */
 export function paint(canvas, image, contract, left = null, top = 0) {

@@ -10,7 +10,6 @@ import { Model } from "./model.js";
 import { showPad } from "./pad.js";
 import { showSamples } from "./samples.js";
 import { hideFailure, showFailure, showProgress, showSelfTest } from "./status.js";
-import { findModel } from "./vae-bundle.mjs";
 
 const find = (id) => document.getElementById(id);
 const backend = find("backend");
@@ -87,7 +86,7 @@ async function changeEngine() {
 }
 
 function describeBundle(model) {
-  const { manifest, contract, card, identity, size, parts } = model;
+  const { precision, contract, card, identity, size, parts } = model;
   const name = card.split("\n")[0].replace(/^#\s*/, "") || settings.bundle;
   const shapes = contract.latents.map(({ name, item }) => `${contract.latents.length > 1 ? `${name} ` : ""}${item.join(" × ")}`);
   const isPlain = contract.latents.length === 1 && contract.latents[0].item.length === 1;
@@ -97,7 +96,6 @@ function describeBundle(model) {
     ? `${describeImage(contract)}, pixels in [${contract.image_range.join(", ")}]`
     : `${contract.output.name} (${contract.output.shape.slice(1).join(" × ")})`;
   find("name").textContent = document.title = name;
-  const { precision = "fp32" } = findModel(manifest, "decoder");
   const notes = [...(parts.includes("encoder") ? [] : ["no encoder"]), ...(precision === "fp32" ? [] : [`computed in ${precision}`])];
   const facts = `${size.toLocaleString("en")} ${kind}${shape} → ${data}`;
   find("facts").textContent = [facts, ...notes].join(" · ");
@@ -159,6 +157,17 @@ async function start() {
 }
 
 const isBundle = (file) => /\.zip$/i.test(file.name);
+const isPicture = (file) => file.type.startsWith("image/");
+
+/** Answer files that were dropped or pasted, unless the encoder's card takes an image among them. */
+function refuseUnlessTaken(files) {
+  const picture = files.find(isPicture);
+  if (picture && shown?.model.canEncode) return;
+  const name = (picture ?? files[0])?.name;
+  const reason = shown ? "this bundle has no encoder for images" : "no bundle is open that could encode it";
+  const what = picture ? `${name} cannot be encoded: ${reason}.` : `${name} is neither a bundle (.zip) nor an image.`;
+  showFailure("This file cannot be used", files.length > 0 ? what : "Only files can be dropped here.");
+}
 
 function openFile(file) {
   inTurn(async () => openBundle(await file.arrayBuffer()).catch(fail));
@@ -174,8 +183,13 @@ document.addEventListener("dragleave", (event) => event.relatedTarget || documen
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  const [file] = event.dataTransfer.files;
-  if (file && isBundle(file)) openFile(file);
+  const files = [...event.dataTransfer.files];
+  const file = files.find(isBundle);
+  if (file) openFile(file);
+  else refuseUnlessTaken(files);
+});
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData?.files.length > 0) refuseUnlessTaken([...clipboardData.files]);
 });
 // An error message stays until the user does something else.
 for (const event of ["change", "drop", "paste"]) document.addEventListener(event, hideFailure, { capture: true });

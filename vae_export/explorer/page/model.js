@@ -1,6 +1,6 @@
 // An exported VAE: arrays in, arrays out. `worker.js` does the computing.
 
-import { sample, sampleCodes } from "./vae-bundle.mjs";
+import { sample, sampleCodes } from "./vae-bundle/index.js";
 
 const TIMES_KEPT = 51;
 
@@ -83,17 +83,15 @@ export class Model {
   /** Decode latents (N·Z) into a list of N images or rows of other data, each Float32Array (C·H·W). */
   async decode(latents) {
     const rows = latents.length / this.size;
-    const inputs = { ...this.#splitLatents(latents, rows), ...this.#repeatConditions("decoder", rows) };
-    const { outputs, milliseconds } = await this.#call("run", { part: "decoder", inputs, rows });
+    const argument = { latents: this.#splitLatents(latents, rows), conditions: this.#repeatConditions("decoder", rows), rows };
+    const { data, milliseconds } = await this.#call("decode", argument);
     if (rows === 1) this.times = [...this.times, milliseconds].slice(-TIMES_KEPT);
-    return splitRows(outputs[this.contract.output.name], rows);
+    return splitRows(data, rows);
   }
 
   /** Encode one image, Float32Array (C·H·W), into {mean, logvar} of its posterior; without one, logvar is null. */
   async encode(image) {
-    const inputs = { [this.contract.data.name]: image, ...this.#repeatConditions("encoder", 1) };
-    const { outputs } = await this.#call("run", { part: "encoder", inputs, rows: 1 });
-    const arrays = Object.values(outputs);
+    const arrays = await this.#call("encode", { data: image, conditions: this.#repeatConditions("encoder", 1) });
     if (this.contract.encoding !== "gaussian") return { mean: join(arrays), logvar: null };
     const every = (first) => join(arrays.filter((_, index) => index % 2 === first));
     return { mean: every(0), logvar: every(1) };

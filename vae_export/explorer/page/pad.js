@@ -6,7 +6,7 @@
 import { paint } from "./images.js";
 import { strongestTwo } from "./latents.js";
 import { coalesce } from "./model.js";
-import { normalQuantile } from "./vae-bundle.mjs";
+import { normalQuantile } from "./vae-bundle/index.js";
 
 const EDGE = 0.001; // the outermost probability: latents of ±3.09
 const SIDES = [15, 11, 9, 7, 5, 3]; // images on one side of the manifold

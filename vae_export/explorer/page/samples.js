@@ -3,7 +3,7 @@
 import { describeConditions } from "./conditions.js";
 import { Gallery } from "./images.js";
 import { coalesce } from "./model.js";
-import { checkSeed } from "./vae-bundle.mjs";
+import { checkSeed } from "./vae-bundle/index.js";
 
 const COUNTS = [16, 32, 48, 96];
 const BATCH = 16;

@@ -2,102 +2,100 @@
 //
 // It answers a message {id, method, argument} with {id, result} or {id, error}.
 
-import {
-  checkNoise, contractOf, findModel, goldenArray, goldenConditions, goldenSizes, isImage, modelBytes, openBundle, outputOf, runRows,
-  selfTest, sizesAt, tensorOf,
-} from "./vae-bundle.mjs";
+import { Model, goldenArray, isImage, outputOf, pixelRange, sizesAt, tensorsOf, toLayout } from "./vae-bundle/index.js";
 
 // Two builds of ONNX Runtime, each with its own WebAssembly file: the first is half as large.
 const BUILDS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 const MAX_THREADS = 4;
-const PARTS = ["encoder", "decoder"];
+const PARTS = ["encoder", "decoder", "decoder-uint8-chw", "decoder-uint8-hwc"];
 const WARM_UP = { runs: 20, milliseconds: 400 };
 
-const sessions = new Map();
-let ort;
-let bundle;
-let contract; // of either version of the format, in the form of version 2
+let model;
 let sizes; // the value of each symbol of the contract: that of the golden vectors
 
 const methods = {
   /** Check the bundle, start the engine, run the self-test, measure the speed. */
   async open({ data, backend, engine }) {
-    bundle = await openBundle(data);
-    modelBytes(bundle, "decoder"); // throws if there is none
-    contract = contractOf(bundle.manifest);
-    sizes = goldenSizes(bundle);
-    ort = await import(engine + BUILDS[backend]);
-    ort.env.logLevel = "error";
-    ort.env.wasm.wasmPaths = engine; // absolute: a relative one would be resolved against the script
-    ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
-    for (const part of PARTS) {
-      const file = findModel(bundle.manifest, part);
-      if (file) sessions.set(part, await openSession(file, backend));
+    const threads = self.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
+    async function ort() {
+      const module = await import(engine + BUILDS[backend]);
+      module.env.logLevel = "error";
+      // The path is absolute: a relative one would be resolved against the script.
+      Object.assign(module.env.wasm, { wasmPaths: engine, numThreads: threads });
+      return module;
     }
-    const parts = [...sessions.keys()];
-    const threads = backend === "wasm" ? ort.env.wasm.numThreads : 0;
-    const { manifest, card, identity } = bundle;
-    const tested = await testEngine(parts);
-    const described = { contract: describeContract(), conditions: firstConditions(), sizes };
-    return { manifest, card, identity, parts, threads, selfTest: tested, times: await warmUp(), examples: examples(), ...described };
+    model = await Model.load(data, { ort, sessionOptions: { executionProviders: [backend] } });
+    sizes = model.exampleSizes;
+    const parts = PARTS.filter((part) => model.parts.includes(part));
+    decoderOf(parts); // throws if there is none
+    for (const part of parts) await model.open(part);
+    const { manifest, card, identity } = model.bundle;
+    return {
+      manifest, card, identity, parts, sizes,
+      precision: model.running(decoderOf(parts)).file.precision ?? "fp32",
+      threads: backend === "wasm" ? threads : 0,
+      selfTest: await model.selfTest(parts),
+      times: await warmUp(decoderOf(parts)),
+      examples: examples(),
+      contract: describeContract(),
+      conditions: firstConditions(),
+    };
   },
 
-  /** Run one part on numbers, by the names of its inputs; return those of its outputs and the time in milliseconds. */
-  run({ part, inputs, rows }) {
-    return runPart(part, inputs, rows);
+  /** Decode rows of latents, numbers by name; return the data of all rows and the time in milliseconds. */
+  async decode({ latents, conditions, rows }) {
+    const part = decoderOf(model.parts);
+    const inputs = tensors(part, { ...latents, ...conditions }, rows);
+    const begin = performance.now();
+    const outputs = await model.run(part, inputs);
+    const milliseconds = performance.now() - begin;
+    const data = outputs.pixels === undefined ? outputs[outputOf(model.contract).name].data : toFloats(outputs.pixels, part);
+    return { data, milliseconds };
+  },
+
+  /** Encode one row of data; return the numbers of each output. */
+  async encode({ data, conditions }) {
+    const outputs = await model.run("encoder", tensors("encoder", { [model.contract.data.name]: data, ...conditions }, 1));
+    return Object.values(outputs).map(({ data: numbers, dtype }) => (dtype === "int64" ? Float64Array.from(numbers, Number) : numbers));
   },
 };
 
-async function openSession(file, backend) {
-  const session = await ort.InferenceSession.create(bundle.files.get(file.name), {
-    executionProviders: [backend],
-    logSeverityLevel: 3, // errors only; they are thrown as well
-  });
-  const names = (tensors) => tensors.map((tensor) => tensor.name).join();
-  if (names(file.inputs) !== session.inputNames.join() || names(file.outputs) !== session.outputNames.join()) {
-    throw new Error(`the engine found other inputs or outputs than the manifest: ${file.name}`);
-  }
-  return session;
+/** Return the part that decodes: the one that gives numbers, or else one that gives bytes. */
+function decoderOf(parts) {
+  const found = ["decoder", "decoder-uint8-chw", "decoder-uint8-hwc"].find((part) => parts.includes(part));
+  if (found === undefined) throw new Error("bundle has no decoder as onnx: there is nothing to explore");
+  return found;
 }
 
-/** Run one part on tensors, by name. */
-async function runTensors(part, tensors) {
-  const feeds = Object.entries(tensors).map(([name, { data, dims, dtype }]) => [name, new ort.Tensor(dtype, data, dims)]);
-  const results = Object.entries(await sessions.get(part).run(Object.fromEntries(feeds)));
-  return Object.fromEntries(results.map(([name, { data, dims, type }]) => [name, { data, dims, dtype: type }]));
+/** Return the inputs of a part as tensors of `rows` rows. */
+function tensors(part, inputs, rows) {
+  const known = { float32: Float32Array, int32: Int32Array };
+  return Object.fromEntries(tensorsOf(part, model.contract).inputs.map((spec) => {
+    const numbers = inputs[spec.name];
+    const data = spec.dtype === "int64" ? BigInt64Array.from(Array.from(numbers), BigInt) : known[spec.dtype].from(numbers);
+    return [spec.name, { data, dims: [rows, ...sizesAt(spec, model.contract, sizes)], dtype: spec.dtype }];
+  }));
 }
 
-async function runPart(part, inputs, rows) {
-  const file = findModel(bundle.manifest, part);
-  const tensors = {};
-  for (const tensor of file.inputs) {
-    // An engine would turn an infinite latent into an image of NaNs.
-    if (!inputs[tensor.name].every(Number.isFinite)) throw new Error(`not finite: ${part}, '${tensor.name}'`);
-    tensors[tensor.name] = tensorOf(tensor.dtype, inputs[tensor.name], [rows, ...sizesAt(tensor, contract, sizes)]);
-  }
-  const begin = performance.now();
-  const results = await runRows(contract, runTensors, part, tensors);
-  const milliseconds = performance.now() - begin;
-  const outputs = {};
-  for (const tensor of file.outputs) {
-    const { data, dims, dtype } = results[tensor.name];
-    if (dims.join() !== [rows, ...sizesAt(tensor, contract, sizes)].join()) throw new Error(`wrong shape: ${part}, '${tensor.name}'`);
-    outputs[tensor.name] = dtype === "int64" ? Float64Array.from(data, Number) : data;
-  }
-  return { outputs, milliseconds };
+/** Return bytes as images (N, C, H, W) in the contract's range. */
+function toFloats(pixels, part) {
+  const [low, high] = pixelRange(model.contract);
+  const { data } = part.endsWith("hwc") ? toLayout(pixels, "chw") : pixels;
+  return Float32Array.from(data, (byte) => low + (byte / 255) * (high - low));
 }
 
 /** Return the contract with sizes in numbers, as the page needs it. */
 function describeContract() {
+  const { contract } = model;
   const output = outputOf(contract);
   const shape = sizesAt(output, contract, sizes);
   return {
     ...contract,
     output,
     isImage: isImage(contract),
-    isSameData: contract.output === null,
+    isSameData: contract.output === null || (output.name === contract.data.name && output.range === null),
     image_shape: shape.length === 3 ? shape : [1, 1, shape.reduce((a, b) => a * b, 1)],
-    image_range: output.range,
+    image_range: pixelRange(contract),
     latents: contract.latents.map((latent) => ({ ...latent, item: sizesAt(latent, contract, sizes) })),
     conditions: contract.conditions.map((condition) => ({ ...condition, item: sizesAt(condition, contract, sizes) })),
   };
@@ -105,39 +103,35 @@ function describeContract() {
 
 /** Return a row of each condition, as numbers: the first golden one, rounded so that a field can show it. */
 function firstConditions() {
-  const found = { ...goldenConditions(bundle, "encoder", 1), ...goldenConditions(bundle, "decoder", 1) };
   const rounded = (number, dtype) => (dtype === "float32" ? Number(number.toPrecision(3)) : Number(number));
-  return Object.fromEntries(Object.entries(found).map(([name, { data, dtype }]) => [name, Array.from(data).map((number) => rounded(number, dtype))]));
-}
-
-/** Compare what the engine computes with the golden vectors, and the random latents with the golden ones. */
-async function testEngine(parts) {
-  const { passed, outputs } = await selfTest(bundle, runTensors, parts);
-  const noise = checkNoise(bundle);
-  return { outputs, noise, passed: passed && noise.same === noise.total };
+  const found = Object.entries(model.exampleConditions(1));
+  return Object.fromEntries(found.map(([name, { data, dtype }]) => [name, Array.from(data).map((number) => rounded(number, dtype))]));
 }
 
 /** Return the milliseconds of single decodes of golden latents, without the engine's first one. */
-async function warmUp() {
-  const golden = bundle.manifest.golden.find(({ part }) => part === "decoder").inputs.map((item) => {
-    const { data, dims: [rows] } = goldenArray(bundle, item);
-    return [item.tensor, Array.from({ length: rows }, (_, row) => Array.from(data.subarray((row * data.length) / rows, ((row + 1) * data.length) / rows), Number))];
+async function warmUp(part) {
+  const golden = model.bundle.manifest.golden.find((item) => item.part === "decoder").inputs.map((item) => {
+    return [item.tensor, goldenArray(model.bundle, item)];
   });
   const begin = performance.now();
   const times = [];
   for (let index = 0; index <= WARM_UP.runs && (index < 2 || performance.now() - begin < WARM_UP.milliseconds); index += 1) {
-    const inputs = Object.fromEntries(golden.map(([name, rows]) => [name, rows[index % rows.length]]));
-    const { milliseconds } = await runPart("decoder", inputs, 1);
-    if (index > 0) times.push(milliseconds);
+    const row = golden.map(([name, { data, dims: [rows, ...item], dtype }]) => {
+      const [size, at] = [data.length / rows, index % rows];
+      return [name, { data: data.slice(at * size, (at + 1) * size), dims: [1, ...item], dtype }];
+    });
+    const start = performance.now();
+    await model.run(part, Object.fromEntries(row));
+    if (index > 0) times.push(performance.now() - start);
   }
   return times;
 }
 
 /** Return the images in the bundle, without the first two, which were decoded from extreme latents; none without an encoder. */
 function examples() {
-  const item = bundle.manifest.golden.find((golden) => golden.part === "encoder")?.inputs[0];
+  const item = model.bundle.manifest.golden.find((golden) => golden.part === "encoder")?.inputs[0];
   if (!item) return [];
-  const { data: images, dims: [rows] } = goldenArray(bundle, item);
+  const { data: images, dims: [rows] } = goldenArray(model.bundle, item);
   const size = images.length / rows;
   return Array.from({ length: rows }, (_, row) => images.slice(row * size, (row + 1) * size)).slice(rows > 4 ? 2 : 0);
 }

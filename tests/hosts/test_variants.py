@@ -1,0 +1,83 @@
+"""Hosts run bundles with decoders to bytes only, with one part only, and with weights beside the graph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import headless
+import numpy as np
+import pytest
+from host import BUNDLE, PICTURE, Host, browse, run
+from PIL import Image
+
+from tests.hosts.conftest import run_with
+from tests.reference_variants import VARIANTS
+from vae_export import load
+
+pytestmark = pytest.mark.slow
+
+#: Hosts in Python and JavaScript.
+PROGRAMS = ("python", "node")
+OUTPUTS = {"bytes hwc": ["decoder-uint8-hwc pixels"], "bytes chw": ["decoder-uint8-chw pixels"]}
+OUTPUTS |= {"encoder": ["encoder mean", "encoder logvar"], "decoder": ["decoder image"], "sidecar": ["decoder image"]}
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`bundle(name)`: a bundle of `VARIANTS`, relative to the folder in which hosts run."""
+
+    def get(name: str) -> Path:
+        path = folder / f"variant-{name.replace(' ', '-')}.zip"
+        if not path.exists():
+            path.write_bytes(VARIANTS[name](tmp_path_factory.mktemp("variant")))
+        return Path(path.name)
+
+    return get
+
+
+def compared(text: str) -> list[str]:
+    """Return the outputs that a host has compared."""
+    return re.findall(r"^([\w-]+ \w+): worst error", text, re.M)
+
+
+@pytest.mark.parametrize("variant", ["bytes hwc", "bytes chw", "decoder", "sidecar"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_host_draws_with_any_decoder(
+    name: str, variant: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    report = run(host(name), folder, bundle(variant), seed=3, picture=tmp_path / PICTURE)
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert compared(report.text) == OUTPUTS[variant]
+    with Image.open(tmp_path / PICTURE) as picture:
+        found = np.asarray(picture).astype(int)
+    model = load(folder / BUNDLE)
+    expected = model.pixels(model.prior(16, 3)).reshape(4, 4, 28, 28).swapaxes(1, 2).reshape(112, 112)
+    assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_host_tests_an_encoder_alone_and_draws_nothing(
+    name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    done = run_with(host(name), folder, bundle("encoder"))
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "pass"), done.stderr
+    assert compared(done.stdout) == OUTPUTS["encoder"]
+    done = run_with(host(name), folder, bundle("encoder"), tmp_path / PICTURE)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: bundle has no decoder as onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_browser_tests_an_encoder_alone(
+    host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+) -> None:
+    host("browser")
+    with headless.serving(folder) as served:
+        report = browse(served, bundle("encoder"))
+        assert report.passed, f"{report.text}\n{report.errors}"
+        assert compared(report.text) == OUTPUTS["encoder"]
+        assert "no images: the bundle has no decoder" in report.text
+        report = browse(served, bundle("sidecar"))
+        assert report.passed, f"{report.text}\n{report.errors}"
