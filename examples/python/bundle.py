@@ -27,6 +27,7 @@ Json = dict[str, Any]
 Run = Callable[[str, dict[str, Array]], dict[str, Array]]
 
 FORMATS = ("vae-export/1", "vae-export/2")
+CERTIFICATE_FORMATS = ("vae-export-certificate/1", "vae-export-certificate/2")
 FLOAT_PARTS, BYTE_PARTS = ("encoder", "decoder", "autoencoder"), ("decoder-uint8-hwc", "decoder-uint8-chw")
 #: A reader takes the first of these that a part has, and ignores files of any other precision.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights")
@@ -207,7 +208,7 @@ def _stored(manifest: Json) -> list[Json]:
 def _check_certificate(data: bytes, manifest: Json) -> None:
     certificate = _parse_json(data, "certificate.json", 64 << 20)
     _need(
-        isinstance(certificate, dict) and certificate.get("format") == "vae-export-certificate/1",
+        isinstance(certificate, dict) and certificate.get("format") in CERTIFICATE_FORMATS,
         "certificate of another version",
     )
     files, rows, findings = certificate["files"], certificate["rows"], certificate.get("findings", [])
@@ -218,10 +219,18 @@ def _check_certificate(data: bytes, manifest: Json) -> None:
         all(type(finding["severity"]) is str for finding in findings),
         tolerance is None or all(map(_is_number, tolerance.values())),
         isinstance(certificate.get("environment", {}), dict),
+        all(type(item["state"]) is str for item in certificate.get("reproduction", {}).values()),
+        all(type(digest) is str for digest in certificate.get("manifest", {}).values()),
+        type(certificate.get("unreproduced_allowed", True)) is bool,
         all(type(certificate[key]) is int for key in ("planned_rows", "failed_rows")),
     )
     _need(all(are_right), "certificate cannot be read")
     _need(certificate["verdict"] == "pass", "certificate did not pass")
+    if certificate["format"] != CERTIFICATE_FORMATS[0] and not certificate.get("unreproduced_allowed"):
+        states = [item["state"] for item in certificate.get("reproduction", {}).values()]
+        _need(
+            set(states) <= {"reproduced", "same structure"}, "certificate contradicts itself: a file was not reproduced"
+        )
     for stored in _stored(manifest):
         _need(files.get(stored["name"]) == stored["sha256"], f"certificate belongs to another file: {stored['name']}")
     complete = certificate["planned_rows"] == len(rows) > 0 and certificate["failed_rows"] == 0
@@ -552,7 +561,14 @@ def _check_manifest(manifest: Json, contract: Contract) -> None:
         _check_label(text)
     names, kinds = [], []
     for file in files:
-        for text in (file["format"], file.get("precision", "fp32"), file.get("machine", "")):
+        entries = file.get("without_vnni", {})
+        for text in (
+            file["format"],
+            file.get("precision", "fp32"),
+            file.get("machine", ""),
+            *entries,
+            *entries.values(),
+        ):
             _check_label(text)
         beside = file.get("beside")
         _need("beside" not in file or (type(beside) is list and beside), "sidecars cannot be read")

@@ -31,7 +31,8 @@ import { isWhole, parseJson } from "./strict-json.js";
  * @property {Map<string, Uint8Array>} files every entry by name, as views of the bundle's bytes
  */
 
-const CERTIFICATE_FORMAT = "vae-export-certificate/1";
+const CERTIFICATE_FORMATS = ["vae-export-certificate/1", "vae-export-certificate/2"];
+const PROOFS = ["reproduced", "same structure"];
 const [TEXT_LIMIT, CERTIFICATE_LIMIT] = [1 << 20, 64 << 20]; // bytes
 const SUMS_LINE = 64 + 2 + 201 + 1; // bytes, with the longest name
 const [SUMS, SIGNATURE, SIGNATURE_SIZE] = ["SHA256SUMS", "SHA256SUMS.sig", 64];
@@ -206,11 +207,14 @@ function checkEntries(named, names) {
  */
 function readCertificate(bytes, manifest) {
   const certificate = parseJson(bytes, CERTIFICATE, CERTIFICATE_LIMIT);
-  if (certificate?.format !== CERTIFICATE_FORMAT) {
-    refuse("certificate of another version", CERTIFICATE, CERTIFICATE_FORMAT, String(certificate?.format));
+  if (!CERTIFICATE_FORMATS.includes(certificate?.format)) {
+    refuse("certificate of another version", CERTIFICATE, CERTIFICATE_FORMATS.join(" | "), String(certificate?.format));
   }
   const { verdict, files, rows, findings = [], tolerance = null, environment = {} } = certificate;
-  const isRight = isTable(files) && Object.values(files).every((hash) => typeof hash === "string")
+  const { reproduction = {}, manifest: statements = {}, unreproduced_allowed: isAllowed = false } = certificate;
+  const areTexts = (/** @type {any} */ table) => isTable(table) && Object.values(table).every((text) => typeof text === "string");
+  const isRight = areTexts(files) && areTexts(statements) && typeof isAllowed === "boolean"
+    && isTable(reproduction) && Object.values(reproduction).every((item) => isTable(item) && typeof item.state === "string")
     && Array.isArray(rows) && rows.every(isTable)
     && Array.isArray(findings) && findings.every((finding) => typeof finding?.severity === "string")
     && (tolerance === null || (isTable(tolerance) && Object.values(tolerance).every(Number.isFinite)))
@@ -223,6 +227,10 @@ function readCertificate(bytes, manifest) {
     if (found !== sha256) refuse("certificate belongs to another file", `${CERTIFICATE}, ${name}`, sha256, String(found));
   }
   const isComplete = rows.length > 0 && certificate.planned_rows === rows.length && certificate.failed_rows === 0;
+  const isNew = certificate.format !== CERTIFICATE_FORMATS[0];
+  if (isNew && !isAllowed && !Object.values(reproduction).every(({ state }) => PROOFS.includes(state))) {
+    refuse("certificate contradicts itself", CERTIFICATE, "every file reproduced");
+  }
   if (!isComplete || !rows.every(hasPassed) || findings.some(({ severity }) => severity === "error")) {
     refuse("certificate contradicts itself", CERTIFICATE, "as many rows as planned, all passed, and no error");
   }

@@ -13,6 +13,7 @@ import { isWhole, parseJson } from "./strict-json.js";
  * @typedef {"fp32" | "fp16" | "bf16" | "int8" | "int8-static" | "int4-weights"} Precision
  * @typedef {{name: string, size: number, sha256: string}} StoredFile
  * @typedef {{part: Part, format: string, precision?: Precision, machine?: string, beside?: StoredFile[],
+ *   without_vnni?: Record<string, string>,
  *   inputs: TensorSpec[], outputs: TensorSpec[]} & StoredFile} ModelFile
  * @typedef {{tensor: string, file: string, shape: number[], sha256: string, dtype?: "float32" | "int32" | "int64"}} GoldenArray
  * @typedef {GoldenArray & {band: number, bands?: Record<string, number>}} GoldenOutput
@@ -147,8 +148,9 @@ function checkFiles(files, contract) {
   const [kinds, names] = [new Set(), new Set(["sha256sums", "sha256sums.sig", "manifest.json", "certificate.json", "certificate.html", "model_card.md", "license"])];
   for (const file of files) {
     checkStored(file, names);
-    const { name, part, format, precision = "fp32", machine = "", beside } = file;
+    const { name, part, format, precision = "fp32", machine = "", beside, without_vnni: entries = {} } = file;
     if (![format, precision, machine].every(isLabel)) refuse("text cannot be shown", `${HERE}, ${name}`);
+    if (!isTable(entries) || !Object.entries(entries).flat().every(isLabel)) refuse("settings cannot be read", `${HERE}, ${name}`);
     if (beside !== undefined && !(Array.isArray(beside) && beside.length > 0)) refuse("sidecars cannot be read", `${HERE}, ${name}`);
     for (const sidecar of beside ?? []) {
       checkStored(sidecar, names);

@@ -6,7 +6,7 @@ import { BundleError, InputError, describe, refuse } from "./errors.js";
 import { ARRAYS, findModel } from "./manifest.js";
 import { samplePrior, tensorOf } from "./noise.js";
 import { toLayout, toPixels } from "./pixels.js";
-import { describeMachine, recommendation } from "./recommended.js";
+import { describeMachine, recommendation, withNeededEntries } from "./recommended.js";
 import { goldenConditions, selfTest } from "./self-test.js";
 
 /** @typedef {import("./bundle.js").Bundle} Bundle */
@@ -336,7 +336,7 @@ export class Model {
     const sidecars = (file.beside ?? []).map(({ name }) => ({ path: name, data: bytes(name) }));
     const session = await ort.InferenceSession.create(bytes(file.name), {
       logSeverityLevel: 3, // errors only; they are thrown as well
-      ...options,
+      ...await withNeededEntries(file, options),
       ...(sidecars.length > 0 ? { externalData: sidecars } : {}),
     });
     const names = (/** @type {TensorSpec[]} */ tensors) => tensors.map(({ name }) => name).join();

@@ -47,6 +47,24 @@ export function recommendation({ recommended, files }, part, machine) {
 }
 
 /**
+ * Return the settings that a file needs on this machine: an x86-64 processor without VNNI adds two products of bytes in 16
+ * bits, where they do not fit. WebAssembly is not affected.
+ *
+ * @param {ModelFile} file
+ * @param {Record<string, unknown>} options of the session
+ * @returns {Promise<Record<string, unknown>>} the options with those settings
+ */
+export async function withNeededEntries({ without_vnni: entries = {} }, options) {
+  const { process } = /** @type {any} */ (globalThis);
+  if (Object.keys(entries).length === 0 || !process?.versions?.node || process.arch !== "x64") return options;
+  const features = /** @type {string[]} */ ((await describeMachine())?.features ?? []); // none where it cannot be known
+  if (features.includes("avx512_vnni") || features.includes("avx_vnni")) return options;
+  const isLow = options.graphOptimizationLevel === "disabled" || options.graphOptimizationLevel === "basic";
+  const extra = { .../** @type {object} */ (options.extra ?? {}), ...entries };
+  return { ...options, extra, ...(isLow ? { graphOptimizationLevel: "extended" } : {}) };
+}
+
+/**
  * Return the facts in which this machine and that of a recommendation must agree; null where they cannot be known.
  *
  * @returns {Promise<Record<string, unknown> | null>}

@@ -494,6 +494,10 @@ def manifest_types(base: Draft) -> Iterator[Case]:
         "file-precision-line-feed": (lambda m: file(m).update(precision="fp32\n"), False),
         "file-machine": (lambda m: file(m).update(machine="linux x86_64 AVX2"), True),
         "file-machine-number": (lambda m: file(m).update(machine=64), False),
+        "file-without-vnni": (lambda m: file(m).update(without_vnni={"session.x64quantprecision": "1"}), True),
+        "file-without-vnni-number": (lambda m: file(m).update(without_vnni={"session.x64quantprecision": 1}), False),
+        "file-without-vnni-list": (lambda m: file(m).update(without_vnni=[]), False),
+        "file-without-vnni-line-feed": (lambda m: file(m).update(without_vnni={"a\n": "1"}), False),
         "file-beside-empty": (lambda m: file(m).update(beside=[]), False),
         "file-beside-null": (lambda m: file(m).update(beside=None), False),
         "tensor-unknown-key": (lambda m: file(m)["inputs"][0].update(later=1), True),
@@ -1060,10 +1064,22 @@ def certificates(base: Draft) -> Iterator[Case]:
         change(SimpleNamespace(document=draft.certificate, row=draft.certificate["rows"][0]))
         return draft.data()
 
+    def reproduce(at: SimpleNamespace, state: str, **others: Any) -> None:
+        at.document.update(format="vae-export-certificate/2", reproduction={"decoder.onnx": {"state": state}}, **others)
+
     finding = {"rule": "x", "severity": "warning", "where": "x", "detail": "x"}
     values: dict[str, tuple[Change, bool]] = {
         "unknown-keys": (lambda at: (at.document.update(later=1), at.row.update(later=1)), True),
-        "other-version": (lambda at: at.document.update(format="vae-export-certificate/2"), False),
+        "other-version": (lambda at: at.document.update(format="vae-export-certificate/3"), False),
+        "second-version": (lambda at: at.document.update(format="vae-export-certificate/2"), True),
+        "reproduced": (lambda at: reproduce(at, "reproduced"), True),
+        "same-structure": (lambda at: reproduce(at, "same structure"), True),
+        "not-reproduced": (lambda at: reproduce(at, "differs"), False),
+        "not-reproduced-allowed": (lambda at: reproduce(at, "differs", unreproduced_allowed=True), True),
+        "not-reproduced-in-version-1": (lambda at: at.document.update(reproduction={"x": {"state": "differs"}}), True),
+        "reproduction-text": (lambda at: at.document.update(reproduction="all"), False),
+        "reproduction-without-state": (lambda at: at.document.update(reproduction={"x": {}}), False),
+        "unreproduced-allowed-1": (lambda at: at.document.update(unreproduced_allowed=1), False),
         "failed": (lambda at: at.document.update(verdict="fail"), False),
         "verdict-true": (lambda at: at.document.update(verdict=True), False),
         "no-verdict": (lambda at: at.document.pop("verdict"), False),
