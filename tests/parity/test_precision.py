@@ -16,14 +16,16 @@ from torch import nn
 
 from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampered, verified, verify_as
 from vae_export import Contract, Source, export, load, open_artifact
+from vae_export.artifact.manifest import FileContent
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.parity import Certificate
+from vae_export.parity.plan import batches_plan
 from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
 from vae_export.pipeline import ModelPayload
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix
-from vae_export.session_options import SessionOptions
+from vae_export.session_options import CPU, SessionOptions
 
 pytestmark = pytest.mark.slow
 
@@ -185,3 +187,30 @@ def test_shift_of_every_pixel_fails_by_the_mean_error(
         assert row.comparison.error <= row.tolerance
         assert row.comparison.mean_error > row.mean_tolerance
         assert f"mean error {row.comparison.mean_error:.3g}, {row.mean_tolerance:.3g} allowed" in row.reason
+
+
+@pytest.mark.parametrize(("precision", "factor"), [("fp16", 1.02), ("int8", 1.05), ("int8-static", 1.05)])
+def test_one_channel_that_is_a_little_off_fails(mlp: Subject, precision: PrecisionName, factor: float) -> None:
+    """The worst error and the mean of all pixels have room for it."""
+    model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
+    channel, changed = 100, 0
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor).copy()
+        if precision == "fp16" and tensor.name == "decoder.body.4.weight":
+            array[channel] *= np.float16(factor)
+        elif "body.4.weight" in tensor.name and tensor.name.endswith("_scale"):
+            array[channel] *= np.float32(factor)
+        else:
+            continue
+        tensor.raw_data, changed = array.tobytes(), changed + 1
+    assert changed == 1
+    cases = mlp.references.cases("decoder", precision, batches_plan((64,)))
+    options = FORMATS["onnx"].session_options(CPU)[0]
+    judged = [case for case in cases if case.elements]
+    assert {case.probe for case in judged} >= {"data", "prior"}
+    for data, wrong in ((onnx_data(mlp, "decoder", precision), False), (model.SerializeToString(), True)):
+        runner = FORMATS["onnx"].open(FileContent(data), mlp.graph("decoder").spec, options)
+        found = [case.elements["image"].used(runner(case.inputs)["image"]) for case in judged]
+        assert (max(used for used, _ in found) > 1) == wrong
+        if wrong:
+            assert max(found)[1] == (0, channel // 16, channel % 16)

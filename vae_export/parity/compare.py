@@ -17,7 +17,7 @@ import numpy as np
 from vae_export.contract import Array
 from vae_export.errors import ModelError, VaeExportError
 from vae_export.formats.base import Finding
-from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ErrorLimits
+from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR, ElementLimits, ErrorLimits
 from vae_export.pixels import GreyLevels, compare_levels, rounding_miss
 from vae_export.session_options import SessionOptions
 from vae_export.tensors import TensorSpec
@@ -41,6 +41,9 @@ class Comparison:
         outside: number of values that leave the contract's range by more than rounding; None without a range.
         fault: the reason why the output could not be compared, in which case the figures are None.
         mean_error: mean distance to the float64 output.
+        element_used: the largest difference of the mean of one element over the rows from PyTorch in the precision of
+            the file, as a share of its tolerance; None where elements are not judged.
+        element_index: that element of the output, without the batch.
     """
 
     max_abs: float | None = None
@@ -52,6 +55,8 @@ class Comparison:
     outside: int | None = None
     fault: str | None = None
     mean_error: float | None = None
+    element_used: float | None = None
+    element_index: tuple[int, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures by their names; numbers that are not finite stay as they are."""
@@ -102,7 +107,8 @@ class CaseResult:
         """The worst or mean error as a share of its tolerance: up to 1 passes; infinite for a fault."""
         if self.comparison.fault is not None:
             return math.inf
-        return max(_share(error, tolerance) for error, tolerance in self._errors_and_tolerances)
+        shares = [_share(error, tolerance) for error, tolerance in self._errors_and_tolerances]
+        return max(*shares, 0.0 if self.comparison.element_used is None else self.comparison.element_used)
 
     @cached_property
     def passed(self) -> bool:
@@ -112,6 +118,7 @@ class CaseResult:
         within = all(
             error is not None and error <= tolerance < math.inf for error, tolerance in self._errors_and_tolerances
         )
+        within = within and (comparison.element_used is None or comparison.element_used <= 1)
         in_range = not comparison.outside and (grey is None or grey.unexplained == 0)
         return comparison.fault is None and within and in_range
 
@@ -124,6 +131,9 @@ class CaseResult:
         text = f"error {comparison.error:.3g} against float64, {self.tolerance:.3g} allowed"
         if comparison.error <= self.tolerance and comparison.mean_error is not None:
             text += f"; mean error {comparison.mean_error:.3g}, {self.mean_tolerance:.3g} allowed"
+        if comparison.element_used is not None and not comparison.element_used <= 1:
+            text += f"; the mean of element {list(comparison.element_index or ())} differs by "
+            text += f"{comparison.element_used:.3g} times what is allowed"
         if comparison.outside:
             text += f"; {comparison.outside} pixels outside the contract's range"
         return f"{text}; {grey.unexplained} pixels of another grey level" if grey and grey.unexplained else text
@@ -134,8 +144,11 @@ class CaseResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as an object of certificate.json (docs/parity.md)."""
+        comparison = self.comparison.to_json()
+        if self.comparison.element_used is None:
+            del comparison["element_used"], comparison["element_index"]
         figures = {
-            **self.comparison.to_json(),
+            **comparison,
             "eager_error": self.limits.eager_error,
             "rounding": self.limits.baseline_error,
             "ratio": self.ratio,
@@ -188,7 +201,13 @@ class KnownComparisons:
 
 
 def compare_output(
-    value: object, spec: TensorSpec, eager: Array, expected: Array, tolerance: float, magnitude: float
+    value: object,
+    spec: TensorSpec,
+    eager: Array,
+    expected: Array,
+    tolerance: float,
+    magnitude: float,
+    elements: ElementLimits | None = None,
 ) -> Comparison:
     """Compare an output of a file with PyTorch's, after checking it against the contract.
 
@@ -199,6 +218,7 @@ def compare_output(
         expected: PyTorch's float64 output, (N, *item).
         tolerance: largest error that passes; it decides which differences in grey level come from rounding.
         magnitude: the output's largest absolute value over its probe.
+        elements: the limits of the mean of each element; None if they are not judged.
 
     Returns:
         The differences, or the fault if the output does not match the contract.
@@ -209,6 +229,9 @@ def compare_output(
         return Comparison(fault=error.line())
     output = np.asarray(value, np.float64)
     comparison = compare_arrays(output, eager, expected, magnitude, in_bytes=spec.dtype == "uint8")
+    if elements is not None:
+        used, element = elements.used(output)
+        comparison = replace(comparison, element_used=used, element_index=element)
     if not spec.is_bounded:
         return comparison
     levels = (

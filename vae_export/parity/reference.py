@@ -35,7 +35,7 @@ from vae_export.parity.probes import (
     probes_out_of_range,
 )
 from vae_export.parity.reproduction import FileWriter
-from vae_export.parity.tolerance import ErrorLimits, Tolerance
+from vae_export.parity.tolerance import ElementLimits, ErrorLimits, Tolerance
 from vae_export.pixels import in_levels, to_bytes, unrounded
 from vae_export.precision import CALIBRATED, FULL, PrecisionName
 from vae_export.sources import Source
@@ -45,6 +45,8 @@ from vae_export.system.threads import one_thread
 QUICK_PLAN = complete_plan(thorough=False)
 #: Rows of each probe whose sensitivity is measured in more than one direction.
 _ROWS_OF_OTHER_DIRECTIONS = 64
+#: Probes whose rows differ as those of an application do, and the fewest rows whose mean is judged element by element.
+_ELEMENT_PROBES, _ELEMENT_ROWS = ("data", "prior", "posterior", "noise", "interpolation"), 64
 #: Outputs of parts that take fewer bytes are kept for the next file of the same part in a later verification.
 _KEPT_BYTES = 64 << 20
 
@@ -66,6 +68,8 @@ class Case:
         limits: error limits of each output by name, the same for all batch sizes of the probe.
         unstable: masks (N, *item) of the codes that rounding changes, for each output that holds codes.
         sizes: values of the symbols of open sizes.
+        elements: limits of the mean of each element of an output by name, where they are judged: in a lower precision,
+            with many rows that differ.
     """
 
     probe: str
@@ -76,6 +80,7 @@ class Case:
     limits: Mapping[str, ErrorLimits]
     unstable: Mapping[str, Array] = field(default_factory=dict)
     sizes: Sizes = ()
+    elements: Mapping[str, ElementLimits] = field(default_factory=dict)
 
 
 class References:
@@ -387,7 +392,17 @@ def probe_cases(
                 if moved.changed is not None
             }
             inputs = _batch(outputs.inputs, batch)
-            cases.append(Case(outputs.probe, batch, inputs, eager, expected, limits, unstable))
+            case = Case(outputs.probe, batch, inputs, eager, expected, limits, unstable)
+            if outputs.probe in _ELEMENT_PROBES and _ELEMENT_ROWS <= batch <= len(outputs.inputs[next(iter(inputs))]):
+                found = {
+                    tensor.name: ElementLimits.of(
+                        baseline[batch][tensor.name], expected[tensor.name], limits[tensor.name], oracle.graph.module
+                    )
+                    for tensor in oracle.graph.spec.outputs
+                    if not tensor.is_code
+                }
+                case = replace(case, elements={name: one for name, one in found.items() if one is not None})
+            cases.append(case)
     return cases
 
 
@@ -449,6 +464,7 @@ def drawn_cases(cases: Sequence[Case], batches: Sequence[int]) -> list[Case]:
             eager=_batch(case.eager, batch),
             expected=_batch(case.expected, batch),
             unstable=_batch(case.unstable, batch),
+            elements={},
         )
         for batch in batches
     ]

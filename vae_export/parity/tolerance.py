@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vae_export.contract import MAX_LEVEL
+from vae_export.contract import MAX_LEVEL, Array
 from vae_export.errors import UsageError
 from vae_export.formats.onnx_quantize import BLOCK_SIZE
 from vae_export.precision import FULL, PrecisionName
@@ -49,6 +49,18 @@ MEAN_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
     "int8-static": 2.0,
     "int4-weights": 2.0,
 }
+#: The factors for the mean difference of one output element from PyTorch in the same precision, in units of the mean
+#: baseline error of that element. Rounded weights are the same in both, and the rounding of activations cancels in the
+#: mean over rows, so little is left: with integers nearly nothing. The rounding of `int4-weights` is not that of its
+#: fake quantisation, so it has no factor.
+ELEMENT_TOLERANCE_FACTORS: dict[PrecisionName, float] = {"fp16": 4.0, "bf16": 4.0, "int8": 0.4, "int8-static": 0.4}
+#: The factor for `int8` with convolutions, whose integers ONNX Runtime rounds in another way than fake quantisation.
+_CONVOLUTION_FACTOR = 4.0
+#: An element may also differ by this number of times the median of all elements: an engine that rounds in another way
+#: than the fake quantisation differs in every element, and a wrong channel in one.
+ELEMENT_MEDIAN_FACTOR = 6.0
+#: The least mean baseline error of an element, as a share of that of the whole output.
+_LEAST_ELEMENT_ERROR = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,51 @@ class ErrorLimits:
         return factor * max(baseline, with_tf32)
 
 
+@dataclass(frozen=True)
+class ElementLimits:
+    """The mean of each element of an output over the rows of a batch, in PyTorch with the numbers of a precision.
+
+    Attributes:
+        mean: means (*item), float64.
+        unit: mean baseline error of each element (*item), above 0.
+        factor: number of units by which a file's mean may differ.
+    """
+
+    mean: Array
+    unit: Array
+    factor: float
+
+    @classmethod
+    def of(cls, baseline: Array, expected: Array, limits: ErrorLimits, module: nn.Module) -> ElementLimits | None:
+        """Return the limits of a batch, or None in a precision whose elements are not judged.
+
+        Args:
+            baseline: PyTorch's output in the precision, (N, *item).
+            expected: PyTorch's float64 output, (N, *item).
+            limits: the error limits of the output in the precision.
+            module: the module of the part.
+        """
+        factor = ELEMENT_TOLERANCE_FACTORS.get(limits.precision)
+        if factor is None or limits.user_tolerance is not None:
+            return None
+        if limits.precision == "int8" and any(isinstance(layer, _CONVOLUTIONS) for layer in module.modules()):
+            factor = _CONVOLUTION_FACTOR
+        error = np.abs(baseline - expected).mean(0)
+        least = _LEAST_ELEMENT_ERROR * limits.mean_baseline_error
+        return cls(baseline.mean(0, dtype=np.float64), np.maximum(error, least), factor)
+
+    def used(self, output: Array) -> tuple[float, tuple[int, ...]]:
+        """Return the largest share of its tolerance that an element uses, and the element.
+
+        Args:
+            output: a file's output, (N, *item).
+        """
+        ratios = np.abs(output.mean(0, dtype=np.float64) - self.mean) / self.unit
+        shares = ratios / max(self.factor, ELEMENT_MEDIAN_FACTOR * float(np.median(ratios)))
+        worst = np.unravel_index(int(shares.argmax()), shares.shape)
+        return float(shares[worst]), tuple(int(index) for index in worst)
+
+
 def ulp(magnitude: float, precision: PrecisionName) -> float:
     """Return one unit in the last place at `magnitude`; precisions with integer weights count as float32."""
     relative = UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF) / FP32_UNIT_ROUNDOFF
@@ -153,7 +210,8 @@ def ulp(magnitude: float, precision: PrecisionName) -> float:
 _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
 #: Largest level of an activation: 8 bits from its lowest value to its highest, with zero as one of the levels.
 ACTIVATION_LEVELS = 255
-_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
 #: Layers whose products are computed with integers.
 _QUANTIZED_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
     "int8": _PRODUCTS,

@@ -616,7 +616,9 @@ def _compare(
         comparison = compare_codes(outputs[name], tensor, eager, expected, case.unstable[name])
     else:
         tolerance = limits.tolerance(tf32=tf32)
-        comparison = compare_output(outputs[name], tensor, eager, expected, tolerance, limits.magnitude)
+        comparison = compare_output(
+            outputs[name], tensor, eager, expected, tolerance, limits.magnitude, case.elements.get(name)
+        )
     known.add(place, name, outputs[name], comparison)
     return comparison
 
