@@ -15,15 +15,23 @@ pytestmark = pytest.mark.slow
 
 
 class TestVerify:
-    def test_json_is_the_certificate(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+    def test_json_has_a_summary_or_all_rows(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
         out = tmp_path / "certificate.json"
         given = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--out", out)
         outcome = invoke(*given, "--json")
         assert outcome.code == 0, outcome.err
-        assert json.loads(outcome.out) == json.loads(out.read_text())
-        assert json.loads(outcome.out)["verdict"] == "pass"
+        written, shown = json.loads(out.read_text()), json.loads(outcome.out)
+        assert shown["verdict"] == "pass"
+        assert sum(output["rows"] for output in shown["outputs"]) == len(written["rows"])
+        assert {key: shown[key] for key in written if key != "rows"} | {"rows": written["rows"]} == written
+        assert (shown.keys() - written.keys(), written.keys() - shown.keys()) == ({"outputs"}, {"rows"})
+        everything = invoke(*given, "--json", "--rows", "--quick", "--force")
+        assert json.loads(everything.out) == json.loads(out.read_text())
         assert invoke(*given).code == 2, "the certificate exists"
         assert invoke(*given, "--force").code == 0
+        refused = invoke(*given, "--rows")
+        assert (refused.code, refused.out) == (2, "")
+        assert "--rows goes with --json" in refused.err
 
     def test_every_output_has_a_line_with_a_verdict(self, invoke: Invoke, run_folder: Path) -> None:
         before = (run_folder / "export" / "manifest.json").read_bytes()

@@ -25,7 +25,10 @@ from vae_export import export
 from vae_export.artifact.manifest import read_manifest
 from vae_export.contract import Contract
 from vae_export.io.atomic import write_atomic
+from vae_export.parity.certificate import Engine
+from vae_export.parity.plan import PartPlan, Plan, Sweep
 from vae_export.parity.probes import make_probes
+from vae_export.parity.reproduction import Reproduction
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.report import certificate_page
 from vae_export.report.text import PROBES
@@ -41,6 +44,39 @@ def test_page_shows_verdict_figures_hashes_and_versions() -> None:
         assert entry.sha256 in page.text
     assert "other bits" in page.text
     assert PROBES["six-sigma"] in page.text
+
+
+def test_page_names_the_engine_that_ran_each_target() -> None:
+    engines = {"openvino/CPU": Engine("openvino", "2099.1"), "ort/CPUExecutionProvider": Engine("onnxruntime", "1.9")}
+    page = read(certificate(tuple(result(target=target) for target in engines), engines=engines, error_maps={}))
+    assert "openvino 2099.1" in page.text
+    assert "onnxruntime 1.9" in page.text
+    assert "torch 2.99.0" not in page.text.partition("Where this ran")[0]
+
+
+def test_page_shows_reproduction_coverage_and_plan() -> None:
+    assert read(certificate()).text.count(" reproduced") >= 2
+    unlike = Reproduction("decoder.onnx", "different", ("initialiser 'w': 1 of 2 values differ",), "its bytes differ")
+    coverage = {
+        "decoder.onnx": {
+            "rows": 64,
+            **{kind: {"reached": 3, "total": 1024} for kind in ("inputs", "weights", "bounds", "branches")},
+            "not_reached": ["hardtanh: 20, nothing above"],
+            "reason": "",
+        }
+    }
+    sweep = Sweep(1, 2, (1, 2))
+    plan = Plan({"decoder": PartPlan((sweep,), left_out=("13 probes",), reason="it takes too long")}, minutes=1)
+    failed = read(certificate(reproductions=(unlike,), coverage=coverage, plan=plan))
+    assert failed.text.startswith("Fail")
+    allowed = read(certificate(reproductions=(unlike,), coverage=coverage, plan=plan, allows_unreproduced=True))
+    assert allowed.text.startswith("Pass")
+    for page in (failed, allowed):
+        for said in ("initialiser 'w': 1 of 2 values differ", "3 of 1,024", "nothing above", "plan for the decoder: "):
+            assert said in page.text
+    assert "No file passes that could not be written anew" in failed.text
+    assert "judged by their outputs alone" in allowed.text
+    assert "decoder.onnx: not reproduced, judged by its outputs alone" in allowed.text
 
 
 def test_page_is_well_formed_and_accessible() -> None:

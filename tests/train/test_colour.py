@@ -80,7 +80,7 @@ def test_colour_export_is_verified_and_scores_the_same(
     assert {file["format"] for file in decoders} >= asked
     assert all([output["name"] for output in file["outputs"]] == ["image", *second] for file in decoders)
     assert manifest["provenance"]["training"]["data"]["protocol"] == "grey"
-    done = invoke("verify", "--run", run, "--quick", "--json")
+    done = invoke("verify", "--run", run, "--quick", "--json", "--rows")
     assert done.code == 0, done.err
     rows = json.loads(done.out)["rows"]
     assert {row["output"] for row in rows} >= {"image", *second, "negative_elbo", "iwae_nll"}

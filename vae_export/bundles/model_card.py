@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vae_export.artifact.certificate import METRIC, StoredCertificate
+from vae_export.artifact.certificate import METRIC, PROOFS, StoredCertificate
 from vae_export.artifact.manifest import Manifest
 from vae_export.contract import NORMAL, Contract, Encoding, Prior
 from vae_export.tensors import Symbol, TensorSpec
@@ -149,6 +149,13 @@ def _verification(certificate: StoredCertificate) -> Iterator[str]:
         yield f"The inputs were {origin}."
     if (reason := document.get("nats_not_compared")) is not None:
         yield f"Scores in nats were not compared: {reason}."
+    states = {name: item["state"] for name, item in document.get("reproduction", {}).items()}
+    if states:
+        equal = sum(state in PROOFS for state in states.values())
+        yield f"Written anew from the model and compared: {equal} of {len(states)} files are what export writes."
+    if unlike := [name for name, state in states.items() if state not in PROOFS]:
+        names = ", ".join(f"`{name}`" for name in unlike)
+        yield f"**Judged by their outputs alone, because they are not what export writes: {names}.**"
     if certificate.own_tolerance is not None:
         yield f"**The tolerance was set by the maker ({certificate.own_tolerance}), not derived from rounding errors.**"
     yield ""

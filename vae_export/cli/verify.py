@@ -121,15 +121,22 @@ def verify(
     ] = None,
     force: ForceOption = False,
     json: JsonOption = False,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="With --json: print every test case too.", rich_help_panel="Output"),
+    ] = False,
 ) -> None:
     """Compare exported files with PyTorch.
 
     Compares every part, format, target, batch size and probe, and writes each figure to a certificate. Exits 3 for a
     file that cannot be read, 4 for one that was altered since the export, 5 for one that does not compute what PyTorch
     computes or is worse than --baseline, 6 where a --target cannot run. Only with --force does a weaker certificate
-    (--quick, fewer targets, a wider tolerance of your own, no budget where there was one) replace a thorough one.
+    (--quick, fewer targets, a wider tolerance of your own, no budget where there was one, --allow-unreproduced) replace
+    a thorough one.
     """
     refuse_together(quick=comparison.quick, thorough=effort.thorough)
+    if rows and not json:
+        raise UsageError("--rows goes with --json", do="add --json, or read certificate.json")
     file, baseline = single.file, comparison.baseline
     if file is not None and (export is not None or single.part is None):
         raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
@@ -140,7 +147,7 @@ def verify(
     require("export")
     from vae_export.parity import read_baseline, regressions
     from vae_export.parity import verify as compare
-    from vae_export.parity.certificate_diff import weaker_points
+    from vae_export.parity.certificate_diff import is_of_another_model, weaker_points
     from vae_export.report import certificate_page
     from vae_export.sources import Source
 
@@ -196,17 +203,24 @@ def verify(
     # A failed certificate is written too: it shows what failed.
     certificate.write(place)
     write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
-    worse = [] if before is None else regressions(before, certificate.to_json())
+    document = certificate.to_json()
+    worse = [] if before is None else regressions(before, document)
+    is_other = before is not None and is_of_another_model(before, document)
     if json:
-        console.result_json(certificate.to_json() | ({} if before is None else {"regressions": worse}))
+        compared = {} if before is None else {"regressions": worse, "baseline_of_another_model": is_other}
+        console.result_json((document if rows else certificate.summary()) | compared)
     else:
         show(certificate, place)
+        if is_other:
+            console.result(f"baseline of another model: {baseline}")
         for line in worse:
             console.result(f"worse than the baseline: {line}")
     certificate.require()
     if worse:
         raise ParityError(
-            f"worse than the baseline in {len(worse)} point{'s' * (len(worse) > 1)}", where=baseline, got=worse[0]
+            f"worse than the baseline{' of another model' * is_other} in {len(worse)} point{'s' * (len(worse) > 1)}",
+            where=baseline,
+            got=worse[0],
         )
     if not json:
         console.result(verdict(certificate))
@@ -339,6 +353,8 @@ def show_gaps(certificate: Certificate) -> None:
 def verdict(certificate: Certificate) -> str:
     """Return the line of a certificate that passed; it names a tolerance of the user's own."""
     text = f"pass: {len(certificate.results):,} comparisons"
+    if unlike := certificate.unreproduced:
+        text += f"; by outputs alone, not reproduced: {', '.join(item.file for item in unlike)}"
     if (tolerance := certificate.tolerance) is None:
         return text
     return f"{text}, within your own tolerance: atol {tolerance.atol:g}, rtol {tolerance.rtol:g}"

@@ -7,7 +7,7 @@ docs/parity.md describes the JSON.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,11 @@ class Engine:
 
     package: str
     version: str
+
+
+def _largest(figures: Iterable[float | None]) -> float | None:
+    """Return the largest of the figures that were measured, or None if none was."""
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 #: What every output is compared with: the same network in PyTorch, in this precision.
@@ -215,6 +220,31 @@ class Certificate:
             "divergences": {name: mismatch.to_json() for name, mismatch in self.node_mismatches.items()},
             **({} if self.plan.is_complete else {"plan": self.plan.to_json()}),
             "rows": [result.to_json() for result in self.results],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Return the document without its rows, and in their place a line for each output of each part and target."""
+        groups: dict[tuple[str, str, str], list[CaseResult]] = {}
+        for result in self.results:
+            groups.setdefault((result.part, result.target, result.output), []).append(result)
+        document = self.to_json()
+        del document["rows"]
+        return document | {
+            "outputs": [
+                json_numbers(
+                    {
+                        "part": part,
+                        "target": target,
+                        "output": output,
+                        "rows": len(results),
+                        "failed_rows": sum(not result.passed for result in results),
+                        "max_abs": _largest(result.comparison.max_abs for result in results),
+                        "ratio": _largest(result.ratio for result in results),
+                        "share_of_tolerance": _largest(result.tolerance_used for result in results),
+                    }
+                )
+                for (part, target, output), results in groups.items()
+            ]
         }
 
     def write(self, path: Path) -> None:

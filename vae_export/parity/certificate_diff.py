@@ -80,6 +80,17 @@ def regressions(baseline: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     return [*_worse_cases(baseline["rows"], now["rows"]), *_worse_degradations(baseline["drift"], now["drift"])]
 
 
+def is_of_another_model(baseline: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a baseline names other weights than a certificate. Those of format 1 name none.
+
+    Args:
+        baseline: document of the accepted certificate.
+        now: document of the new one.
+    """
+    before, after = baseline.get("model"), now.get("model")
+    return before is not None and after is not None and before != after
+
+
 def weaker_points(
     before: Mapping[str, Any],
     manifest: Manifest,

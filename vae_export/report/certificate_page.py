@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from vae_export.artifact.certificate import METRIC
 from vae_export.artifact.manifest import Manifest
 from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
-from vae_export.parity.certificate import Certificate
+from vae_export.parity.certificate import REFERENCE, Certificate
 from vae_export.parity.compare import CaseResult
 from vae_export.parity.error_maps import ErrorMap, ImageErrors
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
@@ -188,7 +188,11 @@ TEMPLATE = "certificate.html.j2"
 
 @dataclass(frozen=True)
 class File:
-    """One file as the page lists it; `state` is "verified", "not run here", or "another file was run"."""
+    """One file as the page lists it.
+
+    `state` is "verified", "not run here", or "another file was run"; `reproduction` is that of
+    `vae_export.parity.reproduction`, and `is_proof` says whether nothing in the file can have been changed.
+    """
 
     name: str
     part: str
@@ -196,6 +200,8 @@ class File:
     size: str
     sha256: str
     state: str
+    reproduction: str = text.MISSING
+    is_proof: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +281,8 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         tensors=contract.tensors,
         summary=Summary(certificate, contract),
         files=_files(certificate, manifest),
+        unlike=[item for item in certificate.reproductions if not item.is_proof],
+        reference=REFERENCE,
         provenance=list(text.flat(manifest.provenance)),
         surroundings=list(text.flat(certificate.environment)),
         written=list(text.flat(manifest.versions)),
@@ -303,11 +311,14 @@ def why_not_shown(contract: Contract) -> str | None:
 
 def _files(certificate: Certificate, manifest: Manifest) -> list[File]:
     files = []
+    reproduced = {item.file: item for item in certificate.reproductions}
     pairs = [(entry, stored) for entry in manifest.files for stored in entry.stored]
     for entry, stored in pairs:
         ran = certificate.files.get(stored.name)
         state = "not run here" if ran is None else "verified" if ran == stored.sha256 else "another file was run"
-        files.append(File(stored.name, entry.part, entry.format, text.size(stored.size), stored.sha256, state))
+        found = reproduced.get(entry.name)
+        proof = (text.MISSING, False) if found is None else (found.state, found.is_proof)
+        files.append(File(stored.name, entry.part, entry.format, text.size(stored.size), stored.sha256, state, *proof))
     listed = {file.name for file in files}
     files += [
         File(name, text.MISSING, text.MISSING, text.MISSING, sha256, "run, not in the manifest")
