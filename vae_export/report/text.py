@@ -17,6 +17,8 @@ PROBES = {
     "one-hot": "A single unit or pixel on, all others off: a swapped axis or weight shows here.",
     "smallest": "The smallest ordinary float32 numbers, which some engines flush to zero.",
     "largest": "The largest latents for which PyTorch’s image is still finite, and the brightest image.",
+    "noise": "Noise in the whole range, so that every value of an input matters.",
+    "extreme": "Inputs that were searched for the bounds inside: each clamp and bend is crossed from both sides.",
 }
 METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE bound"}
 
