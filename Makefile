@@ -16,6 +16,9 @@ DEMO := artifacts/demo
 DATA_DIR ?= data
 READY := .venv/.ready
 
+# The suite starts hundreds of interpreters, which would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: install demo test quick lint bench reference clean
 
@@ -46,11 +49,11 @@ $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
 
 test: $(READY)
 	@echo "==> running the suite (about fifteen minutes on two cores)"
-	@$(BIN)/python -m pytest -n auto --durations=20
+	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 quick: $(READY)
 	@echo "==> running the tests that are not marked slow"
-	@$(BIN)/python -m pytest -n auto -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(READY)
 	@echo "==> ruff and mypy"

@@ -30,6 +30,7 @@ from vae_export.models import FAMILIES
 from vae_export.precision import FULL
 
 if TYPE_CHECKING:
+    from vae_export.capture import Graph
     from vae_export.parity import References
 
 # The same examples each time, and no clock: these machines are shared.
@@ -38,6 +39,9 @@ settings.load_profile("project")
 
 
 OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
+#: Images of the families with convolutions, in which every kind of layer is met and no feature map has one pixel
+#: alone. Verifying 28 by 28 pixels takes up to five times as long and runs the same operators.
+SMALL_IMAGES: dict[str, tuple[int, int, int]] = {"conv": (1, 12, 12), "residual": (1, 12, 12)}
 #: Fixtures that run commands in child processes.
 CHILD_PROCESSES = {"after_commands", "cli", "trained"}
 #: One of each kind: plain, a program, a file with another beside it.
@@ -69,6 +73,10 @@ class Exported:
         from vae_export.parity import References
 
         return References(self.source)
+
+    def graph(self, part: Part) -> Graph:
+        """The captured graph of a part. Not to be changed: capture the source again."""
+        return self.references.captured.graph(part)
 
     def copied(self, target: Path) -> Artifact:
         shutil.copytree(self.folder, target)
@@ -114,6 +122,7 @@ def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
 def exported(shared: Path) -> Callable[[str], Exported]:
     """`exported(name)`: the export of a family, or of "foreign", in every format that takes no compiler."""
     from vae_export import export, load_checkpoint, save_checkpoint
+    from vae_export.parity.plan import DEFAULT_MINUTES
 
     opened: dict[str, Exported] = {}
 
@@ -123,11 +132,14 @@ def exported(shared: Path) -> Callable[[str], Exported]:
 
         def make(staging: Path) -> None:
             if name in FAMILIES:
-                save_checkpoint(sample_models.checkpoint(name), staging / "checkpoint.safetensors")
+                shape = SMALL_IMAGES.get(name, (1, 28, 28))
+                save_checkpoint(sample_models.checkpoint(name, shape), staging / "checkpoint.safetensors")
                 source: Source | Checkpoint = load_checkpoint(staging / "checkpoint.safetensors")
             else:
                 source = sample_models.foreign_source()
-            export(source, staging / "export", formats=sample_models.QUICK)
+            # Tests of verification verify these files again, with all the time that they need.
+            minutes = DEFAULT_MINUTES if name == "mlp" else 0.1
+            export(source, staging / "export", formats=sample_models.QUICK, minutes=minutes)
 
         folder = made_once(shared / f"export-{name}", make)
         path = folder / "checkpoint.safetensors"

@@ -33,7 +33,7 @@ def need_provider(provider: str) -> None:
 def test_onnx_passes_on_the_gpu(exported: Callable[[str], Exported], name: str, target: str) -> None:
     need_provider(target.removesuffix("+tf32"))
     export = exported(name)
-    certificate = verify(export.artifact, export.source, targets=[f"onnx/{target}"], trust=True)
+    certificate = verify(export.artifact, export.references, targets=[f"onnx/{target}"], trust=True)
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
     assert {row.target for row in certificate.results} == {f"onnx/{target}"}
     assert not [finding for finding in certificate.findings if finding.rule == "node-on-cpu"]
@@ -45,7 +45,9 @@ def test_pytorch_formats_pass_on_the_gpu(exported: Callable[[str], Exported], na
     if not torch.cuda.is_available():
         pytest.skip(f"torch {torch.__version__} finds no NVIDIA GPU")
     export = exported(name)
-    certificate = verify(export.artifact, export.source, targets=[f"{format}/cuda", f"{format}/cuda+tf32"], trust=True)
+    certificate = verify(
+        export.artifact, export.references, targets=[f"{format}/cuda", f"{format}/cuda+tf32"], trust=True
+    )
     assert certificate.passed, [row.reason for row in certificate.failures[:3]]
 
 

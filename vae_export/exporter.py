@@ -34,7 +34,7 @@ from vae_export.system.signals import deferred_signals
 
 
 def export(
-    source: Source | Checkpoint,
+    source: Source | Checkpoint | References,
     out: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
@@ -55,7 +55,8 @@ def export(
     """Write the parts of a VAE in the given formats to the folder `out`, and verify them there.
 
     Args:
-        source: a checkpoint of this project, or any encoder and decoder with their contract.
+        source: a checkpoint of this project, or any encoder and decoder with their contract; as `References`, if what
+            PyTorch computes for them is wanted again, such as for a later verification.
         out: the folder to create. It appears by one rename, when it is complete and verified.
         formats: names in `vae_export.formats.FORMATS`, each once.
         parts: the parts to export; None exports all parts of the source.
@@ -86,7 +87,7 @@ def export(
         ParityError: a file does not compute what PyTorch computes, or exceeds its budget. Nothing is published.
     """
     Limits.of(minutes, 0)  # a bad number is refused before any work
-    references = References(source)
+    references = References.of(source)
     captured = references.captured
     captured.seconds = capture_seconds
     plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 from tests.capture.test_modules import CAPTURED, Case
 from tests.sample_models import QUICK
-from vae_export.capture import Captured
+from vae_export.capture import Captured, Graph
 from vae_export.capture.program import example_inputs
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.tensors import BATCH
 
 
+@functools.cache
+def graphs(name: str) -> tuple[Graph, ...]:
+    case: Case = CAPTURED[name]
+    return tuple(Captured(case.source()).graphs().values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", QUICK)
 @pytest.mark.parametrize("name", ["conditions", "several latents", "codes", "any size from data", "float32 inside"])
 def test_file_computes_what_pytorch_computes(format: str, name: str) -> None:
-    case: Case = CAPTURED[name]
     writer = FORMATS[format]
-    for graph in Captured(case.source()).graphs().values():
+    for graph in graphs(name):
         content = writer.write(graph, WriteOptions())
         assert not list(writer.lint(content, f"{graph.spec.part}{writer.suffix}", 20))
         run = writer.open(content, graph.spec, writer.session_options(writer.providers()[0])[0])

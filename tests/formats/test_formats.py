@@ -61,10 +61,9 @@ def test_outputs_match_pytorch_at_any_batch(
 ) -> None:
     export = exported(name)
     run, spec = opened(export, part, format), export.source.contract.spec(part)
-    graph = capture(export.source, part)
     for batch in (1, 5, 64):
         given = inputs(export, part, batch)
-        outputs, eager = run(given), evaluate_graph(graph, given)
+        outputs, eager = run(given), evaluate_graph(export.graph(part), given)
         assert list(outputs) == [tensor.name for tensor in spec.outputs]
         for tensor in spec.outputs:
             tensor.check(outputs[tensor.name], batch=batch)
@@ -246,14 +245,13 @@ def source_named(name: str) -> Source:
 
 
 def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
-    from vae_export.exporter import file_metadata
     from vae_export.formats import OPSET
+    from vae_export.formats.base import file_metadata
 
     source = export.source if isinstance(export, Exported) else export
     return {part: WriteOptions(file_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}
 
 
-@every_format
 @pytest.mark.parametrize(
     ("draw", "operator"),
     [
@@ -267,13 +265,12 @@ def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
         (lambda z: torch.nn.functional.scaled_dot_product_attention(z, z, z, dropout_p=0.5), "scaled_dot_product"),
     ],
 )
-def test_stochastic_module_is_refused_with_the_operators_name(
-    format: str, draw: Callable[[Tensor], Tensor], operator: str
-) -> None:
+def test_stochastic_module_is_refused_with_the_operators_name(draw: Callable[[Tensor], Tensor], operator: str) -> None:
     decoder = torch.nn.Sequential(sample_models.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
     graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
-    with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
-        FORMATS[format].write(graph, WriteOptions())
+    for format in sample_models.QUICK:
+        with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
+            FORMATS[format].write(graph, WriteOptions())
 
 
 def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
@@ -288,14 +285,14 @@ def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
         assert all(program.state_dict[name] is tensor for name, tensor in before[2].items()), format
 
 
-@every_format
-def test_dropout_as_the_last_layer_is_exported(format: str) -> None:
+def test_dropout_as_the_last_layer_is_exported() -> None:
     decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
     graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
-    data = FORMATS[format].write(graph, WriteOptions())
     latent = {"latent": np.ones((3, 4), np.float32)}
-    run = FORMATS[format].open(data, graph.spec, SessionOptions(FORMATS[format].providers()[0], threads=1))
-    np.testing.assert_allclose(run(latent)["image"], evaluate_graph(graph, latent)["image"], rtol=1e-5)
+    for format in sample_models.QUICK:
+        data = FORMATS[format].write(graph, WriteOptions())
+        run = FORMATS[format].open(data, graph.spec, SessionOptions(FORMATS[format].providers()[0], threads=1))
+        np.testing.assert_allclose(run(latent)["image"], evaluate_graph(graph, latent)["image"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)

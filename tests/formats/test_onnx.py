@@ -12,7 +12,7 @@ import pytest
 from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Source, export
-from vae_export.capture import capture
+from vae_export.capture import Graph, capture
 from vae_export.contract import PARTS
 from vae_export.errors import UsageError
 from vae_export.formats import FORMATS, WriteOptions
@@ -26,24 +26,29 @@ def decoder() -> Source:
     return Source.of(sample_models.checkpoint("mlp", (1, 4, 4)))
 
 
+@pytest.fixture(scope="module")
+def graph(decoder: Source) -> Graph:
+    return capture(decoder, "decoder")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", range(14, 23))
-def test_requested_opset_is_written(decoder: Source, opset: int) -> None:
-    data = FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset)).data
+def test_requested_opset_is_written(graph: Graph, opset: int) -> None:
+    data = FORMATS["onnx"].write(graph, WriteOptions(opset=opset)).data
     assert [(entry.domain, entry.version) for entry in onnx.load_from_string(data).opset_import] == [("", opset)]
 
 
 @pytest.mark.parametrize("opset", [-1, 0, MIN_OPSET - 1, NEWEST + 1, 10**6])
-def test_unsupported_opset_is_refused(decoder: Source, opset: int) -> None:
+def test_unsupported_opset_is_refused(graph: Graph, opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
-        FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
+        FORMATS["onnx"].write(graph, WriteOptions(opset=opset))
 
 
 @pytest.mark.parametrize("opset", [11, 13])
-def test_opset_that_the_model_cannot_have_is_refused_with_the_lowest(decoder: Source, opset: int) -> None:
+def test_opset_that_the_model_cannot_have_is_refused_with_the_lowest(graph: Graph, opset: int) -> None:
     said = f"opset cannot be written: decoder, No Adapter .*; expected 14 and up for this model, got {opset}"
     with pytest.raises(UsageError, match=said):
-        FORMATS["onnx"].write(capture(decoder, "decoder"), WriteOptions(opset=opset))
+        FORMATS["onnx"].write(graph, WriteOptions(opset=opset))
 
 
 @pytest.mark.slow
@@ -100,7 +105,7 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
 
     code = """if True:
         from tests import sample_models
-        from vae_export.capture import capture
+        from vae_export.capture import Graph, capture
         from vae_export import Source
         from vae_export.formats import FORMATS, WriteOptions
         graph = capture(Source.of(sample_models.checkpoint("blog", (1, 4, 4))), "autoencoder")

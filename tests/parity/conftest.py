@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
 from tests import sample_models
+from tests.conftest import locked_waiting
 from tests.parity.small_exports import Subject, checkpoint, exported
 from vae_export.models.config import Family
 
@@ -23,14 +25,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Subject]:
+def subject(shared: Path) -> Callable[..., Subject]:
     """`subject(family, seed)`: a network and its export to ONNX, or to every quick format for `mlp` with seed 0."""
     made: dict[tuple[Family, int], Subject] = {}
 
     def get(family: Family = "mlp", seed: int = 0) -> Subject:
         if (family, seed) not in made:
             formats = sample_models.QUICK if (family, seed) == ("mlp", 0) else ("onnx",)
-            made[family, seed] = exported(checkpoint(family, seed), tmp_path_factory.mktemp(family), formats)
+            folder = shared / f"parity-{family}-{seed}"
+            with locked_waiting(shared / f"lock-{folder.name}"):
+                made[family, seed] = exported(checkpoint(family, seed), folder, formats)
         return made[family, seed]
 
     return get

@@ -50,7 +50,7 @@ def test_correct_export_passes_on_every_target(exported: Callable[[str], Exporte
     export = exported(name)
     # Only two run every batch size and setting: the slow ones would take minutes.
     thorough = name in ("mlp", "foreign")
-    certificate = verify(export.artifact, export.source, trust=name == "foreign", thorough=thorough)
+    certificate = verify(export.artifact, export.references, trust=name == "foreign", thorough=thorough)
     assert certificate.passed
     assert set(certificate.files) == {stored.name for stored in export.artifact.manifest.stored}
     batches = {row.batch for row in certificate.results}

@@ -11,7 +11,6 @@ import torch
 from tests.conftest import Exported
 from tests.runtime.conftest import latents
 from vae_export import Model, load
-from vae_export.capture import capture
 from vae_export.errors import ModelError
 from vae_export.runtime.session import Session
 
@@ -24,7 +23,7 @@ def test_runtime_matches_pytorch(exported: Callable[[str], Exported], name: str)
     rng = np.random.default_rng(0)
     latent = rng.standard_normal((5, *contract.latent_shape), dtype=np.float32)
     image = rng.uniform(*contract.image_range, (5, *contract.image_shape)).astype(np.float32)
-    encoder, decoder = capture(export.source, "encoder").module, capture(export.source, "decoder").module
+    encoder, decoder = export.graph("encoder").module, export.graph("decoder").module
     with torch.no_grad():
         mean, logvar = encoder(torch.from_numpy(image))
         close = {"rtol": 1e-4, "atol": 1e-5}
