@@ -18,7 +18,7 @@ writeFileSync(picture, await encodePng(pixels, 4));
 
 const bundle: Bundle = await openBundle(readFileSync(path), { verifyKey: null });
 const shape: readonly (number | string)[] = bundle.contract.data.shape;
-const refused = await model.decode([Infinity]).catch((error: unknown) => error instanceof InputError);
+const refused = await model.decode([Infinity, ...Array(9).fill(0)]).catch((error: unknown) => error instanceof InputError);
 const damaged = await openBundle(new Uint8Array(9)).catch((error: unknown) => error instanceof BundleError);
 console.log(JSON.stringify({
   refused, damaged, shape, latents: latents.length, mean: mean.dims, logvar: logvar.dims, again: again.dims, between: between.dims, pixels: pixels.dims,

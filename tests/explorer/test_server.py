@@ -259,12 +259,14 @@ def test_page_opens_in_the_browser(bundle: Path, fake_ort: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_wheel_contains_the_page(tmp_path: Path) -> None:
+def test_wheel_contains_the_page_and_the_package(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     [wheel] = tmp_path.glob("*.whl")
-    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "/explorer/page/" in name}
-    assert names == {path.name for path in PAGE.iterdir()}
+    files = zipfile.ZipFile(wheel).namelist()
+    for folder, source in (("page", PAGE), ("vae-bundle", PACKAGE_FOLDER)):
+        packed = {Path(name).name for name in files if f"/explorer/{folder}/" in name}
+        assert packed == {path.name for path in source.iterdir()}
