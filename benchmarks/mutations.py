@@ -1,0 +1,780 @@
+"""Change exports at random, one change each, and count what `verify` catches.
+
+    python benchmarks/mutations.py                      500 changes of a small network in every format
+    python benchmarks/mutations.py --changes 2000 --seed 7 --run artifacts/mnist-mlp
+
+Each change is made in one file, its golden vectors or its manifest, and the hashes in the manifest are made to fit. A
+change has an effect if outputs differ by more than rounding for any of many inputs in the contract's range, which are
+not those of `verify`, if the file cannot be run any more, or if a reader is told something else. Changes are verified
+at the depth of `export`. "by numbers" counts those that comparisons and lint find without the file that is written
+anew. Exits 1 if a change with an effect is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
+from vae_export.capture import capture
+from vae_export.contract import Array
+from vae_export.errors import VaeExportError
+from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.base import file_metadata
+from vae_export.io.atomic import sha256
+from vae_export.models import VAE, VAEConfig
+from vae_export.parity import References
+from vae_export.precision import PrecisionName
+from vae_export.runs import Run
+
+#: Formats of the export, and precisions of its ONNX files.
+KINDS_OF_FILES = ("onnx", "torchscript", "pt2", "openvino", "ort")
+PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
+#: Rules of findings that come from the source and not from numbers or the file alone.
+BY_SOURCE = ("other-structure", "not-reproduced", "other-manifest", "golden-vectors")
+#: Outputs that differ by more than this share of their largest value differ by more than rounding.
+EFFECT = 1e-5
+
+#: A change of one file: the new bytes, or None where there is nothing to change.
+Change = Callable[[FileContent, np.random.Generator], FileContent | None]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A changed export.
+
+    Attributes:
+        kind: what was changed, such as "onnx: one weight".
+        artifact: the export.
+        tells: whether a reader is told something else, or has other golden vectors.
+        refused: whether every reader refuses it when it is opened.
+        entry: the changed file; None where no file of the model was changed.
+        content: its new bytes.
+    """
+
+    kind: str
+    artifact: Artifact
+    tells: bool
+    refused: bool = False
+    entry: FileEntry | None = None
+    content: FileContent | None = None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Count the random changes of exports that verification catches.")
+    parser.add_argument("--changes", type=int, default=500, help="number of changes (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the changes (default: 0)")
+    parser.add_argument("--run", type=Path, help="run folder with a trained checkpoint, in place of a small network")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # torch.jit is deprecated
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = small_checkpoint() if options.run is None else load_checkpoint(Run(options.run).checkpoint)
+        tally = measure(checkpoint, Path(folder), options.changes, options.seed, report=sys.stderr)
+    print(tally.table())
+    return 1 if tally.missed else 0
+
+
+class Tally:
+    """Counts of changes by kind."""
+
+    def __init__(self) -> None:
+        self.made, self.effect, self.caught, self.by_numbers = (
+            Counter[str](),
+            Counter[str](),
+            Counter[str](),
+            Counter[str](),
+        )
+        self.missed: list[str] = []
+
+    def add(self, kind: str, *, effect: bool, caught: bool, by_numbers: bool) -> None:
+        self.made[kind] += 1
+        if effect:
+            self.effect[kind] += 1
+            self.caught[kind] += caught
+            self.by_numbers[kind] += by_numbers
+            if not caught:
+                self.missed.append(kind)
+
+    def table(self) -> str:
+        """Return the table in Markdown, with the sums in its last row."""
+        lines = ["| change | made | with effect | caught | by numbers | missed |", "|---|---|---|---|---|---|"]
+        for kind in (*sorted(self.made), None):
+            counts = [
+                sum(counter.values()) if kind is None else counter[kind]
+                for counter in (self.made, self.effect, self.caught, self.by_numbers)
+            ]
+            lines.append(f"| {kind or 'all'} | {' | '.join(map(str, counts))} | {counts[1] - counts[2]} |")
+        return "\n".join(lines)
+
+
+def measure(
+    checkpoint: Checkpoint,
+    folder: Path,
+    changes: int,
+    seed: int,
+    report: Any = None,
+    formats: Sequence[str] = KINDS_OF_FILES,
+) -> Tally:
+    """Export a checkpoint, change the export at random, and verify each change.
+
+    Args:
+        checkpoint: the network.
+        folder: an empty folder.
+        changes: number of changes.
+        seed: seed of the changes.
+        report: file that a line for each missed change is written to.
+        formats: formats of the export; those that cannot be written here are left out.
+    """
+    references, tally = References(checkpoint), Tally()
+    artifact = _exported(references, folder, [name for name in formats if FORMATS[name].unavailable() is None])
+    effects = Effects(artifact, references)
+    _require_unchanged_passes(artifact, references, folder / "changed")
+    for number in range(changes):
+        changed = None
+        rng = np.random.default_rng((seed, number))
+        while changed is None:
+            changed = change_at_random(artifact, references, folder / "changed", rng)
+        effect = changed.tells or effects.of(changed)
+        certificate = verified(changed, references)
+        caught = certificate is None or not certificate.passed
+        by_numbers = (
+            certificate is None
+            or bool(certificate.failures)
+            or any(finding.rule not in BY_SOURCE for finding in certificate.errors)
+        )
+        tally.add(changed.kind, effect=effect, caught=caught, by_numbers=by_numbers)
+        if report is not None and effect and not caught:
+            print(f"missed: change {number}, {changed.kind}", file=report, flush=True)
+    return tally
+
+
+def _exported(references: References, folder: Path, formats: list[str]) -> Artifact:
+    """Export ONNX in every precision and the other formats in float32, into one folder."""
+    parts = ("encoder", "decoder")
+    one, _ = export(references, folder / "export", formats=("onnx",), parts=parts)
+    others = [
+        export(references, folder / "precisions", formats=("onnx",), precisions=PRECISIONS[1:], parts=parts)[0],
+    ]
+    if names := [name for name in formats if name != "onnx"]:
+        others.append(export(references, folder / "formats", formats=names, parts=parts)[0])
+    files, versions = list(one.manifest.files), dict(one.manifest.versions)
+    for other in others:
+        for stored in other.manifest.stored:
+            (one.folder / stored.name).write_bytes(other.read(stored))
+        files += other.manifest.files
+        versions |= other.manifest.versions
+    manifest = replace(one.manifest, files=tuple(files), versions=versions)
+    (one.folder / MANIFEST).write_bytes(manifest.text)
+    return open_artifact(one.folder)
+
+
+def _require_unchanged_passes(artifact: Artifact, references: References, folder: Path) -> None:
+    """Raise an error if an unchanged export does not pass, because then every change of it would count as caught."""
+    full = tuple(entry for entry in artifact.manifest.files if (entry.format, entry.precision) == ("onnx", "fp32"))
+    manifests = [replace(artifact.manifest, files=(entry,), golden=()) for entry in artifact.manifest.files]
+    for manifest in (*manifests, replace(artifact.manifest, files=full)):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(artifact.folder, folder)
+        (folder / MANIFEST).write_bytes(manifest.text)
+        entry = manifest.files[0]
+        certificate = verified(Changed(entry.name, open_artifact(folder), tells=False), references)
+        if certificate is None:
+            raise SystemExit(f"{entry.name}: it is refused before it is changed")
+        certificate.require()
+
+
+def verified(changed: Changed, references: References) -> Certificate | None:
+    """Return the certificate of a changed export, or None if it is refused."""
+    if changed.refused:
+        return None
+    kinds = {(entry.format, entry.precision) for entry in changed.artifact.manifest.files}
+    targets = [
+        f"{format}{'' if precision == 'fp32' else f'+{precision}'}/{FORMATS[format].providers()[0]}"
+        for format, precision in kinds
+    ]
+    try:
+        return verify(changed.artifact, references, targets=targets, thorough=False, trust=True)
+    except VaeExportError:
+        return None
+
+
+class Effects:
+    """Runs files with many inputs in the contract's range, and compares them with the unchanged ones."""
+
+    def __init__(self, artifact: Artifact, references: References) -> None:
+        self._artifact, self._references = artifact, references
+        rng, contract = np.random.default_rng(99), references.source.contract
+        data, latent = contract.data, contract.latents[0]
+        real = references.images(64)
+        noise = rng.uniform(data.low, data.high, (128, *data.fixed_item)).astype(np.float32)
+        corners = np.where(
+            rng.uniform(size=(64, *data.fixed_item)) < rng.uniform(size=(64, 1, 1, 1)), data.low, data.high
+        )
+        normal = rng.standard_normal((192, *latent.fixed_item)).astype(np.float32)
+        self._inputs: dict[str, Array] = {
+            data.name: np.concatenate([real, noise, corners.astype(np.float32)]),
+            latent.name: np.concatenate([normal, 6 * np.sign(normal[:64])]),
+        }
+        self._expected: dict[str, Mapping[str, Array]] = {}
+
+    def of(self, changed: Changed) -> bool:
+        """Whether a changed file computes something else than the unchanged one, or cannot be run."""
+        if changed.entry is None or changed.content is None:
+            return False
+        entry = changed.entry
+        if entry.name not in self._expected:
+            unchanged = FileContent(
+                self._artifact.read(entry), {s.suffix: self._artifact.read(s) for s in entry.beside}
+            )
+            self._expected[entry.name] = self._run(entry, unchanged)
+        try:
+            outputs = self._run(entry, changed.content)
+        except Exception:  # every engine raises its own
+            return True
+        batch = re.search(r"batch of (\d+)", changed.kind)
+        return bool(batch) or any(
+            array.shape != outputs[name].shape
+            or not np.abs(outputs[name] - array).max() <= EFFECT * np.abs(array).max()
+            for name, array in self._expected[entry.name].items()
+        )
+
+    def _run(self, entry: FileEntry, content: FileContent) -> Mapping[str, Array]:
+        spec = self._references.captured.graph(entry.part).spec
+        format = FORMATS[entry.format]
+        runner = format.open(content, spec, format.session_options(format.providers()[0])[0])
+        return runner({tensor.name: self._inputs[tensor.name] for tensor in spec.inputs})
+
+
+def change_at_random(
+    artifact: Artifact, references: References, folder: Path, rng: np.random.Generator
+) -> Changed | None:
+    """Make one change, and let the hashes in the manifest fit; return None if there was nothing to change."""
+    shutil.rmtree(folder, ignore_errors=True)
+    place = rng.uniform()
+    if place < 0.1:
+        return change_golden(artifact, folder, rng)
+    if place < 0.2:
+        return change_manifest(artifact, folder, rng)
+    entry = artifact.manifest.files[rng.integers(len(artifact.manifest.files))]
+    content = FileContent(artifact.read(entry), {sidecar.suffix: artifact.read(sidecar) for sidecar in entry.beside})
+    changes = CHANGES[entry.format] if entry.format in CHANGES else program_changes(entry, references)
+    name = str(rng.choice(list(changes)))
+    try:
+        new = changes[name](content, rng)
+    except (LookupError, ValueError, TypeError):  # no such thing in this file
+        return None
+    if new is None or new == content:
+        return None
+    folder.mkdir(parents=True)
+    written = FileEntry.of(entry.name, entry.part, entry.format, new, entry.precision)
+    fitted = replace(entry, size=written.size, sha256=written.sha256, beside=written.beside)
+    for file, data in new.by_name(entry.name).items():
+        (folder / file).write_bytes(data)
+    manifest = replace(artifact.manifest, files=(fitted,), golden=())
+    (folder / MANIFEST).write_bytes(manifest.text)
+    precision = "" if entry.precision == "fp32" else f" {entry.precision}"
+    tells = name.startswith("metadata")
+    return Changed(f"{entry.format}{precision}: {name}", open_artifact(folder), tells, entry=entry, content=new)
+
+
+def change_golden(artifact: Artifact, folder: Path, rng: np.random.Generator) -> Changed | None:
+    """Change a golden vector, with its hash in the manifest made to fit."""
+    document = json.loads(artifact.manifest.text)
+    golden = document["golden"][rng.integers(len(document["golden"]))]
+    how = str(rng.choice(["inputs", "outputs", "one value", "tolerance", "left out"]))
+    side = "inputs" if how == "inputs" else "outputs"
+    item = golden[side][rng.integers(len(golden[side]))]
+    files: dict[str, bytes] = {}
+    if how == "tolerance":
+        item["band"] *= float(rng.choice([3, 100]))
+    elif how == "left out":
+        document["golden"].remove(golden)
+    else:
+        values = np.fromfile(artifact.folder / item["file"], np.float32)
+        index = int(rng.integers(len(values))) if how == "one value" else slice(None)
+        values[index] = values[index] * np.float32(rng.choice([0.9, 0.99, 0.0])) + np.float32(1e-3)
+        files[item["file"]] = values.tobytes()
+        for other in document["golden"]:
+            for stated in (*other["inputs"], *other["outputs"]):
+                if stated["file"] == item["file"]:
+                    stated["sha256"] = sha256(files[item["file"]])
+    return _with_document(artifact, folder, document, files, f"golden vectors: {how}")
+
+
+def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) -> Changed | None:
+    """Change a number or a text in what the manifest says of its model and its files."""
+    document = json.loads(artifact.manifest.text)
+    section = str(
+        rng.choice([key for key in ("provenance", "contract", "versions", "prior", "likelihood") if key in document])
+    )
+    leaves = list(_leaves(document[section])) if isinstance(document[section], dict | list) else []
+    if not leaves:
+        return None
+    container, key = leaves[rng.integers(len(leaves))]
+    value = container[key]
+    if isinstance(value, bool):
+        container[key] = not value
+    elif isinstance(value, int | float):
+        container[key] = value * 1.1 if isinstance(value, float) else value + 1
+    elif isinstance(value, str) and value:
+        container[key] = value[:-1] + ("0" if value[-1] != "0" else "1")
+    else:
+        return None
+    return _with_document(artifact, folder, document, {}, f"manifest: {section}")
+
+
+def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, dict | list):
+            yield from _leaves(item)
+        else:
+            yield value, key
+
+
+def _with_document(
+    artifact: Artifact, folder: Path, document: dict[str, Any], files: Mapping[str, bytes], kind: str
+) -> Changed | None:
+    """Return the export in float32 ONNX with this manifest; None if nothing is changed."""
+    unchanged = json.loads(artifact.manifest.text)
+    for one in (document, unchanged):
+        one["files"] = [
+            item for item in one["files"] if item["format"] == "onnx" and item.get("precision", "fp32") == "fp32"
+        ]
+    if document == unchanged and not files:
+        return None
+    shutil.copytree(artifact.folder, folder)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / MANIFEST).write_bytes(json.dumps(document, indent=1).encode())
+    try:
+        changed = open_artifact(folder)
+    except VaeExportError:  # refused by every reader
+        changed = replace(artifact, folder=folder)
+        return Changed(kind, changed, tells=True, refused=True)
+    return Changed(kind, changed, tells=True)
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------
+
+
+def _onnx(change: Callable[[onnx.ModelProto, np.random.Generator], None]) -> Change:
+    def changed(content: FileContent, rng: np.random.Generator) -> FileContent:
+        model = onnx.load_from_string(content.data)
+        change(model, rng)
+        return replace(content, data=model.SerializeToString())
+
+    return changed
+
+
+def _initialiser(model: onnx.ModelProto, rng: np.random.Generator, least: int = 2) -> tuple[TensorProto, Array]:
+    found = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= least]
+    tensor = found[rng.integers(len(found))]
+    return tensor, numpy_helper.to_array(tensor).copy()
+
+
+def _moved(values: Array, rng: np.random.Generator) -> Array:
+    if values.dtype.kind in "iu":
+        return values + np.asarray(rng.choice([1, 2, 8]), values.dtype)
+    return (values * rng.choice([1.001, 1.02, 1.5, -1.0, 0.0])).astype(values.dtype)
+
+
+def one_weight(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    tensor, array = _initialiser(model, rng)
+    index = np.unravel_index(rng.integers(array.size), array.shape)
+    array[index] = _moved(array[index], rng)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def one_channel(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    tensor, array = _initialiser(model, rng)
+    axis = int(rng.integers(array.ndim))
+    index = (slice(None),) * axis + (int(rng.integers(array.shape[axis])),)
+    array[index] = _moved(array[index], rng)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def two_exchanged(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    tensor, array = _initialiser(model, rng)
+    axis = int(rng.integers(array.ndim))
+    one, other = rng.choice(array.shape[axis], 2, replace=False)
+    order = np.arange(array.shape[axis])
+    order[[one, other]] = order[[other, one]]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(np.take(array, order, axis)), tensor.name))
+
+
+def constant(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Change a constant of at most four numbers, such as the bound of a clamp or a shape."""
+    small = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) <= 4]
+    small += [a.t for node in model.graph.node for a in node.attribute if a.type == a.TENSOR and np.prod(a.t.dims) <= 4]
+    tensor = small[rng.integers(len(small))]
+    array = numpy_helper.to_array(tensor).copy()
+    array = (
+        array + np.ones((), array.dtype)
+        if array.dtype.kind in "iu"
+        else (array * rng.choice([0.25, 1.01, 2])).astype(array.dtype)
+    )
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(array), tensor.name))
+
+
+def attribute(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    found = [a for node in model.graph.node for a in node.attribute if a.type in (a.INT, a.FLOAT, a.INTS)]
+    chosen = found[rng.integers(len(found))]
+    if chosen.type == chosen.FLOAT:
+        chosen.f *= 1.01
+    elif chosen.type == chosen.INT:
+        chosen.i = 1 - chosen.i if chosen.i in (0, 1) else chosen.i + 1
+    else:
+        chosen.ints[0] += 1
+
+
+def operator(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    others = {
+        "Relu": ["LeakyRelu", "Elu", "Softplus", "Abs", "Identity"],
+        "Sigmoid": ["HardSigmoid", "Tanh", "Identity"],
+        "Add": ["Sub"],
+        "Mul": ["Div"],
+        "Clip": ["Identity"],
+        "Exp": ["Softplus"],
+    }
+    node = rng.choice([node for node in model.graph.node if node.op_type in others])
+    node.op_type = str(rng.choice(others[node.op_type]))
+    del node.input[1 if node.op_type == "Identity" else 2 :]
+
+
+def _insert(model: onnx.ModelProto, rng: np.random.Generator, make: Callable[[str, str], list[onnx.NodeProto]]) -> None:
+    """Put nodes behind a random node that computes floats."""
+    places = [
+        place
+        for place, node in enumerate(model.graph.node)
+        if node.op_type in ("Relu", "Gemm", "Sigmoid", "Add", "Mul")
+    ]
+    place = places[rng.integers(len(places))]
+    name = model.graph.node[place].output[0]
+    model.graph.node[place].output[0] = f"{name}_before"
+    for offset, node in enumerate(make(f"{name}_before", name)):
+        model.graph.node.insert(place + 1 + offset, node)
+
+
+def _number(model: onnx.ModelProto, name: str, value: float) -> str:
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float16 if half else np.float32), name))
+    return name
+
+
+def inserted_factor(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    factor = _number(model, "changed_factor", float(rng.choice([1.0, 1.0001, 1.01, 0.5])))
+    _insert(model, rng, lambda before, after: [helper.make_node("Mul", [before, factor], [after])])
+
+
+def inserted_clamp(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    high = _number(model, "changed_high", float(rng.choice([0.5, 2, 5, 10, 50])))
+    _insert(model, rng, lambda before, after: [helper.make_node("Clip", [before, "", high], [after])])
+
+
+def branch_on_value(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    bound, other = (
+        _number(model, "changed_bound", float(rng.choice([0.5, 1, 3, 8]))),
+        _number(model, "changed_other", 0.0),
+    )
+
+    def make(before: str, after: str) -> list[onnx.NodeProto]:
+        greater = helper.make_node("Greater", [before, bound], ["changed_condition"])
+        return [greater, helper.make_node("Where", ["changed_condition", other, before], [after])]
+
+    _insert(model, rng, make)
+
+
+def _wrong_at(model: onnx.ModelProto, rng: np.random.Generator, low: int, high: int) -> None:
+    """Make the file wrong for batches from `low` to `high`."""
+    half = _number(model, "changed_half", 0.5)
+    name = model.graph.input[0].name
+    for text, value in (("changed_low", low), ("changed_high", high), ("changed_zero", 0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), text))
+
+    def make(before: str, after: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Shape", [name], ["changed_shape"]),
+            helper.make_node("Gather", ["changed_shape", "changed_zero"], ["changed_batch"]),
+            helper.make_node("GreaterOrEqual", ["changed_batch", "changed_low"], ["changed_above"]),
+            helper.make_node("LessOrEqual", ["changed_batch", "changed_high"], ["changed_below"]),
+            helper.make_node("And", ["changed_above", "changed_below"], ["changed_condition"]),
+            helper.make_node("Mul", [before, half], ["changed_value"]),
+            helper.make_node("Where", ["changed_condition", "changed_value", before], [after]),
+        ]
+
+    _insert(model, rng, make)
+
+
+def wrong_at_one_batch(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    batch = int(rng.integers(1, 1025))
+    _wrong_at(model, rng, batch, batch)
+
+
+def wrong_at_many_batches(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    low = int(rng.choice([5, 65, 258]))
+    _wrong_at(model, rng, low, {5: 63, 65: 256, 258: 1024}[low])
+
+
+def replaceable_weight(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    tensor, _ = _initialiser(model, rng)
+    model.graph.input.append(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, ["changed", *tensor.dims[1:]])
+    )
+
+
+def exchanged_inputs(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    nodes = [node for node in model.graph.node if len(node.input) >= 2]
+    one, other = (nodes[index] for index in rng.integers(len(nodes), size=2))
+    one.input[1], other.input[1] = other.input[1], one.input[1]
+
+
+def left_out(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    node = model.graph.node[rng.integers(len(model.graph.node))]
+    node.op_type = "Identity"
+    del node.attribute[:], node.input[1:]
+
+
+def metadata(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    entry = model.metadata_props[rng.integers(len(model.metadata_props))]
+    entry.value = _other_text(entry.value, rng)
+
+
+def metadata_left_out(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    del model.metadata_props[rng.integers(len(model.metadata_props))]
+
+
+def metadata_text(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    field = str(rng.choice(["producer_name", "producer_version", "doc_string", "domain"]))
+    setattr(model, field, getattr(model, field) + " other")
+
+
+def versions(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    if rng.uniform() < 0.5:
+        model.ir_version += 1
+    else:
+        model.opset_import[0].version += int(rng.choice([-1, 1]))
+
+
+def _other_text(text: str, rng: np.random.Generator) -> str:
+    """Change a digit of a text, or its last letter."""
+    digits = [match.start() for match in re.finditer(r"\d", text)]
+    place = digits[rng.integers(len(digits))] if digits else len(text) - 1
+    letter = str((int(text[place]) + 1) % 10) if digits else "x"
+    return text[:place] + letter + text[place + 1 :]
+
+
+ONNX: dict[str, Change] = {
+    name: _onnx(change)
+    for name, change in {
+        "one weight": one_weight,
+        "one channel": one_channel,
+        "two rows or columns exchanged": two_exchanged,
+        "a constant": constant,
+        "an attribute": attribute,
+        "another operator": operator,
+        "a factor inserted": inserted_factor,
+        "a clamp inserted": inserted_clamp,
+        "a branch on a value": branch_on_value,
+        "wrong at a batch of 1 size": wrong_at_one_batch,
+        "wrong at a batch of 50 sizes and more": wrong_at_many_batches,
+        "a weight that callers may replace": replaceable_weight,
+        "inputs of two nodes exchanged": exchanged_inputs,
+        "an operator left out": left_out,
+        "metadata changed": metadata,
+        "metadata left out": metadata_left_out,
+        "metadata of the producer": metadata_text,
+        "versions": versions,
+    }.items()
+}
+
+
+# --- OpenVINO and ORT: bytes --------------------------------------------------------------------------------------
+
+
+def _bytes_of_weights(data: bytes, rng: np.random.Generator) -> bytes:
+    """Change one float in the second half of a file that is mostly weights."""
+    start = int(rng.integers(len(data) // 2, len(data) - 64)) // 4 * 4
+    value = np.frombuffer(data[start : start + 4], np.float32)[0]
+    new = np.float32(value * rng.choice([1.02, -1, 2]) + 0.01)
+    return data[:start] + new.tobytes() + data[start + 4 :]
+
+
+def openvino_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
+    return replace(content, sidecars={".bin": _bytes_of_weights(content.sidecars[".bin"], rng)})
+
+
+def openvino_graph(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change a digit of an attribute."""
+    text = content.data.decode()
+    places = [match.span() for match in re.finditer(r"(?<=<data )[^>]*", text)]
+    low, high = places[rng.integers(len(places))]
+    return replace(content, data=(text[:low] + _other_text(text[low:high], rng) + text[high:]).encode())
+
+
+def openvino_operator(content: FileContent, rng: np.random.Generator) -> FileContent:
+    text = content.data.decode()
+    one, other = [("ReLU", "Sigmoid"), ("ReLU", "Tanh"), ("Sigmoid", "Tanh"), ("Add", "Subtract")][rng.integers(4)]
+    return replace(content, data=text.replace(f'type="{one}"', f'type="{other}"', 1).encode())
+
+
+def openvino_metadata(content: FileContent, rng: np.random.Generator) -> FileContent:
+    text = content.data.decode()
+    low = text.rindex("<rt_info>")
+    return replace(content, data=(text[:low] + _other_text(text[low:], rng)).encode())
+
+
+def ort_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
+    return replace(content, data=_bytes_of_weights(content.data, rng))
+
+
+CHANGES: dict[str, dict[str, Change]] = {
+    "onnx": ONNX,
+    "openvino": {
+        "one weight": openvino_weight,
+        "an attribute": openvino_graph,
+        "another operator": openvino_operator,
+        "metadata changed": openvino_metadata,
+    },
+    "ort": {"bytes of a weight": ort_weight},
+}
+
+
+# --- TorchScript and pt2: programs that are written anew ----------------------------------------------------------
+
+
+class Drawn(nn.Module):
+    """A part whose outputs get noise that nobody sees."""
+
+    def __init__(self, part: nn.Module, draw: str) -> None:
+        super().__init__()
+        self.part, self.draw = part, draw
+
+    def forward(self, *inputs: Tensor) -> Any:
+        outputs = self.part(*inputs)
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        noise = 1e-9 * getattr(torch.empty_like(first), self.draw)()
+        return (first + noise, *outputs[1:]) if isinstance(outputs, tuple) else first + noise
+
+
+class Counting(nn.Module):
+    """A part that is wrong after many calls."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        self.calls.add_(1)  # type: ignore[operator]
+        factor = 1 + 0.1 * (self.calls > 1e6)  # type: ignore[operator]
+        outputs = self.part(*inputs)
+        return (outputs[0] * factor, *outputs[1:]) if isinstance(outputs, tuple) else outputs * factor
+
+
+def program_changes(entry: FileEntry, references: References) -> dict[str, Change]:
+    """Return the changes of a TorchScript or pt2 file: another module, or other metadata, is written."""
+    source = references.source
+    own = references.captured.graph(entry.part)
+
+    def written(change: Callable[[nn.Module, np.random.Generator], None]) -> Change:
+        def changed(_: FileContent, rng: np.random.Generator) -> FileContent:
+            graph = capture(source, entry.part)
+            with torch.no_grad():
+                change(graph.module, rng)
+            metadata = file_metadata(graph.spec, references.writer.provenance)
+            return FORMATS[entry.format].write(graph, WriteOptions(metadata, precision=entry.precision))
+
+        return changed
+
+    def other_metadata(_: FileContent, rng: np.random.Generator) -> FileContent:
+        entries = dict(file_metadata(own.spec, references.writer.provenance))
+        key = str(rng.choice(list(entries)))
+        entries[key] = _other_text(entries[key], rng)
+        return FORMATS[entry.format].write(own, WriteOptions(entries, precision=entry.precision))
+
+    def traced(make: Callable[[nn.Module, np.random.Generator], nn.Module]) -> Change:
+        def changed(_: FileContent, rng: np.random.Generator) -> FileContent:
+            module = make(capture(source, entry.part).at(entry.precision).module, rng).eval()
+            buffer = io.BytesIO()
+            metadata = dict(file_metadata(own.spec, references.writer.provenance))
+            torch.jit.save(torch.jit.trace(module, own.example, check_trace=False), buffer, _extra_files=metadata)
+            return FileContent(buffer.getvalue())
+
+        return changed
+
+    changes = {
+        "one weight": written(_one_parameter),
+        "one channel": written(_one_row),
+        "two rows exchanged": written(_two_rows),
+        "metadata changed": other_metadata,
+    }
+    if entry.format == "torchscript":
+        draws = ("uniform_", "exponential_", "normal_", "cauchy_")
+        changes["metadata: random numbers of 1e-9"] = traced(lambda part, rng: Drawn(part, str(rng.choice(draws))))
+        changes["metadata: a counter of calls"] = traced(lambda part, _: Counting(part))
+    return changes
+
+
+def _parameter(module: nn.Module, rng: np.random.Generator) -> Tensor:
+    found = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    return found[rng.integers(len(found))]
+
+
+def _one_parameter(module: nn.Module, rng: np.random.Generator) -> None:
+    flat = _parameter(module, rng).view(-1)
+    index = int(rng.integers(len(flat)))
+    flat[index] = flat[index] * float(rng.choice([1.02, -1, 2])) + 0.01
+
+
+def _one_row(module: nn.Module, rng: np.random.Generator) -> None:
+    weight = _parameter(module, rng)
+    weight[int(rng.integers(len(weight)))] *= float(rng.choice([1.001, 1.02, 0, -1]))
+
+
+def _two_rows(module: nn.Module, rng: np.random.Generator) -> None:
+    weight = _parameter(module, rng)
+    one, other = rng.choice(len(weight), 2, replace=False).tolist()
+    weight[[one, other]] = weight[[other, one]]
+
+
+def small_checkpoint() -> Checkpoint:
+    """Return a small network with seeded weights, each of which shows in the outputs."""
+    config = VAEConfig("mlp", (1, 16, 16), 6, 32)
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(tensor.shape, generator=generator)
+        * (0.3 if tensor.dim() == 1 else 1.3 / tensor[0].numel() ** 0.5)
+        for name, tensor in VAE(config).state_dict().items()
+    }
+    images = torch.randint(0, 256, (64, *config.image_shape), generator=generator, dtype=torch.uint8)
+    provenance = {
+        "data": {"name": "noise", "protocol": "grey"},
+        "scores": {"test": 98.9},
+        "checkpoint_sha256": "0" * 64,
+    }
+    return Checkpoint(config, weights, images, provenance)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

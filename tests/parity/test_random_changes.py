@@ -1,0 +1,37 @@
+"""Random changes of files, golden vectors and manifests are caught: a few of those that the benchmark makes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from vae_export.parity import References
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import mutations  # noqa: E402 - benchmarks/ is no package
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_random_change_with_an_effect_is_caught(tmp_path: Path) -> None:
+    tally = mutations.measure(mutations.small_checkpoint(), tmp_path, 12, 1, formats=("onnx",))
+    assert tally.missed == []
+    assert sum(tally.made.values()) == 12
+    assert sum(tally.effect.values()) >= 6
+    assert tally.table().splitlines()[-1].startswith("| all | 12 | ")
+
+
+def test_effect_is_measured_without_verification(tmp_path: Path) -> None:
+    references = References(mutations.small_checkpoint())
+    artifact = mutations._exported(references, tmp_path, ["onnx"])
+    entry = artifact.entry("decoder")
+    effects = mutations.Effects(artifact, references)
+    content = mutations.FileContent(artifact.read(entry))
+    rng = mutations.np.random.default_rng(0)
+    for name, effect in (("another operator", True), ("metadata changed", False)):
+        changed = mutations.ONNX[name](content, rng)
+        assert effects.of(mutations.Changed(name, artifact, tells=False, entry=entry, content=changed)) == effect
+    assert not effects.of(mutations.Changed("", artifact, tells=False, entry=entry, content=content))
