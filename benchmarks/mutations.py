@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.capture import capture
-from vae_export.contract import Array
+from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.base import file_metadata
@@ -156,7 +156,9 @@ def measure(
             changed = change_at_random(artifact, references, folder / "changed", rng)
         effect = changed.tells or effects.of(changed)
         certificate = verified(changed, references)
-        caught = certificate is None or not certificate.passed
+        # Nobody can check which version wrote a file; a warning says that it is not the one that verifies.
+        versions = certificate is not None and any(finding.rule == "other-version" for finding in certificate.findings)
+        caught = certificate is None or not certificate.passed or versions
         by_numbers = (
             certificate is None
             or bool(certificate.failures)
@@ -170,7 +172,7 @@ def measure(
 
 def _exported(references: References, folder: Path, formats: list[str]) -> Artifact:
     """Export ONNX in every precision and the other formats in float32, into one folder."""
-    parts = ("encoder", "decoder")
+    parts: tuple[Part, ...] = ("encoder", "decoder")
     one, _ = export(references, folder / "export", formats=("onnx",), parts=parts)
     others = [
         export(references, folder / "precisions", formats=("onnx",), precisions=PRECISIONS[1:], parts=parts)[0],
@@ -394,14 +396,14 @@ def _initialiser(model: onnx.ModelProto, rng: np.random.Generator, least: int = 
 
 def _moved(values: Array, rng: np.random.Generator) -> Array:
     if values.dtype.kind in "iu":
-        return values + np.asarray(rng.choice([1, 2, 8]), values.dtype)
-    return (values * rng.choice([1.001, 1.02, 1.5, -1.0, 0.0])).astype(values.dtype)
+        return np.asarray(values + np.asarray(rng.choice([1, 2, 8]), values.dtype))
+    return np.asarray(values * rng.choice([1.001, 1.02, 1.5, -1.0, 0.0]), values.dtype)
 
 
 def one_weight(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     tensor, array = _initialiser(model, rng)
     index = np.unravel_index(rng.integers(array.size), array.shape)
-    array[index] = _moved(array[index], rng)
+    array[index] = _moved(np.asarray(array[index]), rng)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
@@ -639,7 +641,7 @@ def openvino_operator(content: FileContent, rng: np.random.Generator) -> FileCon
 
 def openvino_metadata(content: FileContent, rng: np.random.Generator) -> FileContent:
     text = content.data.decode()
-    low = text.rindex("<rt_info>")
+    low = text.index("<framework>", text.rindex("<rt_info>"))  # what we wrote; the rest is OpenVINO's
     return replace(content, data=(text[:low] + _other_text(text[low:], rng)).encode())
 
 

@@ -11,7 +11,7 @@ from vae_export.parity import References
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import mutations  # noqa: E402 - benchmarks/ is no package
+import mutations
 
 pytestmark = pytest.mark.slow
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from vae_export.contract import Array
 from vae_export.formats.structure import Node, Structure, array_constant, constant, unused
+
+#: The version in what a file says of its producer, which differs between honest files.
+_VERSION = re.compile(r"\d[\w.+]*")
 
 if TYPE_CHECKING:
     import onnx
@@ -41,7 +45,8 @@ class _Reader:
         metadata["operator sets"] = ", ".join(
             sorted(f"{domain or 'ai.onnx'} {version}" for domain, version in self.versions.items())
         )
-        metadata |= {"doc_string": f"{self.model.doc_string}{graph.doc_string}"}
+        metadata |= {"doc_string": f"{self.model.doc_string}{graph.doc_string}", "domain": self.model.domain}
+        metadata |= {"producer": f"{self.model.producer_name} {_VERSION.sub('', self.model.producer_version)}".strip()}
         metadata["IR version"] = str(self.model.ir_version)
         for function in self.model.functions:
             metadata[f"function {function.domain} {function.name}"] = str(function)
