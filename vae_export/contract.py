@@ -528,7 +528,7 @@ class Contract:
             if len(data["image_shape"]) != 3:
                 raise ValueError(f"image_shape is {data['image_shape']!r}")
             return cls(data["image_shape"], data["latent_shape"], (float(low), float(high)), likelihood)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise ModelError("contract cannot be read", got=repr(error)) from error
 
     @classmethod
@@ -577,7 +577,7 @@ def check_integers(contract: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a size or a bound is no whole number below 2^53, integers have a range of fractions, the codes are
             no integers or more than 2^32, or there is no latent.
-        KeyError, TypeError: a key is missing or has another type.
+        LookupError, TypeError: a key is missing or has another type.
     """
     output = contract["output"]
     tensors = [contract["data"], *([] if output is None else [output]), *contract["latents"], *contract["conditions"]]

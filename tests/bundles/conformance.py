@@ -899,6 +899,7 @@ def extended(base: Draft) -> Iterator[Case]:
         "normal-over-codes": (coded | {"prior": "standard normal"}, {}),
         "codes-of-floats": (coded | {"latents": [codes | {"dtype": "float32"}]}, {}),
         "codes-without-range": (coded | {"latents": [codes | {"range": None}]}, {}),
+        "codes-with-an-empty-range": (coded | {"latents": [codes | {"range": []}]}, {}),
         "codes-from-1": (coded | {"latents": [codes | {"range": [1, 31]}]}, {}),
         "codes-in-fractions": (coded | {"latents": [codes | {"range": [0, 30.5]}]}, {}),
         "too-many-codes": (coded | {"latents": [codes | {"dtype": "int64", "range": [0, 1 << 32]}]}, {}),

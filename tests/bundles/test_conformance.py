@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bundles.conformance import read_by, write_corpus
+from tests.bundles.tampering import FUZZED
 from tests.commands import ROOT
 from tests.required import skip_or_fail
 from vae_export.bundles.reader import read_bundle
@@ -30,6 +32,18 @@ def expected(folder: Path) -> dict[str, str]:
     return write_corpus(folder)
 
 
+def read_by_library(folder: Path) -> dict[str, str]:
+    """Return the answers of the library."""
+    found = {}
+    for path in folder.glob("*.zip"):
+        try:
+            read_bundle(path.read_bytes(), path)
+            found[path.stem] = "accept"
+        except VaeExportError:
+            found[path.stem] = "refuse"
+    return found
+
+
 def test_corpus_has_bundles_of_both_kinds(expected: dict[str, str]) -> None:
     answers = list(expected.values())
     assert len(answers) >= 150
@@ -39,15 +53,7 @@ def test_corpus_has_bundles_of_both_kinds(expected: dict[str, str]) -> None:
 
 
 def test_python_library_agrees(folder: Path, expected: dict[str, str]) -> None:
-    found = {}
-    for name in expected:
-        path = folder / f"{name}.zip"
-        try:
-            read_bundle(path.read_bytes(), path)
-            found[name] = "accept"
-        except VaeExportError:
-            found[name] = "refuse"
-    assert found == expected
+    assert read_by_library(folder) == expected
 
 
 def test_python_example_agrees(folder: Path, expected: dict[str, str]) -> None:
@@ -55,8 +61,29 @@ def test_python_example_agrees(folder: Path, expected: dict[str, str]) -> None:
 
 
 def test_javascript_package_agrees(folder: Path, expected: dict[str, str]) -> None:
+    assert read_by(javascript(), folder) == expected
+
+
+def javascript() -> list[str]:
+    """Return the command of the reader of the JavaScript package."""
     node = shutil.which("node") or skip_or_fail("node", "install Node.js 20 or later")
-    assert read_by([node, str(ROOT / "js/tests/conformance.js")], folder) == expected
+    return [node, str(ROOT / "js/tests/conformance.js")]
+
+
+@pytest.mark.parametrize("name", ["base", "extended-condition", "extended-codes", "extended-sizes"])
+def test_readers_agree_on_documents_with_random_values(
+    name: str, folder: Path, expected: dict[str, str], tmp_path: Path
+) -> None:
+    assert expected[name] == "accept"
+    good = (folder / f"{name}.zip").read_bytes()
+    for kind in FUZZED:
+        rng = random.Random(f"{kind.__name__} of {name}")
+        for number in range(60):
+            (tmp_path / f"{kind.__name__}-{number}.zip").write_bytes(kind(good, rng).data)
+    found = read_by_library(tmp_path)
+    assert set(found.values()) == {"accept", "refuse"}
+    assert read_by(javascript(), tmp_path) == found
+    assert read_by([sys.executable, str(ROOT / "examples/python/bundle.py")], tmp_path) == found
 
 
 def test_reader_that_answers_wrongly_is_named(folder: Path, expected: dict[str, str]) -> None:

@@ -376,7 +376,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             raise
         place = where if error.where is None else f"{where}, {error.where}"
         raise type(error)(error.what, where=place, expected=error.expected, got=error.got, do=error.do) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
@@ -492,7 +492,7 @@ def _recommendations(items: Any, files: Iterable[FileEntry]) -> tuple[Recommenda
     for item in items if isinstance(items, list) else ():
         try:
             advice = _recommendation(item, by_name)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
             continue
         if advice is not None:
             found.setdefault(advice.part, advice)
