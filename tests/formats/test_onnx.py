@@ -12,7 +12,7 @@ import pytest
 from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Source, export
-from vae_export.capture import Graph, capture
+from vae_export.capture import Graph, capture, onnx_translation
 from vae_export.contract import PARTS
 from vae_export.errors import UsageError
 from vae_export.formats import FORMATS, WriteOptions
@@ -42,6 +42,17 @@ def test_requested_opset_is_written(graph: Graph, opset: int) -> None:
 def test_unsupported_opset_is_refused(graph: Graph, opset: int) -> None:
     with pytest.raises(UsageError, match=f"opset cannot be written; expected {MIN_OPSET} to {NEWEST}, got {opset}"):
         FORMATS["onnx"].write(graph, WriteOptions(opset=opset))
+
+
+def test_functions_of_the_exporter_are_the_same_without_parsing_them() -> None:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    whole, quick = ONNXRegistry.from_torchlib(18), onnx_translation._registry(ONNXRegistry.from_torchlib, 18)
+    assert isinstance(quick, ONNXRegistry)
+    assert len(whole.functions) > 400
+    assert {name: [str(meta) for meta in found] for name, found in quick.functions.items()} == {
+        name: [str(meta) for meta in found] for name, found in whole.functions.items()
+    }
 
 
 @pytest.mark.parametrize("opset", [11, 13])
@@ -105,7 +116,7 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
 
     code = """if True:
         from tests import sample_models
-        from vae_export.capture import Graph, capture
+        from vae_export.capture import Graph, capture, onnx_translation
         from vae_export import Source
         from vae_export.formats import FORMATS, WriteOptions
         graph = capture(Source.of(sample_models.checkpoint("blog", (1, 4, 4))), "autoencoder")

@@ -13,6 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -300,4 +301,23 @@ def _cached_registry() -> Iterator[None]:
 
 @functools.cache
 def _registry(original: Callable[[int], object], opset_version: int) -> object:
+    with contextlib.suppress(Exception), _unparsed_functions():
+        return original(opset_version)
     return original(opset_version)
+
+
+@contextlib.contextmanager
+def _unparsed_functions() -> Iterator[None]:
+    """Let onnxscript list its functions without parsing the source of each, because only the domain is read.
+
+    The class is private to onnxscript. Without it, the list takes three times as long.
+    """
+    from onnxscript._internal.values import TracedOnnxFunction
+
+    name = "function_ir"
+    parsed = getattr(TracedOnnxFunction, name)
+    setattr(TracedOnnxFunction, name, property(lambda function: SimpleNamespace(domain=function.opset.domain)))
+    try:
+        yield
+    finally:
+        setattr(TracedOnnxFunction, name, parsed)
