@@ -42,8 +42,8 @@ OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
 #: Images of the families with convolutions, in which every kind of layer is met and no feature map has one pixel
 #: alone. Verifying 28 by 28 pixels takes up to five times as long and runs the same operators.
 SMALL_IMAGES: dict[str, tuple[int, int, int]] = {"conv": (1, 12, 12), "residual": (1, 12, 12)}
-#: Fixtures that run commands in child processes.
-CHILD_PROCESSES = {"after_commands", "cli", "trained"}
+#: Fixtures that run commands in child processes, or take several seconds to make files that few tests need.
+SLOW_FIXTURES = {"after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign"}
 #: One of each kind: plain, a program, a file with another beside it.
 PACKED = ("onnx", "torchscript", "openvino")
 
@@ -84,7 +84,7 @@ class Exported:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow that train in child processes, or that export another family than the default one.
+    """Mark tests as slow that use a slow fixture, or that export another family than the default one.
 
     Capturing the graphs of a family takes seconds.
     """
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         exports = {"exported", "subject"} & fixtures and any(value in OTHER_FAMILIES for value in map(str, parameters))
-        if exports or CHILD_PROCESSES & fixtures:
+        if exports or SLOW_FIXTURES & fixtures:
             item.add_marker(pytest.mark.slow)
 
 

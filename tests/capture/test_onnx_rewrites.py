@@ -51,6 +51,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("functions", REFUSED.values(), ids=REFUSED.keys())
 def test_rewritten_operators_compute_the_same(functions: tuple[Callable[[Tensor], Tensor], ...]) -> None:
     def together(values: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ def names(out: Path) -> set[str]:
     return {entry.name for entry in open_artifact(out).manifest.files}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_format_precision_and_byte_decoder_join_what_is_there(source: Source, out: Path) -> None:
     before = (out / "decoder.onnx").read_bytes()
@@ -50,6 +51,7 @@ def test_added_file_that_is_wrong_changes_nothing(toy: Toy, source: Source, out:
     assert tree(out) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_files_of_another_model_or_opset_are_refused(source: Source, out: Path) -> None:
     other = Source.of(sample_models.checkpoint("mlp", (1, 4, 4), seed=1))
@@ -67,6 +69,7 @@ def test_nothing_is_added_to_a_folder_that_is_no_export(source: Source, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_thorough_certificate_stays_thorough_or_its_loss_is_said(source: Source, out: Path) -> None:
     torch.set_num_threads(1)

@@ -252,6 +252,7 @@ def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
     return {part: WriteOptions(file_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "operator"),
     [

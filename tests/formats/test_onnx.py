@@ -44,6 +44,7 @@ def test_unsupported_opset_is_refused(graph: Graph, opset: int) -> None:
         FORMATS["onnx"].write(graph, WriteOptions(opset=opset))
 
 
+@pytest.mark.slow
 def test_functions_of_the_exporter_are_the_same_without_parsing_them() -> None:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
@@ -55,6 +56,7 @@ def test_functions_of_the_exporter_are_the_same_without_parsing_them() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", [11, 13])
 def test_opset_that_the_model_cannot_have_is_refused_with_the_lowest(graph: Graph, opset: int) -> None:
     said = f"opset cannot be written: decoder, No Adapter .*; expected 14 and up for this model, got {opset}"

@@ -24,6 +24,7 @@ def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FORMATS["onnx"], "max_inside", 10_000)
 
 
+@pytest.mark.slow
 def test_weights_move_to_a_sidecar_beyond_the_limit() -> None:
     graph = capture(Source.of(sample_models.checkpoint()), "decoder")
     inside, outside = Onnx().write(graph, WriteOptions()), Onnx(10_000).write(graph, WriteOptions())

@@ -312,6 +312,7 @@ def test_openvino_weights_are_compared(mlp: Subject) -> None:
     assert "1 of " in found.differences[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", sample_models.QUICK)
 def test_structures_of_two_parts_differ(mlp: Subject, format: str) -> None:
     one, other = (mlp.references.writer.structure(part, format, "fp32", 20) for part in ("encoder", "decoder"))

@@ -23,6 +23,7 @@ Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
 
 
+@pytest.mark.slow
 def test_decoder_of_another_checkpoint_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("mlp", 1).data("decoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
@@ -31,6 +32,7 @@ def test_decoder_of_another_checkpoint_fails(mlp: Subject, subject: Subjects, tm
     assert certificate.node_mismatches["decoder.onnx"].output == "linear"
 
 
+@pytest.mark.slow
 def test_encoder_of_another_family_with_the_same_shapes_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("blog").data("encoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.references)

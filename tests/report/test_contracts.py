@@ -40,6 +40,7 @@ def pictures(page: Reader) -> list[str | None]:
     return [attributes.get("src") for tag, attributes in page.elements if tag == "img"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("contract", "said"),
     [

@@ -47,6 +47,7 @@ def test_runtime_is_exact_and_self_test_sees_a_host_that_is_not(mixed_precisions
     assert json.loads(result.stdout) == [True, True, False]
 
 
+@pytest.mark.slow
 def test_manifest_says_what_8_bits_need_without_vnni(mixed_precisions: Artifact) -> None:
     said = {entry.name: entry.without_vnni for entry in mixed_precisions.manifest.files}
     exact = {"session.x64quantprecision": "1"}

@@ -27,6 +27,7 @@ def test_importing_runtime_does_not_import_torch(code: str) -> None:
     assert imported_by(code) & set(HEAVY) == set()
 
 
+@pytest.mark.slow
 def test_import_check_detects_torch() -> None:
     assert "torch" in imported_by("import vae_export; vae_export.verify") & set(HEAVY)
 

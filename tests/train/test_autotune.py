@@ -60,6 +60,7 @@ def test_autotune_does_not_measure_what_was_asked_for(monkeypatch: pytest.Monkey
     assert step_configs(2, None, bfloat16=False) == [StepConfig(2, "float32")]
 
 
+@pytest.mark.slow
 def test_choice_is_printed_and_recorded(
     invoke: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

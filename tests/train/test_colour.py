@@ -16,6 +16,7 @@ from vae_export.runs import Run
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
+@pytest.mark.slow
 def test_colour_folder_trains_and_other_shapes_are_refused(invoke: Invoke, tmp_path: Path) -> None:
     photos, run = tmp_path / "my photos", tmp_path / "run"
     photos.mkdir()

@@ -46,6 +46,7 @@ def test_missing_input_is_refused(invoke: Invoke, tmp_path: Path, options: list[
     one_line(done.err)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(("protocol", "heading"), [("grey", "IWAE bound, K = 5"), ("dynamic", "NLL, K = 5")])
 def test_scores_name_their_protocol_and_likelihood(invoke: Invoke, tmp_path: Path, protocol: str, heading: str) -> None:

@@ -40,6 +40,7 @@ def test_array_becomes_a_checkpoint_and_scores(noise: np.ndarray, capsys: pytest
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_command_and_fit_arrive_at_the_same_weights(invoke: Invoke, tmp_path: Path) -> None:
     assert invoke("train", *TINY, "--epochs", 2, "--seed", 7, "--out", tmp_path / "run").code == 0
@@ -48,6 +49,7 @@ def test_command_and_fit_arrive_at_the_same_weights(invoke: Invoke, tmp_path: Pa
     assert fitted.checkpoint.sha256 == expected.sha256
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_run_folder_is_kept_where_one_is_named(noise: np.ndarray, tmp_path: Path) -> None:
     out = tmp_path / "run"

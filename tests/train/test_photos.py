@@ -32,6 +32,7 @@ def write_photos(folder: Path, mode: str, side: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "side", "typed", "family"),
     [
