@@ -7,6 +7,8 @@ are imported when they are first used.
 from __future__ import annotations
 
 import ast
+import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +49,14 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))
+
+
 def imports(file: Path) -> Iterator[str]:
     """The modules of this project that a file imports anywhere in it."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
@@ -91,6 +98,12 @@ def test_no_two_modules_import_each_other() -> None:
     while leaves := {name for name, targets in below.items() if not targets & below.keys()}:
         below = {name: targets for name, targets in below.items() if name not in leaves}
     assert sorted(below) == []  # what is left imports itself, by way of the others
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    nodes = [node for file in MODULES.values() for node in ast.walk(parsed(file))]
+    names = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_at_most_a_dozen_modules_lie_loose_on_top() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
 from vae_export.contract import Contract, Part
-from vae_export.parity.certificate import Certificate, Determinism, Engine
+from vae_export.parity.certificate import Certificate, Determinism, EngineVersion
 from vae_export.parity.compare import CaseResult, Comparison
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder, ImageErrors
 from vae_export.parity.reproduction import Reproduction
@@ -86,7 +86,7 @@ def certificate(results: tuple[CaseResult, ...] | None = None, **changes: object
         planned=len(results),
         results=results,
         determinism=(Determinism("decoder", ONNX, True, False),),
-        engines={ONNX: Engine("onnxruntime", "1.99.0"), TORCH: Engine("torch", "2.99.0")},
+        engines={ONNX: EngineVersion("onnxruntime", "1.99.0"), TORCH: EngineVersion("torch", "2.99.0")},
         reproductions=(Reproduction("encoder.onnx", "reproduced"), Reproduction("decoder.onnx", "reproduced")),
         environment={"versions": {"torch": "2.99.0", "onnxruntime": "1.99.0"}, "gpu": None, "images": "real"},
         error_maps={ONNX: error_map(), TORCH: error_map(off=0.0)},

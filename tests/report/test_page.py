@@ -25,7 +25,7 @@ from vae_export import export
 from vae_export.artifact.manifest import read_manifest
 from vae_export.contract import Contract
 from vae_export.io.atomic import write_atomic
-from vae_export.parity.certificate import Engine
+from vae_export.parity.certificate import EngineVersion
 from vae_export.parity.plan import PartPlan, Plan, Sweep
 from vae_export.parity.probes import make_probes
 from vae_export.parity.reproduction import Reproduction
@@ -47,7 +47,10 @@ def test_page_shows_verdict_figures_hashes_and_versions() -> None:
 
 
 def test_page_names_the_engine_that_ran_each_target() -> None:
-    engines = {"openvino/CPU": Engine("openvino", "2099.1"), "ort/CPUExecutionProvider": Engine("onnxruntime", "1.9")}
+    engines = {
+        "openvino/CPU": EngineVersion("openvino", "2099.1"),
+        "ort/CPUExecutionProvider": EngineVersion("onnxruntime", "1.9"),
+    }
     page = read(certificate(tuple(result(target=target) for target in engines), engines=engines, error_maps={}))
     assert "openvino 2099.1" in page.text
     assert "onnxruntime 1.9" in page.text

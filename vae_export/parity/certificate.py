@@ -44,7 +44,7 @@ class Determinism:
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineVersion:
     """What ran the files of a target: the package, such as "onnxruntime", and its version."""
 
     package: str
@@ -107,7 +107,7 @@ class Certificate:
     plan: Plan = field(default_factory=lambda: Plan({}))
     reproductions: tuple[Reproduction, ...] = ()
     allows_unreproduced: bool = False
-    engines: Mapping[str, Engine] = field(default_factory=dict)
+    engines: Mapping[str, EngineVersion] = field(default_factory=dict)
     coverage: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, str] = field(default_factory=dict)
     model: str | Mapping[str, str] | None = None

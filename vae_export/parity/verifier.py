@@ -32,7 +32,7 @@ from vae_export.errors import IntegrityError, ModelError, TargetError, VaeExport
 from vae_export.formats import FORMATS, Runner, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity.certificate import Certificate, Determinism, Engine
+from vae_export.parity.certificate import Certificate, Determinism, EngineVersion
 from vae_export.parity.compare import (
     CaseResult,
     Comparison,
@@ -325,7 +325,8 @@ def _certificate(
             findings += run.findings
     targets = {name: record.entry.format for record in records for name in record.runs}
     engines = {
-        name: Engine(FORMATS[format].engine, FORMATS[format].engine_version()) for name, format in targets.items()
+        name: EngineVersion(FORMATS[format].engine, FORMATS[format].engine_version())
+        for name, format in targets.items()
     }
     hashes = {stored.name: stored.sha256 for record in records if record.runs for stored in record.entry.stored}
     return Certificate(
