@@ -38,7 +38,7 @@ from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.capture import capture
 from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
-from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.formats.base import file_metadata
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
@@ -157,8 +157,8 @@ def measure(
         effect = changed.tells or effects.of(changed)
         certificate = verified(changed, references)
         # Nobody can check which version wrote a file; a warning says that it is not the one that verifies.
-        versions = certificate is not None and any(finding.rule == "other-version" for finding in certificate.findings)
-        caught = certificate is None or not certificate.passed or versions
+        warned = certificate is not None and any(finding.rule == "other-version" for finding in certificate.findings)
+        caught = certificate is None or not certificate.passed or warned
         by_numbers = (
             certificate is None
             or bool(certificate.failures)
@@ -179,13 +179,13 @@ def _exported(references: References, folder: Path, formats: list[str]) -> Artif
     ]
     if names := [name for name in formats if name != "onnx"]:
         others.append(export(references, folder / "formats", formats=names, parts=parts)[0])
-    files, versions = list(one.manifest.files), dict(one.manifest.versions)
+    files, written_by = list(one.manifest.files), dict(one.manifest.versions)
     for other in others:
         for stored in other.manifest.stored:
             (one.folder / stored.name).write_bytes(other.read(stored))
         files += other.manifest.files
-        versions |= other.manifest.versions
-    manifest = replace(one.manifest, files=tuple(files), versions=versions)
+        written_by |= other.manifest.versions
+    manifest = replace(one.manifest, files=tuple(files), versions=written_by)
     (one.folder / MANIFEST).write_bytes(manifest.text)
     return open_artifact(one.folder)
 
@@ -359,6 +359,8 @@ def _with_document(
     """Return the export in float32 ONNX with this manifest; None if nothing is changed."""
     unchanged = json.loads(artifact.manifest.text)
     for one in (document, unchanged):
+        # A manifest of fewer files names the packages of fewer formats.
+        one["versions"] = {name: one["versions"][name] for name in versions({"onnx"}) if name in one["versions"]}
         one["files"] = [
             item for item in one["files"] if item["format"] == "onnx" and item.get("precision", "fp32") == "fp32"
         ]
@@ -570,7 +572,7 @@ def metadata_text(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     setattr(model, field, getattr(model, field) + " other")
 
 
-def versions(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+def stated_versions(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     if rng.uniform() < 0.5:
         model.ir_version += 1
     else:
@@ -605,7 +607,7 @@ ONNX: dict[str, Change] = {
         "metadata changed": metadata,
         "metadata left out": metadata_left_out,
         "metadata of the producer": metadata_text,
-        "versions": versions,
+        "versions": stated_versions,
     }.items()
 }
 
