@@ -6,6 +6,8 @@
     python benchmarks/zoo.py --cases FILE              also the modules of a file with a mapping CASES, see `_cases`
     python benchmarks/zoo.py --large                   also the autoencoder of Stable Diffusion 1.x: gigabytes, minutes
 
+    python benchmarks/zoo.py --warm                    in processes that have imported everything: seconds without it
+
 Each model is exported by a process of its own, twice: by `vae-export export` to a verified folder, and by
 `torch.onnx.export` with a dynamic batch, where "right" means that ONNX Runtime agrees with PyTorch to 1e-4 of the
 largest value at batches 1 and 3. "any" are the axes that the verified files leave free: the batch N and the sizes.
@@ -19,10 +21,13 @@ import argparse
 import importlib.util
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +36,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+sys.path[:0] = [str(ROOT)]
 #: Exit codes of `vae-export export` by what they say: published with a passed certificate, or refused.
 VERDICTS = {0: "pass", 2: "refused", 3: "refused", 5: "refused"}
 PLAIN_TOLERANCE = 1e-4
@@ -77,6 +83,8 @@ class Outcome:
 
 def main() -> None:
     arguments = _arguments()
+    if arguments.warm:
+        _import_everything()
     if arguments.case is not None:
         _export_case(*arguments.case)
         return
@@ -89,7 +97,7 @@ def main() -> None:
     print(f"|{'-' * 36}|---|---|---|---|{'' if arguments.skip_plain else '---|---|---|'}")
     with tempfile.TemporaryDirectory() as scratch:
         for entry in _entries(arguments, Path(scratch)):
-            found = _run(entry.ours, VERDICTS, arguments.limit)
+            found = _run(entry.ours, VERDICTS, arguments)
             verdict = found.verdict
             if verdict == "refused" and entry.out.exists():
                 verdict = "refused, and left files"
@@ -99,7 +107,7 @@ def main() -> None:
                 f"| {_free_axes(entry.out):9} | {found.seconds:5.1f} | {found.gigabytes:4.1f} |"
             )
             if not arguments.skip_plain:
-                alone = _run(entry.plain, {}, arguments.limit) if entry.plain else Outcome("", 0, 0, "")
+                alone = _run(entry.plain, {}, arguments) if entry.plain else Outcome("", 0, 0, "")
                 row += f" {alone.verdict:23} | {alone.seconds:5.1f} | {alone.gigabytes:4.1f} |"
             print(row, flush=True)
             if not as_expected:
@@ -118,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--limit", type=float, default=900, metavar="S", help="seconds for each process")
     parser.add_argument("--verify-minutes", default="1", metavar="X", help="for each part, as export takes it")
+    parser.add_argument("--warm", action="store_true", help="fork processes, which need not import anything")
     parser.add_argument("--skip-plain", action="store_true", help="leave out torch.onnx.export alone")
     # These are for the processes that this one starts.
     parser.add_argument("--case", nargs=4, metavar=("FILE", "NAME", "OUT", "MINUTES"), help=argparse.SUPPRESS)
@@ -164,21 +173,24 @@ def _entries(arguments: argparse.Namespace, scratch: Path) -> Iterator[Entry]:
                 yield Entry("cases", name, expected, out, command, [*me, "--plain", str(arguments.cases), name])
 
 
-def _run(command: Sequence[str], verdicts: dict[int, str], limit: float) -> Outcome:
+def _run(command: Sequence[str], verdicts: dict[int, str], arguments: argparse.Namespace) -> Outcome:
     """Run a process to its end, and measure it."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
-        deadline = started + limit
+        if arguments.warm:
+            process = _forked(command, output.fileno())
+        else:
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT).pid
+        deadline = started + arguments.limit
         status, usage, late = 0, None, False
         while usage is None:
-            pid, status, found = os.wait4(process.pid, os.WNOHANG)
+            pid, status, found = os.wait4(process, os.WNOHANG)
             usage = found if pid else None
-            if usage is None and time.perf_counter() > deadline:
+            if usage is None and not late and time.perf_counter() > deadline:
                 late = True
-                process.kill()
+                os.kill(process, signal.SIGKILL)
             time.sleep(0 if usage else 0.05)
-        process.returncode = code = os.waitstatus_to_exitcode(status)
+        code = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - started
         output.seek(0)
         text = output.read().strip()
@@ -190,6 +202,42 @@ def _run(command: Sequence[str], verdicts: dict[int, str], limit: float) -> Outc
     elif verdicts and "Traceback" in text:
         verdict = "traceback"
     return Outcome(verdict, seconds, usage.ru_maxrss / unit, message)
+
+
+def _import_everything() -> None:
+    """Import what the processes need, and write one small file, so that PyTorch's exporter has its registry."""
+    import torch
+
+    import cli  # noqa: F401  # for the processes
+    from vae_export import Contract, Source
+    from vae_export.capture import capture
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    capture(Source(Contract((1, 2, 2), (4,)), None, torch.nn.Unflatten(1, (1, 2, 2))), "decoder").onnx(20, 1 << 30)
+
+
+def _forked(command: Sequence[str], output: int) -> int:
+    """Run one of our commands in a copy of this process, and return its process id."""
+    if pid := os.fork():
+        return pid
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = list(command[1:])
+    code: object = 1
+    try:
+        if sys.argv[0] == __file__:
+            main()
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0)
 
 
 def _free_axes(out: Path) -> str:
@@ -318,6 +366,8 @@ def _plain(module: Any, tensors: Sequence[Any]) -> str:
     import onnxruntime
     import torch
 
+    from vae_export.sources.module_outputs import find_leaves
+
     rng = np.random.default_rng(0)
 
     def inputs(rows: int) -> tuple[Any, ...]:
@@ -338,15 +388,10 @@ def _plain(module: Any, tensors: Sequence[Any]) -> str:
 
         def forward(self, *values: Any) -> Any:
             found = self.module(*values)
-            if hasattr(found, "latent_dist"):
-                return found.latent_dist.mean, found.latent_dist.logvar
-            if hasattr(found, "sample") and isinstance(found.sample, torch.Tensor):
-                return found.sample
-            if isinstance(found, torch.distributions.Distribution):
-                return found.mean, found.stddev
-            return tuple(found.values()) if isinstance(found, dict) else found
+            leaves = [leaf.tensor for leaf in find_leaves(found)]
+            return tuple(leaves) if len(leaves) > 1 else leaves[0]
 
-    flat = Flat().eval() if isinstance(module, torch.nn.Module) else module
+    flat = Flat().eval().float() if isinstance(module, torch.nn.Module) else module
     try:
         example = tuple(map(torch.from_numpy, inputs(2)))
         axes = (tuple({0: torch.export.Dim.DYNAMIC} for _ in example),)

@@ -79,6 +79,15 @@ DIFFUSERS: Mapping[str, dict[str, Any]] = {
         "latent_channels": 8,
         "patch_size": 2,
     },
+    "AutoencoderKLMochi": {
+        "encoder_block_out_channels": (32,) * 4,
+        "decoder_block_out_channels": (32,) * 4,
+        "layers_per_block": (1,) * 5,
+        "add_attention_block": (False, False, False, False, True),
+        "latent_channels": 4,
+        "latents_mean": (0.0,) * 4,
+        "latents_std": (1.0,) * 4,
+    },
     "AutoencoderKLMagvit": _VIDEO
     | {
         "down_block_types": ("SpatialDownBlock3D", "SpatialTemporalDownBlock3D"),
@@ -169,8 +178,8 @@ def save_pythae(name: str, folder: Path) -> None:
     getattr(models, name)(config(input_dim=(1, 28, 28), latent_dim=8, **PYTHAE[name])).save(str(folder))
 
 
-#: Models that are refused with a reason.
-REFUSED = ("ConsistencyDecoderVAE",)
+#: Models that are refused with a reason: diffusers encodes this one in tiles of a fixed size only.
+REFUSED = ("AutoencoderKLAllegro",)
 
 #: How models are saved, by the prefix of `--model`.
 SAVE: Mapping[str, tuple[Mapping[str, Any], Callable[[str, Path], None]]] = {

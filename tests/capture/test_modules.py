@@ -384,6 +384,14 @@ def test_contract_is_narrowed_to_what_the_module_supports(case: Case, symbols: d
 
 
 @pytest.mark.slow
+def test_sizes_at_which_the_module_fails_are_left_out() -> None:
+    padded = any_size(nn.ReflectionPad2d(2))
+    case = Case(lambda: nn.Sequential(*padded[:-2], nn.Conv2d(4, 4, 5), *padded[-2:]), **SIZES)
+    captured = Captured(case.source())
+    assert captured.contract.symbols == {"h": Symbol(3), "w": Symbol(3)}
+    assert captured.notes[0].startswith("size h is limited to 3 to any")
+
+
 def test_batch_is_fixed_to_one_where_it_cannot_be_dynamic() -> None:
     captured = Captured(Case(FixedBatch).source())
     graph = captured.graph("decoder")

@@ -174,6 +174,16 @@ def test_deterministic_encoder_gives_its_latent() -> None:
         torch.testing.assert_close(latent, mean(torch.linspace(0, 1, 80).reshape(5, 1, 4, 4)))
 
 
+def test_latent_without_a_distribution_is_opened() -> None:
+    class IdentityDistribution:
+        def __init__(self, parameters: Tensor) -> None:
+            self.parameters = parameters
+
+    contract = Contract((1, 4, 4), (3,), encoding="deterministic")
+    _, (latent,) = encoded(lambda x: {"latent_dist": IdentityDistribution(mean(x))}, contract)
+    assert torch.equal(latent, mean(torch.linspace(0, 1, 5 * 16).reshape(5, 1, 4, 4)))
+
+
 def test_codes_get_the_dtype_of_the_contract() -> None:
     contract = Contract((1, 4, 4), (3,), encoding="codes", codebook_size=8)
     _, (codes,) = encoded(lambda x: (mean(x), mean(x).abs().int() % 8, mean(x).sum()), contract)

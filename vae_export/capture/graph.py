@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds that capturing all parts of a source may take, unless another limit is given.
 CAPTURE_SECONDS = 600.0
+#: How many of the lowest sizes are tried until the modules run.
+_MORE = 8
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -105,7 +107,7 @@ class Captured:
 
     def _narrowed(self, parts: Sequence[Part], report: Callable[[str], None]) -> Contract:
         """Capture and check parts, keep their graphs, and return the contract that all of them keep."""
-        contract, programs = self.given.contract, dict[Part, torch.export.ExportedProgram]()
+        contract, programs = self._runnable(parts), dict[Part, torch.export.ExportedProgram]()
         checked: dict[Part, tuple[PartSpec, tuple[Tensor, ...]]] = {}
         # The decoder first, because it is the one that often narrows the batch.
         left = sorted(parts, key=("decoder", "encoder", "autoencoder").index)
@@ -129,6 +131,26 @@ class Captured:
                 check_function(graph.module, graph.spec, outputs, graph.in_float64)
         self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         return contract
+
+    def _runnable(self, parts: Sequence[Part]) -> Contract:
+        """Return the contract with higher lowest sizes where the modules fail at the lowest, such as padding does."""
+        contract = self.given.contract
+        usual = {name: symbol.usual_value for name, symbol in contract.free_symbols.items()}
+        for name, symbol in contract.free_symbols.items():
+            for low in range(symbol.low, min(symbol.low + _MORE, symbol.usual_value)):
+                if all(self._runs(contract.at({**usual, name: low}), part) for part in parts):
+                    contract = contract.narrowed({name: replace(symbol, low=low)}) if low > symbol.low else contract
+                    break
+        return contract
+
+    def _runs(self, contract: Contract, part: Part) -> bool:
+        graph = self._graph(part, contract)
+        with user_code():
+            try:
+                graph.module(*example_inputs(graph.spec))
+            except Exception:  # the user's modules may raise any error
+                return False
+        return True
 
     def graph(self, part: Part) -> Graph:
         """Return the graph of a part; raise `ModelError` if the modules do not keep the contract."""

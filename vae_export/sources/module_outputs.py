@@ -202,6 +202,8 @@ def _items(value: object) -> list[tuple[str, object]]:
         return [(str(number), item) for number, item in enumerate(value)]
     if dataclasses.is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if type(value).__name__ == "IdentityDistribution":  # diffusers' name for a latent without a distribution
+        return [("latent", getattr(value, "parameters", None))]
     pair = [(name, getattr(value, name, None)) for name in ("mean", "logvar")]  # as diffusers' own distribution
     return [(name, item) for name, item in pair if isinstance(item, Tensor)]
 
