@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_export import Contract, Source
-from vae_export.capture import Graph
+from vae_export.capture import Captured, Graph
 from vae_export.contract import Array, Condition, Part
 from vae_export.errors import ModelError
 from vae_export.parity.oracle import evaluate_graph
@@ -307,3 +307,15 @@ def test_probe_without_an_input_of_a_part_gives_none() -> None:
     probe = Probe("prior", {"latent": np.zeros((3, 4), np.float32)})
     assert probe.inputs(TABLE.spec("encoder"), 2) is None
     assert probe.inputs(TABLE.spec("decoder"), 2)["latent"].shape == (2, 4)  # type: ignore[index]
+
+
+def test_condition_of_one_part_is_no_input_of_the_other() -> None:
+    class Styled(nn.Module):
+        def forward(self, latent: Tensor, style: Tensor) -> Tensor:
+            return latent + style
+
+    contract = Contract((4,), (4,), None, conditions=(Condition("style", (4,), parts=("decoder",)),))
+    encoder = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+    captured = Captured(Source(contract, encoder, Styled()))
+    (probe,) = make_probes(captured.source, captured.graphs(), 3, names=["extreme"])
+    assert probe.arrays["style"].shape == probe.arrays["data"].shape == (3, 4)

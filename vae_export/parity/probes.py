@@ -249,6 +249,7 @@ class _ProbeMaker:
     def _searched(self, part: Part, start: Arrays) -> Arrays:
         """Return inputs of a part that drive its bounds and outputs; the rows that were searched are repeated."""
         graph = self._graphs[part]
+        start = {tensor.name: start[tensor.name] for tensor in graph.spec.inputs}  # not the conditions of other parts
         bounds = graph.spec.symbols.get(BATCH, Symbol())
         rows = min(self._count, _SEARCHED_ROWS)
         piece = max(min(rows, bounds.high or rows), bounds.low)
