@@ -295,7 +295,8 @@ def change_at_random(
     manifest = replace(artifact.manifest, files=(fitted,), golden=())
     (folder / MANIFEST).write_bytes(manifest.text)
     precision = "" if entry.precision == "fp32" else f" {entry.precision}"
-    tells = name.startswith("metadata")
+    # Callers see which weights they may replace, and readers which versions a file needs.
+    tells = name.startswith("metadata") or name in ("versions", "a weight that callers may replace")
     return Changed(f"{entry.format}{precision}: {name}", open_artifact(folder), tells, entry=entry, content=new)
 
 
