@@ -22,8 +22,9 @@ from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileEntry
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
-from vae_export.formats import FORMATS
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.aoti import check_machine
+from vae_export.formats.base import file_metadata
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.session_options import SessionOptions
 
@@ -56,6 +57,20 @@ def test_package_is_certified_and_names_its_machine(compiled: tuple[Artifact, Ce
     assert entry.name in certificate.files
     assert b'"machine"' in artifact.manifest.text
     assert artifact.entry("decoder", "pt2").machine == ""
+
+
+def test_package_does_not_depend_on_the_number_of_threads(
+    compiled: tuple[Artifact, Certificate], mlp: Exported
+) -> None:
+    """`export` and `verify` may compile with different numbers, and `verify` compares the bytes."""
+    artifact, _ = compiled
+    graph, threads = capture(mlp.source, "decoder"), torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        content = FORMATS["aoti"].write(graph, WriteOptions(file_metadata(graph.spec, mlp.source.provenance)))
+    finally:
+        torch.set_num_threads(threads)
+    assert content == read_content(artifact, artifact.entry("decoder", "aoti"))
 
 
 def test_package_runs_any_batch_and_leaves_no_files(

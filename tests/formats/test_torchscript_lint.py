@@ -87,6 +87,13 @@ class BranchesOnValue(Base):
         return x if bool(x.sum() > 3) else -x
 
 
+class Divides(Base):
+    """Freezing decomposes the division into branches on dtypes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.exp() / 2).exp()
+
+
 class WritesToItsOwnTensor(Base):
     def forward(self, x: Tensor) -> Tensor:
         fresh = torch.zeros(2)
@@ -111,6 +118,7 @@ class WritesToItsOwnTensor(Base):
         (CountsInBranch, {"hidden-state", "branch"}),
         (AsksForGradients, {"mode-branch"}),
         (BranchesOnValue, {"branch"}),
+        (Divides, set()),
         (WritesToItsOwnTensor, set()),
     ],
 )

@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 #: Debug information is off, because it contains paths. "cpp.march" is empty, because otherwise the compiler uses all
-#: instructions of this processor and not only those that the package names.
+#: instructions of this processor and not only those that the package names. The number of threads is that of the
+#: process that runs the package, and not of the one that wrote it.
 _COMPILER_OPTIONS = {
     "aot_inductor.enable_line_tables": False,
     "aot_inductor.enable_frame_pointer": False,
     "cpp.march": "",
+    "cpp.dynamic_threads": True,
 }
 #: Keys by which a package's metadata names the machine that it was compiled for.
 _MACHINE_KEYS = ("AOTI_PLATFORM", "AOTI_MACHINE", "AOTI_CPU_ISA")
@@ -51,7 +53,6 @@ class Aoti(TorchFormat):
     suffix = ".aoti.pt2"
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
     may_crash = True
-    is_reproducible = False
     is_slow = True
 
     def unavailable(self) -> str | None:

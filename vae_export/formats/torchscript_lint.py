@@ -4,7 +4,7 @@ rule             severity   why
 random-operator  error      a graph that draws random numbers gives other outputs in each run
 hidden-state     error      it writes to its own weights or attributes: a later call may give other outputs
 mode-branch      error      it asks whether gradients are on, or for the time: modes of the process change its outputs
-branch           warning    an If or a loop: probes may not take both branches
+branch           warning    an If on values or a loop: probes may not take both branches
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _MODES = frozenset(
     }
 )
 _BRANCHES = frozenset({"prim::If", "prim::Loop"})
+_TYPE_FACTS = frozenset({"prim::Constant", "aten::is_floating_point", "aten::is_complex"})
 #: Nodes whose outputs are kept in the file, so that writing to them changes the next call.
 _STATE = frozenset({"prim::GetAttr", "prim::Constant"})
 #: Types of values that cannot be written to.
@@ -55,7 +56,7 @@ def lint_program(module: Any, name: str) -> Iterator[Finding]:
     kept = _kept_values(graph)
     for node in _every_node(graph):
         kind = node.kind()
-        if kind in _BRANCHES:
+        if kind in _BRANCHES and not (kind == "prim::If" and _follows_from_types(next(node.inputs()))):
             yield Finding("branch", "warning", name, kind)
         elif kind == "prim::SetAttr":
             yield Finding("hidden-state", "error", name, f"it sets its attribute '{node.s('name')}'")
@@ -93,6 +94,15 @@ def _draws(node: Any) -> bool:
         return False
     constants = {argument.name: value.toIValue() for argument, value in _arguments(node) if _is_constant(value)}
     return not any(name in constants and not constants[name] for name in _SWITCHES)
+
+
+def _follows_from_types(value: Any) -> bool:
+    """Whether a truth value follows from the dtypes of tensors, as in the branches that PyTorch's own `div` has."""
+    node = value.node()
+    if node.kind() == "prim::If":
+        chosen = [list(block.outputs())[value.offset()] for block in node.blocks()]
+        return all(map(_follows_from_types, [next(node.inputs()), *chosen]))
+    return node.kind() in _TYPE_FACTS
 
 
 def _is_constant(value: Any) -> bool:
