@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from tests.commands import ROOT, command
 from tests.conftest import Exported
 from tests.required import skip_or_fail
-from vae_export.artifact.certificate import read_certificate
+from vae_export.artifact.certificate import manifest_digests, parse_certificate, read_certificate
 from vae_export.artifact.folder import Artifact
 from vae_export.bundles.writer import pack
 from vae_export.errors import MachineError
@@ -30,8 +31,13 @@ _FLAGS = ["no-first-run", "disable-quic", "disable-background-networking", "disa
 SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
 
 
-def packed(artifact: Artifact) -> bytes:
-    return pack(artifact, read_certificate(artifact.certificate), name="tests", formats=["onnx"])
+def packed(artifact: Artifact, *, forged: bool = False) -> bytes:
+    """Return a bundle; a forged certificate confirms whatever the manifest says."""
+    certificate = read_certificate(artifact.certificate)
+    if forged:
+        document = certificate.document | {"manifest": manifest_digests(artifact.manifest)}
+        certificate = parse_certificate(json.dumps(document).encode(), "certificate")
+    return pack(artifact, certificate, name="tests", formats=["onnx"])
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tests.parity.small_exports import Subject, assert_fails, checkpoint, export
 from vae_export.contract import PARTS
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
+from vae_export.parity.reproduction import UNREPRODUCED_RULES
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,8 @@ def test_mutated_onnx_file_is_caught_by_the_expected_check(
         case Recorded(rule):
             certificate = verified(artifact, chosen.references)
             assert certificate.passed
-            assert [(finding.rule, finding.severity) for finding in certificate.findings] == [(rule, "warning")]
+            by_outputs = [finding for finding in certificate.findings if finding.rule not in UNREPRODUCED_RULES]
+            assert [(finding.rule, finding.severity) for finding in by_outputs] == [(rule, "warning")]
         case Linted(rule):
             certificate = verified(artifact, chosen.references)
             assert_fails(certificate)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
-
 from vae_export.contract import Array
 
 #: Tells whether two constants of equal shape and type may be taken for equal.
@@ -87,6 +85,8 @@ def constant(value: Callable[[], Array], dtype: str, shape: Sequence[int], data:
 
 def array_constant(array: Array, name: str) -> Node:
     """Return an array as a constant."""
+    import numpy as np
+
     # Arrays without elements have no buffer, nor have those of types that Python does not know.
     data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
     return constant(lambda: array, array.dtype.name, array.shape, data, name)
@@ -192,6 +192,8 @@ def _short(text: str | None, start: int = 0) -> str:
 
 def _constants(one: Node, other: Node, close: Close | None) -> Iterator[str]:
     """Yield the line for two constants that differ: in type, shape, or in some of their values."""
+    import numpy as np
+
     name = f"initialiser '{one.name or other.name}'"
     for key in ("type", "shape"):
         if one.facts[key] != other.facts[key]:
@@ -217,6 +219,8 @@ def _constants(one: Node, other: Node, close: Close | None) -> Iterator[str]:
 
 
 def _number(array: Array, place: int) -> str:
+    import numpy as np
+
     value = array.reshape(-1)[place]
     return f"{value:.9g}" if np.issubdtype(array.dtype, np.floating) else str(value)
 

@@ -193,20 +193,29 @@ def reproduce(
             return Reproduction(entry.name, "reproduced")
         structure = writer.structure(entry.part, entry.format, entry.precision, opset)
         found = format.structure(read())
+        lines = _differences(entry, manifest, found, structure)
     except VaeExportError as error:
         return Reproduction(entry.name, "not compared", reason=f"it cannot be written here: {error.line()}")
     except Exception as error:  # every reader raises its own
         return Reproduction(entry.name, "not compared", reason=f"it cannot be read: {type(error).__name__}: {error}")
     bytes_differ = f"its bytes differ, {_why_bytes_differ(manifest, entry.format)}"
-    if found is None or structure is None:
+    if lines is None:
         return Reproduction(entry.name, "not compared", reason=f"{bytes_differ}, and its content cannot be read")
+    return Reproduction(entry.name, "different" if lines else "same structure", lines, bytes_differ)
+
+
+def _differences(
+    entry: FileEntry, manifest: Manifest, found: Structure | None, expected: Structure | None
+) -> tuple[str, ...] | None:
+    """Return a line for each difference of two structures, or None where the format has none."""
+    if found is None or expected is None:
+        return None
     if not manifest.versions and not any(key.startswith(METADATA_PREFIX) for key in found.metadata):
         # A file of another exporter says nothing about its model that could be wrong.
-        others = {key: text for key, text in structure.metadata.items() if not key.startswith(METADATA_PREFIX)}
-        structure = replace(structure, metadata=others)
+        others = {key: text for key, text in expected.metadata.items() if not key.startswith(METADATA_PREFIX)}
+        expected = replace(expected, metadata=others)
     close = _alike_after_calibration if entry.precision in CALIBRATED else None
-    lines = tuple(islice(differences(found, structure, close), _MOST_DIFFERENCES))
-    return Reproduction(entry.name, "different" if lines else "same structure", lines, bytes_differ)
+    return tuple(islice(differences(found, expected, close), _MOST_DIFFERENCES))
 
 
 #: What a model and its folder are called: whoever renames the folder has not changed the model.

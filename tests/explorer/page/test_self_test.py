@@ -93,7 +93,7 @@ def test_int8_bundle_is_compared_with_int8_tolerances(
         first, *others = eight_bits.manifest.golden
         golden = (replace(first, outputs=(narrow, *first.outputs[1:])), *others)
         eight_bits = replace(eight_bits, manifest=replace(eight_bits.manifest, golden=golden))
-    path.write_bytes(packed(eight_bits))
+    path.write_bytes(packed(eight_bits, forged=beyond))
     with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
         page.goto(address)
         wait_ready(page)
