@@ -218,7 +218,7 @@ class Manifest:
     Attributes:
         contract: shapes and ranges of images and latents.
         files: the exported files.
-        opset: operator set of the ONNX files; None if it is not known.
+        opset: operator set of the ONNX files, and of the ONNX model behind other files; None if it is not known.
         versions: versions of the packages that wrote the files.
         provenance: the origin of the model.
         golden: inputs and expected outputs for self-tests.
