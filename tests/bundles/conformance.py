@@ -14,7 +14,7 @@ import struct
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import methodcaller
 from pathlib import Path
@@ -161,6 +161,9 @@ def hashes(manifest: Json) -> Json:
 # ------------------------------------------------------------------------------------------------------- the container
 
 
+_RECORDS = {"local": "a local header", "central": "a central header", "end": "an end record"}
+
+
 def container(base: Draft) -> Iterator[Case]:
     """Section 1: the canonical ZIP file, and names."""
     good, entries = base.data(), base.entries()
@@ -169,7 +172,12 @@ def container(base: Draft) -> Iterator[Case]:
     def patched(place: int, value: bytes) -> bytes:
         return good[:place] + value + good[place + len(value) :]
 
-    fields = {
+    def headers(kind: str, where: int, fields: Mapping[str, tuple[int, str, int]]) -> Iterator[Case]:
+        for name, (offset, form, value) in fields.items():
+            data = patched(where + offset, struct.pack(form, value))
+            yield refused(f"zip-{kind}-{name}", f"1: {_RECORDS[kind]} that is not canonical", data)
+
+    local = {
         "version": (4, "<H", 45),
         "flags": (6, "<H", 8),
         "utf8": (6, "<H", 0x800),
@@ -179,11 +187,7 @@ def container(base: Draft) -> Iterator[Case]:
         "crc": (14, "<I", 1),
         "extra": (28, "<H", 1),
     }
-    for name, (offset, kind, value) in fields.items():
-        yield refused(
-            f"zip-local-{name}", "1: a local header that is not canonical", patched(offset, struct.pack(kind, value))
-        )
-    fields = {
+    central = {
         "made-by": (4, "<H", 20),
         "version": (6, "<H", 10),
         "flags": (8, "<H", 8),
@@ -196,22 +200,15 @@ def container(base: Draft) -> Iterator[Case]:
         "executable": (38, "<I", 0o100755 << 16),
         "offset": (42, "<I", 1),
     }
-    for name, (offset, kind, value) in fields.items():
-        yield refused(
-            f"zip-central-{name}",
-            "1: a central header that is not canonical",
-            patched(start + offset, struct.pack(kind, value)),
-        )
-    for name, offset, value in (
-        ("disk", 4, 1),
-        ("entries", 8, 3),
-        ("size", 12, 46),
-        ("offset", 16, 0),
-        ("comment", 20, 1),
-    ):
-        yield refused(
-            f"zip-end-{name}", "1: an end record that is not canonical", patched(end + offset, struct.pack("<H", value))
-        )
+    last = {
+        "disk": (4, "<H", 1),
+        "entries": (8, "<H", 3),
+        "size": (12, "<H", 46),
+        "offset": (16, "<H", 0),
+        "comment": (20, "<H", 1),
+    }
+    for kind, where, fields in (("local", 0, local), ("central", start, central), ("end", end, last)):
+        yield from headers(kind, where, fields)
     yield refused("zip-bytes-before", "1: bytes before the first entry", b"MZ" + good)
     yield refused("zip-bytes-after", "1: bytes after the end record", good + b"\n")
     yield refused("zip-bytes-between", "1: bytes between data and directory", good[:start] + b"\0" + good[start:])

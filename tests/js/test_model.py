@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 
 from tests.commands import ROOT
+from tests.js.node import run_module
 from tests.reference_variants import REFERENCE
 from tests.required import skip_or_fail
 from vae_export import load
-from vae_export.explorer.server import PACKAGE_FOLDER
 from vae_export.pixels import to_levels
 from vae_export.rng import sample
 from vae_export.runtime.model import Model
@@ -76,27 +75,11 @@ def paths(extended: Callable[[str], Path]) -> dict[str, Path]:
 
 
 def run(node: str, code: str, given: object = None) -> Any:
-    """Run a JavaScript module with `bundle`, `ort` and `given` in scope; return what it passes to `say`."""
+    """Run a module with `bundle`, `given` and a function `ort` in scope; return what it passes to `say`."""
     if not ENGINE.exists():
         skip_or_fail("onnxruntime-node", "run: npm ci --prefix examples/node")
-    prelude = f"""
-        import * as bundle from {json.dumps((PACKAGE_FOLDER / "index.js").as_uri())};
-        import {{ createRequire }} from "node:module";
-        import fs from "node:fs";
-        const given = JSON.parse(fs.readFileSync(0));
-        const say = (value) => process.stdout.write(JSON.stringify(value));
-        const ort = () => createRequire({json.dumps(str(ENGINE))})({json.dumps(str(ENGINE))});
-    """
-    done = subprocess.run(
-        [node, "--input-type=module", "-e", prelude + code],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    engine = json.dumps(str(ENGINE))
+    return run_module(node, f"const ort = () => createRequire({engine})({engine});\n{code}", given)
 
 
 @pytest.fixture(scope="module")

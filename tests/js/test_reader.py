@@ -6,7 +6,6 @@ import json
 import math
 import random
 import re
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 
 from tests.bundles.tampering import EXPENSIVE, KINDS
 from tests.conftest import Exported
+from tests.js.node import run_module
 from vae_export import rng
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.golden import GoldenArray, judge
@@ -23,7 +23,6 @@ from vae_export.bundles import open_bundle
 from vae_export.bundles.archive import read_archive, write_archive
 from vae_export.bundles.signature import public_key
 from vae_export.bundles.writer import pack
-from vae_export.explorer.server import PACKAGE_FOLDER
 from vae_export.io.atomic import sha256
 from vae_export.pixels import to_levels
 from vae_export.precision import PRECISIONS
@@ -33,22 +32,13 @@ pytestmark = pytest.mark.slow
 SPECIFICATION = Path(__file__).parents[2] / "docs" / "bundle-format.md"
 
 
+#: The bits of floats, which JSON cannot hold.
+BITS = "const bits = (array) => Array.from(new Uint32Array(array.slice().buffer));"
+
+
 def run(node: str, code: str, given: object = None) -> Any:
-    """Run a JavaScript module with `bundle` and `given` in scope; return the JSON value that it passes to `say`."""
-    imports = f"import * as bundle from {json.dumps((PACKAGE_FOLDER / 'index.js').as_uri())};"
-    prelude = f"{imports} import fs from 'node:fs'; const given = JSON.parse(fs.readFileSync(0));"
-    say = "const say = (value) => process.stdout.write(JSON.stringify(value));"
-    bits = "const bits = (array) => Array.from(new Uint32Array(array.slice().buffer));"
-    result = subprocess.run(
-        [node, "--input-type=module", "-e", prelude + say + bits + code],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    """Run a module with `bundle`, `given` and `bits` in scope; return what it passes to `say`."""
+    return run_module(node, BITS + code, given)
 
 
 def test_philox_matches_the_specification(node: str) -> None:
