@@ -18,6 +18,7 @@ FORMAT = "vae-export-certificate/2"
 FORMATS = ("vae-export-certificate/1", FORMAT)
 #: The states of a file that prove that nothing in it was changed.
 PROOFS = ("reproduced", "same structure")
+_AGAIN = "run: vae-export verify"
 #: The value of "part" in rows that compare scores of real images, which use encoder and decoder together.
 METRIC = "metric"
 
@@ -59,31 +60,21 @@ class StoredCertificate:
             ParityError: the certificate did not pass.
             IntegrityError: the certificate belongs to other files.
         """
-        again = "run: vae-export verify"
         if not self.passed:
-            raise ParityError("certificate did not pass", where=where, got=self.document["verdict"], do=again)
-        for stored in manifest.stored:
-            found = self.document["files"].get(stored.name)
-            if found != stored.sha256:
-                got = "no such file in it" if found is None else f"SHA-256 {found}"
-                raise IntegrityError(
-                    "certificate belongs to another file",
-                    where=f"{where}, {stored.name}",
-                    expected=f"SHA-256 {stored.sha256}",
-                    got=got,
-                    do=again,
-                )
-        known = self.document.get("manifest")  # certificates of format 1 have none
-        for what, digest in manifest_digests(manifest).items():
-            if known is not None and (found := known.get(what)) != digest:
-                got = "nothing about it" if found is None else f"SHA-256 {found}"
-                raise IntegrityError(
-                    "certificate belongs to another manifest",
-                    where=f"{where}, {what}",
-                    expected=f"SHA-256 {digest}",
-                    got=got,
-                    do=again,
-                )
+            raise ParityError("certificate did not pass", where=where, got=self.document["verdict"], do=_AGAIN)
+        files = {stored.name: stored.sha256 for stored in manifest.stored}
+        _require_digests("certificate belongs to another file", self.document["files"], files, where)
+        known = self.document.get("manifest")
+        if known is not None:  # certificates of format 1 have none
+            _require_digests("certificate belongs to another manifest", known, manifest_digests(manifest), where)
+
+
+def _require_digests(what: str, known: Mapping[str, str], digests: Mapping[str, str], where: Path | str) -> None:
+    """Raise `IntegrityError` for the first name of which a certificate has another SHA-256, or none."""
+    for name, digest in digests.items():
+        if (found := known.get(name)) != digest:
+            got = "nothing about it" if found is None else f"SHA-256 {found}"
+            raise IntegrityError(what, where=f"{where}, {name}", expected=f"SHA-256 {digest}", got=got, do=_AGAIN)
 
 
 def manifest_digests(manifest: Manifest) -> dict[str, str]:

@@ -45,7 +45,12 @@ class Determinism:
 
 @dataclass(frozen=True)
 class EngineVersion:
-    """What ran the files of a target: the package, such as "onnxruntime", and its version."""
+    """The engine that ran the files of a target.
+
+    Attributes:
+        package: the name of its package, such as "onnxruntime".
+        version: the version of the package.
+    """
 
     package: str
     version: str

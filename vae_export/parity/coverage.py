@@ -29,7 +29,7 @@ _SEED = 1312_6114
 
 @dataclass(frozen=True)
 class Share:
-    """How many of a kind were reached.
+    """A number of things of one kind, and how many of them were reached.
 
     Attributes:
         reached: number that was reached.
@@ -45,7 +45,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the inputs of a verification reach inside a part.
+    """The coverage of a part: the inputs, weights, bounds and branches that a verification reaches.
 
     Attributes:
         rows: number of rows that were measured; 0 if none were.

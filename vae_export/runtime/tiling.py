@@ -25,7 +25,7 @@ _MAX_TILE = 1 << 30
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a part is cut into tiles.
+    """A division of the inputs and outputs of a part into overlapping tiles.
 
     Attributes:
         spec: the part.
