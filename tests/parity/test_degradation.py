@@ -18,6 +18,7 @@ from vae_export.contract import Array
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Degradation
+from vae_export.parity.cases import Case
 from vae_export.parity.degradation import (
     COSTLY_LEVELS,
     COSTLY_NATS,
@@ -27,7 +28,6 @@ from vae_export.parity.degradation import (
     nats_of_bits,
     pixel_degradation,
 )
-from vae_export.parity.reference import Case
 from vae_export.tensors import TensorSpec
 
 pytestmark = pytest.mark.slow

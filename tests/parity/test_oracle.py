@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from vae_export import Contract, Source
 from vae_export.capture import capture
 from vae_export.formats import FORMATS, WriteOptions
+from vae_export.parity.cases import ProbeOutputs, probe_cases
 from vae_export.parity.compare import max_distance
 from vae_export.parity.oracle import Oracle, Sensitivity
-from vae_export.parity.reference import ProbeOutputs, probe_cases
 from vae_export.session_options import SessionOptions
 
 

@@ -14,17 +14,9 @@ from vae_export import Contract, Source
 from vae_export.capture import Captured, Graph
 from vae_export.contract import Array, Condition, Part
 from vae_export.errors import ModelError
-from vae_export.parity.oracle import evaluate_graph
-from vae_export.parity.probes import (
-    PROBES,
-    SMALLEST,
-    Arrays,
-    Probe,
-    evaluate_rows,
-    largest_finite,
-    largest_without_overflow,
-    make_probes,
-)
+from vae_export.parity.oracle import evaluate_graph, evaluate_rows
+from vae_export.parity.overflow import largest_finite, largest_without_overflow
+from vae_export.parity.probes import PROBES, SMALLEST, Arrays, Probe, make_probes
 from vae_export.tensors import Symbol
 
 CLASSES = 10

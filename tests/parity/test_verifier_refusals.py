@@ -64,7 +64,7 @@ def test_file_that_crashed_an_engine_is_not_read_in_this_process(
     mlp: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "vae_export.parity.verifier.crash_check",
+        "vae_export.parity.file_verifier.crash_check",
         lambda scenes, _: {(scene.name, scene.provider): "a process that died of SIGSEGV" for scene in scenes},
     )
     monkeypatch.setattr("vae_export.formats.openvino._read", lambda *_: pytest.fail("read"))

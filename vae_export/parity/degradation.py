@@ -18,12 +18,13 @@ import numpy as np
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
+from vae_export.parity.cases import Case
 from vae_export.parity.compare import CaseResult, describe_fault
 from vae_export.parity.elbo import METRICS, ElboParity, why_not_comparable
-from vae_export.parity.oracle import PartFunction
+from vae_export.parity.oracle import PartFunction, run_rows
 from vae_export.parity.plan import NatsPlan
-from vae_export.parity.probes import TYPICAL_PROBES, run_rows
-from vae_export.parity.reference import Case, References
+from vae_export.parity.probes import TYPICAL_PROBES
+from vae_export.parity.reference import References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import Tolerance
 from vae_export.pixels import to_levels

@@ -24,10 +24,10 @@ import numpy as np
 from vae_export.artifact.certificate import METRIC
 from vae_export.contract import NORMAL, Array, Contract, Part
 from vae_export.likelihood import Likelihood
+from vae_export.parity.cases import output_limits
 from vae_export.parity.compare import CaseResult, Comparison, compare_arrays, describe_fault
-from vae_export.parity.oracle import PERTURBATIONS, PartFunction, Sensitivity, perturbation_direction
-from vae_export.parity.probes import run_rows
-from vae_export.parity.reference import References, output_limits
+from vae_export.parity.oracle import PERTURBATIONS, PartFunction, Sensitivity, perturbation_direction, run_rows
+from vae_export.parity.reference import References
 from vae_export.parity.tolerance import ErrorLimits, Tolerance, ulp
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions

@@ -32,10 +32,11 @@ from vae_export.errors import ModelError
 from vae_export.formats.base import Finding
 from vae_export.io.atomic import sha256
 from vae_export.models.checkpoint import Checkpoint
-from vae_export.parity.oracle import PERTURBATIONS
+from vae_export.parity.cases import Case, ProbeOutputs, probe_cases
+from vae_export.parity.oracle import PERTURBATIONS, evaluate_rows
 from vae_export.parity.plan import FEWEST_PERTURBATIONS
-from vae_export.parity.probes import SIX_SIGMA, Probe, evaluate_rows
-from vae_export.parity.reference import Case, ProbeOutputs, References, probe_cases
+from vae_export.parity.probes import SIX_SIGMA, Probe
+from vae_export.parity.reference import References
 from vae_export.pixels import to_levels
 from vae_export.precision import FULL, PrecisionName
 from vae_export.rng import sample, sample_codes

@@ -23,9 +23,9 @@ from torch import Tensor
 from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.formats.base import Finding
+from vae_export.parity.cases import Case
 from vae_export.parity.compare import CaseResult, describe_fault, json_numbers
 from vae_export.parity.oracle import PERTURBATIONS, perturbation_direction
-from vae_export.parity.reference import Case
 from vae_export.parity.tolerance import FP32_UNIT_ROUNDOFF, TOLERANCE_FACTORS, ErrorLimits
 from vae_export.precision import FULL
 from vae_export.session_options import CPU

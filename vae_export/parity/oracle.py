@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.capture import Graph, user_code
-from vae_export.contract import Array
+from vae_export.contract import Array, PartSpec
 from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
 from vae_export.system.streams import silenced
+from vae_export.tensors import BATCH, Symbol
 
 #: Numbers that an engine adds at a time, in a vector register: the fewer, the longer the sums that follow each other.
 _LANES = 8
@@ -270,3 +272,33 @@ class Sensitivity:
 
 def _nan_to_inf(value: float) -> float:
     return math.inf if math.isnan(value) else float(value)
+
+
+def evaluate_rows(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Compute a graph's outputs with PyTorch in float32, as `run_rows` does."""
+    return run_rows(partial(evaluate_graph, graph), graph.spec, inputs)
+
+
+def run_rows(function: PartFunction, spec: PartSpec, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a part on any number of rows, in batches that it allows.
+
+    Args:
+        function: computes the part, with PyTorch or by a file.
+        spec: the inputs of the part, and the bounds of its batch.
+        arrays: arrays (M, *item) by name; those that the part does not take are ignored.
+
+    Returns:
+        The outputs (M, *item) by name.
+    """
+    taken = {tensor.name: arrays[tensor.name] for tensor in spec.inputs}
+    rows, bounds = len(next(iter(taken.values()))), spec.symbols.get(BATCH, Symbol())
+    if bounds.low <= rows <= (bounds.high or rows):
+        return function(taken)
+    most = bounds.high or max(rows, bounds.low)
+    batches: list[dict[str, Array]] = []
+    for start in range(0, rows, most):
+        end = min(start + most, rows)
+        index = np.arange(start, max(end, start + bounds.low)) % rows  # the first rows fill a batch that is too small
+        outputs = function({name: array[index] for name, array in taken.items()})
+        batches.append({name: array[: end - start] for name, array in outputs.items()})
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
