@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vae_export import Contract
 from vae_export.contract import PARTS, Condition, Part
 from vae_export.errors import ModelError
+from vae_export.pixels import to_bytes
 from vae_export.tensors import Expression, Symbol, TensorSpec
 
 sizes = st.integers(1, 40)
@@ -93,6 +94,15 @@ def test_output_without_a_range_is_still_an_image() -> None:
     assert contract.is_image
     assert contract.at().image_range == (-1, 1)
     assert Contract((3, 8, 8), (2,), output_shape=(3, 8, 8), output_range=(0, 1)) == Contract((3, 8, 8), (2,))
+
+
+def test_pixels_have_the_range_of_the_output() -> None:
+    contract = Contract((1, 2, 2), (2,), output_range=(-1, 1))
+    assert (contract.data_range, contract.image_range) == ((0, 1), (-1, 1))
+    image = np.array([-1, 0, 0.5, 1], np.float32).reshape(1, 1, 2, 2)
+    assert to_bytes(image, contract, "decoder").ravel().tolist() == [0, 128, 191, 255]
+    with pytest.raises(ModelError, match="data has no range"):
+        _ = Contract((1, 2, 2), (2,), None).image_range
 
 
 def test_parts_of_each_encoding_have_their_tensors() -> None:

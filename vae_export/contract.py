@@ -323,7 +323,7 @@ class Contract:
 
     @property
     def is_image(self) -> bool:
-        """Whether the decoder gives images of 1 to 4 channels, which can be shown: clipped to the range of the data."""
+        """Whether the decoder gives images of 1 to 4 channels, which can be shown: clipped to `image_range`."""
         channels = self.data_shape[0]
         return self.output.name == "image" and self.data_range is not None and channels in (1, 2, 3, 4)
 
@@ -337,10 +337,15 @@ class Contract:
 
     @property
     def image_range(self) -> tuple[float, float]:
-        """Lowest and highest value of a pixel; raise `ModelError` if the data has no range."""
-        if self.data_range is None:
+        """Lowest and highest value of a decoded pixel: the range of the output, or that of the data if it has none.
+
+        Raises:
+            ModelError: neither has a range.
+        """
+        bounds = self.output_range or self.data_range
+        if bounds is None:
             raise ModelError("data has no range", got=str(self.data), do="state the data_range of the contract")
-        return self.data_range
+        return bounds
 
     @property
     def is_plain(self) -> bool:

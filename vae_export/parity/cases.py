@@ -312,7 +312,7 @@ def _refuse_out_of_range(graph: Graph, probe: str, outputs: Mapping[str, Array])
                 where=f"{graph.spec.part}, '{tensor.name}', probe {probe}",
                 expected=f"{tensor.low:g} to {tensor.high:g}",
                 got=f"{array.flat[int(beyond.argmax())]:.6g}",
-                do="end the decoder in a sigmoid, tanh or clamp, or state its image_range",
+                do="end the decoder in a sigmoid, tanh or clamp, or state its output_range",
             )
 
 

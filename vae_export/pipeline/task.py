@@ -98,10 +98,12 @@ class Task:
             where = f"{error.where}, counted from {self.reader.locate(chunk.start)} to {chunk.stop - 1}"
             raise ModelError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from error
         if self.levels:
-            low, high = model.contract.image_range
-            images = ("image", "reconstruction")
+            contract = model.contract
+            ranges = {"image": contract.image_range, "reconstruction": contract.image_range}
+            if self.operation == "reconstruct":  # beside it stands the data itself
+                ranges["image"] = contract.data_range or contract.image_range
             outputs = {
-                name: to_levels(array, low, high).astype(np.uint8) if name in images else array
+                name: to_levels(array, *ranges[name]).astype(np.uint8) if name in ranges else array
                 for name, array in outputs.items()
             }
         if self.shards is None:
