@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +89,19 @@ def test_tiles_are_written_into_the_given_array(smooth: Model) -> None:
     assert np.array_equal(out, smooth.decode(latent, tile=8, overlap=2))
 
 
-@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 19), st.integers(1, 8))
-def test_weights_of_an_element_are_1(size: int, tile: int, overlap: int, factor: int) -> None:
-    tiling = Tiling(CONTRACT.spec("decoder"), {"h": tile}, {"h": min(overlap, tile - 1)})
-    total = np.zeros(size * factor)
-    for piece in tiling._pieces("h", size):
-        total[piece.start * factor : (piece.start + piece.size) * factor] += piece.weights(factor)
-    np.testing.assert_allclose(total, 1, atol=1e-5)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 16), st.integers(0, 15))
+def test_weights_of_an_element_sum_to_1(height: int, width: int, tile: int, overlap: int) -> None:
+    tiling = Tiling.of(CONTRACT.spec("decoder"), tile, min(overlap, tile - 1))
+    image = np.full((1, 3, 4 * height, 4 * width), 9, np.float32)
+    tiles = []
+
+    def ones(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tiles.append(inputs["latent"].shape[2:])
+        return {"image": np.ones((1, 3, 4 * tiles[-1][0], 4 * tiles[-1][1]), np.float32)}
+
+    tiling.run(ones, {"latent": latents(1, height, width)}, {"image": image})
+    np.testing.assert_allclose(image, 1, atol=1e-5)
+    assert set(tiles) == {(min(tile, height), min(tile, width))}
 
 
 @pytest.mark.parametrize(
