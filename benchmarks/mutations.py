@@ -34,12 +34,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
+from vae_export.artifact.file_metadata import file_metadata
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.capture import capture
 from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
 from vae_export.formats import FORMATS, WriteOptions, versions
-from vae_export.formats.base import file_metadata
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.parity import References

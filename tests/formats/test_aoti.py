@@ -18,13 +18,13 @@ from tests.conftest import Exported
 from tests.formats.test_formats import inputs, options_of, traces
 from tests.required import skip_or_fail
 from vae_export import Artifact, Certificate, export
+from vae_export.artifact.file_metadata import file_metadata
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileEntry
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.aoti import check_machine
-from vae_export.formats.base import file_metadata
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.session_options import SessionOptions
 

@@ -245,8 +245,8 @@ def source_named(name: str) -> Source:
 
 
 def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
+    from vae_export.artifact.file_metadata import file_metadata
     from vae_export.formats import OPSET
-    from vae_export.formats.base import file_metadata
 
     source = export.source if isinstance(export, Exported) else export
     return {part: WriteOptions(file_metadata(source.contract.spec(part), source.provenance), OPSET) for part in PARTS}

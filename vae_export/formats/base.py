@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -120,24 +119,6 @@ class WriteOptions:
     opset: int = OPSET
     precision: PrecisionName = FULL
     calibration: Mapping[str, Array] | None = None
-
-
-#: The keys of the texts with which a file describes itself.
-METADATA_PREFIX = "vae_export."
-
-
-def file_metadata(spec: PartSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """Return the metadata for one file: its part, its inputs and outputs, and the provenance, each as text.
-
-    Args:
-        spec: inputs and outputs of the part.
-        provenance: origin of the model, JSON-able.
-    """
-    return {
-        f"{METADATA_PREFIX}part": spec.part,
-        f"{METADATA_PREFIX}contract": json.dumps(spec.to_json(), sort_keys=True),
-        f"{METADATA_PREFIX}provenance": json.dumps(provenance, sort_keys=True, allow_nan=False),
-    }
 
 
 class Format(ABC):

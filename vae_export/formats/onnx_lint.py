@@ -27,6 +27,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from vae_export.artifact.file_metadata import CONTRACT
 from vae_export.formats.base import Finding, machine_traces
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _batch(model: onnx.ModelProto, name: str) -> Iterator[Finding]:
 def _states_fixed_batch(model: onnx.ModelProto) -> bool:
     """Whether the contract in the file's metadata has a number as the batch, which opening a file compares with it."""
     for entry in model.metadata_props:
-        if entry.key == "vae_export.contract":
+        if entry.key == CONTRACT:
             with contextlib.suppress(ValueError, LookupError, TypeError):
                 stated = json.loads(entry.value)
                 tensors = [*stated["inputs"], *stated["outputs"]]

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 
 from vae_export.artifact.certificate import PROOFS
+from vae_export.artifact.file_metadata import METADATA_PREFIX, file_metadata
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.capture import Captured
 from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
-from vae_export.formats.base import METADATA_PREFIX, Finding, Severity, file_metadata
+from vae_export.formats.base import Finding, Severity
 from vae_export.formats.structure import Structure, differences
 from vae_export.io.atomic import sha256
 from vae_export.parity.probes import CalibrationInputs

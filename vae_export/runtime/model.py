@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vae_export.artifact.file_metadata import check_file_metadata
 from vae_export.artifact.folder import Package, open_artifact
-from vae_export.artifact.manifest import FileEntry, Manifest
+from vae_export.artifact.manifest import Manifest
 from vae_export.bundles import Key, open_bundle
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import IntegrityError, ModelError, OutOfMemoryError, UsageError
-from vae_export.io.strict_json import has_values, parse_json
 from vae_export.pixels import to_bytes
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
@@ -477,32 +476,10 @@ class Model:
                 data = self._package.read(entry)
                 sidecars = {sidecar.name: self._package.read(sidecar) for sidecar in entry.beside}
                 session = Session(data, self.contract.spec(part), chosen.options, sidecars)
-                _check_metadata(session.metadata, entry, self.manifest)
+                check_file_metadata(session.metadata, entry, self.manifest)
                 self._sessions[part] = session
                 self._quick_runs[part] = None if self._symbols else session.quick_run(self.rows_at_a_time(part))
             return self._sessions[part]
-
-
-def _check_metadata(metadata: Mapping[str, str], entry: FileEntry, manifest: Manifest) -> None:
-    """Raise `IntegrityError` if a file states another part, contract or origin than the manifest. It may state none."""
-    expected: dict[str, Any] = {
-        "contract": manifest.contract.spec(entry.part).to_json(),
-        "provenance": dict(manifest.provenance),
-    }
-    if (found := metadata.get("vae_export.part", entry.part)) != entry.part:
-        raise IntegrityError("file is of another part", where=entry.name, expected=entry.part, got=found[:80])
-    for name, wanted in expected.items():
-        if (text := metadata.get(f"vae_export.{name}")) is None:
-            continue
-        stated = parse_json(text.encode(), name, f"{entry.name}, metadata")
-        if not has_values(stated, wanted) or (name == "provenance" and not has_values(wanted, stated)):
-            raise IntegrityError(
-                f"file states another {name} than the manifest",
-                where=entry.name,
-                expected=json.dumps(wanted, sort_keys=True)[:200],
-                got=text[:200],
-                do="export again, or fetch it again",
-            )
 
 
 def _allocated(spec: PartSpec, rows: int, out: Array | None) -> dict[str, Array]:
