@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 #: Seconds that capturing all parts of a source may take, unless another limit is given.
 CAPTURE_SECONDS = 600.0
-#: How many of the lowest sizes are tried until the modules run.
-_MORE = 8
+#: How many sizes are tried, from the lowest up, until the modules run.
+_TRIED_SIZES = 8
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -137,7 +137,7 @@ class Captured:
         contract = self.given.contract
         usual = {name: symbol.usual_value for name, symbol in contract.free_symbols.items()}
         for name, symbol in contract.free_symbols.items():
-            for low in range(symbol.low, min(symbol.low + _MORE, symbol.usual_value)):
+            for low in range(symbol.low, min(symbol.low + _TRIED_SIZES, symbol.usual_value)):
                 if all(self._runs(contract.at({**usual, name: low}), part) for part in parts):
                     contract = contract.narrowed({name: replace(symbol, low=low)}) if low > symbol.low else contract
                     break

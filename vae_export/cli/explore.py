@@ -99,7 +99,7 @@ def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tup
 def _require_decoder(manifest: Manifest) -> None:
     """Raise `ModelError` unless there is an ONNX file that decodes, to numbers or to bytes."""
     if not any(entry.format == RUNTIME_FORMAT and float_part(entry.part) == "decoder" for entry in manifest.known):
-        manifest.finest("decoder")
+        manifest.finest("decoder")  # raises
 
 
 def _show(url: str) -> None:

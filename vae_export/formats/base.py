@@ -211,7 +211,7 @@ class Format(ABC):
         """Return the required machine, such as "linux x86_64 AVX2", or "" if any machine can run the file."""
         return ""
 
-    def without_vnni(self, _precision: PrecisionName) -> Mapping[str, str]:
+    def without_vnni(self, precision: PrecisionName) -> Mapping[str, str]:  # noqa: ARG002 -- most need none
         """Return the engine's settings that a file needs on an x86-64 processor without VNNI; most need none."""
         return {}
 
@@ -227,7 +227,11 @@ class Format(ABC):
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
         """Return all session options of a provider; the first are the engine's plain ones."""
 
-    def options_to_test(self, provider: str, _precision: PrecisionName) -> tuple[SessionOptions, ...]:
+    def options_to_test(
+        self,
+        provider: str,
+        precision: PrecisionName,  # noqa: ARG002 -- most formats are tested alike in every precision
+    ) -> tuple[SessionOptions, ...]:
         """Return all session options that parity tests files of a precision with on a provider."""
         return self.session_options(provider)
 

@@ -298,7 +298,7 @@ def _sized(contract: Contract, *, is_large: bool) -> Contract:
 def _row_bytes(contract: Contract) -> int:
     """Return the size of a row of the largest array."""
     tensors = (contract.data, contract.output, *contract.latents)
-    return max(math.prod(tensor.fixed_item) * np.dtype(tensor.dtype).itemsize for tensor in tensors)
+    return max(tensor.bytes_per_row for tensor in tensors)
 
 
 def _rows(contract: Contract, most: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
@@ -163,6 +162,6 @@ def split_into_chunks(task: Task, model: Model, *, rows: int | None = None) -> C
         raise UsageError("bad number of rows", expected="an integer from 1 up", got=rows)
     contract = model.contract.at(task.inputs.sizes)
     tensors = [tensor for spec in map(contract.spec, task.parts) for tensor in (*spec.inputs, *spec.outputs)]
-    row_bytes = sum(np.dtype(tensor.dtype).itemsize * math.prod(tensor.fixed_item) for tensor in tensors)
+    row_bytes = sum(tensor.bytes_per_row for tensor in tensors)
     batch = model.rows_at_a_time(task.parts[0], task.inputs.sizes)
     return Chunks(task.reader.rows, rows or max(batch, CHUNK_BYTES // row_bytes // batch * batch))
