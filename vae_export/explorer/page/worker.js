@@ -2,12 +2,12 @@
 //
 // It answers a message {id, method, argument} with {id, result} or {id, error}.
 
-import { Model, goldenArray, isImage, outputOf, pixelRange, sizesAt, tensorsOf, toLayout } from "./vae-bundle/index.js";
+import { Model, goldenArray, isImage, outputOf, pixelRange, sizesAt, takeRows, tensorOf, tensorsOf, toLayout } from "./vae-bundle/index.js";
 
 // Two builds of ONNX Runtime, each with its own WebAssembly file: the first is half as large.
 const BUILDS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 const MAX_THREADS = 4;
-const PARTS = ["encoder", "decoder", "decoder-uint8-chw", "decoder-uint8-hwc"];
+const DECODERS = ["decoder", "decoder-uint8-chw", "decoder-uint8-hwc"]; // the one that gives numbers first
 const WARM_UP = { runs: 20, milliseconds: 400 };
 
 let model;
@@ -26,7 +26,7 @@ const methods = {
     }
     model = await Model.load(data, { ort, sessionOptions: { executionProviders: [backend] } });
     sizes = model.exampleSizes;
-    const parts = PARTS.filter((part) => model.parts.includes(part));
+    const parts = ["encoder", ...DECODERS].filter((part) => model.parts.includes(part));
     decoderOf(parts); // throws if there is none
     for (const part of parts) await model.open(part);
     const { manifest, card, identity } = model.bundle;
@@ -62,18 +62,15 @@ const methods = {
 
 /** Return the part that decodes: the one that gives numbers, or else one that gives bytes. */
 function decoderOf(parts) {
-  const found = ["decoder", "decoder-uint8-chw", "decoder-uint8-hwc"].find((part) => parts.includes(part));
+  const found = DECODERS.find((part) => parts.includes(part));
   if (found === undefined) throw new Error("bundle has no decoder as onnx: there is nothing to explore");
   return found;
 }
 
 /** Return the inputs of a part as tensors of `rows` rows. */
 function tensors(part, inputs, rows) {
-  const known = { float32: Float32Array, int32: Int32Array };
   return Object.fromEntries(tensorsOf(part, model.contract).inputs.map((spec) => {
-    const numbers = inputs[spec.name];
-    const data = spec.dtype === "int64" ? BigInt64Array.from(Array.from(numbers), BigInt) : known[spec.dtype].from(numbers);
-    return [spec.name, { data, dims: [rows, ...sizesAt(spec, model.contract, sizes)], dtype: spec.dtype }];
+    return [spec.name, tensorOf(spec.dtype, inputs[spec.name], [rows, ...sizesAt(spec, model.contract, sizes)])];
   }));
 }
 
@@ -116,10 +113,7 @@ async function warmUp(part) {
   const begin = performance.now();
   const times = [];
   for (let index = 0; index <= WARM_UP.runs && (index < 2 || performance.now() - begin < WARM_UP.milliseconds); index += 1) {
-    const row = golden.map(([name, { data, dims: [rows, ...item], dtype }]) => {
-      const [size, at] = [data.length / rows, index % rows];
-      return [name, { data: data.slice(at * size, (at + 1) * size), dims: [1, ...item], dtype }];
-    });
+    const row = golden.map(([name, tensor]) => [name, takeRows(tensor, index % tensor.dims[0], 1)]);
     const start = performance.now();
     await model.run(part, Object.fromEntries(row));
     if (index > 0) times.push(performance.now() - start);
