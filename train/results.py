@@ -147,6 +147,7 @@ class RunSummary:
         protocol: Data protocol that it was trained under.
         test: Scores of the test images (`Score.to_json`).
         nll: The recorded estimate of -log p(x) on the test images with most samples (`NllEstimate.to_json`), or None.
+        images: The figures of reconstructions and samples that were recorded last (`ImageMetrics.to_json`), or None.
         parameters: Number of weights.
         epochs: Number of epochs so far.
         best_epoch: The epoch of the checkpoint.
@@ -163,6 +164,7 @@ class RunSummary:
     protocol: DataProtocol
     test: Mapping[str, Any]
     nll: Mapping[str, Any] | None
+    images: Mapping[str, float] | None
     parameters: int
     epochs: int
     best_epoch: int
@@ -194,6 +196,7 @@ class RunSummary:
             "preset": self.preset,
             "test": dict(self.test) | _in_bits(self.kind, self.negative_elbo),
             "importance_weighted": None if self.nll is None else dict(self.nll),
+            "image_metrics": None if self.images is None else dict(self.images),
             "parameters": self.parameters,
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
@@ -233,6 +236,7 @@ def read_run_summary(run: Run) -> RunSummary:
     provenance = header.provenance
     try:
         data, training, test = provenance["data"], provenance["training"], provenance["scores"]["test"]
+        lines = list(_of_all_test_images(read_evaluations(run, header.digest), data["sha256"], test["images"]))
         return RunSummary(
             run=run,
             config=header.config,
@@ -240,7 +244,8 @@ def read_run_summary(run: Run) -> RunSummary:
             dataset_sha256=str(data["sha256"]),
             protocol=data.get("protocol", "grey"),
             test={key: test[key] + 0 for key in test},  # numbers, or a TypeError
-            nll=_most_precise_nll(read_evaluations(run, header.digest), data["sha256"], test["images"]),
+            nll=_most_precise_nll(lines),
+            images=_image_metrics(lines),
             parameters=header.parameters,
             epochs=max((int(line["epoch"]) for line in metrics), default=int(provenance["epoch"])),
             best_epoch=int(provenance["epoch"]),
@@ -270,12 +275,39 @@ def read_run_summaries(root: Path) -> tuple[list[RunSummary], list[InputError]]:
     return summaries, unreadable
 
 
-def _most_precise_nll(lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int) -> Mapping[str, Any] | None:
-    """Return the estimate of most samples on the whole test split of the training's data set, or None."""
+def _of_all_test_images(
+    lines: Iterable[Mapping[str, Any]], images_sha256: str, images: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the evaluations on the whole test split of the training's data set."""
+    for line in lines:
+        if "dataset" in line and (line["split"], line["images"], line["dataset"]["sha256"]) == (
+            "test",
+            images,
+            images_sha256,
+        ):
+            yield line
+
+
+def _most_precise_nll(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the estimate of most samples, the last one of several, or None."""
     found = [
-        {"format": line["format"], **line["importance_weighted"]}
-        for line in lines
-        if "importance_weighted" in line
-        and (line["split"], line["images"], line["dataset"]["sha256"]) == ("test", images, images_sha256)
+        {"format": line["format"], **line["importance_weighted"]} for line in lines if "importance_weighted" in line
     ]
     return max(reversed(found), key=lambda nll: nll["importance_samples"], default=None)
+
+
+#: The figures of `train.image_metrics`, which evaluations of earlier versions lack.
+_IMAGE_METRICS = (
+    "reconstruction_psnr_db",
+    "reconstruction_ssim",
+    "frechet_distance",
+    "frechet_distance_of_images",
+)
+
+
+def _image_metrics(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, float] | None:
+    """Return the figures of reconstructions and samples that were recorded last, or None."""
+    for line in reversed(lines):
+        if "frechet_distance" in line:
+            return {name: float(line[name]) for name in _IMAGE_METRICS if name in line}
+    return None

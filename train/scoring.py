@@ -23,10 +23,13 @@ from vae_export.runtime import Model
 
 
 class ScoredModel(Protocol):
-    """A model that can be scored: it encodes images, and says how well a latent explains an image."""
+    """A model that can be scored: it encodes and decodes, and says how well a latent explains an image."""
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and logvar of q(z|x), each (N, Z) on the CPU, for images (N, C, H, W) in [0, 1]."""
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return images (N, C, H, W) in [0, 1], on the CPU, for latents (N, Z)."""
 
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         """Return -log p(x|z) in nats, (N,) on the CPU, for latents (N, Z) and images (N, C, H, W)."""
@@ -85,6 +88,10 @@ class ExportedModel:
         """Return mean and logvar of q(z|x), each (N, Z) on the CPU, for images (N, C, H, W) in [0, 1]."""
         mean, logvar = self._model.encode(image.contiguous().numpy())
         return torch.from_numpy(mean), torch.from_numpy(logvar)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Return images (N, C, H, W) in [0, 1], on the CPU, for latents (N, Z)."""
+        return torch.from_numpy(self._model.decode(latent.contiguous().numpy()))
 
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
         """Return -log p(x|z) in nats, (N,) on the CPU, for latents (N, Z) and images (N, C, H, W)."""

@@ -20,11 +20,15 @@ def test_evaluate_repeats_the_scores_of_training(cli: Cli, trained: Path) -> Non
     saved = load_checkpoint(Run(trained).checkpoint).provenance["scores"]["test"]
     assert {key: score[key] for key in saved} == saved
     assert (score["dataset"], score["split"]) == ("digits", "test")
+    assert 5 < score["reconstruction_psnr_db"] < 40
+    assert score["frechet_distance"] > score["frechet_distance_of_images"] > 0
 
 
 def test_images_option_scores_the_first_images(invoke: Invoke, trained: Path) -> None:
     done = invoke("evaluate", "--run", trained, "--images", 30, "--json", "--threads", 1)
     assert json.loads(done.out)["images"] == 30
+    few = invoke("evaluate", "--run", trained, "--images", 5, "--json", "--threads", 1)
+    assert "frechet_distance" not in json.loads(few.out)
     assert invoke("evaluate", "--run", trained, "--images", 0).code == 2
 
 
@@ -33,6 +37,8 @@ def test_table_names_the_requested_split(invoke: Invoke, trained: Path) -> None:
     assert done.code == 0, done.err
     assert "validation" in done.out
     assert "active units" in done.out
+    assert "reconstructions: PSNR" in done.out
+    assert "samples: Fréchet distance" in done.out
 
 
 @pytest.mark.parametrize(

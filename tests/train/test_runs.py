@@ -139,6 +139,24 @@ def test_evaluation_with_most_samples_counts(invoke: Invoke, tmp_path: Path) -> 
     assert tables(invoke, tmp_path)[0]["runs"][0]["importance_weighted"]["nats_per_image"] == 90.0
 
 
+def test_last_figures_of_reconstructions_and_samples_are_shown(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run")
+    figures = {"reconstruction_psnr_db": 21.346, "reconstruction_ssim": 0.7123, "frechet_distance": 3.456}
+    for change in ({"frechet_distance": 9.0}, {}, {"split": "train", "frechet_distance": 1.0}):
+        record(run, 5, 90.0, **figures | change)
+    write_run(tmp_path / "not-evaluated", 110.0)
+    first, second = tables(invoke, tmp_path)[0]["runs"]
+    assert (first["image_metrics"], second["image_metrics"]) == (figures, None)
+    shown = {"21.35", "0.712", "3.46"}
+    for columns, headings in (("200", "PSNR SSIM Fréchet"), ("80", "PSNR")):
+        monkeypatch.setenv("COLUMNS", columns)
+        text = invoke("runs", tmp_path).out
+        assert headings in " ".join(text.split())
+        assert shown <= set(text.split())
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

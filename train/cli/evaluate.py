@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from train.data.datasets import Dataset
+    from train.image_metrics import ImageMetrics
     from train.iwae import NllEstimate
     from train.scoring import Score, ScoredModel
 
 Split = Literal["test", "validation", "train"]
 ScoredFormat = Literal["checkpoint", "onnx"]
+#: Fewer images say nothing about the variance of features.
+_LEAST_IMAGES = 10
 #: Units with less KL than this, in nats, are counted and not listed.
 _LEAST_KL = 0.01
 
@@ -73,7 +76,8 @@ def evaluate(
 
     Scores a checkpoint in PyTorch or an export through its ONNX files: sampled -ELBO with its standard error,
     reconstruction, KL of each unit and the number of active units; with --importance-samples K also the
-    importance-weighted bound of Burda et al. Pixels follow the protocol of the training. The scores of a run are added
+    importance-weighted bound of Burda et al. PSNR and SSIM judge reconstructions, a Fréchet distance in the features of
+    the encoder judges samples. Pixels follow the protocol of the training. The scores of a run are added
     to its evaluations.jsonl, which `runs` reads.
     """
     check_range("number of images", first, 1, 2**31)
@@ -96,6 +100,7 @@ def evaluate(
         images = _images(subject, dataset, files)
         pixels = evaluated_pixels(images, split, most=first)
         score = _score(subject, pixels)
+        metrics = _image_metrics(subject, pixels, images, split)
         nll = _nll(subject, pixels, importance_samples) if importance_samples else None
     figures: dict[str, Any] = {
         "dataset": images.name,
@@ -107,6 +112,8 @@ def evaluate(
     }
     if (bits := subject.kind.bits_per_dim(score.negative_elbo)) is not None:
         figures["bits_per_dim"] = bits
+    if metrics is not None:
+        figures |= metrics.to_json()
     if nll is not None:
         figures["importance_weighted"] = nll.to_json() | {"is_likelihood": subject.kind.is_likelihood}
     if json:
@@ -114,6 +121,8 @@ def evaluate(
     else:
         console.result(f"{subject.path} on {images.name}, {subject.kind.size} {subject.kind.pixels}")
         show_scores({split: score}, subject.kind, nll)
+        if metrics is not None:
+            console.paragraph(_describe_images(metrics))
         console.paragraph(_unit_kls(score))
     if home is not None:
         _record(home, subject, format, figures | {"dataset": {"name": images.name, "sha256": images.sha256}})
@@ -143,9 +152,36 @@ class _WithProgress:
         self._count(image)
         return nll
 
+    def decode(self, latent: Tensor) -> Tensor:
+        return self._model.decode(latent)
+
     def _count(self, image: Tensor) -> None:
         self._half_images += len(image)
         self._report(self._half_images // 2)
+
+
+def _image_metrics(subject: _Subject, pixels: Tensor, images: Dataset, split: Split) -> ImageMetrics | None:
+    """Measure reconstructions and samples, with progress; None for too few images."""
+    from train.data.datasets import evaluated_pixels
+    from train.image_metrics import measure_images
+    from vae_export.system.extras import missing
+
+    others = evaluated_pixels(images, "test" if split == "validation" else "validation")
+    if min(len(pixels), len(others)) < _LEAST_IMAGES:
+        return None
+    if (error := missing("train", "skimage")) is not None:
+        console.note(f"note: no SSIM: {error}")
+    with console.report_progress("compared", len(pixels)) as report:
+        return measure_images(subject.model, pixels, others, report=report)
+
+
+def _describe_images(metrics: ImageMetrics) -> str:
+    """Return a line such as "reconstructions: PSNR 21.30 dB, SSIM 0.712; samples: Fréchet distance 3.1, …"."""
+    ssim = "" if metrics.ssim is None else f", SSIM {metrics.ssim:.3f}"
+    return (
+        f"reconstructions: PSNR {metrics.psnr:.2f} dB{ssim}; samples: Fréchet distance {metrics.frechet_distance:.2f} "
+        f"in the encoder's features, where other real images have {metrics.frechet_distance_of_images:.2f}"
+    )
 
 
 def _nll(subject: _Subject, pixels: Tensor, samples: int) -> NllEstimate:

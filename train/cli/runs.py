@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,8 +32,8 @@ def runs(
     """Compare runs by their scores, the best first.
 
     Shows scores in nats per test image, settings and training time, in a table for each data set, protocol and
-    likelihood, because scores of two of them do not compare. NLL is shown for runs that were scored with evaluate
-    --importance-samples.
+    likelihood, because scores of two of them do not compare. PSNR and SSIM of reconstructions and the Fréchet distance
+    of samples are shown for runs that were scored with evaluate, NLL for those with its --importance-samples.
     """
     from train.results import read_run_summaries
 
@@ -69,6 +70,8 @@ def runs(
         console.result(("\n" if number else "") + name + same)
         console.result(_table(group))
         console.paragraph(f"nats per test image, z sampled; {group[0].kind.describe()}")
+        if any(run.images is not None for run in group):
+            console.paragraph("PSNR in dB and SSIM of reconstructions; Fréchet distance of samples, 0 is best")
 
 
 def _run(folder: Path, name: Path) -> Run:
@@ -134,6 +137,8 @@ def _table(group: Sequence[RunSummary]) -> Table:
         columns["bits/dim"] = lambda run: f"{kind.bits_per_dim(run.negative_elbo):.3f}"
     if any(run.nll is not None for run in group):
         columns[kind.nll_name] = lambda run: _nll(run, is_wide=is_wide)
+    if any(run.images is not None for run in group):
+        columns |= _image_columns(is_wide=is_wide)
     if is_wide:
         columns["parameters"] = lambda run: f"{run.parameters:,}"
     columns["epochs"] = _epochs
@@ -145,6 +150,20 @@ def _table(group: Sequence[RunSummary]) -> Table:
     for run in group:
         table.add_row(*(cell(run) for cell in columns.values()))
     return table
+
+
+def _image_columns(*, is_wide: bool) -> dict[str, Callable[[RunSummary], str]]:
+    """Return the columns of reconstructions and samples: one, of several lines, where the terminal is narrow."""
+    figures = {"PSNR": "reconstruction_psnr_db", "SSIM": "reconstruction_ssim", "Fréchet": "frechet_distance"}
+    digits = {"PSNR": 2, "SSIM": 3, "Fréchet": 2}
+
+    def cell(run: RunSummary, heading: str) -> str:
+        value = (run.images or {}).get(figures[heading])
+        return "" if value is None else f"{value:.{digits[heading]}f}"
+
+    if is_wide:
+        return {heading: partial(cell, heading=heading) for heading in figures}
+    return {" ".join(figures): lambda run: chr(10).join(filter(None, (cell(run, heading) for heading in figures)))}
 
 
 def _network(run: RunSummary) -> str:
