@@ -24,6 +24,9 @@ ArrayName = Literal["array"]
 DataProtocol = Literal["grey", "dynamic", "static"]
 DATA_PROTOCOLS: tuple[DataProtocol, ...] = get_args(DataProtocol)
 
+#: Whether the images of a folder are held in memory or on the disk.
+InMemory = Literal["auto", "yes", "no"]
+
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionOption = Literal["auto", "float32", "bfloat16"]
 
@@ -47,6 +50,8 @@ class DataOptions:
         download: Whether to download what is missing.
         skip_unreadable: Whether to leave out images of "folder" that cannot be read.
         protocol: Whether a model is given grey levels or binary samples of them.
+        in_memory: Whether the pixels of "folder" are held in memory ("yes") or in a temporary file ("no"); "auto" takes
+            memory where they fit.
     """
 
     name: DatasetName | ArrayName = "mnist"
@@ -55,6 +60,7 @@ class DataOptions:
     download: bool = True
     protocol: DataProtocol = "grey"
     skip_unreadable: bool = False
+    in_memory: InMemory = "auto"
 
     def __post_init__(self) -> None:
         if self.name not in (*DATASETS, *get_args(ArrayName)):
@@ -67,8 +73,12 @@ class DataOptions:
                     "no folder", where="--dataset folder", do="say where the images are: --data-dir FOLDER"
                 )
             check_range("image size", self.image_size, 1, 512)
+            if self.in_memory not in get_args(InMemory):
+                raise UsageError("bad --in-memory", expected=" | ".join(get_args(InMemory)), got=self.in_memory)
         elif self.image_size is not None:
             raise UsageError("--image-size is for --dataset folder", got=f"--dataset {self.name}")
+        elif self.in_memory == "no":
+            raise UsageError("--in-memory no is for --dataset folder", got=f"--dataset {self.name}")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from vae_export.models.residual import Residual
 
 #: Pixels that are always black have no finite logit, so means are clamped to [this, 1 - this].
 _DARKEST = 1e-3
+#: Most images, and values of pixels, that the mean image is computed from.
+_MOST_IMAGES, _MOST_VALUES = 10_000, 1 << 25
 
 
 def initial_model(config: VAEConfig, pixels: Tensor, seed: int) -> VAE:
@@ -70,7 +72,8 @@ def initialise(model: VAE, pixels: Tensor) -> None:
         if isinstance(block, Residual):  # begins as the identity
             nn.init.zeros_(block.last.weight)
             nn.init.zeros_(_bias(block.last))
-    mean = to_unit_range(pixels[:10_000]).mean(0)
+    most = min(_MOST_IMAGES, max(1, _MOST_VALUES // pixels[0].numel()))
+    mean = to_unit_range(pixels[:most]).mean(0)
     if isinstance(last, nn.ConvTranspose2d):
         mean = mean.mean((1, 2))  # one bias a channel
     if is_deep:  # else the first images are noise, which takes many steps to unlearn

@@ -104,7 +104,8 @@ class ExportedModel:
 ACTIVE_VARIANCE = 0.01
 #: Seed of the noise, the same for every model and epoch, so that scores depend on the model alone.
 _NOISE_SEED = 20_131_220
-_BATCH = 1000
+#: Images that are scored at once, and most values of pixels in them, since large images have large feature maps.
+_BATCH, _BATCH_VALUES = 1000, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
         The score, in nats per image.
     """
     processes = processes or Processes()
-    images = torch.split(pixels, _BATCH)
+    images = torch.split(pixels, min(_BATCH, max(1, _BATCH_VALUES // pixels[0].numel())))
     posteriors = processes.split_work(len(images), lambda batch: model.encode(to_unit_range(images[batch])))
     generator = torch.Generator().manual_seed(_NOISE_SEED)
     noise = [torch.randn(mean.shape, generator=generator) for mean, _ in posteriors]

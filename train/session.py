@@ -95,6 +95,7 @@ class TrainingSession:
             dataset.train,
             self.recipe,
             options.objective,
+            in_memory=dataset.in_memory,
             protocol=dataset.protocol,
             seed=options.seed,
             bfloat16=options.precision == "bfloat16",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +17,11 @@ import pytest
 import torch
 from PIL import Image
 
+from train.config import DataOptions
 from train.data import image_folder as folder_module
+from train.data.datasets import load
 from train.data.image_folder import read_folder
-from vae_export.errors import DataError
+from vae_export.errors import DataError, StorageError, UsageError
 from vae_export.io.image_files import read_image
 
 RAMP = np.linspace(0, 255, 28 * 28).reshape(28, 28).round().astype(np.uint8)
@@ -154,12 +161,70 @@ def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path / "nowhere", 28)
 
 
-def test_too_many_images_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "MAX_BYTES", 3 * 28 * 28)
+def test_too_many_images_for_the_memory_are_refused_before_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "available_memory", lambda: 3 * 28 * 28)
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("never opened")
-    with pytest.raises(DataError, match="choose a smaller --image-size"):
-        read_folder(tmp_path, 28)
+    with pytest.raises(DataError, match="leave --in-memory out"):
+        read_folder(tmp_path, 28, in_memory="yes")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_that_do_not_fit_are_the_same_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colour: bool
+) -> None:
+    folder, scratch = tmp_path / "images", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("train.data.pixel_file.scratch_folder", lambda: scratch)
+    for index in range(25):
+        _colour(folder / f"{index:02d}.png", (20, 20), f"rgb({index * 10}, {index * 10}, {index * 10 * (not colour)})")
+    if not colour:  # all are grey but the one that cannot be read
+        _text(folder / "07a.png")
+    options = DataOptions("folder", folder, image_size=16, skip_unreadable=not colour)
+    in_memory = load(options)
+    monkeypatch.setattr(folder_module, "available_memory", lambda: 2 * 2 * 25 * 3 * 16 * 16 - 1)
+    told: list[str] = []
+    on_disk = load(options, report=told.append)
+    assert (in_memory.in_memory, on_disk.in_memory) == (True, False)
+    assert "on the disk" in told[-1]
+    assert on_disk.image_shape == (3 if colour else 1, 16, 16)
+    for split in ("train", "validation", "test"):
+        assert torch.equal(on_disk.split(split), in_memory.split(split))
+    assert on_disk.sha256 == in_memory.sha256
+    assert list(scratch.iterdir()) == []
+    with pytest.raises(UsageError, match="held in memory"):
+        load(replace(options, protocol="static"))
+    assert load(replace(options, protocol="dynamic")).protocol == "dynamic"
+
+
+def test_full_disk_is_said_before_decoding(tmp_path: Path) -> None:
+    _text(tmp_path / "never opened.png")
+    usage = shutil.disk_usage(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2 * 3 * 28 * 28 - 1))
+        with pytest.raises(StorageError, match=r"no room for pixels.* set TMPDIR"):
+            read_folder(tmp_path, 28, in_memory="no")
+
+
+def test_files_are_decoded_in_their_order_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "_AHEAD", 3)
+    for index in range(8):
+        _colour(tmp_path / f"{index}.png", (8, 8), f"rgb({index}, 200, 7)")
+    seen: set[int] = set()
+    real = folder_module.read_fitted
+
+    def slow_at_first(file: Path, size: tuple[int, int]) -> object:
+        seen.add(threading.get_ident())
+        time.sleep(0.02 if file.stem in "036" else 0)  # the first of each group ends last
+        return real(file, size)
+
+    monkeypatch.setattr(folder_module, "read_fitted", slow_at_first)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert read_folder(tmp_path, 8).pixels[:, 0, 0, 0].tolist() == list(range(8))
+    assert threading.get_ident() not in seen
+    assert len(seen) > 1
 
 
 def test_unreadable_files_are_skipped_and_named_where_asked(tmp_path: Path) -> None:

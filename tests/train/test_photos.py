@@ -96,3 +96,15 @@ def test_photographs_are_learned() -> None:
     trainer = Trainer(initial_model(config, pixels, 0), pixels, recipe, ObjectiveOptions())
     losses = [epoch.loss for epoch in trainer.train_epochs(lambda *_: None)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_training_from_the_disk_ends_in_the_bytes_of_one_from_memory(invoke: Invoke, tmp_path: Path) -> None:
+    photos, runs = write_photos(tmp_path / "photos", "RGB", 32), [Run(tmp_path / name) for name in ("yes", "no")]
+    for run in runs:
+        where = ("--in-memory", run.folder.name, "--out", run.folder)
+        done = invoke("train", "--dataset", "folder", "--data-dir", photos, "--image-size", 16, *TINY, *where)
+        assert done.code == 0, done.err
+        assert ("on the disk" in done.err) == (run.folder.name == "no")
+    first, second = (run.checkpoint.read_bytes() for run in runs)
+    assert first == second
+    assert invoke("train", "--in-memory", "no").code == 2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from train.config import DataOptions, DataProtocol, DatasetName, DeviceName
+from train.config import DataOptions, DataProtocol, DatasetName, DeviceName, InMemory
 from vae_export.cli.command import option_group
 
 
@@ -37,13 +37,22 @@ class ImageFileFlags:
             help="With --dataset folder: leave out files that cannot be read, and name them.",
         ),
     ] = DataOptions.skip_unreadable
+    in_memory: Annotated[
+        InMemory,
+        typer.Option(
+            "--in-memory",
+            help="With --dataset folder: hold pixels in memory, or (no) in a temporary file below TMPDIR, by default "
+            "/var/tmp. auto: in memory where they fit.",
+        ),
+    ] = DataOptions.in_memory
     download: Annotated[bool, typer.Option("--download/--no-download", help="Download missing files.")] = (
         DataOptions.download
     )
 
     def options(self, name: DatasetName, protocol: DataProtocol) -> DataOptions:
         """Return the options of the data set with this name, whose pixels follow the protocol."""
-        return DataOptions(name, self.data_dir, self.image_size, self.download, protocol, self.skip_unreadable)
+        files = vars(self).copy()
+        return DataOptions(name, files.pop("data_dir"), protocol=protocol, **files)
 
 
 ThreadsOption = Annotated[

@@ -1,4 +1,4 @@
-"""Data sets by name: loaded into memory as uint8, split once with a fixed seed, and binarised as their protocol says.
+"""Data sets by name: loaded as uint8, split once with a fixed seed, and binarised as their protocol says.
 
 The splits do not depend on the seed of a training, so that two trainings are scored on the same images. Batches are
 indexed from these tensors: decoding and transforming image by image costs more than a step of a small network.
@@ -31,7 +31,8 @@ from torch import Tensor
 from train.config import DATA_FOLDER, IMAGE_SIZE, DataOptions, DataProtocol
 from train.data.image_folder import read_folder
 from train.data.mnist import read_mnist
-from vae_export.errors import DataError
+from train.data.pixel_file import reordered
+from vae_export.errors import DataError, UsageError
 from vae_export.likelihood import MAX_LEVEL
 
 _SPLIT_SEED = 1
@@ -46,6 +47,7 @@ class Dataset:
         train, validation, test: uint8 (N, C, H, W) with N ≥ 1, after `apply_protocol`.
         protocol: The data protocol.
         reading: How many images of a folder were cropped, resized and skipped; empty for other data sets.
+        in_memory: Whether the images are in memory; else they are mapped from a file, and are not copied to a GPU.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     test: Tensor
     protocol: DataProtocol = "grey"
     reading: Mapping[str, int] = field(default_factory=dict)
+    in_memory: bool = True
 
     def __post_init__(self) -> None:
         for split in ("train", "validation", "test"):
@@ -100,7 +103,14 @@ _CHUNK = 4096
 
 
 def apply_protocol(dataset: Dataset, protocol: DataProtocol) -> Dataset:
-    """Binarise, to 0 and 255, the splits that `protocol` samples once; the others stay grey."""
+    """Binarise, to 0 and 255, the splits that `protocol` samples once; the others stay grey.
+
+    Raises:
+        UsageError: All splits are to be sampled, which is done in memory, and they are on the disk.
+    """
+    if protocol == "static" and not dataset.in_memory:
+        do = "pass --in-memory yes, a smaller --image-size, or --data-protocol dynamic"
+        raise UsageError("static binary pixels are held in memory", got="images on the disk", do=do)
     once = {"grey": (), "dynamic": ("validation", "test"), "static": ("train", "validation", "test")}[protocol]
     drawn: dict[str, Any] = {split: binarised(dataset.split(split), split) for split in once}
     return replace(dataset, protocol=protocol, **drawn)
@@ -169,9 +179,17 @@ def load(
             dataset = split_in_three("digits", _digits())
         case "folder":
             folder, skip = options.folder or DATA_FOLDER, options.skip_unreadable
-            read = read_folder(folder, options.image_size, skip_unreadable=skip, report=report, progress=progress)
+            read = read_folder(
+                folder,
+                options.image_size,
+                skip_unreadable=skip,
+                in_memory=options.in_memory,
+                report=report,
+                progress=progress,
+            )
             report(f"{folder}: {read.describe()}")
-            dataset = replace(split_in_three("folder", read.pixels), reading=read.to_json())
+            split = split_in_three("folder", read.pixels, in_memory=read.in_memory)
+            dataset = replace(split, reading=read.to_json())
         case name:
             folder = options.folder or DATA_FOLDER
             images, test = read_mnist(name, folder, download=options.download, report=report)
@@ -181,11 +199,12 @@ def load(
     return apply_protocol(dataset, options.protocol)
 
 
-def split_in_three(name: str, images: Tensor) -> Dataset:
-    """Hold out a tenth of the images for validation and a tenth for testing."""
+def split_in_three(name: str, images: Tensor, *, in_memory: bool = True) -> Dataset:
+    """Hold out a tenth of the images for validation and a tenth for testing; copy them, in memory or on the disk."""
     order, tenth = _split_order(len(images)), len(images) // 10
     validation, test, train = order[:tenth], order[tenth : 2 * tenth], order[2 * tenth :]
-    return Dataset(name, images[train], images[validation], images[test])
+    copied = Tensor.__getitem__ if in_memory else reordered
+    return Dataset(name, copied(images, train), copied(images, validation), copied(images, test), in_memory=in_memory)
 
 
 def _split_order(count: int) -> Tensor:
