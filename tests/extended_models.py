@@ -126,6 +126,29 @@ class TableDecoder(nn.Module):
         return self.layers(latent)
 
 
+class TokensEncoder(nn.Module):
+    """data (N, 6) of 20 tokens → mean, logvar (N, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layers = nn.Embedding(20, 5), nn.Linear(6 * 5, 8)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.layers(self.embedding(data).flatten(1)).chunk(2, 1)
+        return mean, logvar
+
+
+class TokensDecoder(nn.Module):
+    """latent (N, 4) → logits (N, 6, 20), unbounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Linear(4, 6 * 20)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.layers(latent).unflatten(1, (6, 20))
+
+
 _LABEL = Condition("label", dtype="int64", low=0, high=9)
 _STYLE = Condition("style", (3,), low=-1, high=1, parts=("decoder",))
 _TABLE = Contract((13,), (4,), None, encoding="deterministic", prior="given by the user")
@@ -152,6 +175,7 @@ CONTRACTS = {
     "four channels": replace(_MAPS, data_shape=(4, "4*h", "4*w")),
     "several": Contract((13,), {"z1": (4,), "z2": (2, 3)}, None),
     "table": _TABLE,
+    "tokens": Contract((6,), (4,), (0, 19), data_dtype="int64", output_shape=(6, 20)),
     "batch of 3": replace(_TABLE, symbols={BATCH: Symbol(3, 3)}),
     "batches below 6": replace(_TABLE, symbols={BATCH: Symbol(2, 5)}),
 }
@@ -166,6 +190,7 @@ def extended_source(name: str) -> Source:
         "conditional": (ConditionalEncoder(), ConditionalDecoder()),
         "codes": (CodesEncoder(), CodesDecoder()),
         "several": (SeveralEncoder(), SeveralDecoder()),
+        "tokens": (TokensEncoder(), TokensDecoder()),
     }
     default = (TableEncoder(), TableDecoder())
     if contract.is_image and name not in modules:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from vae_export import Contract
 from vae_export.contract import PARTS, Condition, Part
 from vae_export.errors import ModelError
+from vae_export.likelihood import Likelihood
 from vae_export.pixels import to_bytes
 from vae_export.tensors import Expression, Symbol, TensorSpec
 
@@ -77,6 +80,8 @@ EXTENDED = {
     "unclipped": Contract((3, "8*h", 16), (4, "h", 2), (-1, 1), output_shape=(3, "8*h", 16)),
     "sigmoid after data of any size": Contract((13,), (4,), None, output_range=(0, 1)),
     "fixed batch": Contract((1, 8, 8), (2,), symbols={"N": Symbol(1, 1)}),
+    "tokens": Contract((6,), (4,), (0, 19), data_dtype="int64", output_shape=(6, 20)),
+    "one number for each token": Contract((6,), (4,), (1, 20), data_dtype="int32", output_shape=(6,)),
     "scaled": Contract((3, 8, 8), (4, 1, 1), (-1, 1), scaling_factor=0.18215, shift_factor=0.1),
 }
 
@@ -86,6 +91,34 @@ def test_extended_contract_survives_json(name: str) -> None:
     contract = EXTENDED[name]
     assert not contract.is_plain
     assert Contract.from_json(json.loads(json.dumps(contract.to_json(), allow_nan=False))) == contract
+
+
+def test_integers_as_data_are_no_image_and_their_output_has_its_own_name() -> None:
+    volume = Contract((1, 4, 4), (2,), (0, 255), data_dtype="int64", output_shape=(1, 4, 4), output_range=(0, 255))
+    assert (volume.data.name, volume.output.name, volume.is_image, volume.gives_data) == (
+        "data",
+        "output",
+        False,
+        False,
+    )
+    assert str(volume.data) == "data (N, 1, 4, 4) int64 in [0, 255]"
+    assert volume.output.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data_dtype": "uint8"}, "data_dtype; expected float32 | int32 | int64, got uint8"),
+        ({"data_range": None}, "data_range; expected the lowest and the highest integer"),
+        ({"data_range": (0, 19.5)}, "data_range; expected the lowest and the highest integer"),
+        ({"data_range": (0, 1 << 32)}, "data_range; expected the lowest and the highest integer"),
+        ({"output_shape": None}, "output_shape; expected the shape of what the decoder gives"),
+        ({"likelihood": Likelihood("gaussian-fixed", 1.0)}, "likelihood; expected none, since the data is integers"),
+    ],
+)
+def test_integers_as_data_that_cannot_be_drawn_or_scored_are_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=f"bad contract: {re.escape(reason)}"):
+        replace(EXTENDED["tokens"], **changes)
 
 
 def test_output_without_a_range_is_still_an_image() -> None:

@@ -35,6 +35,8 @@ Encoding = Literal["gaussian", "deterministic", "codes"]
 #: The distribution of latents: N(0, I), each code equally likely, or one that the contract does not know.
 Prior = Literal["standard normal", "uniform", "given by the user"]
 NORMAL: Prior = "standard normal"
+#: The number of different integers that data and codes may have: a random word of 32 bits chooses between them.
+MOST_INTEGERS = 1 << 32
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -177,10 +179,13 @@ class Contract:
             values are not bounded.
         likelihood: p(x|z); some likelihoods add a second output to the decoder. None means that it is not stated;
             figures in nats then use `Likelihood.usual`.
-        data_name: the name of the data in every file; the default is "image" for three sizes, and otherwise "data".
+        data_name: the name of the data in every file; the default is "image" for three sizes of floats, and otherwise
+            "data".
+        data_dtype: "float32", or "int64" or "int32" for integers in the data's range, such as tokens of text.
         output_shape, output_range: shape and range of what the decoder gives, where they differ from the data's.
             The shape None takes both from the data. A decoder such as diffusers' that may leave the range has the shape
-            of the data and the range None.
+            of the data and the range None. A decoder gives floats, so that integers need a shape: (T, K) for the logits
+            of T tokens out of K.
         encoding: what the encoder gives: "gaussian" for mean and logvar, "deterministic" for a latent, "codes" for
             integers.
         codebook_size: the number of different codes, with the encoding "codes".
@@ -201,6 +206,7 @@ class Contract:
     likelihood: Likelihood | None = None
     _: KW_ONLY
     data_name: str = ""
+    data_dtype: Dtype = "float32"
     output_shape: Shape | None = None
     output_range: tuple[float, float] | None = None
     encoding: Encoding = "gaussian"
@@ -221,7 +227,8 @@ class Contract:
             set_(self, "latent_shape", next(iter(latents.values())) if list(latents) == [self._only] else latents)
         else:
             set_(self, "latent_shape", as_shape(self.latent_shape, "latent_shape"))
-        set_(self, "data_name", self.data_name or ("image" if len(self.data_shape) == 3 else "data"))
+        looks_like_image = len(self.data_shape) == 3 and self.data_dtype == "float32"
+        set_(self, "data_name", self.data_name or ("image" if looks_like_image else "data"))
         if self.output_shape is not None:
             set_(self, "output_shape", as_shape(self.output_shape, "output_shape"))
         elif self.output_range is not None:
@@ -230,6 +237,7 @@ class Contract:
             set_(self, "prior", "uniform" if self.encoding == "codes" else NORMAL)
         set_(self, "conditions", tuple(self.conditions))
         self._check_ranges()
+        self._check_integers()
         self._check_names()
         self._check_symbols()
 
@@ -241,7 +249,8 @@ class Contract:
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ModelError("bad contract", where=name, expected="low < high", got=bounds)
             object.__setattr__(self, name, (float(low), float(high)))
-        if (self.output_shape, self.output_range) == (self.data_shape, self.data_range):
+        is_float = self.data_dtype == "float32"
+        if is_float and (self.output_shape, self.output_range) == (self.data_shape, self.data_range):
             object.__setattr__(self, "output_shape", None)
             object.__setattr__(self, "output_range", None)
         if not isinstance(self.likelihood, Likelihood | None):
@@ -259,6 +268,25 @@ class Contract:
         if self.prior == (NORMAL if self.encoding == "codes" else "uniform"):
             expected = '"uniform" over codes, "standard normal" over other latents, or "given by the user"'
             raise ModelError("bad contract", where="prior", expected=expected, got=self.prior)
+
+    def _check_integers(self) -> None:
+        """Raise `ModelError` for integers as data without a range, a shape of the output, or with a likelihood."""
+        if self.data_dtype not in ("float32", "int32", "int64"):
+            raise ModelError(
+                "bad contract", where="data_dtype", expected="float32 | int32 | int64", got=self.data_dtype
+            )
+        if self.data_dtype == "float32":
+            return
+        low, high = self.data_range or (0.5, 0.5)
+        if not (low.is_integer() and high.is_integer() and high - low < MOST_INTEGERS):
+            expected = "the lowest and the highest integer, of 2^32 at most"
+            raise ModelError("bad contract", where="data_range", expected=expected, got=self.data_range)
+        if self.output_shape is None:
+            expected = "the shape of what the decoder gives, since it gives no integers"
+            raise ModelError("bad contract", where="output_shape", expected=expected, got=None)
+        if self.likelihood is not None:
+            expected = "none, since the data is integers"
+            raise ModelError("bad contract", where="likelihood", expected=expected, got=self.likelihood)
 
     def _check_names(self) -> None:
         for part in PARTS:
@@ -290,14 +318,15 @@ class Contract:
     @property
     def data(self) -> TensorSpec:
         """The input of the encoder."""
-        return self._tensor(self.data_name, self.data_shape, "data", self.data_range)
+        return self._tensor(self.data_name, self.data_shape, "data", self.data_range, self.data_dtype)
 
     @property
     def output(self) -> TensorSpec:
-        """The output of the decoder: the data, with a range of its own or none; "output" if its shape differs."""
+        """The output of the decoder: the data, with a range of its own or none; "output" if shape or dtype differ."""
         if self.output_shape is None:
             return self.data
-        name = self.data_name if self.output_shape == self.data_shape else "output"
+        is_data = self.output_shape == self.data_shape and self.data_dtype == "float32"
+        name = self.data_name if is_data else "output"
         return self._tensor(name, self.output_shape, "data", self.output_range)
 
     @property
@@ -555,6 +584,7 @@ class Contract:
             (tensor.low, tensor.high) if tensor.is_bounded else None,
             likelihood,
             data_name=tensor.name,
+            data_dtype=tensor.dtype,
             output_shape=None if decoded is None else decoded.item,
             output_range=(decoded.low, decoded.high) if decoded is not None and decoded.is_bounded else None,
             encoding=data["encoding"],
@@ -597,5 +627,5 @@ def check_integers(contract: Mapping[str, Any]) -> None:
     if not contract["latents"]:
         raise ValueError("there are no latents")
     for latent in contract["latents"] if contract["encoding"] == "codes" else ():
-        if latent["dtype"] not in ("int32", "int64") or not 0 <= latent["range"][1] < 1 << 32:
+        if latent["dtype"] not in ("int32", "int64") or not 0 <= latent["range"][1] < MOST_INTEGERS:
             raise ValueError(f"codes are {latent['dtype']} in {latent['range']}")

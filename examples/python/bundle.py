@@ -372,13 +372,16 @@ class Contract:
         used = {self._check_tensor(tensor, size) for tensor in tensors for size in (None, *tensor["shape"][1:])}
         _need(set(self.symbols) - {"N"} <= used, "a symbol is in no shape")
         data, output, latents = self.data, self.output, self.latents
+        is_float = data["dtype"] == "float32"
+        _need(output["dtype"] == "float32", "output cannot be read")
         for tensor in (data, output):
-            is_right = tensor["dtype"] == "float32" and len(tensor["shape"]) > 1
-            _need(
-                is_right and (tensor["range"] is None or tensor["range"][0] < tensor["range"][1]), "data cannot be read"
-            )
+            bounds = tensor["range"]
+            _need(len(tensor["shape"]) > 1 and (bounds is None or bounds[0] < bounds[1]), "data cannot be read")
+        if not is_float:
+            _need(data["range"][1] - data["range"][0] < 1 << 32, "integers as data cannot be read")
+            _need(stated.get("likelihood") is None, "likelihood does not fit integers")
         if output is not data:
-            is_same = output["shape"] == data["shape"]
+            is_same = is_float and output["shape"] == data["shape"]
             _need(output["name"] == (data["name"] if is_same else "output"), "output has another name")
             _need(not is_same or output["range"] != data["range"], "output does not differ from the data")
         _need(self.encoding in ("gaussian", "deterministic", "codes"), "encoding is not known")

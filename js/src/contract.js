@@ -53,6 +53,7 @@ export function readContract({ format, contract }) {
   if (!isTable(contract)) refuse("contract cannot be read", "manifest.json");
   const likelihood = readLikelihood(contract.likelihood ?? null);
   const found = format === FORMAT ? plainContract(contract, likelihood) : extendedContract(contract, likelihood);
+  if (likelihood !== null && found.data.dtype !== "float32") refuse("likelihood does not fit integers", HERE, "null", likelihood.name);
   if (likelihood?.name === "bernoulli" && String(found.data.range) !== "0,1") {
     refuse("likelihood does not fit the range", HERE, "bernoulli on values in [0, 1]", found.data.range);
   }
@@ -164,12 +165,15 @@ function checkTensor(tensor, symbols) {
  * @param {TensorSpec | null} output
  */
 function checkData(data, output) {
-  for (const { name, dtype, shape, range } of output === null ? [data] : [data, output]) {
-    const isRight = dtype === "float32" && shape.length > 1 && (range === null || range[0] < range[1]);
-    if (!isRight) refuse("data cannot be read", `${HERE}, ${name}`);
+  const isFloat = data.dtype === "float32";
+  for (const { name, shape, range } of output === null ? [data] : [data, output]) {
+    if (shape.length < 2 || (range !== null && range[0] >= range[1])) refuse("data cannot be read", `${HERE}, ${name}`);
   }
+  const [low, high] = data.range ?? [0, 0];
+  if (!isFloat && (output === null || high - low >= MOST_CODES)) refuse("integers as data cannot be read", `${HERE}, ${data.name}`);
+  if (output !== null && output.dtype !== "float32") refuse("output is no float32", `${HERE}, ${output.name}`);
   if (output === null) return;
-  const hasSameShape = String(output.shape) === String(data.shape);
+  const hasSameShape = isFloat && String(output.shape) === String(data.shape);
   if (output.name !== (hasSameShape ? data.name : "output") || (hasSameShape && String(output.range) === String(data.range))) {
     refuse("output does not fit the data", HERE, hasSameShape ? data.name : "output", output.name);
   }

@@ -836,6 +836,8 @@ def extended(base: Draft) -> Iterator[Case]:
         "symbols": batch,
     }
     table = {"data": tensor("data", ["N", 7]), "latents": [latent]}
+    words, logits = tensor("data", ["N", 12], "int64", [0, 49]), tensor("output", ["N", 12, 50])
+    tokens = {"data": words, "output": logits, "latents": [latent]}
     good: dict[str, tuple[Json, dict[str, int]]] = {
         "condition": (labelled, {}),
         "codes": (coded, {}),
@@ -849,6 +851,10 @@ def extended(base: Draft) -> Iterator[Case]:
         ),
         "table": (table, {}),
         "table-in-a-range": ({"data": tensor("data", ["N", 7], range=[0, 1]), "latents": [latent]}, {}),
+        "tokens": (tokens, {}),
+        "tokens-to-one-number-each": (tokens | {"output": tensor("output", ["N", 12], range=[0, 49])}, {}),
+        "tokens-from-1-of-int32": (tokens | {"data": words | {"dtype": "int32", "range": [1, 50]}}, {}),
+        "most-tokens": (tokens | {"data": words | {"range": [1, 1 << 32]}}, {}),
         "deterministic": ({"data": image, "latents": [latent], "encoding": "deterministic"}, {}),
         "prior-given": ({"data": image, "latents": [latent], "prior": "given by the user"}, {}),
         "codes-prior-given": (coded | {"prior": "given by the user"}, {}),
@@ -906,6 +912,13 @@ def extended(base: Draft) -> Iterator[Case]:
         "latent-without-sizes": (labelled | {"latents": [tensor("latent", ["N"])]}, {}),
         "latents-of-one-name": ({"data": image, "latents": [z1, z1]}, {}),
         "data-of-integers": (labelled | {"data": image | {"dtype": "int32"}}, {}),
+        "tokens-without-range": (tokens | {"data": words | {"range": None}}, {}),
+        "tokens-of-one-kind": (tokens | {"data": words | {"range": [3, 3]}}, {}),
+        "tokens-in-fractions": (tokens | {"data": words | {"range": [0, 49.5]}}, {}),
+        "tokens-too-many": (tokens | {"data": words | {"range": [0, 1 << 32]}}, {}),
+        "tokens-with-a-likelihood": (tokens | {"likelihood": {"name": "gaussian-fixed", "scale": 1}}, {}),
+        "tokens-to-tokens": (tokens | {"output": logits | {"dtype": "int64", "range": [0, 49]}}, {}),
+        "tokens-to-data": (tokens | {"output": tensor("data", ["N", 12])}, {}),
         "data-range-empty": (labelled | {"data": image | {"range": [1, 1]}}, {}),
         "name-with-dash": (labelled | {"data": image | {"name": "an-image"}}, {}),
         "name-of-digits": ({"data": image, "latents": [z1, z2 | {"name": "2"}]}, {}),

@@ -11,7 +11,7 @@ from vae_export import export, load
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["conditional", "codes", "maps", "several", "table", "batches below 6"])
+@pytest.mark.parametrize("name", ["conditional", "codes", "maps", "several", "table", "tokens", "batches below 6"])
 def test_every_kind_of_contract_is_exported_and_tests_itself(name: str, tmp_path: Path) -> None:
     source = extended_source(name)
     artifact, certificate = export(source, tmp_path / "export")

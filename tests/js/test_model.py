@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 ENGINE = ROOT / "examples/node/node_modules/onnxruntime-node"
 #: What is asked of each bundle: the conditions that Python gets, and whether there are pixels.
 CONTRACTS: dict[str, dict[str, Any]] = {
+    "tokens": {},
     "plain": {},
     "conditional": {"label": 3, "style": [0.25, -0.5, 0.75]},
     "codes": {},
@@ -48,9 +49,14 @@ for (const [name, { path, conditions }] of Object.entries(given)) {
   const latents = isKnown ? model.prior(5, { seed: 7 }) : { data: drawn(), dims: [5, ...item], dtype: "float32" };
   const data = isKnown ? await model.sample(5, { seed: 7, conditions }) : await model.decode(latents, { conditions });
   const encoder = { conditions };
-  const inputs = { ...data, data: data.data.slice() };
   const [low, high] = model.contract.data.range ?? [-Infinity, Infinity];
-  inputs.data.forEach((value, index) => { inputs.data[index] = Math.min(high, Math.max(low, value)); });
+  const inputs = { ...data, data: data.data.map((value) => Math.min(high, Math.max(low, value))) };
+  if (model.contract.data.dtype === "int64") {
+    inputs.dims = [5, ...model.contract.data.shape.slice(1)];
+    const size = { length: inputs.dims.reduce((a, b) => a * b, 1) };
+    inputs.data = BigInt64Array.from(size, (_, index) => BigInt(7 * index % (high + 1)));
+    inputs.dtype = "int64";
+  }
   const row = (index) => bundle.takeRows(inputs, index, 1);
   said[name] = plain({
     latents,
@@ -116,7 +122,9 @@ def test_verbs_match_python(name: str, said: dict[str, Any], paths: dict[str, Pa
     prior = model.prior(5, 7) if is_known else sample((5, *model.contract.latents[0].fixed_item), 7)
     close(given["latents"], prior)
     close(given["data"], model.decode(prior, **conditions))
-    inputs = array(given["inputs"], model.decode(prior, **conditions)).astype(np.float32)
+    spec = model.contract.data
+    like = model.decode(prior, **conditions) if model.contract.gives_data else np.empty((5, *spec.fixed_item))
+    inputs = array(given["inputs"], like).astype(spec.dtype)
     taken = {item.name for item in model.contract.conditions if "encoder" in item.parts}
     encoded = model.encode(inputs, **{key: value for key, value in conditions.items() if key in taken})
     close(

@@ -24,6 +24,7 @@ from vae_export.parity import References, golden_vectors
 from vae_export.parity.golden import golden_findings
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.parity.plan import batches_plan
+from vae_export.rng import sample_codes
 from vae_export.tensors import Symbol
 
 
@@ -109,6 +110,11 @@ def test_rows_of_codes_and_conditions_are_the_documented_ones() -> None:
     assert (set(values[0].ravel()), set(values[1].ravel())) == ({0}, {31})
     assert len(np.unique(values[2:])) == 32
     assert "dtype" not in decoder.outputs[0].to_json()
+    [encoder], files = golden_vectors(extended_source("tokens"), ["encoder"])
+    values = encoder.inputs[0].array(files["golden/data.i64"])
+    assert (values.dtype, values.shape) == (np.int64, (16, 6))
+    assert (set(values[0]), set(values[1])) == ({0}, {19})
+    assert np.array_equal(values[2:], sample_codes((14, 6), 20, 1 << 32))
 
 
 class Tie(nn.Module):

@@ -33,6 +33,7 @@ def table(rows: int) -> Array:
         (CONTRACTS["conditional"], None),
         (CONTRACTS["maps"], None),
         (CONTRACTS["codes"], "the encoder gives codes, not mean and logvar"),
+        (CONTRACTS["tokens"], "the decoder does not give data as the encoder takes it"),
         (CONTRACTS["table"], "the encoder gives a latent, not mean and logvar"),
         (Contract((4,), (2,), None, prior="given by the user"), "the prior is given by the user, not standard normal"),
         (

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.extended_models import extended_source
 from vae_export import Contract, Source
 from vae_export.capture import Captured, Graph
 from vae_export.contract import Array, Condition, Part
@@ -194,6 +195,19 @@ def test_codes_are_drawn_from_the_whole_codebook() -> None:
     assert np.array_equal(probes["interpolation"]["codes"][0], encoded[0])
     assert np.array_equal(probes["interpolation"]["codes"][-1], encoded[0])  # the next of the last row is the first
     assert len(np.unique(probes["prior"]["codes"])) > 20
+
+
+def test_tokens_are_drawn_from_their_whole_range() -> None:
+    source = extended_source("tokens")
+    probes = probes_of(source, 16)
+    tokens = {name: arrays["data"] for name, arrays in probes.items() if "data" in arrays}
+    assert tokens.keys() == {"prior", "data", "zeros", "six-sigma", "interpolation", "largest", "noise"}
+    assert {(array.dtype, array.shape) for array in tokens.values()} == {(np.dtype(np.int64), (16, 6))}
+    assert set(tokens["zeros"].ravel()) == {0}
+    assert set(tokens["largest"].ravel()) == {19}
+    assert set(tokens["six-sigma"].ravel()) == set(range(20))
+    for name in ("prior", "data", "noise"):
+        assert len(set(tokens[name].ravel())) > 16, name
 
 
 def test_latents_of_a_users_prior_look_like_the_encoders() -> None:

@@ -32,7 +32,7 @@ def _data(name: str, rows: int, sizes: dict[str, int] | None = None, seed: int =
     spec = CONTRACTS[name].at(sizes).data
     values = np.random.default_rng(seed).uniform(0, 1, (rows, *spec.fixed_item))
     low, high = (spec.low, spec.high) if spec.is_bounded else (-2, 2)
-    return (low + values * (high - low)).astype(np.float32)
+    return (low + values * (high - low)).astype(spec.dtype)
 
 
 def _expected(module: torch.nn.Module | None, *inputs: np.ndarray) -> object:
@@ -260,6 +260,19 @@ def test_self_test_runs_the_golden_vectors_of_any_contract(opened: Callable[...,
     assert result.worst_error < 0.5
     pixels = [judgement for judgement in result.judgements if judgement.grey is not None]
     assert len(pixels) == (CONTRACTS[name].is_image)
+
+
+def test_tokens_are_encoded_as_integers_of_their_range(opened: Callable[..., Model]) -> None:
+    model, source = opened("tokens"), extended_source("tokens")
+    tokens = _data("tokens", 7)
+    for found, expected in zip(model.encode(tokens), _expected(source.encoder, tokens), strict=True):  # type: ignore[call-overload]
+        np.testing.assert_allclose(found, expected, **CLOSE)
+    assert model.reconstruct(tokens).shape == model.sample(7).shape == (7, 6, 20)
+    assert model.interpolate(tokens[0], tokens[1], steps=3).shape == (3, 6, 20)
+    with pytest.raises(ModelError, match=r"wrong dtype: tensor 'data'; expected int64, got int32"):
+        model.encode(tokens.astype(np.int32))
+    with pytest.raises(ModelError, match=r"out of range: tensor 'data' at \(0, 0\); expected integers in \[0, 19\]"):
+        model.encode(tokens + 20)
 
 
 def test_self_test_counts_wrong_codes(extended: Callable[[str], Path]) -> None:

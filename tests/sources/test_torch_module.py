@@ -61,6 +61,17 @@ class Codes(nn.Module):
     def decode(self, codes):
         return self.up(self.table(codes).permute(0, 3, 1, 2))
 
+class Text(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.body, self.out = nn.Embedding(20, 4), nn.Linear(24, 6), nn.Linear(3, 120)
+
+    def encode(self, tokens):
+        return self.body(self.table(tokens).flatten(1)).chunk(2, 1)
+
+    def decode(self, z):
+        return self.out(z).view(-1, 6, 20)
+
 class Labelled(VAE):
     def __init__(self):
         super().__init__()
@@ -195,6 +206,16 @@ def test_codes_are_recognised_with_the_size_of_the_codebook(file: Path) -> None:
     contract = load_source(f"{file}:Codes", data_shape="1x6x6").contract
     assert (contract.encoding, contract.codebook_size, contract.latent_shape) == ("codes", 5, (3, 3))
     assert load_source(f"{file}:Codes", data_shape="1x6x6", codes=4).contract.codebook_size == 4
+
+
+def test_tokens_are_integers_below_their_number(file: Path) -> None:
+    contract = load_source(f"{file}:Text", data_shape="6", tokens=20).contract
+    assert str(contract.data) == "data (N, 6) int64 in [0, 19]"
+    assert (contract.encoding, contract.latent_shape, contract.output_shape) == ("gaussian", (3,), (6, 20))
+    with pytest.raises(UsageError, match="--data-range does not go with --tokens"):
+        load_source(f"{file}:Text", data_shape="6", tokens=20, data_range="0,1")
+    with pytest.raises(ModelError, match="encoder cannot be run: data .N, 6. int64 in .0, 20.; got IndexError"):
+        load_source(f"{file}:Text", data_shape="6", tokens=21)
 
 
 @pytest.mark.parametrize(

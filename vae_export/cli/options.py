@@ -183,6 +183,10 @@ class NamedModelOptions:
         ),
     ] = None
     codes: Annotated[int | None, typer.Option("--codes", help="Number of codes, where the encoder gives codes.")] = None
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=2, help="Number of tokens, where the data is integers, such as tokens of text."),
+    ] = None
 
     def named(self, **excluded: object) -> NamedModel | None:
         """Return the model, None without --model.
@@ -211,6 +215,7 @@ class NamedModelOptions:
             self.encoder_outputs,
             tuple(self.condition or ()),
             self.codes,
+            self.tokens,
         )
 
 

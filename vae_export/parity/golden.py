@@ -319,19 +319,22 @@ def _latents(tensor: TensorSpec, rows: int, seed: int) -> Array:
 
 
 def _codes(tensor: TensorSpec, rows: int, seed: int) -> Array:
-    """Return rows of the first code, of the last, and of random codes."""
+    """Return rows of the first code, of the last, and of random codes; of other integers likewise."""
+    low, high = int(tensor.low), int(tensor.high)
     codes = np.empty((rows, *tensor.fixed_item), tensor.dtype)
-    codes[0], codes[1:2] = tensor.low, tensor.high
-    codes[2:] = sample_codes((max(rows - 2, 0), *tensor.fixed_item), int(tensor.high) + 1, seed)
+    codes[0], codes[1:2] = low, high
+    codes[2:] = low + sample_codes((max(rows - 2, 0), *tensor.fixed_item), high - low + 1, seed)
     return codes
 
 
 def _data(captured: Captured, contract: Contract, arrays: Mapping[str, Array], rows: int) -> Array:
-    """Return data in the contract's range, in 256 levels as images have; it contains no training data.
+    """Return data in the contract's range, in 256 levels as images have, or integers; it contains no training data.
 
     It is decoded from the latents where the decoder gives data.
     """
     data, has_decoder = contract.data, "decoder" in captured.source.parts and contract.gives_data
+    if data.is_integer:
+        return _codes(data, rows, _DATA_SEED)
     decoded = evaluate_rows(captured.graph("decoder"), arrays)[data.name] if has_decoder else None
     if not data.is_bounded:
         return sample((rows, *data.fixed_item), _DATA_SEED) if decoded is None else decoded

@@ -25,7 +25,8 @@ encoder's latents; without an encoder they are those of N(0, I), and the certifi
 has no `posterior` latent, because it would equal that of `data`.
 
 Codes are drawn uniformly (prior), encoded from real data (data), the first code (zeros), the last (largest), every code
-in turn (six-sigma), and mixtures of two rows of real codes (interpolation).
+in turn (six-sigma), and mixtures of two rows of real codes (interpolation). Data that is integers is made in the same
+way, with the lowest and the highest for the first and the last.
 
 Conditions are the same for the encoder and the decoder of a probe. Integers take every value in turn, from row to row
 and from probe to probe; in `zeros` they have the lowest value, and in `largest` the highest. Floats are uniform in
@@ -222,7 +223,9 @@ class _ProbeMaker:
             self._conditions["noise"][condition.tensor.name] = drawn
             self._conditions["extreme"][condition.tensor.name] = drawn
         if "extreme" in self._names:
-            if "encoder" in self._graphs:
+            if self._contract.data.is_integer:
+                self._data["extreme"] = self._contract.data.draw(self._count, rng)
+            elif "encoder" in self._graphs:
                 rows = _alternating(self._data["noise"], self._data["data"])
                 start = {self._contract.data.name: rows} | self._conditions["extreme"]
                 self._data["extreme"] = self._searched("encoder", start)[self._contract.data.name]
@@ -255,21 +258,30 @@ class _ProbeMaker:
         """Return the codes of each probe, and no noise."""
         codes: dict[str, Arrays] = {name: {} for name in ("prior", "zeros", "six-sigma", "largest")}
         for tensor in self._latents:
-            shape, size = (self._count, *tensor.fixed_item), int(tensor.high) + 1
-            codes["prior"][tensor.name] = self._rng.integers(0, size, shape, dtype=tensor.dtype)
-            codes["zeros"][tensor.name] = np.zeros(shape, tensor.dtype)
-            codes["six-sigma"][tensor.name] = _in_turn(shape, 0, size - 1, tensor.dtype)
-            codes["largest"][tensor.name] = np.full(shape, size - 1, tensor.dtype)
+            for name, array in self._integers(tensor, self._rng).items():
+                codes[name][tensor.name] = array
         encoded, _ = self._encode()
         if encoded:
             mixed = {name: _mixed(array) for name, array in encoded.items()}
             codes |= {"data": encoded, "interpolation": mixed}
         return codes, {}
 
+    def _integers(self, tensor: TensorSpec, rng: np.random.Generator) -> Arrays:
+        """Return integers of a tensor's range, by the probes that have them without a network."""
+        shape, low, high = (self._count, *tensor.fixed_item), int(tensor.low), int(tensor.high)
+        return {
+            "prior": rng.integers(low, high + 1, shape, dtype=tensor.dtype),
+            "zeros": np.full(shape, low, tensor.dtype),
+            "six-sigma": _in_turn(shape, low, high, tensor.dtype),
+            "largest": np.full(shape, high, tensor.dtype),
+        }
+
     def _data_by_probe(self) -> dict[str, Array]:
         """Return the data of the probes whose data does not depend on a network."""
         contract, shape = self._contract, (self._count, *self._contract.data.fixed_item)
         real = self._examples[contract.data.name]
+        if contract.data.is_integer:
+            return {"data": real, "interpolation": _mixed(real)} | self._integers(contract.data, self._other_rng)
         low, high = contract.data_range or (0.0, 1.0)
         blank = np.full(shape, 0.0 if low <= 0.0 <= high else (low + high) / 2, np.float32)
         made = {"data": real, "zeros": blank, "one-hot": _one_hot(np.full(shape, low, np.float32), high)}

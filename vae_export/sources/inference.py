@@ -96,7 +96,10 @@ def _fixed_contract(
     """Return the contract at one size, of the first latent and encoding that both modules agree with."""
     bounds = options.bounds if options.data_range is not None else _RANGES[0] if _like_image(data) else None
     stated = None if options.latent_shape is None else _shapes_at(options.latent_shape, values)
-    base = Contract(data, stated or (1,), bounds, conditions=_conditions(encoder, decoder, options))
+    conditions = _conditions(encoder, decoder, options)
+    base = Contract(data, stated or (1,), bounds, conditions=conditions)
+    if options.tokens is not None:  # the decoder's shape is found below
+        base = replace(base, data_range=(0, options.tokens - 1), data_name="", data_dtype="int64", output_shape=data)
     if encoder is None:
         if stated is None:
             raise UsageError("latent of a decoder alone is not known", do="pass --latent-shape, such as 128 or 4x8x8")

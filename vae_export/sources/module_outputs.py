@@ -325,15 +325,13 @@ def example_inputs(
         shape = (rows, *spec.fixed_item)
         if spec.is_integer:
             value = torch.randint(int(spec.low), int(spec.high) + 1, shape, generator=generator)
-            inputs.append(value.to(state.device, getattr(torch, spec.dtype)))
-            continue
-        value = torch.randn(shape, generator=generator)
-        if spec.is_bounded:
+        elif spec.is_bounded:
             value = torch.rand(shape, generator=generator) * (spec.high - spec.low) + spec.low
-        if spec.role == "data" and images is not None:
+        else:
+            value = torch.randn(shape, generator=generator)
+        if spec.role == "data" and images is not None and images.shape[1:] == spec.fixed_item:
             value = torch.as_tensor(images[[row % len(images) for row in range(rows)]])
-            value = value if tuple(value.shape[1:]) == spec.fixed_item else torch.rand(shape, generator=generator)
-        inputs.append(value.to(state.device, state.dtype))
+        inputs.append(value.to(state.device, getattr(torch, spec.dtype) if spec.is_integer else state.dtype))
     return tuple(inputs)
 
 

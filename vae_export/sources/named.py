@@ -38,6 +38,7 @@ class NamedModel:
         encoder_outputs: such as "latent,mean,logvar".
         conditions: such as "label:int64:10".
         codes: the number of codes of a model that gives codes.
+        tokens: the number of tokens, of data that is integers below it.
     """
 
     text: str
@@ -49,11 +50,14 @@ class NamedModel:
     encoder_outputs: str | None = None
     conditions: tuple[str, ...] = ()
     codes: int | None = None
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
         _, _, rest = self.text.partition(":")
         if not rest:
             raise UsageError("bad model", where="--model", expected=FORMS, got=self.text)
+        if self.tokens is not None and self.data_range is not None:
+            raise UsageError("--data-range does not go with --tokens", got=self.data_range, do="leave it out")
 
     @property
     def name(self) -> str:
@@ -82,6 +86,7 @@ class NamedModel:
             encoder_outputs=outputs,
             conditions=tuple(parse_condition(text) for text in self.conditions),
             codebook_size=self.codes,
+            tokens=self.tokens,
         )
 
     def open(self) -> Source:
@@ -116,7 +121,7 @@ class NamedModel:
 
     def _refuse_unused(self) -> None:
         """Raise `UsageError` for options that the folder of a model answers itself."""
-        for name in ("weights", "weights_key", "latent_shape", "encoder_outputs", "conditions", "codes"):
+        for name in ("weights", "weights_key", "latent_shape", "encoder_outputs", "conditions", "codes", "tokens"):
             if value := getattr(self, name):
                 flag = "--condition" if name == "conditions" else f"--{name.replace('_', '-')}"
                 kind = self.text.partition(":")[0]
@@ -144,6 +149,7 @@ def load_source(
     encoder_outputs: str | None = None,
     conditions: Sequence[str] = (),
     codes: int | None = None,
+    tokens: int | None = None,
 ) -> Source:
     """Return the source of a model that a text names, as `vae-export export --model` takes it.
 
@@ -157,6 +163,7 @@ def load_source(
         encoder_outputs: what the encoder returns, such as "latent,mean,logvar"; None infers it.
         conditions: further inputs, such as "label:int64:10".
         codes: the number of codes of a model that gives codes; None infers it.
+        tokens: the number of tokens, of data that is integers below it; None for floats.
 
     Returns:
         The source, whose provenance says what was inferred.
@@ -168,4 +175,4 @@ def load_source(
     """
     files = (weights,) if isinstance(weights, str) else tuple(weights)
     shapes = (data_shape, latent_shape, data_range, encoder_outputs)
-    return NamedModel(model, files, weights_key, *shapes, tuple(conditions), codes).open()
+    return NamedModel(model, files, weights_key, *shapes, tuple(conditions), codes, tokens).open()

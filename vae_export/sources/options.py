@@ -28,6 +28,7 @@ class ModelOptions:
         encoder_outputs: what the encoder returns, in order; see `vae_export.sources.module_outputs.MEANINGS`.
         conditions: further inputs.
         codebook_size: the number of codes of a model that gives codes.
+        tokens: K of data that is integers of 0 to K - 1, such as tokens of text; None for floats.
         images: real data to verify with, as `Source.images`.
     """
 
@@ -39,6 +40,7 @@ class ModelOptions:
     encoder_outputs: tuple[str, ...] | None = None
     conditions: tuple[Condition, ...] = ()
     codebook_size: int | None = None
+    tokens: int | None = None
     images: Array | None = None
 
     @property

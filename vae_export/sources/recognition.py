@@ -350,9 +350,11 @@ class _Encoder:
         data, *rest = flattened(self._example(rows), self.flatten)
         with as_example(self.module):
             torch.manual_seed(0)
-            # Far beyond the range too: there a layer without softplus, exp or ReLU behind it gives either sign.
-            scale = torch.logspace(-1, 2, rows).to(data).reshape(-1, *[1] * (data.ndim - 1))
-            leaves = find_leaves(self.module(data + scale * torch.randn_like(data), *rest))
+            if data.is_floating_point():
+                # Far beyond the range too: there a layer without softplus, exp or ReLU behind it gives either sign.
+                scale = torch.logspace(-1, 2, rows).to(data).reshape(-1, *[1] * (data.ndim - 1))
+                data = data + scale * torch.randn_like(data)
+            leaves = find_leaves(self.module(data, *rest))
         if leaves[number].tensor.min() >= 0 and leaves[number].tensor.max() > 0:
             self.notes.append(
                 f"warning: output {leaves[number].path} of the encoder is taken as logvar, and is never negative on "
