@@ -49,6 +49,9 @@ class Recipe:
             for none.
         warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
         flip: Whether each image is mirrored at random.
+        clip_norm: Largest norm of the gradient over all weights, of the loss in nats per value of a pixel, so that it
+            does not depend on the image size; longer gradients are shortened to it (Pascanu et al., arXiv:1211.5063).
+            0 for none.
         cycle_start: Steps that were done when the last cycle of "one-cycle" began.
     """
 
@@ -62,11 +65,12 @@ class Recipe:
     weight_average: float = 0.0
     warmup_ratio: float = 0.3
     flip: bool = False
+    clip_norm: float = 0.0
     cycle_start: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored in checkpoints and training states."""
-        unusual = {name: getattr(self, name) for name in ("flip", "cycle_start") if getattr(self, name)}
+        unusual = {name: getattr(self, name) for name in ("flip", "clip_norm", "cycle_start") if getattr(self, name)}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -113,6 +117,7 @@ class RecipeOptions:
     weight_average: float | None = None
     warmup_ratio: float | None = None
     flip: bool | None = None
+    clip_norm: float | None = None
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1, 100_000)
@@ -130,6 +135,8 @@ class RecipeOptions:
             raise UsageError("bad epsilon", expected="above 0, up to 1", got=self.epsilon)
         if self.weight_average is not None and not 0 <= self.weight_average < 1:
             raise UsageError("bad weight average", expected="from 0, below 1", got=self.weight_average)
+        if self.clip_norm is not None and not 0 <= self.clip_norm < math.inf:
+            raise UsageError("bad clip norm", expected="a number from 0 up", got=self.clip_norm)
         if self.warmup_ratio is not None and not 0 < self.warmup_ratio < 1:
             raise UsageError("bad warm-up ratio", expected="above 0, below 1", got=self.warmup_ratio)
 

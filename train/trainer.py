@@ -168,6 +168,9 @@ class Trainer:
             value = self._loss(image, noise[self._slice], step)
             self.optimizer.zero_grad()
             value.backward()
+        if self.recipe.clip_norm:
+            most = self.recipe.clip_norm * math.prod(self.model.config.image_shape)
+            nn.utils.clip_grad_norm_(self.model.parameters(), most)
         self.optimizer.step()
         if self.average is not None:
             self._update_average(self.average, step)

@@ -26,6 +26,8 @@ from vae_export.models.config import Family
         (RecipeOptions, {"epsilon": 0.0}),
         (RecipeOptions, {"weight_average": 1.0}),
         (RecipeOptions, {"weight_average": math.nan}),
+        (RecipeOptions, {"clip_norm": -1.0}),
+        (RecipeOptions, {"clip_norm": math.inf}),
         (RecipeOptions, {"stages": ()}),
         (RecipeOptions, {"stages": ((0, 1e-3),)}),
         (RecipeOptions, {"stages": ((1, 2.0),)}),

@@ -108,3 +108,19 @@ def test_training_from_the_disk_ends_in_the_bytes_of_one_from_memory(invoke: Inv
     first, second = (run.checkpoint.read_bytes() for run in runs)
     assert first == second
     assert invoke("train", "--in-memory", "no").code == 2
+
+
+def test_long_gradients_are_shortened_to_the_norm_per_value() -> None:
+    pixels = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    norms: dict[float, float] = {}
+    for clip in (0.0, 1e-3, 1e3):
+        recipe = Recipe(1, 64, learning_rate=1e-3, schedule="constant", bfloat16=False, clip_norm=clip)
+        trainer = Trainer(
+            initial_model(VAEConfig("mlp", (1, 8, 8), 2, 8), pixels, 0), pixels, recipe, ObjectiveOptions()
+        )
+        trainer.run_trial_steps(1)
+        gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
+        norms[clip] = torch.nn.utils.get_total_norm(gradients).item()
+    assert norms[0.0] > 64e-3
+    assert norms[1e-3] == pytest.approx(64e-3, rel=1e-4)
+    assert norms[1e3] == norms[0.0]  # short ones are left alone

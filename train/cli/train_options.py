@@ -145,6 +145,14 @@ class OptimiserFlags:
         ),
     ] = None
 
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(
+            "--clip-norm",
+            help="Largest norm of the gradient, of nats per value of a pixel; longer ones are shortened. 0: none. "
+            f"Default: {_recipe_defaults('clip_norm')}.",
+        ),
+    ] = None
     flip: Annotated[
         bool, typer.Option("--flip", help="Mirror each image at random: where left and right do not matter.")
     ] = False
