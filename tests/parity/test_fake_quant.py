@@ -16,6 +16,7 @@ from torch import nn
 from tests.parity.small_exports import Subject, onnx_data
 from vae_export import Contract, Source, export
 from vae_export.artifact.manifest import FileContent
+from vae_export.contract import Part
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.fake_quant import in_precision
@@ -24,18 +25,26 @@ from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 
 
-def test_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> None:
+@pytest.mark.parametrize(("family", "part"), [("mlp", "decoder"), ("conv", "encoder")])
+def test_int8_file_computes_what_fake_quantisation_does(
+    subject: Callable[..., Subject], family: str, part: Part
+) -> None:
     """Two independent implementations round to the same levels, except for values between two levels."""
-    graph = mlp.graph("decoder")
-    latent = np.random.default_rng(0).standard_normal((64, *mlp.source.contract.latent_shape)).astype(np.float32)
+    of = subject(family)
+    graph = of.graph(part)
+    [tensor] = graph.spec.inputs
+    drawn = np.random.default_rng(0).standard_normal((64, *tensor.fixed_item)).astype(np.float32)
+    inputs = {tensor.name: np.clip(drawn, tensor.low, tensor.high)}
     runner = FORMATS["onnx"].open(
-        FileContent(onnx_data(mlp, "decoder", "int8")),
+        FileContent(onnx_data(of, part, "int8")),
         graph.spec,
         SessionOptions("CPUExecutionProvider", threads=1, optimisation="all"),
     )
-    ours, theirs = in_precision(graph, "int8")({"latent": latent})["image"], runner({"latent": latent})["image"]
-    assert np.median(np.abs(ours - theirs)) < 1e-6
-    assert np.abs(ours - theirs).max() < np.abs(ours - in_precision(graph, FULL)({"latent": latent})["image"]).max()
+    ours, theirs, full = in_precision(graph, "int8")(inputs), runner(inputs), in_precision(graph, FULL)(inputs)
+    for output in graph.spec.outputs:
+        distances = np.abs(ours[output.name] - theirs[output.name])
+        assert np.median(distances) < 1e-6
+        assert distances.max() < np.abs(ours[output.name] - full[output.name]).max()
 
 
 @pytest.mark.parametrize("precision", ["int8", "int8-static"])

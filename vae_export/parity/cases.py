@@ -168,7 +168,7 @@ def probe_cases(
             if outputs.probe in _ELEMENT_PROBES and _ELEMENT_ROWS <= batch <= len(outputs.inputs[next(iter(inputs))]):
                 found = {
                     tensor.name: ElementLimits.of(
-                        baseline[batch][tensor.name], expected[tensor.name], limits[tensor.name], oracle.graph.module
+                        baseline[batch][tensor.name], expected[tensor.name], limits[tensor.name]
                     )
                     for tensor in oracle.graph.spec.outputs
                     if not tensor.is_code

@@ -54,8 +54,6 @@ MEAN_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
 #: mean over rows, so little is left: with integers nearly nothing. The rounding of `int4-weights` is not that of its
 #: fake quantisation, so it has no factor.
 ELEMENT_TOLERANCE_FACTORS: dict[PrecisionName, float] = {"fp16": 4.0, "bf16": 4.0, "int8": 0.4, "int8-static": 0.4}
-#: The factor for `int8` with convolutions, whose integers ONNX Runtime rounds in another way than fake quantisation.
-_CONVOLUTION_FACTOR = 4.0
 #: An element may also differ by this number of times the median of all elements: an engine that rounds in another way
 #: than the fake quantisation differs in every element, and a wrong channel in one.
 ELEMENT_MEDIAN_FACTOR = 6.0
@@ -170,20 +168,17 @@ class ElementLimits:
     factor: float
 
     @classmethod
-    def of(cls, baseline: Array, expected: Array, limits: ErrorLimits, module: nn.Module) -> ElementLimits | None:
+    def of(cls, baseline: Array, expected: Array, limits: ErrorLimits) -> ElementLimits | None:
         """Return the limits of a batch, or None in a precision whose elements are not judged.
 
         Args:
             baseline: PyTorch's output in the precision, (N, *item).
             expected: PyTorch's float64 output, (N, *item).
             limits: the error limits of the output in the precision.
-            module: the module of the part.
         """
         factor = ELEMENT_TOLERANCE_FACTORS.get(limits.precision)
         if factor is None or limits.user_tolerance is not None:
             return None
-        if limits.precision == "int8" and any(isinstance(layer, _CONVOLUTIONS) for layer in module.modules()):
-            factor = _CONVOLUTION_FACTOR
         error = np.abs(baseline - expected).mean(0)
         least = _LEAST_ELEMENT_ERROR * limits.mean_baseline_error
         return cls(baseline.mean(0, dtype=np.float64), np.maximum(error, least), factor)
@@ -211,7 +206,9 @@ _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "in
 #: Largest level of an activation: 8 bits from its lowest value to its highest, with zero as one of the levels.
 ACTIVATION_LEVELS = 255
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PRODUCTS = (nn.Linear, *_CONVOLUTIONS)
+_PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Axes of the weight of a linear layer; a convolution's has more.
+_MATRIX_AXES = 2
 #: Layers whose products are computed with integers.
 _QUANTIZED_LAYERS: dict[PrecisionName, tuple[type[nn.Module], ...]] = {
     "int8": _PRODUCTS,
@@ -226,8 +223,14 @@ def quantized_layers(module: nn.Module, precision: PrecisionName) -> list[Any]:
 
 
 def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
-    """Return the distance between two levels, one per channel or per block of a channel, in the shape of the weight."""
-    if precision != "int4-weights":
+    """Return the distance between two levels for each weight of a layer, in the shape of the weight.
+
+    It is the same within a channel, within a block of a channel in `int4-weights`, and within the whole weight of a
+    convolution in `int8`, where ONNX Runtime's quantiser gives it a single scale.
+    """
+    if precision == "int8" and weight.ndim > _MATRIX_AXES:
+        largest = weight.abs().amax().expand_as(weight)
+    elif precision != "int4-weights":
         largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).expand_as(weight)
     else:
         blocks = torch.split(weight.abs(), BLOCK_SIZE, dim=1)
