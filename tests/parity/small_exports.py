@@ -79,8 +79,8 @@ def weights(config: VAEConfig, seed: int) -> dict[str, Tensor]:
     }
 
 
-def checkpoint(family: Family, seed: int = 0) -> Checkpoint:
-    shape = SMALL_IMAGES.get(family, IMAGE)
+def checkpoint(family: Family, seed: int = 0, shape: tuple[int, int, int] | None = None) -> Checkpoint:
+    shape = shape or SMALL_IMAGES.get(family, IMAGE)
     config = VAEConfig(family, shape, LATENT, HIDDEN)
     images = torch.randint(0, 256, (64, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Checkpoint(config, weights(config, seed), images, {"epoch": seed})
