@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import Exported, made_once
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.benchmark import bench
-from vae_export.bench.results import TIMINGS, BenchPlan, BenchResult, Roofline, SubjectSummary, Timings
+from vae_export.bench.results import TIMINGS, BenchPlan, BenchResult, SubjectSummary, Timings
+from vae_export.bench.roofline import Peak, ProductTime, Roofline
 from vae_export.bench.statistics import Spread
 
 TARGETS = ["runtime/CPUExecutionProvider", "onnx/CPUExecutionProvider", "torchscript/cpu"]
@@ -35,12 +36,17 @@ def read(document: dict[str, Any]) -> Timings:
         roofline_share = None if reached is None else Spread(**reached)
         return BenchResult(subject=entry.pop("side"), speedup=Spread(**speedup), roofline_share=roofline_share, **entry)
 
+    def limit(entry: dict[str, Any]) -> Roofline:
+        products = tuple(ProductTime(**product) for product in entry.pop("products"))
+        return Roofline(**entry, products=products)
+
     return Timings(
         files=document["files"],
         plan=document["plan"],
         machine=document["machine"],
         subjects=tuple(SubjectSummary(name=entry.pop("side"), **entry) for entry in document["sides"]),
-        rooflines=tuple(Roofline(**entry) for entry in document["limits"]),
+        rooflines=tuple(limit(entry) for entry in document["limits"]),
+        peaks=tuple(Peak(**entry) for entry in document["peaks"]),
         results=tuple(result(entry) for entry in document["figures"]),
         unusable=document["unusable"],
     )

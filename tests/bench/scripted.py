@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from vae_export.bench.kernels import Kernel
 from vae_export.bench.subjects import Subject
 
 
@@ -12,7 +13,10 @@ class ScriptedProcess:
 
     Attributes:
         seconds: the time of a call in each round, by subject; one that is not named takes 1 ms.
+        kernel_seconds: the time of every product and read.
     """
+
+    kernel_seconds: ClassVar[float] = 200e-6
 
     seconds: ClassVar[dict[str, list[float]]] = {}
 
@@ -28,14 +32,17 @@ class ScriptedProcess:
     def begin(self) -> None:
         pass
 
-    def ask(self, do: str, **_: Any) -> dict[str, Any]:
+    def ask(self, do: str, **asked: Any) -> dict[str, Any]:
         match do:
             case "open":
                 return {"seconds": 0.1}
             case "warm":
                 return {"bytes": 1 << 20}
-            case "count":
-                return {"operations": 1000, "weight_bytes": 4000}
+            case "demand":
+                kernel = Kernel("product", (1, 10), (10, 50)).to_json()
+                return {"demands": [{"products": [[kernel, 1]], "weight_bytes": 4000}] * len(asked["batches"])}
+            case "time_kernels":
+                return {"nanoseconds": [round(self.kernel_seconds * 1e9)] * len(asked["kernels"])}
         return {"nanoseconds": [round(next(self.rounds) * 1e9)] * 5}
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ from tests.commands import run_python
 from tests.conftest import Exported
 from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.bench import benchmark
+from vae_export.bench.kernels import available_libraries
 from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import BenchPlan, Timings
-from vae_export.bench.subjects import EAGER, PRODUCTS, WEIGHTS, Subject
+from vae_export.bench.subjects import EAGER, Subject
 from vae_export.capture import capture
 from vae_export.errors import ParityError, TargetError, UsageError
 
@@ -38,7 +39,9 @@ def test_each_subject_has_a_result_for_each_batch_size(timings: Timings) -> None
         assert result.calls >= 2 * (PLAN.rounds - result.disturbed_rounds)
         assert result.memory_bytes > 1 << 20
         assert result.roofline_share is not None
-        assert 0 < result.roofline_share.low <= result.roofline_share.median <= result.roofline_share.high
+        assert 0 < result.roofline_share.low <= result.roofline_share.median <= result.roofline_share.high <= 1
+        eager = next(other for other in timings.results if (other.subject, other.batch) == (EAGER, result.batch))
+        assert result.speedup.median == pytest.approx(eager.p50_seconds / result.p50_seconds, rel=1e-4)
         assert result.subject != EAGER or result.speedup.low == result.speedup.high == 1
 
 
@@ -48,7 +51,11 @@ def test_roofline_counts_the_operations_of_the_graph(timings: Timings, mlp: Expo
     for roofline in timings.rooflines:
         assert roofline.operations == 2 * roofline.batch * matrices
         assert roofline.weight_bytes == 4 * sum(tensor.numel() for tensor in decoder.parameters())
-        assert roofline.seconds == max(roofline.weights_seconds, roofline.products_seconds)
+        assert roofline.libraries_seconds == max(roofline.weights_seconds, roofline.products_seconds)
+        assert roofline.seconds <= roofline.libraries_seconds
+        assert roofline.fastest_call_seconds is not None
+        assert sum(product.count for product in roofline.products) == 3
+        assert {product.library for product in roofline.products} <= set(available_libraries())
         assert min(roofline.weights_seconds, roofline.products_seconds) > 0
 
 
@@ -79,7 +86,8 @@ def measured(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> Measured:
 
     def measure(targets: list[str], *, process: Any = ScriptedProcess, rounds: int = 1) -> Timings:
         def start(subject: Subject) -> Any:
-            return (ScriptedProcess if subject.name in (EAGER, PRODUCTS, WEIGHTS) else process)(subject)
+            scripted = subject.name == EAGER or subject.name.startswith("roofline/")
+            return (ScriptedProcess if scripted else process)(subject)
 
         monkeypatch.setattr(benchmark, "SubjectProcess", start)
         assert mlp.checkpoint is not None
@@ -93,13 +101,13 @@ def measured(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> Measured:
 def test_disturbed_round_changes_no_figure(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
     """With two of three rounds disturbed, the ratio was 49.65 beside medians of 714 and 551 µs."""
     quiet, loaded = [714e-6] * 3, [27.4e-3, 714e-6, 29.1e-3]
-    roofline = dict.fromkeys((PRODUCTS, WEIGHTS), [200e-6] * 3)
     found = []
     for eager in (quiet, loaded):
-        monkeypatch.setattr(ScriptedProcess, "seconds", {EAGER: eager, ONNX: [551e-6] * 3, **roofline})
+        monkeypatch.setattr(ScriptedProcess, "seconds", {EAGER: eager, ONNX: [551e-6] * 3})
         found.append({result.subject: result for result in measured([ONNX], rounds=3).results})
     (before, after) = found
-    assert (before[ONNX].disturbed_rounds, after[ONNX].disturbed_rounds) == (0, 2)
+    assert (before[ONNX].disturbed_rounds, after[ONNX].disturbed_rounds) == (0, 0)
+    assert (before[EAGER].disturbed_rounds, after[EAGER].disturbed_rounds) == (0, 2)
     for name in (EAGER, ONNX):
         assert after[name].p50_seconds == before[name].p50_seconds
         assert after[name].p99_seconds == before[name].p99_seconds
@@ -174,7 +182,7 @@ def test_uncertified_files_are_not_measured(mlp: Exported) -> None:
         benchmark.bench(mlp.artifact, mlp.checkpoint, failed, PLAN)
 
 
-@pytest.mark.parametrize("target", ["eager", "onnx", "openvino2/CPU", "products"])
+@pytest.mark.parametrize("target", ["eager", "onnx", "openvino2/CPU", "roofline/torch"])
 def test_unknown_target_is_refused(measured: Measured, target: str) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
         measured([target])

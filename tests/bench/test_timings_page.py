@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
+
+import pytest
 
 from tests.conftest import Exported
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bench.results import Timings
+from vae_export.bench.statistics import Spread
+from vae_export.bench.subjects import EAGER
 from vae_export.report import timings_page
-from vae_export.report.text import duration
-from vae_export.report.timings_charts import COLOURS, Axis, LineStyle, trade_off
+from vae_export.report.text import distinct_durations, distinct_times, duration
+from vae_export.report.timings_charts import COLOURS, Axis, LineStyle, best_of_each_kind, speeds, trade_off
 from vae_export.report.timings_page import errors
 
 
@@ -18,7 +23,8 @@ def test_page_has_every_result_and_loads_nothing(timings: Timings, mlp: Exported
     page = timings_page(timings, read_certificate(mlp.artifact.certificate))
     for result in timings.results:
         assert duration(result.p50_seconds) in page
-    assert page.count('<svg class="chart" viewBox') == 3, "latencies with one thread, and errors at two batch sizes"
+    assert page.count('<svg class="chart speeds" viewBox') == 2, "the best of each kind, and all subjects"
+    assert page.count('<svg class="chart errors" viewBox') == 2, "errors at two batch sizes"
     assert not re.search(r"<script|src=|href=\"(?!data:,)|url\(", page)
     assert "nan" not in page.lower().split("<body>")[1]
 
@@ -84,3 +90,41 @@ def test_axis_is_logarithmic() -> None:
     assert [axis.place(value) for value in (1, 10, 100)] == [0, 100, 200]
     assert duration(3.75e-5) == "37.5\N{NO-BREAK SPACE}µs"
     assert duration(0.99951) == "1\N{NO-BREAK SPACE}s"
+
+
+def scaled(timings: Timings, ratios: dict[str, float], precisions: dict[str, str]) -> Timings:
+    """Timings in which the subjects are as fast as given relative to eager, at every batch size."""
+    (pattern,) = [subject for subject in timings.subjects if subject.name == "torchscript/cpu"]
+    rows = [result for result in timings.results if result.subject == EAGER]
+    results = [
+        replace(row, subject=name, p50_seconds=row.p50_seconds / ratio, speedup=Spread(ratio, ratio, ratio))
+        for name, ratio in ratios.items()
+        for row in rows
+    ]
+    subjects = [replace(pattern, name=name, precision=precisions.get(name)) for name in ratios]  # type: ignore[arg-type]
+    return replace(timings, results=(*rows, *results), subjects=tuple(subjects))
+
+
+FIVE = {"compile/cpu": 1.5, "onnx/CPU": 2.0, "openvino/CPU": 2.5, "onnx+int8/CPU": 3.0, "pt2+fp16/cpu": 0.2}
+PRECISIONS_OF_FIVE = {"onnx/CPU": "fp32", "openvino/CPU": "fp32", "onnx+int8/CPU": "int8", "pt2+fp16/cpu": "fp16"}
+
+
+def test_best_of_each_kind_has_a_line_and_what_is_slower_than_eager_has_none(timings: Timings) -> None:
+    found = best_of_each_kind(scaled(timings, FIVE, PRECISIONS_OF_FIVE), "decoder", 1)
+    assert found == (["compile/cpu", "openvino/CPU", "onnx+int8/CPU"], ["pt2+fp16/cpu"])
+
+
+def test_speed_is_linear_and_labels_do_not_overlap(timings: Timings) -> None:
+    chart = speeds(scaled(timings, FIVE, PRECISIONS_OF_FIVE), "decoder", 1, list(FIVE), ["pt2+fp16/cpu"])
+    height = {line.style.name: line.points[-1][1] for line in chart.lines}
+    first, second, third = (height[name] for name in ("compile/cpu", "onnx/CPU", "openvino/CPU"))
+    assert first - second == pytest.approx(second - third, abs=0.2)
+    assert chart.one > height["compile/cpu"] > height["onnx+int8/CPU"]
+    labels = sorted([*(line.label_y for line in chart.lines), chart.roofline.label_y])
+    assert all(after - before >= 18.9 for before, after in pairwise(labels))
+    assert chart.slower == ("pt2+fp16/cpu (0.20× to 0.20×)",)
+
+
+def test_neighbours_that_differ_look_different() -> None:
+    assert distinct_times([2.08, 1.0004, 1.0, 1.0, 0.0018]) == ["2.08×", "1.0004×", "1.0000×", "1.00×", "0.00180×"]
+    assert distinct_durations([None, 218e-6, 218.4e-6]) == ["", "218\N{NO-BREAK SPACE}µs", "218.4\N{NO-BREAK SPACE}µs"]

@@ -14,7 +14,7 @@ from tests.bench.scripted import ScriptedProcess
 from tests.commands import Invoke
 from vae_export.bench import benchmark
 from vae_export.bench.process import SubjectProcess
-from vae_export.bench.subjects import EAGER, ROOFLINES, Subject
+from vae_export.bench.subjects import EAGER, Subject
 
 ONNX = "onnx/CPUExecutionProvider"
 QUICK = ("--quick", "--rounds", 1, "--batch", 2, "--threads", 1)
@@ -72,7 +72,7 @@ def test_crash_of_a_target_is_an_error_only_if_it_was_requested(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_only_onnx(monkeypatch, DyingProcess)
-    monkeypatch.setattr(benchmark, "choose_subjects", lambda *_: [*ROOFLINES, EAGER, ONNX])
+    monkeypatch.setattr(benchmark, "choose_subjects", lambda *_: [EAGER, ONNX])
     out = tmp_path / "fast.json"
     typed = ("bench", "--run", run_folder, *QUICK, "--out", out)
     assert invoke(*typed).code == 0

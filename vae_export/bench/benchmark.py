@@ -1,7 +1,8 @@
 """Measure every subject of a benchmark in its own child process, all subjects in turn, in several rounds.
 
 The speed of a shared machine changes within a minute. So each round measures every subject once, in a random order, and
-ratios are taken within a round. A round in which other programs slowed a subject down is left out and counted.
+the time of a subject and the speed of the machine in a round are fitted apart. A round in which other programs slowed a
+subject down is left out and counted.
 """
 
 from __future__ import annotations
@@ -17,20 +18,12 @@ from statistics import median
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
 from vae_export.artifact.manifest import FileEntry
+from vae_export.bench.kernels import Kernel, available_libraries
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.results import BenchPlan, BenchResult, Roofline, SubjectSummary, Timings
-from vae_export.bench.statistics import paired_ratio, percentile, robust_median, undisturbed_rounds
-from vae_export.bench.subjects import (
-    COMPILE,
-    EAGER,
-    NOT_FILES,
-    PRODUCTS,
-    ROOFLINES,
-    RUNTIME,
-    WEIGHTS,
-    ExportedFile,
-    Subject,
-)
+from vae_export.bench.results import BenchPlan, BenchResult, SubjectSummary, Timings
+from vae_export.bench.roofline import PEAKS, Demand, LeastTimes, Roofline
+from vae_export.bench.statistics import RoundFit, Spread, percentile
+from vae_export.bench.subjects import COMPILE, EAGER, NOT_FILES, RUNTIME, ExportedFile, Subject, roofline_subject
 from vae_export.contract import Contract, Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.parity.degradation import Report
@@ -79,9 +72,10 @@ def bench(
     subjects: list[SubjectSummary] = []
     rooflines: list[Roofline] = []
     results: list[BenchResult] = []
+    least = LeastTimes()
     for part, names in chosen.items():
         with ExitStack() as stack:
-            benchmark = _PartBenchmark(artifact, checkpoint, part, plan, report, unusable, requested=set(targets or ()))
+            benchmark = _PartBenchmark(artifact, checkpoint, part, plan, report, unusable, set(targets or ()), least)
             benchmark.open(names, stack)
             benchmark.measure()
         subjects += benchmark.subjects
@@ -94,6 +88,7 @@ def bench(
         machine=describe_machine(),
         subjects=tuple(subjects),
         rooflines=tuple(rooflines),
+        peaks=tuple(least.peak(threads) for threads in plan.threads),
         results=tuple(results),
         unusable=unusable,
     )
@@ -125,7 +120,7 @@ def allowed_plan(plan: BenchPlan, contract: Contract, report: Report) -> BenchPl
 
 
 def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:
-    """Choose the subjects to measure: first the roofline's, then eager PyTorch, then the others.
+    """Choose the subjects to measure, beside the roofline: first eager PyTorch, then the others.
 
     Args:
         artifact: the export.
@@ -144,11 +139,11 @@ def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | N
         raise UsageError("export has no such part", where=part, expected=" | ".join(have))
     if requested is None:
         runtime = [RUNTIME] if ("onnx", FULL) in kinds else []
-        return [*ROOFLINES, EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
+        return [EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
     for name in requested:
         if name not in NOT_FILES:
             parse_target(name, kinds)
-    return [*ROOFLINES, EAGER, *(name for name in dict.fromkeys(requested) if name != EAGER)]
+    return [EAGER, *(name for name in dict.fromkeys(requested) if name != EAGER)]
 
 
 class _PartBenchmark:
@@ -163,29 +158,32 @@ class _PartBenchmark:
         report: Report,
         unusable: dict[str, str],
         requested: set[str],
+        least: LeastTimes,
     ) -> None:
         self._artifact, self._checkpoint, self._part, self._plan = artifact, checkpoint, part, plan
         self._report, self._unusable, self._requested = report, unusable, requested
         self._processes: dict[str, SubjectProcess] = {}
         self._call_times: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
-        self._counts: dict[int, dict[str, int]] = {}
+        self._least, self._libraries = least, dict[str, SubjectProcess]()
+        self._demands: dict[int, Demand] = {}
+        self._fits: dict[tuple[int, int], RoundFit[str]] = {}
         self.subjects: list[SubjectSummary] = []
 
     def open(self, names: Sequence[str], stack: ExitStack) -> None:
         """Start a process for each subject, one after the other, so that they do not disturb each other's load time."""
+        for library in available_libraries():
+            self._report(f"opening {library} for the roofline of {self._part}")
+            self._libraries[library] = self._start(roofline_subject(library), stack)
+        demands = self._libraries["torch"].ask("demand", batches=self._plan.batches)["demands"]
+        self._demands = dict(zip(self._plan.batches, map(Demand.from_json, demands), strict=True))
         for name in names:
             self._report(f"opening {name} for {self._part}")
-            model = self._checkpoint.to_json() if isinstance(self._checkpoint, NamedModel) else None
-            checkpoint = "" if model else str(self._checkpoint)
-            folder = str(self._artifact.folder)
-            subject = Subject(folder, checkpoint, self._part, name, self._file(name), model)
-            process = stack.enter_context(SubjectProcess(subject))
             try:
+                process = self._start(name, stack)
                 self._load(name, process)
             except SubjectError as error:
-                process.close()
-                if name in (*ROOFLINES, EAGER) or name in self._requested:
+                if name == EAGER or name in self._requested:
                     raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
                 self._leave_out(name, str(error))
             else:
@@ -197,54 +195,80 @@ class _PartBenchmark:
         for index in range(self._plan.rounds):
             self._report(f"measuring {self._part}, round {index + 1} of {self._plan.rounds}")
             for threads in self._plan.threads:
+                self._measure_kernels(PEAKS, threads)
                 for batch in self._plan.batches:
+                    demand = self._demands[batch]
+                    self._measure_kernels((*demand.products, demand.weights), threads)
                     for name in order.sample(list(self._processes), len(self._processes)):
                         self._measure(name, batch, threads)
 
-    def rooflines(self) -> list[Roofline]:
-        return [
-            Roofline(
-                self._part,
-                batch,
-                threads,
-                robust_median(self._round_medians(PRODUCTS, batch, threads)) / 1e9,
-                robust_median(self._round_medians(WEIGHTS, batch, threads)) / 1e9,
-                self._counts[batch]["operations"],
-                self._counts[batch]["weight_bytes"],
-            )
-            for threads in self._plan.threads
-            for batch in self._plan.batches
-        ]
+    def rooflines(self) -> Iterator[Roofline]:
+        """Yield the roofline of each thread count and batch size."""
+        for threads in self._plan.threads:
+            for batch in self._plan.batches:
+                case = (self._part, batch, threads)
+                yield self._least.roofline(
+                    case, self._demands[batch], self._least.peak(threads), self._fastest(*case[1:])
+                )
 
     def results(self) -> Iterator[BenchResult]:
+        """Yield the result of each subject, thread count and batch size."""
+        rooflines = {(roofline.batch, roofline.threads): roofline for roofline in self.rooflines()}
         for name in self._processes:
-            if name in ROOFLINES:
-                continue
             for threads in self._plan.threads:
                 for batch in self._plan.batches:
-                    yield self._result(name, batch, threads)
+                    yield self._result(name, rooflines[batch, threads])
+
+    def _start(self, name: str, stack: ExitStack) -> SubjectProcess:
+        """Start the process of a subject, which ends with the stack; raise `SubjectError` if it fails."""
+        model = self._checkpoint.to_json() if isinstance(self._checkpoint, NamedModel) else None
+        checkpoint = "" if model else str(self._checkpoint)
+        folder = str(self._artifact.folder)
+        process = stack.enter_context(
+            SubjectProcess(Subject(folder, checkpoint, self._part, name, self._file(name), model))
+        )
+        process.begin()
+        return process
+
+    def _measure_kernels(self, kernels: Sequence[Kernel], threads: int) -> None:
+        """Time kernels with each library. One whose process dies is left out from then on."""
+        typed = [kernel.to_json() for kernel in kernels]
+        for library, process in list(self._libraries.items()):
+            try:
+                answer = process.ask("time_kernels", kernels=typed, threads=threads, seconds=self._plan.seconds)
+            except SubjectError as error:
+                if library == "torch":
+                    raise TargetError("cannot be measured", where=f"{self._part}, {library}", got=error) from error
+                self._libraries.pop(library).close()
+                self._leave_out(roofline_subject(library), str(error))
+                continue
+            for kernel, least in zip(kernels, answer["nanoseconds"], strict=True):
+                if least is not None:
+                    self._least.add(kernel, threads, library, least / 1e9)
+
+    def _fastest(self, batch: int, threads: int) -> float | None:
+        """Return the shortest call of any float32 subject on the CPU, in seconds."""
+        exact = [name for name in self._processes if self._precision(name) == FULL and not self._is_on_gpu(name)]
+        calls = [min(calls) for name in exact for calls in self._call_times[name, batch, threads]]
+        return min(calls, default=None) and min(calls) / 1e9
 
     def _load(self, name: str, process: SubjectProcess) -> None:
-        process.begin()
         smallest = min(self._plan.batches)
         loads = [process.ask("open", threads=t, batch=smallest)["seconds"] for t in self._plan.threads]
         for threads in self._plan.threads:
             for batch in sorted(self._plan.batches):
                 self._memory[name, batch, threads] = process.ask("warm", threads=threads, batch=batch)["bytes"]
-        if name == PRODUCTS:
-            self._counts = {batch: process.ask("count", batch=batch) for batch in self._plan.batches}
-        if name not in ROOFLINES:
-            entry = self._entry(name)
-            size = None if entry is None else sum(stored.size for stored in entry.stored)
-            file, precision = (None, None) if entry is None else (entry.name, entry.precision)
-            self.subjects.append(SubjectSummary(self._part, name, file, size, precision, loads[0]))
+        entry = self._entry(name)
+        size = None if entry is None else sum(stored.size for stored in entry.stored)
+        file, precision = (None, None) if entry is None else (entry.name, entry.precision)
+        self.subjects.append(SubjectSummary(self._part, name, file, size, precision, loads[0]))
 
     def _measure(self, name: str, batch: int, threads: int) -> None:
         try:
             answer = self._processes[name].ask("time", threads=threads, batch=batch, seconds=self._plan.seconds)
         except SubjectError as error:
             self._processes.pop(name).close()
-            if name in (*ROOFLINES, EAGER):
+            if name == EAGER:
                 raise TargetError("cannot be measured", where=f"{self._part}, {name}", got=error) from error
             self._leave_out(name, f"batch {batch}: {error}")
             return
@@ -255,31 +279,39 @@ class _PartBenchmark:
         self._unusable[f"{self._part}, {name}"] = reason
         self.subjects = [subject for subject in self.subjects if subject.name != name]
 
-    def _result(self, name: str, batch: int, threads: int) -> BenchResult:
-        own, eager, products, weights = (
-            self._round_medians(subject, batch, threads) for subject in (name, EAGER, PRODUCTS, WEIGHTS)
-        )
-        roofline = [max(pair) for pair in zip(products, weights, strict=True)]
+    def _result(self, name: str, roofline: Roofline) -> BenchResult:
+        batch, threads = roofline.batch, roofline.threads
+        fit = self._fit(batch, threads)
         rounds = self._call_times[name, batch, threads]
-        calls = [taken for index in undisturbed_rounds(own) for taken in rounds[index]]
+        calls = [taken / fit.slowness(index) / 1e9 for index in fit.kept(name) for taken in rounds[index]]
+        middle = fit.time(name) / 1e9
+        shares = Spread.of([roofline.seconds / (median(rounds[index]) / 1e9) for index in fit.kept(name)])
         return BenchResult(
             self._part,
             name,
             batch,
             threads,
             calls=len(calls),
-            p50_seconds=percentile(calls, 0.5),
-            p90_seconds=percentile(calls, 0.9),
-            p99_seconds=percentile(calls, 0.99),
+            p50_seconds=middle,
+            p90_seconds=max(middle, percentile(calls, 0.9)),
+            p99_seconds=max(middle, percentile(calls, 0.99)),
             memory_bytes=self._memory[name, batch, threads],
-            speedup=paired_ratio(eager, own),
-            roofline_share=None if self._is_on_gpu(name) else paired_ratio(roofline, own),
-            disturbed_rounds=len(own) - len(undisturbed_rounds(eager, own)),
+            speedup=fit.ratio(EAGER, name),
+            roofline_share=None if self._is_on_gpu(name) else shares.around(roofline.seconds / middle),
+            disturbed_rounds=len(rounds) - len(fit.kept(name)),
         )
 
-    def _round_medians(self, name: str, batch: int, threads: int) -> list[float]:
-        """Return the median duration of a call in each round, in nanoseconds."""
-        return [median(calls) for calls in self._call_times[name, batch, threads]]
+    def _fit(self, batch: int, threads: int) -> RoundFit[str]:
+        """Return the fit of all subjects that were measured to the end."""
+        if (batch, threads) not in self._fits:
+            rounds = {name: self._call_times[name, batch, threads] for name in self._processes}
+            self._fits[batch, threads] = RoundFit({name: [median(c) for c in calls] for name, calls in rounds.items()})
+        return self._fits[batch, threads]
+
+    def _precision(self, name: str) -> str:
+        """Return the precision of a subject; PyTorch and the runtime compute in float32."""
+        target = self._target(name)
+        return FULL if target is None else target.precision
 
     def _file(self, name: str) -> ExportedFile | None:
         """Return the file of a subject with its first verified session options, or None if it is not a file."""
@@ -289,7 +321,7 @@ class _PartBenchmark:
         return ExportedFile(entry.name, target.format, target.session_options(thorough=True)[0])
 
     def _target(self, name: str) -> Target | None:
-        if name in (*NOT_FILES, *ROOFLINES):
+        if name in NOT_FILES or name.startswith("roofline/"):
             return None
         return parse_target(name, [(entry.format, entry.precision) for entry in self._artifact.manifest.known])
 

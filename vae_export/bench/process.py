@@ -42,6 +42,8 @@ class SubjectProcess:
             # A compiler cache would make the load time of a second run shorter than that of the first.
             "TORCHINDUCTOR_CACHE_DIR": self._scratch.name,
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            # NumPy's matrix products are measured with one thread; see `vae_export.bench.kernels`.
+            "OPENBLAS_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
             command or python_command(worker.__name__),

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vae_export.bench.roofline import Peak, Roofline
 from vae_export.bench.statistics import Spread
 from vae_export.contract import EVERY_PART, Part
 from vae_export.errors import UsageError
 from vae_export.io.atomic import write_atomic
 from vae_export.precision import PrecisionName
 
-FORMAT = "vae-export-timings/1"
+FORMAT = "vae-export-timings/2"
 TIMINGS = "timings.json"
 BATCHES = (1, 8, 64, 512, 4096)
 THREADS = (1, 2)
@@ -87,32 +88,6 @@ class SubjectSummary:
 
 
 @dataclass(frozen=True)
-class Roofline:
-    """The least time that this machine needs for one part, batch size and thread count.
-
-    Attributes:
-        part, batch, threads: the measured case.
-        products_seconds: median time of the matrix products alone.
-        weights_seconds: median time of reading the weights.
-        operations: additions and multiplications in the products.
-        weight_bytes: size of the weights in float32.
-    """
-
-    part: str
-    batch: int
-    threads: int
-    products_seconds: float
-    weights_seconds: float
-    operations: int
-    weight_bytes: int
-
-    @property
-    def seconds(self) -> float:
-        """The roofline: the longer of the two times."""
-        return max(self.products_seconds, self.weights_seconds)
-
-
-@dataclass(frozen=True)
 class BenchResult:
     """The measurements of one subject for one part, batch size and thread count.
 
@@ -120,12 +95,13 @@ class BenchResult:
         part, batch, threads: the measured case.
         subject: name of the subject; "side" in the JSON.
         calls: number of calls that were timed in the undisturbed rounds.
-        p50_seconds, p90_seconds, p99_seconds: percentiles of the time of one call, over these calls.
+        p50_seconds: median time of one call; the ratio of those of two subjects is the ratio that is stated.
+        p90_seconds, p99_seconds: percentiles of the time of one call, over the calls of the undisturbed rounds.
         memory_bytes: peak memory of the process up to this batch size, minus that of a Python with numpy.
-        speedup: eager PyTorch's time divided by this subject's.
-        roofline_share: the roofline's time divided by this subject's, so that 1 is the roofline; None on a device for
-            which there is no roofline. "reached" in the JSON.
-        disturbed_rounds: number of rounds left out of `speedup`, because other programs slowed them down.
+        speedup: eager PyTorch's median time divided by this subject's, with the quartiles over the rounds.
+        roofline_share: the roofline's time divided by this subject's, so that 1 is the roofline, with the quartiles
+            over the rounds; None on a device for which there is no roofline. "reached" in the JSON.
+        disturbed_rounds: number of rounds left out, because other programs slowed this subject down.
     """
 
     part: str
@@ -164,6 +140,7 @@ class Timings:
         machine: the machine and the versions of the software.
         subjects: the measured subjects; "sides" in the JSON.
         rooflines: one for each part, batch size and thread count; "limits" in the JSON.
+        peaks: the peaks of the processor for each thread count.
         results: one for each subject, batch size and thread count; "figures" in the JSON.
         unusable: subjects that could not be measured here, with the reason: "decoder, aoti/cpu" → reason.
     """
@@ -173,12 +150,13 @@ class Timings:
     machine: Mapping[str, Any]
     subjects: tuple[SubjectSummary, ...]
     rooflines: tuple[Roofline, ...]
+    peaks: tuple[Peak, ...]
     results: tuple[BenchResult, ...]
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def disturbed_rounds(self) -> int:
-        """The number of measurements that were left out of the ratios, over all results."""
+        """The number of measurements that were left out, over all results."""
         return sum(result.disturbed_rounds for result in self.results)
 
     def by_batch(self, part: str, subject: str, threads: int) -> dict[int, BenchResult]:
@@ -221,6 +199,7 @@ class Timings:
             "plan": dict(self.plan),
             "machine": dict(self.machine),
             "unusable": dict(self.unusable),
+            "peaks": [_rounded(asdict(peak)) for peak in self.peaks],
             "sides": [_rounded(subject.to_json()) for subject in self.subjects],
             "limits": [_rounded(asdict(roofline)) for roofline in self.rooflines],
             "figures": [_rounded(result.to_json()) for result in self.results],
@@ -230,7 +209,7 @@ class Timings:
     def text(self) -> bytes:
         """The bytes of timings.json, with one line for each entry of a list."""
         data = self.to_json()
-        lists = {name: data.pop(name) for name in ("sides", "limits", "figures")}
+        lists = {name: data.pop(name) for name in ("peaks", "sides", "limits", "figures")}
         head = json.dumps(data, indent=1, allow_nan=False).removesuffix("\n}")
         rows = (
             f' "{name}": [\n' + ",\n".join(json.dumps(item, allow_nan=False) for item in items) + "\n ]"
@@ -252,4 +231,6 @@ def _rounded(value: Any) -> Any:
     """Return the value with all floats in it rounded to six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
     return {name: _rounded(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,160 +1,180 @@
-"""The roofline of a graph: the time that this machine needs for its matrix products alone, or to read its weights.
+"""The roofline of a graph: the least time in which this machine has computed its products, or read its weights.
 
-Both times are measured like every subject, in the same rounds, with PyTorch's fastest call for them on this machine. No
-engine that computes in float32 can avoid either, so the longer of the two is the roofline. It is a measured bound: an
-engine with better matrix products than PyTorch's libraries can be faster, and an engine with fewer bits usually is.
+No float32 engine can avoid either. Each product counts with the library that is the fastest at it, in the shortest of
+all calls of all rounds, because other programs can only make a call longer. Where an engine is faster still, for
+example because results stay in the cache between two layers, its shortest call shows that less time is needed, and is
+the roofline. Beside it stand the peaks of the processor: multiply-adds in registers, and reads of memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from vae_export.bench.kernels import Kernel, multiply_adds
 
-from vae_export.capture import Graph
-from vae_export.contract import Array
-from vae_export.formats import Bound, Runner
-from vae_export.formats._torch import process_options
-from vae_export.session_options import SessionOptions
-
-Product = Callable[[], object]
-
-_aten = torch.ops.aten
-#: The least number of calls, and the least number of seconds, for which a variant is timed.
-_TRIALS, _TRIAL_SECONDS = 5, 0.005
+#: Reads of this many floats, 128 MiB, come from memory and not from a cache.
+MEMORY = Kernel("read", (1 << 25,))
+#: Multiply-adds without any memory, and a product that comes near to them where there is no C compiler.
+PEAK, SQUARE = Kernel("multiply-add"), Kernel("product", (512, 512), (512, 512))
+#: The kernels that are measured for the peaks of the processor.
+PEAKS = (MEMORY, PEAK, SQUARE)
 
 
-def products(graph: Graph, threads: int) -> Runner:
-    """Return a runner of the graph's matrix products and convolutions, without biases and activations.
+@dataclass(frozen=True)
+class Demand:
+    """The work in one call of a graph that every engine has to do.
 
-    Args:
-        graph: a part of a model.
-        threads: threads that PyTorch uses.
+    Attributes:
+        products: the number of times that each product and convolution occurs.
+        weight_bytes: size of the weights in float32.
     """
 
-    @contextlib.contextmanager
-    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        tensors = [torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs]
-        with torch.no_grad(), _ProductRecorder() as recorder:
-            graph.module(*tensors)
-        with torch.inference_mode(), process_options(SessionOptions(threads=threads)):
-            chosen = [_fastest(variants) for variants in recorder.products]
+    products: Mapping[Kernel, int]
+    weight_bytes: int
 
-            def call() -> None:
-                for product in chosen:
-                    product()
+    @property
+    def operations(self) -> int:
+        """Additions and multiplications in the products."""
+        return sum(count * kernel.operations for kernel, count in self.products.items())
 
-            yield Bound(call, lambda _: {})
+    @property
+    def weights(self) -> Kernel:
+        """The reading of all weights."""
+        return Kernel("read", (self.weight_bytes // 4,))
 
-    return Runner(bind)
+    def to_json(self) -> dict[str, Any]:
+        """Return the demand as JSON, which a child process sends."""
+        products = [[kernel.to_json(), count] for kernel, count in self.products.items()]
+        return {"products": products, "weight_bytes": self.weight_bytes}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Demand:
+        """Return the demand that `to_json` wrote."""
+        products = {Kernel.from_json(kernel): count for kernel, count in data["products"]}
+        return cls(products, data["weight_bytes"])
 
 
-def weights(graph: Graph, threads: int) -> Runner:
-    """Return a runner that reads as many bytes as the weights have, from the cache or from memory.
+@dataclass(frozen=True)
+class ProductTime:
+    """The least time of one product or convolution.
 
-    Args:
-        graph: a part of a model.
-        threads: threads that PyTorch uses.
+    Attributes:
+        product: its kind and shapes, as text.
+        count: the number of times that it occurs in the graph.
+        seconds: the time of one.
+        library: the library that was the fastest.
     """
-    flat = torch.ones(weight_bytes(graph) // 4)
 
-    @contextlib.contextmanager
-    def bind(_inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        with torch.inference_mode(), process_options(SessionOptions(threads=threads)):
-            yield Bound(_fastest([lambda: torch.sum(flat), lambda: torch.dot(flat, flat)]), lambda _: {})
-
-    return Runner(bind)
+    product: str
+    count: int
+    seconds: float
+    library: str
 
 
-def weight_bytes(graph: Graph) -> int:
-    """Return the size of the float32 weights and buffers of a graph in bytes."""
-    tensors = [*graph.module.parameters(), *graph.module.buffers()]
-    return 4 * sum(tensor.numel() for tensor in tensors if tensor.is_floating_point())
+@dataclass(frozen=True)
+class Peak:
+    """The most that this machine did with a number of threads.
 
-
-def operations(graph: Graph, inputs: Mapping[str, Array]) -> int:
-    """Return the number of additions and multiplications in the matrix products of one call.
-
-    Args:
-        graph: a part of a model.
-        inputs: float32 arrays (N, *item) by name.
+    Attributes:
+        threads: the number of threads.
+        operations_per_second: additions and multiplications in float32.
+        operations_source: "multiply-adds" in registers, or the product that reached it where there is no C compiler.
+        bytes_per_second: bytes read from memory.
     """
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        graph.module(*(torch.from_numpy(inputs[tensor.name]) for tensor in graph.spec.inputs))
-    return int(counter.get_total_flops())
-
-
-class _ProductRecorder(TorchDispatchMode):
-    """Records each matrix product that runs inside it, as a list of variants that compute it again."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # a method of torch: the rule for its functions does not cover `super`
-        self.products: list[Sequence[Product]] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        del types
-        if func is _aten.addmm.default:
-            self.products.append(matrix_product_variants(args[1], args[2]))
-        elif func is _aten.mm.default:
-            self.products.append(matrix_product_variants(args[0], args[1]))
-        elif func in (_aten.bmm.default, _aten.baddbmm.default):
-            left, right = args[-2:]
-            self.products.append([_into(torch.bmm, left, right, left.shape[:2] + right.shape[2:])])
-        elif func is _aten.convolution.default:
-            image, weight, _, *rest = args
-            self.products.append(convolution_variants(image, weight, rest))
-        return func(*args, **(kwargs or {}))
+    threads: int
+    operations_per_second: float
+    operations_source: str
+    bytes_per_second: float
 
 
-def matrix_product_variants(left: Tensor, right: Tensor) -> list[Product]:
-    """Return two variants of a product: with the weights as they are, and copied into contiguous memory."""
-    shape = torch.Size((left.shape[0], right.shape[1]))
-    return [_into(torch.mm, left, weight, shape) for weight in (right, right.contiguous())]
+@dataclass(frozen=True)
+class Roofline:
+    """The least time that this machine needs for one part, batch size and thread count.
 
-
-def _into(product: Callable[..., object], left: Tensor, right: Tensor, shape: torch.Size) -> Product:
-    out = torch.empty(shape)
-    return functools.partial(product, left, right, out=out)
-
-
-def convolution_variants(image: Tensor, weight: Tensor, rest: list[Any]) -> list[Product]:
-    """Return two variants of a convolution: channels first and channels last. PyTorch has no in-place convolution.
-
-    Args:
-        image: the input, (N, C, *sizes).
-        weight: the kernels, (C_out, C_in, *sizes).
-        rest: stride, padding, dilation, transposed, output padding and groups, in the order of `torch.convolution`.
-
-    Returns:
-        Functions without arguments that compute the convolution without a bias.
+    Attributes:
+        part, batch, threads: the measured case.
+        products_seconds: sum of the least times of all products and convolutions, one by one.
+        weights_seconds: least time of reading the weights.
+        fastest_call_seconds: shortest call of any float32 subject, or None if there is none.
+        peak_seconds: time of the products at the peak of the processor, which no direct algorithm can be faster than.
+        operations: additions and multiplications in the products.
+        weight_bytes: size of the weights in float32.
+        products: the least time of each product.
     """
-    last = torch.channels_last if image.ndim == 4 else torch.contiguous_format
-    layouts = [(image, weight), (image.contiguous(memory_format=last), weight.contiguous(memory_format=last))]
-    return [functools.partial(torch.convolution, *given, None, *rest) for given in layouts]
+
+    part: str
+    batch: int
+    threads: int
+    products_seconds: float
+    weights_seconds: float
+    fastest_call_seconds: float | None
+    peak_seconds: float
+    operations: int
+    weight_bytes: int
+    products: tuple[ProductTime, ...] = ()
+
+    @property
+    def libraries_seconds(self) -> float:
+        """The least time according to the libraries: the longer of the products and of reading the weights."""
+        return max(self.products_seconds, self.weights_seconds)
+
+    @property
+    def seconds(self) -> float:
+        """The roofline: the libraries' time, or the shortest call of a float32 subject if that is shorter."""
+        return min(self.libraries_seconds, self.fastest_call_seconds or self.libraries_seconds)
+
+    @property
+    def exceeded(self) -> float:
+        """The libraries' time divided by the roofline: above 1 where a subject is faster than their products."""
+        return self.libraries_seconds / self.seconds
 
 
-def _fastest(variants: Sequence[Product]) -> Product:
-    """Return the variant with the shortest call."""
-    return min(variants, key=_shortest_call) if len(variants) > 1 else variants[0]
+@dataclass
+class LeastTimes:
+    """The shortest call of each kernel so far, with its library, by number of threads."""
 
+    found: dict[tuple[Kernel, int], tuple[float, str]] = field(default_factory=dict)
 
-def _shortest_call(variant: Product) -> float:
-    """Return the duration of the shortest of several calls, in seconds."""
-    variant()
-    taken: list[float] = []
-    until = time.perf_counter() + _TRIAL_SECONDS
-    while len(taken) < _TRIALS or time.perf_counter() < until:
-        started = time.perf_counter()
-        variant()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+    def add(self, kernel: Kernel, threads: int, library: str, seconds: float) -> None:
+        """Record the shortest call of one measurement."""
+        known = self.found.get((kernel, threads))
+        if known is None or seconds < known[0]:
+            self.found[kernel, threads] = seconds, library
+
+    def least(self, kernel: Kernel, threads: int) -> tuple[float, str]:
+        """Return the shortest call in seconds and its library; who may use two threads may also use one."""
+        return min(found for (known, used), found in self.found.items() if known == kernel and used <= threads)
+
+    def peak(self, threads: int) -> Peak:
+        """Return the peaks of the processor for a number of threads.
+
+        A loop in registers is measured with one thread, and counts once for each.
+        """
+        measured = {kernel for kernel, used in self.found if used <= threads and kernel.operations}
+        rates = [(kernel.operations / self.least(kernel, threads)[0], str(kernel)) for kernel in measured]
+        if (PEAK, 1) in self.found:
+            rates.append((threads * multiply_adds() / self.found[PEAK, 1][0], str(PEAK)))
+        rate, source = max(rates)
+        return Peak(threads, rate, source, MEMORY.read_bytes / self.least(MEMORY, threads)[0])
+
+    def roofline(
+        self, case: tuple[str, int, int], demand: Demand, peak: Peak, fastest_call_seconds: float | None
+    ) -> Roofline:
+        """Return the roofline of a part, batch size and thread count."""
+        threads = case[2]
+        products = tuple(
+            ProductTime(str(kernel), count, *self.least(kernel, threads)) for kernel, count in demand.products.items()
+        )
+        return Roofline(
+            *case,
+            products_seconds=sum(item.count * item.seconds for item in products),
+            weights_seconds=self.least(demand.weights, threads)[0],
+            fastest_call_seconds=fastest_call_seconds,
+            peak_seconds=demand.operations / peak.operations_per_second,
+            operations=demand.operations,
+            weight_bytes=demand.weight_bytes,
+            products=products,
+        )

@@ -5,7 +5,7 @@ eager/cpu                       the checkpoint's module in PyTorch: the baseline
 compile/cpu                     the module after `torch.compile`, compiled for a batch of 1 and for others
 runtime/CPUExecutionProvider    `vae_export.load(…).run(…)` with all its checks: what a Python application calls
 onnx/CPUExecutionProvider …     an exported file on each target that runs here: a call of its engine
-products, weights               the roofline: see `vae_export.bench.roofline`
+roofline/torch …                no call: times single products with one library, for `vae_export.bench.roofline`
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from vae_export.capture import Graph
 
 EAGER, COMPILE, RUNTIME = "eager/cpu", "compile/cpu", "runtime/CPUExecutionProvider"
-PRODUCTS, WEIGHTS = "products", "weights"
 #: Subjects that are not an exported file.
 NOT_FILES = (EAGER, COMPILE, RUNTIME)
-ROOFLINES = (PRODUCTS, WEIGHTS)
+#: The start of the names of subjects that time kernels with a library.
+_ROOFLINE = "roofline/"
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,6 @@ class Subject:
                 return _compiled_runner(self.graph(), threads)
             case "runtime/CPUExecutionProvider":
                 return _runtime_runner(self.export, self.part, threads)
-            case "products" | "weights":
-                from vae_export.bench.roofline import products, weights
-
-                return (products if self.name == PRODUCTS else weights)(self.graph(), threads)
         return self._open_file(threads)
 
     def graph(self) -> Graph:
@@ -113,6 +109,16 @@ class Subject:
         content = read_content(artifact, next(entry for entry in artifact.manifest.files if entry.name == file.name))
         spec = artifact.manifest.contract.spec(self.part)
         return FORMATS[file.format].open(content, spec, replace(file.options, threads=threads))
+
+
+def roofline_subject(library: str) -> str:
+    """Return the name of the subject that times kernels with a library."""
+    return f"{_ROOFLINE}{library}"
+
+
+def library_of(subject: str) -> str:
+    """Return the library of a subject that times kernels; others have none and give PyTorch."""
+    return subject.removeprefix(_ROOFLINE) if subject.startswith(_ROOFLINE) else "torch"
 
 
 def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:

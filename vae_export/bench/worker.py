@@ -13,19 +13,21 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.folder import open_artifact
-from vae_export.bench.subjects import Subject, make_inputs
+from vae_export.bench.clock import time_calls
+from vae_export.bench.kernels import Kernel, KernelTimer
+from vae_export.bench.subjects import Subject, library_of, make_inputs
 from vae_export.errors import VaeExportError
 from vae_export.system.streams import private_stdout
 
 if TYPE_CHECKING:
     from vae_export.formats import Runner
 
-#: Seconds and calls of the warm-up, which fills caches and wakes threads that slept while others were measured.
+#: Seconds of the warm-up before calls are timed, and calls before memory is read.
 _WARM_SECONDS, _WARM_CALLS = 0.003, 2
 #: Number of calls that are timed even if one takes longer than the measuring time.
 _MIN_CALLS = 2
@@ -36,6 +38,7 @@ class SubjectServer:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
+        self._timer = KernelTimer(library_of(subject.name))
         self._spec = open_artifact(subject.export).manifest.contract.spec(subject.part)
         self._bare = peak_memory()
         self._runners: dict[int, Runner] = {}
@@ -70,32 +73,29 @@ class SubjectServer:
             The duration of each call in nanoseconds, as a list under "nanoseconds".
         """
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
-            _time_calls(bound.call, _WARM_SECONDS, _WARM_CALLS)
-            return {"nanoseconds": _time_calls(bound.call, seconds, _MIN_CALLS)}
+            return {"nanoseconds": time_calls(bound.call, seconds, _MIN_CALLS, threads, _WARM_SECONDS)}
 
-    def count(self, batch: int) -> dict[str, Any]:
-        """Return the number of operations and the weight bytes of the graph, for the roofline."""
-        from vae_export.bench.roofline import operations, weight_bytes
+    def demand(self, batches: Sequence[int]) -> dict[str, Any]:
+        """Return the products and the weights of the graph at each batch size, as JSON under "demands"."""
+        from vae_export.bench.demand import demand
 
         graph = self._subject.graph()
-        inputs = make_inputs(self._spec, batch)
-        return {"operations": operations(graph, inputs), "weight_bytes": weight_bytes(graph)}
+        return {"demands": [demand(graph, make_inputs(self._spec, batch)).to_json() for batch in batches]}
 
+    def time_kernels(self, kernels: Sequence[Mapping[str, Any]], threads: int, seconds: float) -> dict[str, Any]:
+        """Time kernels with the library of this subject.
 
-def _time_calls(call: Callable[[], object], seconds: float, least: int) -> list[int]:
-    clock, taken = time.perf_counter_ns, []
-    gc.disable()
-    try:
-        until = clock() + int(seconds * 1e9)
-        while True:
-            started = clock()
-            call()
-            stopped = clock()
-            taken.append(stopped - started)
-            if stopped >= until and len(taken) >= least:
-                return taken
-    finally:
-        gc.enable()
+        Args:
+            kernels: the kernels, as JSON.
+            threads: the number of threads.
+            seconds: the measuring time of all kernels together; each is called three times even if that takes longer.
+
+        Returns:
+            The shortest call of each in nanoseconds under "nanoseconds"; None where the library does not compute it.
+        """
+        share = seconds / max(len(kernels), 1)
+        timed = (self._timer.least_nanoseconds(Kernel.from_json(kernel), threads, share) for kernel in kernels)
+        return {"nanoseconds": list(timed)}
 
 
 def peak_memory() -> int:

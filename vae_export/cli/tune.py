@@ -75,18 +75,20 @@ def tune(
 
 
 def _show(tuning: TuningResult) -> None:
-    from vae_export.report.text import duration
+    from vae_export.report.text import distinct_durations, distinct_times, times
 
     console.result(f"{tuning.plan.part}, batch {tuning.plan.batch}: median and speedup over the runtime's defaults")
     numbers = ("median", "speedup", "levels", "nats")
     table = console.table("settings", *numbers, "outcome", right=numbers, wrap=("settings", "outcome"))
-    form = "{:.2f} ({:.2f} to {:.2f})" if console.is_wide() else "{:.2f}\n({:.2f} to {:.2f})"
-    for result in tuning.results:
+    between = " " if console.is_wide() else "\n"
+    medians = distinct_durations([result.p50_seconds for result in tuning.results])
+    speedups = distinct_times([result.speedup.median if result.speedup else None for result in tuning.results])
+    for result, median, speedup in zip(tuning.results, medians, speedups, strict=True):
         cost, spread = result.candidate.cost, result.speedup
         table.add_row(
             str(result.candidate).replace("ExecutionProvider", ""),
-            "" if result.p50_seconds is None else duration(result.p50_seconds),
-            "" if spread is None else form.format(spread.median, spread.low, spread.high),
+            median,
+            "" if spread is None else f"{speedup}{between}({times(spread.low)} to {times(spread.high)})",
             "" if cost.worst_levels is None else str(cost.worst_levels),
             "" if cost.nats_high is None else f"{cost.nats_high:.2g}",
             result.outcome,

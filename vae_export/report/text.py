@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 #: A description of each probe, for readers of the page.
 PROBES = {
@@ -23,6 +23,8 @@ PROBES = {
 METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE bound"}
 
 MISSING = "—"
+#: The most digits that are added so that two numbers differ.
+_MORE_DIGITS = 3
 #: A space at which a line is not broken.
 SPACE = "\N{NO-BREAK SPACE}"
 
@@ -47,7 +49,7 @@ def times(ratio: float | None) -> str:
     """Format a ratio: 2.66×."""
     if ratio is None or not math.isfinite(ratio):
         return number(ratio)
-    return f"{ratio:.2f}×" if ratio < 100 else f"{number(ratio)}×"
+    return f"{ratio:.{_decimals(ratio, 2)}f}×" if 0 < ratio < 100 else f"{number(ratio)}×"
 
 
 def percent(share: float | None) -> str:
@@ -74,13 +76,44 @@ def shape(sizes: Sequence[int | str]) -> str:
 
 def duration(seconds: float | None) -> str:
     """Format a duration: 37.5 µs, 27.4 ms, 1.05 s."""
-    if seconds is None:
-        return MISSING
+    return MISSING if seconds is None else _duration(seconds, 3)
+
+
+def _duration(seconds: float, digits: int) -> str:
     scale, unit = next(
         ((scale, unit) for scale, unit in ((1e-6, "µs"), (1e-3, "ms")) if seconds < scale * 999.5), (1.0, "s")
     )
     value = seconds / scale
-    return f"{value:.3g}{SPACE}{unit}" if value < 999.5 else f"{value:,.0f}{SPACE}{unit}"
+    return f"{value:.{digits}g}{SPACE}{unit}" if value < 999.5 else f"{value:,.0f}{SPACE}{unit}"
+
+
+def distinct_durations(seconds: Sequence[float | None]) -> list[str]:
+    """Format durations in their order, with more than three digits where neighbours that differ would look alike."""
+    return _distinct(seconds, _duration)
+
+
+def distinct_times(ratios: Sequence[float | None]) -> list[str]:
+    """Format ratios in their order, with more than three digits where neighbours that differ would look alike."""
+    return _distinct(ratios, lambda value, digits: f"{value:.{_decimals(value, digits)}f}×")
+
+
+def _distinct(values: Sequence[float | None], form: Callable[[float, int], str]) -> list[str]:
+    digits = [3] * len(values)
+
+    def shown(place: int) -> str:
+        value = values[place]
+        return "" if value is None else form(value, digits[place])
+
+    for _ in range(_MORE_DIGITS):
+        places = range(len(values) - 1)
+        for place in [at for at in places if values[at] != values[at + 1] and shown(at) == shown(at + 1)]:
+            digits[place], digits[place + 1] = digits[place] + 1, digits[place + 1] + 1
+    return [shown(place) for place in range(len(values))]
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Return the decimals with which a positive number has this many digits; two at least."""
+    return max(2, digits - 1 - math.floor(math.log10(value)))
 
 
 def many(count: float) -> str:

@@ -1,19 +1,30 @@
-"""Compute the geometry of the charts on the timings page: latency by batch size, and error by latency and size."""
+"""Compute the geometry of the charts on the timings page: speed by batch size, and error by latency and size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vae_export.bench.results import Timings
-from vae_export.precision import PRECISIONS
-from vae_export.report.text import duration, number
+from vae_export.bench.subjects import EAGER
+from vae_export.precision import PRECISIONS, PrecisionName
+from vae_export.report.text import duration, number, times
 
-WIDTH, HEIGHT = 720, 400
+WIDTH, HEIGHT = 820, 440
 #: The number of colours on the page; further engines reuse them.
 COLOURS = 12
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 24, 16, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 24, 18, 56
+#: Width of the labels at the right ends of lines, and the distance between two of them.
+_LABELS, _LINE_HEIGHT = 216, 19
+#: Distances of the grid lines of a linear axis, and the most of them.
+_STEPS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000, 10000)
+_MOST_TICKS = 8
+#: Precisions that one line stands for.
+_KINDS: dict[PrecisionName, str] = {
+    "fp32": "32 bits", "fp16": "16 bits", "bf16": "16 bits", "int8": "8 bits", "int8-static": "8 bits",
+    "int4-weights": "4 bits",
+}  # fmt: skip
 #: Radius of the largest file's circle, whose area stands for its size, and of the smallest circle that is drawn.
 _LARGEST, _SMALLEST = 16.0, 4.0
 
@@ -91,28 +102,42 @@ def _engine(subject: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Line:
-    """The latencies of one subject as a path and its points (x, y, text)."""
+    """The speeds of one subject as a path and its points (x, y, text), with a label at its right end.
+
+    Attributes:
+        style: the style of the line.
+        path: the line.
+        points: the points, each with its tooltip.
+        label: the text at the right end.
+        label_y: coordinate of the label, which keeps its distance from other labels.
+    """
 
     style: LineStyle
     path: str
     points: tuple[tuple[float, float, str], ...]
+    label: str
+    label_y: float
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """The chart of latency against batch size.
+class Speeds:
+    """The chart of speed relative to eager PyTorch, on a linear axis, against batch size.
 
     Attributes:
-        lines: one for each subject.
-        roofline: the path of the roofline.
+        lines: the drawn subjects.
+        roofline: the line of the roofline.
         columns: (x, batch size) of the grid.
         ticks: (y, text) of the grid.
+        one: coordinate of eager PyTorch's speed, which is 1.
+        slower: the subjects that are not drawn because they are slower than eager at every batch size.
     """
 
     lines: tuple[Line, ...]
-    roofline: str
+    roofline: Line
     columns: tuple[tuple[float, int], ...]
     ticks: tuple[tuple[float, str], ...]
+    one: float
+    slower: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -143,47 +168,115 @@ class TradeOff:
     pareto_front: tuple[str, ...]
 
 
-def latencies(timings: Timings, part: str, threads: int, names: Sequence[str]) -> Latencies:
-    """Draw the chart of one part with one number of threads; both axes are logarithmic.
+def best_of_each_kind(timings: Timings, part: str, threads: int) -> tuple[list[str], list[str]]:
+    """Choose the subjects of the chart that is read at a glance.
 
     Args:
         timings: the results.
         part: the part of the model.
         threads: the number of threads.
-        names: the subjects, in the order of their colours.
+
+    Returns:
+        `torch.compile`, the runtime, and the fastest file of each kind of precision (by the geometric mean of its
+        speedups over all batch sizes); and those of them that are slower than eager PyTorch at every batch size, which
+        need no line.
+    """
+    kinds: dict[str, list[tuple[float, str]]] = {}
+    for subject in timings.subjects:
+        rows = timings.by_batch(part, subject.name, threads).values()
+        if subject.part == part and subject.name != EAGER and rows:
+            mean = sum(math.log(result.speedup.median) for result in rows) / len(rows)
+            kind = subject.name if subject.precision is None else _KINDS[subject.precision]
+            kinds.setdefault(kind, []).append((mean, subject.name))
+    best = [max(found)[1] for found in kinds.values()]
+    fast = [
+        name
+        for name in best
+        if any(result.speedup.median > 1 for result in timings.by_batch(part, name, threads).values())
+    ]
+    return fast, [name for name in best if name not in fast]
+
+
+def speeds(
+    timings: Timings, part: str, threads: int, names: Sequence[str], slower: Sequence[str] | None = None
+) -> Speeds:
+    """Draw how many times as fast as eager PyTorch subjects are; the axis of the speed is linear.
+
+    Args:
+        timings: the results.
+        part: the part of the model.
+        threads: the number of threads.
+        names: the subjects to draw, in the order of their colours.
+        slower: subjects that the caption names and the chart leaves out. If it is given, the lines are few, and each is
+            solid and has a colour of its own; otherwise they have the colour of their engine and the dashes of their
+            precision.
 
     Returns:
         The lines, the roofline and the grid, in pixels of the SVG.
     """
     batches = sorted(timings.plan["batches"])
-    rooflines = {
-        roofline.batch: roofline.seconds
+    rows = {name: row for name in names if (row := timings.by_batch(part, name, threads))}
+    eager = timings.by_batch(part, EAGER, threads)
+    limits = {
+        roofline.batch: eager[roofline.batch].p50_seconds / roofline.seconds
         for roofline in timings.rooflines
         if (roofline.part, roofline.threads) == (part, threads)
     }
-    rows = {name: timings.by_batch(part, name, threads) for name in names}
-    seconds = [result.p50_seconds for row in rows.values() for result in row.values()]
-    x = Axis.over(batches, _LEFT, WIDTH - _RIGHT, 1.4)
-    y = Axis.over([*seconds, *rooflines.values()], HEIGHT - _BOTTOM, _TOP)
+    highest = max([*limits.values(), *(result.speedup.median for row in rows.values() for result in row.values())])
+    step = next(step for step in _STEPS if highest / step <= _MOST_TICKS)
+    top = step * math.ceil(highest / step)
+    x = Axis.over(batches, _LEFT, WIDTH - _LABELS, 1.2)
+    base, height = HEIGHT - _BOTTOM, HEIGHT - _BOTTOM - _TOP
 
-    def line(name: str) -> Line:
-        points = [
+    def y(value: float) -> float:
+        return round(base - value / top * height, 1)
+
+    heights = _apart(
+        {name: y(row[max(row)].speedup.median) for name, row in rows.items()} | {"": y(limits[batches[-1]])}
+    )
+
+    def line(name: str, values: Mapping[int, tuple[float, float]]) -> Line:
+        points = tuple(
             (
                 x.place(batch),
-                y.place(row[batch].p50_seconds),
-                f"{name}, batch {batch}: {duration(row[batch].p50_seconds)}",
+                y(speed),
+                f"{name or 'roofline'}, batch {batch}: {times(speed)} eager, {duration(seconds)}",
             )
-            for batch in batches
-            if (row := rows[name])
-        ]
-        return Line(LineStyle.of(name, names), _path(points), tuple(points))
+            for batch, (speed, seconds) in sorted(values.items())
+        )
+        style = LineStyle.of(name, names) if name else LineStyle("roofline", 0, 0, "")
+        if slower is not None and name:
+            style = replace(style, colour=list(names).index(name) % COLOURS, dash=0)
+        return Line(style, _path(points), points, style.name, heights[name])
 
-    return Latencies(
-        tuple(line(name) for name in names if rows[name]),
-        _path([(x.place(batch), y.place(rooflines[batch])) for batch in batches]),
+    return Speeds(
+        tuple(line(name, {b: (r.speedup.median, r.p50_seconds) for b, r in row.items()}) for name, row in rows.items()),
+        line("", {batch: (speed, eager[batch].p50_seconds / speed) for batch, speed in limits.items()}),
         tuple((x.place(batch), batch) for batch in batches),
-        tuple((y.place(tick), duration(tick)) for tick in y.decades()),
+        tuple((y(step * index), f"{step * index:g}×") for index in range(round(top / step) + 1)),
+        y(1),
+        tuple(_named_range(timings, part, name, threads) for name in slower or ()),
     )
+
+
+def _named_range(timings: Timings, part: str, name: str, threads: int) -> str:
+    """Return a subject with its speedups over all batch sizes: "pt2+fp16/cpu (0.11× to 0.40×)"."""
+    found = [result.speedup.median for result in timings.by_batch(part, name, threads).values()]
+    return f"{name.replace('ExecutionProvider', '')} ({times(min(found))} to {times(max(found))})"
+
+
+def _apart(heights: Mapping[str, float]) -> dict[str, float]:
+    """Move labels up or down so that they do not overlap, with their order kept."""
+    placed: dict[str, float] = {}
+    lowest = -math.inf
+    for name, height in sorted(heights.items(), key=lambda item: item[1]):
+        placed[name] = lowest = max(height, lowest + _LINE_HEIGHT)
+    # Labels that were pushed below the edge push the ones above them back.
+    highest = float(HEIGHT - _BOTTOM + _LINE_HEIGHT / 2)
+    for name in reversed(placed):
+        placed[name] = highest = min(placed[name], highest)
+        highest -= _LINE_HEIGHT
+    return {name: round(height + 5, 1) for name, height in placed.items()}
 
 
 def trade_off(

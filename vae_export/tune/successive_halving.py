@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from vae_export.bench.process import SubjectError, SubjectProcess
-from vae_export.bench.statistics import Spread, paired_ratio, robust_median
+from vae_export.bench.statistics import RoundFit, Spread
 from vae_export.bench.subjects import ExportedFile, Subject
 from vae_export.errors import MachineError, TargetError
 from vae_export.parity.degradation import Report
@@ -229,7 +229,7 @@ class CandidatePool:
         self._export, self._plan = export, plan
         self._stack = ExitStack()
         self._processes: dict[Candidate, SubjectProcess] = {}
-        self._round_medians: dict[Candidate, list[float]] = {}
+        self._fit: RoundFit[Candidate] = RoundFit({})
         self._order = random.Random(0)  # noqa: S311 -- no secret: an order that differs from round to round
         self.failed: dict[Candidate, str] = {}
 
@@ -255,7 +255,7 @@ class CandidatePool:
 
     def measure(self, rounds: int) -> None:
         """Measure all candidates again, and discard the times of the previous rung."""
-        self._round_medians = {candidate: [] for candidate in self._processes}
+        medians: dict[Candidate, list[float]] = {candidate: [] for candidate in self._processes}
         for _ in range(rounds):
             for candidate in self._order.sample(self.candidates, len(self._processes)):
                 try:
@@ -268,15 +268,16 @@ class CandidatePool:
                 except SubjectError as error:
                     self._fail(candidate, str(error))
                     continue
-                self._round_medians[candidate].append(median(answer["nanoseconds"]) / 1e9)
+                medians[candidate].append(median(answer["nanoseconds"]) / 1e9)
+        self._fit = RoundFit({candidate: medians[candidate] for candidate in self._processes})
 
     def p50(self, candidate: Candidate) -> float:
         """Return the median time of a call in the last rung, in seconds."""
-        return robust_median(self._round_medians[candidate])
+        return self._fit.time(candidate)
 
     def ratio(self, numerator: Candidate, denominator: Candidate) -> Spread:
         """Return the time of one candidate divided by that of another, over the rounds of the last rung."""
-        return paired_ratio(self._round_medians[numerator], self._round_medians[denominator])
+        return self._fit.ratio(numerator, denominator)
 
     def remove(self, candidate: Candidate) -> None:
         """End the process of a candidate, which is no longer measured."""
