@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 BUNDLE = Path("artifacts/reference/mnist.zip")
 #: The picture that hosts write, and what the last line of each README calls it.
-PICTURE, _PICTURE_FILE = "samples", re.compile(r"\bsamples\.(png|pgm)$")
+PICTURE, _PICTURE_FILE = "samples", re.compile(r"\bsamples\.png$")
 #: Chromium computes WebGPU on the CPU with these, where there is no GPU.
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan",
     "--enable-unsafe-swiftshader",
 )  # fmt: skip
-_CPP = ("cmake", "g++", "/usr/include/nlohmann/json.hpp", "/usr/include/openssl/evp.h")
+_CPP = ("cmake", "g++", "/usr/include/nlohmann/json.hpp", "/usr/include/sodium.h")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Report:
     @property
     def judgements(self) -> dict[tuple[str, str], tuple[float, float]]:
         """The worst error and the tolerance by (part, output)."""
-        found = re.findall(r"^(\w+) (\w+): worst error (\S+), (\S+) allowed", self.text, re.M)
+        found = re.findall(r"^([\w-]+) (\w+): worst error (\S+), (\S+) allowed", self.text, re.M)
         return {(part, output): (float(error), float(tolerance)) for part, output, error, tolerance in found}
 
     @property
@@ -140,17 +140,22 @@ class Report:
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
     """Fill a folder in which the commands of the READMEs work as in the repository, without writing to it."""
-    for name in ("examples", "artifacts"):
+    for name in ("examples", "artifacts", "cpp"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     yield folder
 
 
-def build(host: Host, folder: Path) -> None:
-    """Run the lines that build a host; raises `RuntimeError` with their output."""
+def build(host: Host, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Run the lines that build a host, in this environment; raises `RuntimeError` with their output."""
     for line in host.build:
         done = subprocess.run(
-            ["bash", "-euc", line], cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+            ["bash", "-euc", line],
+            cwd=folder,
+            env=_environment() | dict(environment or {}),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise RuntimeError(f"{line}\n{done.stdout}\n{done.stderr}")

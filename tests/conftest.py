@@ -198,6 +198,14 @@ def packed(mlp: Exported) -> bytes:
     return pack(mlp.artifact, read_certificate(mlp.artifact.certificate), name="small", formats=PACKED)
 
 
+@pytest.fixture(scope="session")
+def cpp_reader(shared: Path) -> Path:
+    """The program `cpp/tests/reader.cpp`, built with the address and undefined-behaviour sanitizers."""
+    from tests.cpp.programs import compile_reader
+
+    return made_once(shared / "cpp-reader", compile_reader) / "reader"
+
+
 @pytest.fixture
 def run_folder(mlp: Exported, tmp_path: Path) -> Path:
     """A run folder with a checkpoint and an export, to be changed at will."""

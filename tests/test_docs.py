@@ -23,7 +23,7 @@ from tests.test_architecture import LEVEL
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "artifacts/README.md", "js/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "artifacts/README.md", "js/README.md", "cpp/README.md")),
     *(
         page
         for folder in ("docs", "examples", "examples/*", "artifacts/reference")

@@ -1,56 +1,36 @@
-// host BUNDLE [PICTURE [SEED]] runs the bundle's TorchScript files with LibTorch.
-#include <torch/script.h>
+// host BUNDLE [PICTURE.png [SEED]] runs the bundle's TorchScript files with LibTorch: tests it on this machine, then
+// draws 16 images.
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <iostream>
+#include <vae/engines/libtorch.hpp>
+#include <vae/model.hpp>
 
-#include <sstream>
-
-#include "host.hpp"
-
-/// A TorchScript file is a program. Its hash shows that it was not altered, not that it is harmless.
-class Engine {
- public:
-  Engine(std::string_view model, const nlohmann::json& entry) : entry_(entry) {
-    std::istringstream stream{std::string(model)};
-    module_ = torch::jit::load(stream);
-    module_.eval();
+int main(int argc, char** argv) try {
+  const auto started = std::chrono::steady_clock::now();
+  if (argc < 2) {
+    std::cerr << "usage: " << argv[0] << " BUNDLE [PICTURE.png [SEED]]\n";
+    return 2;
   }
-
-  vae::Tensors run(const vae::Tensors& inputs) {
-    torch::InferenceMode no_gradients;
-    std::vector<torch::jit::IValue> arguments;
-    for (const auto& input : entry_.at("inputs")) {
-      const vae::Tensor& tensor = inputs.at(input.at("name"));
-      arguments.push_back(std::visit(
-          [&](const auto& numbers) {
-            using Number = typename std::decay_t<decltype(numbers)>::value_type;
-            // from_blob does not copy the numbers, and the network does not write to its inputs.
-            return torch::from_blob(const_cast<Number*>(numbers.data()), tensor.shape, c10::CppTypeToScalarType<Number>::value);
-          },
-          tensor.data));
-    }
-    const torch::jit::IValue result = module_.forward(arguments);
-    vae::Tensors outputs;
-    std::size_t index = 0;
-    for (const auto& output : entry_.at("outputs")) {
-      const torch::Tensor tensor =
-          (result.isTuple() ? result.toTupleRef().elements().at(index++) : result).toTensor().contiguous();
-      outputs[output.at("name")] = {numbers(tensor), tensor.sizes().vec()};
-    }
-    return outputs;
+  const uint64_t seed = argc > 3 ? vae::parse_seed(argv[3]) : 0;
+  auto model = vae::Model<vae::LibTorch>::load(argv[1]);
+  const auto draw = [&](int64_t n) { return model.pixels(model.prior(n, {seed}), model.example_conditions(n)); };
+  if (argc > 2) {
+    model.contract().check_drawable();
+    draw(1);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
+    std::cout << "first image " << elapsed.count() << " s after the start" << std::endl;
   }
-
- private:
-  static vae::Data numbers(const torch::Tensor& tensor) {
-    const auto copy = [&](auto example) -> vae::Data {
-      const auto* data = tensor.data_ptr<decltype(example)>();
-      return std::vector<decltype(example)>(data, data + tensor.numel());
-    };
-    if (tensor.scalar_type() == torch::kInt32) return copy(int32_t{});
-    if (tensor.scalar_type() == torch::kInt64) return copy(int64_t{});
-    return copy(float{});
+  const vae::SelfTest test = model.self_test();
+  std::cout << test;
+  if (argc > 2) {
+    vae::write_png(argv[2], draw(16), 4);
+    std::cout << "wrote " << argv[2] << '\n';
   }
-
-  nlohmann::json entry_;
-  torch::jit::Module module_;
-};
-
-int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "torchscript"); }
+  std::cout << (test.passed() ? "pass" : "FAIL") << std::endl;
+  return test.passed() ? 0 : 1;
+} catch (const std::exception& error) {
+  std::cerr << "error: " << error.what() << '\n';
+  return 1;
+}

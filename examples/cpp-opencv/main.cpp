@@ -1,48 +1,36 @@
-// host BUNDLE [PICTURE [SEED]] runs the bundle's ONNX files with OpenCV's DNN module.
-#include <opencv2/core/utils/logger.hpp>
-#include <opencv2/dnn.hpp>
+// host BUNDLE [PICTURE.png [SEED]] runs the bundle's decoder, an ONNX file, with OpenCV: tests it on this machine, then
+// draws 16 images.
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <iostream>
+#include <vae/engines/opencv.hpp>
+#include <vae/model.hpp>
 
-#include "host.hpp"
-
-class Engine {
- public:
-  Engine(std::string_view model, const nlohmann::json& entry) : entry_(entry) {
-    for (const auto& input : entry.at("inputs"))
-      if (input.at("dtype") != "float32")
-        throw std::runtime_error("OpenCV takes float32 only: input '" + input.at("name").get<std::string>() + "' is " +
-                                 input.at("dtype").get<std::string>());
-    cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);  // its exceptions say the same
-    try {
-      net_ = cv::dnn::readNetFromONNX(model.data(), model.size());
-    } catch (const cv::Exception& error) {  // its message has several lines
-      throw std::runtime_error("OpenCV cannot read " + entry.at("name").get<std::string>() + ": " +
-                               error.err.substr(0, error.err.find('\n')));
-    }
+int main(int argc, char** argv) try {
+  const auto started = std::chrono::steady_clock::now();
+  if (argc < 2) {
+    std::cerr << "usage: " << argv[0] << " BUNDLE [PICTURE.png [SEED]]\n";
+    return 2;
   }
-
-  vae::Tensors run(const vae::Tensors& inputs) {
-    for (const auto& [name, tensor] : inputs) {
-      const std::vector<int> shape(tensor.shape.begin(), tensor.shape.end());
-      // The matrix does not copy the numbers; setInput does.
-      net_.setInput(cv::Mat(shape, CV_32F, const_cast<float*>(tensor.floats().data())), name);
-    }
-    std::vector<cv::String> names;
-    for (const auto& output : entry_.at("outputs")) names.push_back(output.at("name"));
-    std::vector<cv::Mat> results;
-    net_.forward(results, names);
-    vae::Tensors outputs;
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      const float* data = results[i].ptr<float>();
-      outputs[names[i]] = {std::vector<float>(data, data + results[i].total()),
-                           {results[i].size.p, results[i].size.p + results[i].size.dims()}};
-    }
-    return outputs;
+  const uint64_t seed = argc > 3 ? vae::parse_seed(argv[3]) : 0;
+  auto model = vae::Model<vae::OpenCv>::load(argv[1]);
+  const auto draw = [&](int64_t n) { return model.pixels(model.prior(n, {seed}), model.example_conditions(n)); };
+  if (argc > 2) {
+    model.contract().check_drawable();
+    draw(1);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
+    std::cout << "first image " << elapsed.count() << " s after the start" << std::endl;
   }
-
- private:
-  nlohmann::json entry_;
-  cv::dnn::Net net_;
-};
-
-// OpenCV 4.6 cannot read the encoder, because its Clip has its bounds as inputs.
-int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "onnx", {"decoder"}); }
+  const vae::SelfTest test = model.self_test({{vae::Part::decoder}});  // OpenCV 4.6 cannot read the encoder
+  std::cout << test;
+  if (argc > 2) {
+    vae::write_png(argv[2], draw(16), 4);
+    std::cout << "wrote " << argv[2] << '\n';
+  }
+  std::cout << (test.passed() ? "pass" : "FAIL") << std::endl;
+  return test.passed() ? 0 : 1;
+} catch (const std::exception& error) {
+  std::cerr << "error: " << error.what() << '\n';
+  return 1;
+}

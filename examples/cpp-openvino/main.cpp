@@ -1,51 +1,36 @@
-// host BUNDLE [PICTURE [SEED]] runs the bundle's ONNX files with OpenVINO on the CPU.
-#include <openvino/openvino.hpp>
+// host BUNDLE [PICTURE.png [SEED]] runs the bundle's ONNX files with OpenVINO on the CPU: tests it on this machine,
+// then draws 16 images.
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <iostream>
+#include <vae/engines/openvino.hpp>
+#include <vae/model.hpp>
 
-#include "host.hpp"
-
-class Engine {
- public:
-  Engine(std::string_view model, const nlohmann::json&) {
-    static ov::Core core;
-    // Without the hint, OpenVINO computes in bfloat16 if the CPU can, and the self-test fails.
-    const auto read = core.read_model(std::string(model), ov::Tensor{});
-    request_ = core.compile_model(read, "CPU", ov::hint::inference_precision(ov::element::f32)).create_infer_request();
+int main(int argc, char** argv) try {
+  const auto started = std::chrono::steady_clock::now();
+  if (argc < 2) {
+    std::cerr << "usage: " << argv[0] << " BUNDLE [PICTURE.png [SEED]]\n";
+    return 2;
   }
-
-  vae::Tensors run(const vae::Tensors& inputs) {
-    for (const auto& [name, tensor] : inputs) {
-      const ov::Shape shape(tensor.shape.begin(), tensor.shape.end());
-      std::visit(
-          [&, &name = name](const auto& numbers) {
-            using Number = typename std::decay_t<decltype(numbers)>::value_type;
-            ov::Tensor input(ov::element::from<Number>(), shape);
-            std::copy(numbers.begin(), numbers.end(), input.data<Number>());
-            request_.set_tensor(name, input);
-          },
-          tensor.data);
-    }
-    request_.infer();
-    vae::Tensors outputs;
-    for (const auto& output : request_.get_compiled_model().outputs()) {
-      const ov::Tensor tensor = request_.get_tensor(output);
-      const ov::Shape shape = tensor.get_shape();
-      outputs[output.get_any_name()] = {numbers(tensor), {shape.begin(), shape.end()}};
-    }
-    return outputs;
+  const uint64_t seed = argc > 3 ? vae::parse_seed(argv[3]) : 0;
+  auto model = vae::Model<vae::OpenVino>::load(argv[1]);
+  const auto draw = [&](int64_t n) { return model.pixels(model.prior(n, {seed}), model.example_conditions(n)); };
+  if (argc > 2) {
+    model.contract().check_drawable();
+    draw(1);
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - started;
+    std::cout << "first image " << elapsed.count() << " s after the start" << std::endl;
   }
-
- private:
-  static vae::Data numbers(const ov::Tensor& tensor) {
-    const auto copy = [&](auto example) -> vae::Data {
-      const auto* data = tensor.data<decltype(example)>();
-      return std::vector<decltype(example)>(data, data + tensor.get_size());
-    };
-    if (tensor.get_element_type() == ov::element::i32) return copy(int32_t{});
-    if (tensor.get_element_type() == ov::element::i64) return copy(int64_t{});
-    return copy(float{});
+  const vae::SelfTest test = model.self_test();
+  std::cout << test;
+  if (argc > 2) {
+    vae::write_png(argv[2], draw(16), 4);
+    std::cout << "wrote " << argv[2] << '\n';
   }
-
-  ov::InferRequest request_;
-};
-
-int main(int argc, char** argv) { return vae::host<Engine>(argc, argv, "onnx"); }
+  std::cout << (test.passed() ? "pass" : "FAIL") << std::endl;
+  return test.passed() ? 0 : 1;
+} catch (const std::exception& error) {
+  std::cerr << "error: " << error.what() << '\n';
+  return 1;
+}

@@ -64,6 +64,10 @@ def test_javascript_package_agrees(folder: Path, expected: dict[str, str]) -> No
     assert read_by(javascript(), folder) == expected
 
 
+def test_cpp_library_agrees(folder: Path, expected: dict[str, str], cpp_reader: Path) -> None:
+    assert read_by([str(cpp_reader)], folder) == expected
+
+
 def javascript() -> list[str]:
     """Return the command of the reader of the JavaScript package."""
     node = shutil.which("node") or skip_or_fail("node", "install Node.js 20 or later")
@@ -72,7 +76,7 @@ def javascript() -> list[str]:
 
 @pytest.mark.parametrize("name", ["base", "extended-condition", "extended-codes", "extended-sizes"])
 def test_readers_agree_on_documents_with_random_values(
-    name: str, folder: Path, expected: dict[str, str], tmp_path: Path
+    name: str, folder: Path, expected: dict[str, str], cpp_reader: Path, tmp_path: Path
 ) -> None:
     assert expected[name] == "accept"
     good = (folder / f"{name}.zip").read_bytes()
@@ -84,6 +88,7 @@ def test_readers_agree_on_documents_with_random_values(
     assert set(found.values()) == {"accept", "refuse"}
     assert read_by(javascript(), tmp_path) == found
     assert read_by([sys.executable, str(ROOT / "examples/python/bundle.py")], tmp_path) == found
+    assert read_by([str(cpp_reader)], tmp_path) == found
 
 
 def test_reader_that_answers_wrongly_is_named(folder: Path, expected: dict[str, str]) -> None:

@@ -24,6 +24,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from host import BUNDLE, HOSTS, Host, build, there, workspace  # noqa: E402 - benchmarks/ is no package
 
+#: C++ is compiled without optimisation, which takes half as long, and warnings are errors.
+QUICK = {"CMAKE_BUILD_TYPE": "None", "CXXFLAGS": "-O0 -Wall -Wextra -Wpedantic -Werror"}
+
 
 @pytest.fixture(scope="session")
 def folder(shared: Path) -> Path:
@@ -52,7 +55,7 @@ def host(folder: Path) -> Callable[[str], Host]:
         require(*found.needs, installable=found.installable)
         with locked_waiting(folder / f"lock-{name}"):
             if not (folder / f"built-{name}").exists():
-                build(found, folder)
+                build(found, folder, QUICK)
                 (folder / f"built-{name}").touch()
         return found
 

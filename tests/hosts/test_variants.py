@@ -18,8 +18,8 @@ from vae_export import load
 
 pytestmark = pytest.mark.slow
 
-#: Hosts in Python and JavaScript.
-PROGRAMS = ("python", "node")
+#: Hosts that run ONNX files of every part.
+PROGRAMS = ("python", "node", "cpp-openvino")
 OUTPUTS = {"bytes hwc": ["decoder-uint8-hwc pixels"], "bytes chw": ["decoder-uint8-chw pixels"]}
 OUTPUTS |= {"encoder": ["encoder mean", "encoder logvar"], "decoder": ["decoder image"], "sidecar": ["decoder image"]}
 

@@ -1,0 +1,8 @@
+include(CMakeFindDependencyMacro)
+list(PREPEND CMAKE_MODULE_PATH "${CMAKE_CURRENT_LIST_DIR}")
+if(NOT TARGET nlohmann_json::nlohmann_json)
+  find_dependency(nlohmann_json 3.10)
+endif()
+find_dependency(Sodium)
+list(POP_FRONT CMAKE_MODULE_PATH)
+include("${CMAKE_CURRENT_LIST_DIR}/vae-targets.cmake")
