@@ -7,7 +7,8 @@ network for one epoch on a tenth of them and on all, in a process of its own. Th
 /proc/PID/status every 20 ms: anonymous memory, which nothing but the process's end frees, and mapped files, which the
 system drops and reads again where others need room. Linux only. Prints Markdown. Each training has `--limit` seconds.
 
-Exits 1 if anonymous memory with images on the disk grows with their number by more than a tenth of their pixels.
+Exits 1 if anonymous memory with images on the disk grows by more than 2 KB for each picture: so much their names and
+the like take, whatever the size of the pictures.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from PIL import Image
 CLI = [sys.executable, str(Path(__file__).parents[1] / "cli.py")]
 #: A network that takes little memory and time, so that the images are what is measured.
 NETWORK = ["--family", "mlp", "--hidden-size", "64", "--latent-size", "8", "--epochs", "1", "--threads", "1"]
+#: Bytes of memory that a picture on the disk may take.
+BYTES_PER_PICTURE = 2048
 #: Crops that are cut at a time, and files in a folder.
 CHUNK = 5000
 
@@ -128,7 +131,8 @@ def main() -> int:
                 sizes = [f"{size / 1e6:,.0f} MB" for size in (pixels, found.anonymous, found.mapped)]
                 speed = f"{found.images_per_second:,.0f} images/s"
                 print(f"| {where} | {count:,} | {' | '.join(sizes)} | {found.seconds:.0f} s | {speed} |", flush=True)
-            failed |= mode == "no" and peaks[-1] - peaks[0] > 0.1 * pixels
+            growth = (peaks[-1] - peaks[0]) / (counts[""] - counts["first"])
+            failed |= mode == "no" and growth > BYTES_PER_PICTURE
     return int(failed)
 
 

@@ -119,7 +119,7 @@ class Pythae:
         self.likelihood = Likelihood("gaussian-fixed", 0.1)
 
     def train(self, pixels: Tensor, seconds: float, batch_size: int = 64) -> int:
-        """Train for so many seconds and fit the standard deviation; return the number of epochs begun."""
+        """Train for so many seconds, until the end of a step; return the number of epochs begun."""
         images = to_unit_range(pixels)
         optimizer = torch.optim.Adam(self.network.parameters(), 1e-3)
         self.network.train()
@@ -134,10 +134,13 @@ class Pythae:
                 if time.perf_counter() > ends:
                     break
         self.network.eval()
-        known = images[:500]
+        return epochs
+
+    def fit_deviation(self, pixels: Tensor) -> None:
+        """Choose the standard deviation that suits images best."""
+        known = to_unit_range(pixels[:500])
         errors = [(self.decode(self.encode(part)[0]) - part).square().mean() for part in known.split(100)]
         self.likelihood = Likelihood("gaussian-fixed", torch.stack(errors).mean().sqrt().item())
-        return epochs
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -160,6 +163,7 @@ def pythae(dataset: Dataset, seconds: float) -> Trained:
     started = time.perf_counter()
     epochs = model.train(dataset.train, seconds)
     taken = time.perf_counter() - started
+    model.fit_deviation(dataset.train)
     kind = ScoreKind("grey", model.likelihood, dataset.image_shape)
     metrics = measure_images(model, dataset.test, dataset.validation)
     return Trained(model, kind, evaluate_model(model, dataset.test), metrics, epochs, taken)

@@ -24,7 +24,7 @@ from vae_export.models.residual import Residual
 #: Pixels that are always black have no finite logit, so means are clamped to [this, 1 - this].
 _DARKEST = 1e-3
 #: Most images, and values of pixels, that the mean image is computed from.
-_MOST_IMAGES, _MOST_VALUES = 10_000, 1 << 25
+_MOST_IMAGES, _MOST_VALUES = 10_000, 1 << 23
 
 
 def initial_model(config: VAEConfig, pixels: Tensor, seed: int) -> VAE:
