@@ -45,7 +45,8 @@ def test_operations_are_those_that_pytorch_counts(name: str) -> None:
     assert Demand.from_json(found.to_json()) == found
     tensors = [*graph.module.parameters(), *graph.module.buffers()]
     assert found.weight_bytes == sum(tensor.nbytes for tensor in tensors if tensor.dtype == torch.float32)
-    assert all(kernel.is_weight for kernel in found.products)
+    # The foreign model has attention, whose products have no weights.
+    assert {kernel.is_weight for kernel in found.products} == ({True, False} if name == "foreign" else {True})
 
 
 class Attention(nn.Module):

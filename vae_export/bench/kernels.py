@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+#: The library that is a loop in C.
+COMPILED = "compiled"
 #: A function without arguments that computes a kernel once.
 Call = Callable[[], object]
 Kind = Literal["product", "convolution", "read", "multiply-add"]
@@ -114,8 +116,7 @@ class Kernel:
 
 def available_libraries() -> tuple[str, ...]:
     """Return the names of the libraries that this machine has, PyTorch first."""
-    found = [name for name in _LIBRARIES if name == "compiled" or find_spec(name) is not None]
-    return tuple(name for name in found if name != "compiled" or _compiler() is not None)
+    return tuple(name for name in _LIBRARIES if (_compiler() if name == COMPILED else find_spec(name)) is not None)
 
 
 class KernelTimer:
@@ -356,5 +357,5 @@ _LIBRARIES: dict[str, Callable[[Kernel, int], list[Call]]] = {
     "onnxruntime": _onnxruntime_ways,
     "openvino": _openvino_ways,
     "numpy": _numpy_ways,
-    "compiled": _compiled_ways,
+    COMPILED: _compiled_ways,
 }
