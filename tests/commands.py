@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "cli.py"
-COMMANDS = ("train", "evaluate", "export", "verify", "tune", "sample", "decode", "encode", "reconstruct", "doctor")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "tune",
+    "sample",
+    "decode",
+    "encode",
+    "reconstruct",
+    "serve",
+    "doctor",
+)
 #: The error of a failed command, and nothing else.
 ONE_LINE = re.compile(r"vae-export: error: .+\n")
 #: Type of the fixture `invoke`: the command line in this process.

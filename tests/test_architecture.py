@@ -28,7 +28,7 @@ LAYERS = (
     ("vae_export.runtime",),
     ("vae_export.formats", "vae_export.explorer"),
     ("vae_export.sandbox", "vae_export.pipeline"),
-    ("vae_export.parity",),
+    ("vae_export.parity", "vae_export.serving"),
     ("vae_export.bench",),
     ("vae_export.report", "vae_export.tune"),
     ("vae_export.exporter",),

@@ -32,6 +32,7 @@ LIBRARY_COMMANDS = (
     "vae_export.cli.bundle:bundle",
     "vae_export.cli.bundle:inspect",
     "vae_export.cli.explore:explore",
+    "vae_export.cli.serve:serve",
     "vae_export.cli.batch:sample",
     "vae_export.cli.batch:decode",
     "vae_export.cli.batch:encode",

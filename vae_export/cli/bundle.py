@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vae_export.bundles import Bundle
+    from vae_export.serving.models import ServedBundle
     from vae_export.sources import NamedModel
     from vae_export.tensors import TensorSpec
 
@@ -70,6 +72,28 @@ class ContentOptions:
     ] = None
 
 
+@option_group("Triton")
+class TritonOptions:
+    """A model repository beside the bundle."""
+
+    triton: Annotated[
+        Path | None,
+        typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server too."),
+    ] = None
+    triton_version: Annotated[
+        int, typer.Option("--triton-version", help="Version of the models in it.", min=1, max=999_999_999)
+    ] = 1
+
+    def checked(self, bundle: Path, *, force: bool) -> ServedBundle | None:
+        """Return the name and version of the models, before long work; None if no repository is wanted."""
+        from vae_export.serving.models import ServedBundle
+
+        if self.triton is None:
+            return None
+        check_free(self.triton, force=force)
+        return replace(ServedBundle.of_file(bundle), version=self.triton_version)
+
+
 @grouped
 def bundle(
     *,
@@ -77,6 +101,7 @@ def bundle(
     export: ExportOption = None,
     model: NamedModelOptions,
     contents: ContentOptions,
+    triton: TritonOptions,
     out: Annotated[Path | None, out_option("FILE", "File to make. Default: NAME.zip in the run folder.")] = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -99,6 +124,7 @@ def bundle(
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
     check_free(target, force=force)
+    served = triton.checked(target, force=force)
     if named is not None:
         _export_first(named, folder, contents, force=force)
 
@@ -118,16 +144,23 @@ def bundle(
         sign_key=contents.sign,
         force=force,
     )
+    models: list[Path] = []
+    if served is not None and triton.triton is not None:
+        from vae_export.serving.triton import write_triton
+
+        models = write_triton(packed, triton.triton, served, force=force)
     size = target.stat().st_size
     if json:
         files = {name: len(data) for name, data in packed.files.items()}
         result = {"bundle": str(target), "bytes": size, "identity": packed.identity, "files": files}
-        console.result_json(result | {"signed_by": packed.signed_by})
+        console.result_json(result | {"signed_by": packed.signed_by, "triton": list(map(str, models))})
         return
     console.result(f"{len(packed.files)} files, {size:,} bytes, identity {packed.identity[:16]}…")
     if packed.signed_by is not None:
         console.result(f"signed by the key {packed.signed_by}")
     console.result(f"bundled to {target}")
+    if models:
+        console.result(f"{len(models)} models for Triton in {triton.triton}")
 
 
 def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, force: bool) -> None:

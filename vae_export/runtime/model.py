@@ -80,7 +80,7 @@ class Model:
         A last line has what a contract of one size and a normal prior does not need: prior, sizes, batch, scaling.
         """
         lines = []
-        for part in filter(self._has, EVERY_PART):
+        for part in self.parts:
             spec, chosen = self.contract.spec(part), self.running(part)
             inputs, outputs = (", ".join(map(str, tensors)) for tensors in (spec.inputs, spec.outputs))
             lines.append(f"  {part}: {inputs} → {outputs}; {chosen.precision}, {chosen.options}")
@@ -107,6 +107,11 @@ class Model:
     def contract(self) -> Contract:
         """Shapes and ranges of images and latents."""
         return self._package.manifest.contract
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts that can run: those with an ONNX file of the chosen precision."""
+        return tuple(filter(self._has, EVERY_PART))
 
     def decode(
         self,

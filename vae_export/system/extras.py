@@ -21,6 +21,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "executorch": ("executorch",),
     "sign": ("cryptography",),
+    "serve": ("uvicorn", "httptools", "starlette", "orjson", "grpc", "google.protobuf", "prometheus_client"),
 }
 
 
@@ -32,7 +33,11 @@ def missing(extra: str, *modules: str) -> MissingExtraError | None:
         modules: names of modules; all modules of the extra where none is given.
     """
     for module in modules or EXTRAS[extra]:
-        if find_spec(module) is None:
+        try:
+            found = find_spec(module)
+        except ModuleNotFoundError:  # the package of a submodule is missing
+            found = None
+        if found is None:
             return MissingExtraError(module, extra)
     return None
 

@@ -14,6 +14,7 @@ from vae_export.artifact.manifest import Manifest
 from vae_export.contract import Array, Part
 from vae_export.errors import MachineError, OutOfMemoryError, VaeExportError
 from vae_export.pipeline.task import Chunk, Task
+from vae_export.precision import PrecisionName
 from vae_export.runtime import Model
 from vae_export.session_options import SessionOptions
 
@@ -27,9 +28,10 @@ class ModelPayload:
 
     Attributes:
         manifest: the manifest of the whole export.
-        files: the bytes of the ONNX files that the parts need, by name.
+        files: the bytes of the ONNX files that the parts need, and of their sidecars, by name.
         options: provider and threads of the model.
         batch_size: rows that go through a network at a time; None chooses by their size.
+        precision: precision of the files; None takes float32, or the only precision that there is.
         version: the version of this library that packed it.
     """
 
@@ -37,11 +39,17 @@ class ModelPayload:
     files: Mapping[str, bytes]
     options: SessionOptions
     batch_size: int | None = None
+    precision: PrecisionName | None = None
     version: str = __version__
 
     @classmethod
     def of(
-        cls, package: Package, parts: Iterable[Part], options: SessionOptions, batch_size: int | None = None
+        cls,
+        package: Package,
+        parts: Iterable[Part],
+        options: SessionOptions,
+        batch_size: int | None = None,
+        precision: PrecisionName | None = None,
     ) -> ModelPayload:
         """Read the files that the parts need.
 
@@ -50,6 +58,7 @@ class ModelPayload:
             parts: the parts to take.
             options: provider and threads of the model.
             batch_size: rows that go through a network at a time; None chooses by their size.
+            precision: precision of the files; None takes float32, or the only precision that there is.
 
         Returns:
             The payload with the ONNX files that `Model` would choose.
@@ -58,9 +67,10 @@ class ModelPayload:
             ModelError: a part was not exported.
             IntegrityError: a file was altered.
         """
-        model = Model(package, provider=options.provider, threads=options.threads)
+        model = Model(package, precision=precision, provider=options.provider, threads=options.threads)
         entries = [package.manifest.entry(part, precision=model.running(part).precision) for part in parts]
-        return cls(package.manifest, {entry.name: package.read(entry) for entry in entries}, options, batch_size)
+        files = {stored.name: package.read(stored) for entry in entries for stored in entry.stored}
+        return cls(package.manifest, files, options, batch_size, precision)
 
     def read(self, file: Hashed) -> bytes:
         """Return the bytes of a file, whose hash is checked again here, on the machine that received it."""
@@ -77,7 +87,13 @@ class ModelPayload:
                 got=__version__,
                 do="install the same version on all machines",
             )
-        return Model(self, provider=self.options.provider, threads=self.options.threads, batch_size=self.batch_size)
+        return Model(
+            self,
+            precision=self.precision,
+            provider=self.options.provider,
+            threads=self.options.threads,
+            batch_size=self.batch_size,
+        )
 
 
 class Actor:
