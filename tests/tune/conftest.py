@@ -57,7 +57,7 @@ def advice(small: Small) -> Recommendation:
         part="decoder",
         file=entry.name,
         sha256=entry.sha256,
-        options=SessionOptions("CPUExecutionProvider", 1, "basic", switches=("no-spinning", "no-arena")),
+        options=SessionOptions("CPUExecutionProvider", 1, "extended", switches=("no-spinning", "no-arena")),
         batch=2,
         p50_seconds=1e-5,
         speedup=1.5,

@@ -41,7 +41,7 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
 def test_runtime_follows_the_recommendation(small: Small, advised: Advised) -> None:
     model = load(advised())
     how = model.running("decoder")
-    assert (how.precision, how.options.threads, how.options.optimisation) == ("int8", 1, "basic")
+    assert (how.precision, how.options.threads, how.options.optimisation) == ("int8", 1, "extended")
     assert how.options.switches == ("no-spinning", "no-arena")
     assert how.reason == "recommended for batches of 2, measured on a machine like this one"
     latent = model.prior(3, 1)

@@ -235,9 +235,8 @@ def _open(
         settings.intra_op_num_threads = options.threads
     if options.optimisation is not None:
         settings.graph_optimization_level = OPTIMISATIONS[options.optimisation]
-    if adds_in_16_bits():
-        SET_SWITCH[EXACT_INT8](settings)
-    for switch in options.switches:
+    needed = (EXACT_INT8,) if adds_in_16_bits() else ()
+    for switch in dict.fromkeys((*needed, *options.switches)):  # ONNX Runtime warns of an entry that is set twice
         SET_SWITCH[switch](settings)
     if sidecars:
         names, buffers = list(sidecars), list(sidecars.values())
