@@ -1,0 +1,177 @@
+"""Export networks with other versions of torch, onnx and onnxruntime, and verify the exports with the versions here.
+
+    python benchmarks/reexports.py OTHER/bin/python ANOTHER/bin/python
+    python benchmarks/reexports.py OTHER/bin/python --networks 40 --format onnx --precision int8
+
+Each interpreter must be able to import the packages of the extra `export`; it runs the code of this checkout. Networks
+are small, have random weights, are of each family in turn, and are the same for every interpreter. Files are written as
+`export` writes them, and verified here alone. Where the files of two interpreters are equal, they are verified once.
+The table says how they compare with those that are written here. An export that does not pass is a false alarm, for
+which it exits 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vae_export import Artifact, Certificate, Checkpoint, VaeExportError, open_artifact, verify
+from vae_export.artifact.manifest import MANIFEST, FileEntry, Manifest
+from vae_export.contract import PARTS
+from vae_export.exporter import Variant
+from vae_export.formats import FORMATS, OPSET, versions
+from vae_export.models import VAE, VAEConfig
+from vae_export.models.config import Family
+from vae_export.parity import References
+from vae_export.precision import FULL, PRECISIONS, PrecisionName
+
+ROOT = Path(__file__).parent.parent
+#: Minutes of the verification of a part, so that it takes fewer rows: the structure decides here.
+MINUTES = 0.02
+FAMILIES: tuple[Family, ...] = ("mlp", "conv", "blog", "residual", "resnet")
+
+
+@dataclass
+class Tally:
+    """What was found in the exports of one interpreter.
+
+    Attributes:
+        exports: the number of exports.
+        states: files by how they compare with those that are written here.
+        differences: differences of files, with the number of exports in which each was seen.
+        failures: the exports that did not pass.
+    """
+
+    exports: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    differences: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, number: int, found: Certificate | str) -> None:
+        """Count an export of a network, with its certificate, or the error that its verification ended in."""
+        self.exports += 1
+        if isinstance(found, str):
+            self.failures.append(f"network {number}: {found}")
+            return
+        self.states.update(one.state for one in found.reproductions)
+        self.differences.update({line for one in found.reproductions for line in one.differences})
+        if not found.passed:
+            reasons = [f"{one.where}: {one.detail}" for one in found.errors]
+            reasons += [row.reason for row in found.failures]
+            self.failures.append(f"network {number}: {'; '.join(reasons)[:400]}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Verify exports that other versions of the packages wrote.")
+    parser.add_argument("interpreters", nargs="*", help="Python interpreters with other versions")
+    parser.add_argument("--networks", type=int, default=50, help="exported by each interpreter (default: 50)")
+    parser.add_argument("--format", action="append", choices=FORMATS, help="repeat for several (default: onnx)")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="repeat for several (default: fp32)")
+    parser.add_argument("--write", type=Path, help="export to a folder and verify nothing, as each interpreter does")
+    options = parser.parse_args()
+    formats, precisions = options.format or ["onnx"], options.precision or [FULL]
+    torch.set_num_threads(1)
+    if options.write is not None:
+        for number in range(options.networks):
+            _write(References(_network(number)), options.write / str(number), formats, precisions)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        tallies = _measure(options.interpreters, Path(folder), options.networks, formats, precisions)
+    _print(tallies)
+    return 1 if any(tally.failures for tally in tallies.values()) else 0
+
+
+def _network(number: int) -> Checkpoint:
+    """Return a network with random weights and images."""
+    family = FAMILIES[number % len(FAMILIES)]
+    generator = torch.Generator().manual_seed(number)
+    torch.manual_seed(number)
+    config = VAEConfig(family, (1, 8, 8), 3 + number % 4, 16)
+    images = torch.randint(0, 256, (64, *config.image_shape), generator=generator, dtype=torch.uint8)
+    return Checkpoint(config, VAE(config).state_dict(), images, {"name": f"{family}-{number}"})
+
+
+def _write(references: References, folder: Path, formats: list[str], precisions: list[PrecisionName]) -> None:
+    """Write the parts of a network, with their manifest."""
+    folder.mkdir(parents=True)
+    entries = []
+    for format, precision, part in itertools.product(formats, precisions, PARTS):
+        if precision not in FORMATS[format].precisions:
+            continue
+        content = references.writer.write(part, format, precision)
+        name = Variant(format, precision).file_name(part)
+        needs = FORMATS[format].required_machine(content), FORMATS[format].without_vnni(precision)
+        entries.append(FileEntry.of(name, part, format, content, precision, *needs))
+        for stored, data in content.by_name(name).items():
+            (folder / stored).write_bytes(data)
+    source = references.source
+    manifest = Manifest(source.contract, tuple(entries), OPSET, versions(formats), source.provenance)
+    (folder / MANIFEST).write_bytes(manifest.text)
+
+
+def _measure(
+    interpreters: list[str], folder: Path, networks: int, formats: list[str], precisions: list[PrecisionName]
+) -> dict[str, Tally]:
+    """Let each interpreter write its exports, and verify them; return the tallies by the versions that wrote them."""
+    arguments = [*(f"--format={name}" for name in formats), *(f"--precision={name}" for name in precisions)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    for index, interpreter in enumerate(interpreters):
+        command = [interpreter, __file__, "--write", str(folder / str(index)), "--networks", str(networks), *arguments]
+        subprocess.run(command, env=environment, check=True)
+        print(f"{interpreter}: {networks} exports", file=sys.stderr, flush=True)
+    tallies: dict[str, Tally] = defaultdict(Tally)
+    for number in range(networks):
+        references = References(_network(number))
+        known: dict[str, Certificate | str] = {}
+        for index in range(len(interpreters)):
+            artifact = open_artifact(folder / str(index) / str(number))
+            tally = tallies[_listed(artifact.manifest.versions)]
+            key = " ".join(entry.sha256 for entry in artifact.manifest.files)
+            if key not in known:
+                known[key] = _verified(artifact, references)
+            tally.add(number, known[key])
+        done = sum(tally.exports for tally in tallies.values())
+        wrong = sum(len(tally.failures) for tally in tallies.values())
+        print(f"{number + 1} networks, {done} exports, {wrong} fail", file=sys.stderr, flush=True)
+    return tallies
+
+
+def _verified(artifact: Artifact, references: References) -> Certificate | str:
+    """Return the certificate of an export, or the line of the error that ended its verification."""
+    try:
+        return verify(artifact, references, thorough=False, minutes=MINUTES, trust=True)
+    except VaeExportError as error:
+        return error.line()
+
+
+def _listed(written_by: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(written_by.items()))
+
+
+def _print(tallies: dict[str, Tally]) -> None:
+    print(f"verified with {_listed(versions(['onnx']))}\n")
+    print("| written by | exports | files | reproduced | same structure | different | not compared | fail |")
+    print("|---|---|---|---|---|---|---|---|")
+    for written_by, tally in tallies.items():
+        states = [tally.states[state] for state in ("reproduced", "same structure", "different", "not compared")]
+        counts = [tally.exports, sum(states), *states, len(tally.failures)]
+        print(f"| {written_by} | {' | '.join(map(str, counts))} |")
+    for written_by, tally in tallies.items():
+        for line, times in tally.differences.most_common(20):
+            print(f"{written_by}: {times:4} x {line}")
+        for line in tally.failures[:20]:
+            print(f"{written_by}: fails: {line}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
