@@ -26,6 +26,7 @@ from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity.reproduction import (
     FileWriter,
     Reproduction,
+    State,
     manifest_findings,
     reproduce,
     stated_provenance,
@@ -253,6 +254,73 @@ def test_file_of_another_version_with_the_same_structure_passes(mlp: Subject, th
     assert found == Reproduction(
         "encoder.onnx", "same structure", (), f"its bytes differ, written by torch 2.0 (here {here})"
     )
+
+
+def counting_rows(data: bytes, counted: str = "", end: int = 1, size: int | None = None) -> bytes:
+    """An encoder whose Reshape takes the number of rows from a tensor, as earlier versions of the exporter write it.
+
+    Args:
+        counted: the tensor; empty for the input.
+        end: where the sizes end that are read of it.
+        size: the second size; None for the right one.
+    """
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    reshape = next(node for node in graph.node if node.op_type == "Reshape")
+    [shape] = [one for one in graph.initializer if one.name == reshape.input[1]]
+    minus_one, columns = numpy_helper.to_array(shape).tolist()
+    assert minus_one == -1
+    graph.initializer.remove(shape)
+    graph.initializer.append(numpy_helper.from_array(np.array([size or columns]), "columns"))
+    place = list(graph.node).index(reshape)
+    nodes = [
+        helper.make_node("Shape", [counted or graph.input[0].name], ["rows"], start=0, end=end),
+        helper.make_node("Concat", ["rows", "columns"], [shape.name], axis=0),
+    ]
+    rest = list(graph.node)[place:]
+    del graph.node[place:]
+    graph.node.extend([*nodes, *rest])
+    return model.SerializeToString()
+
+
+def state_of(subject: Subject, data: bytes) -> State:
+    entry = FileEntry.of("encoder.onnx", "encoder", "onnx", FileContent(data))
+    return reproduce(entry, subject.artifact.manifest, subject.references.writer, lambda: FileContent(data)).state
+
+
+def test_rows_that_are_counted_or_left_open_are_one_structure(mlp: Subject) -> None:
+    data = mlp.data("encoder")
+    assert state_of(mlp, counting_rows(data)) == "same structure"
+    assert state_of(mlp, counting_rows(data, size=7)) == "different"
+    assert state_of(mlp, counting_rows(data, end=2)) == "different"
+    model = onnx.load_from_string(counting_rows(data))
+    model.graph.node.insert(0, helper.make_node("Identity", ["image"], ["copied"]))
+    next(node for node in model.graph.node if node.op_type == "Shape").input[0] = "copied"
+    assert state_of(mlp, model.SerializeToString()) == "different"
+
+
+def test_constants_that_are_joined_in_the_file_are_one_structure(mlp: Subject) -> None:
+    for first, state in ((-1, "same structure"), (1, "different")):
+        model = onnx.load_from_string(mlp.data("encoder"))
+        reshape = next(node for node in model.graph.node if node.op_type == "Reshape")
+        [shape] = [one for one in model.graph.initializer if one.name == reshape.input[1]]
+        sizes = [first, numpy_helper.to_array(shape)[1]]
+        model.graph.initializer.remove(shape)
+        model.graph.initializer.extend(numpy_helper.from_array(np.array([n]), f"s{at}") for at, n in enumerate(sizes))
+        model.graph.node.insert(0, helper.make_node("Concat", ["s0", "s1"], [shape.name], axis=0))
+        assert state_of(mlp, model.SerializeToString()) == state
+
+
+@pytest.mark.slow
+def test_kernel_of_a_convolution_may_be_left_to_its_weight(subject: Callable[..., Subject]) -> None:
+    conv = subject("conv")
+    for kernel, state in ((None, "same structure"), ([2, 2], "different")):
+        model = onnx.load_from_string(conv.data("encoder"))
+        node = next(node for node in model.graph.node if node.op_type == "Conv")
+        [stated] = [one for one in node.attribute if one.name == "kernel_shape"]
+        node.attribute.remove(stated)
+        node.attribute.extend([] if kernel is None else [helper.make_attribute("kernel_shape", kernel)])
+        assert state_of(conv, model.SerializeToString()) == state
 
 
 def test_unreproduced_file_passes_only_where_it_is_allowed(mlp: Subject, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vae_export.contract import Array
@@ -34,6 +35,8 @@ class _Reader:
 
     def __init__(self, model: onnx.ModelProto, sidecars: list[bytes]) -> None:
         self.model, self.sidecars = model, sidecars
+        #: Operators that were replaced by the constant that they compute.
+        self.folded: list[Node] = []
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
 
     def structure(self) -> Structure:
@@ -56,7 +59,7 @@ class _Reader:
             f"{_typed(value)}{', an initialiser that callers may replace' if value.name in initialisers else ''}"
             for value in graph.input
         )
-        return Structure(listed, outputs, metadata, unused(nodes, outputs.values()))
+        return Structure(listed, outputs, metadata, unused(nodes, [*outputs.values(), *self.folded]))
 
     def values(self, graph: onnx.GraphProto, scope: dict[str, Node]) -> tuple[dict[str, Node], list[Node]]:
         """Return the values of a graph by name, with those of the graphs around it, and the nodes of this graph."""
@@ -112,7 +115,16 @@ class _Reader:
             else:
                 facts[attribute.name] = _attribute(attribute)
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        return Node(kind, node.name or node.output[0], facts, tuple(inputs), output)
+        if kind in ("Conv", "ConvTranspose") and facts.get("kernel_shape") == _kernel_shape(inputs):
+            del facts["kernel_shape"]  # which ONNX reads from the weight where it is not stated
+        if kind == "Reshape" and (shape := _batch_as_unknown(inputs[1])) is not None:
+            self.folded.append(inputs[1])
+            inputs[1] = shape
+        found = Node(kind, node.name or node.output[0], facts, tuple(inputs), output)
+        if kind == "Concat" and all(item.value is not None for item in inputs):
+            self.folded.append(found)
+            return _joined(found, [item.value() for item in inputs if item.value], axis=node.attribute[0].i)
+        return found
 
     def subgraph(self, graph: onnx.GraphProto, name: str, outer: Mapping[str, Node]) -> list[Node]:
         """Return the outputs of a graph in a node, as if the node read them."""
@@ -125,6 +137,44 @@ class _Reader:
             for value in graph.output
             if value.name in scope
         ]
+
+
+def _kernel_shape(inputs: Sequence[Node]) -> str | None:
+    """Return the attribute `kernel_shape` that follows from the weight of a convolution, or None if it is computed."""
+    if len(inputs) < 2 or inputs[1].value is None:
+        return None
+    return f"ints [{', '.join(map(str, inputs[1].value().shape[2:]))}]"
+
+
+def _joined(node: Node, arrays: Sequence[Array], axis: int = 0) -> Node:
+    """Return the constant that a Concat of constants computes: versions of the exporter write the one or the other."""
+    import numpy as np
+
+    found = array_constant(np.concatenate(arrays, axis), node.name)
+    kind = next(item.facts["type"] for item in node.inputs if item.value is not None)
+    return replace(found, facts={**found.facts, "type": kind})
+
+
+def _batch_as_unknown(shape: Node) -> Node | None:
+    """Return the shape of a Reshape with -1 in place of the number of rows, as later versions of the exporter write it.
+
+    The shape is a Concat of positive constants and of `Shape(start=0, end=1)` of an input of the graph, once. With it a
+    Reshape gives the same as with -1, or fails: then no input passes, which the comparison of outputs finds.
+
+    Returns:
+        A constant, or None for any other shape.
+    """
+    import numpy as np
+
+    rows = [item for item in shape.inputs if item.value is None]
+    if shape.kind != "Concat" or len(rows) != 1 or rows[0].kind != "Shape":
+        return None
+    [batch], [counted] = rows, rows[0].inputs
+    if (batch.facts.get("start"), batch.facts.get("end")) != ("int 0", "int 1") or "tensor" not in counted.facts:
+        return None
+    arrays = [np.array([-1]) if item.value is None else item.value() for item in shape.inputs]
+    sizes = [array for array, item in zip(arrays, shape.inputs, strict=True) if item is not batch]
+    return _joined(shape, arrays) if sizes and all((array > 0).all() for array in sizes) else None
 
 
 def _typed(value: onnx.ValueInfoProto) -> str:
