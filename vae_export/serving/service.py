@@ -27,7 +27,7 @@ State = Literal["starting", "ready", "draining"]
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """RequestLimits that keep the memory of a server bounded, whatever clients send.
+    """Limits that keep the memory of a server bounded, whatever clients send.
 
     Attributes:
         request_bytes: the largest body of a request, or message of gRPC.
