@@ -22,6 +22,7 @@ from vae_export.cli.options import (
     BundleOption,
     ForceOption,
     JsonOption,
+    RayAddressOption,
     RunOption,
     VerifyKeyOption,
     chosen_run,
@@ -81,14 +82,7 @@ class MachineOptions:
     actors: Annotated[
         int, typer.Option("--actors", min=1, help="Processes of --engine ray, each with its own model.")
     ] = 2
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            metavar="HOST:PORT",
-            help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
-        ),
-    ] = None
+    ray_address: RayAddressOption = None
 
     def path(self, path: Path) -> Path:
         """Return the path of an input as the reading process needs it: Ray's workers have their own working folders."""

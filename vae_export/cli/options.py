@@ -52,6 +52,14 @@ VerifyKeyOption = Annotated[
         rich_help_panel="Model",
     ),
 ]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel="Output")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 

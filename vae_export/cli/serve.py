@@ -12,7 +12,7 @@ import typer
 
 from vae_export.cli import console
 from vae_export.cli.command import grouped, option_group
-from vae_export.cli.options import JsonOption, VerifyKeyOption, chosen_run
+from vae_export.cli.options import JsonOption, RayAddressOption, VerifyKeyOption, chosen_run
 from vae_export.errors import Terminated, UsageError
 from vae_export.precision import PrecisionName
 
@@ -88,14 +88,7 @@ class ComputeOptions:
         "local"
     )
     actors: Annotated[int, typer.Option("--actors", min=1, help="Replicas of --engine ray, each with all models.")] = 2
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray-address",
-            metavar="HOST:PORT",
-            help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
-        ),
-    ] = None
+    ray_address: RayAddressOption = None
 
 
 @grouped
