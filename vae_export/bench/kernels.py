@@ -19,8 +19,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from vae_export.bench.clock import time_calls
 from vae_export.contract import Array
 
@@ -96,6 +94,8 @@ class Kernel:
     def result_shape(self) -> tuple[int, ...]:
         """The shape of the result of a product or a convolution."""
         if self.kind == "product":
+            import numpy as np
+
             return (*np.broadcast_shapes(self.left[:-2], self.right[:-2]), self.left[-2], self.right[-1])
         sizes = []
         for axis, size in enumerate(self.left[2:]):
@@ -158,6 +158,8 @@ class KernelTimer:
 
 def _numbers(shape: Sequence[int]) -> Array:
     """Return random numbers of a shape, small enough that no sum of products overflows."""
+    import numpy as np
+
     return np.random.default_rng(_SEED).random(shape, dtype=np.float32) - np.float32(0.5)
 
 
@@ -225,6 +227,8 @@ def _torch_convolutions(kernel: Kernel, image: torch.Tensor, weight: torch.Tenso
 
 
 def _numpy_ways(kernel: Kernel, threads: int) -> list[Call]:
+    import numpy as np
+
     if threads != 1:  # OpenBLAS takes its number of threads from the environment, and the child process has set one
         return []
     if kernel.kind == "read":
@@ -239,6 +243,7 @@ def _numpy_ways(kernel: Kernel, threads: int) -> list[Call]:
 
 
 def _onnxruntime_ways(kernel: Kernel, threads: int) -> list[Call]:
+    import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -274,6 +279,7 @@ def _openvino_ways(kernel: Kernel, threads: int) -> list[Call]:
 
 def _onnx_models(kernel: Kernel) -> list[onnx.ModelProto]:
     """Return models of one node that compute a kernel; none for what is no product."""
+    import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
     if kernel.kind not in ("product", "convolution"):
@@ -314,6 +320,8 @@ def _convolution_node(kernel: Kernel) -> onnx.NodeProto:
 
 
 def _compiled_ways(kernel: Kernel, threads: int) -> list[Call]:
+    import numpy as np
+
     if threads != 1 or kernel.kind not in ("read", "multiply-add"):
         return []
     library = _compiled()
