@@ -122,9 +122,11 @@ def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
 def exported(shared: Path) -> Callable[[str], Exported]:
     """`exported(name)`: the export of a family, or of "foreign", in every format that takes no compiler."""
     from vae_export import export, load_checkpoint, save_checkpoint
+    from vae_export.parity import References
     from vae_export.parity.plan import DEFAULT_MINUTES
 
     opened: dict[str, Exported] = {}
+    made: dict[str, References] = {}
 
     def get(name: str) -> Exported:
         if name in opened:
@@ -139,12 +141,15 @@ def exported(shared: Path) -> Callable[[str], Exported]:
                 source = sample_models.foreign_source()
             # Tests of verification verify these files again, with all the time that they need.
             minutes = DEFAULT_MINUTES if name == "mlp" else 0.1
-            export(source, staging / "export", formats=sample_models.QUICK, minutes=minutes)
+            made[name] = References(source)
+            export(made[name], staging / "export", formats=sample_models.QUICK, minutes=minutes)
 
         folder = made_once(shared / f"export-{name}", make)
         path = folder / "checkpoint.safetensors"
         source = Source.of(load_checkpoint(path)) if name in FAMILIES else sample_models.foreign_source()
         opened[name] = Exported(source, open_artifact(folder / "export"), path if name in FAMILIES else None)
+        if name in made:  # this worker made the export, and has its graphs
+            vars(opened[name])["references"] = made[name]
         return opened[name]
 
     return get

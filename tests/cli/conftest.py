@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from vae_export.cli import app
+
+
+@pytest.fixture
+def decoder_run(run_folder: Path) -> Path:
+    """A run whose export has one file, decoder.torchscript.pt, so that verifying it takes a second."""
+    manifest = run_folder / "export" / "manifest.json"
+    data = json.loads(manifest.read_text())
+    data["files"] = [entry for entry in data["files"] if entry["name"] == "decoder.torchscript.pt"]
+    data["golden"] = []
+    manifest.write_text(json.dumps(data))
+    return run_folder
 
 
 @pytest.fixture

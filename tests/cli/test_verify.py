@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 
 
 class TestVerify:
-    def test_json_has_a_summary_or_all_rows(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
+    def test_json_has_a_summary_or_all_rows(self, invoke: Invoke, decoder_run: Path, tmp_path: Path) -> None:
         out = tmp_path / "certificate.json"
-        given = ("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick", "--out", out)
+        given = ("verify", "--run", decoder_run, "--target", "torchscript/cpu", "--quick", "--out", out)
         outcome = invoke(*given, "--json")
         assert outcome.code == 0, outcome.err
         written, shown = json.loads(out.read_text()), json.loads(outcome.out)
@@ -108,10 +108,10 @@ class TestVerify:
         ["", "[]", "{}", "null", '{"environment": {"thorough": 1}, "rows": [], "tolerance": null}', "[" * 100_000],
     )
     def test_quick_certificate_replaces_one_that_is_not_thorough(
-        self, invoke: Invoke, run_folder: Path, text: str
+        self, invoke: Invoke, decoder_run: Path, text: str
     ) -> None:
-        (run_folder / "export" / "certificate.json").write_text(text)
-        assert invoke("verify", "--run", run_folder, "--target", "torchscript/cpu", "--quick").code == 0
+        (decoder_run / "export" / "certificate.json").write_text(text)
+        assert invoke("verify", "--run", decoder_run, "--quick").code == 0
 
     def test_gaps_and_own_tolerance_are_printed(self, invoke: Invoke, run_folder: Path) -> None:
         (run_folder / "export" / "encoder.torchscript.pt").unlink()

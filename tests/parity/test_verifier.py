@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -34,6 +35,7 @@ from vae_export import verify
 from vae_export.contract import Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.models import FAMILIES
+from vae_export.parity.plan import DEFAULT_MINUTES
 
 pytestmark = pytest.mark.slow
 
@@ -48,15 +50,27 @@ def mlp(exported: Callable[[str], Exported]) -> Exported:
 @pytest.mark.parametrize("name", [*FAMILIES, "foreign"])
 def test_correct_export_passes_on_every_target(exported: Callable[[str], Exported], name: str) -> None:
     export = exported(name)
-    # Only two run every batch size and setting: the slow ones would take minutes.
-    thorough = name in ("mlp", "foreign")
-    certificate = verify(export.artifact, export.references, trust=name == "foreign", thorough=thorough)
+    # Every batch size and setting of the quickest alone: those with convolutions would take minutes.
+    certificate = verify(
+        export.artifact,
+        export.references,
+        trust=name == "foreign",
+        thorough=name == "mlp",
+        minutes=DEFAULT_MINUTES if name in ("mlp", "blog") else 0.02,
+    )
     assert certificate.passed
     assert set(certificate.files) == {stored.name for stored in export.artifact.manifest.stored}
     batches = {row.batch for row in certificate.results}
     assert 1 in batches
-    assert max(batches) >= 64
+    assert max(batches) >= 8
     certificate.require()
+
+
+def test_attention_and_convolutions_pass_in_every_setting_of_onnx_runtime(foreign: Exported) -> None:
+    manifest = replace(foreign.artifact.manifest, files=(foreign.artifact.entry("decoder", "onnx"),), golden=())
+    certificate = verify(replace(foreign.artifact, manifest=manifest), foreign.references)
+    certificate.require()
+    assert max(row.batch for row in certificate.results) > 64
 
 
 def test_untrained_network_passes(tmp_path: Path) -> None:
