@@ -183,7 +183,8 @@ class TensorSpec:
     @property
     def is_image(self) -> bool:
         """Whether the tensor holds images (C, H, W) in a range, which have grey levels."""
-        return self.role == "data" and len(self.item) == 3 and self.is_bounded and not self.is_integer
+        has_levels = self.is_bounded and self.dtype in ("float32", "uint8")
+        return self.role == "data" and len(self.item) == 3 and has_levels
 
     @property
     def is_code(self) -> bool:
