@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from train import pictures
 from train.autotune import AutotuneResult, autotune
 from train.config import DataOptions, NetworkOptions, ObjectiveOptions, TrainOptions
 from train.data.datasets import Dataset, apply_protocol, split_in_three
 from train.distributed import Processes
 from train.machine import choose_device, memory_errors
-from train.pictures import draw_pictures
 from train.progress import load_with_progress, notes_before_training, show_progress
 from train.recipes import Recipe, RecipeOptions, parse_stages, read_preset
 from train.results import ScoreKind
@@ -241,7 +241,7 @@ def run_plan(plan: TrainingPlan, *, draws: bool = True) -> SavedCheckpoint:
         was_done = session.is_done
         saved = _run_session(plan, session)
         if draws and processes.is_first and not (was_done and run.pictures.exists()):
-            draw_pictures(load_checkpoint(run.checkpoint).model(), plan.images, run)
+            pictures.draw_pictures(load_checkpoint(run.checkpoint).model(), plan.images, run)
     return saved
 
 

@@ -36,7 +36,7 @@ Features = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """How close a model's images come to real ones.
+    """Distances between a model's images and real ones.
 
     Attributes:
         psnr: Peak signal-to-noise ratio of reconstructions from the posterior mean, in dB; mean over the images.

@@ -43,7 +43,7 @@ class AddressOptions:
 
 @option_group("Batches and limits")
 class RequestOptions:
-    """How requests are put together, and which are refused."""
+    """Options for putting requests together, and for refusing them."""
 
     max_batch: Annotated[
         int, typer.Option("--max-batch", help="Rows of requests that are computed as one batch.", min=1, max=1 << 20)

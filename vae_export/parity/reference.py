@@ -1,4 +1,4 @@
-"""What a source computes: graphs, probes, PyTorch's outputs and test cases, for whatever compares files with it.
+"""Compute the graphs, probes, PyTorch outputs and test cases of a source, for whatever compares files with it.
 
 `References` computes each of these lazily and once for all files, formats and targets. `export` passes
 the same object to the golden vectors and to the verification.

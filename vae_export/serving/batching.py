@@ -20,7 +20,7 @@ Run = Callable[[Mapping[str, Array]], Awaitable[Mapping[str, Array]]]
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How requests are put together.
+    """Limits for putting requests together.
 
     Attributes:
         max_rows: the largest batch; a request of more rows is computed alone.

@@ -49,7 +49,7 @@ class ServerOptions:
 
 @dataclass(frozen=True)
 class Listening:
-    """What a server says when its ports are open, which is before it is ready.
+    """The addresses and models of a server whose ports are open, which is before it is ready.
 
     Attributes:
         http: the URL of the HTTP protocol.

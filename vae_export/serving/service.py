@@ -1,4 +1,4 @@
-"""What HTTP and gRPC have in common: the state of the server, its limits, and the way from a request to its outputs."""
+"""Keep the state and the limits of a server, and lead each request to its outputs, for HTTP and gRPC alike."""
 
 from __future__ import annotations
 

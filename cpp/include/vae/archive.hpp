@@ -64,40 +64,18 @@ inline uint64_t number_at(std::string_view bytes, uint64_t at, int width) {
   return value;
 }
 
+/// The fields that both headers of an entry have: version, flags, method, time, date, checksum, sizes, lengths.
+inline std::string shared_fields(const std::string& name, uint32_t crc, uint64_t size) {
+  return packed({{2, 20}, {2, 0}, {2, 0}, {2, 0}, {2, 0x21}, {4, crc}, {4, size}, {4, size}, {2, name.size()}, {2, 0}});
+}
+
 inline std::string local_header(const std::string& name, uint32_t crc, uint64_t size) {
-  return packed({{4, local_magic},
-                 {2, 20},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0x21},
-                 {4, crc},
-                 {4, size},
-                 {4, size},
-                 {2, name.size()},
-                 {2, 0}}) +
-         name;
+  return packed({{4, local_magic}}) + shared_fields(name, crc, size) + name;
 }
 
 inline std::string central_header(const std::string& name, uint32_t crc, uint64_t size, uint64_t offset) {
-  return packed({{4, central_magic},
-                 {2, 0x0314},
-                 {2, 20},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0x21},
-                 {4, crc},
-                 {4, size},
-                 {4, size},
-                 {2, name.size()},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0},
-                 {2, 0},
-                 {4, 0x81a40000},
-                 {4, offset}}) +
-         name;
+  return packed({{4, central_magic}, {2, 0x0314}}) + shared_fields(name, crc, size) +
+         packed({{2, 0}, {2, 0}, {2, 0}, {4, 0x81a40000}, {4, offset}}) + name;
 }
 
 inline std::string end_record(uint64_t count, uint64_t size, uint64_t start) {
