@@ -43,7 +43,7 @@ class StepConfig:
     precision: MatmulPrecision
 
     def __str__(self) -> str:
-        return f"{self.threads} thread{'s' * (self.threads > 1)} {self.precision}"
+        return f"{self.threads} thread{'s' * (self.threads > 1)} in {self.precision}"
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class AutotuneResult:
 
     def describe(self, batch_size: int) -> str:
         """Describe the choice and the measurements in one line."""
-        tried = (f"{config} {batch_size / seconds:,.0f}" for config, seconds in self.seconds.items())
-        return f"computing with {self.config}" + (f"; tried, images/s: {', '.join(tried)}" if self.seconds else "")
+        tried = (f"{batch_size / seconds:,.0f} with {config}" for config, seconds in self.seconds.items())
+        return f"computing with {self.config}" + (f"; images/s: {', '.join(tried)}" if self.seconds else "")
 
 
 def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bfloat16: bool) -> list[StepConfig]:

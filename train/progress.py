@@ -111,6 +111,7 @@ class TrainingProgress:
         self._last_read = self._started = time.perf_counter()
         self._collapse_monitor = CollapseMonitor()
         self._has_heading = False
+        self._speed = ""
 
     def step(self, epoch: int, step: int, total: Tensor) -> None:
         """Show a step.
@@ -132,12 +133,13 @@ class TrainingProgress:
         mean = total.item() / step
         if not math.isfinite(mean):
             raise divergence_error(epoch, mean)
-        speed = (step - 1) * self._batch_size / max(now - self._started, 1e-9)
+        if step > 1:  # the first step of an epoch has no time yet: the speed of the epoch before stays
+            self._speed = f"  {(step - 1) * self._batch_size / max(now - self._started, 1e-9):,.0f} images/s"
         self._bar.update(
             self._task,
             description=f"epoch {epoch}/{self._epochs}",
             completed=(epoch - 1) * self._steps + step,
-            note=f"{mean:.1f} nats  {speed:,.0f} images/s",
+            note=f"{mean:.1f} nats{self._speed}",
         )
 
     def epoch(self, epoch: EpochResult, validation: Score, *, best: bool) -> None:

@@ -27,7 +27,7 @@ class TestExport:
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith("file ")
         assert "decoder.onnx" in result.stdout
-        assert re.search(r"^verified: \d+ comparisons with PyTorch passed$", result.stdout, re.MULTILINE)
+        assert re.search(r"^verified: [\d,]+ comparisons with PyTorch passed$", result.stdout, re.MULTILINE)
         assert result.stdout.endswith(f"exported to {out}\n")
         messages = result.stderr.splitlines()
         left_out = [line for line in messages if line.startswith("left out: ")]

@@ -40,6 +40,7 @@ class TestVerify:
         assert outcome.code == 0, outcome.err
         lines = outcome.out.splitlines()
         assert sum(line.rstrip().endswith(" pass") for line in lines) == (1 + 2 + 4 + 2) * 2
+        assert "nats per image: largest difference from PyTorch in each output" in lines
         assert re.fullmatch(r"pass: [\d,]+ comparisons", lines[-1])
         assert "Traceback" not in outcome.err
         assert (run_folder / "export" / "manifest.json").read_bytes() == before

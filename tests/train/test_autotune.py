@@ -76,7 +76,7 @@ def test_choice_is_printed_and_recorded(
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY, "--precision", "auto", "--epochs", 1, "--out", run.folder)
     assert done.code == 0, done.err
-    said = "computing with 1 thread bfloat16; tried, images/s: 1 thread float32 128, 1 thread bfloat16 128"
+    said = "computing with 1 thread in bfloat16; images/s: 128 with 1 thread in float32, 128 with 1 thread in bfloat16"
     assert said in done.err
     training = load_checkpoint(run.checkpoint).provenance["training"]
     assert (training["precision"], training["threads"]) == ("bfloat16", 1)

@@ -7,7 +7,8 @@ import torch
 
 from train.config import DataProtocol
 from train.data.datasets import Dataset, apply_protocol
-from train.progress import CollapseMonitor, notes_before_training
+from train.progress import CollapseMonitor, notes_before_training, show_progress
+from train.results import ScoreKind
 from train.scoring import Score
 from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAEConfig
@@ -55,3 +56,15 @@ def test_collapsed_units_are_noted_once_after_five_epochs() -> None:
 def test_quarter_of_active_units_is_not_noted() -> None:
     monitor = CollapseMonitor()
     assert not any(monitor.note_after(epoch, score(active=2)) for epoch in range(1, 9))
+
+
+def test_bar_shows_the_last_speed_where_an_epoch_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(9))  # seconds
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    notes = []
+    kind = ScoreKind("grey", Likelihood(), (1, 8, 8))
+    with show_progress(epochs=2, steps=2, batch_size=64, kind=kind) as report:
+        for epoch, step in ((1, 1), (1, 2), (2, 1)):
+            report.step(epoch, step, torch.tensor(100.0 * step))
+            notes += [task.fields["note"] for task in report._bar.tasks]
+    assert notes == ["100.0 nats", "100.0 nats  64 images/s", "100.0 nats  64 images/s"]

@@ -54,7 +54,7 @@ def test_equal_seeds_give_equal_bytes(cli: Cli, trained: Path, tmp_path: Path) -
 def test_reproducible_fixes_threads_and_precision_without_timing(invoke: Invoke, tmp_path: Path, trained: Path) -> None:
     run = Run(tmp_path / "run")
     done = invoke("train", *TINY[:-4], "--reproducible", "--epochs", 3, "--seed", 7, "--out", run.folder)
-    assert "computing with 1 thread float32\n" in done.err
+    assert "computing with 1 thread in float32\n" in done.err
     assert run.checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 

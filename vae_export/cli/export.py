@@ -130,7 +130,7 @@ def export(
     console.result(table)
     show_degradations(certificate)
     show_gaps(certificate)
-    console.result(f"verified: {len(certificate.results)} comparisons with PyTorch passed")
+    console.result(f"verified: {len(certificate.results):,} comparisons with PyTorch passed")
     console.result(f"exported to {folder}")
 
 

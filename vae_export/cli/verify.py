@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vae_export.artifact.certificate import read_certificate
+from vae_export.artifact.certificate import METRIC, read_certificate
 from vae_export.artifact.folder import CERTIFICATE
 from vae_export.cli import console
 from vae_export.cli.command import grouped, option_group
@@ -298,7 +298,8 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
 def show(certificate: Certificate, written: Path) -> None:
     """Print everything but the verdict; `written` is the path of the certificate."""
     for part in dict.fromkeys(result.part for result in certificate.results):
-        console.result(f"{part}: largest difference from PyTorch in each output")
+        subject = "nats per image" if part == METRIC else part
+        console.result(f"{subject}: largest difference from PyTorch in each output")
         console.result(_table(certificate, part))
     for finding in certificate.findings:
         console.result(finding.line())
