@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -49,14 +50,6 @@ _ENCODED: Mapping[str, Meaning] = {
 _FILLERS = ("z", "q", "qz", "posterior", "latent", "enc", "encoder", "x")
 #: Rows of an example: more than one, so that a missing batch axis is noticed, and no usual size of a latent.
 ROWS = 3
-
-
-#: The attribute that holds the module which each wrapper runs.
-_WRAPPED = {
-    torch._dynamo.OptimizedModule: "_orig_mod",
-    nn.DataParallel: "module",
-    nn.parallel.DistributedDataParallel: "module",
-}
 
 
 @dataclass(frozen=True)
@@ -208,9 +201,17 @@ def _items(value: object) -> list[tuple[str, object]]:
     return [(name, item) for name, item in pair if isinstance(item, Tensor)]
 
 
+def _wrappers() -> dict[type[nn.Module], str]:
+    """Return the attribute that holds the module which each wrapper runs."""
+    wrappers: dict[type[nn.Module], str] = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
+    if "torch._dynamo" in sys.modules:  # no module is compiled without it, and importing it takes a second
+        wrappers[torch._dynamo.OptimizedModule] = "_orig_mod"
+    return wrappers
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """Return the module with each wrapper of `torch.compile` and of data parallelism replaced by what it wraps."""
-    for wrapper, attribute in _WRAPPED.items():
+    for wrapper, attribute in _wrappers().items():
         if isinstance(module, wrapper):
             return unwrapped(getattr(module, attribute))
     for name, child in module.named_children():
