@@ -133,6 +133,17 @@ def test_note_wraps_at_words_on_a_terminal_only(
     ]
 
 
+def test_paragraph_wraps_between_figures_and_not_within(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = f"4:{console.NO_BREAK_SPACE}0.96"
+    console.paragraph(f"KL of units: {pair}, {pair}")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(console, "width", lambda: 24)
+    console.paragraph(f"KL of units: {pair}, {pair}")
+    assert capsys.readouterr().out.splitlines() == ["KL of units: 4: 0.96, 4: 0.96", "KL of units: 4: 0.96,", "4: 0.96"]
+
+
 def test_shell_completes_commands_and_choices(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['vae-export']; import vae_export.cli as c; c.start()"
 

@@ -224,9 +224,13 @@ def show_scores(scores: Mapping[str, Score], kind: ScoreKind, nll: NllEstimate |
 
 
 def _unit_kls(score: Score) -> str:
-    """Return a line such as "KL of each unit in nats, largest first: 12: 3.41, 4: 3.02; 2 others below 0.01"."""
+    """Return a line such as "KL of each unit in nats, largest first: 12: 3.41, 4: 3.02; 2 others below 0.01".
+
+    No line is broken between a unit and its figure.
+    """
     listed = [unit for unit in score.units_by_kl() if score.unit_kls[unit] >= _LEAST_KL]
-    line = "KL of each unit in nats, largest first: " + ", ".join(f"{n}: {score.unit_kls[n]:.2f}" for n in listed)
+    kls = (f"{unit}:{console.NO_BREAK_SPACE}{score.unit_kls[unit]:.2f}" for unit in listed)
+    line = f"KL of each unit in nats, largest first: {', '.join(kls)}"
     others = len(score.unit_kls) - len(listed)
     return f"{line}; {others} others below {_LEAST_KL}" if others else line
 

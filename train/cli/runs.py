@@ -71,6 +71,8 @@ def runs(
         console.result(_table(group))
         console.paragraph(f"nats per test image, z sampled; {group[0].kind.describe()}")
         if any(run.images is not None for run in group):
+            if not console.is_wide():
+                console.result(_image_table(group))
             console.paragraph("PSNR in dB and SSIM of reconstructions; Fréchet distance of samples, 0 is best")
 
 
@@ -123,7 +125,7 @@ def _name(summary: RunSummary) -> str:
 
 
 def _table(group: Sequence[RunSummary]) -> Table:
-    """Return a line for each run; a narrow terminal has no columns for parameters and machine."""
+    """Return a line for each run; on a narrow terminal without parameters, figures of images, and machine."""
     kind = group[0].kind
     is_wide = console.is_wide()
     columns: dict[str, Callable[[RunSummary], str]] = {
@@ -137,8 +139,8 @@ def _table(group: Sequence[RunSummary]) -> Table:
         columns["bits/dim"] = lambda run: f"{kind.bits_per_dim(run.negative_elbo):.3f}"
     if any(run.nll is not None for run in group):
         columns[kind.nll_name] = lambda run: _nll(run, is_wide=is_wide)
-    if any(run.images is not None for run in group):
-        columns |= _image_columns(is_wide=is_wide)
+    if is_wide and any(run.images is not None for run in group):
+        columns |= _IMAGE_COLUMNS
     if is_wide:
         columns["parameters"] = lambda run: f"{run.parameters:,}"
     columns["epochs"] = _epochs
@@ -152,18 +154,25 @@ def _table(group: Sequence[RunSummary]) -> Table:
     return table
 
 
-def _image_columns(*, is_wide: bool) -> dict[str, Callable[[RunSummary], str]]:
-    """Return the columns of reconstructions and samples: one, of several lines, where the terminal is narrow."""
-    figures = {"PSNR": "reconstruction_psnr_db", "SSIM": "reconstruction_ssim", "Fréchet": "frechet_distance"}
-    digits = {"PSNR": 2, "SSIM": 3, "Fréchet": 2}
+def _image_table(group: Sequence[RunSummary]) -> Table:
+    """Return the figures of reconstructions and samples, a line for each run that has them."""
+    table = console.table("run", *_IMAGE_COLUMNS, right=list(_IMAGE_COLUMNS), wrap=["run"])
+    for run in group:
+        if run.images is not None:
+            table.add_row(run.run.folder.name, *(cell(run) for cell in _IMAGE_COLUMNS.values()))
+    return table
 
-    def cell(run: RunSummary, heading: str) -> str:
-        value = (run.images or {}).get(figures[heading])
-        return "" if value is None else f"{value:.{digits[heading]}f}"
 
-    if is_wide:
-        return {heading: partial(cell, heading=heading) for heading in figures}
-    return {" ".join(figures): lambda run: chr(10).join(filter(None, (cell(run, heading) for heading in figures)))}
+def _image_figure(run: RunSummary, name: str, digits: int) -> str:
+    value = (run.images or {}).get(name)
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+_IMAGE_COLUMNS: dict[str, Callable[[RunSummary], str]] = {
+    "PSNR": partial(_image_figure, name="reconstruction_psnr_db", digits=2),
+    "SSIM": partial(_image_figure, name="reconstruction_ssim", digits=3),
+    "Fréchet": partial(_image_figure, name="frechet_distance", digits=2),
+}
 
 
 def _network(run: RunSummary) -> str:

@@ -74,11 +74,17 @@ class _Printable:
             yield segment._replace(text=printable(segment.text))
 
 
-def paragraph(text: str) -> None:
-    """Print a long line as a result: a terminal shows it wrapped at words, a pipe gets one line."""
-    from rich.text import Text
+NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
-    result(Text(text) if sys.stdout.isatty() else text)
+
+def paragraph(text: str) -> None:
+    """Print a long line as a result: a terminal shows it wrapped at words, a pipe gets one line.
+
+    A no-break space in `text` is printed as a space at which the line is not wrapped.
+    """
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, width(), break_long_words=False, break_on_hyphens=False)
+    result(text.replace(NO_BREAK_SPACE, " "))
 
 
 def width() -> int:
