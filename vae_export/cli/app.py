@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pkgutil
 import signal
@@ -63,6 +64,9 @@ def start_installed() -> NoReturn:
 
 def main(*commands: Function | str, completion: bool = False) -> NoReturn:
     """Call `run` and end this process with its exit code."""
+    # Almost everything that a command allocates is a module that stays, and looking through those again and again for
+    # garbage takes a sixth of an export.
+    gc.set_threshold(100_000, 50, 100)
     code = run(*commands, completion=completion)
     # Everything is flushed and closed by now. The interpreter's own exit would take a second to unload PyTorch, and
     # would crash if an engine was interrupted during its imports: 130 would become a segmentation fault.
