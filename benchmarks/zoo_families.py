@@ -393,6 +393,11 @@ def decoder_gives_student_t() -> Any:
     return DecoderDistribution(lambda loc: StudentT(3.0, loc, 1.0))
 
 
+@CASES.add("1x16x16", "6", options="--decoder-output loc")
+def student_t_by_its_location() -> Any:
+    return decoder_gives_student_t()
+
+
 class EncoderDistribution(Flat):
     def __init__(self, kind: Any) -> None:
         super().__init__(nn.Sigmoid())
@@ -885,6 +890,11 @@ def cells() -> Any:
 
 @CASES.add("30", "5", expected="refused", options=f"{_CELLS} --encoder-outputs mean,var,latent")
 def cells_with_all_parameters() -> Any:
+    return Cells()
+
+
+@CASES.add("30", "5", options=f"{_CELLS} --encoder-outputs mean,var,latent --decoder-output px_rate")
+def cells_by_their_rate() -> Any:
     return Cells()
 
 

@@ -49,6 +49,23 @@ def conv():
 def decoder():
     return None, nn.Sequential(nn.Linear(4, 36), nn.Sigmoid())
 
+class Counts(nn.Module):
+    def __init__(self, give):
+        super().__init__()
+        self.rate, self.scale, self.give = nn.Linear(4, 36), nn.Linear(4, 36), give
+
+    def forward(self, z):
+        return self.give(self.rate(z), torch.exp(self.scale(z)))
+
+def counts():
+    return None, Counts(lambda rate, scale: {"scale": scale, "rate": rate})
+
+def student():
+    return None, Counts(lambda rate, scale: torch.distributions.StudentT(3.0, rate, scale))
+
+def pair():
+    return None, Counts(lambda rate, scale: (scale, torch.distributions.Laplace(rate, scale)))
+
 class Codes(nn.Module):
     def __init__(self):
         super().__init__()
@@ -206,6 +223,28 @@ def test_codes_are_recognised_with_the_size_of_the_codebook(file: Path) -> None:
     contract = load_source(f"{file}:Codes", data_shape="1x6x6").contract
     assert (contract.encoding, contract.codebook_size, contract.latent_shape) == ("codes", 5, (3, 3))
     assert load_source(f"{file}:Codes", data_shape="1x6x6", codes=4).contract.codebook_size == 4
+
+
+@pytest.mark.parametrize(("function", "output"), [("counts", "rate"), ("student", "loc"), ("pair", "1.loc")])
+def test_output_of_the_decoder_is_named(file: Path, function: str, output: str) -> None:
+    stated = {"data_shape": "36", "latent_shape": "4", "data_range": "none"}
+    with pytest.raises(ModelError, match="--decoder-output"):
+        load_source(f"{file}:{function}", **stated)
+    source = load_source(f"{file}:{function}", **stated, decoder_output=output)
+    assert source.provenance["inferred"]["decoder_output"] == output
+    export(source, formats=["onnx"], parts=["decoder"], out=file.parent / function)
+    latent = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    assert source.decoder is not None
+    expected = source.decoder(torch.from_numpy(latent)).detach().numpy()
+    np.testing.assert_allclose(load(file.parent / function).decode(latent), expected, rtol=1e-5, atol=1e-6)
+    assert float(expected.min()) < 0  # the rate alone can be negative here; shape and scale are not
+
+
+@pytest.mark.parametrize("output", ["mode", "rate.log", "7", "scale."])
+def test_output_that_the_decoder_does_not_give_is_one_line(file: Path, output: str) -> None:
+    stated = {"data_shape": "36", "latent_shape": "4", "data_range": "none"}
+    with pytest.raises(ModelError, match=r"decoder gives no such output: --decoder-output; .*rate \(3, 36\)"):
+        load_source(f"{file}:counts", **stated, decoder_output=output)
 
 
 def test_tokens_are_integers_below_their_number(file: Path) -> None:

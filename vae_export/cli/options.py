@@ -182,6 +182,12 @@ class NamedModelOptions:
             "--encoder-outputs", metavar="WORDS", help="What the encoder returns, in order: latent,mean,logvar."
         ),
     ] = None
+    decoder_output: Annotated[
+        str | None,
+        typer.Option(
+            "--decoder-output", metavar="NAME", help="The data in what the decoder returns: px_rate, 0, dist.mean."
+        ),
+    ] = None
     condition: Annotated[
         list[str] | None,
         typer.Option(
@@ -221,6 +227,7 @@ class NamedModelOptions:
             self.latent_shape,
             self.data_range,
             self.encoder_outputs,
+            self.decoder_output,
             tuple(self.condition or ()),
             self.codes,
             self.tokens,

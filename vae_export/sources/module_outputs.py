@@ -146,16 +146,57 @@ class MethodModule(nn.Module):
         module: the module.
         method: the name of the method.
         without: children of the module that the method does not use, whose weights are left out.
+        output: the path of the one tensor to return, see `follow_path`; None returns what the method returns.
     """
 
-    def __init__(self, module: nn.Module, method: str, without: Sequence[str] = ()) -> None:
+    def __init__(
+        self, module: nn.Module, method: str = "forward", without: Sequence[str] = (), output: str | None = None
+    ) -> None:
         super().__init__()
         self.module = without_children(module, without)
         self.method = method
+        self.output = output
 
     def forward(self, *inputs: Tensor) -> object:
-        """Return what the method returns."""
-        return getattr(self.module, self.method)(*inputs)
+        """Return what the method returns, or the one tensor of it."""
+        method = self.module if self.method == "forward" else getattr(self.module, self.method)  # hooks of a module run
+        if self.output is None:
+            return method(*inputs)
+        with without_value_checks():
+            return follow_path(method(*inputs), self.output)
+
+
+def follow_path(returned: object, path: str) -> Tensor:
+    """Return the tensor at a path in what a decoder returned.
+
+    Args:
+        returned: any value.
+        path: keys, numbers and attributes with dots between them, such as "px_rate", "0" or "dist.mean".
+
+    Raises:
+        ModelError: nothing is there, or no tensor.
+    """
+    value = returned
+    for name in path.split("."):
+        if isinstance(value, Mapping) and name in value:
+            value = value[name]
+        elif isinstance(value, Sequence) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            value = getattr(value, name, None)
+    if not isinstance(value, Tensor):
+        got = f"{_members(returned)}, and {type(value).__name__} there" if value is not None else _members(returned)
+        raise ModelError("decoder gives no such output", where="--decoder-output", expected=path, got=got)
+    return value
+
+
+def _members(value: object) -> str:
+    """Return the names of the tensors in a value, or its type where it has none."""
+    try:
+        leaves = find_leaves(value)
+    except ModelError:  # a distribution
+        leaves = []
+    return ", ".join(map(str, leaves)) or type(value).__name__
 
 
 def without_children(module: nn.Module, names: Sequence[str]) -> nn.Module:
@@ -185,7 +226,7 @@ def _items(value: object) -> list[tuple[str, object]]:
         return [("probs", value.probs)]
     if isinstance(value, Distribution):
         name = type(value).__name__
-        do = "return mean and logvar of a Normal, or the tensors themselves"
+        do = "return mean and logvar of a Normal, or the tensors themselves; of a decoder, pass --decoder-output mean"
         raise ModelError("distribution is not supported", expected="Normal | Bernoulli", got=name, do=do)
     if isinstance(value, Mapping):
         return [(str(name), item) for name, item in value.items()]

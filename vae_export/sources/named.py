@@ -36,6 +36,7 @@ class NamedModel:
         latent_shape: such as "128" or "4xhxw", or "z1=8,z2=4" of several latents.
         data_range: such as "0,1", "-1,1" or "none".
         encoder_outputs: such as "latent,mean,logvar".
+        decoder_output: such as "px_rate", "0" or "dist.mean".
         conditions: such as "label:int64:10".
         codes: the number of codes of a model that gives codes.
         tokens: the number of tokens, of data that is integers below it.
@@ -48,6 +49,7 @@ class NamedModel:
     latent_shape: str | None = None
     data_range: str | None = None
     encoder_outputs: str | None = None
+    decoder_output: str | None = None
     conditions: tuple[str, ...] = ()
     codes: int | None = None
     tokens: int | None = None
@@ -84,6 +86,7 @@ class NamedModel:
             latent_shape=None if self.latent_shape is None else parse_latents(self.latent_shape),
             data_range=None if self.data_range is None else parse_range(self.data_range),
             encoder_outputs=outputs,
+            decoder_output=self.decoder_output,
             conditions=tuple(parse_condition(text) for text in self.conditions),
             codebook_size=self.codes,
             tokens=self.tokens,
@@ -121,7 +124,8 @@ class NamedModel:
 
     def _refuse_unused(self) -> None:
         """Raise `UsageError` for options that the folder of a model answers itself."""
-        for name in ("weights", "weights_key", "latent_shape", "encoder_outputs", "conditions", "codes", "tokens"):
+        functions_only = ("weights", "weights_key", "latent_shape", "encoder_outputs", "decoder_output")
+        for name in (*functions_only, "conditions", "codes", "tokens"):
             if value := getattr(self, name):
                 flag = "--condition" if name == "conditions" else f"--{name.replace('_', '-')}"
                 kind = self.text.partition(":")[0]
@@ -147,6 +151,7 @@ def load_source(
     latent_shape: str | None = None,
     data_range: str | None = None,
     encoder_outputs: str | None = None,
+    decoder_output: str | None = None,
     conditions: Sequence[str] = (),
     codes: int | None = None,
     tokens: int | None = None,
@@ -161,6 +166,7 @@ def load_source(
         latent_shape: shape of one row of the latent, such as "128", or "z1=8,z2=4" of several; None infers it.
         data_range: "0,1", "-1,1" or "none"; None infers it.
         encoder_outputs: what the encoder returns, such as "latent,mean,logvar"; None infers it.
+        decoder_output: the data in what the decoder returns, such as "px_rate", "0" or "dist.mean"; None infers it.
         conditions: further inputs, such as "label:int64:10".
         codes: the number of codes of a model that gives codes; None infers it.
         tokens: the number of tokens, of data that is integers below it; None for floats.
@@ -174,5 +180,5 @@ def load_source(
         MissingExtraError: a package is not installed.
     """
     files = (weights,) if isinstance(weights, str) else tuple(weights)
-    shapes = (data_shape, latent_shape, data_range, encoder_outputs)
-    return NamedModel(model, files, weights_key, *shapes, tuple(conditions), codes, tokens).open()
+    stated = (data_shape, latent_shape, data_range, encoder_outputs, decoder_output)
+    return NamedModel(model, files, weights_key, *stated, tuple(conditions), codes, tokens).open()

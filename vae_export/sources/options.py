@@ -26,6 +26,8 @@ class ModelOptions:
         latent_shape: the shape of one row of the latent; of several latents, the shapes by name.
         data_range: lowest and highest value; (-inf, inf) for data without a range.
         encoder_outputs: what the encoder returns, in order; see `vae_export.sources.module_outputs.MEANINGS`.
+        decoder_output: the path of the data in what the decoder returns, such as "0"; see
+            `vae_export.sources.module_outputs.follow_path`.
         conditions: further inputs.
         codebook_size: the number of codes of a model that gives codes.
         tokens: K of data that is integers of 0 to K - 1, such as tokens of text; None for floats.
@@ -38,6 +40,7 @@ class ModelOptions:
     latent_shape: Shape | Mapping[str, Shape] | None = None
     data_range: tuple[float, float] | None = None
     encoder_outputs: tuple[str, ...] | None = None
+    decoder_output: str | None = None
     conditions: tuple[Condition, ...] = ()
     codebook_size: int | None = None
     tokens: int | None = None

@@ -399,7 +399,7 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     if len(numbers) != len(spec.outputs):
         if isinstance(returned, Tensor) or not leaves:
             return module  # the check of the graph says which shape is wrong
-        do = "wrap the decoder in a module that returns these alone"
+        do = "name one with --decoder-output, or wrap the decoder in a module that returns these alone"
         raise ModelError(
             "outputs of the decoder are not clear", expected=_specs(spec.outputs), got=_list(leaves), do=do
         )

@@ -55,7 +55,12 @@ def open_function(text: str, options: ModelOptions) -> Source:
     holder, encoder, decoder = _modules(returned, text)
     notes = load_weights(holder, options.weights or {}, options.weights_key)
     _check_weights(holder, text)
+    if decoder is not None and options.decoder_output is not None:
+        method = decoder if isinstance(decoder, MethodModule) else MethodModule(decoder)
+        decoder = MethodModule(method.module, method.method, output=options.decoder_output)
     found = infer_contract(encoder, decoder, options)
+    if decoder is not None and options.decoder_output is not None:
+        found.facts["decoder_output"] = options.decoder_output
     files = sorted((options.weights or {}).items())
     provenance: dict[str, Any] = {
         "source": _short(text),
@@ -91,7 +96,7 @@ def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Modul
     expected = returned(module)
     unused: list[str] = []
     for name in module.module._modules:
-        alone = MethodModule(module.module, module.method, [*unused, name])
+        alone = MethodModule(module.module, module.method, [*unused, name], module.output)
         try:
             # Each run begins with the same random state, so that drawn outputs are equal too.
             found = returned(alone)
@@ -100,7 +105,7 @@ def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Modul
         pairs = zip(found, expected, strict=False)
         if len(found) == len(expected) and all(torch.equal(a.tensor, b.tensor) for a, b in pairs):
             unused.append(name)
-    return MethodModule(module.module, module.method, unused)
+    return MethodModule(module.module, module.method, unused, module.output)
 
 
 def _call(text: str) -> object:
