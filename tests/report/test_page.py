@@ -46,6 +46,14 @@ def test_page_shows_verdict_figures_hashes_and_versions() -> None:
     assert PROBES["six-sigma"] in page.text
 
 
+def test_drawn_batch_sizes_are_counted_apart_from_the_probes() -> None:
+    drawn = tuple(result(probe="batches", batch=batch) for batch in (5, 1024))
+    page = read(certificate((result(probe="zeros", batch=2), result(probe="zeros", batch=1), *drawn)))
+    assert "in batches of 1 and 2, and 2 batch sizes drawn from the" in page.text
+    assert "up to 1,024" in page.text
+    assert "drawn from the hash of each file" in page.text
+
+
 def test_page_names_the_engine_that_ran_each_target() -> None:
     engines = {
         "openvino/CPU": EngineVersion("openvino", "2099.1"),

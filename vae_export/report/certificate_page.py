@@ -20,6 +20,7 @@ from vae_export.contract import EVERY_PART, MAX_LEVEL, Contract
 from vae_export.parity.certificate import REFERENCE, Certificate
 from vae_export.parity.compare import CaseResult
 from vae_export.parity.error_maps import ErrorMap, ImageErrors
+from vae_export.parity.plan import DRAWN_BATCHES
 from vae_export.parity.tolerance import FP32_TOLERANCE_FACTOR
 from vae_export.precision import FULL
 from vae_export.report import certificate_charts, images, text
@@ -115,6 +116,25 @@ class Summary:
             (result for result in self.certificate.results if result.part != METRIC), lambda result: (result.probe,)
         )
 
+    @property
+    def fixed_probes(self) -> list[str]:
+        """The names of the probes, without the test cases at drawn batch sizes."""
+        return [name for group in self.by_probe for name in group.names if name != DRAWN_BATCHES]
+
+    @property
+    def batches(self) -> list[int]:
+        """The batch sizes of the probes, in ascending order."""
+        return self._batch_sizes(drawn=False)
+
+    @property
+    def drawn_batches(self) -> list[int]:
+        """The batch sizes that were drawn for the files, in ascending order."""
+        return self._batch_sizes(drawn=True)
+
+    def _batch_sizes(self, *, drawn: bool) -> list[int]:
+        groups = [group for group in self.by_probe if (DRAWN_BATCHES in group.names) == drawn]
+        return sorted({result.batch for group in groups for result in group.results})
+
     @cached_property
     def metrics(self) -> list[CaseResult]:
         """The results in nats."""
@@ -182,6 +202,9 @@ class Summary:
     def _cached_items(self) -> dict[tuple[str, tuple[tuple[str, int], ...]], dict[str, int]]:
         return {}
 
+
+#: A description of each name that a test case may have as its probe.
+_PROBES = text.PROBES | {DRAWN_BATCHES: "Rows of noise, in batch sizes that are drawn from the hash of each file."}
 
 TEMPLATE = "certificate.html.j2"
 
@@ -296,6 +319,7 @@ def certificate_page(certificate: Certificate, manifest: Manifest) -> str:
         level=None if pixels is None else grey_level(pixels),
         charts=certificate_charts,
         text=text,
+        probes=_PROBES,
     )
 
 
