@@ -10,12 +10,13 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.parity import mutations
+from tests.parity import mutations, small_exports
 from tests.parity.mutations import MUTATIONS, Differs, Faulty, Linted, Mutation, Recorded, Refused
 from tests.parity.small_exports import Subject, assert_fails, checkpoint, exported, tampered, verified
 from vae_export.contract import PARTS
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
+from vae_export.parity.plan import DEFAULT_MINUTES
 from vae_export.parity.reproduction import UNREPRODUCED_RULES
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,9 @@ Outputs = dict[str, Any]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unchanged_files_pass(subject: Subjects, family: Family) -> None:
     chosen = subject(family)
-    certificate = verified(chosen.artifact, chosen.references)
+    certificate = verified(
+        chosen.artifact, chosen.references, minutes=small_exports.FEW_MINUTES.get(family, DEFAULT_MINUTES)
+    )
     certificate.require()
     assert certificate.passed
     assert certificate.findings == ()

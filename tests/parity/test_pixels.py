@@ -32,6 +32,7 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
 from vae_export.likelihood import Likelihood
+from vae_export.parity import References
 from vae_export.pixels import compare_levels, rounding_miss, to_bytes, to_levels, unrounded
 from vae_export.precision import PrecisionName
 from vae_export.runtime.self_test import self_test
@@ -42,16 +43,20 @@ pytestmark = pytest.mark.slow
 LAYOUTS: tuple[Pixels, ...] = ("uint8-hwc", "uint8-chw")
 HWC, CHW = PIXELS["uint8-hwc"], PIXELS["uint8-chw"]
 CPU = "CPUExecutionProvider"
+#: Enough for every probe: more rows show nothing more of how a number is rounded.
+MINUTES = 0.05
 RANGES = st.sampled_from([(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 1.5)])
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate, Source]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate, References]:
     """A square colour decoder in [-1, 1], exported in both layouts to every format that needs no compiler."""
-    source = sample_models.foreign_source()
+    references = References(sample_models.foreign_source())
     out = tmp_path_factory.mktemp("pixels") / "export"
-    artifact, certificate = export(source, out, formats=sample_models.QUICK, parts=["decoder"], pixels=LAYOUTS)
-    return artifact, certificate, source
+    artifact, certificate = export(
+        references, out, formats=sample_models.QUICK, parts=["decoder"], pixels=LAYOUTS, minutes=MINUTES
+    )
+    return artifact, certificate, references
 
 
 def graph(contract: Contract, part: Part, decoder: nn.Module | None = None) -> Callable[[Array], Array]:
@@ -93,8 +98,9 @@ def test_rounding_miss_measures_the_distance_to_the_rounding_boundary(exact: flo
         assert abs(exact + np.sign(byte - exact) * distance - byte) == pytest.approx(0.5)
 
 
-def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Certificate, Source]) -> None:
-    artifact, certificate, source = made
+def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Certificate, References]) -> None:
+    artifact, certificate, references = made
+    source = references.source
     assert certificate.passed
     assert len(artifact.manifest.files) == 3 * len(sample_models.QUICK)
     rows = [row for row in certificate.results if row.part in (HWC, CHW)]
@@ -116,7 +122,7 @@ def test_every_format_exports_and_verifies_both_layouts(made: tuple[Artifact, Ce
             assert got.flags.c_contiguous, "a host copies it as it is"
 
 
-def test_manifest_describes_the_pixel_outputs(made: tuple[Artifact, Certificate, Source]) -> None:
+def test_manifest_describes_the_pixel_outputs(made: tuple[Artifact, Certificate, References]) -> None:
     documents = {entry["name"]: entry for entry in made[0].manifest.to_json()["files"]}
     for layout, shape in (("uint8-hwc", ["N", 32, 32, 3]), ("uint8-chw", ["N", 3, 32, 32])):
         entry = documents[f"decoder-{layout}.onnx"]
@@ -166,9 +172,12 @@ def logits(model: onnx.ModelProto) -> None:
     ],
 )
 def test_wrong_pixel_conversion_is_caught(
-    made: tuple[Artifact, Certificate, Source], tmp_path: Path, change: Callable[[onnx.ModelProto], None], fault: object
+    made: tuple[Artifact, Certificate, References],
+    tmp_path: Path,
+    change: Callable[[onnx.ModelProto], None],
+    fault: object,
 ) -> None:
-    artifact, _, source = made
+    artifact, _, references = made
     entry = artifact.entry(HWC)
     model = onnx.load_from_string(artifact.read(entry))
     change(model)
@@ -180,9 +189,9 @@ def test_wrong_pixel_conversion_is_caught(
     (tmp_path / MANIFEST).write_bytes(replace(artifact.manifest, files=(file,), golden=()).text)
     if fault is not None:  # ONNX Runtime infers another shape
         with pytest.raises(ModelError, match="ONNX file cannot be opened|outputs do not match"):
-            verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
+            verify(open_artifact(tmp_path), references, targets=[f"onnx/{CPU}"], thorough=False, minutes=MINUTES)
         return
-    certificate = verify(open_artifact(tmp_path), source, targets=[f"onnx/{CPU}"], thorough=False)
+    certificate = verify(open_artifact(tmp_path), references, targets=[f"onnx/{CPU}"], thorough=False, minutes=MINUTES)
     assert_fails(certificate)
     assert all(row.output == "pixels" for row in certificate.failures)
     assert all(row.comparison.grey is not None and row.comparison.grey.unexplained > 0 for row in certificate.failures)
@@ -206,9 +215,10 @@ def test_pixels_file_leaves_out_the_variance_of_the_likelihood(tmp_path: Path) -
 
 
 def test_float_and_pixel_decoders_give_the_same_bytes(
-    made: tuple[Artifact, Certificate, Source], tmp_path: Path
+    made: tuple[Artifact, Certificate, References], tmp_path: Path
 ) -> None:
-    artifact, _, source = made
+    artifact, _, references = made
+    source = references.source
     certificate = read_certificate(artifact.certificate)
     bundles = {}
     for name, parts in (("both", None), ("bytes", [HWC]), ("floats", ["decoder"])):
@@ -232,7 +242,7 @@ def test_float_and_pixel_decoders_give_the_same_bytes(
 
 
 @pytest.mark.parametrize("wrong", [lambda pixels: pixels ^ 1, lambda pixels: pixels[..., ::-1]])
-def test_self_test_fails_on_wrong_pixels(made: tuple[Artifact, Certificate, Source], wrong: object) -> None:
+def test_self_test_fails_on_wrong_pixels(made: tuple[Artifact, Certificate, References], wrong: object) -> None:
     artifact = made[0]
     model = load(artifact.folder)
     assert [item.part for item in model.self_test().judgements] == ["decoder", HWC, CHW]
@@ -248,9 +258,10 @@ def test_self_test_fails_on_wrong_pixels(made: tuple[Artifact, Certificate, Sour
 
 
 def test_only_bytes_next_to_a_rounding_boundary_are_explained(
-    made: tuple[Artifact, Certificate, Source],
+    made: tuple[Artifact, Certificate, References],
 ) -> None:
-    artifact, _, source = made
+    artifact, _, references = made
+    source = references.source
     [part] = artifact.manifest.golden
     [image] = part.outputs
     exact = image.array(artifact.read(image)).copy()
