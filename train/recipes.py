@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from vae_export.errors import InputError, UsageError
+from vae_export.errors import InputError, UsageError, unknown_choice
 from vae_export.models.config import Family
 
 Schedule = Literal["constant", "one-cycle", "stages"]
@@ -267,7 +267,7 @@ def read_preset(name: str) -> Preset:
     """Read a preset by its name. Raises `UsageError` if there is none, `InputError` if its file is not valid."""
     path = PRESET_FOLDER / f"{name}.toml"
     if name not in preset_names():
-        raise UsageError("unknown preset", expected=" | ".join(preset_names()), got=name)
+        raise unknown_choice("preset", preset_names(), name)
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -21,7 +21,9 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
+from collections.abc import Collection
 
 
 class VaeExportError(Exception):
@@ -67,6 +69,13 @@ class UsageError(VaeExportError):
     """An option or argument that is not allowed."""
 
     exit_code = 2
+
+
+def unknown_choice(what: str, choices: Collection[str], got: str) -> UsageError:
+    """Return an error about a value that is none of `choices`, with a suggestion if it resembles one of them."""
+    near = difflib.get_close_matches(got.lower(), choices, 1)
+    do = f"did you mean {near[0]}?" if near else None
+    return UsageError(f"unknown {what}", expected=" | ".join(choices), got=got, do=do)
 
 
 class OutputExistsError(UsageError):

@@ -14,14 +14,17 @@ from tests.commands import ONE_LINE, Invoke, command, run_cli, tree
 #: Every line of `design`: what is typed, with the exit code and what the line must say. {run}: a whole run folder;
 #: {empty}: an empty folder; {full}: a folder called .json; {file}: a text file; {none}: nothing there.
 BAD_INPUT = [
-    ("export --nope", 2, "No such option: --nope"),
-    ("export --forma onnx", 2, "No such option: --forma"),
+    ("export --nope", 2, "unknown option: --nope; see --help"),
+    ("export --forma onnx", 2, "unknown option: --forma; did you mean --format?"),
+    ("export --verify-m 2", 2, "unknown option: --verify-m; did you mean --verify-minutes?"),
     ("export --out", 2, "Option '--out' requires an argument; see --help"),
     ("verify --atol much", 2, "bad --atol; expected a"),
     ("verify --run {run} --atol nan", 2, "bad atol; expected a number from 0 up, got nan"),
     ("verify --run {run} --rtol -1", 2, "bad rtol; expected a number from 0 up, got -1"),
-    ("exprot", 2, "No such command 'exprot'"),
-    ("--nope", 2, "No such option"),
+    ("exprot", 2, "unknown command: exprot; did you mean export?"),
+    ("zzz", 2, "unknown command: zzz; see --help"),
+    ("decode", 2, "missing argument: LATENTS; see --help"),
+    ("--nope", 2, "unknown option: --nope"),
     ("export", 2, "no run found: artifacts; train one first"),
     ("export --run {none}", 2, "no such run: {none}; expected a folder made by python cli.py train"),
     ("export --run {file}", 2, "no such run"),
@@ -89,7 +92,7 @@ BAD_INPUT = [
         6,
         "cannot write: {full}; got Is a directory",
     ),
-    ("doctor --nope", 2, "No such option"),
+    ("doctor --nope", 2, "unknown option: --nope"),
     ("doctor now", 2, "unexpected extra argument"),
 ]
 

@@ -80,7 +80,7 @@ def train(
       blog      ReLU heads, dropout and loss of a blog post  155.9
       conv      two strided convolutions each way             99.5
       residual  conv with residual blocks in its decoder, for --preset mnist-best
-      resnet    residual blocks, as deep as the image is large, for --preset photos
+      resnet    residual blocks, more for larger images, for --preset photos
     """
     if not resume and preset is None and not is_typed(context, "family"):
         preset = _preset_for(data.dataset, files)

@@ -17,7 +17,7 @@ import typer
 
 from vae_export._version import __version__
 from vae_export.cli import console
-from vae_export.cli.command import Command, usage_error
+from vae_export.cli.command import Command, CommandGroup, usage_error
 from vae_export.errors import Interrupted, OutOfMemoryError, Terminated, UsageError, VaeExportError
 from vae_export.system.signals import is_exiting_on_interrupt
 
@@ -102,6 +102,7 @@ def build(*commands: Function | str, completion: bool = False, name: str | None 
     """
     app = typer.Typer(
         name="vae-export",
+        cls=CommandGroup,
         help="Train a VAE, export its encoder and decoder, and prove that the files compute what PyTorch computed.",
         add_completion=completion,
         rich_markup_mode=None,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import ParameterInfo
 
-from vae_export.errors import UsageError
+from vae_export.errors import UsageError, unknown_choice
 
 T = TypeVar("T")
 
@@ -81,6 +81,17 @@ def _in_section(annotation: Any, section: str) -> Any:
             item.rich_help_panel = section
         moved.append(item)
     return Annotated[(base, *moved)]
+
+
+class CommandGroup(TyperGroup):
+    """The commands; a mistyped one gets a suggestion."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that `args` name. Raises `UsageError` if there is none."""
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0].lower(), self.commands, 1)
+            raise UsageError("unknown command", where=args[0], do=suggestion(near))
+        return super().resolve_command(ctx, args)
 
 
 class Command(TyperCommand):
@@ -152,9 +163,23 @@ def choices_option(flag: str, choices: Iterable[str], *, help: str) -> Any:
     return typer.Option(flag, metavar="|".join(known), help=help, callback=check, autocompletion=complete)
 
 
+def suggestion(names: Collection[str]) -> str:
+    """Return what to do about a mistyped name: take one of `names`, or read the help where there are none."""
+    return f"did you mean {' or '.join(sorted(names))}?" if names else "see --help"
+
+
 def usage_error(error: typer.TyperException) -> UsageError:
-    """Return an error of typer's in the form of ours; a mistyped choice gets a suggestion."""
+    """Return an error of typer's in the form of ours; a mistyped option or choice gets a suggestion."""
     param = getattr(error, "param", None)
+    if (typed := getattr(error, "option_name", None)) is not None and hasattr(error, "possibilities"):
+        # typer does not export NoSuchOption, and its suggestions count the dashes as letters that fit.
+        context: Any = getattr(error, "ctx", None)
+        known = {name.strip("-"): name for option in context.command.params for name in option.opts}
+        begun = [known[name] for name in known if name.startswith(typed.strip("-"))]
+        near = difflib.get_close_matches(typed.strip("-"), known, 1, 0.7)
+        return UsageError("unknown option", where=typed, do=suggestion(begun or [known[name] for name in near]))
+    if hasattr(error, "param_type") and param is not None:  # nor MissingParameter
+        return UsageError(f"missing {param.param_type_name}", where=param.name.upper(), do="see --help")
     # The validation error of pydantic that caused it says what was typed.
     details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if not isinstance(error, typer.BadParameter) or not isinstance(param, TyperOption) or not details:
@@ -172,6 +197,4 @@ def usage_error(error: typer.TyperException) -> UsageError:
 
 
 def _unknown_choice(flag: str, choices: tuple[str, ...], got: str) -> UsageError:
-    near = difflib.get_close_matches(got.lower(), choices, 1)
-    do = f"did you mean {near[0]}?" if near else None
-    return UsageError(f"unknown {flag.strip('-').replace('-', ' ')}", expected=" | ".join(choices), got=got, do=do)
+    return unknown_choice(flag.strip("-").replace("-", " "), choices, got)
