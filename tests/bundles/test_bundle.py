@@ -256,7 +256,7 @@ def test_damaged_bundle_exits_4_and_shows_nothing(packed: bytes, tmp_path: Path)
 
 def test_path_that_is_not_a_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name, said in (("pipe", "got not a file"), ("missing", "got no such file"), (".", "got not a file")):
+    for name, said in (("pipe", "got not a file"), ("missing", "got no such file"), (".", "got a folder")):
         with pytest.raises(ModelError, match=said):
             open_bundle(tmp_path / name)
 

@@ -255,5 +255,9 @@ def test_signing_and_checking_by_the_command_line(
         assert refused.err.count("\n") == 1
     assert not (tmp_path / "one.npy").exists()
     assert invoke(*sample, "--verify-key", key).code == 0
+    unfit = invoke("bundle", "--run", run_folder, "--out", tmp_path / "x.zip", "--sign", tmp_path / "key.pub")
+    assert unfit.code == 3
+    assert f"key cannot be read: {tmp_path / 'key.pub'}; expected an Ed25519 private key" in unfit.err
+    assert not (tmp_path / "x.zip").exists()
     unbundled = invoke("sample", "-n", "1", "--run", run_folder, "--verify-key", key)
     assert (unbundled.code, "--verify-key goes with --bundle" in unbundled.err) == (2, True)

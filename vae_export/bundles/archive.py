@@ -75,7 +75,8 @@ def read_file(path: Path) -> bytes:
     """
     try:
         if not path.is_file():  # a device or a pipe would never end
-            raise ModelError("no bundle found", where=path, got="no such file" if not path.exists() else "not a file")
+            got = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
+            raise ModelError("no bundle found", where=path, expected="a file made by `vae-export bundle`", got=got)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size >= _MAX_BYTES:

@@ -40,9 +40,20 @@ def sign(sums: bytes, key: Key) -> bytes:
     return _private_key(key).sign(sums)
 
 
-def public_key(key: Key) -> bytes:
-    """Return the public key of a private key, as a PEM file; raise the errors that `sign` raises."""
-    private = _private_key(key)
+def public_key(key: Key, where: object = None) -> bytes:
+    """Return the public key of a private key, as a PEM file.
+
+    Args:
+        key: as for `sign`.
+        where: where the bytes of the key come from, for messages.
+
+    Returns:
+        The bytes of the PEM file.
+
+    Raises:
+        VaeExportError: what `sign` raises.
+    """
+    private = _private_key(key, where)
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -82,13 +93,14 @@ def check_signature(sums: bytes, signature: bytes | None, key: Key, where: Path 
     return fingerprint
 
 
-def _private_key(key: Key) -> Ed25519PrivateKey:
+def _private_key(key: Key, where: object = None) -> Ed25519PrivateKey:
     require("sign")
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    data, where = _read(key)
+    data, name = _read(key)
+    where = where or name
     expected, do = "an Ed25519 private key in PEM", "run: openssl genpkey -algorithm ed25519"
     try:
         loaded = load_pem_private_key(data, password=None)

@@ -110,6 +110,8 @@ def write_bundle(
     """
     check_free(out, force=force)
     key = sign_key if sign_key is None or isinstance(sign_key, bytes) else read_key(sign_key)  # once: it may be a pipe
+    # Before the files are read, and while the name of its file is known.
+    public = None if key is None else public_key(key, None if sign_key is key else sign_key)
     data = pack(
         artifact,
         read_certificate(artifact.certificate),
@@ -123,7 +125,7 @@ def write_bundle(
         sign_key=key,
     )
     # Refuses what another reader would refuse.
-    packed = read_bundle(data, out, verify_key=None if key is None else public_key(key))
+    packed = read_bundle(data, out, verify_key=public)
     write_atomic(out, data)
     return packed
 

@@ -18,7 +18,7 @@ PROBES = {
     "smallest": "The smallest ordinary float32 numbers, which some engines flush to zero.",
     "largest": "The largest latents for which PyTorch’s image is still finite, and the brightest image.",
     "noise": "Noise in the whole range, so that every value of an input matters.",
-    "extreme": "Inputs that were searched for the bounds inside: each clamp and bend is crossed from both sides.",
+    "extreme": "Inputs that gradients drive towards both sides of each bound inside: clamps, units such as ReLU.",
 }
 METRICS = {"negative_elbo": "negative ELBO", "iwae_nll": "IWAE bound"}
 
