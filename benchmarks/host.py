@@ -111,7 +111,7 @@ class Report:
         return int(same), int(total)
 
     @property
-    def judgements(self) -> dict[tuple[str, str], tuple[float, float]]:
+    def outputs(self) -> dict[tuple[str, str], tuple[float, float]]:
         """The worst error and the tolerance by (part, output)."""
         found = re.findall(r"^([\w-]+) (\w+): worst error (\S+), (\S+) allowed", self.text, re.M)
         return {(part, output): (float(error), float(tolerance)) for part, output, error, tolerance in found}

@@ -83,8 +83,8 @@ def _row(link: str, host: Host, engine: str, reports: list[Report], size: int) -
     for report in reports:
         if not report.passed:
             raise SystemExit(f"{host.name} failed\n{report.text}\n{report.errors}")
-    worst = max(reports[0].judgements.values())[0]
-    ratio = max(error / tolerance for error, tolerance in reports[0].judgements.values())
+    worst = max(reports[0].outputs.values())[0]
+    ratio = max(error / tolerance for error, tolerance in reports[0].outputs.values())
     differing, unexplained = reports[0].pixels
     seconds = [report.first_image for report in reports if report.first_image is not None]
     return (

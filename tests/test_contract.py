@@ -17,7 +17,7 @@ from vae_export import Contract
 from vae_export.contract import PARTS, Condition, Part
 from vae_export.errors import ModelError
 from vae_export.likelihood import Likelihood
-from vae_export.pixels import to_bytes
+from vae_export.pixels import to_pixels
 from vae_export.tensors import Expression, Symbol, TensorSpec
 
 sizes = st.integers(1, 40)
@@ -133,7 +133,7 @@ def test_pixels_have_the_range_of_the_output() -> None:
     contract = Contract((1, 2, 2), (2,), output_range=(-1, 1))
     assert (contract.data_range, contract.image_range) == ((0, 1), (-1, 1))
     image = np.array([-1, 0, 0.5, 1], np.float32).reshape(1, 1, 2, 2)
-    assert to_bytes(image, contract, "decoder").ravel().tolist() == [0, 128, 191, 255]
+    assert to_pixels(image, contract, "decoder").ravel().tolist() == [0, 128, 191, 255]
     with pytest.raises(ModelError, match="data has no range"):
         _ = Contract((1, 2, 2), (2,), None).image_range
 

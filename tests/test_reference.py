@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vae_export import Model, load
-from vae_export.artifact.golden import judge
+from vae_export.artifact.golden import compare_golden
 from vae_export.bundles import Bundle, open_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -47,8 +47,10 @@ def test_model_draws_the_samples_of_its_golden_vectors(bundle: Bundle, model: Mo
     assert model.prior(14, 0).tobytes() == latents.array(bundle.read(latents))[2:].tobytes()
     golden = next(part for part in bundle.manifest.golden if part.part == "decoder").outputs[0]
     expected = golden.array(bundle.read(golden))[2:]
-    judgement = judge("decoder", model.contract.spec("decoder").outputs[0], model.sample(14, 0), golden, expected)
-    assert judgement.passed
+    comparison = compare_golden(
+        "decoder", model.contract.spec("decoder").outputs[0], model.sample(14, 0), golden, expected
+    )
+    assert comparison.passed
 
 
 def test_prior_has_the_recorded_bits(model: Model) -> None:

@@ -79,7 +79,7 @@ def scaled(image: Array, low: float, high: float) -> Array:
     return (np.asarray(image, np.float64) - low) / (high - low) * MAX_LEVEL
 
 
-def to_bytes(image: Array, contract: Contract, part: Part) -> npt.NDArray[np.uint8]:
+def to_pixels(image: Array, contract: Contract, part: Part) -> npt.NDArray[np.uint8]:
     """Round an image to bytes.
 
     Args:
@@ -90,7 +90,7 @@ def to_bytes(image: Array, contract: Contract, part: Part) -> npt.NDArray[np.uin
     Returns:
         uint8, contiguous, (N, H, W, C) for the part with channels last, else (N, C, H, W).
     """
-    return np.ascontiguousarray(arranged(to_levels(image, *contract.image_range), part), np.uint8)
+    return np.ascontiguousarray(to_layout(to_levels(image, *contract.image_range), part), np.uint8)
 
 
 def unrounded(image: Array, contract: Contract, part: Part) -> Array:
@@ -104,7 +104,7 @@ def unrounded(image: Array, contract: Contract, part: Part) -> Array:
     Returns:
         float64 (N, H, W, C) for the part with channels last, else (N, C, H, W).
     """
-    return arranged(scaled(image, *contract.image_range), part)
+    return to_layout(scaled(image, *contract.image_range), part)
 
 
 def in_levels(distance: float, contract: Contract) -> float:
@@ -129,6 +129,6 @@ def rounding_miss(pixels: Array, expected: Array) -> Array:
     return beyond
 
 
-def arranged(image: Array, part: Part) -> Array:
+def to_layout(image: Array, part: Part) -> Array:
     """Return an image (N, C, H, W) as (N, H, W, C) if the part has channels last, else unchanged."""
     return np.moveaxis(image, 1, -1) if part == PIXELS["uint8-hwc"] else image

@@ -299,5 +299,5 @@ def test_decoder_with_two_outputs_passes_self_test_from_bundle(likelihood: Likel
     outputs = model.run("decoder", latent=model.prior(2))
     assert outputs[second].shape == outputs["image"].shape == (2, 3, 8, 8)
     assert model.sample(2).tobytes() == outputs["image"].tobytes()
-    tested = {(judgement.part, judgement.output) for judgement in model.self_test().judgements}
+    tested = {(comparison.part, comparison.output) for comparison in model.self_test().outputs}
     assert ("decoder", second) in tested

@@ -39,8 +39,8 @@ def check_report(report: Report, host: Host) -> None:
     golden = open_bundle(ROOT / BUNDLE).manifest.golden
     parts = [part for part in golden if part.part in host.parts]
     bands = {(part.part, array.tensor): array.tolerance for part in parts for array in part.outputs}
-    assert report.judgements.keys() == bands.keys()
-    for output, (error, band) in report.judgements.items():
+    assert report.outputs.keys() == bands.keys()
+    for output, (error, band) in report.outputs.items():
         assert 0 < error <= band == pytest.approx(bands[output], rel=0.01)
     assert report.pixels[1] == 0
     assert report.first_image is not None
@@ -105,7 +105,7 @@ def test_wrong_pixels_fail_the_self_test(
     report = run(host(name), folder, wrong, picture=tmp_path / PICTURE)
     assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
     assert report.pixels[1] == 1
-    error, _ = report.judgements["decoder", "image"]
+    error, _ = report.outputs["decoder", "image"]
     assert error == pytest.approx(2 / 255, rel=0.01)
 
 

@@ -56,7 +56,7 @@ def bands(manifest: Any, host: Host, choose: Callable[[Any], float]) -> Mapping[
 
 def allowed(report: Report) -> Mapping[tuple[str, str], float]:
     """Return the tolerance that the host applied to each output."""
-    return {output: pytest.approx(band, rel=0.01) for output, (_, band) in report.judgements.items()}
+    return {output: pytest.approx(band, rel=0.01) for output, (_, band) in report.outputs.items()}
 
 
 @pytest.mark.parametrize("name", EIGHT_BITS)
@@ -68,7 +68,7 @@ def test_int8_bundle_passes_within_its_int8_tolerances(
     report = tried(found, folder, consistent(files, manifest), tmp_path)
     assert report.passed, f"{report.text}\n{report.errors}"
     assert bands(manifest, found, lambda output: output["bands"]["int8"]) == allowed(report)
-    error, _ = report.judgements["decoder", "image"]
+    error, _ = report.outputs["decoder", "image"]
     assert error > golden_image(manifest)["band"]  # the float32 tolerance would have refused it
 
 
@@ -89,7 +89,7 @@ def test_int8_bundle_fails_beyond_or_without_its_int8_tolerance(
     output["sha256"] = sha256(files[output["file"]])
     report = tried(found, folder, consistent(files, manifest), tmp_path)
     assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
-    error, band = report.judgements["decoder", "image"]
+    error, band = report.outputs["decoder", "image"]
     assert error > 1.4 * band
 
 

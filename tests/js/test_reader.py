@@ -18,7 +18,7 @@ from tests.conftest import Exported
 from tests.js.node import run_module
 from vae_export import rng
 from vae_export.artifact.certificate import read_certificate
-from vae_export.artifact.golden import GoldenArray, judge
+from vae_export.artifact.golden import GoldenArray, compare_golden
 from vae_export.bundles import open_bundle
 from vae_export.bundles.archive import read_archive, write_archive
 from vae_export.bundles.signature import public_key
@@ -124,7 +124,9 @@ def test_compare_matches_python(node: str) -> None:
             [got.tolist(), exact.tolist()],
         )
         array = GoldenArray("image", "golden/x.f32", (10, 1, 20, 20), "", band)
-        expected = judge("decoder", TensorSpec("image", (1, 20, 20), 0.0, 1.0), got, array, exact.astype(np.float64))
+        expected = compare_golden(
+            "decoder", TensorSpec("image", (1, 20, 20), 0.0, 1.0), got, array, exact.astype(np.float64)
+        )
         assert expected.grey is not None
         assert (said["error"], said["passed"]) == (expected.error, expected.passed)
         assert (said["differing"], said["unexplained"]) == (expected.grey.differing, expected.grey.unexplained)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.extended_models import CONTRACTS, extended_source
 from tests.parity.small_exports import Subject, verified
 from vae_export import Artifact, Contract, Source, export
-from vae_export.artifact.golden import GoldenArray, judge
+from vae_export.artifact.golden import GoldenArray, compare_golden
 from vae_export.artifact.manifest import FileContent, FileEntry, Manifest, parse_manifest
 from vae_export.capture import Captured
 from vae_export.errors import IntegrityError, ModelError
@@ -93,8 +93,8 @@ def test_golden_vectors_of_any_contract_are_read_back_and_judged(name: str) -> N
             exact = stored.array(files[stored.name])
             assert exact.dtype == np.dtype(tensor.dtype)
             tensor.check(exact, batch=len(next(iter(inputs.values()))))
-            assert judge(part.part, tensor, outputs[tensor.name], stored, exact).passed
-            assert not judge(part.part, tensor, outputs[tensor.name] + 1, stored, exact).passed
+            assert compare_golden(part.part, tensor, outputs[tensor.name], stored, exact).passed
+            assert not compare_golden(part.part, tensor, outputs[tensor.name] + 1, stored, exact).passed
 
 
 def _entries(source: Source) -> tuple[FileEntry, ...]:
@@ -139,8 +139,8 @@ def test_golden_codes_that_rounding_changes_are_counted() -> None:
     assert codes.tolerance == above
     exact = codes.array(files[codes.name])
     spec = source.contract.spec("encoder").outputs[0]
-    assert judge("encoder", spec, exact, codes, exact).passed
-    assert not judge("encoder", spec, 1 - exact, codes, exact).passed
+    assert compare_golden("encoder", spec, exact, codes, exact).passed
+    assert not compare_golden("encoder", spec, 1 - exact, codes, exact).passed
 
 
 def test_large_open_sizes_shrink() -> None:

@@ -21,7 +21,7 @@ from tests.parity.small_exports import assert_fails
 from vae_export import Artifact, Certificate, Contract, Source, export, load, open_artifact, verify
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import read_content
-from vae_export.artifact.golden import judge_pixels
+from vae_export.artifact.golden import compare_golden_pixels
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundles import open_bundle
 from vae_export.bundles.writer import pack
@@ -33,7 +33,7 @@ from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
 from vae_export.likelihood import Likelihood
 from vae_export.parity import References
-from vae_export.pixels import compare_levels, rounding_miss, to_bytes, to_levels, unrounded
+from vae_export.pixels import compare_levels, rounding_miss, to_levels, to_pixels, unrounded
 from vae_export.precision import PrecisionName
 from vae_export.runtime.self_test import self_test
 from vae_export.session_options import SessionOptions
@@ -75,7 +75,7 @@ def test_pixels_graph_rounds_like_to_bytes(values: list[float], bounds: tuple[fl
     exact = np.clip(unrounded(image, contract, PIXELS[layout]), 0, MAX_LEVEL)
     assert compare_levels(got, exact, low=0, high=MAX_LEVEL, tolerance=1e-4).unexplained == 0
     assert rounding_miss(got, exact).max() <= 1e-4
-    assert np.array_equal(to_bytes(image, contract, PIXELS[layout]), to_levels(exact, 0, MAX_LEVEL))
+    assert np.array_equal(to_pixels(image, contract, PIXELS[layout]), to_levels(exact, 0, MAX_LEVEL))
 
 
 def test_pixels_graph_matches_the_table_in_the_specification() -> None:
@@ -233,7 +233,7 @@ def test_float_and_pixel_decoders_give_the_same_bytes(
         got = model.pixels(latent)
         assert (got.dtype, got.shape, got.flags.c_contiguous) == (np.uint8, (8, 32, 32, 3), True)
         assert rounding_miss(got, unrounded(image, source.contract, HWC)).max() < 1e-2
-    assert np.array_equal(bundles["both"].pixels(latent, "uint8-chw"), to_bytes(image, source.contract, CHW))
+    assert np.array_equal(bundles["both"].pixels(latent, "uint8-chw"), to_pixels(image, source.contract, CHW))
     for name in ("both", "floats"):
         with pytest.raises(ModelError, match=r"not finite"):
             bundles[name].pixels(np.full_like(latent, np.nan))
@@ -245,14 +245,14 @@ def test_float_and_pixel_decoders_give_the_same_bytes(
 def test_self_test_fails_on_wrong_pixels(made: tuple[Artifact, Certificate, References], wrong: object) -> None:
     artifact = made[0]
     model = load(artifact.folder)
-    assert [item.part for item in model.self_test().judgements] == ["decoder", HWC, CHW]
+    assert [item.part for item in model.self_test().outputs] == ["decoder", HWC, CHW]
 
     def run(part: Part, **inputs: Array) -> dict[str, Array]:
         outputs = model.run(part, **inputs)
         return {"pixels": wrong(outputs["pixels"])} if part == HWC else outputs  # type: ignore[operator]
 
     result = self_test(artifact, run)
-    assert [item.part for item in result.judgements if not item.passed] == [HWC]
+    assert [item.part for item in result.outputs if not item.passed] == [HWC]
     with pytest.raises(Exception, match=f"self-test failed: {HWC}, 'pixels'.* pixels of another grey level"):
         result.require()
 
@@ -266,10 +266,10 @@ def test_only_bytes_next_to_a_rounding_boundary_are_explained(
     [image] = part.outputs
     exact = image.array(artifact.read(image)).copy()
     exact[0, 0, 0, 0] = 100.5 / 127.5 - 1  # between 100 and 101
-    right = to_bytes(exact, source.contract, HWC)
+    right = to_pixels(exact, source.contract, HWC)
     for byte, unexplained in ((99, 1), (100, 0), (101, 0), (102, 1)):
         right[0, 0, 0, 0] = byte
-        found = judge_pixels(source.contract, HWC, right, image, exact)
+        found = compare_golden_pixels(source.contract, HWC, right, image, exact)
         assert found.grey is not None
         assert (found.grey.unexplained, found.passed) == (unexplained, not unexplained)
 

@@ -256,9 +256,9 @@ def test_repr_shows_what_callers_must_know(opened: Callable[..., Model]) -> None
 def test_self_test_runs_the_golden_vectors_of_any_contract(opened: Callable[..., Model], name: str) -> None:
     result = opened(name).self_test()
     result.require()
-    assert {judgement.part for judgement in result.judgements} == {"encoder", "decoder"}
+    assert {comparison.part for comparison in result.outputs} == {"encoder", "decoder"}
     assert result.worst_error < 0.5
-    pixels = [judgement for judgement in result.judgements if judgement.grey is not None]
+    pixels = [comparison for comparison in result.outputs if comparison.grey is not None]
     assert len(pixels) == (CONTRACTS[name].is_image)
 
 

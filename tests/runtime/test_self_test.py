@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.conftest import Exported
 from tests.sample_models import FOREIGN_CONTRACT
 from vae_export import load
-from vae_export.artifact.golden import DTYPES, GoldenArray, GoldenPart, judge
+from vae_export.artifact.golden import DTYPES, GoldenArray, GoldenPart, compare_golden
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.rng import sample
@@ -37,11 +37,11 @@ def test_this_machine_passes(exported: object, name: str) -> None:
     assert result.worst_error <= 1
     *rows, verdict = str(result).splitlines()
     assert (len(rows), verdict) == (7, "self-test passed")
-    outputs = [(judgement.part, judgement.output) for judgement in result.judgements]
+    outputs = [(comparison.part, comparison.output) for comparison in result.outputs]
     assert len(outputs) == len(set(outputs)) == 7
-    pictures = [judgement for judgement in result.judgements if judgement.grey is not None]
-    assert {judgement.output for judgement in pictures} == {"image", "reconstruction"}
-    assert sum(judgement.grey.unexplained for judgement in pictures) == 0
+    pictures = [comparison for comparison in result.outputs if comparison.grey is not None]
+    assert {comparison.output for comparison in pictures} == {"image", "reconstruction"}
+    assert sum(comparison.grey.unexplained for comparison in pictures) == 0
 
 
 def test_golden_rows_are_those_of_the_specification(mlp: Exported) -> None:
@@ -81,7 +81,7 @@ def test_self_test_detects_wrong_engine(mlp: Exported, factor: float) -> None:
     with pytest.raises(ParityError, match="self-test failed: decoder, 'image'; expected error of") as caught:
         result.require()
     assert caught.value.exit_code == 5
-    assert [judgement.part for judgement in result.judgements if not judgement.passed] == ["decoder"]
+    assert [comparison.part for comparison in result.outputs if not comparison.passed] == ["decoder"]
 
 
 def test_empty_self_test_does_not_pass() -> None:
@@ -101,12 +101,12 @@ def test_self_test_passes_within_tolerance_only(value: float, share: float) -> N
     exact = np.full((3, 1, 2, 2), value, np.float32)
     got = exact.astype(np.float64)
     got[1, 0, 1, 0] += share * BAND
-    judgement = judge("decoder", IMAGE, got, golden(exact), exact)
-    assert judgement.error == pytest.approx(abs(share) * BAND, abs=1e-12)
+    comparison = compare_golden("decoder", IMAGE, got, golden(exact), exact)
+    assert comparison.error == pytest.approx(abs(share) * BAND, abs=1e-12)
     if abs(share) < 0.999:
-        assert judgement.passed
+        assert comparison.passed
     if abs(share) > 1.001:
-        assert not judgement.passed
+        assert not comparison.passed
 
 
 def test_only_boundary_pixels_are_explained() -> None:
@@ -114,16 +114,16 @@ def test_only_boundary_pixels_are_explained() -> None:
     exact = np.array([[[[boundary - 1e-7, 0.5], [0.5, 0.5]]]])
     got = exact.copy()
     got[0, 0, 0, 0] = boundary + 1e-7
-    explained = judge("decoder", IMAGE, got, golden(exact), exact)
+    explained = compare_golden("decoder", IMAGE, got, golden(exact), exact)
     assert (explained.grey.differing, explained.grey.unexplained, explained.passed) == (1, 0, True)  # type: ignore[union-attr]
-    strict = judge("decoder", IMAGE, got, golden(exact, 1e-8), exact)
+    strict = compare_golden("decoder", IMAGE, got, golden(exact, 1e-8), exact)
     assert (strict.grey.differing, strict.grey.unexplained, strict.passed) == (1, 1, False)  # type: ignore[union-attr]
 
 
 def test_grey_levels_are_for_images_only() -> None:
     exact = np.zeros((2, 3), np.float32)
-    judgement = judge("encoder", TensorSpec("mean", (3,)), exact, golden(exact), exact)
-    assert (judgement.grey, judgement.error, judgement.passed) == (None, 0.0, True)
+    comparison = compare_golden("encoder", TensorSpec("mean", (3,)), exact, golden(exact), exact)
+    assert (comparison.grey, comparison.error, comparison.passed) == (None, 0.0, True)
 
 
 def test_golden_array_round_trips() -> None:

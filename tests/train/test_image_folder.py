@@ -251,11 +251,11 @@ def test_size_follows_from_the_images_where_none_was_asked_for(
     tmp_path: Path, sides: tuple[int, int], expected: int
 ) -> None:
     Image.new("L", sides, 7).save(tmp_path / "a.png")
-    assert folder_module.glance(tmp_path) == folder_module.Glance(expected, is_colour=False)
+    assert folder_module.preview_folder(tmp_path) == folder_module.FolderPreview(expected, is_colour=False)
     assert read_folder(tmp_path, None).pixels.shape == (1, 1, expected, expected)
 
 
 def test_glance_sees_colour_and_ignores_broken_files(tmp_path: Path) -> None:
     _text(tmp_path / "a.png")
     _colour(tmp_path / "b.png", size=(64, 64))
-    assert folder_module.glance(tmp_path) == folder_module.Glance(64, is_colour=True)
+    assert folder_module.preview_folder(tmp_path) == folder_module.FolderPreview(64, is_colour=True)

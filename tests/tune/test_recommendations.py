@@ -49,7 +49,7 @@ def test_runtime_follows_the_recommendation(small: Small, advised: Advised) -> N
     assert np.array_equal(model.decode(latent), eight)
     assert not np.array_equal(model.decode(latent), load(small.artifact.folder).decode(latent))
     assert model.running("encoder").reason == "nothing was recommended"
-    assert {judgement.part for judgement in model.self_test().judgements} == {"encoder", "decoder"}
+    assert {comparison.part for comparison in model.self_test().outputs} == {"encoder", "decoder"}
     model.self_test().require()
 
 

@@ -119,9 +119,9 @@ def _preset_for(dataset: DatasetName, files: ImageFileFlags) -> str | None:
     if dataset != "folder" or files.data_dir is None or not files.data_dir.is_dir():
         return None
     prepare_process()
-    from train.data.image_folder import glance
+    from train.data.image_folder import preview_folder
 
-    seen = glance(files.data_dir)
+    seen = preview_folder(files.data_dir)
     side = files.image_size or seen.side
     if not seen.is_colour and side <= _LARGEST_MNIST_LIKE:
         return None

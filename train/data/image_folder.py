@@ -31,12 +31,12 @@ _AHEAD, _MAX_WORKERS = 256, 16
 _USUAL_SIDES = (64, 32)
 _SMALLEST_SIDE = 28
 #: Images that are looked at before all are read.
-_GLANCES = 16
+_PREVIEWED = 16
 
 
 @dataclass(frozen=True)
-class Glance:
-    """A few images of a folder, looked at before all are read.
+class FolderPreview:
+    """The size and the colours of a few images of a folder, before all are read.
 
     Attributes:
         side: Side in pixels that they are resized to where none was asked for.
@@ -47,17 +47,17 @@ class Glance:
     is_colour: bool
 
 
-def glance(folder: Path) -> Glance:
-    """Look at a few images of a folder, spread over it. Those that cannot be read are left to `read_folder`."""
+def preview_folder(folder: Path) -> FolderPreview:
+    """Read a few images of a folder, spread over it. Those that cannot be read are left to `read_folder`."""
     files = find_images(folder)
     shortest, is_colour = [], False
-    for file in files[:: max(1, len(files) // _GLANCES)]:
+    for file in files[:: max(1, len(files) // _PREVIEWED)]:
         with contextlib.suppress(DataError):
             image, stored = read_fitted(file, None)
             shortest.append(min(stored))
             is_colour |= bool((image != image[..., :1]).any())
     side = min(shortest, default=0)
-    return Glance(next((usual for usual in _USUAL_SIDES if usual <= side), _SMALLEST_SIDE), is_colour)
+    return FolderPreview(next((usual for usual in _USUAL_SIDES if usual <= side), _SMALLEST_SIDE), is_colour)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_folder(
 
     Args:
         folder: Its subfolders are read too; names that begin with a dot are left out.
-        size: Side of the resulting square images, in pixels; None for that of `glance`.
+        size: Side of the resulting square images, in pixels; None for that of `preview_folder`.
         skip_unreadable: Whether to leave out files that cannot be read.
         in_memory: Whether all pixels are in memory ("yes") or on the disk ("no"); "auto" is "yes" where they take at
             most half of the memory that is free.
@@ -125,7 +125,7 @@ def read_folder(
     if not files:
         expected = f"files of {', '.join(IMAGE_FORMATS)}"
         raise DataError("no images", where=folder, expected=expected, got="an empty folder")
-    size = size or glance(folder).side
+    size = size or preview_folder(folder).side
     fits = _COPIES * len(files) * 3 * size * size <= _MEMORY_SHARE * available_memory()
     if in_memory == "yes" and not fits:
         got = f"{len(files):,} images of {size} x {size}"

@@ -135,7 +135,7 @@ class GoldenPart:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GoldenComparison:
     """The comparison of one output of one part with its golden array.
 
     Attributes:
@@ -169,14 +169,14 @@ class Judgement:
         return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.tolerance:.2e} allowed{pixels}"
 
 
-def judge_pixels(
+def compare_golden_pixels(
     contract: Contract,
     part: Part,
     got: Array,
     golden: GoldenArray,
     expected: Array,
     precision: PrecisionName = FULL,
-) -> Judgement:
+) -> GoldenComparison:
     """Compare the uint8 pixels of a decoder with the golden image, in levels.
 
     Args:
@@ -193,12 +193,12 @@ def judge_pixels(
     tolerance = in_levels(golden.allowed(precision), contract)
     expected_pixels = unrounded(expected, contract, part)
     grey = compare_levels(got, expected_pixels, low=0, high=MAX_LEVEL, tolerance=tolerance)
-    return Judgement(part, "pixels", float(rounding_miss(got, expected_pixels).max()), tolerance, grey)
+    return GoldenComparison(part, "pixels", float(rounding_miss(got, expected_pixels).max()), tolerance, grey)
 
 
-def judge(
+def compare_golden(
     part: Part, spec: TensorSpec, got: Array, golden: GoldenArray, expected: Array, precision: PrecisionName = FULL
-) -> Judgement:
+) -> GoldenComparison:
     """Compare an output of a file with its golden array.
 
     Args:
@@ -214,7 +214,7 @@ def judge(
     """
     tolerance = golden.allowed(precision)
     if spec.is_integer:
-        return Judgement(part, spec.name, float((got != expected).sum()), tolerance, None)
+        return GoldenComparison(part, spec.name, float((got != expected).sum()), tolerance, None)
     # The difference of two infinities is NaN, so that numbers that are not finite need their own check.
     error = float(np.abs(got.astype(np.float64) - expected).max()) if np.isfinite(got).all() else math.inf
     has_levels = spec.is_image and math.isfinite(error)
@@ -223,4 +223,4 @@ def judge(
         if has_levels
         else None
     )
-    return Judgement(part, spec.name, error, tolerance, grey)
+    return GoldenComparison(part, spec.name, error, tolerance, grey)

@@ -154,9 +154,11 @@ class ImageOptions:
         """Return a function that opens the data, and the conditions of these parts, for a contract."""
 
         def read(contract: Contract) -> Inputs:
-            from vae_export.pipeline.inputs import Given, data_inputs
+            from vae_export.pipeline.inputs import ConditionOptions, data_inputs
 
-            return data_inputs(contract, path, self.field, Given.parse(self.condition or ()), parts, fit=self.fit)
+            return data_inputs(
+                contract, path, self.field, ConditionOptions.parse(self.condition or ()), parts, fit=self.fit
+            )
 
         return read
 
@@ -191,9 +193,9 @@ def sample(
     """
 
     def read(contract: Contract) -> Inputs:
-        from vae_export.pipeline.inputs import Given, parse_sizes, prior_inputs
+        from vae_export.pipeline.inputs import ConditionOptions, parse_sizes, prior_inputs
 
-        return prior_inputs(contract, n, seed, parse_sizes(size or ()), Given.parse(condition or ()))
+        return prior_inputs(contract, n, seed, parse_sizes(size or ()), ConditionOptions.parse(condition or ()))
 
     _run(_Work("decode", "sampled", read, levels=levels), model, machine, output, "samples.png")
 
@@ -217,9 +219,9 @@ def decode(
     """
 
     def read(contract: Contract) -> Inputs:
-        from vae_export.pipeline.inputs import Given, latent_inputs
+        from vae_export.pipeline.inputs import ConditionOptions, latent_inputs
 
-        return latent_inputs(contract, machine.path(latents), field, Given.parse(condition or ()))
+        return latent_inputs(contract, machine.path(latents), field, ConditionOptions.parse(condition or ()))
 
     _run(_Work("decode", "decoded", read, reads=latents, levels=levels), model, machine, output, "decoded")
 

@@ -15,7 +15,7 @@ from vae_export.parity.compare import beyond_range, max_distance, mean_distance,
 from vae_export.parity.oracle import Oracle, PartFunction, Sensitivity, evaluate_graph
 from vae_export.parity.plan import DRAWN_BATCHES, PERTURBATIONS, Sizes
 from vae_export.parity.tolerance import ElementLimits, ErrorLimits, Tolerance
-from vae_export.pixels import in_levels, to_bytes, unrounded
+from vae_export.pixels import in_levels, to_pixels, unrounded
 from vae_export.precision import FULL, PrecisionName
 
 #: Rows of each probe whose sensitivity is measured in more than one direction.
@@ -261,7 +261,7 @@ def byte_case(case: Case, contract: Contract, part: Part) -> Case:
         The test case in grey levels, [0, 255]; only `expected` is not rounded.
     """
     limits = case.limits["image"].in_levels(in_levels(1.0, contract))
-    eager = to_bytes(case.eager["image"], contract, part)
+    eager = to_pixels(case.eager["image"], contract, part)
     expected = unrounded(case.expected["image"], contract, part)
     return replace(case, eager={"pixels": eager}, expected={"pixels": expected}, limits={"pixels": limits})
 

@@ -31,18 +31,18 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Given:
+class ConditionOptions:
     """The conditions of a command: for each name a number or numbers for all rows, or the path of an array of rows."""
 
     values: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, options: Sequence[str]) -> Given:
+    def parse(cls, options: Sequence[str]) -> ConditionOptions:
         """Parse options such as "label=3", "style=0.5,-1" and "label=labels.npy"; raise `UsageError` for others."""
         return cls(dict(_pair(option, "--condition", "NAME=VALUE, such as label=3") for option in options))
 
 
-def prior_inputs(contract: Contract, rows: int, seed: int, sizes: Mapping[str, int], given: Given) -> Inputs:
+def prior_inputs(contract: Contract, rows: int, seed: int, sizes: Mapping[str, int], given: ConditionOptions) -> Inputs:
     """Draw latents from the prior of the contract.
 
     Args:
@@ -70,7 +70,7 @@ def prior_inputs(contract: Contract, rows: int, seed: int, sizes: Mapping[str, i
     return Inputs(first, latents | _conditions(contract, ("decoder",), given, rows, known), known)
 
 
-def latent_inputs(contract: Contract, path: Path, name: str | None, given: Given) -> Inputs:
+def latent_inputs(contract: Contract, path: Path, name: str | None, given: ConditionOptions) -> Inputs:
     """Open latents or codes.
 
     Args:
@@ -97,7 +97,7 @@ def latent_inputs(contract: Contract, path: Path, name: str | None, given: Given
 
 
 def data_inputs(
-    contract: Contract, path: Path, name: str | None, given: Given, parts: Sequence[str], *, fit: bool
+    contract: Contract, path: Path, name: str | None, given: ConditionOptions, parts: Sequence[str], *, fit: bool
 ) -> Inputs:
     """Open images or other data.
 
@@ -173,7 +173,7 @@ def _checked(reader: Reader, others: Mapping[str, Reader], sizes: Mapping[str, i
 
 
 def _conditions(
-    contract: Contract, parts: Iterable[str], given: Given, rows: int, sizes: Mapping[str, int]
+    contract: Contract, parts: Iterable[str], given: ConditionOptions, rows: int, sizes: Mapping[str, int]
 ) -> dict[str, Reader]:
     """Return a reader for each condition that one of the parts takes; raise `UsageError` if one is missing."""
     needed = {item.name: item for item in contract.conditions if set(parts) & set(item.parts)}

@@ -16,7 +16,7 @@ from vae_export.artifact.manifest import Manifest
 from vae_export.bundles import Key, open_bundle
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Array, Contract, Part, PartSpec, Pixels, float_part
 from vae_export.errors import IntegrityError, ModelError, OutOfMemoryError, UsageError
-from vae_export.pixels import to_bytes
+from vae_export.pixels import to_pixels
 from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
 from vae_export.runtime.chosen_options import ChosenOptions, choose_options
@@ -176,7 +176,7 @@ class Model:
         for start in range(0, rows, step):
             piece = {name: array[start : start + step] for name, array in arrays.items()}
             pieces.append(self._compute("decoder", piece, min(step, rows - start))["image"])
-        return np.concatenate([to_bytes(piece, self.contract, part) for piece in pieces])
+        return np.concatenate([to_pixels(piece, self.contract, part) for piece in pieces])
 
     def encode(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vae_export.artifact.folder import Package
-from vae_export.artifact.golden import Judgement, judge, judge_pixels
+from vae_export.artifact.golden import GoldenComparison, compare_golden, compare_golden_pixels
 from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.precision import FULL, PrecisionName
@@ -17,31 +17,31 @@ RunPart = Callable[..., dict[str, Array]]
 
 @dataclass(frozen=True)
 class SelfTest:
-    """The result of a self-test: one judgement for each output of each part."""
+    """The result of a self-test: one comparison for each output of each part."""
 
-    judgements: tuple[Judgement, ...]
+    outputs: tuple[GoldenComparison, ...]
 
     @property
     def passed(self) -> bool:
         """Whether at least one output was compared and all of them are within their tolerances."""
-        return bool(self.judgements) and all(judgement.passed for judgement in self.judgements)
+        return bool(self.outputs) and all(comparison.passed for comparison in self.outputs)
 
     @property
     def worst_error(self) -> float:
         """The largest error as a fraction of the allowed error; the test passes with 1 or less."""
-        return max((judgement.share for judgement in self.judgements), default=float("inf"))
+        return max((comparison.share for comparison in self.outputs), default=float("inf"))
 
     def __str__(self) -> str:
-        """Return a line for each judgement, and the verdict."""
-        return "\n".join([*map(str, self.judgements), "self-test passed" if self.passed else "self-test FAILED"])
+        """Return a line for each comparison, and the verdict."""
+        return "\n".join([*map(str, self.outputs), "self-test passed" if self.passed else "self-test FAILED"])
 
     def require(self) -> None:
         """Raise `ParityError` unless the test passed; the message names the worst output."""
         if self.passed:
             return
-        if not self.judgements:
+        if not self.outputs:
             raise ParityError("nothing was tested", expected="an ONNX file with golden vectors")
-        worst = max(self.judgements, key=lambda item: (not item.passed, item.share))
+        worst = max(self.outputs, key=lambda item: (not item.passed, item.share))
         pixels = f" and {worst.grey.unexplained} pixels of another grey level" if worst.grey else ""
         raise ParityError(
             "self-test failed",
@@ -61,7 +61,7 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
         precisions: the precision of the files by part; float32 for parts that are not in it.
 
     Returns:
-        One judgement for each output of each part; outputs that are wrong raise no error here, see `SelfTest.require`.
+        One comparison for each output of each part; outputs that are wrong raise no error here, see `SelfTest.require`.
 
     Raises:
         ModelError: the export has no golden vectors.
@@ -69,7 +69,7 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
     manifest = package.manifest
     if not manifest.golden:
         raise ModelError("export has no golden vectors", do="export again")
-    judgements = []
+    comparisons = []
     for golden in manifest.golden:
         precision = (precisions or {}).get(golden.part, FULL)
         kind = golden.part, RUNTIME_FORMAT, precision
@@ -78,11 +78,11 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
         for tensor, stored in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
             expected = stored.array(package.read(stored))
-            judgements.append(judge(golden.part, tensor, outputs[tensor.name], stored, expected, precision))
-    return SelfTest((*judgements, *_of_pixels(package, run, (precisions or {}).get("decoder", FULL))))
+            comparisons.append(compare_golden(golden.part, tensor, outputs[tensor.name], stored, expected, precision))
+    return SelfTest((*comparisons, *_of_pixels(package, run, (precisions or {}).get("decoder", FULL))))
 
 
-def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[Judgement]:
+def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[GoldenComparison]:
     """Compare decoders with uint8 pixels with the decoder's golden vectors, because they have no golden vectors."""
     manifest = package.manifest
     for entry in manifest.files:
@@ -91,4 +91,4 @@ def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iter
             image, inputs = golden.outputs[0], {item.tensor: item.array(package.read(item)) for item in golden.inputs}
             pixels = run(entry.part, **inputs)["pixels"]
             expected = image.array(package.read(image))
-            yield judge_pixels(manifest.contract, entry.part, pixels, image, expected, precision)
+            yield compare_golden_pixels(manifest.contract, entry.part, pixels, image, expected, precision)
