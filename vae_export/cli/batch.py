@@ -166,7 +166,7 @@ class ImageOptions:
 @grouped
 def sample(
     *,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of images.", rich_help_panel="Data")] = 64,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Number of samples.", rich_help_panel="Data")] = 64,
     seed: Annotated[
         int,
         typer.Option("--seed", help="0 to 2^64 - 1; gives the same latents on every machine.", rich_help_panel="Data"),

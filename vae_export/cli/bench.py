@@ -47,7 +47,8 @@ class MeasurementOptions:
         typer.Option(
             "--target",
             metavar="FORMAT/PROVIDER",
-            help="Such as onnx/CPUExecutionProvider, compile/cpu or runtime/CPUExecutionProvider. Repeatable. "
+            help="Target to measure, such as onnx/CPUExecutionProvider, compile/cpu or "
+            "runtime/CPUExecutionProvider. Repeatable. "
             "eager/cpu is always measured. Default: all that run here.",
         ),
     ] = None

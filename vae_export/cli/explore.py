@@ -39,9 +39,7 @@ def explore(
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
     ort: Annotated[
         Path | None,
-        typer.Option(
-            "--ort", metavar="FOLDER", help="onnxruntime-web. Default: node_modules here or in a folder above."
-        ),
+        typer.Option("--ort", metavar="FOLDER", help="Folder of onnxruntime-web. Default: node_modules here or above."),
     ] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Load onnxruntime-web from cdn.jsdelivr.net.")] = False,
 ) -> None:

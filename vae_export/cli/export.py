@@ -76,7 +76,9 @@ class OutputFileOptions:
     ] = OPSET
     capture_minutes: Annotated[
         float,
-        typer.Option("--capture-minutes", min=0, help="Time to capture the parts with torch.export; 0: no limit."),
+        typer.Option(
+            "--capture-minutes", min=0, help="Most minutes to capture the parts with torch.export; 0: no limit."
+        ),
     ] = 10.0
 
 

@@ -165,16 +165,20 @@ class NamedModelOptions:
     ] = None
     data_shape: Annotated[
         str | None,
-        typer.Option("--data-shape", metavar="SHAPE", help="One row: 3x64x64, or 3x8*hx8*w where sizes are free."),
+        typer.Option(
+            "--data-shape", metavar="SHAPE", help="Shape of one row of the data: 3x64x64, or 3x8*hx8*w with free sizes."
+        ),
     ] = None
     latent_shape: Annotated[
         str | None,
         typer.Option(
-            "--latent-shape", metavar="SHAPE", help="One row: 128, or 4x8x8; of several latents, z1=8,z2=4x8x8."
+            "--latent-shape",
+            metavar="SHAPE",
+            help="Shape of one row of the latent: 128, or 4x8x8. Several latents: z1=8,z2=4x8x8.",
         ),
     ] = None
     data_range: Annotated[
-        str | None, typer.Option("--data-range", metavar="LOW,HIGH", help="0,1 or -1,1, or none without bounds.")
+        str | None, typer.Option("--data-range", metavar="LOW,HIGH", help="Range of the data: 0,1 or -1,1, or none.")
     ] = None
     encoder_outputs: Annotated[
         str | None,

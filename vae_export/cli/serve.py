@@ -46,17 +46,19 @@ class RequestOptions:
     """Options for putting requests together, and for refusing them."""
 
     max_batch: Annotated[
-        int, typer.Option("--max-batch", help="Rows of requests that are computed as one batch.", min=1, max=1 << 20)
+        int, typer.Option("--max-batch", help="Most rows that are computed as one batch.", min=1, max=1 << 20)
     ] = 64
     batch_delay_ms: Annotated[
         float, typer.Option("--batch-delay-ms", help="Milliseconds that a request waits for others.", min=0)
     ] = 0.0
-    max_request_mb: Annotated[int, typer.Option("--max-request-mb", help="MiB of a request.", min=1, max=1024)] = 16
+    max_request_mb: Annotated[
+        int, typer.Option("--max-request-mb", help="Largest request, in MiB.", min=1, max=1024)
+    ] = 16
     max_response_mb: Annotated[
-        int, typer.Option("--max-response-mb", help="MiB of the outputs of a request.", min=1, max=1024)
+        int, typer.Option("--max-response-mb", help="Largest outputs of a request, in MiB.", min=1, max=1024)
     ] = 64
     max_requests: Annotated[
-        int, typer.Option("--max-requests", help="Requests in work at a time, of each protocol.", min=1)
+        int, typer.Option("--max-requests", help="Most requests in work at a time, of each protocol.", min=1)
     ] = 256
     client_timeout: Annotated[
         float,

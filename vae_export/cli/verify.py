@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 BETWEEN_FILES = ("trying", "measuring")
 
 
-@option_group("Model")
+@option_group("Single file")
 class SingleFileOptions:
     """A file that is verified instead of an export."""
 
@@ -74,7 +74,7 @@ class ComparisonOptions:
         typer.Option(
             "--target",
             metavar="FORMAT/PROVIDER",
-            help="Such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
+            help="Target to verify, such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
         ),
     ] = None
     atol: Annotated[float | None, typer.Option("--atol", help="Absolute tolerance, instead of the measured one.")] = (
