@@ -49,6 +49,13 @@ class TestTables:
         console.result(table)
         assert capsys.readouterr().out.split()[-10:] == ["1.23456e-06"] * 10
 
+    def test_line_of_a_pipe_ends_without_spaces(self, capsys: pytest.CaptureFixture[str]) -> None:
+        table = console.table("name", "verdict")
+        table.add_row("a long name", "pass")
+        table.add_row("b", "fail (3)")
+        console.result(table)
+        assert not any(line.endswith(" ") for line in capsys.readouterr().out.splitlines())
+
     def test_doctor_shows_whole_targets(self, invoke: Invoke) -> None:
         lines = invoke("doctor").out.splitlines()
         assert any(line.endswith("onnx/CPUExecutionProvider") for line in map(str.rstrip, lines))

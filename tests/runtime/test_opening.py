@@ -44,6 +44,21 @@ def test_altered_file_never_reaches_onnx_runtime(
     assert len(opened) == 1, "the recorder works"
 
 
+def test_run_folder_is_answered_with_its_export(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "run" / "export")
+    with pytest.raises(ModelError, match=rf"no export found: {tmp_path}/run; .*; pass {artifact.folder}$"):
+        load(tmp_path / "run")
+    with pytest.raises(ModelError, match=r"no export found: .*; run: vae-export export$"):
+        load(tmp_path)
+
+
+def test_unknown_part_is_named_with_the_known_ones(mlp: Exported) -> None:
+    model = load(mlp.folder)
+    for call in (lambda: model.run("head"), lambda: model.running("head")):  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match=r"unknown part; expected encoder \| decoder \| .*, got head"):
+            call()
+
+
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
 def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: str) -> None:
     if provider in session.ort.get_available_providers():

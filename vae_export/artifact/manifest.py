@@ -18,6 +18,7 @@ from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct, check_name
 from vae_export.io.strict_json import MANIFEST_LIMIT, has_values, parse_json
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
+from vae_export.runs import Run
 from vae_export.session_options import MAX_THREADS, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
 from vae_export.tensors import BATCH, Symbol, TensorSpec
 
@@ -322,7 +323,9 @@ def read_manifest(folder: Path) -> Manifest:
             raise IntegrityError("manifest is too large", where=path, expected=f"{MANIFEST_LIMIT:,} bytes at most")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError("no export found", where=folder, expected=MANIFEST, do="run: vae-export export") from error
+        inner = Run(folder).export
+        do = f"pass {inner}" if (inner / MANIFEST).is_file() else "run: vae-export export"
+        raise ModelError("no export found", where=folder, expected=MANIFEST, do=do) from error
     except OSError as error:
         raise IntegrityError("manifest cannot be read", where=path, got=error.strerror) from error
     return parse_manifest(data, path)

@@ -45,6 +45,9 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
+_LINE_ENDS = re.compile(" +$", re.MULTILINE)
+
+
 def result(value: RenderableType) -> None:
     """Print a result for a person on stdout: text, or a table."""
     from rich.console import Console
@@ -60,7 +63,8 @@ def result(value: RenderableType) -> None:
     if isinstance(value, Table):
         console.width = _fit(value, console.width)
     console.print(printable(value) if isinstance(value, str) else _Printable(value))
-    write(sys.stdout, text.getvalue())
+    # Cells are padded, and a pipe has no use for the spaces at the end of a line.
+    write(sys.stdout, text.getvalue() if terminal else _LINE_ENDS.sub("", text.getvalue()))
 
 
 @dataclass(frozen=True)

@@ -315,7 +315,12 @@ class Model:
         return self_test(self._package, self.run, precisions)
 
     def running(self, part: Part) -> ChosenOptions:
-        """Return the file, options and reason for a part; decoders with uint8 pixels use those of the decoder."""
+        """Return the file, options and reason for a part; decoders with uint8 pixels use those of the decoder.
+
+        Raises:
+            ModelError: there is no such part.
+        """
+        self.contract.spec(part)  # refuses an unknown part
         return self._chosen[float_part(part)]
 
     def run(self, part: Part, /, **inputs: Array) -> dict[str, Array]:
