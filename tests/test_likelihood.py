@@ -45,6 +45,38 @@ def test_discretised_logistic_sums_to_one_over_levels(mean: float, log_scale: fl
     np.testing.assert_allclose(ours, np.diff(below), atol=1e-12)
 
 
+@given(st.lists(unit, min_size=3, max_size=3), log_scales)
+def test_colours_sum_to_one_over_levels_whatever_green_is(mean: list[float], log_scale: float) -> None:
+    likelihood, centre = Likelihood("discretised-logistic-colour"), np.reshape(mean, (3, 1, 1))
+    levels = np.linspace(0, 1, 256).reshape(-1, 1, 1, 1)
+    green = np.exp(likelihood.log_prob(np.broadcast_to(levels, (256, 3, 1, 1)), centre, np.full((3, 1, 1), log_scale)))
+    assert green[:, 1].sum() == pytest.approx(1, rel=1e-9)
+    for level in (0.0, 0.6, 1.0):
+        seen = np.concatenate([levels, np.full_like(levels, level), levels], axis=1)
+        chance = np.exp(likelihood.log_prob(seen, centre, np.full((3, 1, 1), log_scale)))
+        np.testing.assert_allclose(chance[:, [0, 2]].sum(0).ravel(), 1, rtol=1e-9)
+
+
+def test_colour_as_far_off_as_green_is_the_most_probable() -> None:
+    mean, spread = np.full((3, 1, 1), 0.5), np.full((3, 1, 1), -4.0)
+    image = np.reshape([0.6, 0.6, 0.5], (3, 1, 1))
+    red, _, blue = Likelihood("discretised-logistic-colour").log_prob(image, mean, spread).ravel()
+    alone = Likelihood("discretised-logistic").log_prob(image, mean, spread).ravel()
+    assert red > alone[0]
+    assert blue < alone[2]
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 5, 5), (4, 2, 5, 5), (3,)])
+def test_images_without_three_channels_are_judged_channel_by_channel(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    image, mean, spread = rng.random(shape), rng.random(shape), -5 * rng.random(shape)
+    found = [
+        Likelihood(name).log_prob(image, mean, spread)
+        for name in ("discretised-logistic", "discretised-logistic-colour")
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 @given(log_scales)
 def test_impossible_level_has_a_finite_low_probability(log_scale: float) -> None:
     costs = Likelihood("discretised-logistic").log_prob(np.linspace(0, 1, 256), 0.0, np.full(256, log_scale))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_export.likelihood import CLOSEST, MAX_LEVEL, Likelihood
+from vae_export.likelihood import CLOSEST, GREEN, MAX_LEVEL, Likelihood
 from vae_export.models import VAE, reparameterize
 from vae_export.models.networks import outputs
 
@@ -56,7 +56,10 @@ def reconstruction_nll_of_outputs(likelihood: Likelihood, decoded: tuple[Tensor,
     mean = decoded[0]
     if likelihood.name == "bernoulli":
         cost = F.binary_cross_entropy_with_logits(torch.logit(mean, CLOSEST), image, reduction="none")
-    elif likelihood.name == "discretised-logistic":
+    elif likelihood.is_of_levels:
+        if likelihood.sees_green(image.shape):
+            off = (image - mean)[:, GREEN : GREEN + 1]
+            mean = mean + torch.cat([off, torch.zeros_like(off), off], dim=1)
         cost = _discretised_logistic(mean, decoded[1], image)
     else:
         fixed = torch.full((), 2 * math.log(likelihood.scale), device=image.device)

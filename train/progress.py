@@ -63,7 +63,7 @@ def notes_before_training(config: VAEConfig, dataset: Dataset) -> Iterator[str]:
         yield (
             f"{pixels_name('grey', dataset.image_shape)} pixels under a Bernoulli: scores are cross-entropies, not "
             "likelihoods; for likelihoods use --data-protocol dynamic or "
-            "--likelihood discretised-logistic"
+            f"--likelihood discretised-logistic{'-colour' if dataset.image_shape[0] == 3 else ''}"
         )
     if config.likelihood.name != "bernoulli" and (drawn or binary):
         unbounded = config.likelihood.name == "gaussian"

@@ -93,7 +93,7 @@ class ScoreKind:
 
     def describe(self) -> str:
         """Describe in a few words what scores mean: for tables, checkpoints and model cards."""
-        if self.likelihood.name == "discretised-logistic":
+        if self.likelihood.is_of_levels:
             return f"probability of 8-bit pixels, {self.pixels}"
         if self.likelihood.name != "bernoulli":
             return f"density of pixels in [0, 1], {self.pixels}: may be negative, and is no probability of 8-bit pixels"

@@ -5,6 +5,10 @@
     gaussian-fixed       image: mean; the standard deviation is `scale` for every pixel
     discretised-logistic image: location; image_log_scale: log scale of each pixel; a probability for each of 256
                          levels (Salimans et al., arXiv:1701.05517, section 2.1, with one component)
+    discretised-logistic-colour
+                         the same outputs; the green level of a pixel is known when its red and blue are judged, whose
+                         locations are moved by as much as green is off (section 2.2, with a fixed coefficient of 1, as
+                         lossless codecs subtract green). Equal to discretised-logistic unless there are three channels
 
 The first output is always `image`, in the contract's range, so that an application that only shows images can ignore
 the second output. This module does not import torch, because applications use it too.
@@ -13,7 +17,7 @@ the second output. This module does not import torch, because applications use i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -25,15 +29,23 @@ if TYPE_CHECKING:
 #: Any numpy array. The alias is a string, so that the command line can import this module without numpy.
 Array: TypeAlias = "npt.NDArray[Any]"
 
-LikelihoodName = Literal["bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic"]
+LikelihoodName = Literal[
+    "bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic", "discretised-logistic-colour"
+]
 LIKELIHOODS: tuple[LikelihoodName, ...] = get_args(LikelihoodName)
 
 #: The suffix of a decoder's second output, after "image_" or "reconstruction_". The output has one number per pixel.
-SPREADS: Mapping[str, str] = {"gaussian": "logvar", "discretised-logistic": "log_scale"}
+SPREADS: Mapping[str, str] = {
+    "gaussian": "logvar",
+    "discretised-logistic": "log_scale",
+    "discretised-logistic-colour": "log_scale",
+}
 #: Default standard deviation of `gaussian-fixed`, for pixels in [0, 1].
 SCALE = 0.1
 #: The highest level of an 8-bit pixel. The lowest is 0.
 MAX_LEVEL = 255
+#: The channel of three that `discretised-logistic-colour` judges first.
+GREEN = 1
 #: Bernoulli means are clipped to [2^-24, 1 - 2^-24], so that their logarithms are finite. 1 - 2^-24 is the largest
 #: float32 number below 1.
 CLOSEST = 2.0**-24
@@ -71,6 +83,15 @@ class Likelihood:
         """
         return cls("bernoulli" if image_range == (0.0, 1.0) else "gaussian-fixed")
 
+    def sees_green(self, shape: Sequence[int]) -> bool:
+        """Whether red and blue are judged by green in images of this shape, (…, C, H, W)."""
+        return self.name == "discretised-logistic-colour" and len(shape) > 2 and shape[-3] == 3
+
+    @property
+    def is_of_levels(self) -> bool:
+        """Whether it gives each of the 256 levels of an 8-bit pixel a probability."""
+        return self.spread == "log_scale"
+
     @property
     def spread(self) -> str | None:
         """The suffix of the decoder's second output: "logvar", "log_scale", or None without a second output."""
@@ -80,7 +101,7 @@ class Likelihood:
         """Compute log p(x|z) of each pixel.
 
         Args:
-            x: pixels in [low, high].
+            x: pixels in [low, high], (…, C, H, W) for discretised-logistic-colour, of any shape for the others.
             image: the decoder's first output, of a shape that broadcasts with x.
             spread: the decoder's second output, or None if this likelihood has none.
             low, high: the range of pixels.
@@ -105,6 +126,9 @@ class Likelihood:
         elif self.name == "gaussian":
             logvar = np.asarray(spread, np.float64)
         else:
+            if self.sees_green(x.shape):
+                off = (x - mean)[..., GREEN : GREEN + 1, :, :]
+                mean = mean + np.where(np.arange(3)[:, None, None] == GREEN, 0, off)
             return _discretised_logistic(x, mean, np.asarray(spread, np.float64), low, high)
         gaussian: Array = -0.5 * ((x - mean) ** 2 * np.exp(-logvar) + logvar + math.log(2 * math.pi))
         return gaussian

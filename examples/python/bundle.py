@@ -33,7 +33,13 @@ FLOAT_PARTS, BYTE_PARTS = ("encoder", "decoder", "autoencoder"), ("decoder-uint8
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-static", "int4-weights")
 #: The types of golden arrays in their files.
 DTYPES = {"float32": "<f4", "int32": "<i4", "int64": "<i8"}
-LIKELIHOODS = {"bernoulli": "", "gaussian": "logvar", "gaussian-fixed": "", "discretised-logistic": "log_scale"}
+LIKELIHOODS = {
+    "bernoulli": "",
+    "gaussian": "logvar",
+    "gaussian-fixed": "",
+    "discretised-logistic": "log_scale",
+    "discretised-logistic-colour": "log_scale",
+}
 TEXTS = ("certificate.json", "certificate.html", "MODEL_CARD.md", "LICENSE")
 MAX_DEPTH, MAX_VALUES = 64, 1 << 22
 

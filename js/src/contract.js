@@ -11,7 +11,8 @@ import { isWhole } from "./strict-json.js";
  * @typedef {{name: string, dtype: Dtype, shape: (number | string)[], range: [number, number] | null}} TensorSpec
  * @typedef {TensorSpec & {parts: ("encoder" | "decoder")[]}} Condition
  * @typedef {{min: number, max: number | null, usual: number | null}} SymbolBounds
- * @typedef {{name: "bernoulli" | "gaussian" | "gaussian-fixed" | "discretised-logistic", scale?: number}} Likelihood
+ * @typedef {"bernoulli" | "gaussian" | "gaussian-fixed" | "discretised-logistic" | "discretised-logistic-colour"} LikelihoodName
+ * @typedef {{name: LikelihoodName, scale?: number}} Likelihood
  */
 
 /**
@@ -41,7 +42,8 @@ const HERE = "manifest.json, contract";
 const NAME = /^[A-Za-z][A-Za-z0-9_]*$/;
 const MOST_CODES = 2 ** 32;
 /** @type {Record<string, string>} */
-const SPREADS = { gaussian: "logvar", "discretised-logistic": "log_scale" };
+const SPREADS = { gaussian: "logvar", "discretised-logistic": "log_scale", "discretised-logistic-colour": "log_scale" };
+const LIKELIHOODS = ["bernoulli", "gaussian-fixed", ...Object.keys(SPREADS)];
 
 /**
  * Check the contract of a manifest and return it in the form of version 2.
@@ -213,7 +215,7 @@ function checkCondition({ name, parts }) {
  */
 function readLikelihood(stated) {
   if (stated === null) return null;
-  const isKnown = ["bernoulli", "gaussian", "gaussian-fixed", "discretised-logistic"].includes(stated?.name);
+  const isKnown = LIKELIHOODS.includes(stated?.name);
   const isFixed = stated?.name === "gaussian-fixed";
   const scale = isFixed || (isTable(stated) && "scale" in stated) ? stated.scale : 1;
   if (!isTable(stated) || !isKnown || !Number.isFinite(scale) || !(isFixed ? scale > 0 : scale === 1)) {

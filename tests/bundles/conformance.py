@@ -725,12 +725,19 @@ def plain_contract(base: Draft) -> Iterator[Case]:
         draft = base.copy()
         del draft.manifest["contract"][key]
         yield refused(f"contract-without-{key}", "3: a key of the contract is missing", draft.data())
-    spread = base.copy()
-    spread.manifest["contract"]["likelihood"] = {"name": "gaussian"}
-    decoder, golden = spread.manifest["files"][1], spread.manifest["golden"][1]
-    decoder["outputs"].append(tensor("image_logvar", ["N", 1, 28, 28]))
-    golden["outputs"].append(golden["outputs"][0] | {"tensor": "image_logvar"})
-    yield accepted("contract-likelihood-gaussian", "3: a second output; two golden arrays share a file", spread.data())
+    for likelihood, second in (
+        ("gaussian", "image_logvar"),
+        ("discretised-logistic", "image_log_scale"),
+        ("discretised-logistic-colour", "image_log_scale"),
+    ):
+        spread = base.copy()
+        spread.manifest["contract"]["likelihood"] = {"name": likelihood}
+        decoder, golden = spread.manifest["files"][1], spread.manifest["golden"][1]
+        decoder["outputs"].append(tensor(second, ["N", 1, 28, 28]))
+        golden["outputs"].append(golden["outputs"][0] | {"tensor": second})
+        yield accepted(
+            f"contract-likelihood-{likelihood}", "3: a second output; two golden arrays share a file", spread.data()
+        )
     wide = base.copy()
     wide.manifest["contract"] |= {"image_range": [-1, 1], "likelihood": {"name": "bernoulli"}}
     for file in wide.manifest["files"]:

@@ -56,9 +56,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("gaussian", ["image_logvar"], ["all"]),
         ("gaussian-fixed", [], ["onnx", "pt2"]),
-        ("discretised-logistic", ["image_log_scale"], ["onnx", "pt2"]),
+        ("discretised-logistic-colour", ["image_log_scale"], ["onnx", "pt2"]),
     ],
-    ids=["gaussian", "gaussian-fixed", "discretised-logistic"],
+    ids=["gaussian", "gaussian-fixed", "discretised-logistic-colour"],
 )
 def test_colour_export_is_verified_and_scores_the_same(
     invoke: Invoke, tmp_path: Path, photos: Path, likelihood: str, second: list[str], formats: list[str]

@@ -192,7 +192,7 @@ inline Signature Contract::tensors_of(Part part) const {
     tensors.insert(tensors.end(), more.begin(), more.end());
   };
   const auto add_spread = [&](std::vector<TensorSpec>& tensors, const std::string& name) {
-    if (!likelihood || (likelihood->name != "gaussian" && likelihood->name != "discretised-logistic")) return;
+    if (!likelihood || likelihood->name == "bernoulli" || likelihood->name == "gaussian-fixed") return;
     tensors.push_back(output());
     tensors.back().name = name + (likelihood->name == "gaussian" ? "_logvar" : "_log_scale");
     tensors.back().range.reset();
@@ -437,8 +437,8 @@ inline std::optional<Likelihood> read_likelihood(const Json& contract) {
   if (found == contract.end() || found->is_null()) return std::nullopt;
   const Json& name = found->at("name");
   const bool is_fixed = is_text(name, "gaussian-fixed");
-  const bool is_known =
-      is_fixed || is_text(name, "bernoulli") || is_text(name, "gaussian") || is_text(name, "discretised-logistic");
+  const bool is_known = is_fixed || is_text(name, "bernoulli") || is_text(name, "gaussian") ||
+                        is_text(name, "discretised-logistic") || is_text(name, "discretised-logistic-colour");
   const Json scale = is_fixed ? found->at("scale") : found->value("scale", Json(1));
   if (!is_known || !scale.is_number() || !(is_fixed ? scale.get<double>() > 0 : scale.get<double>() == 1))
     refuse("likelihood cannot be read", contract_place);
