@@ -46,5 +46,5 @@ def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool) -
         return advice if flips else f"{advice}, or --flip"
     before = validation[-1 - max(1, len(lines) // 10)] if len(lines) >= _FEW_EPOCHS else math.inf
     if before - validation[best] > _IMPROVING * scale:
-        return f"the score still improves: --resume --epochs {2 * epochs}"
+        return f"the score still improves: go on with train --resume --epochs {2 * epochs}"
     return "longer training will gain little: try a larger --latent-size, or more pictures"
