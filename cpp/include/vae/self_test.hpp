@@ -38,12 +38,17 @@ struct Comparison {
   bool passed() const { return error <= tolerance && unexplained == 0; }
 };
 
+/// How many golden latents are drawn bit for bit here, and how many there are.
+struct NoiseCheck {
+  std::size_t same = 0, total = 0;
+};
+
 struct SelfTest {
   std::vector<Comparison> outputs;
-  std::size_t same_latents = 0, latents = 0;  // golden latents that are drawn bit for bit, and all that are drawn
+  NoiseCheck noise;
 
   bool passed() const {
-    return !outputs.empty() && same_latents == latents &&
+    return !outputs.empty() && noise.same == noise.total &&
            std::all_of(outputs.begin(), outputs.end(), [](const Comparison& output) { return output.passed(); });
   }
 };
@@ -60,7 +65,7 @@ inline std::ostream& operator<<(std::ostream& out, const Comparison& comparison)
 
 /// Write a line for the noise, and one for each output.
 inline std::ostream& operator<<(std::ostream& out, const SelfTest& test) {
-  out << "noise: " << test.same_latents << " of " << test.latents << " golden latents bit for bit\n";
+  out << "noise: " << test.noise.same << " of " << test.noise.total << " golden latents bit for bit\n";
   for (const Comparison& output : test.outputs) out << output << '\n';
   return out;
 }
@@ -127,13 +132,14 @@ inline Comparison compare_bytes(const Tensor& got, const Tensor& expected, doubl
 }
 
 /// Compare the golden latents with those that are drawn here: from row 2 on, each tensor has a seed of its own.
-inline void check_noise(const Bundle& bundle, SelfTest& test) {
+inline NoiseCheck check_noise(const Bundle& bundle) {
+  NoiseCheck noise;
   const Contract& contract = bundle.contract();
   const Tensors inputs = bundle.golden_inputs(Part::decoder);
   uint64_t seed = 0;
   for (const TensorSpec& latent : contract.latents) {
     const auto found = inputs.find(latent.name);
-    if (found == inputs.end()) return;
+    if (found == inputs.end()) return noise;
     const auto rows = static_cast<std::size_t>(found->second.rows()), size = found->second.size() / rows;
     const std::size_t drawn = rows > 2 ? rows - 2 : 0;
     std::visit(
@@ -141,12 +147,13 @@ inline void check_noise(const Bundle& bundle, SelfTest& test) {
           const auto& golden = std::get<std::decay_t<decltype(numbers)>>(found->second.data);
           for (std::size_t row = 0; row < drawn; ++row)
             if (std::memcmp(&numbers[row * size], &golden[(row + 2) * size], size * sizeof(numbers[0])) == 0)
-              ++test.same_latents;
+              ++noise.same;
         },
         detail::draw_rows(contract, latent.dtype, drawn, size, seed, 0));
-    test.latents += drawn;
+    noise.total += drawn;
     seed += 2;
   }
+  return noise;
 }
 
 /// Run the golden vectors through an engine, and compare every output.
@@ -156,7 +163,7 @@ inline void check_noise(const Bundle& bundle, SelfTest& test) {
 template <class Run, class FileOf>
 SelfTest self_test(const Bundle& bundle, Run run, FileOf file_of) {
   SelfTest test;
-  check_noise(bundle, test);
+  test.noise = check_noise(bundle);
   const auto keep = [&](Comparison comparison, Part part, const std::string& tensor) {
     comparison.part = part;
     comparison.tensor = tensor;
