@@ -79,3 +79,10 @@ def test_scores_of_noise_are_not_called_scores_of_images() -> None:
     for images, said in (("real", "scores of real images"), (NOISE, "scores of noise")):
         whole = certificate(scored, environment={"versions": {}, "images": images})
         assert f"| {said} |" in model_card("x", manifest(), StoredCertificate(b"", whole.to_json()))
+
+
+def test_error_is_that_of_inputs_such_as_an_application_has() -> None:
+    rows = (result(ratio=2.0), result(ratio=4.0, probe="largest"))
+    card = model_card("x", manifest(), StoredCertificate(b"", certificate(rows).to_json()))
+    typical, whole = rows[0].comparison.error, rows[1].tolerance_used
+    assert f"| decoder | `{ONNX}` | {typical:.2g} | {whole:.0%} |" in card

@@ -15,12 +15,13 @@ from torch import nn
 
 from tests.parity.small_exports import Subject, onnx_data
 from vae_export import Contract, Source, export
+from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Part
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.fake_quant import in_precision
-from vae_export.parity.probes import CALIBRATION_ROWS, TYPICAL_PROBES, make_probes
+from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from tests.parity.small_exports import Subject, assert_fails, checkpoint, onnx_data, tampered, verified, verify_as
 from vae_export import Contract, Source, export, load, open_artifact
+from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError, UsageError
@@ -22,7 +23,6 @@ from vae_export.formats import FORMATS
 from vae_export.models.config import Family
 from vae_export.parity import Certificate
 from vae_export.parity.plan import batches_plan
-from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
 from vae_export.pipeline import ModelPayload
 from vae_export.precision import FULL, PRECISIONS, PrecisionName, infix

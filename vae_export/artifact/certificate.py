@@ -21,6 +21,8 @@ PROOFS = ("reproduced", "same structure")
 _AGAIN = "run: vae-export verify"
 #: The value of "part" in rows that compare scores of real images, which use encoder and decoder together.
 METRIC = "metric"
+#: Probes that look like the inputs of an application.
+TYPICAL_PROBES = ("prior", "posterior", "data", "interpolation")
 
 
 @dataclass(frozen=True)

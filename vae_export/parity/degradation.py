@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
@@ -23,7 +24,6 @@ from vae_export.parity.compare import CaseResult, describe_fault
 from vae_export.parity.elbo import METRICS, ElboParity, why_not_comparable
 from vae_export.parity.oracle import PartFunction, run_rows
 from vae_export.parity.plan import NatsPlan
-from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.reference import References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import Tolerance

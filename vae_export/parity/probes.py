@@ -42,6 +42,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.capture import Graph
 from vae_export.contract import NORMAL, Array, Contract, Part, PartSpec
 from vae_export.errors import ModelError
@@ -74,8 +75,6 @@ SIX_SIGMA = 6.0
 SMALLEST = float(np.finfo(np.float32).smallest_normal)
 #: Number of inputs of each typical probe that calibration uses, and the least number of real images that it needs.
 CALIBRATION_ROWS, MIN_CALIBRATION_IMAGES = 64, 16
-#: Probes that look like the inputs of an application.
-TYPICAL_PROBES = ("prior", "posterior", "data", "interpolation")
 _SEED = 1312_6114  # the arXiv number of Kingma & Welling; any fixed seed does
 
 #: Input arrays by name, for each part.

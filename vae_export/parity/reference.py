@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.artifact.golden import GoldenPart
 from vae_export.capture import Captured
 from vae_export.contract import PIXELS, Array, Contract, Part
@@ -22,7 +23,6 @@ from vae_export.parity.plan import PROBES_BY_VALUE, PartPlan, Sizes, Sweep, comp
 from vae_export.parity.probes import (
     CALIBRATION_ROWS,
     PROBES,
-    TYPICAL_PROBES,
     CalibrationInputs,
     Probe,
     calibration_inputs,

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vae_export.artifact.certificate import METRIC, StoredCertificate
+from vae_export.artifact.certificate import METRIC, TYPICAL_PROBES, StoredCertificate
 from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.contract import Part
 from vae_export.errors import UsageError
 from vae_export.parity import Degradation
-from vae_export.parity.probes import TYPICAL_PROBES
 from vae_export.parity.targets import Target, choose_targets
 from vae_export.precision import PRECISIONS
 from vae_export.session_options import CPU, OPTIMISATION_LEVELS, RUNTIME_FORMAT, SWITCHES, SessionOptions
