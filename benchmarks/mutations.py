@@ -2,6 +2,8 @@
 
     python benchmarks/mutations.py                      500 changes of a small network in every format
     python benchmarks/mutations.py --changes 2000 --seed 7 --run artifacts/mnist-mlp
+    python benchmarks/mutations.py --first 500 --changes 500 --save b.json      changes 500 to 999 alone, kept in a file
+    python benchmarks/mutations.py --merge a.json b.json                        the table of several such files
 
 Each change is made in one file, its golden vectors or its manifest, and the hashes in the manifest are made to fit. A
 change has an effect if outputs differ by more than rounding for any of many inputs in the contract's range, which are
@@ -21,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +38,7 @@ from torch import Tensor, nn
 
 from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
 from vae_export.artifact.file_metadata import file_metadata
+from vae_export.artifact.golden import GOLDEN_FOLDER, GoldenArray, GoldenPart
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.capture import capture
 from vae_export.contract import Array, Part
@@ -54,6 +58,17 @@ BY_SOURCE = ("other-structure", "not-reproduced", "other-manifest", "golden-vect
 #: Outputs that differ by more than this share of their largest value differ by more than rounding.
 EFFECT = 1e-5
 
+#: Kinds of changes that are one line of the table, by what their names contain; every other kind is of operators.
+_GROUPS = {
+    "metadata": "metadata and hidden content",
+    "1 size": "wrong at one batch size",
+    "50 sizes": "wrong at many batch sizes",
+    "callers": "replaceable weights, versions",
+    "versions": "replaceable weights, versions",
+    "weight": "weights",
+    "channel": "weights",
+    "exchanged": "weights",
+}
 #: A change of one file: the new bytes, or None where there is nothing to change.
 Change = Callable[[FileContent, np.random.Generator], FileContent | None]
 
@@ -82,15 +97,30 @@ class Changed:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Count the random changes of exports that verification catches.")
     parser.add_argument("--changes", type=int, default=500, help="number of changes (default: 500)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first change (default: 0)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write the counts to a file too, after every change")
+    parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="print the table of such files alone")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes (default: 0)")
     parser.add_argument("--run", type=Path, help="run folder with a trained checkpoint, in place of a small network")
     options = parser.parse_args()
+    if options.merge:
+        merged = sum(map(Tally.read, options.merge), Tally())
+        print(f"{merged.table()}\n\n{merged.grouped().table()}")
+        return 0
     warnings.simplefilter("ignore")  # torch.jit is deprecated
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = small_checkpoint() if options.run is None else load_checkpoint(Run(options.run).checkpoint)
-        tally = measure(checkpoint, Path(folder), options.changes, options.seed, report=sys.stderr)
-    print(tally.table())
+        tally = measure(
+            checkpoint,
+            Path(folder),
+            options.changes,
+            options.seed,
+            report=sys.stderr,
+            first=options.first,
+            save=options.save,
+        )
+    print(f"{tally.table()}\n\n{tally.grouped().table()}")
     return 1 if tally.missed else 0
 
 
@@ -115,6 +145,35 @@ class Tally:
             if not caught:
                 self.missed.append(kind)
 
+    def __add__(self, other: Tally) -> Tally:
+        found = Tally()
+        for name, counts in vars(found).items():
+            counts += getattr(self, name)
+            counts += getattr(other, name)
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write the counts to a file, from which `read` returns them."""
+        path.write_text(json.dumps(vars(self)), "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Tally:
+        """Return the counts of a file that `write` has written."""
+        found = cls()
+        for name, counts in json.loads(path.read_text("utf-8")).items():
+            vars(found)[name] += Counter(counts) if isinstance(counts, dict) else counts
+        return found
+
+    def grouped(self) -> Tally:
+        """Return the counts by groups of kinds."""
+        found = Tally()
+        for name, counts in vars(self).items():
+            if isinstance(counts, Counter):
+                for kind, times in counts.items():
+                    vars(found)[name][_group(kind)] += times
+        found.missed = list(map(_group, self.missed))
+        return found
+
     def table(self) -> str:
         """Return the table in Markdown, with the sums in its last row."""
         lines = ["| change | made | with effect | caught | by numbers | missed |", "|---|---|---|---|---|---|"]
@@ -127,6 +186,17 @@ class Tally:
         return "\n".join(lines)
 
 
+def _group(kind: str) -> str:
+    """Return the line of the table that a kind of changes belongs to."""
+    what, _, change = kind.partition(": ")
+    if what in ("golden vectors", "manifest"):
+        return what if change != "versions" else kind
+    if "inputs of two nodes" in change:
+        return f"{what}: operators, attributes, constants"
+    group = next((group for text, group in _GROUPS.items() if text in change), "operators, attributes, constants")
+    return f"{what}: {group}"
+
+
 def measure(
     checkpoint: Checkpoint,
     folder: Path,
@@ -134,6 +204,8 @@ def measure(
     seed: int,
     report: Any = None,
     formats: Sequence[str] = KINDS_OF_FILES,
+    first: int = 0,
+    save: Path | None = None,
 ) -> Tally:
     """Export a checkpoint, change the export at random, and verify each change.
 
@@ -144,12 +216,14 @@ def measure(
         seed: seed of the changes.
         report: file that a line for each missed change is written to.
         formats: formats of the export; those that cannot be written here are left out.
+        first: number of the first change. Equal seeds and numbers are equal changes.
+        save: file that the counts are written to after every change.
     """
     references, tally = References(checkpoint), Tally()
     artifact = _exported(references, folder, [name for name in formats if FORMATS[name].unavailable() is None])
     effects = Effects(artifact, references)
     _require_unchanged_passes(artifact, references, folder / "changed")
-    for number in range(changes):
+    for number in range(first, first + changes):
         changed = None
         rng = np.random.default_rng((seed, number))
         while changed is None:
@@ -167,6 +241,8 @@ def measure(
         tally.add(changed.kind, effect=effect, caught=caught, by_numbers=by_numbers)
         if report is not None and effect and not caught:
             print(f"missed: change {number}, {changed.kind}", file=report, flush=True)
+        if save is not None:
+            tally.write(save)
     return tally
 
 
@@ -185,7 +261,8 @@ def _exported(references: References, folder: Path, formats: list[str]) -> Artif
             (one.folder / stored.name).write_bytes(other.read(stored))
         files += other.manifest.files
         written_by |= other.manifest.versions
-    manifest = replace(one.manifest, files=tuple(files), versions=written_by)
+    golden = others[0].manifest.golden  # equal vectors, with the tolerances of the precisions
+    manifest = replace(one.manifest, files=tuple(files), versions=written_by, golden=golden)
     (one.folder / MANIFEST).write_bytes(manifest.text)
     return open_artifact(one.folder)
 
@@ -193,8 +270,12 @@ def _exported(references: References, folder: Path, formats: list[str]) -> Artif
 def _require_unchanged_passes(artifact: Artifact, references: References, folder: Path) -> None:
     """Raise an error if an unchanged export does not pass, because then every change of it would count as caught."""
     full = tuple(entry for entry in artifact.manifest.files if (entry.format, entry.precision) == ("onnx", "fp32"))
-    manifests = [replace(artifact.manifest, files=(entry,), golden=()) for entry in artifact.manifest.files]
-    for manifest in (*manifests, replace(artifact.manifest, files=full)):
+    manifests = [
+        replace(artifact.manifest, files=(entry,), golden=_golden_of(entry, artifact.manifest.golden))
+        for entry in artifact.manifest.files
+    ]
+    golden = tuple(part for entry in full for part in _golden_of(entry, artifact.manifest.golden))
+    for manifest in (*manifests, replace(artifact.manifest, files=full, golden=golden)):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(artifact.folder, folder)
         (folder / MANIFEST).write_bytes(manifest.text)
@@ -292,12 +373,24 @@ def change_at_random(
     fitted = replace(entry, size=written.size, sha256=written.sha256, beside=written.beside)
     for file, data in new.by_name(entry.name).items():
         (folder / file).write_bytes(data)
-    manifest = replace(artifact.manifest, files=(fitted,), golden=())
+    golden = _golden_of(entry, artifact.manifest.golden)
+    shutil.copytree(artifact.folder / GOLDEN_FOLDER, folder / GOLDEN_FOLDER)
+    manifest = replace(artifact.manifest, files=(fitted,), golden=golden)
     (folder / MANIFEST).write_bytes(manifest.text)
     precision = "" if entry.precision == "fp32" else f" {entry.precision}"
     # Callers see which weights they may replace, and readers which versions a file needs.
     tells = name.startswith("metadata") or name in ("versions", "a weight that callers may replace")
     return Changed(f"{entry.format}{precision}: {name}", open_artifact(folder), tells, entry=entry, content=new)
+
+
+def _golden_of(entry: FileEntry, golden: Sequence[GoldenPart]) -> tuple[GoldenPart, ...]:
+    """Return the golden vectors that the export of one file has."""
+
+    def only(array: GoldenArray) -> GoldenArray:
+        kept: dict[str, float] = {name: it for name, it in array.tolerances.items() if name == entry.precision}
+        return replace(array, tolerances=kept)
+
+    return tuple(replace(one, outputs=tuple(map(only, one.outputs))) for one in golden if one.part == entry.part)
 
 
 def change_golden(artifact: Artifact, folder: Path, rng: np.random.Generator) -> Changed | None:
@@ -360,7 +453,9 @@ def _with_document(
     """Return the export in float32 ONNX with this manifest; None if nothing is changed."""
     unchanged = json.loads(artifact.manifest.text)
     for one in (document, unchanged):
-        # A manifest of fewer files names the packages of fewer formats.
+        # A manifest of fewer files names the packages of fewer formats, and has fewer tolerances.
+        for array in (array for golden in one["golden"] for array in golden["outputs"]):
+            array.pop("bands", None)
         one["versions"] = {name: one["versions"][name] for name in versions({"onnx"}) if name in one["versions"]}
         one["files"] = [
             item for item in one["files"] if item["format"] == "onnx" and item.get("precision", "fp32") == "fp32"
@@ -573,6 +668,35 @@ def metadata_text(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     setattr(model, field, getattr(model, field) + " other")
 
 
+def hidden_content(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Add what ONNX Runtime passes over, and other readers show or follow."""
+    match int(rng.integers(8)):
+        case 0:
+            model.training_info.add().algorithm.node.append(helper.make_node("Identity", ["a"], ["b"]))
+        case 1:
+            model.MergeFromString(b"\xfa\x3f\x05hello")  # a field of number 1023
+        case 2:
+            rng.choice(list(model.graph.node)).doc_string = "audited"
+        case 3:
+            entry = rng.choice(list(model.graph.node)).metadata_props.add()
+            entry.key, entry.value = "score", "1.0"
+        case 4:
+            rng.choice([*model.graph.input, *model.graph.output]).doc_string = "in [-1, 1]"
+        case 5:
+            _initialiser(model, rng)[0].doc_string = "audited"
+        case 6:
+            stated = rng.choice(list(model.metadata_props))
+            model.metadata_props.add(key=stated.key, value=_other_text(stated.value, rng))
+        case _:
+            rng.choice([node for node in model.graph.node if node.attribute]).overload = "other"
+
+
+def inner_sizes(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """State the number of rows of an inner value."""
+    value = model.graph.value_info[rng.integers(len(model.graph.value_info))]
+    value.type.tensor_type.shape.dim[0].dim_value = int(rng.integers(1, 9))
+
+
 def stated_versions(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     if rng.uniform() < 0.5:
         model.ir_version += 1
@@ -608,6 +732,8 @@ ONNX: dict[str, Change] = {
         "metadata changed": metadata,
         "metadata left out": metadata_left_out,
         "metadata of the producer": metadata_text,
+        "metadata: hidden content": hidden_content,
+        "metadata: sizes of an inner value": inner_sizes,
         "versions": stated_versions,
     }.items()
 }
@@ -648,6 +774,15 @@ def openvino_metadata(content: FileContent, rng: np.random.Generator) -> FileCon
     return replace(content, data=(text[:low] + _other_text(text[low:], rng)).encode())
 
 
+def openvino_note(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Add a note to an operator or to the model."""
+    text = content.data.decode()
+    note = f'<rt_info><attribute name="{rng.choice(["layout", "precise", "score"])}" version="0"/></rt_info>'
+    places = [match.start() for match in re.finditer("</layer>", text)]
+    place = int(rng.choice(places))
+    return replace(content, data=f"{text[:place]}{note}{text[place:]}".encode())
+
+
 def ort_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=_bytes_of_weights(content.data, rng))
 
@@ -659,6 +794,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "an attribute": openvino_graph,
         "another operator": openvino_operator,
         "metadata changed": openvino_metadata,
+        "metadata: a note of an operator": openvino_note,
     },
     "ort": {"bytes of a weight": ort_weight},
 }
@@ -735,9 +871,19 @@ def program_changes(entry: FileEntry, references: References) -> dict[str, Chang
     }
     if entry.format == "torchscript":
         draws = ("uniform_", "exponential_", "normal_", "cauchy_")
+        changes["metadata: a record more"] = lambda content, _: FileContent(_with_record(content.data))
         changes["metadata: random numbers of 1e-9"] = traced(lambda part, rng: Drawn(part, str(rng.choice(draws))))
         changes["metadata: a counter of calls"] = traced(lambda part, _: Counting(part))
     return changes
+
+
+def _with_record(archive: bytes) -> bytes:
+    """Add a program for phones to an archive."""
+    buffer = io.BytesIO(archive)
+    with zipfile.ZipFile(buffer, "a") as records:
+        root = records.namelist()[0].partition("/")[0]
+        records.writestr(f"{root}/bytecode.pkl", b"\x80\x02).")
+    return buffer.getvalue()
 
 
 def _parameter(module: nn.Module, rng: np.random.Generator) -> Tensor:

@@ -1,13 +1,15 @@
 """Export networks with other versions of torch, onnx and onnxruntime, and verify the exports with the versions here.
 
     python benchmarks/reexports.py OTHER/bin/python ANOTHER/bin/python
+    python benchmarks/reexports.py --sets FOLDER --networks 34                  the sets of versions below
     python benchmarks/reexports.py OTHER/bin/python --networks 40 --format onnx --precision int8
 
-Each interpreter must be able to import the packages of the extra `export`; it runs the code of this checkout. Networks
-are small, have random weights, are of each family in turn, and are the same for every interpreter. Files are written as
-`export` writes them, and verified here alone. Where the files of two interpreters are equal, they are verified once.
-The table says how they compare with those that are written here. An export that does not pass is a false alarm, for
-which it exits 1.
+With `--sets`, pip installs the sets of versions of `SETS` into the folder, unless they are there, and this interpreter
+takes each in place of its own. Each interpreter must be able to import the packages of the extra `export`; it runs the
+code of this checkout. Networks are small, have random weights, are of each family in turn, and are the same for every
+interpreter. Files are written as `export` writes them, with golden vectors, and verified here alone. Where the files of
+two interpreters are equal, they are verified once. The table says how they compare with those that are written here. An
+export that does not pass is a false alarm, for which it exits 1.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,11 +35,22 @@ from vae_export.formats import FORMATS, OPSET, versions
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
 from vae_export.parity import References
+from vae_export.parity.golden import golden_vectors
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
 
 ROOT = Path(__file__).parent.parent
 #: Minutes of the verification of a part, so that it takes fewer rows: the structure decides here.
 MINUTES = 0.02
+#: Versions of the packages that write files: the oldest that each other allows, and later ones. Those of torch take
+#: gigabytes, so that they need interpreters of their own.
+SETS: Mapping[str, Sequence[str]] = {
+    "onnx-1.17": ("onnx==1.17.0", "onnxruntime==1.20.1", "onnxscript==0.5.4", "onnx-ir==0.1.12"),
+    "onnx-1.18": ("onnx==1.18.0", "onnxruntime==1.22.1", "onnxscript==0.5.6", "onnx-ir==0.1.12"),
+    "onnx-1.19": ("onnx==1.19.1", "onnxruntime==1.23.2", "onnxscript==0.5.7", "onnx-ir==0.1.13"),
+    "onnx-1.20": ("onnx==1.20.1", "onnxruntime==1.24.4", "onnxscript==0.6.2", "onnx-ir==0.2.0"),
+    "onnx-1.21": ("onnx==1.21.0", "onnxruntime==1.26.0", "onnxscript==0.7.0", "onnx-ir==0.2.1"),
+    "onnx-1.22": ("onnx==1.22.0", "onnxruntime==1.31.1", "onnxscript==0.7.1", "onnx-ir==1.0.0"),
+}
 FAMILIES: tuple[Family, ...] = ("mlp", "conv", "blog", "residual", "resnet")
 
 
@@ -74,6 +87,7 @@ class Tally:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Verify exports that other versions of the packages wrote.")
     parser.add_argument("interpreters", nargs="*", help="Python interpreters with other versions")
+    parser.add_argument("--sets", type=Path, metavar="FOLDER", help="install the sets of versions there, and use them")
     parser.add_argument("--networks", type=int, default=50, help="exported by each interpreter (default: 50)")
     parser.add_argument("--format", action="append", choices=FORMATS, help="repeat for several (default: onnx)")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="repeat for several (default: fp32)")
@@ -86,9 +100,34 @@ def main() -> int:
             _write(References(_network(number)), options.write / str(number), formats, precisions)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        tallies = _measure(options.interpreters, Path(folder), options.networks, formats, precisions)
+        writers = [Writer(interpreter) for interpreter in options.interpreters]
+        writers += [] if options.sets is None else list(_installed(options.sets))
+        tallies = _measure(writers, Path(folder), options.networks, formats, precisions)
     _print(tallies)
     return 1 if any(tally.failures for tally in tallies.values()) else 0
+
+
+@dataclass(frozen=True)
+class Writer:
+    """An interpreter that exports, and the folder of packages that it takes in place of its own."""
+
+    interpreter: str
+    packages: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables of the process: the packages, and then the code of this checkout."""
+        before = [] if self.packages is None else [str(self.packages)]
+        paths = [*before, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _installed(folder: Path) -> Iterator[Writer]:
+    """Install each set of versions, unless it is there, and yield its writer."""
+    for name, wanted in SETS.items():
+        if not (folder / name).exists():
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
+            subprocess.run([*command, "--target", str(folder / name), *wanted], check=True)
+        yield Writer(sys.executable, folder / name)
 
 
 def _network(number: int) -> Checkpoint:
@@ -115,25 +154,28 @@ def _write(references: References, folder: Path, formats: list[str], precisions:
         for stored, data in content.by_name(name).items():
             (folder / stored).write_bytes(data)
     source = references.source
-    manifest = Manifest(source.contract, tuple(entries), OPSET, versions(formats), source.provenance)
+    golden, arrays = golden_vectors(references, PARTS, precisions)
+    for name, data in arrays.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    manifest = Manifest(source.contract, tuple(entries), OPSET, versions(formats), source.provenance, golden)
     (folder / MANIFEST).write_bytes(manifest.text)
 
 
 def _measure(
-    interpreters: list[str], folder: Path, networks: int, formats: list[str], precisions: list[PrecisionName]
+    writers: list[Writer], folder: Path, networks: int, formats: list[str], precisions: list[PrecisionName]
 ) -> dict[str, Tally]:
     """Let each interpreter write its exports, and verify them; return the tallies by the versions that wrote them."""
     arguments = [*(f"--format={name}" for name in formats), *(f"--precision={name}" for name in precisions)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    for index, interpreter in enumerate(interpreters):
-        command = [interpreter, __file__, "--write", str(folder / str(index)), "--networks", str(networks), *arguments]
-        subprocess.run(command, env=environment, check=True)
-        print(f"{interpreter}: {networks} exports", file=sys.stderr, flush=True)
+    for index, one in enumerate(writers):
+        command = [one.interpreter, __file__, "--write", str(folder / str(index))]
+        subprocess.run([*command, "--networks", str(networks), *arguments], env=one.environment(), check=True)
+        print(f"{one.packages or one.interpreter}: {networks} exports", file=sys.stderr, flush=True)
     tallies: dict[str, Tally] = defaultdict(Tally)
     for number in range(networks):
         references = References(_network(number))
         known: dict[str, Certificate | str] = {}
-        for index in range(len(interpreters)):
+        for index in range(len(writers)):
             artifact = open_artifact(folder / str(index) / str(number))
             tally = tallies[_listed(artifact.manifest.versions)]
             key = " ".join(entry.sha256 for entry in artifact.manifest.files)

@@ -175,7 +175,8 @@ def test_altered_torchscript_fails(mlp: Subject, thorough: bool, tmp_path: Path)
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "torchscript"): data})
     certificate = verified(artifact, mlp.references, thorough=thorough, allow_unreproduced=False)
     assert_fails(certificate)
-    [line] = certificate.reproductions[0].differences
+    *further, line = certificate.reproductions[0].differences
+    assert all(re.fullmatch(r"record .*debug_pkl of [\d,]+ bytes; export writes no such thing", one) for one in further)
     assert re.fullmatch(r"aten::neg '\d+' is in the place of aten::sigmoid '\d+'", line)
 
 
@@ -192,13 +193,15 @@ def test_last_bit_of_one_weight_is_named(mlp: Subject, format: str) -> None:
 
 @pytest.mark.parametrize("format", sample_models.QUICK)
 def test_unchanged_files_are_reproduced(mlp: Subject, format: str) -> None:
-    """A new writer has written none of them, and the ORT format alone has other bytes each time."""
+    """A new writer has written none of them, and the ORT format alone has other bytes most times."""
     captured = Captured(mlp.source, mlp.artifact.manifest.contract)
     writer = FileWriter(captured, dict)
     entry = mlp.artifact.entry("decoder", format)
     content = FileContent(mlp.data("decoder", format), {one.suffix: mlp.artifact.read(one) for one in entry.beside})
     found = reproduce(entry, mlp.artifact.manifest, writer, lambda: content)
-    assert (found.state, found.differences) == ("same structure" if format == "ort" else "reproduced", ())
+    states = ("same structure", "reproduced") if format == "ort" else ("reproduced",)  # its order is one of several
+    assert found.state in states
+    assert found.differences == ()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-static"])
@@ -348,7 +351,7 @@ def test_format_that_cannot_be_written_here_is_not_compared(mlp: Subject, monkey
 
 def test_file_of_another_exporter_need_not_describe_itself(mlp: Subject) -> None:
     """Where no manifest describes a file, it need not have our metadata; where it has some, they must be right."""
-    manifest = replace(mlp.artifact.manifest, opset=None, versions={}, provenance={})
+    manifest = replace(mlp.artifact.manifest, opset=None, versions={}, provenance={}, golden=())
     part: Part = "decoder"
     for data, state in ((onnx_data(mlp, part, "fp32"), "same structure"), (mlp.data(part), "reproduced")):
         entry = FileEntry.of("x.onnx", part, "onnx", FileContent(data))

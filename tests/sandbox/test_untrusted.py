@@ -104,9 +104,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "functions": (mutations.hidden_in_a_function, "operators of an unknown domain"),
     "functions of ONNX's own domain": (
         lambda model: model.functions.append(helper.make_function("", "Relu", ["x"], ["x"], [], [])),
-        "file has file has more than a graph: .*, got functions of its own",
+        "file has more than a graph: .*, got functions of its own",
     ),
-    "training information": (trained_on, "file has file has more than a graph: .*, got training information"),
+    "training information": (trained_on, "file has more than a graph: .*, got training information"),
     "an unknown operator": (mutations.operator("relu", "Rellu"), "unknown operator: .*got ai.onnx Rellu"),
     "an unknown operator in a branch": (
         in_a_branch(lambda model: model.graph.node[0].MergeFrom(onnx.NodeProto(op_type="Rellu"))),

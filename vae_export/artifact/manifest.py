@@ -244,6 +244,11 @@ class Manifest:
         """The files whose precision this version knows. Only these may be run."""
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
+    @property
+    def is_of_single_file(self) -> bool:
+        """Whether it was made for a single file, of which nothing else is known. No export has such a manifest."""
+        return self.opset is None and not (self.versions or self.provenance or self.golden)
+
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
         """Find an exported file.
 

@@ -58,7 +58,9 @@ class SingleFileOptions:
     part: Annotated[Part | None, typer.Option("--part", help="Part that --file holds.")] = None
     trust: Annotated[
         bool,
-        typer.Option("--trust", help="Load a --file in a format other than ONNX: most such files are programs."),
+        typer.Option(
+            "--trust", help="Load a --file in a format other than ONNX, or a changed .pt2: these are programs."
+        ),
     ] = False
 
 

@@ -52,6 +52,7 @@ class Aoti(TorchFormat):
     name = "aoti"
     suffix = ".aoti.pt2"
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
+    runs_code = True
     may_crash = True
     is_slow = True
 

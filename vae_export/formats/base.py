@@ -133,6 +133,7 @@ class Format(ABC):
         engine: the package that runs the files.
         summary: one line for help and docs.
         danger: reason why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
+        runs_code: whether loading a file may run any code in it, before the first call.
         may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
         is_reproducible: whether equal inputs and versions give equal bytes.
@@ -148,6 +149,7 @@ class Format(ABC):
     engine: str
     summary: str
     danger = ""
+    runs_code = False
     may_crash = False
     is_reproducible = True
     is_slow = False

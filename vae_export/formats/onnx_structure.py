@@ -1,18 +1,54 @@
-"""An ONNX model as a `Structure`: operators with their attributes, constants, inputs, outputs and metadata."""
+"""An ONNX model as a `Structure`: operators with their attributes, constants, inputs, outputs and metadata.
+
+Nothing in a file is passed over. What has no place of its own in the structure (notes, training information, fields
+that this version of onnx does not know, names that are defined twice) is listed as further content.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array
 from vae_export.formats.structure import Node, Structure, array_constant, constant, unused
 
 #: The version in what a file says of its producer, which differs between honest files.
 _VERSION = re.compile(r"\d[\w.+]*")
+
+#: The fields of each message that the structure reads, or that do not count, such as names of inner values.
+_MODEL = frozenset({"ir_version", "opset_import", "producer_name", "producer_version", "domain", "doc_string"})
+_READ: Mapping[str, frozenset[str]] = {
+    "ModelProto": _MODEL | {"graph", "metadata_props", "functions"},
+    "GraphProto": frozenset({"node", "initializer", "sparse_initializer", "input", "output", "value_info"}),
+    "NodeProto": frozenset({"input", "output", "name", "op_type", "domain", "attribute"}),
+    "TensorProto": frozenset({"dims", "data_type", "name", "data_location", "external_data"}),
+    "SparseTensorProto": frozenset({"values", "indices", "dims"}),
+    "ValueInfoProto": frozenset({"name", "type"}),
+    "TypeProto": frozenset({"tensor_type"}),
+    "Tensor": frozenset({"elem_type", "shape"}),
+    "TensorShapeProto": frozenset({"dim"}),
+    "Dimension": frozenset({"dim_value", "dim_param"}),
+    "AttributeProto": frozenset({"name", "type"}),
+    "StringStringEntryProto": frozenset({"key", "value"}),
+    "OperatorSetIdProto": frozenset({"domain", "version"}),
+}
+#: The fields of a tensor and of an attribute of which one holds the value.
+_PAYLOADS: Mapping[str, frozenset[str]] = {
+    "TensorProto": frozenset(
+        {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"}
+    ),
+    "AttributeProto": frozenset(
+        {"f", "i", "s", "t", "g", "sparse_tensor", "tp", "floats", "ints", "strings"}
+        | {"tensors", "graphs", "sparse_tensors", "type_protos"}
+    ),
+}
+#: Characters of further content that are compared as they are; longer ones by their hash.
+_LONG = 200
 
 if TYPE_CHECKING:
     import onnx
@@ -38,9 +74,11 @@ class _Reader:
         #: Operators that were replaced by the constant that they compute.
         self.folded: list[Node] = []
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
+        #: The values with their sizes, where these are stated.
+        self.notes: list[tuple[Node, str]] = []
 
     def structure(self) -> Structure:
-        graph = self.model.graph
+        graph, further = self.model.graph, _further(self.model)
         inputs = {value.name: Node("input", value.name, {"tensor": _typed(value)}) for value in graph.input}
         scope, nodes = self.values(graph, dict(inputs))
         outputs = {_typed(value): scope[value.name] for value in graph.output}
@@ -59,7 +97,8 @@ class _Reader:
             f"{_typed(value)}{', an initialiser that callers may replace' if value.name in initialisers else ''}"
             for value in graph.input
         )
-        return Structure(listed, outputs, metadata, unused(nodes, [*outputs.values(), *self.folded]))
+        notes = {node.digest: (str(node), text) for node, text in self.notes}
+        return Structure(listed, outputs, metadata, unused(nodes, [*outputs.values(), *self.folded]), notes, further)
 
     def values(self, graph: onnx.GraphProto, scope: dict[str, Node]) -> tuple[dict[str, Node], list[Node]]:
         """Return the values of a graph by name, with those of the graphs around it, and the nodes of this graph."""
@@ -76,6 +115,7 @@ class _Reader:
                 if name:
                     scope[name] = self.node(node, output, scope)
                     made.append(scope[name])
+        self.notes += [(scope[value.name], _sizes(value)) for value in graph.value_info if value.name in scope]
         return scope, made
 
     def constant(self, tensor: onnx.TensorProto, name: str) -> Node:
@@ -83,7 +123,7 @@ class _Reader:
         from onnx import numpy_helper
 
         dtype = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        if not tensor.external_data:
+        if tensor.data_location != tensor.EXTERNAL:
             found = array_constant(numpy_helper.to_array(tensor), name)
             return Node("constant", name, {**found.facts, "type": dtype}, value=found.value)
         place = {entry.key: entry.value for entry in tensor.external_data}
@@ -101,10 +141,12 @@ class _Reader:
     def node(self, node: onnx.NodeProto, output: int, scope: Mapping[str, Node]) -> Node:
         if node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
             return self.constant(node.attribute[0].t, node.output[0])
-        inputs = [scope[name] if name in scope else Node("nothing", name) for name in node.input]
+        inputs = [scope[name] if name in scope else Node("nothing", name, {"of": name}) for name in node.input]
         while inputs and inputs[-1].kind == "nothing" and not inputs[-1].name:
             inputs.pop()  # optional inputs at the end may be left out
         facts = dict(_defaults(node.op_type, node.domain, self.versions.get(node.domain, 0)))
+        if (outputs := max(place for place, name in enumerate(node.output) if name)) > 0:
+            facts["outputs"] = str(outputs + 1)  # the number of pieces of a Split follows from it
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 for place, graph in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
@@ -114,6 +156,10 @@ class _Reader:
                 facts[attribute.name] = "a tensor"
             else:
                 facts[attribute.name] = _attribute(attribute)
+        if node.op_type == "DequantizeLinear" and inputs and inputs[0].kind == "QuantizeLinear":
+            # Calibrations may differ a little, but the two operators of one value have one scale and zero point.
+            same = [one.digest for one in inputs[1:]] == [one.digest for one in inputs[0].inputs[1:]]
+            facts["undoes"] = "what it reads" if same else "another step"
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         if kind in ("Conv", "ConvTranspose") and facts.get("kernel_shape") == _kernel_shape(inputs):
             del facts["kernel_shape"]  # which ONNX reads from the weight where it is not stated
@@ -137,6 +183,60 @@ class _Reader:
             for value in graph.output
             if value.name in scope
         ]
+
+
+def _further(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return what a model holds that has no place in the structure, a line for each, sorted."""
+    size = model.ByteSize()
+    # Fields that onnx does not know may be known to other readers.
+    model.DiscardUnknownFields()
+    found = [f"{size - model.ByteSize()} bytes in unknown fields"] if model.ByteSize() != size else []
+    found += _twice("metadata", (entry.key for entry in model.metadata_props))
+    found += _twice("operator set", (entry.domain.removeprefix("ai.onnx") for entry in model.opset_import))
+    left: list[Any] = [model]
+    while left:
+        message = left.pop()
+        kind = message.DESCRIPTOR.name
+        read = _READ.get(kind, frozenset())
+        fields = {descriptor.name: value for descriptor, value in message.ListFields()}
+        payloads = sorted(_PAYLOADS.get(kind, frozenset()) & fields.keys())
+        # A weight in another file is not in this one too, and nothing has two values.
+        most = 0 if fields.get("data_location") == 1 else 1
+        name = str(fields.get("name") or fields.get("op_type") or kind)
+        for field, value in fields.items():
+            if value != "" and field not in read and (field not in payloads or len(payloads) > most):
+                text = f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+                shown = text if len(text) <= _LONG else hashlib.sha256(text.encode()).hexdigest()
+                found.append(f"{field} of {kind} '{name}': {' '.join(shown.split())}")
+        if fields.get("external_data") and most == 1:
+            found.append(f"external data of '{name}', which is not used")
+        found += _twice(f"external data of '{name}'", (entry.key for entry in fields.get("external_data", ())))
+        found += _twice(f"attribute of '{name}'", (entry.name for entry in fields.get("attribute", ())))
+        if kind == "GraphProto":
+            computed = [value for node in message.node for value in node.output if value]
+            weights = [tensor.name for tensor in message.initializer]
+            weights += [tensor.values.name for tensor in message.sparse_initializer]
+            found += _twice("value", [*computed, *weights])
+            found += _twice("value", [*computed, *(value.name for value in message.input)])
+            found += _twice("output", (value.name for value in message.output))
+        entered = [value for field, value in fields.items() if field in read or field in payloads]
+        left += [item for value in entered for item in _messages(value)]
+    return tuple(sorted(set(found)))
+
+
+def _messages(value: Any) -> Iterable[Any]:
+    """Return the messages in a field of a message."""
+    if hasattr(value, "ListFields"):
+        return [value]
+    if isinstance(value, bytes | str | int | float) or not len(value) or not hasattr(value[0], "ListFields"):
+        return ()
+    messages: Iterable[Any] = value
+    return messages
+
+
+def _twice(what: str, names: Iterable[str]) -> list[str]:
+    """Return a line for each name that occurs more than once: readers differ in which of them counts."""
+    return [f"{what} '{name}' {times} times" for name, times in Counter(names).items() if times > 1]
 
 
 def _kernel_shape(inputs: Sequence[Node]) -> str | None:
@@ -182,9 +282,19 @@ def _typed(value: onnx.ValueInfoProto) -> str:
     import onnx
 
     tensor = value.type.tensor_type
-    sizes = [dim.dim_param.replace(" ", "") or str(dim.dim_value) for dim in tensor.shape.dim]
+    sizes = [
+        dim.dim_param.replace(" ", "") or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
+        for dim in tensor.shape.dim
+    ]
     kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return f"{value.name}: {kind} ({', '.join(sizes)})"
+
+
+def _sizes(value: onnx.ValueInfoProto) -> str:
+    """Return type and fixed sizes of an inner value; names of open sizes differ between versions."""
+    tensor = value.type.tensor_type
+    sizes = [str(dim.dim_value) if dim.HasField("dim_value") else "?" for dim in tensor.shape.dim]
+    return f"{tensor.elem_type} ({', '.join(sizes)})"
 
 
 def _attribute(attribute: onnx.AttributeProto) -> str:

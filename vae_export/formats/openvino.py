@@ -133,7 +133,8 @@ class OpenVino(Format):
         metadata = {"precision": _stated_precision(model)}
         if model.has_rt_info("framework"):
             metadata |= {key: str(value) for key, value in model.get_rt_info("framework").value.items()}
-        return Structure(tuple(inputs_text), dict(zip(outputs_text, results, strict=True)), metadata)
+        outputs = dict(zip(outputs_text, results, strict=True))
+        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content))
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""
@@ -256,9 +257,41 @@ def _constant(node: openvino.Node) -> Node:
     return Node("constant", found.name, facts, value=found.value)
 
 
+def _further(content: FileContent) -> tuple[str, ...]:
+    """Return what the text of a graph says beside its operators: notes of operators and of the model, its name.
+
+    OpenVINO's own transformations follow the notes, such as one that a layout must be exchanged.
+
+    Raises:
+        ValueError: the text has a declaration, which the writer never makes and other parsers follow.
+    """
+    from xml.etree import ElementTree
+
+    if b"<!" in content.data:
+        raise ValueError("a comment or a declaration")
+    root = ElementTree.fromstring(content.data)  # noqa: S314 -- no declaration, and OpenVINO has parsed it
+    found, read = [f"name {root.get('name')}"], 0
+    for layer in root.iterfind("layers/layer"):
+        for note in layer.iter("attribute"):
+            # The names of operators that became one are no facts.
+            fact = {key: value for key, value in note.attrib.items() if "fused_names" not in note.get("name", "")}
+            found.append(f"note of {layer.get('type')}: {sorted(fact.items())}")
+        for data in layer.iterfind("data"):
+            read = max(read, int(data.get("offset", 0)) + int(data.get("size", 0)))
+    found += [
+        f"note {ElementTree.tostring(item, 'unicode').strip()}"
+        for item in root.iterfind("rt_info/*")
+        if item.tag != "framework" and item.get("name") != "OpenVINO Runtime"
+    ]
+    found += [f"element {tag}" for tag in {item.tag for item in root} - {"layers", "edges", "rt_info"}]
+    unread = len(content.sidecars[_WEIGHTS]) - read
+    return (*found, *([f"{unread:,} bytes of weights that nothing reads"] if unread else []))
+
+
 def _port(port: openvino.Output) -> str:
-    """Return name, type and sizes of an input or an output."""
-    return f"{port.get_any_name()}: {port.get_element_type().get_type_name()} {port.get_partial_shape()}"
+    """Return names, type and sizes of an input or an output."""
+    names = [port.get_any_name(), *sorted(port.get_names() - {port.get_any_name()})]
+    return f"{', '.join(names)}: {port.get_element_type().get_type_name()} {port.get_partial_shape()}"
 
 
 def _stated_precision(model: openvino.Model) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,8 +36,14 @@ def ort_structure(data: bytes) -> Structure:
     metadata = {item.Key().decode(): item.Value().decode() for item in _each(model, "MetadataProps")}
     sets = sorted(f"{_text(item.Domain()) or 'ai.onnx'} {item.Version()}" for item in _each(model, "OpsetImport"))
     metadata |= {"operator sets": ", ".join(sets), "IR version": str(model.IrVersion())}
+    texts = ("Domain", "ProducerName", "DocString", "GraphDocString")
+    metadata |= {name: _text(getattr(model, name)()) for name in texts}
+    metadata["model version"] = str(model.ModelVersion())
+    keys = Counter(_text(item.Key()) for item in _each(model, "MetadataProps"))
+    further = [f"metadata '{key}' {times} times" for key, times in keys.items() if times > 1]
+    further += [*_notes(graph), *_wrong_edges(graph)]
     metadata["optimisations when it is loaded"] = "none" if graph.RuntimeOptimizations() is None else "some"
-    return Structure(listed, outputs, metadata, unused(made, outputs.values()))
+    return Structure(listed, outputs, metadata, unused(made, outputs.values()), further=tuple(further))
 
 
 def _values(graph: Any, scope: Mapping[str, Node]) -> tuple[dict[str, Node], list[Node]]:
@@ -66,6 +73,8 @@ def _read(node: Any) -> list[bytes]:
 def _node(node: Any, output: int, values: Mapping[str, Node]) -> Node:
     inputs = [values[_text(name)] if name else Node("nothing") for name in _each(node, "Inputs")]
     facts = {"since version": str(node.SinceVersion()), "fused": str(node.Type())}
+    if (outputs := node.OutputsLength()) > 1:
+        facts["outputs"] = str(outputs)  # the number of pieces of a Split follows from it
     for item in _each(node, "Attributes"):
         name, kind = item.Name().decode(), _ATTRIBUTES[item.Type()]
         if kind == "TENSOR":
@@ -89,6 +98,8 @@ def _constant(tensor: Any) -> Node:
     shape = tuple(int(size) for size in _each(tensor, "Dims"))
     data = b"" if tensor.RawDataIsNone() or not tensor.RawDataLength() else tensor.RawDataAsNumpy().tobytes()
     kind = _TYPES[tensor.DataType()]
+    if tensor.ExternalDataOffset() != -1 or tensor.StringDataLength():
+        raise ValueError("weights outside the file, or texts")
 
     def value() -> Array:
         import numpy as np
@@ -97,6 +108,37 @@ def _constant(tensor: Any) -> Node:
         return np.frombuffer(data, dtype).reshape(shape)
 
     return constant(value, kind, shape, data, _text(tensor.Name()))
+
+
+def _notes(graph: Any) -> Iterator[str]:
+    """Yield the texts beside the operators that a reader may show."""
+    for kind in ("NodeArgs", "Nodes", "Initializers"):
+        yield from (f"note {text}" for item in _each(graph, kind) if (text := _text(item.DocString())))
+    types = [item.Type() for item in _each(graph, "NodeArgs")]
+    yield from (f"meaning {text}" for item in types if item is not None and (text := _text(item.Denotation())))
+    yield from (f"engine {text}" for node in _each(graph, "Nodes") if (text := _text(node.ExecutionProviderType())))
+
+
+def _wrong_edges(graph: Any) -> Iterator[str]:
+    """Yield the edges that are not those of the names: ONNX Runtime orders operators by its edges."""
+    nodes = {node.Index(): node for node in _each(graph, "Nodes")}
+    outputs = {index: list(_each(node, "Outputs")) for index, node in nodes.items()}
+    inputs = {index: list(_each(node, "Inputs")) for index, node in nodes.items()}
+    by_name = {name: index for index, names in outputs.items() for name in names if name}
+    expected = {
+        (by_name[name], outputs[by_name[name]].index(name), index, place)
+        for index, names in inputs.items()
+        for place, name in enumerate(names)
+        if name in by_name
+    }
+    stated = set[tuple[int, int, int, int]]()
+    for node in _each(graph, "NodeEdges"):
+        index = node.NodeIndex()
+        into = {(edge.NodeIndex(), edge.SrcArgIndex(), index, edge.DstArgIndex()) for edge in _each(node, "InputEdges")}
+        out = {(index, edge.SrcArgIndex(), edge.NodeIndex(), edge.DstArgIndex()) for edge in _each(node, "OutputEdges")}
+        stated |= into | out
+    for edge in sorted(stated ^ expected):
+        yield f"edge {edge[0]}:{edge[1]} to {edge[2]}:{edge[3]}"
 
 
 def _typed(info: Any) -> str:

@@ -27,6 +27,7 @@ class Pt2(TorchFormat):
 
     name = "pt2"
     suffix = ".pt2"
+    runs_code = True
     summary = "torch.export's program, for PyTorch of the same version and for AOTInductor"
     precisions: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16")
 

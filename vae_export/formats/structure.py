@@ -117,12 +117,18 @@ class Structure:
         outputs: the values that the graph returns, by name, type and sizes, in order.
         metadata: texts that describe the file, by key.
         unused: operators and constants that no output depends on.
+        notes: what the file states of inner values, such as their sizes: the name of each and the text, by digest.
+            Two structures may state them of other values.
+        further: a line for each thing in the file that has no place above: no engine runs it, and other readers may use
+            it.
     """
 
     inputs: tuple[str, ...]
     outputs: Mapping[str, Node]
     metadata: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    notes: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
+    further: tuple[str, ...] = ()
 
 
 def differences(found: Structure, expected: Structure, close: Close | None = None) -> Iterator[str]:
@@ -141,6 +147,13 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
         yield f"outputs are {_listed(found.outputs)}; expected {_listed(expected.outputs)}"
     for extra in sorted(set(found.unused) - set(expected.unused)):
         yield f"{extra}: no output depends on it"
+    for extra in sorted(set(found.further) - set(expected.further)):
+        yield f"{extra}; export writes no such thing"
+    for missing in sorted(set(expected.further) - set(found.further)):
+        yield f"{missing}; the file lacks it"
+    for digest in found.notes.keys() & expected.notes.keys():
+        (name, stated), (_, right) = found.notes[digest], expected.notes[digest]
+        yield from _texts(f"{name}: what is stated of it", stated, right)
     seen = set[tuple[bytes, bytes]]()
     left = list(zip(found.outputs.values(), expected.outputs.values(), strict=False))[::-1]
     while left:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
+import pickletools
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +20,16 @@ from vae_export.formats.structure import Node, Structure, constant, unused
 
 #: The archive's folder with the texts that describe a file.
 _EXTRA = "/extra/"
+#: The records that the structure has, or that do not count, without the folder of the archive.
+_OF_ANY = r"extra/.*|version|byteorder|\.data/(serialization_id|version)|"
+_SCRIPT_RECORDS = re.compile(_OF_ANY + r"code/.*\.py|constants/\d+|(data|constants)\.pkl")
+_PROGRAM_RECORDS = re.compile(
+    _OF_ANY + r"archive_(format|version)|models/model\.json|data/sample_inputs/model\.pt|"
+    r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+)
+#: The number in the name of a traced class.
+_MANGLED = re.compile(r"___torch_mangle_\d+\.")
+_END_OF_ARCHIVE, _END_BYTES = b"PK\x05\x06", 22
 
 
 def script_structure(data: bytes) -> Structure:
@@ -26,7 +40,10 @@ def script_structure(data: bytes) -> Structure:
     module = torch.jit.load(io.BytesIO(data), map_location="cpu")
     graph = module.inlined_graph
     methods = ", ".join(sorted(module._c._method_names()))
-    metadata = {**_extra(data), "methods": methods}
+    metadata = {**_extra(data), "methods": methods} | _object(data)
+    # C++ runs the hooks of a module too, and they are no part of its graph.
+    hooks = len(module._c._get_forward_hooks()) + len(module._c._get_forward_pre_hooks())
+    further = (*_further(data, _SCRIPT_RECORDS), *([f"hooks: {hooks}"] if hooks else []))
     names, inputs = dict[str, Node](), list[str]()
     for value in list(graph.inputs())[1:]:  # the first is the module itself
         names[value.debugName()] = Node("input", value.debugName(), {"place": str(len(inputs))})
@@ -34,7 +51,7 @@ def script_structure(data: bytes) -> Structure:
     names[next(iter(graph.inputs())).debugName()] = Node("module")
     made = _block(graph, names)
     outputs = {str(place): names[value.debugName()] for place, value in enumerate(graph.outputs())}
-    return Structure(tuple(inputs), outputs, metadata | _state(module), unused(made, outputs.values()))
+    return Structure(tuple(inputs), outputs, metadata | _state(module), unused(made, outputs.values()), further=further)
 
 
 def _block(block: Any, names: dict[str, Node]) -> list[Node]:
@@ -107,7 +124,9 @@ def program_structure(data: bytes, program: torch.export.ExportedProgram) -> Str
             made.append(values[node])
     symbols = ", ".join(f"{low.lower} to {low.upper}" for low in program.range_constraints.values())
     metadata = {**_extra(data), "ranges of sizes": symbols}
-    return Structure(tuple(inputs), outputs, metadata, unused(made, outputs.values()))
+    further = _further(data, _PROGRAM_RECORDS)
+    further += () if program.example_inputs is None else ("example inputs",)
+    return Structure(tuple(inputs), outputs, metadata, unused(made, outputs.values()), further=further)
 
 
 def _placed(read: list[torch.fx.Node], argument: Any) -> Any:
@@ -146,3 +165,28 @@ def _extra(data: bytes) -> dict[str, str]:
             for name in records.namelist()
             if _EXTRA in name
         }
+
+
+def _further(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
+    """Return what an archive holds beside the records that the structure has; nothing for an archive of ours.
+
+    Other readers run what PyTorch passes over: a program for phones, a library, or the other of two equal names.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as records:
+        listed = [(record.filename.partition("/")[2], record.file_size) for record in records.infolist()]
+        start = min((record.header_offset for record in records.infolist()), default=0)
+    further = [f"record {name} of {size:,} bytes" for name, size in listed if known.fullmatch(name) is None]
+    times = Counter(name for name, _ in listed)
+    further += [f"record {name} {times[name]} times" for name in times if times[name] > 1]
+    around = start + len(data) - data.rfind(_END_OF_ARCHIVE) - _END_BYTES
+    further += [f"{around:,} bytes around the records"] if around else []
+    return tuple(further)
+
+
+def _object(data: bytes) -> dict[str, str]:
+    """Return the module with its attributes, as it is stored: the instructions that build it, without its number."""
+    with zipfile.ZipFile(io.BytesIO(data)) as records:
+        stored = next(records.read(name) for name in records.namelist() if name.endswith("/data.pkl"))
+    steps = [(step.name, argument) for step, argument, _ in pickletools.genops(stored)]
+    text = _MANGLED.sub("", repr([step for step in steps if step[0] not in ("PROTO", "FRAME")]))
+    return {"object": hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}

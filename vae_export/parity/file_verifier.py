@@ -144,7 +144,7 @@ class FileVerifier:
         """Open the first file of a part that can be opened."""
         for entry in self._artifact.manifest.known:
             for target in (target for target in targets if target.runs(entry) and entry.part == part):
-                with contextlib.suppress(VaeExportError):  # `verify` raises it again
+                with contextlib.suppress(Exception):  # every reader raises its own; `verify` raises it again
                     self._refuse_crashed(entry, target)
                     content = self._tried.get(entry.name) or read_content(self._artifact, entry)
                     return self._open(entry, content, target.session_options(thorough=False)[0])
@@ -173,6 +173,9 @@ class FileVerifier:
             findings = [finding for finding in findings if finding.rule != "baked-batch"]
         reproduction = reproduce(entry, self._artifact.manifest, self.writer, lambda: content)
         findings += reproduction.findings(allowed=self.allow_unreproduced)
+        if (needed := FORMATS[entry.format].required_machine(content)) != entry.machine:
+            detail = f"the manifest says that it needs {entry.machine or 'no machine'}; expected {needed or 'none'}"
+            findings.append(Finding("other-manifest", "error", entry.name, detail))
         record = FileRecord(entry, findings, reproduction)
         plan = self.plan.parts[float_part(entry.part)]
         before = plan.reference_seconds / (plan.seconds or 1.0)

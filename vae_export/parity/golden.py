@@ -125,7 +125,8 @@ def golden_findings(artifact: Artifact, references: References) -> list[Finding]
     manifest = artifact.manifest
     data = {array.name: artifact.read(array) for part in manifest.golden for array in (*part.inputs, *part.outputs)}
     if not manifest.golden:
-        return []
+        is_export = manifest.known and not manifest.is_of_single_file
+        return [_wrong(MANIFEST, "no golden vectors; export always makes them")] if is_export else []
     parts, precisions = [part.part for part in manifest.golden], [entry.precision for entry in manifest.known]
     if missing := [part for part in parts if part not in references.source.parts]:
         return [_wrong(MANIFEST, f"golden vectors of {missing[0]}, which the source does not have")]

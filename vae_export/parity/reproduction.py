@@ -8,6 +8,7 @@ metadata.
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vae_export._version import __version__
 from vae_export.artifact.certificate import PROOFS
 from vae_export.artifact.file_metadata import METADATA_PREFIX, file_metadata
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
@@ -26,7 +28,7 @@ from vae_export.formats.base import Finding, Severity
 from vae_export.formats.structure import Structure, differences
 from vae_export.io.atomic import sha256
 from vae_export.parity.probes import CalibrationInputs
-from vae_export.precision import CALIBRATED, PrecisionName
+from vae_export.precision import CALIBRATED, PrecisionName, infix
 from vae_export.sources import Source
 
 #: The rules of the findings below, and what to do about them.
@@ -211,7 +213,7 @@ def _differences(
     """Return a line for each difference of two structures, or None where the format has none."""
     if found is None or expected is None:
         return None
-    if not manifest.versions and not any(key.startswith(METADATA_PREFIX) for key in found.metadata):
+    if manifest.is_of_single_file and not any(key.startswith(METADATA_PREFIX) for key in found.metadata):
         # A file of another exporter says nothing about its model that could be wrong.
         others = {key: text for key, text in expected.metadata.items() if not key.startswith(METADATA_PREFIX)}
         expected = replace(expected, metadata=others)
@@ -245,24 +247,35 @@ def manifest_findings(manifest: Manifest, source: Source) -> Iterator[Finding]:
         manifest: the manifest of the export; one that was made for a single file says nothing.
         source: the source that it is compared with.
     """
+    if manifest.is_of_single_file:
+        return
     if manifest.provenance and not source.provenance:
         detail = "the source says nothing about its origin"
         yield Finding("unknown-origin", "warning", f"{MANIFEST}, provenance", detail)
-    elif manifest.provenance:
+    elif source.provenance:
         known = json.loads(json.dumps(dict(source.provenance)))
         for where, detail, label in _unlike(dict(manifest.provenance), known, "provenance"):
             severity: Severity = "warning" if label else "error"
             yield Finding("other-manifest", severity, f"{MANIFEST}, {where}", detail)
     here = versions({entry.format for entry in manifest.known})
+    for name in sorted(here.keys() - manifest.versions.keys()):
+        yield Finding("other-manifest", "error", f"{MANIFEST}, versions.{name}", "is missing; export writes it")
+    here |= {"vae-export": __version__, "python": platform.python_version()}
     for name, version in manifest.versions.items():
         if here.get(name, version) != version:
             detail = f"{version} wrote the files, as nobody can check; verified with {here[name]}"
             yield Finding("other-version", "warning", f"{MANIFEST}, versions.{name}", detail)
-    for entry in manifest.known if manifest.versions else ():
+        elif name not in here:
+            detail = f"{version[:80]} wrote the files, as nobody can check; none of these formats needs it here"
+            yield Finding("other-version", "warning", f"{MANIFEST}, versions.{name}", detail)
+    for entry in manifest.known:
         needed = FORMATS[entry.format].without_vnni(entry.precision)
-        if entry.without_vnni not in ({}, dict(needed)):
+        if entry.without_vnni != dict(needed):
             detail = f"{dict(entry.without_vnni)}; expected {dict(needed)}"
             yield Finding("other-manifest", "error", f"{MANIFEST}, {entry.name}, without_vnni", detail)
+        usual = f"{entry.part}{infix(entry.precision)}{FORMATS[entry.format].suffix}"
+        if entry.name != usual:
+            yield Finding("other-manifest", "error", f"{MANIFEST}, {entry.name}", f"export calls this file {usual}")
 
 
 def _unlike(stated: Any, known: Any, where: str) -> Iterator[tuple[str, str, bool]]:
@@ -310,6 +323,7 @@ def _alike_after_calibration(found: Array, expected: Array) -> bool:
     if np.issubdtype(found.dtype, np.floating):
         return bool(np.allclose(found, expected, rtol=_CALIBRATION_ERROR, atol=0))
     distance = np.abs(found.astype(np.float64) - expected)
-    if found.ndim == 0 or found.dtype == np.int32:
+    is_zero_point, is_bias = found.ndim == 0 and found.dtype == np.uint8, found.ndim == 1 and found.dtype == np.int32
+    if is_zero_point or is_bias:
         return bool((distance <= 1 + _CALIBRATION_ERROR * np.abs(expected)).all())
     return False

@@ -26,7 +26,7 @@ from vae_export.artifact.folder import Artifact
 from vae_export.capture import Captured, Graph
 from vae_export.contract import float_part
 from vae_export.errors import IntegrityError, ModelError
-from vae_export.formats import FORMATS, versions
+from vae_export.formats import FORMATS, OPSET, versions
 from vae_export.formats.base import Finding
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.certificate import Certificate, EngineVersion
@@ -39,8 +39,8 @@ from vae_export.parity.pilot import plain_inputs, seconds
 from vae_export.parity.plan import BATCHES, DEFAULT_MINUTES, Limits
 from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import References
-from vae_export.parity.reproduction import manifest_findings, stated_provenance
-from vae_export.parity.targets import choose_targets, kinds_of, refuse_unknown
+from vae_export.parity.reproduction import FileWriter, manifest_findings, stated_provenance
+from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.sources import Source
 from vae_export.system.hardware import available_memory
@@ -110,6 +110,8 @@ def verify(
         verifier.allow_unreproduced = allow_unreproduced
         verifier.writer = references.writer.stating(stated_provenance(artifact.manifest, references.source))
         verifier.progress = progress
+        if not trust:
+            check_programs(artifact, chosen, verifier.writer)
         verifier.crash_check(chosen, report)
         verifier.plan = plan = verifier.plan_for(limits, chosen)
         verifier.meter = meter = DegradationMeter(references, budget, tolerance, report, plan.nats)
@@ -198,6 +200,31 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
             raise ModelError(
                 f"a file in format {entry.format} {danger}, and this one is not known to be ours",
                 where=artifact.folder / entry.name,
+                do="pass --trust if you know who made it",
+            )
+
+
+def check_programs(artifact: Artifact, targets: Sequence[Target], writer: FileWriter) -> None:
+    """Raise `ModelError` for a file that may run code when it is loaded, and that is not the file that export writes.
+
+    A manifest can be forged, so that it does not tell whose program a file is.
+
+    Args:
+        artifact: the export.
+        targets: the targets that will load files.
+        writer: writes the files of the source.
+    """
+    for entry in artifact.manifest.known:
+        format = FORMATS[entry.format]
+        if not format.runs_code or format.unavailable() is not None or not any(one.runs(entry) for one in targets):
+            continue
+        opset = artifact.manifest.opset or OPSET
+        stated = {"": entry.sha256} | {sidecar.suffix: sidecar.sha256 for sidecar in entry.beside}
+        if writer.hashes(entry.part, entry.format, entry.precision, opset) != stated:
+            raise ModelError(
+                f"a file in format {entry.format} {format.danger}, and this one is not what export writes here",
+                where=artifact.folder / entry.name,
+                expected="equal bytes",
                 do="pass --trust if you know who made it",
             )
 

@@ -58,7 +58,7 @@ def _checked_versions(model: onnx.ModelProto) -> int:
         raise ModelError("not one operator set", expected="ai.onnx once", got=len(model.opset_import))
     if model.functions or model.training_info:
         got = "functions of its own" if model.functions else "training information"
-        raise ModelError("file has file has more than a graph", expected="a plain graph of ai.onnx operators", got=got)
+        raise ModelError("file has more than a graph", expected="a plain graph of ai.onnx operators", got=got)
     return int(model.opset_import[0].version)
 
 

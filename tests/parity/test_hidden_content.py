@@ -1,0 +1,453 @@
+"""Files with content that no engine here uses: another reader may, so each is named as a difference."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from tests.parity.small_exports import Subject, assert_fails, tampered, verified
+from vae_export.artifact.folder import read_content
+from vae_export.artifact.manifest import FileContent, FileEntry
+from vae_export.errors import ModelError
+from vae_export.formats import FORMATS, WriteOptions, versions
+from vae_export.formats.onnx import Onnx
+from vae_export.formats.onnx_structure import onnx_structure
+from vae_export.formats.structure import differences
+from vae_export.formats.torchscript import _ignored_deprecation
+from vae_export.parity import verify
+from vae_export.parity.reproduction import Reproduction, manifest_findings, reproduce
+
+
+def compared(subject: Subject, format: str, change: Callable[[FileContent], FileContent]) -> Reproduction:
+    """The comparison of a changed decoder with the one that is written anew."""
+    content = change(read_content(subject.artifact, subject.artifact.entry("decoder", format)))
+    entry = FileEntry.of("decoder", "decoder", format, content)
+    return reproduce(entry, subject.artifact.manifest, subject.references.writer, lambda: content)
+
+
+def assert_named(found: Reproduction, named: str) -> None:
+    assert not found.is_proof
+    lines = [*found.differences, str(found.reason)]
+    assert any(re.search(named, line) for line in lines), lines
+
+
+# --- ONNX ---------------------------------------------------------------------------------------------------------
+
+
+def weight(model: ModelProto) -> TensorProto:
+    return next(one for one in model.graph.initializer if len(one.dims) == 2)
+
+
+def gemm(model: ModelProto) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == "Gemm")
+
+
+def training_information(model: ModelProto) -> None:
+    model.training_info.add().algorithm.node.append(helper.make_node("Identity", ["a"], ["b"]))
+
+
+def unknown_field(model: ModelProto) -> None:
+    model.MergeFromString(b"\xfa\x3f\x05hello")  # number 1023
+
+
+def note_of_an_operator(model: ModelProto) -> None:
+    model.graph.node[0].doc_string = "audited"
+
+
+def metadata_of_an_operator(model: ModelProto) -> None:
+    entry = model.graph.node[0].metadata_props.add()
+    entry.key, entry.value = "score", "1.0"
+
+
+def note_of_an_output(model: ModelProto) -> None:
+    model.graph.output[0].doc_string = "in [-1, 1]"
+
+
+def meaning_of_an_axis(model: ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[0].denotation = "DATA_CHANNEL"
+
+
+def note_of_a_weight(model: ModelProto) -> None:
+    weight(model).doc_string = "audited"
+
+
+def name_of_the_graph(model: ModelProto) -> None:
+    model.graph.name = "another"
+
+
+def version_of_the_model(model: ModelProto) -> None:
+    model.model_version = 7
+
+
+def quantisation_of_a_weight(model: ModelProto) -> None:
+    model.graph.quantization_annotation.add().tensor_name = weight(model).name
+
+
+def metadata_twice(model: ModelProto) -> None:
+    entries = [copy.deepcopy(entry) for entry in model.metadata_props]
+    del model.metadata_props[:]
+    for entry in entries:
+        if entry.key == "vae_export.provenance":
+            model.metadata_props.add(key=entry.key, value=entry.value.replace("0", "9"))
+        model.metadata_props.append(entry)
+
+
+def attribute_twice(model: ModelProto) -> None:
+    node = gemm(model)
+    right = [copy.deepcopy(one) for one in node.attribute]
+    del node.attribute[:]
+    node.attribute.extend([helper.make_attribute("alpha", 2.0), *right])
+
+
+def operator_set_twice(model: ModelProto) -> None:
+    sets = [copy.deepcopy(one) for one in model.opset_import]
+    del model.opset_import[:]
+    model.opset_import.extend([helper.make_opsetid("ai.onnx", 11), *sets])
+
+
+def weight_with_two_values(model: ModelProto) -> None:
+    tensor = weight(model)
+    tensor.float_data.extend([9.0] * int(np.prod(tensor.dims)))
+
+
+def weight_outside_that_is_not_used(model: ModelProto) -> None:
+    entry = weight(model).external_data.add()
+    entry.key, entry.value = "location", "decoder.data"
+
+
+def weight_twice(model: ModelProto) -> None:
+    other = copy.deepcopy(weight(model))
+    other.raw_data = (numpy_helper.to_array(other) * np.float32(1.5)).tobytes()
+    model.graph.initializer.append(other)
+    model.graph.initializer.append(copy.deepcopy(weight(model)))
+
+
+def output_twice(model: ModelProto) -> None:
+    model.graph.output.append(copy.deepcopy(model.graph.output[0]))
+
+
+def sizes_of_an_inner_value(model: ModelProto) -> None:
+    for value in model.graph.value_info:
+        value.type.tensor_type.shape.dim[0].dim_value = 7
+
+
+def version_of_an_operator(model: ModelProto) -> None:
+    gemm(model).overload = "other"
+
+
+def function(model: ModelProto) -> None:
+    body = [helper.make_node("Tanh", ["A"], ["Y"])]
+    model.functions.append(helper.make_function("", "Sigmoid", ["A"], ["Y"], body, [helper.make_opsetid("", 20)]))
+
+
+ONNX_CONTENT: dict[Callable[[ModelProto], None], str] = {
+    training_information: r"training_info of ModelProto",
+    unknown_field: r"8 bytes in unknown fields",
+    note_of_an_operator: r"doc_string of NodeProto 'node_\w+': audited",
+    metadata_of_an_operator: r"metadata_props of NodeProto",
+    note_of_an_output: r"doc_string of ValueInfoProto 'image': in \[-1, 1\]",
+    meaning_of_an_axis: r"denotation of Dimension",
+    note_of_a_weight: r"doc_string of TensorProto 'decoder",
+    name_of_the_graph: r"name of GraphProto 'another'",
+    version_of_the_model: r"model_version of ModelProto 'ModelProto': 7",
+    quantisation_of_a_weight: r"quantization_annotation of GraphProto",
+    metadata_twice: r"metadata 'vae_export\.provenance' 2 times",
+    attribute_twice: r"attribute of 'node_linear\w*' 'alpha' 2 times",
+    operator_set_twice: r"operator set '' 2 times",
+    weight_with_two_values: r"float_data of TensorProto 'decoder",
+    weight_outside_that_is_not_used: r"external data of 'decoder\.body\.0\.weight', which is not used",
+    weight_twice: r"value 'decoder\.body\.0\.weight' 3 times",
+    output_twice: r"output 'image' 2 times",
+    sizes_of_an_inner_value: r"what is stated of it is 1 \(7, \d+\); expected 1 \(\?, \d+\)",
+    version_of_an_operator: r"overload of NodeProto 'node_linear\w*': other",
+    function: r"metadata 'function  Sigmoid' is ",
+}
+
+
+@pytest.mark.parametrize("change", ONNX_CONTENT, ids=lambda change: change.__name__)
+def test_content_of_onnx_that_is_not_run_is_named(mlp: Subject, change: Callable[[ModelProto], None]) -> None:
+    def changed(content: FileContent) -> FileContent:
+        model = onnx.load_from_string(content.data)
+        change(model)
+        return FileContent(model.SerializeToString())
+
+    data = read_content(mlp.artifact, mlp.artifact.entry("decoder")).data
+    lines = list(differences(onnx_structure(changed(FileContent(data)).data), onnx_structure(data)))
+    assert any(re.search(ONNX_CONTENT[change], line) for line in lines), lines
+    assert compared(mlp, "onnx", changed).state == "different"
+
+
+def test_hidden_content_fails_the_verification(mlp: Subject, tmp_path: Path) -> None:
+    model = onnx.load_from_string(mlp.data("decoder"))
+    metadata_twice(model)
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): model.SerializeToString()})
+    certificate = verified(artifact, mlp.references, allow_unreproduced=False)
+    assert_fails(certificate)
+    assert not certificate.failures
+    assert [finding.rule for finding in certificate.errors] == ["other-structure"]
+
+
+def test_weight_inside_a_file_with_weights_outside_is_read_where_engines_read_it(mlp: Subject) -> None:
+    """An engine follows the stated place of a weight, and not its entry for another file."""
+    content = Onnx(max_inside=0).write(mlp.graph("decoder"), WriteOptions())
+    [sidecar] = content.sidecars.values()
+    model = onnx.load_model_from_string(content.data)
+    tensor = next(one for one in model.graph.initializer if one.external_data)
+    length = next(int(entry.value) for entry in tensor.external_data if entry.key == "length")
+    tensor.data_location, tensor.raw_data = TensorProto.DEFAULT, bytes(length)
+    right, wrong = (onnx_structure(data, [sidecar]) for data in (content.data, model.SerializeToString()))
+    lines = list(differences(wrong, right))
+    assert any(line.startswith(f"initialiser '{tensor.name}': ") for line in lines), lines
+    tensor.data_location = TensorProto.EXTERNAL  # and now both
+    further = onnx_structure(model.SerializeToString(), [sidecar]).further
+    assert any(line.startswith(f"raw_data of TensorProto '{tensor.name}'") for line in further)
+
+
+def test_pieces_of_a_split_are_counted() -> None:
+    """Before operator set 18, the size of each piece follows from their number."""
+
+    def structure(pieces: int):  # type: ignore[no-untyped-def]
+        names = ["y", *(f"z{place}" for place in range(pieces - 1))]
+        graph = helper.make_graph(
+            [helper.make_node("Split", ["x"], names, axis=1)],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", None])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+        return onnx_structure(model.SerializeToString())
+
+    assert list(differences(structure(2), structure(2))) == []
+    assert any("attribute 'outputs' is 4" in line for line in differences(structure(4), structure(2)))
+
+
+def test_step_of_a_calibrated_value_is_one(mlp: Subject) -> None:
+    """Calibrations may move a zero point by 1, but not that of one of two operators that undo each other."""
+    content = mlp.references.writer.write("decoder", "onnx", "int8-static")
+    model = onnx.load_from_string(content.data)
+    node = next(node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0][0] != "d")
+    made_by = next(other for other in model.graph.node if node.input[0] in other.output)
+    assert made_by.op_type == "QuantizeLinear"
+    zero = next(one for one in model.graph.initializer if one.name == node.input[2])
+    moved = np.asarray(numpy_helper.to_array(zero) ^ 1)
+    model.graph.initializer.append(numpy_helper.from_array(moved, "moved"))
+    node.input[2] = "moved"
+    changed = FileContent(model.SerializeToString())
+    entry = FileEntry.of("decoder", "decoder", "onnx", changed, "int8-static")
+    found = reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda: changed)
+    assert_named(found, r"attribute 'undoes' is another step; expected what it reads")
+
+
+# --- archives of PyTorch ------------------------------------------------------------------------------------------
+
+
+def rezipped(
+    data: bytes,
+    first: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda _: {},
+    last: Callable[[dict[str, bytes]], dict[str, bytes]] = lambda _: {},
+) -> bytes:
+    """The archive with more records before and behind its own."""
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    root = source.namelist()[0].partition("/")[0]
+    records = {name.partition("/")[2]: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, record in [*first(records).items(), *records.items(), *last(records).items()]:
+            archive.writestr(f"{root}/{name}", record)
+    return target.getvalue()
+
+
+ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "a program for phones": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"bytecode.pkl": b"\x80\x02)."}),
+        r"record bytecode\.pkl of 4 bytes; export writes no such thing",
+    ),
+    "a text more": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"extra/notes": b"audited"}),
+        r"metadata 'notes' is audited; expected none",
+    ),
+    "bytes behind the archive": ("torchscript", lambda data: data + b"more", r"4 bytes around the records"),
+    "two contracts": (
+        "torchscript",
+        lambda data: rezipped(
+            data,
+            first=lambda records: {
+                name: record.replace(b"1.0", b"2.0") for name, record in records.items() if name.endswith("contract")
+            },
+        ),
+        r"extra/vae_export\.contract 2 times",
+    ),
+    "two programs of one name": (
+        "pt2",
+        lambda data: rezipped(
+            data, first=lambda records: {"models/model.json": records["models/model.json"].replace(b"sigmoid", b"tanh")}
+        ),
+        r"models/model\.json 2 times",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_content_of_an_archive_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
+    format, change, named = ARCHIVES[name]
+    assert_named(compared(mlp, format, lambda content: FileContent(change(content.data))), named)
+
+
+def test_attribute_and_hook_of_a_torchscript_module_are_named(mlp: Subject) -> None:
+    def with_attribute(content: FileContent) -> FileContent:
+        buffer = io.BytesIO()
+        with _ignored_deprecation():
+            module = torch.jit.load(io.BytesIO(content.data))
+            module._c._register_attribute("calls", torch._C.IntType.get(), 3)
+            torch.jit.save(module, buffer)
+        return FileContent(buffer.getvalue())
+
+    class Doubled(torch.nn.Module):
+        def forward(self, latent: torch.Tensor) -> torch.Tensor:
+            return latent
+
+    def hook(self: Doubled, input: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+        return output * 2
+
+    def with_hook(_: FileContent) -> FileContent:
+        buffer, module = io.BytesIO(), Doubled()
+        module.register_forward_hook(hook)
+        with _ignored_deprecation():
+            torch.jit.save(torch.jit.script(module), buffer)
+        return FileContent(buffer.getvalue())
+
+    assert_named(compared(mlp, "torchscript", with_attribute), r"metadata 'object' is [0-9a-f]{8}")
+    assert_named(compared(mlp, "torchscript", with_hook), r"hooks: 1; export writes no such thing")
+
+
+def test_program_that_is_not_what_export_writes_is_not_loaded(mlp: Subject, tmp_path: Path) -> None:
+    """Loading runs the pickles inside, and a manifest that names the checkpoint can be forged."""
+    canary = tmp_path / "ran"
+    script = b"cbuiltins\nopen\n(V" + str(canary).encode() + b"\nVw\ntR."
+    data = mlp.data("decoder", "pt2")
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, script if "sample_inputs" in name else source.read(name))
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "pt2"): target.getvalue()})
+    for targets in (None, ["pt2/cpu"]):
+        with pytest.raises(ModelError, match="is a program, and this one is not what export writes here"):
+            verify(artifact, mlp.references, targets=targets, thorough=False)
+    assert not canary.exists()
+    unchanged = tampered(mlp, tmp_path / "f", {("decoder", "pt2"): data})
+    verify(unchanged, mlp.references, thorough=False).require()
+
+
+# --- OpenVINO -----------------------------------------------------------------------------------------------------
+
+
+def in_text(old: str, new: str) -> Callable[[FileContent], FileContent]:
+    def change(content: FileContent) -> FileContent:
+        text = content.data.decode()
+        assert old in text
+        return replace(content, data=text.replace(old, new, 1).encode())
+
+    return change
+
+
+def note_of_a_layer(content: FileContent) -> FileContent:
+    text = content.data.decode()
+    place = text.index("<input>", text.index('type="Sigmoid"'))
+    note = '<rt_info><attribute name="nonconvertible_divide" version="0"/></rt_info>'
+    return replace(content, data=f"{text[:place]}{note}{text[place:]}".encode())
+
+
+OPENVINO: dict[str, tuple[Callable[[FileContent], FileContent], str]] = {
+    "a comment": (in_text("<layers>", "<!-- audited --><layers>"), r"a comment or a declaration"),
+    "an entity": (
+        in_text('<?xml version="1.0"?>', '<?xml version="1.0"?><!DOCTYPE net [<!ENTITY x "1">]>'),
+        r"a comment or a declaration",
+    ),
+    "a note of the model": (in_text("<rt_info>", '<rt_info><score value="1.0"/>'), r"note <score value=\"1\.0\""),
+    "a note of a layer": (note_of_a_layer, r"note of Sigmoid: .*nonconvertible_divide"),
+    "another name": (in_text('<net name="main_graph"', '<net name="x"'), r"name x; export writes no such thing"),
+    "another element": (in_text("<edges>", "<more/><edges>"), r"element more; export"),
+    "weights that nothing reads": (
+        lambda content: replace(content, sidecars={name: data + b"more" for name, data in content.sidecars.items()}),
+        r"4 bytes of weights that nothing reads",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPENVINO)
+def test_content_of_openvino_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
+    change, named = OPENVINO[name]
+    assert_named(compared(mlp, "openvino", change), named)
+
+
+# --- the manifest -------------------------------------------------------------------------------------------------
+
+
+def test_manifest_that_says_less_than_export_does_is_named(mlp: Subject) -> None:
+    manifest = mlp.artifact.manifest
+
+    def found(**changes: object) -> list[tuple[str, str, str]]:
+        changed = replace(manifest, **changes)  # type: ignore[arg-type]
+        return [(one.rule, one.severity, one.where) for one in manifest_findings(changed, mlp.source)]
+
+    assert found() == []
+    assert ("other-manifest", "error", "manifest.json, versions.torch") in found(versions={})
+    assert ("other-version", "warning", "manifest.json, versions.audited-by") in found(
+        versions={**manifest.versions, "audited-by": "somebody"}
+    )
+    assert ("other-version", "warning", "manifest.json, versions.python") in found(
+        versions={**manifest.versions, "python": "3.0"}
+    )
+    assert {rule for rule, _, _ in found(provenance={})} == {"other-manifest"}
+    entry = manifest.entry("decoder")
+    only_onnx = {"versions": {name: manifest.versions[name] for name in versions(["onnx"])}}
+    quantised = replace(entry, precision="int8", name=f"{entry.part}.int8.onnx")
+    assert found(files=(quantised,), **only_onnx) == [
+        ("other-manifest", "error", f"manifest.json, {quantised.name}, without_vnni")
+    ]
+    needed = dict(FORMATS["onnx"].without_vnni("int8"))
+    assert found(files=(replace(quantised, without_vnni=needed),), **only_onnx) == []
+    assert found(files=(replace(entry, name="x.onnx"),), **only_onnx) == [
+        ("other-manifest", "error", "manifest.json, x.onnx")
+    ]
+
+
+def test_export_without_golden_vectors_or_with_another_machine_fails(mlp: Subject, tmp_path: Path) -> None:
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): mlp.data("decoder")})
+    bare = replace(artifact, manifest=replace(artifact.manifest, golden=()))
+    certificate = verified(bare, mlp.references, allow_unreproduced=False)
+    assert_fails(certificate)
+    assert [(one.rule, one.detail) for one in certificate.errors] == [
+        ("golden-vectors", "no golden vectors; export always makes them")
+    ]
+    [entry] = artifact.manifest.files
+    elsewhere = replace(artifact.manifest, files=(replace(entry, machine="linux aarch64"),))
+    certificate = verified(replace(artifact, manifest=elsewhere), mlp.references, allow_unreproduced=False)
+    assert_fails(certificate)
+    assert [one.detail for one in certificate.errors] == [
+        "the manifest says that it needs linux aarch64; expected none"
+    ]
+
+
+def test_metadata_of_an_export_cannot_be_left_out(mlp: Subject, tmp_path: Path) -> None:
+    """A manifest without versions does not make an export the file of another exporter."""
+    model = onnx.load_from_string(mlp.data("decoder"))
+    del model.metadata_props[:]
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "onnx"): model.SerializeToString()})
+    artifact = replace(artifact, manifest=replace(artifact.manifest, versions={}, provenance={}))
+    certificate = verified(artifact, mlp.references, allow_unreproduced=False)
+    assert_fails(certificate)
+    assert "metadata 'vae_export.part' is missing; expected decoder" in certificate.reproductions[0].differences
