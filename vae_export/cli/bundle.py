@@ -78,7 +78,7 @@ class TritonOptions:
 
     triton: Annotated[
         Path | None,
-        typer.Option("--triton", metavar="DIR", help="Write a model repository for Triton Inference Server too."),
+        typer.Option("--triton", metavar="FOLDER", help="Also write a model repository for Triton Inference Server."),
     ] = None
     triton_version: Annotated[
         int, typer.Option("--triton-version", help="Version of the models in it.", min=1, max=999_999_999)

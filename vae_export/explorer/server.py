@@ -116,7 +116,7 @@ def _find_package(start: Path) -> Path:
         "onnxruntime-web is not installed",
         where=f"{_ORT_FOLDER}, in {start.absolute()} and above",
         got=incomplete,
-        do=f"run: {INSTALL_COMMAND}, or pass --ort DIR, or --cdn to fetch it from {CDN_URL.split('/')[2]}",
+        do=f"run: {INSTALL_COMMAND}, or pass --ort FOLDER, or --cdn to fetch it from {CDN_URL.split('/')[2]}",
     )
 
 

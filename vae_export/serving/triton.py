@@ -1,7 +1,7 @@
 """Write a model repository for NVIDIA's Triton Inference Server, which runs the ONNX files of a bundle without Python.
 
-    DIR/mnist-decoder/config.pbtxt       names, datatypes, sizes, largest batch
-    DIR/mnist-decoder/1/model.onnx       the file, by its version
+    FOLDER/mnist-decoder/config.pbtxt       names, datatypes, sizes, largest batch
+    FOLDER/mnist-decoder/1/model.onnx       the file, by its version
 
 https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_configuration.md
 """
