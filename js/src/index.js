@@ -8,7 +8,7 @@ export { isImage, outputOf, pixelRange, sizesAt, tensorsOf, usualValue, whyNotDr
 export { BundleError, InputError } from "./errors.js";
 export { findModel, toleranceOf } from "./manifest.js";
 export { Model, joinRows, takeRows } from "./model.js";
-export { checkSeed, normal, normalQuantile, philox, sample, sampleCodes, samplePrior, tensorOf } from "./noise.js";
+export { checkSeed, makeTensor, normal, normalQuantile, philox, sample, sampleCodes, samplePrior } from "./noise.js";
 export { encodePng, toGrid, toLayout, toLevel, toPixels, toRgba } from "./pixels.js";
 export { checkNoise, compare, compareBytes, goldenConditions, selfTest } from "./self-test.js";
 

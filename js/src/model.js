@@ -4,7 +4,7 @@ import { goldenSizes, openBundle } from "./bundle.js";
 import { batchBounds, fits, isImage, outputOf, pixelRange, sizesAt, tensorsOf } from "./contract.js";
 import { BundleError, InputError, describe, refuse } from "./errors.js";
 import { ARRAYS, findModel } from "./manifest.js";
-import { samplePrior, tensorOf } from "./noise.js";
+import { makeTensor, samplePrior } from "./noise.js";
 import { toLayout, toPixels } from "./pixels.js";
 import { describeMachine, recommendation, withNeededEntries } from "./recommended.js";
 import { goldenConditions, selfTest } from "./self-test.js";
@@ -529,7 +529,7 @@ function asTensor(spec, numbers) {
   if (!Number.isInteger(rows)) throw new InputError(describe("wrong shape", where, `a multiple of ${size} numbers`, numbers.length));
   checkNumbers(spec, numbers); // before they are converted
   const dims = [rows, .../** @type {number[]} */ (item)];
-  return numbers instanceof ARRAYS[spec.dtype] ? { data: /** @type {any} */ (numbers), dims, dtype: spec.dtype } : tensorOf(spec.dtype, Array.from(numbers, Number), dims);
+  return numbers instanceof ARRAYS[spec.dtype] ? { data: /** @type {any} */ (numbers), dims, dtype: spec.dtype } : makeTensor(spec.dtype, Array.from(numbers, Number), dims);
 }
 
 /**

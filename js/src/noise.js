@@ -84,7 +84,7 @@ export function samplePrior(contract, n, seed = 0, start = 0, sizes = {}) {
     for (let row = 0; row < n && length !== width; row += 1) {
       numbers.set(rows.subarray(row * width + offset, row * width + offset + length), row * length);
     }
-    return [name, tensorOf(dtype, numbers, [n, ...items[index]])];
+    return [name, makeTensor(dtype, numbers, [n, ...items[index]])];
   }));
 }
 
@@ -96,7 +96,7 @@ export function samplePrior(contract, n, seed = 0, start = 0, sizes = {}) {
  * @param {number[]} dims
  * @returns {Tensor}
  */
-export function tensorOf(dtype, numbers, dims) {
+export function makeTensor(dtype, numbers, dims) {
   if (dtype === "int64") return { data: BigInt64Array.from(Array.from(numbers), BigInt), dims, dtype };
   if (dtype === "int32") return { data: Int32Array.from(numbers), dims, dtype };
   return { data: numbers instanceof Float32Array ? numbers : Float32Array.from(numbers), dims, dtype };

@@ -45,7 +45,7 @@ def runs(
     summaries, unreadable = read_run_summaries(folder)
     if not summaries:
         if unreadable:
-            raise unreadable[0] if len(unreadable) == 1 else _none(folder, unreadable)
+            raise unreadable[0] if len(unreadable) == 1 else _all_unreadable(folder, unreadable)
         raise UsageError("no run found", where=folder, do="train one first: python cli.py train")
     for error in unreadable:
         console.note(f"left out: {error}")
@@ -105,7 +105,7 @@ def _show_difference(first: Run, second: Run, *, json: bool) -> None:
     console.result(table if differs else "no difference")
 
 
-def _none(folder: Path, unreadable: Sequence[InputError]) -> InputError:
+def _all_unreadable(folder: Path, unreadable: Sequence[InputError]) -> InputError:
     for error in unreadable:
         console.note(f"left out: {error}")
     return InputError("no run can be read", where=folder, got=f"{len(unreadable)} that cannot, above")

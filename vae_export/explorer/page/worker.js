@@ -2,7 +2,7 @@
 //
 // It answers a message {id, method, argument} with {id, result} or {id, error}.
 
-import { Model, goldenArray, isImage, outputOf, pixelRange, sizesAt, takeRows, tensorOf, tensorsOf, toLayout } from "./vae-bundle/index.js";
+import { Model, goldenArray, isImage, makeTensor, outputOf, pixelRange, sizesAt, takeRows, tensorsOf, toLayout } from "./vae-bundle/index.js";
 
 // Two builds of ONNX Runtime, each with its own WebAssembly file: the first is half as large.
 const BUILDS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
@@ -70,7 +70,7 @@ function decoderOf(parts) {
 /** Return the inputs of a part as tensors of `rows` rows. */
 function tensors(part, inputs, rows) {
   return Object.fromEntries(tensorsOf(part, model.contract).inputs.map((spec) => {
-    return [spec.name, tensorOf(spec.dtype, inputs[spec.name], [rows, ...sizesAt(spec, model.contract, sizes)])];
+    return [spec.name, makeTensor(spec.dtype, inputs[spec.name], [rows, ...sizesAt(spec, model.contract, sizes)])];
   }));
 }
 
