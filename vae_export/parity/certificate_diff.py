@@ -52,7 +52,7 @@ def read_baseline(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        got = error.strerror if isinstance(error, OSError) else error
+        got = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
         raise InputError("baseline cannot be read", where=path, expected=expected, got=got) from error
     found = data.get("format") if isinstance(data, dict) else None
     if found not in FORMATS:
@@ -61,7 +61,8 @@ def read_baseline(path: Path) -> dict[str, Any]:
         raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
     cases, degradations = data.get("rows"), data.get("drift")
     if not isinstance(cases, list) or not cases or not all(_is_case(case) for case in cases):
-        raise InputError("baseline has no comparisons to compare with", where=path, expected=expected)
+        do = "pass the file that verify wrote: the output of --json has test cases with --rows only"
+        raise InputError("baseline has no comparisons to compare with", where=path, expected=expected, do=do)
     if not isinstance(degradations, list) or not all(_is_degradation(item) for item in degradations):
         raise InputError("baseline has no degradations to compare with", where=path, expected=expected)
     return dict(data)
