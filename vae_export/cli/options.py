@@ -245,7 +245,7 @@ def opened(model: NamedModel) -> Source:
     tensors = [contract.data, *contract.latents, *(condition.tensor for condition in contract.conditions)]
     if contract.output != contract.data:
         tensors.append(contract.output)
-    facts = [*map(str, tensors), f"encoder: {contract.encoding}"]
+    facts = [*map(str, tensors), *([] if source.encoder is None else [f"encoder: {contract.encoding}"])]
     for note in source.provenance.get("notes", ()):
         console.message(note)
     console.message(f"model: {source.provenance.get('class', model.text)}; {'; '.join(facts)}")
