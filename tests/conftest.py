@@ -46,7 +46,9 @@ OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
 #: alone. Verifying 28 by 28 pixels takes up to five times as long and runs the same operators.
 SMALL_IMAGES: dict[str, tuple[int, int, int]] = dict.fromkeys(("conv", "residual", "resnet"), (1, 12, 12))
 #: Fixtures that run commands in child processes, or take several seconds to make files that few tests need.
-SLOW_FIXTURES = {"after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign"}
+SLOW_FIXTURES = {"after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign", "server"}
+#: A fixture that takes a minute: the tests that use it begin first, so that no worker waits for it at the end.
+LONGEST_FIXTURE = "after_commands"
 #: One of each kind: plain, a program, a file with another beside it.
 PACKED = ("onnx", "torchscript", "openvino")
 
@@ -87,9 +89,10 @@ class Exported:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as slow that use a slow fixture, or that export another family than the default one.
+    """Mark tests as slow that use a slow fixture, or that export another family than the default one, and order them.
 
-    Capturing the graphs of a family takes seconds.
+    Capturing the graphs of a family takes seconds. The slow tests begin, and the quick ones fill what is left of the
+    workers' time.
     """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
@@ -97,6 +100,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         exports = {"exported", "subject"} & fixtures and any(value in OTHER_FAMILIES for value in map(str, parameters))
         if exports or SLOW_FIXTURES & fixtures:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: LONGEST_FIXTURE not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -143,7 +148,7 @@ def exported(shared: Path) -> Callable[[str], Exported]:
             else:
                 source = sample_models.foreign_source()
             # Tests of verification verify these files again, with all the time that they need.
-            minutes = DEFAULT_MINUTES if name == "mlp" else 0.1
+            minutes = DEFAULT_MINUTES if name == "mlp" else 0.02
             made[name] = References(source)
             export(made[name], staging / "export", formats=sample_models.QUICK, minutes=minutes)
 

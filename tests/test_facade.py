@@ -13,6 +13,7 @@ for name in ("torch", "onnx", "onnxscript", "safetensors", "jinja2", "PIL"):
 """
 
 
+@pytest.mark.slow
 def test_star_import_help_and_dir_work_without_torch() -> None:
     code = WITHOUT_TORCH + (
         "from vae_export import *\n"
@@ -27,6 +28,7 @@ def test_star_import_help_and_dir_work_without_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "use",
     [
@@ -49,6 +51,7 @@ def test_name_that_needs_torch_says_what_to_install(use: str) -> None:
     assert result.stdout == expected, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["typer", "rich"])
 def test_command_without_cli_extra_says_what_to_install(module: str) -> None:
     block = f"import sys; sys.modules[{module!r}] = None\n"

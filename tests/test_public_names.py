@@ -43,6 +43,7 @@ def test_another_name_is_an_attribute_error() -> None:
         _ = vae_export.expotr  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_importing_the_package_costs_nothing() -> None:
     result = run_python("import sys, vae_export; print(*sys.modules)")
     assert result.returncode == 0, result.stderr

@@ -21,11 +21,13 @@ def left_by(code: str, folder: Path, **variables: str) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["import vae_export.runtime", "import vae_export.formats, onnxruntime"])
 def test_telemetry_leaves_no_identifier_behind(code: str, tmp_path: Path) -> None:
     assert left_by(code, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_who_sets_the_variable_has_the_last_word() -> None:
     code = "import os, vae_export; assert os.environ['ORT_DISABLE_TELEMETRY'] == '0'"
     subprocess.run(

@@ -28,6 +28,7 @@ def test_certificate_of_an_early_version_is_read() -> None:
     assert "mean_band" not in certificate.document["rows"][0]
 
 
+@pytest.mark.slow
 def test_failed_certificate_is_read(mlp: Exported) -> None:
     document = json.loads(read_certificate(mlp.artifact.certificate).data)
     document["rows"][0] |= {"passed": False, "error": None, "fault": "not finite"}

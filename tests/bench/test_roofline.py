@@ -79,6 +79,7 @@ def test_result_has_the_shape_and_the_operations_of_pytorch(kernel: Kernel) -> N
     assert kernel.operations == counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", available_libraries())
 def test_library_times_what_it_computes(library: str) -> None:
     timer, threads = KernelTimer(library), torch.get_num_threads()

@@ -197,6 +197,7 @@ def test_certificate_unfit_for_card_is_one_line_error(mlp: Exported) -> None:
         pack(mlp.artifact, wrong, name="x")
 
 
+@pytest.mark.slow
 def test_card_and_inspection_name_custom_tolerance(mlp: Exported, tmp_path: Path) -> None:
     """The card must state a custom tolerance, because with --atol 1000 any file passes."""
     known = certificate_of(mlp)
@@ -245,6 +246,7 @@ def test_from_export_to_inspection_by_the_command_line(mlp: Exported, tmp_path: 
     assert run_cli("inspect", out, "--card", cwd=tmp_path).stdout.startswith("# digits\n")
 
 
+@pytest.mark.slow
 def test_damaged_bundle_exits_4_and_shows_nothing(packed: bytes, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(packed[:5000] + b"?" + packed[5001:])

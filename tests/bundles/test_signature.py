@@ -191,6 +191,7 @@ def test_unfit_key_is_refused(path: Path, tmp_path: Path) -> None:
             open_bundle(path, verify_key=key)
 
 
+@pytest.mark.slow
 def test_openssl_makes_keys_and_checks_signatures(mlp: Exported, tmp_path: Path) -> None:
     """The commands of docs/bundle-format.md."""
     if shutil.which("openssl") is None:
@@ -213,6 +214,7 @@ def test_openssl_makes_keys_and_checks_signatures(mlp: Exported, tmp_path: Path)
     assert openssl(*check, "-sigfile", "SHA256SUMS.sig").returncode != 0
 
 
+@pytest.mark.slow
 def test_only_a_key_needs_the_extra(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cryptography" not in _modules_after(f"vae_export.load({str(path)!r})")
     monkeypatch.setattr("vae_export.system.extras.find_spec", lambda _: None)

@@ -29,6 +29,7 @@ def run_only_onnx(monkeypatch: pytest.MonkeyPatch, process: type[SubjectProcess]
     monkeypatch.setattr(benchmark, "SubjectProcess", start)
 
 
+@pytest.mark.slow
 def test_json_output_equals_the_file(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ class DyingProcess(SubjectProcess):
         return super().ask(do, **arguments)
 
 
+@pytest.mark.slow
 def test_crash_of_a_target_is_an_error_only_if_it_was_requested(
     invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,7 @@ def test_paragraph_wraps_between_figures_and_not_within(
     assert capsys.readouterr().out.splitlines() == ["KL of units: 4: 0.96, 4: 0.96", "KL of units: 4: 0.96,", "4: 0.96"]
 
 
+@pytest.mark.slow
 def test_shell_completes_commands_and_choices(tmp_path: Path) -> None:
     code = "import sys; sys.argv = ['vae-export']; import vae_export.cli as c; c.start()"
 

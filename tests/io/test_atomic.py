@@ -37,6 +37,7 @@ class TestWriteAtomic:
         (tmp_path / "plain").touch()
         assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
+    @pytest.mark.slow
     def test_is_one_whole_version_after_each_of_many_kills(self, tmp_path: Path) -> None:
         size = 300_000
         code = """if True:
@@ -108,6 +109,7 @@ class TestWriteAtomic:
 
 
 class TestLock:
+    @pytest.mark.slow
     def test_second_holder_is_told_the_first_ones_process(self, tmp_path: Path) -> None:
         code = """if True:
             import sys, time

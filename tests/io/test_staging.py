@@ -88,6 +88,7 @@ class TestStagedFolder:
         with pytest.raises(StorageError, match="path too long"):
             check_free(tmp_path / ("n" * 300), force=False)
 
+    @pytest.mark.slow
     def test_kill_between_the_renames_loses_nothing(self, tmp_path: Path) -> None:
         final = tmp_path / "out"
         final.mkdir()
@@ -110,6 +111,7 @@ class TestStagedFolder:
             check_free(final, force=False)
         assert names(final) == ["old"]
 
+    @pytest.mark.slow
     def test_stale_partial_folder_is_swept_live_one_kept(self, tmp_path: Path) -> None:
         code = """if True:
             import sys, time
@@ -222,6 +224,7 @@ class TestStagedFile:
                 file.write(bytes(100_000))
         assert names(small_disk) == []
 
+    @pytest.mark.slow
     def test_stale_partial_file_is_swept_live_one_kept(self, tmp_path: Path) -> None:
         code = """if True:
             import sys, time
@@ -258,6 +261,7 @@ class TestStagedFile:
             "other": b"other",
         }
 
+    @pytest.mark.slow
     def test_many_processes_write_beside_each_other(self, tmp_path: Path) -> None:
         """The sweeping of one must not meet what another has just made."""
         code = """if True:

@@ -34,6 +34,7 @@ def test_digest_identifies_the_checkpoint(tmp_path: Path) -> None:
     assert one == again != other
 
 
+@pytest.mark.slow
 def test_reading_the_header_does_not_import_torch(tmp_path: Path) -> None:
     save_checkpoint(sample_models.checkpoint("mlp", (1, 4, 4)), tmp_path / "file")
     code = "import sys; from pathlib import Path; from vae_export.models.checkpoint import read_checkpoint_header\n"

@@ -109,6 +109,7 @@ def test_static_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> 
         assert np.abs(ours[name] - theirs[name]).mean() < np.abs(ours[name] - expected[name]).mean() / 20
 
 
+@pytest.mark.slow
 def test_export_calibrates_once_and_before_it_writes(
     mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

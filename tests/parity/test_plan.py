@@ -208,6 +208,7 @@ def test_cases_at_every_size_have_inputs_and_references_of_that_size(open_sizes:
         assert case.expected["image"].shape == case.eager["image"].shape == (case.batch, 1, 2 * height, 2 * width)
 
 
+@pytest.mark.slow
 def test_usual_size_that_is_too_costly_is_halved(open_sizes: References) -> None:
     symbols = {"h": Symbol(usual=1 << 20), "w": Symbol(usual=1 << 20)}
     graph = open_sizes.captured.graph("decoder")

@@ -64,8 +64,9 @@ def autoencoder_kl(folder: Path) -> Source:
 @pytest.mark.parametrize("network", ["convolutional", "autoencoder-kl"])
 def test_faulty_weights_are_caught_at_the_shortest_plan(network: str, tmp_path: Path) -> None:
     source = convolutional() if network == "convolutional" else autoencoder_kl(tmp_path / "model")
-    artifact, right = export(source, tmp_path / "export", parts=["decoder"], minutes=SHORTEST)
-    references = References(source).keeping(artifact.manifest.contract)  # once, and not for each fault
+    references = References(source)  # once, and not for each fault
+    artifact, right = export(references, tmp_path / "export", parts=["decoder"], minutes=SHORTEST)
+    references = references.keeping(artifact.manifest.contract)
     assert right.passed
     assert right.plan.parts["decoder"].sweeps[0].probes == 1
     subject, before = Subject(tmp_path, references, artifact), artifact.read(artifact.entry("decoder", "onnx"))

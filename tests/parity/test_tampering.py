@@ -46,6 +46,7 @@ def test_exchanged_encoder_and_decoder_are_refused(mlp: Subject, tmp_path: Path)
         verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
 
+@pytest.mark.slow
 def test_export_of_another_checkpoint_is_refused(mlp: Subject, subject: Subjects) -> None:
     with pytest.raises(IntegrityError, match="export is of another checkpoint"):
         verified(subject("mlp", 1).artifact, mlp.references)

@@ -50,6 +50,7 @@ def test_all_rows_are_checked_before_computing(mlp: Exported, monkeypatch: pytes
         load(mlp.folder, batch_size=4).decode(latent)
 
 
+@pytest.mark.slow
 def test_batch_beyond_memory_is_refused_before_computing(mlp: Exported) -> None:
     """Three million rows give 9 GB of images, in a process that may have 4."""
     code = """
@@ -65,6 +66,7 @@ except vae_export.VaeExportError as error:
     assert result.stdout.startswith("OutOfMemoryError: out of memory; got 3,000,000 rows of decoder"), result.stderr
 
 
+@pytest.mark.slow
 def test_engine_out_of_memory_is_reported(mlp: Exported) -> None:
     """A network's inner results have no room in a process that was let grow to its own size and a little more."""
     code = """

@@ -20,6 +20,7 @@ def imported_by(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code", ["import vae_export.runtime", "import vae_export; vae_export.load", "from vae_export import load, Model"]
 )
@@ -32,6 +33,7 @@ def test_import_check_detects_torch() -> None:
     assert "torch" in imported_by("import vae_export; vae_export.verify") & set(HEAVY)
 
 
+@pytest.mark.slow
 def test_runtime_works_without_any_optional_package(mlp: Exported, tmp_path: Path) -> None:
     code = f"""if True:
         import sys

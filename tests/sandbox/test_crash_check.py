@@ -76,6 +76,7 @@ def test_files_before_and_after_a_crash_are_run(mlp: Exported, package: Callable
     assert set(ends.values()) == {"a process that died of SIGABRT"}
 
 
+@pytest.mark.slow
 def test_exception_is_not_a_crash(mlp: Exported) -> None:
     """The check reports no error: opening the file later raises it."""
     bad = replace(trial(mlp, "openvino", "CPU"), content=FileContent(b"no model"))

@@ -15,7 +15,7 @@ from tests.serving.running import PROTOCOLS, Running, latents, python, started
 
 SCRIPTED = python(Path(__file__).with_name("scripted.py"))
 
-pytestmark = pytest.mark.usefixtures("_packages")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_packages")]
 
 
 def let_go_on(running: Running) -> None:

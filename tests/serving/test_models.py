@@ -121,6 +121,7 @@ def test_bytes_that_are_not_aligned_are_copied() -> None:
     assert found["latent"].tolist() == np.arange(8).reshape(4, 2).tolist()
 
 
+@pytest.mark.slow
 def test_messages_have_the_numbers_and_types_of_another_implementation() -> None:
     """Compare each field of the table with NVIDIA's definition, which has further fields and messages of its own."""
     code = """if True:
@@ -156,6 +157,7 @@ def test_messages_have_the_numbers_and_types_of_another_implementation() -> None
     assert result.stdout == "18\n"
 
 
+@pytest.mark.slow
 def test_serving_imports_no_pytorch() -> None:
     from importlib.util import find_spec
 

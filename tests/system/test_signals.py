@@ -62,6 +62,7 @@ def test_other_threads_are_left_alone() -> None:
     assert inside == [signal.default_int_handler]
 
 
+@pytest.mark.slow
 def test_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
@@ -75,6 +76,7 @@ with deferred_signals():
     assert (result.returncode, result.stdout) == (130, "")
 
 
+@pytest.mark.slow
 def test_signal_handler_works_after_openvino_unloads(mlp: Exported) -> None:
     """With Python's own signal stack, that of `faulthandler`, in place, as in a test runner or a debugger."""
     code = """

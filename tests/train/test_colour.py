@@ -55,8 +55,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("likelihood", "second", "formats"),
     [
         ("gaussian", ["image_logvar"], ["all"]),
-        ("gaussian-fixed", [], ["onnx", "pt2"]),
-        ("discretised-logistic-colour", ["image_log_scale"], ["onnx", "pt2"]),
+        ("gaussian-fixed", [], ["onnx"]),
+        ("discretised-logistic-colour", ["image_log_scale"], ["onnx"]),
     ],
     ids=["gaussian", "gaussian-fixed", "discretised-logistic-colour"],
 )
@@ -73,7 +73,8 @@ def test_colour_export_is_verified_and_scores_the_same(
     first, last = (line["validation"]["negative_elbo_nats_per_image"] for line in (lines[0], lines[-1]))
     assert last < first - 100
 
-    done = invoke("export", *(word for format in formats for word in ("--format", format)), "--run", run)
+    chosen = [word for format in formats for word in ("--format", format)]
+    done = invoke("export", *chosen, "--verify-minutes", 0.05, "--run", run)
     assert done.code == 0, done.err
     manifest = json.loads((Run(run).export / "manifest.json").read_text())
     decoders = [file for file in manifest["files"] if file["part"] == "decoder"]
@@ -81,9 +82,12 @@ def test_colour_export_is_verified_and_scores_the_same(
     assert {file["format"] for file in decoders} >= asked
     assert all([output["name"] for output in file["outputs"]] == ["image", *second] for file in decoders)
     assert manifest["provenance"]["training"]["data"]["protocol"] == "grey"
-    done = invoke("verify", "--run", run, "--quick", "--json", "--rows")
-    assert done.code == 0, done.err
-    rows = json.loads(done.out)["rows"]
+    certificate = (Run(run).export / "certificate.json").read_text()
+    if formats == ["all"]:
+        done = invoke("verify", "--run", run, "--quick", "--json", "--rows")
+        assert done.code == 0, done.err
+        certificate = done.out
+    rows = json.loads(certificate)["rows"]
     assert {row["output"] for row in rows} >= {"image", *second, "negative_elbo", "iwae_nll"}
     assert all(row["passed"] for row in rows)
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
+from tests.commands import run_python
 from tests.train.conftest import Cli, one_line, write_idx, write_mnist
 from train.config import DataOptions
-from train.data.datasets import Dataset, load, split_in_three
+from train.data.datasets import Dataset, _read_digits, load, split_in_three
 from train.data.mnist import torchvision_datasets
 from train.progress import load_with_progress
 from vae_export.errors import DataError
@@ -42,6 +44,13 @@ def test_load_reads_files_in_torchvision_layout(tmp_path: Path, name: str, kind:
     held = torch.cat((images.train, images.validation))[:, 0, 0, 0].sort().values
     assert held.tolist() == list(range(240))
     assert images.test[:, 0, 5, 5].tolist() == list(range(40))
+
+
+@pytest.mark.slow
+def test_digits_are_those_of_scikit_learn_which_is_not_imported() -> None:
+    code = "import sys; from train.data.datasets import _read_digits; _read_digits(); print('sklearn' in sys.modules)"
+    assert run_python(code).stdout == "False\n"
+    assert np.array_equal(_read_digits(), load_digits().images)
 
 
 def test_digits_are_read_without_network() -> None:

@@ -89,6 +89,7 @@ def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) 
     assert 16 < rising.sum() < 48
 
 
+@pytest.mark.slow
 def test_photographs_are_learned() -> None:
     pixels = torch.arange(0, 256, 4, dtype=torch.uint8).reshape(64, 1, 1, 1).expand(64, 3, 16, 16).contiguous()
     config = VAEConfig("resnet", (3, 16, 16), 4, 32, "silu", likelihood=Likelihood("discretised-logistic"))

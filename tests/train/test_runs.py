@@ -212,6 +212,7 @@ def test_old_checkpoint_without_protocol_is_grey(invoke: Invoke, tmp_path: Path)
     assert tables(invoke, tmp_path)[0]["protocol"] == "grey"
 
 
+@pytest.mark.slow
 def test_runs_does_not_import_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     code = "import sys; sys.argv = ['cli.py', 'runs', sys.argv[1]]; from vae_export.cli.app import run\n"

@@ -75,6 +75,7 @@ def test_events_equal_the_metrics_and_do_not_change_the_training(invoke: Invoke,
     assert run.checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 
+@pytest.mark.slow
 def test_number_of_pictures_is_bounded_in_long_trainings(run: Run, digits: Dataset) -> None:
     write(run, digits, done=0, until=100, epochs=100)
     events = read(run)

@@ -16,6 +16,7 @@ from tests.train.test_pictures import PICTURES
 from vae_export.runs import Run
 
 
+@pytest.mark.slow
 def test_help_does_not_import_torch() -> None:
     code = "import sys, cli; print(sorted({'torch', 'sklearn', 'matplotlib', 'PIL', 'torchvision'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -38,6 +38,7 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
     return make
 
 
+@pytest.mark.slow
 def test_runtime_follows_the_recommendation(small: Small, advised: Advised) -> None:
     model = load(advised())
     how = model.running("decoder")

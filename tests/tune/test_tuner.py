@@ -284,6 +284,7 @@ def test_bad_plan_is_refused(wrong: dict[str, Any]) -> None:
         TunePlan(**wrong)
 
 
+@pytest.mark.slow
 def test_other_parts_keep_their_recommendation(small: Small, advice: Recommendation, tmp_path: Path) -> None:
     artifact = small.copied(tmp_path / "export")
     publish(artifact, advice)

@@ -22,6 +22,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from train.config import DATA_FOLDER, IMAGE_SIZE, DataOptions, DataProtocol
 from train.data.image_folder import read_folder
 from train.data.mnist import read_mnist
 from train.data.pixel_file import reordered
+from vae_export.contract import Array
 from vae_export.errors import DataError, UsageError
 from vae_export.likelihood import MAX_LEVEL
 
@@ -213,8 +216,22 @@ def _split_order(count: int) -> Tensor:
 
 def _digits() -> Tensor:
     """Return scikit-learn's 1,797 handwritten digits, enlarged from 8x8 pixels: uint8 (1797, 1, 28, 28)."""
-    from sklearn.datasets import load_digits
-
-    small = torch.from_numpy(load_digits().images).unsqueeze(1) / 16
+    small = torch.from_numpy(_read_digits()).unsqueeze(1) / 16
     large = torch.nn.functional.interpolate(small, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=False)
     return (large * MAX_LEVEL).round().to(torch.uint8)
+
+
+def _read_digits() -> Array:
+    """Return scikit-learn's digits, float64 (1797, 8, 8) of 0 to 16.
+
+    They are read from its file, because importing scikit-learn takes a second of each training; where a version has no
+    such file, by its own function.
+    """
+    package = find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.exists():
+            return np.loadtxt(path, delimiter=",")[:, :-1].reshape(-1, 8, 8)
+    from sklearn.datasets import load_digits
+
+    return np.asarray(load_digits().images)
