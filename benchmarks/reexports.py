@@ -41,12 +41,12 @@ from vae_export.precision import FULL, PRECISIONS, PrecisionName
 ROOT = Path(__file__).parent.parent
 #: Minutes of the verification of a part, so that it takes fewer rows: the structure decides here.
 MINUTES = 0.02
-#: Versions of the packages that write files: the oldest that each other allows, and later ones. Those of torch take
+#: Versions of the packages that write files, from the oldest with which this torch exports. Those of torch take
 #: gigabytes, so that they need interpreters of their own.
 SETS: Mapping[str, Sequence[str]] = {
-    "onnx-1.17": ("onnx==1.17.0", "onnxruntime==1.20.1", "onnxscript==0.5.4", "onnx-ir==0.1.12"),
-    "onnx-1.18": ("onnx==1.18.0", "onnxruntime==1.22.1", "onnxscript==0.5.6", "onnx-ir==0.1.12"),
-    "onnx-1.19": ("onnx==1.19.1", "onnxruntime==1.23.2", "onnxscript==0.5.7", "onnx-ir==0.1.13"),
+    "onnx-1.17": ("onnx==1.17.0", "onnxruntime==1.20.1"),
+    "onnx-1.18": ("onnx==1.18.0", "onnxruntime==1.22.1"),
+    "onnx-1.19": ("onnx==1.19.1", "onnxruntime==1.23.2"),
     "onnx-1.20": ("onnx==1.20.1", "onnxruntime==1.24.4", "onnxscript==0.6.2", "onnx-ir==0.2.0"),
     "onnx-1.21": ("onnx==1.21.0", "onnxruntime==1.26.0", "onnxscript==0.7.0", "onnx-ir==0.2.1"),
     "onnx-1.22": ("onnx==1.22.0", "onnxruntime==1.31.1", "onnxscript==0.7.1", "onnx-ir==1.0.0"),

@@ -35,3 +35,19 @@ def test_effect_is_measured_without_verification(tmp_path: Path) -> None:
         changed = mutations.ONNX[name](content, rng)
         assert effects.of(mutations.Changed(name, artifact, tells=False, entry=entry, content=changed)) == effect
     assert not effects.of(mutations.Changed("", artifact, tells=False, entry=entry, content=content))
+
+
+def test_counts_of_two_pieces_are_added(tmp_path: Path) -> None:
+    one, other = mutations.Tally(), mutations.Tally()
+    one.add("onnx: one weight", effect=True, caught=True, by_numbers=True)
+    other.add("onnx: one channel", effect=True, caught=False, by_numbers=False)
+    other.add("manifest: versions", effect=False, caught=False, by_numbers=False)
+    for name, tally in (("a", one), ("b", other)):
+        tally.write(tmp_path / name)
+    merged = mutations.Tally.read(tmp_path / "a") + mutations.Tally.read(tmp_path / "b")
+    assert merged.missed == ["onnx: one channel"]
+    assert merged.grouped().table().splitlines()[2:] == [
+        "| manifest: versions | 1 | 0 | 0 | 0 | 0 |",
+        "| onnx: weights | 2 | 2 | 1 | 1 | 1 |",
+        "| all | 3 | 2 | 1 | 1 | 1 |",
+    ]

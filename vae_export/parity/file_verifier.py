@@ -113,8 +113,6 @@ class FileVerifier:
         self._tried: dict[str, FileContent] = {}
         #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
-        #: What the test cases reach, by part and by the names of their probes.
-        self._covered: dict[tuple[Part, tuple[str, ...]], Coverage] = {}
 
     def plan_for(self, limits: Limits, targets: Sequence[Target]) -> Plan:
         """Measure a row of each part, and return the plan that keeps the limits.
@@ -214,11 +212,12 @@ class FileVerifier:
 
     def _coverage(self, part: Part, cases: Sequence[Case], plan: PartPlan) -> Coverage:
         """Return what the test cases reach inside a part, which is the same for each file with the same probes."""
-        key = part, tuple(dict.fromkeys(case.probe for case in cases))
-        if key not in self._covered:
+        key = part, plan.sweeps, plan.left_out, tuple(dict.fromkeys(case.probe for case in cases))
+        covered = self._references.covered
+        if key not in covered:
             rows = rows_by_probe(cases)
-            self._covered[key] = measure_coverage(self._references.captured.graph(part), rows, plan)
-        return self._covered[key]
+            covered[key] = measure_coverage(self._references.captured.graph(part), rows, plan)
+        return covered[key]
 
     def _open(self, entry: FileEntry, content: FileContent, options: SessionOptions) -> Runner:
         return FORMATS[entry.format].open(content, self._spec(entry), options)

@@ -16,6 +16,7 @@ from vae_export.capture import Captured
 from vae_export.contract import PIXELS, Array, Contract, Part
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity.cases import Case, ProbeOutputs, byte_case, probe_cases
+from vae_export.parity.coverage import Coverage
 from vae_export.parity.fake_quant import in_precision
 from vae_export.parity.oracle import Oracle, PartFunction
 from vae_export.parity.plan import BATCHES as BATCHES
@@ -59,6 +60,8 @@ class References:
         self.golden: dict[
             tuple[tuple[Part, ...], frozenset[PrecisionName]], tuple[tuple[GoldenPart, ...], dict[str, bytes]]
         ] = {}
+        #: What test cases reach, by part, sweeps, what is left out and probes, kept here for the files of a part.
+        self.covered: dict[tuple[Part, tuple[Sweep, ...], tuple[str, ...], tuple[str, ...]], Coverage] = {}
         self._cases: dict[tuple[Part, PrecisionName, Sweep, Tolerance | None], list[Case]] = {}
 
     @classmethod
