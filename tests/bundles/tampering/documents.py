@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 
 from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
@@ -37,8 +38,8 @@ def huge_json(data: bytes, _rng: random.Random) -> Tampered:
 
 def newer_version(data: bytes, rng: random.Random) -> Tampered:
     files = files_of(data)
-    name, version = rng.choice([(MANIFEST, b"vae-export/1"), (CERTIFICATE, b"vae-export-certificate/2")])
-    newer = files[name].replace(version, version[:-1] + b"3", 1)
+    name = rng.choice([MANIFEST, CERTIFICATE])
+    newer = re.sub(rb'("vae-export(?:-certificate)?/)\d', rb"\g<1>9", files[name], count=1)
     return Tampered(summed(files | {name: newer}), (name,))
 
 
