@@ -22,6 +22,7 @@ from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
+from vae_export.system.streams import silenced
 from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at
 
@@ -257,6 +258,24 @@ class Graph:
             ModelError: torch.export cannot capture the module, or the graph draws random numbers.
         """
         return export_program(self.module, self.spec, max_batch)
+
+    def single_row(self) -> torch.fx.GraphModule:
+        """Return the part for a batch of 1, captured at the usual sizes and taken apart into plain operators.
+
+        For engines without a batch axis. Plain operators are those into which PyTorch itself decomposes others, such
+        as `mT` into `transpose`.
+
+        Raises:
+            ModelError: torch.export cannot capture the module, or the graph draws random numbers.
+        """
+        one = self.spec.at(example_sizes(self.spec))
+        inputs, outputs = (
+            tuple(replace(tensor, batch=1) for tensor in tensors) for tensors in (one.inputs, one.outputs)
+        )
+        program = export_program(self.module, replace(one, inputs=inputs, outputs=outputs))
+        with silenced():  # torch warns of its own code
+            module: torch.fx.GraphModule = program.run_decompositions({}).module(check_guards=False)
+        return module
 
     def in_float64(self) -> nn.Module:
         """Return the part in float64, with float64 inputs and outputs; see `float64_module`."""

@@ -13,19 +13,8 @@ from vae_export.errors import MissingExtraError, TargetError
 from vae_export.formats import FORMATS
 from vae_export.system.extras import EXTRAS, missing
 
-_PACKAGES = (
-    "numpy",
-    "onnxruntime",
-    "torch",
-    "torchvision",
-    "safetensors",
-    "onnx",
-    "onnxscript",
-    "openvino",
-    "executorch",
-    "scikit-learn",
-    "matplotlib",
-)
+#: Packages beside those of the formats.
+_PACKAGES = ("numpy", "onnxruntime", "torch", "torchvision", "safetensors", "scikit-learn", "matplotlib")
 #: Each release series of ExecuTorch is built for one torch: by the torch of November 2026's releases.
 _EXECUTORCH = {"2.13": "1.4", "2.14": "1.5"}
 
@@ -67,7 +56,8 @@ class Machine:
 def examine() -> Machine:
     """Look at this machine. Providers are tried: ONNX Runtime lists CUDA on machines without a GPU too."""
     versions: dict[str, str | None] = {"vae-export": __version__, "python": platform.python_version()}
-    versions |= {package: _version(package) for package in _PACKAGES}
+    packages = (*_PACKAGES, *(package for format in FORMATS.values() for package in format.packages))
+    versions |= {package: _version(package) for package in dict.fromkeys(packages)}
     devices = _torch_devices() | _providers()
     formats = tuple(
         FormatState(

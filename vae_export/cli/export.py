@@ -209,7 +209,7 @@ def _chosen(known: Iterable[T], names: list[str]) -> tuple[T, ...]:
 def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[str, ...]:
     """Return the formats that were chosen, in the order of the registry.
 
-    `all` stands for those that this machine can write in a few seconds and that have one of the precisions.
+    `all` stands for those that this machine can write from any network in a few seconds, in one of the precisions.
     """
     if ALL not in names:
         return _chosen(FORMATS, names)
@@ -218,8 +218,8 @@ def _formats(names: list[str], precisions: tuple[PrecisionName, ...]) -> tuple[s
         reason = format.unavailable()
         if reason is None and not set(format.precisions) & set(precisions):
             reason = f"it has no precision {' or '.join(precisions)}"
-        if reason is None and format.is_slow and name not in names:
-            reason = f"it takes many seconds a part; to have it too: --format all --format {name}"
+        if reason is None and format.left_out_of_all and name not in names:
+            reason = f"{format.left_out_of_all}; to have it too: --format all --format {name}"
         if reason is None:
             writable.append(name)
         else:

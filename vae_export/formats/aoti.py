@@ -54,7 +54,7 @@ class Aoti(TorchFormat):
     summary = "machine code by AOTInductor, for PyTorch of the same version on a processor like this one"
     runs_code = True
     may_crash = True
-    is_slow = True
+    left_out_of_all = "it takes many seconds a part"
 
     def unavailable(self) -> str | None:
         """Return the reason why packages cannot be written, such as a missing compiler, or None."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
-from vae_export.errors import TargetError
+from vae_export.errors import ModelError, TargetError
 from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
@@ -104,6 +105,48 @@ class Runner:
             return bound.fetch(bound.call())
 
 
+def check_fixed_sizes(spec: PartSpec, engine: str) -> None:
+    """Raise `ModelError` for a tensor with a free size besides the batch, which `engine` cannot have."""
+    for tensor in (*spec.inputs, *spec.outputs):
+        if any(isinstance(size, str) for size in tensor.item):
+            where = f"{spec.part}, tensor '{tensor.name}'"
+            raise ModelError(f"{engine} models have fixed sizes", where=where, expected="numbers", got=tensor.item)
+
+
+def row_runner(
+    spec: PartSpec, prepare: Callable[[Mapping[str, Array]], Any], compute: Callable[[Any], Sequence[Any]]
+) -> Runner:
+    """Return a runner of an engine that computes one row at a time.
+
+    Args:
+        spec: the inputs and outputs of the part, with sizes in numbers.
+        prepare: function from the inputs of one row by name, each (*item), to the argument of `compute`.
+        compute: function that returns the outputs of one row in the order of `spec`, each (*item) or (1, *item), as
+            arrays or as something that NumPy can copy.
+
+    Returns:
+        The runner. Fetching its outputs raises `ModelError` if one has another shape.
+    """
+    import numpy as np
+
+    @contextlib.contextmanager
+    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+        count = len(inputs[spec.inputs[0].name])
+        rows = [prepare({tensor.name: inputs[tensor.name][row] for tensor in spec.inputs}) for row in range(count)]
+        yield Bound(lambda: [compute(row) for row in rows], fetch)
+
+    def fetch(rows: Sequence[Sequence[Any]]) -> dict[str, Array]:
+        outputs = {}
+        for place, tensor in enumerate(spec.outputs):
+            arrays = [np.array(row[place]) for row in rows]
+            if wrong := {array.shape for array in arrays} - {tensor.fixed_item, (1, *tensor.fixed_item)}:
+                raise ModelError("wrong shape", where=tensor.name, expected=tensor.fixed_item, got=sorted(wrong)[0])
+            outputs[tensor.name] = np.stack(arrays).reshape(-1, *tensor.fixed_item)
+        return outputs
+
+    return Runner(bind)
+
+
 @dataclass(frozen=True)
 class WriteOptions:
     """Options of one file to write.
@@ -137,7 +180,7 @@ class Format(ABC):
         may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
         is_reproducible: whether equal inputs and versions give equal bytes.
-        is_slow: whether writing takes many seconds per part; `--format all` leaves such a format out.
+        left_out_of_all: why `--format all` leaves the format out, such as "it takes many seconds a part"; empty if not.
         precisions: precisions of the files, float32 first.
     """
 
@@ -152,7 +195,7 @@ class Format(ABC):
     runs_code = False
     may_crash = False
     is_reproducible = True
-    is_slow = False
+    left_out_of_all = ""
     precisions: tuple[PrecisionName, ...] = (FULL,)
 
     def unavailable(self) -> str | None:

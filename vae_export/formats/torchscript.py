@@ -9,11 +9,12 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent
-from vae_export.contract import PartSpec
+from vae_export.contract import Part, PartSpec
 from vae_export.errors import ModelError
 from vae_export.formats._torch import (
     TorchFormat,
@@ -28,6 +29,8 @@ from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from vae_export.capture import Graph
 
 
@@ -47,28 +50,11 @@ class TorchScript(TorchFormat):
 
     def write(self, graph: Graph, options: WriteOptions) -> FileContent:
         """Return the traced and frozen module; raise `ModelError` if it cannot be traced."""
-        import torch
-
         graph = graph.at(options.precision)
         graph.check_program()  # tracing would record stochastic ops without a word
-        buffer = io.BytesIO()
-        # Parity checks several batches with measured tolerances: neither check_trace nor the tracer's warnings of
-        # Python values that come from shapes add anything to that.
-        with _ignored_deprecation(), _fresh_names(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in `__all__`
-            try:
-                traced = torch.jit.trace(graph.module, graph.example, check_trace=False)
-                frozen = torch.jit.freeze(traced.eval())
-            except Exception as error:  # the tracer may raise anything
-                raise ModelError(
-                    "module cannot be traced", where=graph.spec.part, got=f"{type(error).__name__}: {error}"
-                ) from error
-            # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
-            torch.jit.save(frozen, buffer, _extra_files=dict(options.metadata))
+        archive = traced(graph.module, graph.example, graph.spec.part, options.metadata)
         # .debug_pkl records hold source lines with paths of this machine.
-        return FileContent(
-            rewrite_archive(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
-        )
+        return FileContent(rewrite_archive(archive, lambda name, data: None if name.endswith(".debug_pkl") else data))
 
     def lint(
         self,
@@ -100,6 +86,39 @@ class TorchScript(TorchFormat):
         with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location=options.provider)
             return torch_runner(module, spec, options)
+
+
+def traced(
+    module: nn.Module, example: tuple[Tensor, ...], part: Part, metadata: Mapping[str, str] = MappingProxyType({})
+) -> bytes:
+    """Trace and freeze a module.
+
+    Args:
+        module: the module, in eval mode.
+        example: its inputs.
+        part: the part in it, for messages.
+        metadata: text entries for the file.
+
+    Returns:
+        The TorchScript file, in which source lines and paths of this machine are.
+
+    Raises:
+        ModelError: the module cannot be traced.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    # Parity checks several batches with measured tolerances: neither check_trace nor the tracer's warnings of Python
+    # values that come from shapes add anything to that.
+    with _ignored_deprecation(), _fresh_names(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in `__all__`
+        try:
+            frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False).eval())
+        except Exception as error:  # the tracer may raise anything
+            raise ModelError("module cannot be traced", where=part, got=f"{type(error).__name__}: {error}") from error
+        # To memory, because saving to a path aborts the process on a full disk (pytorch#156955).
+        torch.jit.save(frozen, buffer, _extra_files=dict(metadata))
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import IO
@@ -30,6 +31,21 @@ def silenced() -> Iterator[None]:
             yield
     finally:
         logging.Logger.handle = handle  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def silenced_descriptors() -> Iterator[None]:
+    """Suppress what other code than Python's, such as an engine, prints to the process's stdout and stderr."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack, open(os.devnull, "wb") as null:
+        for descriptor in (1, 2):
+            with contextlib.suppress(OSError):  # closed, as in a process without a terminal
+                before = os.dup(descriptor)
+                stack.callback(os.close, before)
+                stack.callback(os.dup2, before, descriptor)
+                os.dup2(null.fileno(), descriptor)
+        yield
 
 
 def _drop_record(_logger: logging.Logger, _record: logging.LogRecord) -> None:
