@@ -249,6 +249,22 @@ def test_step_of_a_calibrated_value_is_one(mlp: Subject) -> None:
     assert_named(found, r"attribute 'undoes' is another step; expected what it reads")
 
 
+def test_version_that_a_file_states_is_the_manifests(mlp: Subject) -> None:
+    def other_torch(content: FileContent) -> FileContent:
+        model = onnx.load_from_string(content.data)
+        model.producer_version = "2.1.0"
+        return FileContent(model.SerializeToString())
+
+    def other_openvino(content: FileContent) -> FileContent:
+        text = re.sub(rb'(name="OpenVINO Runtime" value=")\d+', rb"\g<1>1999", content.data)
+        return replace(content, data=text)
+
+    assert_named(compared(mlp, "onnx", other_torch), r"torch 2\.1\.0 wrote it, as it says; the manifest says 2\.")
+    assert_named(
+        compared(mlp, "openvino", other_openvino), r"openvino 1999\.\S+ wrote it, as it says; the manifest says 20"
+    )
+
+
 # --- archives of PyTorch ------------------------------------------------------------------------------------------
 
 

@@ -240,7 +240,7 @@ def renamed(data: bytes) -> bytes:
     backwards = list(model.graph.initializer)[::-1]
     del model.graph.initializer[:]
     model.graph.initializer.extend(backwards)
-    model.producer_version = "0.1"
+    model.producer_version = "2.0"
     return model.SerializeToString()
 
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array
-from vae_export.formats.structure import Node, Structure, array_constant, constant, unused
+from vae_export.formats.structure import Node, Structure, array_constant, constant, plain_version, unused
 
 #: The version in what a file says of its producer, which differs between honest files.
 _VERSION = re.compile(r"\d[\w.+]*")
@@ -98,7 +98,10 @@ class _Reader:
             for value in graph.input
         )
         notes = {node.digest: (str(node), text) for node, text in self.notes}
-        return Structure(listed, outputs, metadata, unused(nodes, [*outputs.values(), *self.folded]), notes, further)
+        version = plain_version(self.model.producer_version)
+        written_by = {"torch": version} if self.model.producer_name == "pytorch" else {}
+        left = unused(nodes, [*outputs.values(), *self.folded])
+        return Structure(listed, outputs, metadata, left, notes, further, written_by)
 
     def values(self, graph: onnx.GraphProto, scope: dict[str, Node]) -> tuple[dict[str, Node], list[Node]]:
         """Return the values of a graph by name, with those of the graphs around it, and the nodes of this graph."""
@@ -307,7 +310,7 @@ def _attribute(attribute: onnx.AttributeProto) -> str:
 
 def _plain(value: object) -> str:
     if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
+        return repr(value)
     if isinstance(value, int | float | str):
         return repr(value)
     if hasattr(value, "SerializeToString"):

@@ -20,7 +20,7 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
-from vae_export.formats.structure import Node, Structure, array_constant
+from vae_export.formats.structure import Node, Structure, array_constant, plain_version
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -38,6 +38,8 @@ _STOCHASTIC = ("RandomUniform", "Multinomial")
 _STATEFUL = ("ReadValue", "Assign")
 #: The entry of a model's runtime info that states its precision.
 _PRECISION_ENTRY = ["vae_export", "precision"]
+#: The entry that states the version of OpenVINO.
+_WRITER_ENTRY = "OpenVINO Runtime"
 #: OpenVINO's names of the precisions.
 _ELEMENT_TYPES: dict[PrecisionName, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 #: Operators with graphs inside.
@@ -134,7 +136,9 @@ class OpenVino(Format):
         if model.has_rt_info("framework"):
             metadata |= {key: str(value) for key, value in model.get_rt_info("framework").value.items()}
         outputs = dict(zip(outputs_text, results, strict=True))
-        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content))
+        writer = str(model.get_rt_info(_WRITER_ENTRY).value) if model.has_rt_info(_WRITER_ENTRY) else ""
+        written_by = {"openvino": plain_version(writer)} if writer else {}
+        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content), written_by=written_by)
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""
@@ -281,7 +285,7 @@ def _further(content: FileContent) -> tuple[str, ...]:
     found += [
         f"note {ElementTree.tostring(item, 'unicode').strip()}"
         for item in root.iterfind("rt_info/*")
-        if item.tag != "framework" and item.get("name") != "OpenVINO Runtime"
+        if item.tag != "framework" and item.get("name") != _WRITER_ENTRY
     ]
     found += [f"element {tag}" for tag in {item.tag for item in root} - {"layers", "edges", "rt_info"}]
     unread = len(content.sidecars[_WEIGHTS]) - read

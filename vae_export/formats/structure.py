@@ -108,6 +108,11 @@ def _has_used_sibling(node: Node, used: set[int]) -> bool:
     return node.output > 0 and all(id(one) in used for one in node.inputs)
 
 
+def plain_version(text: str) -> str:
+    """Return a version without what is behind a plus or a hyphen: builds of one version have several names."""
+    return text.partition("+")[0].partition("-")[0]
+
+
 @dataclass(frozen=True)
 class Structure:
     """A file as a graph.
@@ -121,6 +126,7 @@ class Structure:
             Two structures may state them of other values.
         further: a line for each thing in the file that has no place above: no engine runs it, and other readers may use
             it.
+        written_by: plain versions of packages that the file states, by package. `differences` leaves them out.
     """
 
     inputs: tuple[str, ...]
@@ -129,6 +135,7 @@ class Structure:
     unused: tuple[str, ...] = ()
     notes: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
     further: tuple[str, ...] = ()
+    written_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def differences(found: Structure, expected: Structure, close: Close | None = None) -> Iterator[str]:

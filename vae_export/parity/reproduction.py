@@ -25,7 +25,7 @@ from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.formats.base import Finding, Severity
-from vae_export.formats.structure import Structure, differences
+from vae_export.formats.structure import Structure, differences, plain_version
 from vae_export.io.atomic import sha256
 from vae_export.parity.probes import CalibrationInputs
 from vae_export.precision import CALIBRATED, PrecisionName, infix
@@ -218,7 +218,12 @@ def _differences(
         others = {key: text for key, text in expected.metadata.items() if not key.startswith(METADATA_PREFIX)}
         expected = replace(expected, metadata=others)
     close = _alike_after_calibration if entry.precision in CALIBRATED else None
-    return tuple(islice(differences(found, expected, close), _MOST_DIFFERENCES))
+    lines = [
+        f"{name} {version} wrote it, as it says; the manifest says {manifest.versions[name]}"
+        for name, version in found.written_by.items()
+        if plain_version(manifest.versions.get(name, version)) != version
+    ]
+    return (*lines, *islice(differences(found, expected, close), _MOST_DIFFERENCES))
 
 
 #: What a model and its folder are called: whoever renames the folder has not changed the model.
