@@ -212,6 +212,14 @@ def test_weight_inside_a_file_with_weights_outside_is_read_where_engines_read_it
     tensor.data_location = TensorProto.EXTERNAL  # and now both
     further = onnx_structure(model.SerializeToString(), [sidecar]).further
     assert any(line.startswith(f"raw_data of TensorProto '{tensor.name}'") for line in further)
+    assert onnx_structure(content.data, [sidecar + b"more"]).further[-1] == "4 bytes of weights that nothing reads"
+    assert not any("nothing reads" in line for line in onnx_structure(content.data, [sidecar]).further)
+
+
+def test_sidecar_that_export_does_not_write_is_named(mlp: Subject) -> None:
+    found = compared(mlp, "onnx", lambda content: FileContent(content.data, {".data": b"hidden"}))
+    assert found.state == "different"
+    assert "sidecar .data; export writes none" in found.differences
 
 
 def test_pieces_of_a_split_are_counted() -> None:

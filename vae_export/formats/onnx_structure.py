@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array
-from vae_export.formats.structure import Node, Structure, array_constant, constant, plain_version, unused
+from vae_export.formats.structure import Node, Structure, array_constant, constant, plain_version, unread, unused
 
 #: The version in what a file says of its producer, which differs between honest files.
 _VERSION = re.compile(r"\d[\w.+]*")
@@ -76,6 +76,8 @@ class _Reader:
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
         #: The values with their sizes, where these are stated.
         self.notes: list[tuple[Node, str]] = []
+        #: Offset and length of each weight outside the file.
+        self.pieces: list[tuple[int, int]] = []
 
     def structure(self) -> Structure:
         graph, further = self.model.graph, _further(self.model)
@@ -100,6 +102,7 @@ class _Reader:
         notes = {node.digest: (str(node), text) for node, text in self.notes}
         version = plain_version(self.model.producer_version)
         written_by = {"torch": version} if self.model.producer_name == "pytorch" else {}
+        further += tuple(line for data in self.sidecars for line in unread(data, self.pieces))
         left = unused(nodes, [*outputs.values(), *self.folded])
         return Structure(listed, outputs, metadata, left, notes, further, written_by)
 
@@ -131,6 +134,7 @@ class _Reader:
             return Node("constant", name, {**found.facts, "type": dtype}, value=found.value)
         place = {entry.key: entry.value for entry in tensor.external_data}
         start, length = int(place.get("offset", 0)), int(place.get("length", 0))
+        self.pieces.append((start, length))
         data = memoryview(self.sidecars[0])[start : start + length] if self.sidecars else memoryview(b"")
 
         def value() -> Array:

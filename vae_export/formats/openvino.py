@@ -20,7 +20,7 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
-from vae_export.formats.structure import Node, Structure, array_constant, plain_version
+from vae_export.formats.structure import Node, Structure, array_constant, plain_version, unread
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -274,22 +274,21 @@ def _further(content: FileContent) -> tuple[str, ...]:
     if b"<!" in content.data:
         raise ValueError("a comment or a declaration")
     root = ElementTree.fromstring(content.data)  # noqa: S314 -- no declaration, and OpenVINO has parsed it
-    found, read = [f"name {root.get('name')}"], 0
+    found = [f"name {root.get('name')}"]
     for layer in root.iterfind("layers/layer"):
         for note in layer.iter("attribute"):
             # The names of operators that became one are no facts.
             fact = {key: value for key, value in note.attrib.items() if "fused_names" not in note.get("name", "")}
             found.append(f"note of {layer.get('type')}: {sorted(fact.items())}")
-        for data in layer.iterfind("data"):
-            read = max(read, int(data.get("offset", 0)) + int(data.get("size", 0)))
     found += [
         f"note {ElementTree.tostring(item, 'unicode').strip()}"
         for item in root.iterfind("rt_info/*")
         if item.tag != "framework" and item.get("name") != _WRITER_ENTRY
     ]
     found += [f"element {tag}" for tag in {item.tag for item in root} - {"layers", "edges", "rt_info"}]
-    unread = len(content.sidecars[_WEIGHTS]) - read
-    return (*found, *([f"{unread:,} bytes of weights that nothing reads"] if unread else []))
+    stored = [data for data in root.iterfind("layers/layer/data") if "offset" in data.attrib]
+    pieces = [(int(data.get("offset", 0)), int(data.get("size", 0))) for data in stored]
+    return (*found, *unread(content.sidecars[_WEIGHTS], pieces))
 
 
 def _port(port: openvino.Output) -> str:

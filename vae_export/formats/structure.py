@@ -108,6 +108,21 @@ def _has_used_sibling(node: Node, used: set[int]) -> bool:
     return node.output > 0 and all(id(one) in used for one in node.inputs)
 
 
+def unread(data: bytes | memoryview, pieces: Iterable[tuple[int, int]]) -> tuple[str, ...]:
+    """Return a line if a file of weights holds more than the weights and zeros between them, else nothing.
+
+    Args:
+        data: the bytes of the file.
+        pieces: offset and length of each weight.
+    """
+    view, end, more = memoryview(data), 0, 0
+    for start, length in sorted(pieces):
+        more += (start - end) if start > end and any(view[end:start]) else 0
+        end = max(end, start + length)
+    more += max(0, len(view) - end)
+    return (f"{more:,} bytes of weights that nothing reads",) if more else ()
+
+
 def plain_version(text: str) -> str:
     """Return a version without what is behind a plus or a hyphen: builds of one version have several names."""
     return text.partition("+")[0].partition("-")[0]

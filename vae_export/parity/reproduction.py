@@ -197,6 +197,9 @@ def reproduce(
         structure = writer.structure(entry.part, entry.format, entry.precision, opset)
         found = format.structure(read())
         lines = _differences(entry, manifest, found, structure)
+        if lines is not None:
+            beside = {sidecar.suffix for sidecar in entry.beside}
+            lines = (*(f"sidecar {suffix}; export writes none" for suffix in sorted(beside - expected.keys())), *lines)
     except VaeExportError as error:
         return Reproduction(entry.name, "not compared", reason=f"it cannot be written here: {error.line()}")
     except Exception as error:  # every reader raises its own
