@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vae_export import Contract, Source
 from vae_export.capture import Captured, Graph
+from vae_export.capture.copying import copy_sharing_weights
 from vae_export.capture.program import example_inputs
 from vae_export.contract import Condition
 from vae_export.errors import ModelError
@@ -408,3 +409,15 @@ def test_module_of_the_user_is_left_as_it_was() -> None:
     assert net.training
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_copy_has_the_memory_of_large_weights_and_nothing_else_of_the_module() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    network[0].weight = network[1].weight = nn.Parameter(torch.ones(4, 4))
+    copied = copy_sharing_weights(network)
+    assert copied[0].weight is copied[1].weight  # weights that are tied stay so
+    assert copied[0].weight.data_ptr() == network[0].weight.data_ptr()
+    assert copied[1].running_mean.data_ptr() != network[1].running_mean.data_ptr()
+    copied.double().requires_grad_(False)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in network.parameters())

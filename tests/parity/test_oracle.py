@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from vae_export import Contract, Source
@@ -12,6 +16,7 @@ from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.cases import ProbeOutputs, probe_cases
 from vae_export.parity.compare import max_distance
 from vae_export.parity.oracle import Oracle, Sensitivity
+from vae_export.parity.tolerance import weight_roundoffs
 from vae_export.session_options import SessionOptions
 
 
@@ -23,6 +28,38 @@ def test_mean_sensitivity_takes_the_larger_of_both_directions() -> None:
     sensitivity.add(np.array([[0.0, 0.0], [np.nan, 0.0]]), 2, (1,))
     sensitivity.add(np.array([[0.0, 0.0], [0.0, 0.0]]), 3, (1,))
     assert (sensitivity.worst, sensitivity.mean) == (np.inf, 2.0)
+
+
+def test_weights_are_exact_again_after_perturbations_in_any_order() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 9), nn.Unflatten(1, (1, 3, 3)))
+    graph = capture(Source(Contract((1, 3, 3), (4,), None), decoder=network.eval()), "decoder")
+    latent = {"latent": np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)}
+    oracle = Oracle(graph)
+    exact = oracle.expected(latent)["image"]
+    moved = {index: oracle.perturbed(latent, index)["image"] for index in range(3)}
+    assert all(np.abs(one - exact).max() > 0 for one in moved.values())
+    for index in (2, 0, 1, 0):
+        np.testing.assert_array_equal(oracle.perturbed(latent, index)["image"], moved[index])
+        np.testing.assert_array_equal(oracle.expected(latent)["image"], exact)
+    np.testing.assert_array_equal(Oracle(graph).perturbed(latent, 1)["image"], moved[1])
+
+
+def test_weights_are_exact_again_after_an_interrupted_perturbation(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Linear(4, 9), nn.Unflatten(1, (1, 3, 3)))
+    graph = capture(Source(Contract((1, 3, 3), (4,), None), decoder=network), "decoder")
+    latent = {"latent": np.ones((2, 4), np.float32)}
+    oracle = Oracle(graph)
+    exact = oracle.expected(latent)["image"]
+
+    def interrupted(*arguments: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        yield next(weight_roundoffs(*arguments))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("vae_export.parity.oracle.weight_roundoffs", interrupted)
+        oracle.perturbed(latent, 0)
+    np.testing.assert_array_equal(oracle.expected(latent)["image"], exact)
 
 
 class Normalised(nn.Module):

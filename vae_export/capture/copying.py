@@ -41,7 +41,7 @@ def copy_module(module: nn.Module, where: str) -> nn.Module:
     _refuse_kinds(module, where)
     try:
         with _DetachedCopies():
-            copied = unwrapped(copy.deepcopy(module))
+            copied = unwrapped(copy_sharing_weights(module))
     except Exception as error:  # an attribute's own copying may raise anything
         raise ModelError(
             "module cannot be copied",
@@ -54,6 +54,19 @@ def copy_module(module: nn.Module, where: str) -> nn.Module:
         _convert_attributes(inner)
         _compute_normed_weights(inner)
     return copied.requires_grad_(False)
+
+
+def copy_sharing_weights(module: nn.Module) -> nn.Module:
+    """Return a deep copy whose parameters have the memory of the module's; buffers and attributes are copied.
+
+    The copy's parameters are objects of their own, so that converting it or replacing a weight does not change the
+    module. Large weights are there once.
+    """
+    shared = {
+        id(item): nn.Parameter(item.detach(), False) for item in module.parameters() if type(item) is nn.Parameter
+    }
+    copied: nn.Module = copy.deepcopy(module, dict[int, Any](shared))
+    return copied
 
 
 def _refuse_kinds(module: nn.Module, where: str) -> None:

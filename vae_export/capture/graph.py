@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from vae_export.capture.copying import copy_module
+from vae_export.capture.copying import copy_module, copy_sharing_weights
 from vae_export.capture.function_check import check_function
 from vae_export.capture.part_modules import part_module
 from vae_export.capture.program import capture_narrowed, example_inputs, example_sizes, export_program, user_code
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 CAPTURE_SECONDS = 600.0
 #: How many sizes are tried, from the lowest up, until the modules run.
 _TRIED_SIZES = 8
+#: The most bytes of an ONNX model that is kept for another precision or format.
+_CACHED_BYTES = 64 << 20
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -232,15 +233,14 @@ class Graph:
 
         Args:
             opset: ONNX operator set.
-            max_inside: the most bytes of weights inside the model. A model with weights outside is large, so that it
-                is not cached.
+            max_inside: the most bytes of weights inside the model. A large model is not cached.
         """
         from vae_export.capture.onnx_translation import translate
 
         if (opset, max_inside) in self._translations:
             return self._translations[opset, max_inside]
         translation = translate(self.program, self.spec, opset, max_inside)
-        if not translation.weights:
+        if not translation.weights and translation.model.ByteSize() <= _CACHED_BYTES:
             self._translations[opset, max_inside] = translation
         return translation
 
@@ -291,7 +291,7 @@ class Graph:
             return self
         if precision not in _DTYPES:
             raise ModelError("PyTorch cannot compute in this precision", where=precision, expected=" | ".join(_DTYPES))
-        module = copy.deepcopy(self.module)
+        module = copy_sharing_weights(self.module)
         for name, child in list(module.named_children()):
             setattr(module, name, _Cast(child, _DTYPES[precision]).eval().requires_grad_(False))
         return Graph(self.spec, module)

@@ -18,6 +18,7 @@ from torch.fx.node import map_aggregate
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_export.capture.copying import copy_sharing_weights
 from vae_export.capture.program import example_inputs, user_code
 from vae_export.contract import PartSpec
 
@@ -49,7 +50,7 @@ def float64_module(module: nn.Module, spec: PartSpec, program: Callable[[], Expo
 
 def _double_copy(module: nn.Module, spec: PartSpec) -> nn.Module | None:
     """Return a copy of the module in float64, or None if it fails or computes in lower precision inside."""
-    double = copy.deepcopy(module).double()
+    double = copy_sharing_weights(module).double()
     rows = 1 if isinstance(spec.inputs[0].batch, str) else None
     inputs = [_promoted(value) for value in example_inputs(spec, rows)]
     finder = _LowPrecisionFinder()

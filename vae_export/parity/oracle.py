@@ -6,7 +6,6 @@ evaluations show how far rounding alone moves the outputs.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,14 +21,33 @@ from vae_export.contract import Array, PartSpec
 from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
-from vae_export.system.streams import silenced
 from vae_export.tensors import BATCH, Symbol
 
 #: Numbers that an engine adds at a time, in a vector register: the fewer, the longer the sums that follow each other.
 _LANES = 8
+#: What `Oracle` is moved by while its weights change, so that an interruption leaves none that pass for others.
+_UNFINISHED: tuple[int, PrecisionName] = (-1, FULL)
 
 #: A function that computes one part: input arrays by name → output arrays by name.
 PartFunction: TypeAlias = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+
+def _exact_weights(double: nn.Module, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return the floating-point weights and buffers of a part in float64, each with its exact value.
+
+    Args:
+        double: the part in float64.
+        module: the part in float32, whose own weights are the values where they are equal.
+    """
+    single = dict((*module.named_parameters(), *module.named_buffers()))
+    found = []
+    for name, tensor in (*double.named_parameters(), *double.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        same = single.get(name)
+        is_kept = same is not None and same.shape == tensor.shape and torch.equal(same.double(), tensor)
+        found.append((tensor, same if same is not None and is_kept else tensor.detach().clone()))
+    return found
 
 
 def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -76,17 +94,16 @@ class Oracle:
     def __init__(self, graph: Graph, piece: int | None = None) -> None:
         self.graph, self.piece = graph, piece
         self._module = graph.in_float64()
-        self._perturbed: tuple[int, PrecisionName, nn.Module] | None = None
+        self._weights = _exact_weights(self._module, graph.module)
+        #: The perturbation by which the weights are moved; None while they are exact.
+        self._moved: tuple[int, PrecisionName] | None = None
         #: Whether the module has normalisation layers; known after the first perturbed evaluation.
         self._normalises = True
 
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, float64 (N, *item), for inputs (N, *item) by name."""
-        return self._run(self._module, inputs)
-
-    def release(self) -> None:
-        """Drop the copy of the weights that was perturbed last."""
-        self._perturbed = None
+        self._move_weights(None)
+        return self._run(inputs)
 
     def perturbed(self, inputs: Mapping[str, Array], index: int, precision: PrecisionName = FULL) -> dict[str, Array]:
         """Return the outputs with every weight and input moved at random by several rounding errors.
@@ -101,16 +118,14 @@ class Oracle:
 
         Args:
             inputs: arrays (N, *item) by name.
-            index: number of the perturbation, from 0 to `PERTURBATIONS` - 1. The perturbed weights of the last index
-                are kept, so it is faster to evaluate all inputs of one index before the next.
+            index: number of the perturbation, from 0 to `PERTURBATIONS` - 1. The weights stay moved until another index
+                or the exact outputs are asked for, so it is faster to evaluate all inputs of one index before the next.
             precision: the precision whose rounding errors the weights and inputs move by.
 
         Returns:
             The outputs by name, float64 (N, *item).
         """
-        if self._perturbed is None or self._perturbed[:2] != (index, precision):
-            self._perturbed = None  # keep only one copy, because models can be large
-            self._perturbed = index, precision, self._with_moved_weights(index, precision)
+        self._move_weights((index, precision))
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
         moved = {  # integers are exact
@@ -120,30 +135,37 @@ class Oracle:
             for name, array in inputs.items()
         }
         if not self._normalises:
-            return self._run(self._perturbed[2], moved)
+            return self._run(moved)
         with _MovedStatistics(factor) as statistics:
-            outputs = self._run(self._perturbed[2], moved)
+            outputs = self._run(moved)
         self._normalises = statistics.found
         return outputs
 
-    def _with_moved_weights(self, index: int, precision: PrecisionName) -> nn.Module:
-        seed, factor = perturbation_direction(index, precision)
-        with silenced():  # torch warns about its own code where a program is copied
-            moved = copy.deepcopy(self._module)
-        generator = torch.Generator().manual_seed(seed)
+    def _move_weights(self, to: tuple[int, PrecisionName] | None) -> None:
+        """Make the weights exact, or move them by a perturbation: in place, because models can be large."""
+        if self._moved == to:
+            return
+        were_exact, self._moved = self._moved is None, _UNFINISHED
         with torch.no_grad():
-            for tensor, roundoff in weight_roundoffs(moved, precision, self.graph.module):
+            for tensor, exact in () if were_exact else self._weights:
+                tensor.copy_(exact)
+            if to is None:
+                self._moved = None
+                return
+            seed, factor = perturbation_direction(*to)
+            generator = torch.Generator().manual_seed(seed)
+            for tensor, roundoff in weight_roundoffs(self._module, to[1], self.graph.module):
                 # In place, because new tensors of this size cost more time than the arithmetic.
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(2).sub_(1)
                 tensor.add_(noise.mul_(roundoff).mul_(factor))
-        return moved
+        self._moved = to
 
-    def _run(self, module: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
         if self.piece is None or rows <= self.piece:
-            return run_module(self.graph, module, inputs, torch.float64)
+            return run_module(self.graph, self._module, inputs, torch.float64)
         pieces = [
-            run_module(self.graph, module, _rows(inputs, first, self.piece), torch.float64)
+            run_module(self.graph, self._module, _rows(inputs, first, self.piece), torch.float64)
             for first in range(0, rows, self.piece)
         ]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -235,10 +235,8 @@ class References:
         return self._outputs[key]
 
     def release(self, part: Part) -> None:
-        """Drop the outputs and the perturbed weights of a part whose files are verified, unless they are small."""
+        """Drop the outputs of a part whose files are verified, unless they are small."""
         outputs = [outputs for (of_part, *_), outputs in self._outputs.items() if of_part == part]
         if sum(one.nbytes for one in outputs) > _KEPT_BYTES:
             self._outputs = {key: value for key, value in self._outputs.items() if key[0] != part}
             self._cases = {key: value for key, value in self._cases.items() if key[0] != part}
-        if part in self._oracles:
-            self._oracles[part].release()
