@@ -46,7 +46,9 @@ OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
 #: alone. Verifying 28 by 28 pixels takes up to five times as long and runs the same operators.
 SMALL_IMAGES: dict[str, tuple[int, int, int]] = dict.fromkeys(("conv", "residual", "resnet"), (1, 12, 12))
 #: Fixtures that run commands in child processes, or take several seconds to make files that few tests need.
-SLOW_FIXTURES = {"after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign", "server"}
+SLOW_FIXTURES = {
+    *("after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign", "server", "tunable"),
+}
 #: A fixture that takes a minute: the tests that use it begin first, so that no worker waits for it at the end.
 LONGEST_FIXTURE = "after_commands"
 #: One of each kind: plain, a program, a file with another beside it.

@@ -18,11 +18,6 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.sources import load_source
 from vae_export.system.torchvision_operators import import_torchvision
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import_torchvision()
-    from diffusers.models import autoencoders
-
 BLOCKS = {
     "block_out_channels": (16, 32),
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -108,6 +103,9 @@ def saved(name: str, folder: Path, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        import_torchvision()
+        from diffusers.models import autoencoders  # which takes two seconds of each worker that collects these tests
+
         model = getattr(autoencoders, kind)(**arguments).eval()
         model.save_pretrained(folder, **options)
     return model

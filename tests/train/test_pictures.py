@@ -54,7 +54,8 @@ class RecordingModel(PyTorchModel):
 
 
 @pytest.mark.parametrize(
-    ("shape", "latent_size", "images"), [((1, 8, 8), 3, 12), ((3, 8, 12), 1, 1), ((3, 200, 100), 50, 3)]
+    ("shape", "latent_size", "images"),
+    [((1, 8, 8), 3, 12), ((3, 8, 12), 1, 1), pytest.param((3, 200, 100), 50, 3, marks=pytest.mark.slow)],
 )
 def test_every_picture_is_drawn(tmp_path: Path, shape: tuple[int, int, int], latent_size: int, images: int) -> None:
     run = Run(tmp_path)

@@ -22,7 +22,9 @@ def test_presets_are_listed(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "photos" else name for name in preset_names()]
+)
 def test_every_preset_trains_and_typed_options_override_it(invoke: Invoke, tmp_path: Path, name: str) -> None:
     tiny = ["--dataset", "digits", "--epochs", 1, "--hidden-size", 16, "--threads", 1, "--seed", 7]
     done = invoke("train", "--preset", name, *tiny, "--out", tmp_path / "run")

@@ -39,7 +39,7 @@ class Small:
 
 
 @pytest.fixture(scope="session")
-def small(shared: Path) -> Small:
+def tunable(shared: Path) -> Small:
 
     def make(folder: Path) -> None:
         formats, parts, precisions = ("onnx", "ort"), ("encoder", "decoder"), ("fp32", "int8")
@@ -50,9 +50,9 @@ def small(shared: Path) -> Small:
 
 
 @pytest.fixture
-def advice(small: Small) -> Recommendation:
+def advice(tunable: Small) -> Recommendation:
     """A recommendation of 8 bits and options that differ from the defaults, as if they had won on this machine."""
-    entry = small.artifact.manifest.entry("decoder", precision="int8")
+    entry = tunable.artifact.manifest.entry("decoder", precision="int8")
     return Recommendation(
         part="decoder",
         file=entry.name,

@@ -24,12 +24,12 @@ Advised = Callable[..., Path]
 
 
 @pytest.fixture
-def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
+def advised(tunable: Small, advice: Recommendation, tmp_path: Path) -> Advised:
     """`advised(threads=2)`: the export with `advice` in its manifest, with these fields replaced."""
 
     def make(**changes: Any) -> Path:
         folder = tmp_path / "export"
-        publish(small.copied(folder), advice)
+        publish(tunable.copied(folder), advice)
         document = json.loads((folder / MANIFEST).read_text())
         document["recommended"][0] |= changes
         (folder / MANIFEST).write_text(json.dumps(document))
@@ -39,29 +39,29 @@ def advised(small: Small, advice: Recommendation, tmp_path: Path) -> Advised:
 
 
 @pytest.mark.slow
-def test_runtime_follows_the_recommendation(small: Small, advised: Advised) -> None:
+def test_runtime_follows_the_recommendation(tunable: Small, advised: Advised) -> None:
     model = load(advised())
     how = model.running("decoder")
     assert (how.precision, how.options.threads, how.options.optimisation) == ("int8", 1, "extended")
     assert how.options.switches == ("no-spinning", "no-arena")
     assert how.reason == "recommended for batches of 2, measured on a machine like this one"
     latent = model.prior(3, 1)
-    eight = load(small.artifact.folder, precision="int8").decode(latent)
+    eight = load(tunable.artifact.folder, precision="int8").decode(latent)
     assert np.array_equal(model.decode(latent), eight)
-    assert not np.array_equal(model.decode(latent), load(small.artifact.folder).decode(latent))
+    assert not np.array_equal(model.decode(latent), load(tunable.artifact.folder).decode(latent))
     assert model.running("encoder").reason == "nothing was recommended"
     assert {comparison.part for comparison in model.self_test().outputs} == {"encoder", "decoder"}
     model.self_test().require()
 
 
 @pytest.mark.parametrize("given", [{"threads": 2}, {"precision": "fp32"}, {"provider": "CPUExecutionProvider"}])
-def test_arguments_of_the_caller_win(small: Small, advised: Advised, given: dict[str, Any]) -> None:
+def test_arguments_of_the_caller_win(tunable: Small, advised: Advised, given: dict[str, Any]) -> None:
     model = load(advised(), **given)
     how = model.running("decoder")
     assert (how.precision, how.options.threads, how.options.switches) == ("fp32", given.get("threads"), ())
     assert how.reason == f"recommendation not followed: {next(iter(given))} given by the caller"
     latent = model.prior(3, 1)
-    assert np.array_equal(model.decode(latent), load(small.artifact.folder, **given).decode(latent))
+    assert np.array_equal(model.decode(latent), load(tunable.artifact.folder, **given).decode(latent))
 
 
 def test_other_machine_uses_the_defaults_and_says_why(advised: Advised, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,11 +131,11 @@ def test_first_recommendation_of_a_part_counts(advised: Advised) -> None:
     assert read([one]) == ()
 
 
-def test_session_knows_every_option_of_the_manifest(small: Small) -> None:
+def test_session_knows_every_option_of_the_manifest(tunable: Small) -> None:
     assert tuple(session.SET_SWITCH) == (*SWITCHES, EXACT_INT8)
     assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
-    data = small.artifact.read(small.artifact.entry("decoder"))
-    spec = small.artifact.manifest.contract.spec("decoder")
+    data = tunable.artifact.read(tunable.artifact.entry("decoder"))
+    spec = tunable.artifact.manifest.contract.spec("decoder")
     latent = np.ones((3, *spec.inputs[0].item), np.float32)
     usual = session.Session(data, spec).run({"latent": latent})["image"]
     for switch in SWITCHES:
@@ -164,9 +164,9 @@ def test_broken_provider_is_not_used_and_named(advised: Advised, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_tune_and_bundle_from_the_command_line(small: Small, tmp_path: Path, invoke: Invoke) -> None:
+def test_tune_and_bundle_from_the_command_line(tunable: Small, tmp_path: Path, invoke: Invoke) -> None:
     run = tmp_path / "run"
-    small.copied(run / "export")
+    tunable.copied(run / "export")
     quick = ("tune", "--run", run, "--batch", 1, "--rounds", 1, "--seconds", 0.001)
     outcome = invoke(*quick)
     assert outcome.code == 0, outcome.err
@@ -196,9 +196,11 @@ def test_tune_and_bundle_from_the_command_line(small: Small, tmp_path: Path, inv
     assert invoke(*quick).code == 3
 
 
-def test_bundle_without_the_recommended_file_recommends_nothing(small: Small, advised: Advised, tmp_path: Path) -> None:
+def test_bundle_without_the_recommended_file_recommends_nothing(
+    tunable: Small, advised: Advised, tmp_path: Path
+) -> None:
     from vae_export.bundles.writer import pack
 
-    data = pack(open_artifact(advised()), small.certificate, name="small", parts=["encoder"])
+    data = pack(open_artifact(advised()), tunable.certificate, name="small", parts=["encoder"])
     (tmp_path / "encoder.zip").write_bytes(data)
     assert load(tmp_path / "encoder.zip").manifest.recommended == ()

@@ -30,9 +30,9 @@ CPU = "CPUExecutionProvider"
 
 
 @pytest.mark.slow
-def test_each_candidate_has_an_outcome_and_one_wins(small: Small, tmp_path: Path) -> None:
-    artifact = small.copied(tmp_path / "export")
-    tuning = tune(artifact, small.certificate, replace(PLAN, rounds=2), Budget())
+def test_each_candidate_has_an_outcome_and_one_wins(tunable: Small, tmp_path: Path) -> None:
+    artifact = tunable.copied(tmp_path / "export")
+    tuning = tune(artifact, tunable.certificate, replace(PLAN, rounds=2), Budget())
     found = {str(result.candidate): result for result in tuning.results}
     assert len(found) == len(tuning.results)
 
@@ -56,16 +56,16 @@ def test_each_candidate_has_an_outcome_and_one_wins(small: Small, tmp_path: Path
 
     after = open_artifact(artifact.folder)
     assert after.manifest.recommended == (tuning.recommended,)
-    assert replace(after.manifest, recommended=()) == small.artifact.manifest
+    assert replace(after.manifest, recommended=()) == tunable.artifact.manifest
     assert after.manifest.text == (after.folder / MANIFEST).read_bytes()
-    small.certificate.require(after.manifest, "certificate")
+    tunable.certificate.require(after.manifest, "certificate")
 
 
-def test_degradation_is_read_from_the_certificate(small: Small) -> None:
-    (degradation,) = (item for item in small.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
-    rows = [row for row in small.certificate.document["rows"] if row["output"] == "negative_elbo"]
+def test_degradation_is_read_from_the_certificate(tunable: Small) -> None:
+    (degradation,) = (item for item in tunable.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
+    rows = [row for row in tunable.certificate.document["rows"] if row["output"] == "negative_elbo"]
     worst = {row["target"]: row["error"] for row in rows}
-    for candidate in candidates(small.artifact.manifest, small.certificate, "decoder"):
+    for candidate in candidates(tunable.artifact.manifest, tunable.certificate, "decoder"):
         if candidate.target.precision == "int8":
             assert candidate.cost.worst_levels == degradation["worst_levels"] > 0
             assert candidate.cost.nats_high == degradation["nats_high"]
@@ -95,20 +95,20 @@ def test_autoencoder_has_its_own_degradation() -> None:
     ) == [f"autoencoder on {target}: 3 grey levels, 2 allowed"]
 
 
-def test_degradation_that_is_no_number_is_refused(small: Small) -> None:
-    [degradation, *_] = small.certificate.document["drift"]
-    wrong = StoredCertificate(b"", {**small.certificate.document, "drift": [{**degradation, "worst_levels": "none"}]})
+def test_degradation_that_is_no_number_is_refused(tunable: Small) -> None:
+    [degradation, *_] = tunable.certificate.document["drift"]
+    wrong = StoredCertificate(b"", {**tunable.certificate.document, "drift": [{**degradation, "worst_levels": "none"}]})
     with pytest.raises(IntegrityError, match="certificate cannot be read: .*a degradation is 'none'"):
-        tune(small.artifact, wrong, PLAN, Budget())
+        tune(tunable.artifact, wrong, PLAN, Budget())
 
 
-def test_empty_budget_leaves_the_manifest_unchanged(small: Small, tmp_path: Path) -> None:
-    artifact = small.copied(tmp_path / "export")
+def test_empty_budget_leaves_the_manifest_unchanged(tunable: Small, tmp_path: Path) -> None:
+    artifact = tunable.copied(tmp_path / "export")
     with pytest.raises(
         ParityError, match="no certified file that the runtime can run is within the budget; got decoder on onnx/"
     ):
-        tune(artifact, small.certificate, PLAN, Budget(max_nats=0))
-    assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
+        tune(artifact, tunable.certificate, PLAN, Budget(max_nats=0))
+    assert (artifact.folder / MANIFEST).read_bytes() == tunable.artifact.manifest.text
 
 
 class Dying(SubjectProcess):
@@ -131,13 +131,13 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
 def test_over_budget_and_crashed_candidates_are_listed(
-    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tunable: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)
-    artifact = small.copied(tmp_path / "export")
-    (degradation,) = (item for item in small.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
+    artifact = tunable.copied(tmp_path / "export")
+    (degradation,) = (item for item in tunable.certificate.document["drift"] if item["target"] == f"onnx+int8/{CPU}")
     budget = Budget(max_nats=degradation["nats_high"] * 0.99)
-    tuning = tune(artifact, small.certificate, PLAN, budget)
+    tuning = tune(artifact, tunable.certificate, PLAN, budget)
     assert tuning.recommended.file == "decoder.onnx"
     assert tuning.recommended.budget == {"max_grey_levels": None, "max_nats": budget.max_nats}
     out = {str(result.candidate): (result.outcome, result.p50_seconds) for result in tuning.results}
@@ -149,37 +149,45 @@ def test_over_budget_and_crashed_candidates_are_listed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_core")
-def test_crash_of_the_defaults_is_an_error(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_of_the_defaults_is_an_error(tunable: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successive_halving, "SubjectProcess", Dying)
     monkeypatch.setattr(Dying, "dies", "onnx/")
-    artifact = small.copied(tmp_path / "export")
+    artifact = tunable.copied(tmp_path / "export")
     with pytest.raises(TargetError, match=r"defaults cannot be run here: onnx/.*; got its process died of SIGSEGV"):
-        tune(artifact, small.certificate, PLAN, Budget())
-    assert (artifact.folder / MANIFEST).read_bytes() == small.artifact.manifest.text
+        tune(artifact, tunable.certificate, PLAN, Budget())
+    assert (artifact.folder / MANIFEST).read_bytes() == tunable.artifact.manifest.text
 
 
-def test_uncertified_files_are_not_measured(small: Small, tmp_path: Path) -> None:
-    failed = StoredCertificate(small.certificate.data, dict(small.certificate.document) | {"verdict": "fail"})
+def test_uncertified_files_are_not_measured(tunable: Small, tmp_path: Path) -> None:
+    failed = StoredCertificate(tunable.certificate.data, dict(tunable.certificate.document) | {"verdict": "fail"})
     with pytest.raises(ParityError, match="did not pass"):
-        tune(small.artifact, failed, PLAN, Budget())
-    others = dict(small.certificate.document["files"]) | {"decoder.onnx": "0" * 64}
+        tune(tunable.artifact, failed, PLAN, Budget())
+    others = dict(tunable.certificate.document["files"]) | {"decoder.onnx": "0" * 64}
     with pytest.raises(IntegrityError, match="another file"):
         tune(
-            small.artifact, StoredCertificate(b"", dict(small.certificate.document) | {"files": others}), PLAN, Budget()
+            tunable.artifact,
+            StoredCertificate(b"", dict(tunable.certificate.document) | {"files": others}),
+            PLAN,
+            Budget(),
         )
     with pytest.raises(IntegrityError, match="certificate cannot be read"):
-        tune(small.artifact, StoredCertificate(b"", dict(small.certificate.document) | {"rows": [{}]}), PLAN, Budget())
-    artifact = small.copied(tmp_path / "export")
+        tune(
+            tunable.artifact,
+            StoredCertificate(b"", dict(tunable.certificate.document) | {"rows": [{}]}),
+            PLAN,
+            Budget(),
+        )
+    artifact = tunable.copied(tmp_path / "export")
     path = artifact.folder / "decoder.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="altered"):
-        tune(artifact, small.certificate, PLAN, Budget())
+        tune(artifact, tunable.certificate, PLAN, Budget())
 
 
-def test_unverified_target_is_no_candidate(small: Small) -> None:
-    rows = [row for row in small.certificate.document["rows"] if row["target"] != f"ort/{CPU}"]
-    certificate = StoredCertificate(b"", dict(small.certificate.document) | {"rows": rows})
-    formats = {candidate.target.format for candidate in candidates(small.artifact.manifest, certificate, "decoder")}
+def test_unverified_target_is_no_candidate(tunable: Small) -> None:
+    rows = [row for row in tunable.certificate.document["rows"] if row["target"] != f"ort/{CPU}"]
+    certificate = StoredCertificate(b"", dict(tunable.certificate.document) | {"rows": rows})
+    formats = {candidate.target.format for candidate in candidates(tunable.artifact.manifest, certificate, "decoder")}
     assert formats == {"onnx"}
 
 
@@ -205,9 +213,9 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Searched:
 
 
 @pytest.fixture
-def three(small: Small) -> Three:
+def three(tunable: Small) -> Three:
     """The runtime's defaults, float32 with one thread, and 8 bits with one thread."""
-    pool = candidates(small.artifact.manifest, small.certificate, "decoder")
+    pool = candidates(tunable.artifact.manifest, tunable.certificate, "decoder")
     default, exact, int8 = (
         next(item for item in pool if item.target.precision == precision and item.options.threads == threads)
         for precision, threads in (("fp32", None), ("fp32", 1), ("int8", 1))
@@ -263,8 +271,8 @@ def test_slower_is_never_shown_as_1_00(searched: Searched, three: Three) -> None
     assert outcomes(search)[str(exact)].startswith("a tie: 1.004× the time of the fastest")
 
 
-def test_engine_outside_the_runtime_never_wins(small: Small, searched: Searched) -> None:
-    pool = candidates(small.artifact.manifest, small.certificate, "decoder")
+def test_engine_outside_the_runtime_never_wins(tunable: Small, searched: Searched) -> None:
+    pool = candidates(tunable.artifact.manifest, tunable.certificate, "decoder")
     default = next(item for item in pool if item.runs_in_runtime)
     other = next(item for item in pool if not item.runs_in_runtime)
     search = searched({default: [1.0] * 4, other: [0.5] * 4})
@@ -285,8 +293,8 @@ def test_bad_plan_is_refused(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_other_parts_keep_their_recommendation(small: Small, advice: Recommendation, tmp_path: Path) -> None:
-    artifact = small.copied(tmp_path / "export")
+def test_other_parts_keep_their_recommendation(tunable: Small, advice: Recommendation, tmp_path: Path) -> None:
+    artifact = tunable.copied(tmp_path / "export")
     publish(artifact, advice)
     encoder = replace(advice, part="encoder", file="encoder.onnx", sha256=artifact.manifest.entry("encoder").sha256)
     artifact = open_artifact(artifact.folder)
