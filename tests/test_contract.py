@@ -156,6 +156,15 @@ def test_parts_of_each_encoding_have_their_tensors() -> None:
     assert names(EXTENDED["logits"], "decoder") == "latent → output"
 
 
+@pytest.mark.parametrize(
+    ("symbol", "usual"),
+    [(Symbol(), 8), (Symbol(16), 16), (Symbol(16, 64), 16), (Symbol(1, 4), 4), (Symbol(2, 9), 8), (Symbol(2, 9, 3), 3)],
+)
+def test_usual_value_lies_within_the_bounds(symbol: Symbol, usual: int) -> None:
+    assert symbol.usual_value == usual
+    assert symbol.allows(usual)
+
+
 def test_open_sizes_take_numbers_at_a_size() -> None:
     contract = EXTENDED["any size"]
     assert contract.at().data_shape == (3, 32, 64)  # h has a usual value, w has none

@@ -100,7 +100,7 @@ class Symbol:
     @property
     def usual_value(self) -> int:
         """The usual value, or 8 within the bounds."""
-        return self.usual or min(max(8, self.low), self.high or 8)
+        return self.usual or max(self.low, min(8, self.high or 8))
 
     def allows(self, value: int) -> bool:
         """Whether the symbol may have this value."""

@@ -514,7 +514,7 @@ class Contract:
     def _size(self, text: str) -> int:
         factor, symbol, offset = _parse_size(text)
         bounds = self.symbols[symbol]
-        usual: int = bounds["usual"] or min(max(8, bounds["min"]), bounds["max"] or 8)
+        usual: int = bounds["usual"] or max(bounds["min"], min(8, bounds["max"] or 8))
         return factor * usual + offset
 
     def check_drawable(self) -> None:

@@ -337,7 +337,7 @@ export function sizesAt({ shape }, { symbols }, values = {}) {
  * @param {SymbolBounds} bounds
  */
 export function usualValue({ min, max, usual }) {
-  return usual ?? Math.min(Math.max(8, min), max ?? 8);
+  return usual ?? Math.max(min, Math.min(8, max ?? 8));
 }
 
 /** @param {string} text */

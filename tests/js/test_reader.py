@@ -312,3 +312,8 @@ def test_any_flipped_bit_is_refused(node: str, bundle: Path) -> None:
     places = [(math.floor(size * (index + 0.5) / 300), index % 8) for index in range(300)]
     places += [(size - 1 - index, index % 8) for index in range(600)]  # the central directory
     assert run(node, code, [str(bundle), places]) == 0
+
+
+def test_usual_value_of_a_symbol_lies_within_its_bounds(node: str) -> None:
+    bounds = [{"min": low, "max": high, "usual": None} for low, high in ((1, None), (16, None), (16, 64), (1, 4))]
+    assert run(node, "say(given.map(bundle.usualValue));", bounds) == [8, 16, 16, 4]
