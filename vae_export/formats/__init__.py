@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from vae_export.formats.aoti import Aoti
 from vae_export.formats.base import OPSET, Bound, Format, Runner, WriteOptions
 from vae_export.formats.executorch import ExecuTorch
+from vae_export.formats.litert import LiteRt
 from vae_export.formats.ncnn import Ncnn
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.openvino import OpenVino
@@ -25,6 +26,7 @@ FORMATS: dict[str, Format] = {
         Ort(),
         Aoti(),
         ExecuTorch(),
+        LiteRt(),
         Ncnn(),
     )
 }

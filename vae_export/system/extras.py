@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "pythae": ("pythae",),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "litert": ("litert_torch", "ai_edge_litert"),
     "ncnn": ("ncnn", "pnnx"),
     "sign": ("cryptography",),
     "serve": ("uvicorn", "httptools", "starlette", "orjson", "grpc", "google.protobuf", "prometheus_client"),

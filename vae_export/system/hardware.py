@@ -16,7 +16,7 @@ _FEATURES = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
     *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
 )
-_PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "ncnn", "numpy")
+_PACKAGES = ("torch", "onnxruntime", "openvino", "executorch", "ai-edge-litert", "ncnn", "numpy")
 
 
 def describe_machine() -> dict[str, Any]:
