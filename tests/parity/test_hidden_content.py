@@ -188,6 +188,18 @@ def test_content_of_onnx_that_is_not_run_is_named(mlp: Subject, change: Callable
     assert compared(mlp, "onnx", changed).state == "different"
 
 
+def test_long_content_is_shown_by_its_hash(mlp: Subject) -> None:
+    structures = []
+    for last in "ab":
+        model = onnx.load_from_string(mlp.data("decoder"))
+        model.graph.node[0].doc_string = 10_000 * "x" + last
+        model.graph.quantization_annotation.extend([onnx.TensorAnnotation(tensor_name=last)] * 1_000)
+        structures.append(onnx_structure(model.SerializeToString()))
+    lines = list(differences(*structures))
+    assert len(lines) == 4  # one and the other, of each
+    assert max(map(len, lines)) < 250
+
+
 def test_hidden_content_fails_the_verification(mlp: Subject, tmp_path: Path) -> None:
     model = onnx.load_from_string(mlp.data("decoder"))
     metadata_twice(model)

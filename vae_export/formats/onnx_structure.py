@@ -47,7 +47,7 @@ _PAYLOADS: Mapping[str, frozenset[str]] = {
         | {"tensors", "graphs", "sparse_tensors", "type_protos"}
     ),
 }
-#: Characters of further content that are compared as they are; longer ones by their hash.
+#: Bytes of further content that are compared as they are; more by their hash.
 _LONG = 200
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class _Reader:
         metadata |= {"producer": f"{self.model.producer_name} {_VERSION.sub('', self.model.producer_version)}".strip()}
         metadata["IR version"] = str(self.model.ir_version)
         for function in self.model.functions:
-            metadata[f"function {function.domain} {function.name}"] = str(function)
+            metadata[f"function {function.domain} {function.name}"] = _shown(function)
         initialisers = {tensor.name for tensor in graph.initializer}
         initialisers |= {tensor.values.name for tensor in graph.sparse_initializer}
         listed = tuple(
@@ -212,9 +212,7 @@ def _further(model: onnx.ModelProto) -> tuple[str, ...]:
         name = str(fields.get("name") or fields.get("op_type") or kind)
         for field, value in fields.items():
             if value != "" and field not in read and (field not in payloads or len(payloads) > most):
-                text = f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
-                shown = text if len(text) <= _LONG else hashlib.sha256(text.encode()).hexdigest()
-                found.append(f"{field} of {kind} '{name}': {' '.join(shown.split())}")
+                found.append(f"{field} of {kind} '{name}': {_shown(value)}")
         if fields.get("external_data") and most == 1:
             found.append(f"external data of '{name}', which is not used")
         found += _twice(f"external data of '{name}'", (entry.key for entry in fields.get("external_data", ())))
@@ -229,6 +227,21 @@ def _further(model: onnx.ModelProto) -> tuple[str, ...]:
         entered = [value for field, value in fields.items() if field in read or field in payloads]
         left += [item for value in entered for item in _messages(value)]
     return tuple(sorted(set(found)))
+
+
+def _shown(value: Any) -> str:
+    """Return the value of a field as text; a long one by its size and hash, because a text of it takes much memory."""
+    import numpy as np
+
+    if messages := list(_messages(value)):
+        data = b"".join(message.SerializeToString(deterministic=True) for message in messages)
+    elif isinstance(value, bytes | str):
+        data = value if isinstance(value, bytes) else value.encode("utf-8", "backslashreplace")
+    else:
+        data = np.asarray(value).tobytes()
+    if len(data) <= _LONG:
+        return " ".join(str(value).split())
+    return f"{len(data):,} bytes, SHA-256 {hashlib.sha256(data).hexdigest()}"
 
 
 def _messages(value: Any) -> Iterable[Any]:
