@@ -48,11 +48,11 @@ $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
 	@touch $@
 
 test: $(READY)
-	@echo "==> running the suite (half an hour on two cores)"
+	@echo "==> running the suite (a quarter of an hour on two cores)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 quick: $(READY)
-	@echo "==> running the tests that are not marked slow"
+	@echo "==> running the tests that are not marked slow (two minutes on two cores)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(READY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -20,8 +21,8 @@ programs = pytest.mark.parametrize("format", PROGRAMS)
 
 
 def fresh(mlp: Subject) -> Source:
-    """Return a source of the same modules; capture copies them, so a graph may be changed."""
-    return Source(mlp.source.contract, mlp.source.encoder, mlp.source.decoder)
+    """Return a source of modules of its own: a graph has the weights of its source, and is changed here."""
+    return Source(mlp.source.contract, *copy.deepcopy((mlp.source.encoder, mlp.source.decoder)))
 
 
 def onnx_data(mlp: Subject, format: str, change: Callable[[torch.nn.Module], object]) -> bytes:
