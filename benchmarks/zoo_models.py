@@ -66,8 +66,10 @@ DIFFUSERS: Mapping[str, dict[str, Any]] = {
     },
     "AutoencoderKLHunyuanVideo": _VIDEO
     | {
-        "down_block_types": ("HunyuanVideoDownBlock3D",) * 2,
-        "up_block_types": ("HunyuanVideoUpBlock3D",) * 2,
+        # As many blocks as its default ratios of sizes need.
+        "block_out_channels": (16,) * 4,
+        "down_block_types": ("HunyuanVideoDownBlock3D",) * 4,
+        "up_block_types": ("HunyuanVideoUpBlock3D",) * 4,
     },
     "AutoencoderKLLTXVideo": {
         "block_out_channels": (16, 32),
@@ -178,8 +180,9 @@ def save_pythae(name: str, folder: Path) -> None:
     getattr(models, name)(config(input_dim=(1, 28, 28), latent_dim=8, **PYTHAE[name])).save(str(folder))
 
 
-#: Models that are refused with a reason: diffusers encodes this one in tiles of a fixed size only.
-REFUSED = ("AutoencoderKLAllegro",)
+#: Models that are refused with a reason: diffusers encodes the first in tiles of a fixed size only, and ONNX Runtime
+#: cannot run the encoder of the second.
+REFUSED = ("AutoencoderKLAllegro", "AutoencoderKLHunyuanVideo")
 
 #: How models are saved, by the prefix of `--model`.
 SAVE: Mapping[str, tuple[Mapping[str, Any], Callable[[str, Path], None]]] = {
