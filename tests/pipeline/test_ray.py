@@ -17,6 +17,7 @@ from typing import IO
 import numpy as np
 import pytest
 
+from tests import ray_starts
 from tests.commands import ROOT, Invoke, command, run_cli, run_python, tree
 from tests.pipeline.deadly import DeadlyPickle, DeadlyReader
 from vae_export.errors import MachineError
@@ -52,7 +53,7 @@ class Cluster:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One cluster for all tests; a test that kills a machine adds another one."""
     script = Path(__file__).with_name("cluster.py")
-    with open(tmp_path_factory.mktemp("cluster") / "cluster.log", "w") as log:
+    with open(tmp_path_factory.mktemp("cluster") / "cluster.log", "w") as log, ray_starts.alone() as end_of_start:
         process = subprocess.Popen(
             [sys.executable, script],
             env=ENVIRONMENT,
@@ -64,7 +65,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         try:
             assert process.stdout is not None
             lines = iter(process.stdout.readline, "")
-            yield Cluster(next(line.split()[1] for line in lines if line.startswith("cluster: ")), process)
+            address = next(line.split()[1] for line in lines if line.startswith("cluster: "))
+            end_of_start()
+            yield Cluster(address, process)
         finally:
             process.communicate(timeout=TIMEOUT_SECONDS)
 
@@ -82,6 +85,13 @@ def expected(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     out = tmp_path_factory.mktemp("local") / "out"
     assert run_cli(*sample(bundle, out), cwd=out.parent).returncode == 0
     return tree(out)
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[None]:
+    """For a test that starts a cluster of its own."""
+    with ray_starts.alone():
+        yield
 
 
 def sample(bundle: Path, out: Path, *more: object) -> tuple[object, ...]:
@@ -228,11 +238,13 @@ def test_rows_that_kill_every_worker_are_named(bundle: Path, cluster: Cluster) -
     assert done == 20
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_drivers_that_all_die_are_an_error(bundle: Path) -> None:
     with pytest.raises(MachineError, match="Ray's driver died of SIGKILL: 4 times in a row; see Ray's logs; "):
         list(ray_engine(bundle, None).run(Task("decode", Inputs(DeadlyPickle())), Chunks(40, 10)))
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_killed_driver_of_a_local_cluster_changes_nothing(
     bundle: Path, expected: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -253,6 +265,7 @@ def test_killed_driver_of_a_local_cluster_changes_nothing(
     assert tree(home / "out") == expected
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_ctrl_c_ends_a_cluster_that_was_started_here(bundle: Path, tmp_path: Path) -> None:
     """The second such cluster: the first one died with its driver."""
     home, messages = tmp_path / "home", tmp_path / "stderr"
@@ -285,6 +298,7 @@ def test_missing_cluster_is_exit_code_6(bundle: Path, tmp_path: Path, invoke: In
     assert not list(tmp_path.glob(".partial-*"))
 
 
+@pytest.mark.usefixtures("own_cluster")
 def test_more_actors_than_cores_are_refused(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:
     outcome = invoke(*sample(bundle, tmp_path / "out", "--engine", "ray", "--actors", 5000))
     assert outcome.code == 6

@@ -95,8 +95,12 @@ class Running:
         return int(line.split()[1]) * 1024
 
     def wait_until_ready(self, timeout: float = TIMEOUT_SECONDS) -> None:
-        deadline = time.monotonic() + timeout
-        while self.request("/v2/health/ready")[0] != 200:
+        deadline, status = time.monotonic() + timeout, 0
+        while status != 200:
+            try:
+                status = self.request("/v2/health/ready")[0]
+            except urllib.error.URLError as error:  # nobody listens: it has ended
+                raise AssertionError(self.log.read_text()) from error
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import ray_starts
 from tests.commands import ONE_LINE, run_cli
 from tests.required import skip_or_fail
 from tests.serving.running import PROTOCOLS, latents, started
@@ -40,8 +41,9 @@ def test_replicas_answer_survive_a_death_and_drain(bundle: Path, model: Model, t
         skip_or_fail("ray", "run: pip install -e '.[dev]'")
     others = replicas()
     arguments = [f"small:4={bundle}", "--engine", "ray", "--actors", ACTORS]
-    with started(arguments, tmp_path / "log") as server:
+    with ray_starts.alone() as end_of_start, started(arguments, tmp_path / "log") as server:
         server.wait_until_ready(timeout=300)
+        end_of_start()
         for protocol in PROTOCOLS:
             result = server.infer(protocol, "small-decoder", {"latent": latents(3)}, model_version="4")
             np.testing.assert_allclose(result.as_numpy("image"), model.decode(latents(3)), rtol=0, atol=1e-6)
