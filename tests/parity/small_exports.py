@@ -27,7 +27,7 @@ from vae_export.artifact.manifest import MANIFEST
 from vae_export.capture import Graph
 from vae_export.contract import Part
 from vae_export.errors import ParityError
-from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
@@ -116,7 +116,11 @@ def tampered(
     for array in (array for one in golden for array in (*one.inputs, *one.outputs)):
         (folder / array.name).parent.mkdir(exist_ok=True)
         (folder / array.name).write_bytes(subject.artifact.read(array))
-    (folder / MANIFEST).write_bytes(replace(subject.artifact.manifest, files=tuple(entries), golden=golden).text)
+    manifest = subject.artifact.manifest
+    needed = {*versions({entry.format for entry in entries}), "vae-export", "python"}
+    kept = {name: version for name, version in manifest.versions.items() if name in needed}
+    manifest = replace(manifest, files=tuple(entries), golden=golden, versions=kept)
+    (folder / MANIFEST).write_bytes(manifest.text)
     return open_artifact(folder)
 
 
