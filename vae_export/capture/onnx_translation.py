@@ -7,10 +7,10 @@ removes the traces and renames the symbols.
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import itertools
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -38,6 +38,8 @@ _PAGE, _FEWEST_OUTSIDE = 4096, 1024
 #: The name of the file with the weights, until it is known.
 _UNNAMED = "weights"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
+#: Registries of PyTorch's exporter by operator set, and by whether torchvision's operator is among them.
+_registries: dict[tuple[int, bool], object] = {}
 
 
 @dataclass(frozen=True)
@@ -292,14 +294,20 @@ def _cached_registry() -> Iterator[None]:
         yield
         return
     original = ONNXRegistry.from_torchlib
-    ONNXRegistry.from_torchlib = classmethod(lambda _, opset_version: _registry(original, opset_version))  # type: ignore[method-assign, assignment]
+
+    def cached(_: object, opset_version: int) -> object:
+        key = opset_version, "torchvision" in sys.modules  # it adds an operator when it is imported
+        if key not in _registries:
+            _registries[key] = _registry(original, opset_version)
+        return _registries[key]
+
+    ONNXRegistry.from_torchlib = classmethod(cached)  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = original  # type: ignore[method-assign]
 
 
-@functools.cache
 def _registry(original: Callable[[int], object], opset_version: int) -> object:
     with contextlib.suppress(Exception), _unparsed_functions():
         return original(opset_version)
