@@ -12,6 +12,7 @@ from tests.sample_models import QUICK
 from vae_export.capture import Captured, Graph
 from vae_export.capture.program import example_inputs
 from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.base import StatedFile
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.tensors import BATCH
 
@@ -29,7 +30,7 @@ def test_file_computes_what_pytorch_computes(format: str, name: str) -> None:
     writer = FORMATS[format]
     for graph in graphs(name):
         content = writer.write(graph, WriteOptions())
-        assert not list(writer.lint(content, f"{graph.spec.part}{writer.suffix}", 20))
+        assert not list(writer.lint(content, StatedFile(f"{graph.spec.part}{writer.suffix}", 20)))
         run = writer.open(content, graph.spec, writer.session_options(writer.providers()[0])[0])
         free = [symbol for symbol in graph.spec.symbols if symbol != BATCH]
         for rows, size in ((1, 8), (3, 5)):

@@ -11,10 +11,9 @@ import pytest
 from tests import sample_models
 from tests.commands import Invoke
 from tests.conftest import Exported
+from tests.formats.one_format import assert_missing_package_is_reported
 from vae_export import Source, export
-from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
-from vae_export.errors import MissingExtraError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.executorch import MAX_BATCH
 from vae_export.parity.oracle import evaluate_graph
@@ -27,15 +26,7 @@ needed = pytest.mark.skipif(absent, reason="executorch is not installed; .ci/run
 
 @pytest.mark.skipif(not absent, reason="executorch is installed")
 def test_missing_executorch_is_reported_with_the_pip_line(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
-    wanted = "executorch is not installed; run: pip install 'vae-export[executorch]'"
-    refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", tmp_path / "out", "--format", "executorch")
-    assert (refused.code, refused.err.count("\n")) == (6, 1)
-    assert refused.err == f"vae-export: error: format executorch cannot be written here; got {wanted}\n"
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(MissingExtraError, match="pip install"):
-        FORMATS["executorch"].open(
-            FileContent(b""), mlp.source.contract.spec("decoder"), SessionOptions("cpu", threads=1)
-        )
+    assert_missing_package_is_reported("executorch", "executorch", mlp, invoke, tmp_path)
 
 
 @needed

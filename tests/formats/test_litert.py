@@ -4,7 +4,6 @@ these tests in an environment that has it, and the first one in an environment t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,18 @@ from torch import nn
 from tests import sample_models
 from tests.commands import Invoke, run_python, tree
 from tests.conftest import Exported
-from tests.formats.test_formats import inputs, traces
-from vae_export import Artifact, Certificate, Contract, Source, export, open_artifact, verify
+from tests.formats.one_format import (
+    assert_missing_package_is_reported,
+    assert_rows_are_computed_one_by_one,
+    with_decoder_alone,
+)
+from tests.formats.test_formats import traces
+from vae_export import Artifact, Certificate, Contract, Source, export, verify
 from vae_export.artifact.folder import read_content
-from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
-from vae_export.errors import MissingExtraError, ModelError, ParityError
+from vae_export.errors import ModelError, ParityError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.models.config import Family
 from vae_export.parity import References
@@ -37,13 +41,7 @@ needed = pytest.mark.skipif(absent, reason="litert-torch is not installed; .ci/r
 
 @pytest.mark.skipif(not absent, reason="litert-torch is installed")
 def test_missing_litert_is_reported_with_the_pip_line(mlp: Exported, invoke: Invoke, tmp_path: Path) -> None:
-    wanted = "litert_torch is not installed; run: pip install 'vae-export[litert]'"
-    refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", tmp_path / "out", "--format", "litert")
-    assert (refused.code, refused.err.count("\n")) == (6, 1)
-    assert refused.err == f"vae-export: error: format litert cannot be written here; got {wanted}\n"
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(MissingExtraError, match="pip install"):
-        LITERT.open(FileContent(b""), mlp.source.contract.spec("decoder"), CPU)
+    assert_missing_package_is_reported("litert", "litert_torch", mlp, invoke, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +84,7 @@ def test_convolutions_and_attention_are_certified(family: Family, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_rows_are_computed_one_by_one(made: tuple[Artifact, Certificate], references: References, part: Part) -> None:
-    artifact, _ = made
-    graph, content = references.captured.graph(part), read_content(artifact, artifact.entry(part, "litert"))
-    for options in LITERT.session_options("cpu"):
-        run = LITERT.open(content, graph.spec, options)
-        for batch in (1, 5):
-            given = inputs(Exported(references.source, artifact), part, batch)
-            outputs, expected = run(given), evaluate_graph(graph, given)
-            assert list(outputs) == [tensor.name for tensor in graph.spec.outputs]
-            with run.bind(given) as bound:
-                bound.call()
-                again = bound.fetch(bound.call())
-            for tensor in graph.spec.outputs:
-                tensor.check(outputs[tensor.name], batch=batch)
-                np.testing.assert_allclose(outputs[tensor.name], expected[tensor.name], rtol=1e-4, atol=1e-5)
-                np.testing.assert_array_equal(outputs[tensor.name], again[tensor.name])
+    assert_rows_are_computed_one_by_one(made[0], references, part, "litert")
 
 
 @needed
@@ -155,21 +139,13 @@ def test_another_process_writes_the_same_bytes_and_prints_nothing(
     assert tree(tmp_path) == {}
 
 
-def changed(artifact: Artifact, folder: Path, data: bytes) -> Artifact:
-    """A copy of an export that has only the decoder, changed, with the hash of the changed file in its manifest."""
-    folder.mkdir()
-    entry = artifact.entry("decoder", "litert")
-    (folder / entry.name).write_bytes(data)
-    files = (FileEntry.of(entry.name, "decoder", "litert", FileContent(data)),)
-    (folder / MANIFEST).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
-    return open_artifact(folder)
-
-
-def with_other_weight(data: bytes, references: References, by: float) -> bytes:
-    """The decoder's file with one row of a weight changed."""
+def with_other_weight(artifact: Artifact, folder: Path, references: References, by: float) -> Artifact:
+    """An export of the decoder with one row of a weight changed."""
+    data = artifact.read(artifact.entry("decoder", "litert"))
     weight = references.captured.graph("decoder").module.state_dict()["decoder.body.2.weight"].numpy()
     assert data.count(weight[3].tobytes()) == 1
-    return data.replace(weight[3].tobytes(), (weight[3] + np.float32(by)).tobytes())
+    other = data.replace(weight[3].tobytes(), (weight[3] + np.float32(by)).tobytes())
+    return with_decoder_alone(artifact, folder, "litert", FileContent(other))
 
 
 @needed
@@ -178,9 +154,7 @@ def with_other_weight(data: bytes, references: References, by: float) -> bytes:
 def test_changed_weight_is_named(
     made: tuple[Artifact, Certificate], references: References, tmp_path: Path, by: float
 ) -> None:
-    artifact, _ = made
-    other = with_other_weight(artifact.read(artifact.entry("decoder", "litert")), references, by)
-    certificate = verify(changed(artifact, tmp_path / "changed", other), references, trust=True)
+    certificate = verify(with_other_weight(made[0], tmp_path / "changed", references, by), references, trust=True)
     assert not certificate.passed
     (finding,) = (finding for finding in certificate.errors if finding.rule == "other-structure")
     assert f"{sample_models.HIDDEN} of {sample_models.HIDDEN**2} values differ" in finding.detail
@@ -191,11 +165,8 @@ def test_changed_weight_is_named(
 def test_changed_weight_is_found_by_its_outputs_alone(
     made: tuple[Artifact, Certificate], references: References, tmp_path: Path
 ) -> None:
-    artifact, _ = made
-    other = with_other_weight(artifact.read(artifact.entry("decoder", "litert")), references, 0.1)
-    certificate = verify(
-        changed(artifact, tmp_path / "changed", other), references, trust=True, allow_unreproduced=True
-    )
+    other = with_other_weight(made[0], tmp_path / "changed", references, 0.1)
+    certificate = verify(other, references, trust=True, allow_unreproduced=True)
     with pytest.raises(ParityError, match="litert/cpu"):
         certificate.require()
 

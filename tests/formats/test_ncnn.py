@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,17 @@ from torch import Tensor, nn
 from tests import sample_models
 from tests.commands import Invoke, run_python, tree
 from tests.conftest import Exported
-from tests.formats.test_formats import inputs, traces
+from tests.formats.one_format import assert_rows_are_computed_one_by_one, with_decoder_alone
+from tests.formats.test_formats import traces
 from tests.required import skip_or_fail
-from vae_export import Artifact, Certificate, Contract, Source, bundle, export, open_artifact, verify
+from vae_export import Artifact, Certificate, Contract, Source, bundle, export, verify
 from vae_export.artifact.folder import read_content
-from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
+from vae_export.artifact.manifest import FileContent
 from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.base import StatedFile
 from vae_export.models.config import Family
 from vae_export.parity import References
 from vae_export.parity.oracle import evaluate_graph
@@ -142,25 +143,7 @@ def test_weights_have_32_bits(made: tuple[Artifact, Certificate], references: Re
 
 @pytest.mark.parametrize("part", PARTS)
 def test_rows_are_computed_one_by_one(made: tuple[Artifact, Certificate], references: References, part: Part) -> None:
-    artifact, _ = made
-    graph = references.captured.graph(part)
-    content = read_content(artifact, artifact.entry(graph.spec.part, "ncnn"))
-    for options in NCNN.session_options("cpu"):
-        run = NCNN.open(content, graph.spec, options)
-        for batch in (1, 5):
-            given = inputs(Exported(references.source, artifact), graph.spec.part, batch)
-            kept = {name: array.copy() for name, array in given.items()}
-            outputs, expected = run(given), evaluate_graph(graph, given)
-            assert list(outputs) == [tensor.name for tensor in graph.spec.outputs]
-            with run.bind(given) as bound:
-                bound.call()
-                again = bound.fetch(bound.call())
-            for tensor in graph.spec.outputs:
-                tensor.check(outputs[tensor.name], batch=batch)
-                np.testing.assert_allclose(outputs[tensor.name], expected[tensor.name], rtol=1e-4, atol=1e-5)
-                np.testing.assert_array_equal(outputs[tensor.name], again[tensor.name])
-            for name, array in given.items():
-                np.testing.assert_array_equal(array, kept[name])
+    assert_rows_are_computed_one_by_one(made[0], references, part, "ncnn")
 
 
 def test_first_layer_in_place_leaves_the_input_and_lives() -> None:
@@ -191,15 +174,9 @@ def test_another_process_writes_the_same_bytes(made: tuple[Artifact, Certificate
 
 
 def changed(artifact: Artifact, folder: Path, change: Callable[[FileContent], FileContent]) -> Artifact:
-    """A copy of an export that has only the decoder, changed, with the hashes of the changed files in its manifest."""
-    folder.mkdir()
-    entry = artifact.entry("decoder", "ncnn")
-    content = change(read_content(artifact, entry))
-    for name, data in content.by_name(entry.name).items():
-        (folder / name).write_bytes(data)
-    files = (FileEntry.of(entry.name, "decoder", "ncnn", content),)
-    (folder / MANIFEST).write_bytes(replace(artifact.manifest, files=files, golden=()).text)
-    return open_artifact(folder)
+    """An export of the decoder alone, changed."""
+    content = change(read_content(artifact, artifact.entry("decoder", "ncnn")))
+    return with_decoder_alone(artifact, folder, "ncnn", content)
 
 
 def one_weight(content: FileContent, by: float) -> FileContent:
@@ -282,7 +259,7 @@ def test_damaged_model_is_refused(
 )
 def test_text_that_is_no_model_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"not (a layer|an ncnn model)|not enough values"):
-        list(NCNN.lint(FileContent(text, {".bin": b""}), "decoder.ncnn.param", None))
+        list(NCNN.lint(FileContent(text, {".bin": b""}), StatedFile("decoder.ncnn.param")))
 
 
 def twice(hidden: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from vae_export import Source, export, exporter
 from vae_export.capture import capture
 from vae_export.errors import MachineError, TargetError
 from vae_export.formats import FORMATS, WriteOptions, openvino
+from vae_export.formats.base import StatedFile
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 
@@ -147,6 +148,6 @@ def test_compute_types_show_what_the_processor_uses() -> None:
 
 def test_precision_unlike_the_manifests_is_a_finding() -> None:
     data = OPENVINO.write(capture(source(), "decoder"), WriteOptions(precision="bf16"))
-    rules = [finding.rule for finding in OPENVINO.lint(data, "decoder.openvino.xml", None, FULL)]
+    rules = [finding.rule for finding in OPENVINO.lint(data, StatedFile("decoder.openvino.xml"))]
     assert rules == ["wrong-precision"]
-    assert list(OPENVINO.lint(data, "decoder.bf16.openvino.xml", None, "bf16")) == []
+    assert list(OPENVINO.lint(data, StatedFile("decoder.bf16.openvino.xml", precision="bf16"))) == []

@@ -21,8 +21,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats._torch import TorchFormat, archive_traces, rewrite_archive, torch_runner
-from vae_export.formats.base import Finding, Runner, WriteOptions
-from vae_export.precision import FULL, PrecisionName
+from vae_export.formats.base import Finding, Runner, StatedFile, WriteOptions
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing
 
@@ -80,15 +79,9 @@ class Aoti(TorchFormat):
                 raise ModelError("graph cannot be compiled", where=graph.spec.part, got=got) from error
         return FileContent(rewrite_archive(buffer.getvalue(), _TraceRemover(cache_dir(), *torch.__path__)))
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find traces of this machine. Capture refuses stochastic ops, which machine code does not show."""
-        yield from archive_traces(content.data, name)
+        yield from archive_traces(content.data, stated.name)
 
     def required_machine(self, content: FileContent) -> str:
         """Return platform, processor and instruction sets; raise `ModelError` for a package without them."""

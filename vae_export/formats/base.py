@@ -164,6 +164,21 @@ class WriteOptions:
     calibration: Mapping[str, Array] | None = None
 
 
+@dataclass(frozen=True)
+class StatedFile:
+    """What a manifest says of a file.
+
+    Attributes:
+        name: its name, which findings begin with.
+        opset: the operator set of an ONNX file; None is not checked.
+        precision: the precision of its numbers.
+    """
+
+    name: str
+    opset: int | None = None
+    precision: PrecisionName = FULL
+
+
 class Format(ABC):
     """A file format, which can write, check, open and run a part.
 
@@ -230,16 +245,12 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def lint(
-        self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
-    ) -> Iterable[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterable[Finding]:
         """Find faults by reading a file; errors of the reader are raised.
 
         Args:
             content: the file.
-            name: the name of the file, for the findings.
-            opset: the operator set of an ONNX file; None is not checked.
-            precision: the precision that the manifest states.
+            stated: what the manifest says of it.
 
         Returns:
             The faults; none if the file is good.
@@ -268,9 +279,9 @@ class Format(ABC):
         """Return the reason why a second run on a provider may give other bits, or "" if that is a fault."""
         return "" if "cpu" in provider.lower() else "a GPU may add in another order in each run"
 
-    @abstractmethod
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return all session options of a provider; the first are the engine's plain ones."""
+        """Return all session options of a provider, the engine's plain ones first: here, one thread and two."""
+        return SessionOptions(provider, threads=1), SessionOptions(provider, threads=2)
 
     def options_to_test(
         self,

@@ -14,8 +14,7 @@ from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
 from vae_export.formats._torch import torch_runner
-from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
-from vae_export.precision import FULL, PrecisionName
+from vae_export.formats.base import Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
 from vae_export.system.streams import silenced
@@ -65,17 +64,11 @@ class ExecuTorch(Format):
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be lowered", where=graph.spec.part, got=got) from error
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
         if content.data[4:6] != _IDENTIFIER:
             raise ValueError("not an ExecuTorch program")
-        yield from machine_traces(content.data, name)
+        yield from machine_traces(content.data, stated.name)
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if ExecuTorch is installed, else nothing."""

@@ -17,13 +17,13 @@ from vae_export.formats.base import (
     Finding,
     Format,
     Runner,
+    StatedFile,
     WriteOptions,
     check_fixed_sizes,
     machine_traces,
     row_runner,
 )
 from vae_export.formats.structure import Node, Structure, constant, unused
-from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
 from vae_export.system.streams import silenced, silenced_descriptors
@@ -73,17 +73,11 @@ class LiteRt(Format):
                 got = f"{type(error).__name__}: {error}"[:400]
                 raise ModelError("graph cannot be translated", where=graph.spec.part, got=got) from error
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- there is one precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
         if content.data[4:8] != _IDENTIFIER:
             raise ValueError("not a LiteRT model")
-        yield from machine_traces(content.data, name)
+        yield from machine_traces(content.data, stated.name)
 
     def structure(self, content: FileContent) -> Structure | None:
         """Return operators, constants, inputs, outputs and metadata; None for several graphs or weights beside them."""
@@ -124,10 +118,6 @@ class LiteRt(Format):
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if LiteRT is installed, else nothing. GPUs and NPUs are not tested."""
         return ("cpu",) if missing(self.extra, "ai_edge_litert") is None else ()
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return options for one and two threads."""
-        return tuple(SessionOptions(provider, threads=count) for count in (1, 2))
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a model; raise `TargetError` for any provider but "cpu", and `ModelError` if it cannot be loaded."""

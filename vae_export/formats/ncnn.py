@@ -24,6 +24,7 @@ from vae_export.formats.base import (
     Finding,
     Format,
     Runner,
+    StatedFile,
     WriteOptions,
     check_fixed_sizes,
     machine_traces,
@@ -31,7 +32,6 @@ from vae_export.formats.base import (
 )
 from vae_export.formats.structure import Node, Structure, array_constant
 from vae_export.formats.torchscript import TorchScript, traced
-from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.child_process import describe_exit, last_line
 from vae_export.system.extras import missing, require
@@ -89,16 +89,10 @@ class Ncnn(Format):
         model.check(spec)
         return FileContent(model.text.encode(), {_WEIGHTS: weights})
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- there is one precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
         _parse(content.data.decode())
-        yield from machine_traces(content.data, name)
+        yield from machine_traces(content.data, stated.name)
 
     def structure(self, content: FileContent) -> Structure:
         """Return the layers with their place, which says where in the weights those of a layer lie, and the weights."""
@@ -121,10 +115,6 @@ class Ncnn(Format):
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if ncnn is installed, else nothing. GPUs, which need Vulkan, are not tested."""
         return ("cpu",) if missing(self.extra, "ncnn") is None else ()
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return options for one and two threads."""
-        return tuple(SessionOptions(provider, threads=count) for count in (1, 2))
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Load a model; raise `TargetError` for any provider but "cpu", and `ModelError` if ncnn cannot read it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent, sidecar_name
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions
+from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions
 from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName, infix
 from vae_export.session_options import (
@@ -96,9 +96,7 @@ class Onnx(Format):
 
         return available_providers()
 
-    def lint(
-        self, content: FileContent, name: str, opset: int | None, precision: PrecisionName = FULL
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Return the faults that `vae_export.formats.onnx_lint` finds."""
         from vae_export.capture.onnx_translation import ir_version
         from vae_export.formats.onnx_lint import lint
@@ -106,11 +104,11 @@ class Onnx(Format):
 
         return lint(
             content.data,
-            name,
-            opset=opset,
-            ir_version=None if opset is None else ir_version(opset),
-            foreign=FOREIGN.get(precision, frozenset()),
-            sidecars=[sidecar_name(name, suffix) for suffix in content.sidecars],
+            stated.name,
+            opset=stated.opset,
+            ir_version=None if stated.opset is None else ir_version(stated.opset),
+            foreign=FOREIGN.get(stated.precision, frozenset()),
+            sidecars=[sidecar_name(stated.name, suffix) for suffix in content.sidecars],
         )
 
     def structure(self, content: FileContent) -> Structure:

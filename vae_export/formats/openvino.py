@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Bound, Finding, Format, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.structure import Node, Structure, array_constant, plain_version, unread
 from vae_export.precision import FULL, PrecisionName
@@ -93,23 +93,19 @@ class OpenVino(Format):
             openvino.save_model(model, path, compress_to_fp16=False)
             return FileContent(path.read_bytes(), {_WEIGHTS: path.with_suffix(_WEIGHTS).read_bytes()})
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find stochastic operators and state, traces of this machine, and a precision unlike the manifest's."""
-        yield from machine_traces(content.data, name)
-        model = _read(content, name)
-        if (stated := _stated_precision(model)) != precision:
-            yield Finding("wrong-precision", "error", name, f"{stated}, where the manifest says {precision}")
+        yield from machine_traces(content.data, stated.name)
+        model = _read(content, stated.name)
+        if (found := _stated_precision(model)) != stated.precision:
+            yield Finding(
+                "wrong-precision", "error", stated.name, f"{found}, where the manifest says {stated.precision}"
+            )
         for node in model.get_ops():
             if (operator := node.get_type_name()) in _STOCHASTIC:
-                yield Finding("random-operator", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
+                yield Finding("random-operator", "error", f"{stated.name}, node '{node.get_friendly_name()}'", operator)
             if operator in _STATEFUL:
-                yield Finding("hidden-state", "error", f"{name}, node '{node.get_friendly_name()}'", operator)
+                yield Finding("hidden-state", "error", f"{stated.name}, node '{node.get_friendly_name()}'", operator)
 
     def structure(self, content: FileContent) -> Structure | None:
         """Return operators, constants, inputs, outputs and notes of the graph; None where a node holds a graph."""

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
-from vae_export.formats.base import Finding, Format, Runner, WriteOptions, machine_traces
+from vae_export.formats.base import Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.formats.onnx_lint import DOMAINS
 from vae_export.formats.structure import Structure
-from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 
 if TYPE_CHECKING:
@@ -67,13 +66,7 @@ class Ort(Format):
             onnxruntime.InferenceSession(model.data, session, providers=[CPU])
             return FileContent(path.read_bytes())
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find stochastic and foreign operators, and traces of this machine; raise `ValueError` for another format."""
         from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
 
@@ -86,10 +79,10 @@ class Ort(Format):
         texts = [text for node in nodes for text in (node.Name(), node.DocString())]
         texts += [graph.NodeArgs(place).Name() for place in range(graph.NodeArgsLength())]
         texts += [model.DocString(), *(text for item in properties for text in (item.Key(), item.Value()))]
-        yield from machine_traces(b"\n".join(text for text in texts if text), name)
+        yield from machine_traces(b"\n".join(text for text in texts if text), stated.name)
         for node in nodes:
             operator, domain = node.OpType().decode(), node.Domain().decode()
-            where = f"{name}, node '{node.Name().decode()}'"
+            where = f"{stated.name}, node '{node.Name().decode()}'"
             if operator.startswith(_STOCHASTIC):
                 yield Finding("random-operator", "error", where, operator)
             if domain not in DOMAINS:
@@ -104,10 +97,6 @@ class Ort(Format):
     def providers(self) -> tuple[str, ...]:
         """Return the CPU alone: GPU providers change graphs, and this one is already optimised."""
         return (CPU,)
-
-    def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
-        """Return options for one thread and for two; the optimisation level was fixed when the file was written."""
-        return SessionOptions(provider, threads=1), SessionOptions(provider, threads=2)
 
     def open(self, content: FileContent, spec: PartSpec, options: SessionOptions) -> Runner:
         """Open a session of ONNX Runtime with the options."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import PartSpec
 from vae_export.formats._torch import TorchFormat, archive_traces, torch_runner
-from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.base import Finding, Runner, StatedFile, WriteOptions
 from vae_export.formats.structure import Structure
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import PrecisionName
 from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
@@ -43,24 +43,18 @@ class Pt2(TorchFormat):
         torch.export.save(program, buffer, extra_files=dict(options.metadata))
         return FileContent(buffer.getvalue())
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find stochastic ops, weights that the program changes, and traces of this machine in all but the weights."""
         from vae_export.capture import is_stochastic
 
-        yield from archive_traces(content.data, name)
+        yield from archive_traces(content.data, stated.name)
         program = _load(content.data)
         for node in program.graph.nodes:
             if is_stochastic(node):
-                yield Finding("random-operator", "error", f"{name}, node '{node.name}'", str(node.target))
+                yield Finding("random-operator", "error", f"{stated.name}, node '{node.name}'", str(node.target))
         signature = program.graph_signature
         for written in (*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()):
-            yield Finding("hidden-state", "error", name, f"it writes to '{written}'")
+            yield Finding("hidden-state", "error", stated.name, f"it writes to '{written}'")
 
     def structure(self, content: FileContent) -> Structure:
         """Return the operators of the program; loading the file may run code."""

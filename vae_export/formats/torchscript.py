@@ -22,10 +22,10 @@ from vae_export.formats._torch import (
     rewrite_archive,
     torch_runner,
 )
-from vae_export.formats.base import Finding, Runner, WriteOptions
+from vae_export.formats.base import Finding, Runner, StatedFile, WriteOptions
 from vae_export.formats.structure import Structure
 from vae_export.formats.torchscript_lint import lint_program
-from vae_export.precision import FULL, PrecisionName
+from vae_export.precision import PrecisionName
 from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
@@ -56,20 +56,14 @@ class TorchScript(TorchFormat):
         # .debug_pkl records hold source lines with paths of this machine.
         return FileContent(rewrite_archive(archive, lambda name, data: None if name.endswith(".debug_pkl") else data))
 
-    def lint(
-        self,
-        content: FileContent,
-        name: str,
-        opset: int | None,  # noqa: ARG002 -- an operator set is ONNX's
-        precision: PrecisionName = FULL,  # noqa: ARG002 -- the rules are the same for every precision
-    ) -> Iterator[Finding]:
+    def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find stochastic ops, state and branches, and traces of this machine in everything but the weights."""
         import torch
 
-        yield from archive_traces(content.data, name)
+        yield from archive_traces(content.data, stated.name)
         with _ignored_deprecation():
             module = torch.jit.load(io.BytesIO(content.data), map_location="cpu")
-        yield from lint_program(module, name)
+        yield from lint_program(module, stated.name)
 
     def structure(self, content: FileContent) -> Structure:
         """Return the operators of the module with everything that it calls; loading the file may run code."""

@@ -14,7 +14,7 @@ from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.contract import Array, Part, PartSpec, float_part
 from vae_export.errors import ModelError, TargetError, VaeExportError
 from vae_export.formats import FORMATS, Runner
-from vae_export.formats.base import Finding
+from vae_export.formats.base import Finding, StatedFile
 from vae_export.parity.cases import Case, drawn_cases, rows_by_probe
 from vae_export.parity.certificate import Determinism
 from vae_export.parity.compare import (
@@ -390,7 +390,7 @@ def _not_repeated(entry: FileEntry, target: Target, determinism: Determinism | N
 def _lint(entry: FileEntry, content: FileContent, opset: int | None) -> list[Finding]:
     """Return the linter's findings; raise `ModelError` for a file that is damaged or of another format."""
     try:
-        return list(FORMATS[entry.format].lint(content, entry.name, opset, entry.precision))
+        return list(FORMATS[entry.format].lint(content, StatedFile(entry.name, opset, entry.precision)))
     except VaeExportError:
         raise
     except Exception as error:  # every reader raises its own
