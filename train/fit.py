@@ -24,7 +24,7 @@ from train.autotune import AutotuneResult, autotune
 from train.config import DataOptions, NetworkOptions, ObjectiveOptions, TrainOptions
 from train.data.datasets import Dataset, apply_protocol, split_in_three
 from train.distributed import Processes
-from train.machine import choose_device, memory_errors
+from train.process import choose_device, memory_errors
 from train.progress import load_with_progress, notes_before_training, show_progress
 from train.recipes import Recipe, RecipeOptions, parse_stages, read_preset
 from train.results import ScoreKind

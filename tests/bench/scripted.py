@@ -38,9 +38,9 @@ class ScriptedProcess:
                 return {"seconds": 0.1}
             case "warm":
                 return {"bytes": 1 << 20}
-            case "demand":
+            case "workload":
                 kernel = Kernel("product", (1, 10), (10, 50)).to_json()
-                return {"demands": [{"products": [[kernel, 1]], "weight_bytes": 4000}] * len(asked["batches"])}
+                return {"workloads": [{"products": [[kernel, 1]], "weight_bytes": 4000}] * len(asked["batches"])}
             case "time_kernels":
                 return {"nanoseconds": [round(self.kernel_seconds * 1e9)] * len(asked["kernels"])}
         return {"nanoseconds": [round(next(self.rounds) * 1e9)] * 5}

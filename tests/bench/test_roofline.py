@@ -9,10 +9,10 @@ from torch import nn
 
 from tests import sample_models
 from vae_export import Contract, Source
-from vae_export.bench.demand import demand
 from vae_export.bench.kernels import Kernel, KernelTimer, available_libraries, multiply_adds
-from vae_export.bench.roofline import MEMORY, PEAK, Demand, LeastTimes
+from vae_export.bench.roofline import MEMORY, PEAK, LeastTimes, Workload
 from vae_export.bench.subjects import make_inputs
+from vae_export.bench.workload import workload
 from vae_export.capture import Graph, capture
 
 PRODUCT = Kernel("product", (3, 20), (20, 7))
@@ -26,14 +26,14 @@ TRANSPOSED = Kernel(
 )  # fmt: skip
 
 
-def counted(graph: Graph, rows: int) -> tuple[Demand, int]:
-    """The demand of a graph, and PyTorch's own count of its operations."""
+def counted(graph: Graph, rows: int) -> tuple[Workload, int]:
+    """The workload of a graph, and PyTorch's own count of its operations."""
     from torch.utils.flop_counter import FlopCounterMode
 
     inputs = make_inputs(graph.spec, rows)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph.module(*(torch.from_numpy(inputs[tensor.name]) for tensor in graph.spec.inputs))
-    return demand(graph, inputs), int(counter.get_total_flops())
+    return workload(graph, inputs), int(counter.get_total_flops())
 
 
 @pytest.mark.parametrize("name", ["mlp", "conv", "foreign"])
@@ -42,7 +42,7 @@ def test_operations_are_those_that_pytorch_counts(name: str) -> None:
     graph = capture(source, "autoencoder")
     found, expected = counted(graph, 3)
     assert found.operations == expected > 0
-    assert Demand.from_json(found.to_json()) == found
+    assert Workload.from_json(found.to_json()) == found
     tensors = [*graph.module.parameters(), *graph.module.buffers()]
     assert found.weight_bytes == sum(tensor.nbytes for tensor in tensors if tensor.dtype == torch.float32)
     # The foreign model has attention, whose products have no weights.
@@ -115,8 +115,8 @@ def test_ways_of_a_library_compute_the_same() -> None:
     torch.set_grad_enabled(grad)
 
 
-def measured() -> tuple[LeastTimes, Demand]:
-    found = Demand({PRODUCT: 2, CONVOLUTION: 1}, weight_bytes=400)
+def measured() -> tuple[LeastTimes, Workload]:
+    found = Workload({PRODUCT: 2, CONVOLUTION: 1}, weight_bytes=400)
     least = LeastTimes()
     for kernel, seconds in ((PRODUCT, 3e-6), (CONVOLUTION, 5e-6), (found.weights, 1e-6), (MEMORY, 1e-2)):
         least.add(kernel, 1, "torch", 2 * seconds)
@@ -151,7 +151,7 @@ def test_subject_that_is_faster_than_the_libraries_is_the_roofline_and_is_stated
 
 def test_reading_the_weights_is_the_roofline_where_it_takes_longer() -> None:
     least, found = measured()
-    large = Demand(found.products, 4_000_000)
+    large = Workload(found.products, 4_000_000)
     least.add(large.weights, 1, "numpy", 1e-3)
     assert least.roofline(("decoder", 1, 1), large, least.peak(1), None).seconds == 1e-3
 

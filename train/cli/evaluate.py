@@ -11,7 +11,7 @@ import typer
 
 from train.cli.options import DeviceOption, ImageFileFlags, ThreadsOption
 from train.config import DATASETS, DataProtocol, DatasetName
-from train.machine import choose_device, memory_errors, prepare_process
+from train.process import choose_device, memory_errors, prepare_process
 from train.recipes import check_range
 from train.results import ScoreKind
 from vae_export.cli import console

@@ -28,7 +28,7 @@ from train.cli.train_options import (
     with_values,
 )
 from train.config import DatasetName, NetworkOptions, ObjectiveOptions, TrainOptions
-from train.machine import choose_device, is_printing, memory_errors, prepare_process
+from train.process import choose_device, is_printing, memory_errors, prepare_process
 from vae_export.cli import console
 from vae_export.cli.command import grouped
 from vae_export.cli.options import ForceOption, JsonOption

@@ -19,7 +19,7 @@ from train.config import (
     PrecisionOption,
     TrainOptions,
 )
-from train.machine import is_printing, prepare_process
+from train.process import is_printing, prepare_process
 from train.recipes import RECIPES, SMALL_BATCH, SMALL_SET, RecipeOptions, parse_stages, preset_names, read_preset
 from vae_export.cli import console
 from vae_export.cli.command import option_group

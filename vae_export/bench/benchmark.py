@@ -21,7 +21,7 @@ from vae_export.artifact.manifest import FileEntry
 from vae_export.bench.kernels import Kernel, available_libraries
 from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import BenchPlan, BenchResult, SubjectSummary, Timings
-from vae_export.bench.roofline import PEAKS, Demand, LeastTimes, Roofline
+from vae_export.bench.roofline import PEAKS, LeastTimes, Roofline, Workload
 from vae_export.bench.statistics import RoundFit, Spread, percentile
 from vae_export.bench.subjects import COMPILE, EAGER, NOT_FILES, RUNTIME, ExportedFile, Subject, roofline_subject
 from vae_export.contract import Contract, Part
@@ -166,7 +166,7 @@ class _PartBenchmark:
         self._call_times: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
         self._least, self._libraries = least, dict[str, SubjectProcess]()
-        self._demands: dict[int, Demand] = {}
+        self._workloads: dict[int, Workload] = {}
         self._fits: dict[tuple[int, int], RoundFit[str]] = {}
         self.subjects: list[SubjectSummary] = []
 
@@ -175,8 +175,8 @@ class _PartBenchmark:
         for library in available_libraries():
             self._report(f"opening {library} for the roofline of {self._part}")
             self._libraries[library] = self._start(roofline_subject(library), stack)
-        demands = self._libraries["torch"].ask("demand", batches=self._plan.batches)["demands"]
-        self._demands = dict(zip(self._plan.batches, map(Demand.from_json, demands), strict=True))
+        workloads = self._libraries["torch"].ask("workload", batches=self._plan.batches)["workloads"]
+        self._workloads = dict(zip(self._plan.batches, map(Workload.from_json, workloads), strict=True))
         for name in names:
             self._report(f"opening {name} for {self._part}")
             try:
@@ -197,8 +197,8 @@ class _PartBenchmark:
             for threads in self._plan.threads:
                 self._measure_kernels(PEAKS, threads)
                 for batch in self._plan.batches:
-                    demand = self._demands[batch]
-                    self._measure_kernels((*demand.products, demand.weights), threads)
+                    workload = self._workloads[batch]
+                    self._measure_kernels((*workload.products, workload.weights), threads)
                     for name in order.sample(list(self._processes), len(self._processes)):
                         self._measure(name, batch, threads)
 
@@ -208,7 +208,7 @@ class _PartBenchmark:
             for batch in self._plan.batches:
                 case = (self._part, batch, threads)
                 yield self._least.roofline(
-                    case, self._demands[batch], self._least.peak(threads), self._fastest(*case[1:])
+                    case, self._workloads[batch], self._least.peak(threads), self._fastest(*case[1:])
                 )
 
     def results(self) -> Iterator[BenchResult]:

@@ -23,7 +23,7 @@ PEAKS = (MEMORY, PEAK, SQUARE)
 
 
 @dataclass(frozen=True)
-class Demand:
+class Workload:
     """The work in one call of a graph that every engine has to do.
 
     Attributes:
@@ -45,13 +45,13 @@ class Demand:
         return Kernel("read", (self.weight_bytes // 4,))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the demand as JSON, which a child process sends."""
+        """Return the workload as JSON, which a child process sends."""
         products = [[kernel.to_json(), count] for kernel, count in self.products.items()]
         return {"products": products, "weight_bytes": self.weight_bytes}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Demand:
-        """Return the demand that `to_json` wrote."""
+    def from_json(cls, data: Mapping[str, Any]) -> Workload:
+        """Return the workload that `to_json` wrote."""
         products = {Kernel.from_json(kernel): count for kernel, count in data["products"]}
         return cls(products, data["weight_bytes"])
 
@@ -162,20 +162,20 @@ class LeastTimes:
         return Peak(threads, rate, source, MEMORY.read_bytes / self.least(MEMORY, threads)[0])
 
     def roofline(
-        self, case: tuple[str, int, int], demand: Demand, peak: Peak, fastest_call_seconds: float | None
+        self, case: tuple[str, int, int], workload: Workload, peak: Peak, fastest_call_seconds: float | None
     ) -> Roofline:
         """Return the roofline of a part, batch size and thread count."""
         threads = case[2]
         products = tuple(
-            ProductTime(str(kernel), count, *self.least(kernel, threads)) for kernel, count in demand.products.items()
+            ProductTime(str(kernel), count, *self.least(kernel, threads)) for kernel, count in workload.products.items()
         )
         return Roofline(
             *case,
             products_seconds=sum(item.count * item.seconds for item in products),
-            weights_seconds=self.least(demand.weights, threads)[0],
+            weights_seconds=self.least(workload.weights, threads)[0],
             fastest_call_seconds=fastest_call_seconds,
-            peak_seconds=demand.operations / peak.operations_per_second,
-            operations=demand.operations,
-            weight_bytes=demand.weight_bytes,
+            peak_seconds=workload.operations / peak.operations_per_second,
+            operations=workload.operations,
+            weight_bytes=workload.weight_bytes,
             products=products,
         )

@@ -75,12 +75,12 @@ class SubjectServer:
         with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
             return {"nanoseconds": time_calls(bound.call, seconds, _MIN_CALLS, threads, _WARM_SECONDS)}
 
-    def demand(self, batches: Sequence[int]) -> dict[str, Any]:
-        """Return the products and the weights of the graph at each batch size, as JSON under "demands"."""
-        from vae_export.bench.demand import demand
+    def workload(self, batches: Sequence[int]) -> dict[str, Any]:
+        """Return the products and the weights of the graph at each batch size, as JSON under "workloads"."""
+        from vae_export.bench.workload import workload
 
         graph = self._subject.graph()
-        return {"demands": [demand(graph, make_inputs(self._spec, batch)).to_json() for batch in batches]}
+        return {"workloads": [workload(graph, make_inputs(self._spec, batch)).to_json() for batch in batches]}
 
     def time_kernels(self, kernels: Sequence[Mapping[str, Any]], threads: int, seconds: float) -> dict[str, Any]:
         """Time kernels with the library of this subject.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.bench.kernels import Kernel
-from vae_export.bench.roofline import Demand
+from vae_export.bench.roofline import Workload
 from vae_export.capture import Graph
 from vae_export.contract import Array
 
@@ -24,7 +24,7 @@ _ATTENTION = (
 )
 
 
-def demand(graph: Graph, inputs: Mapping[str, Array]) -> Demand:
+def workload(graph: Graph, inputs: Mapping[str, Array]) -> Workload:
     """Run a graph once, and return its products and the size of its weights.
 
     Args:
@@ -33,7 +33,7 @@ def demand(graph: Graph, inputs: Mapping[str, Array]) -> Demand:
     """
     with torch.no_grad(), _ProductRecorder(graph.module) as recorder:
         graph.module(*(torch.from_numpy(inputs[tensor.name].copy()) for tensor in graph.spec.inputs))
-    return Demand(dict(recorder.products), weight_bytes(graph))
+    return Workload(dict(recorder.products), weight_bytes(graph))
 
 
 def weight_bytes(graph: Graph) -> int:
