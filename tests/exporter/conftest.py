@@ -15,8 +15,7 @@ from vae_export.capture import Graph
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import TargetError, UsageError
 from vae_export.formats import FORMATS, Runner, WriteOptions
-from vae_export.formats.base import Finding, Format
-from vae_export.precision import PrecisionName
+from vae_export.formats.base import Finding, Format, StatedFile
 from vae_export.session_options import SessionOptions
 
 
@@ -52,7 +51,7 @@ class Toy(Format):
     def providers(self) -> tuple[str, ...]:
         return self.runs_on
 
-    def lint(self, _content: FileContent, _name: str, _opset: int | None, _precision: PrecisionName) -> list[Finding]:
+    def lint(self, _content: FileContent, _stated: StatedFile) -> list[Finding]:
         return []
 
     def session_options(self, provider: str) -> tuple[SessionOptions, ...]:
