@@ -1,6 +1,6 @@
 # A fresh machine needs Python 3.11 to 3.13 and make; everything else goes into .venv/.
 #
-#   make demo     install, train on an embedded data set, export every format, verify
+#   make demo     install, train on an embedded data set, export five formats, verify
 #   make test     the whole suite
 #   make quick    the tests that are not marked slow, for the inner loop
 #   make lint     ruff and mypy
@@ -43,7 +43,7 @@ $(DEMO)/checkpoint.safetensors: $(READY)
 	@touch $@
 
 $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
-	@echo "==> exporting encoder, decoder and autoencoder in every format"
+	@echo "==> exporting encoder, decoder and autoencoder in five formats"
 	@$(BIN)/python cli.py export --format all --run $(DEMO) --force
 	@touch $@
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from train.recipes import SMALL_SET
@@ -25,18 +26,19 @@ def expectation(images: int) -> str | None:
     if images >= SMALL_SET:
         return None
     return (
-        f"{images:,} pictures are few: expect reconstructions that show what is where, and blurred samples; more "
-        "pictures help most, and --flip where left and right do not matter"
+        f"{images:,} pictures are few: expect reconstructions of colours and of light and dark, and blurred samples; "
+        "more pictures help most, and --flip where left and right do not matter"
     )
 
 
-def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool) -> str:
+def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool, out: Path) -> str:
     """Return what to try after a finished training, from the scores of its epochs.
 
     Args:
         lines: The lines of `metrics.jsonl`.
         epochs: The number of epochs.
         flips: Whether images were mirrored at random.
+        out: The run folder.
     """
     validation = [line["validation"][_SCORE] for line in lines]
     best = min(range(len(lines)), key=validation.__getitem__)
@@ -46,5 +48,5 @@ def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool) -
         return advice if flips else f"{advice}, or --flip"
     before = validation[-1 - max(1, len(lines) // 10)] if len(lines) >= _FEW_EPOCHS else math.inf
     if before - validation[best] > _IMPROVING * scale:
-        return f"the score still improves: go on with train --resume --epochs {2 * epochs}"
+        return f"the score still improves: go on with train --resume --epochs {2 * epochs} --out {out}"
     return "longer training will gain little: try a larger --latent-size, or more pictures"

@@ -110,9 +110,12 @@ class NetworkOptions:
 
     def config(self, image_shape: tuple[int, int, int]) -> VAEConfig:
         """Return the network for images (C, H, W). Raises `UsageError` if the family does not support them."""
+        name = self.likelihood
+        if name == "discretised-logistic-colour" and image_shape[0] != 3:
+            name = "discretised-logistic"  # what it is without colours
         try:
             scale = (SCALE if self.scale is None else self.scale) if self.likelihood == "gaussian-fixed" else 1.0
-            likelihood = Likelihood(self.likelihood, scale)
+            likelihood = Likelihood(name, scale)
         except ModelError as error:
             raise UsageError(error.what, expected=error.expected, got=error.got) from error
         activation = {} if self.activation is None else {"activation": self.activation}

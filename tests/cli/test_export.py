@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import sample_models
-from tests.commands import Invoke, run_cli
+from tests.commands import ONE_LINE, Invoke, run_cli
 from vae_export import save_checkpoint
 from vae_export.cli import console
 
@@ -55,6 +55,18 @@ class TestExport:
         assert outcome.err.startswith(f"run: {newer}\n")
         assert json.loads(outcome.out)["folder"] == str(newer / "export")
         assert not (older / "export").exists()
+
+    @pytest.mark.slow
+    def test_export_before_the_last_training_is_not_bundled(self, invoke: Invoke, run_folder: Path) -> None:
+        with (run_folder / "checkpoint.safetensors").open("ab") as checkpoint:
+            checkpoint.write(b"\0")
+        outdated = invoke("bundle", "--run", run_folder)
+        assert outdated.code == 4
+        assert ONE_LINE.fullmatch(outdated.err.splitlines(keepends=True)[-1])
+        assert "export is of another checkpoint" in outdated.err
+        assert not list(run_folder.glob("*.zip"))
+        asked = invoke("bundle", "--export", run_folder / "export", "--out", run_folder / "old.zip")
+        assert asked.code == 0, asked.err
 
     def test_repeated_choices_are_written_once(self, invoke: Invoke, run_folder: Path, tmp_path: Path) -> None:
         given = [

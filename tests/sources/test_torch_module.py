@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vae_export import export, load
+from vae_export import export, load, verify
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.sources import load_source
 
@@ -243,7 +243,7 @@ def test_output_of_the_decoder_is_named(file: Path, function: str, output: str) 
 @pytest.mark.parametrize("output", ["mode", "rate.log", "7", "scale."])
 def test_output_that_the_decoder_does_not_give_is_one_line(file: Path, output: str) -> None:
     stated = {"data_shape": "36", "latent_shape": "4", "data_range": "none"}
-    with pytest.raises(ModelError, match=r"decoder gives no such output: --decoder-output; .*rate \(3, 36\)"):
+    with pytest.raises(ModelError, match=r"decoder gives no such output: --decoder-output; expected .*rate \(3, 36\)"):
         load_source(f"{file}:counts", **stated, decoder_output=output)
 
 
@@ -480,6 +480,17 @@ def test_pickled_code_is_never_run(file: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=message):
             load_source(f"{file}:VAE", weights=str(tmp_path / name), data_shape="1x6x6")
+
+
+@pytest.mark.slow
+def test_export_without_weights_is_known_by_its_bytes(file: Path, tmp_path: Path) -> None:
+    """No file of weights names the origin of this export; a program is loaded if it is the one that export writes."""
+    source = load_source(f"{file}:VAE", data_shape="1x6x6")
+    artifact, _ = export(source, tmp_path / "out", parts=["decoder"], formats=["torchscript"])
+    assert verify(artifact, source, thorough=False).passed
+    other = load_source(f"{file}:VAE", data_shape="1x6x6")  # with weights of its own
+    with pytest.raises(ModelError, match=r"torchscript is a program, and this one is not what export writes here"):
+        verify(artifact, other, thorough=False)
 
 
 @pytest.mark.slow

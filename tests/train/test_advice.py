@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +25,11 @@ def test_few_pictures_are_noted() -> None:
     [
         ([100.0] * 10, 90.0, False, "or --flip"),
         ([100.0] * 10, 90.0, True, "use more pictures"),
-        ([110.0] * 9 + [100.0], 99.9, False, "--resume --epochs 20"),
+        ([110.0] * 9 + [100.0], 99.9, False, "--resume --epochs 20 --out run"),
         ([100.0] * 10, 99.9, False, "larger --latent-size"),
-        ([100.0], 99.9, False, "--resume --epochs 20"),
-        ([-100.0] * 9 + [-110.0], -110.1, False, "--resume --epochs 20"),  # a density
+        ([100.0], 99.9, False, "--resume --epochs 20 --out run"),
+        ([-100.0] * 9 + [-110.0], -110.1, False, "--resume --epochs 20 --out run"),  # a density
     ],
 )
 def test_advice_follows_from_the_curves(validation: list[float], train: float, flips: bool, said: str) -> None:
-    assert said in next_step(lines(validation, train), epochs=10, flips=flips)
+    assert said in next_step(lines(validation, train), epochs=10, flips=flips, out=Path("run"))

@@ -32,13 +32,15 @@ from vae_export.cli.options import (
     run_of,
 )
 from vae_export.contract import EVERY_PART, NORMAL
-from vae_export.errors import InputError, UsageError
+from vae_export.errors import InputError, IntegrityError, UsageError
 from vae_export.formats import FORMATS
+from vae_export.io.atomic import sha256
 from vae_export.io.staging import check_free
 from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vae_export.bundles import Bundle
+    from vae_export.runs import Run
     from vae_export.serving.models import ServedBundle
     from vae_export.sources import NamedModel
     from vae_export.tensors import TensorSpec
@@ -120,6 +122,7 @@ def bundle(
         folder, home = export, export.resolve().parent  # ".." is no name
     else:
         chosen = chosen_run(run)
+        _refuse_outdated(chosen)
         folder, home = chosen.export, chosen.folder
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
@@ -161,6 +164,22 @@ def bundle(
     console.result(f"bundled to {target}")
     if models:
         console.result(f"{len(models)} models for Triton in {triton.triton}")
+
+
+def _refuse_outdated(run: Run) -> None:
+    """Raise `IntegrityError` if a run was trained anew after its export."""
+    from vae_export.artifact.folder import open_artifact
+
+    exported = open_artifact(run.export).manifest.provenance.get("checkpoint_sha256")
+    present = sha256(run.checkpoint) if exported is not None and run.checkpoint.exists() else exported
+    if exported != present:
+        raise IntegrityError(
+            "export is of another checkpoint",
+            where=run.export,
+            expected=f"SHA-256 {present}",
+            got=exported,
+            do="run: vae-export export --force, or pass --export to bundle it as it is",
+        )
 
 
 def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, force: bool) -> None:

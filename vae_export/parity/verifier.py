@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def verify(
     if targets is None:
         refuse_unknown(artifact.manifest)
     chosen = choose_targets(kinds_of(artifact.manifest), targets)
-    check_origin(artifact, references.captured.given, trust=trust)
+    is_known = check_origin(artifact, references.captured.given)
     references = references.keeping(artifact.manifest.contract)
     parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
     graphs = references.captured.graphs(parts)
@@ -111,7 +111,7 @@ def verify(
         verifier.writer = references.writer.stating(stated_provenance(artifact.manifest, references.source))
         verifier.progress = progress
         if not trust:
-            check_programs(artifact, chosen, verifier.writer)
+            check_dangerous(artifact, chosen, verifier.writer, is_known=is_known)
         verifier.crash_check(chosen, report)
         verifier.plan = plan = verifier.plan_for(limits, chosen)
         verifier.meter = meter = DegradationMeter(references, budget, tolerance, report, plan.nats)
@@ -160,8 +160,8 @@ def _run_in_float32(graphs: Iterable[Graph], batch: int) -> None:
         evaluate_graph(graph, plain_inputs(graph.spec.at({name: item.low for name, item in symbols.items()}), rows))
 
 
-def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
-    """Raise an error for an export of another checkpoint or contract, and for a dangerous file of unknown origin.
+def check_origin(artifact: Artifact, source: Source) -> bool:
+    """Raise an error for an export of another checkpoint or contract; return whether the export is known to be ours.
 
     A file is known to be ours if its manifest names the checkpoint or weights that it is compared with. A manifest is
     not a signature, so this protects against mistakes and files from strangers, but not against a forged manifest.
@@ -169,11 +169,9 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
     Args:
         artifact: the export.
         source: the source that it is compared with.
-        trust: whether to accept dangerous files of unknown origin.
 
     Raises:
         IntegrityError: the export is of another checkpoint or contract.
-        ModelError: a file is dangerous and not known to be ours.
     """
     exported, given = (_weights(item) for item in (artifact.manifest.provenance, source.provenance))
     if exported and given and exported != given:
@@ -185,38 +183,38 @@ def check_origin(artifact: Artifact, source: Source, *, trust: bool) -> None:
             do="export again",
         )
     # Applications take shapes and ranges from the manifest, so it must state those that are verified.
-    if not artifact.manifest.contract.is_narrowing_of(source.contract):
+    stated, narrowest = artifact.manifest.contract, source.contract
+    if not stated.is_narrowing_of(narrowest):
+        names = [
+            field.name for field in fields(narrowest) if getattr(stated, field.name) != getattr(narrowest, field.name)
+        ]
         raise IntegrityError(
             "export has another contract",
             where=artifact.folder,
-            expected=source.contract.to_json(),
-            got=artifact.manifest.contract.to_json(),
-            do="export again",
+            expected=", ".join(f"{name} {getattr(narrowest, name)}" for name in names),
+            got=", ".join(f"{name} {getattr(stated, name)}" for name in names),
+            do="export again, or pass the options of the export",
         )
-    if trust or (exported and given):
-        return
-    for entry in artifact.manifest.known:
-        if (danger := FORMATS[entry.format].danger) != "":
-            raise ModelError(
-                f"a file in format {entry.format} {danger}, and this one is not known to be ours",
-                where=artifact.folder / entry.name,
-                do="pass --trust if you know who made it",
-            )
+    return bool(exported and given)
 
 
-def check_programs(artifact: Artifact, targets: Sequence[Target], writer: FileWriter) -> None:
-    """Raise `ModelError` for a file that may run code when it is loaded, and that is not the file that export writes.
+def check_dangerous(artifact: Artifact, targets: Sequence[Target], writer: FileWriter, *, is_known: bool) -> None:
+    """Raise `ModelError` for a file that is dangerous to load, and that is not the file that export writes.
 
-    A manifest can be forged, so that it does not tell whose program a file is.
+    A manifest can be forged, so that it does not tell whose program a file is: programs need equal bytes even where
+    the manifest names our weights.
 
     Args:
         artifact: the export.
         targets: the targets that will load files.
         writer: writes the files of the source.
+        is_known: whether the manifest names the weights of the source.
     """
     for entry in artifact.manifest.known:
         format = FORMATS[entry.format]
-        if not format.runs_code or format.unavailable() is not None or not any(one.runs(entry) for one in targets):
+        if not format.danger or (is_known and not format.runs_code) or not any(one.runs(entry) for one in targets):
+            continue
+        if format.unavailable() is not None:  # nothing will load it
             continue
         opset = artifact.manifest.opset or OPSET
         stated = {"": entry.sha256} | {sidecar.suffix: sidecar.sha256 for sidecar in entry.beside}

@@ -185,8 +185,8 @@ def follow_path(returned: object, path: str) -> Tensor:
         else:
             value = getattr(value, name, None)
     if not isinstance(value, Tensor):
-        got = f"{_members(returned)}, and {type(value).__name__} there" if value is not None else _members(returned)
-        raise ModelError("decoder gives no such output", where="--decoder-output", expected=path, got=got)
+        got = path if value is None else f"{path}, which is of type {type(value).__name__}"
+        raise ModelError("decoder gives no such output", where="--decoder-output", expected=_members(returned), got=got)
     return value
 
 
