@@ -393,6 +393,7 @@ def _write_files(
                     written[part] = content
                 else:  # at once, because files can be large
                     keep(part, content)
+                del content
         if may_be_left_out:
             with watch.lap(variant.format):
                 reason = _why_unusable(variant.format, written, contract)

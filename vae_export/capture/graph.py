@@ -26,7 +26,7 @@ from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at
 
 if TYPE_CHECKING:
-    from vae_export.capture.onnx_translation import Translation
+    from vae_export.capture.onnx_weights import Translation
     from vae_export.sources.recognition import Recognised
 
 #: Seconds that capturing all parts of a source may take, unless another limit is given.
@@ -233,14 +233,14 @@ class Graph:
 
         Args:
             opset: ONNX operator set.
-            max_inside: the most bytes of weights inside the model. A large model is not cached.
+            max_inside: the most bytes of weights that a file can have inside. A large model is not cached.
         """
         from vae_export.capture.onnx_translation import translate
 
         if (opset, max_inside) in self._translations:
             return self._translations[opset, max_inside]
         translation = translate(self.program, self.spec, opset, max_inside)
-        if not translation.weights and translation.model.ByteSize() <= _CACHED_BYTES:
+        if translation.size + translation.model.ByteSize() <= _CACHED_BYTES:
             self._translations[opset, max_inside] = translation
         return translation
 

@@ -7,12 +7,10 @@ removes the traces and renames the symbols.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ import onnx
 import torch
 
 from vae_export.capture.onnx_rewrites import rewritten
+from vae_export.capture.onnx_weights import Translation
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
@@ -33,36 +32,9 @@ if TYPE_CHECKING:
 IR_VERSION = 10
 #: The oldest operator set that PyTorch writes. ONNX's own converter makes older ones from it.
 WRITTEN_OPSET = 18
-#: Weights outside start at multiples of a memory page, so that engines can map the file. Small ones stay inside.
-_PAGE, _FEWEST_OUTSIDE = 4096, 1024
-#: The name of the file with the weights, until it is known.
-_UNNAMED = "weights"
 _SYMBOL = re.compile(r"[A-Za-z_]\w*")
 #: Registries of PyTorch's exporter by operator set, and by whether torchvision's operator is among them.
 _registries: dict[tuple[int, bool], object] = {}
-
-
-@dataclass(frozen=True)
-class Translation:
-    """A program as an ONNX model.
-
-    Attributes:
-        model: the model.
-        weights: the bytes of the file `location`, which holds the weights of a large model; empty if they are inside.
-    """
-
-    model: onnx.ModelProto
-    weights: bytes = b""
-
-    def located(self, location: str) -> onnx.ModelProto:
-        """Return a copy of the model that names the file with its weights."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        for tensor in model.graph.initializer:
-            for entry in tensor.external_data:
-                if entry.key == "location":
-                    entry.value = location
-        return model
 
 
 def ir_version(opset: int) -> int:
@@ -79,7 +51,7 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
         program: the captured graph of one part.
         spec: names and sizes of the inputs and outputs.
         opset: ONNX operator set.
-        max_inside: the most bytes of weights that are stored inside the model.
+        max_inside: the most bytes of weights that a file can have inside, which ONNX's converter needs there.
 
     Raises:
         ModelError: the program cannot be translated, or has other dynamic axes than the contract.
@@ -100,12 +72,13 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
             _optimize(exported.model)
         except torch.onnx.OnnxExporterError as error:
             raise ModelError("module cannot be written as ONNX", where=spec.part, got=_first_cause(error)) from error
-    weights = b""
-    if sum(tensor.nbytes for tensor in _initialisers(exported.model)) > max_inside:
-        weights = _move_weights_out(exported.model)
-    model = exported.model_proto
+    translation = Translation.of(exported.model)
     if opset < WRITTEN_OPSET:
-        model = _converted(model, spec, opset, is_large=bool(weights))
+        if translation.size > max_inside:
+            where = f"{spec.part}, a large model"
+            raise UsageError("opset cannot be written", where=where, expected=WRITTEN_OPSET, got=opset)
+        translation = Translation(_converted(translation.complete(), spec, opset), {})
+    model = translation.model
     model.ir_version = ir_version(opset)
     _remove_notes(model)
     _name_tensors(model.graph, spec)
@@ -113,15 +86,11 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
     written = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if written.get("ai.onnx") != opset:
         raise UsageError("opset cannot be written", where=spec.part, expected=opset, got=written)
-    return Translation(model, weights)
+    return translation
 
 
-def _converted(model: onnx.ModelProto, spec: PartSpec, opset: int, *, is_large: bool) -> onnx.ModelProto:
+def _converted(model: onnx.ModelProto, spec: PartSpec, opset: int) -> onnx.ModelProto:
     """Return a model in an older operator set; raise `UsageError` if this set cannot express one of its operators."""
-    if is_large:
-        raise UsageError(
-            "opset cannot be written", where=f"{spec.part}, a large model", expected=WRITTEN_OPSET, got=opset
-        )
     from onnx import version_converter
 
     reasons = []
@@ -138,38 +107,6 @@ def _converted(model: onnx.ModelProto, spec: PartSpec, opset: int, *, is_large: 
         lowest = WRITTEN_OPSET
     where, expected = f"{spec.part}, {reasons[0]}", f"{lowest} and up for this model"
     raise UsageError("opset cannot be written", where=where, expected=expected, got=opset)
-
-
-def _initialisers(model: onnx_ir.Model) -> Iterator[onnx_ir.TensorProtocol]:
-    """Yield the weights and constants of a model."""
-    for value in model.graph.initializers.values():
-        if value.const_value is not None:
-            yield value.const_value
-
-
-def _move_weights_out(model: onnx_ir.Model) -> bytes:
-    """Move the weights of a model to the bytes of another file, in place, and return these bytes.
-
-    The model is made before any of them is serialised: a protobuf above 2 GB cannot even be measured.
-    """
-    import onnx_ir
-
-    data = io.BytesIO()
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < _FEWEST_OUTSIDE:
-            continue
-        data.write(bytes(-data.tell() % _PAGE))
-        value.const_value = onnx_ir.ExternalTensor(
-            _UNNAMED,
-            data.tell(),
-            tensor.nbytes,
-            tensor.dtype,
-            shape=onnx_ir.Shape(tensor.shape.numpy()),
-            name=value.name or "",
-        )
-        data.write(tensor.tobytes())
-    return data.getvalue()
 
 
 def _optimize(model: onnx_ir.Model) -> None:

@@ -12,7 +12,7 @@ from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions
 from vae_export.formats.structure import Structure
-from vae_export.precision import FULL, PrecisionName, infix
+from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import (
     CPU,
     EXACT_INT8,
@@ -23,8 +23,6 @@ from vae_export.session_options import (
 )
 
 if TYPE_CHECKING:
-    import onnx
-
     from vae_export.capture import Graph
     from vae_export.runtime.session import Session
 
@@ -70,25 +68,25 @@ class Onnx(Format):
         import onnx
 
         self.check(options)
-        translation = graph.onnx(options.opset, self.max_inside)
-        name = f"{graph.spec.part}{infix(options.precision)}{self.suffix}"
-        model = translation.located(sidecar_name(name, WEIGHTS))
-        for key, value in sorted(options.metadata.items()):
-            model.metadata_props.add(key=key, value=value)
-        onnx.checker.check_model(_without_weights(model) if translation.weights else model, full_check=True)
+        translation = graph.onnx(options.opset, self.max_inside).stating(options.metadata)
+        onnx.checker.check_model(translation.without_weights(), full_check=True)
+        is_large = translation.size > self.max_inside
         if options.precision != FULL:
-            if translation.weights:
+            if is_large:
                 raise ModelError(
                     f"model too large to be converted to {options.precision}",
                     where=graph.spec.part,
                     expected=f"{self.max_inside:,} bytes of weights at most",
-                    got=f"{len(translation.weights):,}",
+                    got=f"{translation.size:,}",
                 )
             from vae_export.formats.onnx_quantize import convert_precision
 
-            model = convert_precision(model, options.precision, options.calibration)
-        sidecars = {WEIGHTS: translation.weights} if translation.weights else {}
-        return FileContent(model.SerializeToString(deterministic=True), sidecars)
+            model = convert_precision(translation.complete(), options.precision, options.calibration)
+            return FileContent(model.SerializeToString(deterministic=True))
+        if not is_large:
+            return FileContent(translation.one_file())
+        data, weights = translation.two_files(sidecar_name(f"{graph.spec.part}{self.suffix}", WEIGHTS))
+        return FileContent(data, {WEIGHTS: weights})
 
     def providers(self) -> tuple[str, ...]:
         """Return the providers of ONNX Runtime that this machine has, the CPU first."""
@@ -157,21 +155,6 @@ def _named_sidecars(content: FileContent) -> dict[str, bytes]:
     tensors = onnx.load_model_from_string(content.data).graph.initializer
     names = {location for tensor in tensors if (location := external_location(tensor)) is not None}
     return {name: data for name in names for data in content.sidecars.values()}
-
-
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model with inputs in place of the weights outside: onnx's checker wants their file."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.initializer[:]
-    for tensor in model.graph.initializer:
-        if tensor.external_data:
-            copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        else:
-            copy.graph.initializer.append(tensor)
-    return copy
 
 
 def session_runner(session: Session) -> Runner:
