@@ -1,12 +1,13 @@
-"""Measure how much memory the export of a large network takes, step by step, as a multiple of its weights.
+"""Measure how much memory export, verification and bundle of a large network take, step by step.
 
-    python benchmarks/memory.py                          # 400 MB of weights
-    python benchmarks/memory.py --megabytes 1100 --part encoder --part decoder
-    python benchmarks/memory.py --max-inside 100 --command verify
+    python benchmarks/memory.py                              # 400 MB of weights
+    python benchmarks/memory.py --megabytes 1100
+    python benchmarks/memory.py --max-inside 100             # the weights beside the files, as above 2 GB
+    python benchmarks/memory.py --part encoder --part decoder --part autoencoder
 
-The network has two large linear layers in each part. With `--max-inside`, ONNX files of more megabytes have their
-weights in a file beside them, as those above 2 GB have. Memory is read from `/proc` (Linux) 100 times a second: all of
-it, and the anonymous part of it, which excludes mapped files.
+Each part of the network has two large linear layers. Memory is read from `/proc` (Linux) a hundred times a second: all
+of it, and the anonymous part of it, which leaves out mapped files. A multiple of the weights counts all of it, with the
+400 MB that Python takes with PyTorch and ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 SIDE, LATENT = 28, 16
-#: How the child process finds the size of the network.
+PARTS = ("encoder", "decoder")
+#: The variable by which a child process knows the size of the network.
 _MEGABYTES = "VAE_EXPORT_MEGABYTES"
+#: Runs the command line with another limit of weights inside.
 _RUN = """
 import sys
 from vae_export.formats import FORMATS
@@ -44,14 +47,13 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Flatten(), nn.Linear(SIDE * SIDE, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
-        )
-        self.deep = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(SIDE * SIDE, width), nn.ReLU()]
+        layers += [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
         self.mean, self.logvar = nn.Linear(width, LATENT), nn.Linear(width, LATENT)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.deep(self.body(image))
+        features = self.body(image)
         return self.mean(features), self.logvar(features)
 
 
@@ -62,7 +64,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Linear(LATENT, width),
-            *(nn.ReLU(), nn.Linear(width, width)) * 1,
+            nn.ReLU(),
+            nn.Linear(width, width),
             nn.ReLU(),
             nn.Linear(width, width),
             nn.ReLU(),
@@ -86,9 +89,8 @@ def large_vae() -> tuple[Encoder, Decoder]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=float, default=400, help="Weights of the encoder and the decoder.")
-    parser.add_argument("--part", action="append", default=[], help="Parts to export; all if none is given.")
+    parser.add_argument("--part", action="append", help="Parts to export: encoder and decoder, unless given.")
     parser.add_argument("--max-inside", type=int, default=0, help="Megabytes above which weights lie beside the file.")
-    parser.add_argument("--format", default="onnx")
     given = parser.parse_args()
     os.environ[_MEGABYTES] = str(given.megabytes)
     model = f"{Path(__file__).absolute()}:large_vae"
@@ -97,9 +99,9 @@ def main() -> None:
     source = ["--model", model, "--data-shape", f"1x{SIDE}x{SIDE}"]
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
         out = str(Path(scratch) / "export")
-        parts = [argument for part in given.part for argument in ("--part", part)]
+        parts = [argument for part in given.part or PARTS for argument in ("--part", part)]
         commands = {
-            "export": ["export", *source, *parts, "--format", given.format, "--out", out],
+            "export": ["export", *source, *parts, "--out", out],
             "verify": ["verify", *source, "--export", out],
             "bundle": ["bundle", "--export", out, "--out", str(Path(scratch) / "bundle.zip")],
         }
@@ -108,7 +110,7 @@ def main() -> None:
 
 
 def _measure(name: str, command: list[str], weights: int) -> None:
-    """Run a command, and print the peak memory of each of its steps, which its lines of progress begin."""
+    """Run a command, and print the peak memory of each of its steps, which begin with a line of its progress."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -119,24 +121,24 @@ def _measure(name: str, command: list[str], weights: int) -> None:
     def follow() -> None:
         for line in process.stderr or ():
             if text := line.strip():
-                steps.append(text[:60])
+                steps.append(text)
 
     reader = threading.Thread(target=follow)
     reader.start()
     peaks: dict[str, tuple[int, int]] = {}
     while process.poll() is None:
         rss, anonymous = _memory(process.pid)
-        step = f"{len(steps):3} {steps[-1]}"
+        step = f"{len(steps):3} {steps[-1][:56]}"
         before = peaks.get(step, (0, 0))
         peaks[step] = max(rss, before[0]), max(anonymous, before[1])
         time.sleep(0.01)
     reader.join()
     if process.returncode:
         raise SystemExit(f"{name} failed: {steps[-1]}")
-    print(f"\n{name}, {time.perf_counter() - started:.0f} s{'':40}{'peak MB':>10}{'anonymous':>10}{'x weights':>10}")
-    peaks["all"] = max(p[0] for p in peaks.values()), max(p[1] for p in peaks.values())
+    peaks["peak"] = max(rss for rss, _ in peaks.values()), max(anonymous for _, anonymous in peaks.values())
+    print(f"\n{f'{name}, {time.perf_counter() - started:.0f} s':62}{'MB':>8}{'anonymous':>11}{'x weights':>11}")
     for step, (rss, anonymous) in peaks.items():
-        print(f"  {step:64}{rss / 1e6:8,.0f}{anonymous / 1e6:10,.0f}{rss / weights:10.2f}", flush=True)
+        print(f"{step:62}{rss / 1e6:8,.0f}{anonymous / 1e6:11,.0f}{rss / weights:11.2f}", flush=True)
 
 
 def _memory(pid: int) -> tuple[int, int]:
