@@ -97,7 +97,7 @@ def main() -> None:
     weights = sum(tensor.nbytes for module in large_vae() for tensor in module.parameters())
     print(f"{weights / 1e6:,.0f} MB of weights")
     source = ["--model", model, "--data-shape", f"1x{SIDE}x{SIDE}"]
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         out = str(Path(scratch) / "export")
         parts = [argument for part in given.part or PARTS for argument in ("--part", part)]
         commands = {
@@ -119,9 +119,7 @@ def _measure(name: str, command: list[str], weights: int) -> None:
     steps = ["start"]
 
     def follow() -> None:
-        for line in process.stderr or ():
-            if text := line.strip():
-                steps.append(text)
+        steps.extend(text for line in process.stderr or () if (text := line.strip()))
 
     reader = threading.Thread(target=follow)
     reader.start()
