@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vae_export.precision import PrecisionName
+
 #: Two workers on two cores: one thread each, in their child processes too. PyTorch reads it when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -189,7 +191,8 @@ def mixed_precisions(shared: Path) -> Artifact:
     from vae_export import export
 
     def make(staging: Path) -> None:
-        formats, precisions = ["onnx", "torchscript"], ["fp32", "int8"]
+        precisions: list[PrecisionName] = ["fp32", "int8"]
+        formats = ["onnx", "torchscript"]
         export(sample_models.checkpoint(), staging / "export", formats=formats, precisions=precisions)
 
     artifact = open_artifact(made_once(shared / "export-mixed-precisions", make) / "export")

@@ -109,8 +109,8 @@ def no_relu(model: onnx.ModelProto) -> None:
 def dropout(model: onnx.ModelProto) -> None:
     """In training mode: what a module that was left in it leaves in the graph."""
     node = next(node for node in model.graph.node if node.op_type == "Relu")
-    ratio = numpy_helper.from_array(np.float32(0.2), "ratio")
-    training = numpy_helper.from_array(np.bool_(True), "training")
+    ratio = numpy_helper.from_array(np.array(0.2, np.float32), "ratio")
+    training = numpy_helper.from_array(np.array(True), "training")
     model.graph.initializer.extend([ratio, training])
     place = list(model.graph.node).index(node)
     model.graph.node.insert(

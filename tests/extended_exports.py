@@ -6,10 +6,10 @@ for readers only. Tests of readers and hosts need them, and not what `vae_export
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -68,8 +68,6 @@ def _files(source: Source) -> dict[str, bytes]:
 
 
 def _onnx(source: Source, part: Part) -> bytes:
-    import onnx
-
     spec = source.contract.spec(part)
     module = source.encoder if part == "encoder" else source.decoder
     assert module is not None
@@ -78,12 +76,15 @@ def _onnx(source: Source, part: Part) -> bytes:
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in spec.inputs
     ]
-    stream = io.BytesIO()
-    names = {"input_names": [t.name for t in spec.inputs], "output_names": [t.name for t in spec.outputs]}
+    names: dict[str, Any] = {
+        "input_names": [t.name for t in spec.inputs],
+        "output_names": [t.name for t in spec.outputs],
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module.eval(), example, stream, dynamo=True, dynamic_shapes=dynamic, verbose=False, **names)
-    model = onnx.load_model_from_string(stream.getvalue())
+        program = torch.onnx.export(module.eval(), example, dynamo=True, dynamic_shapes=dynamic, verbose=False, **names)
+    assert program is not None
+    model = program.model_proto
     for tensor, value in zip((*spec.inputs, *spec.outputs), (*model.graph.input, *model.graph.output), strict=True):
         for size, dim in zip(tensor.shape, value.type.tensor_type.shape.dim, strict=True):
             if isinstance(size, str):

@@ -192,7 +192,7 @@ def extended_source(name: str) -> Source:
         "several": (SeveralEncoder(), SeveralDecoder()),
         "tokens": (TokensEncoder(), TokensDecoder()),
     }
-    default = (TableEncoder(), TableDecoder())
+    default: tuple[nn.Module, nn.Module] = (TableEncoder(), TableDecoder())
     if contract.is_image and name not in modules:
         default = (MapEncoder(int(channels)), MapDecoder(int(channels)))
     encoder, decoder = modules.get(name, default)

@@ -36,7 +36,7 @@ def bytes_only(layout: str) -> bytes:
     """Return the bundle with a decoder to bytes, `hwc` or `chw`, and no other file."""
     files, manifest = _pieces()
     decoder = next(file for file in manifest["files"] if (file["part"], file["format"]) == ("decoder", "onnx"))
-    shape = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
+    shape: list[str | int | None] = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
     pixels = {"name": "pixels", "dtype": "uint8", "shape": shape, "range": [0, 255]}
     entry = decoder | {"part": f"decoder-uint8-{layout}", "name": "bytes.onnx", "outputs": [pixels]}
     manifest["files"] = [entry | _stored(files, "bytes.onnx", _to_bytes(files[decoder["name"]], layout))]
@@ -107,7 +107,7 @@ def _to_bytes(decoder: bytes, layout: str) -> bytes:
         result = "pixels" if place == len(steps) - 1 else f"px_{place}"
         graph.node.append(helper.make_node(kind, [value, *others], [result], name=f"px_node_{place}", **attributes))
         value = result
-    shape = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
+    shape: list[str | int | None] = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("pixels", TensorProto.UINT8, shape))
     onnx.checker.check_model(model)

@@ -74,7 +74,7 @@ def test_result_has_the_shape_and_the_operations_of_pytorch(kernel: Kernel) -> N
             result = left @ right
         else:
             settings = [kernel.stride, kernel.padding, kernel.dilation, kernel.transposed, kernel.output_padding]
-            result = torch.convolution(left, right, None, *settings, kernel.groups)  # type: ignore[arg-type]
+            result = torch.convolution(left, right, None, *settings, kernel.groups)  # type: ignore[arg-type, call-arg]
     assert tuple(result.shape) == kernel.result_shape
     assert kernel.operations == counter.get_total_flops()
 

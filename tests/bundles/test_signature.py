@@ -236,9 +236,9 @@ def _modules_after(code: str) -> set[str]:
 def test_signing_and_checking_by_the_command_line(
     run_folder: Path, tmp_path: Path, invoke: Callable[..., Outcome]
 ) -> None:
-    for name, key in (("key", KEY), ("other", OTHER)):
-        (tmp_path / f"{name}.pem").write_bytes(key)
-        (tmp_path / f"{name}.pub").write_bytes(public_key(key))
+    for name, pem in (("key", KEY), ("other", OTHER)):
+        (tmp_path / f"{name}.pem").write_bytes(pem)
+        (tmp_path / f"{name}.pub").write_bytes(public_key(pem))
     out, key = tmp_path / "signed.zip", tmp_path / "key.pub"
     made = invoke("bundle", "--run", run_folder, "--format", "onnx", "--out", out, "--sign", tmp_path / "key.pem")
     assert made.code == 0, made.err

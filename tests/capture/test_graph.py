@@ -164,7 +164,11 @@ def test_module_that_onnx_cannot_express_is_refused() -> None:
 
 
 def test_capture_that_takes_too_long_is_refused() -> None:
-    captured = Captured(decoder(lambda z: time.sleep(10) or image(z)))
+    def slow(z: torch.Tensor) -> torch.Tensor:
+        time.sleep(10)
+        return image(z)
+
+    captured = Captured(decoder(slow))
     captured.seconds = 0.2
     started = time.monotonic()
     with pytest.raises(ModelError, match=r"capturing takes too long: decoder; expected 0\.2 s at most; pass a longer"):

@@ -243,7 +243,8 @@ def weight_normed(kind: Callable[[nn.Module], nn.Module]) -> nn.Module:
 
 
 def compiled(net: nn.Module) -> nn.Module:
-    wrapped: nn.Module = torch.compile(net, backend="eager")
+    wrapped = torch.compile(net, backend="eager")
+    assert isinstance(wrapped, nn.Module)
     return wrapped
 
 
@@ -266,7 +267,7 @@ class Case:
         return Source(contract, self.encoder and self.encoder(), self.decoder and self.decoder())
 
 
-SIZES = {"data": (1, "2*h", "2*w"), "latent": (4, "h", "w")}
+SIZES: dict[str, Any] = {"data": (1, "2*h", "2*w"), "latent": (4, "h", "w")}
 CAPTURED = {
     "names of inner nodes": Case(Net, Pooled),
     "float32 inside": Case(FloatInside),

@@ -23,6 +23,7 @@ from vae_export.capture import Captured
 from vae_export.capture.program import example_inputs
 from vae_export.capture.promotion import promoted_program
 from vae_export.parity.oracle import Oracle
+from vae_export.precision import PrecisionName
 
 
 class HalfInside(Net):
@@ -99,8 +100,9 @@ def test_oracle_moves_weights_of_promoted_modules(kind: type[Net]) -> None:
     moved = [oracle.perturbed(inputs, index)["image"] for index in range(2)]
     for output in moved:
         assert 0 < np.abs(output - expected).max() < 1e-5
-    for precision, least in (("int8", 1e-4), ("int4-weights", 1e-3)):
-        assert np.abs(oracle.perturbed(inputs, 0, precision)["image"] - expected).max() > least
+    least: dict[PrecisionName, float] = {"int8": 1e-4, "int4-weights": 1e-3}
+    for precision, difference in least.items():
+        assert np.abs(oracle.perturbed(inputs, 0, precision)["image"] - expected).max() > difference
 
 
 @pytest.mark.slow

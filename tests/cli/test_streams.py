@@ -115,7 +115,8 @@ class TestStreams:
 
     def test_path_that_is_not_utf8_is_printed_unchanged(self, run_folder: Path, tmp_path: Path) -> None:
         out = os.fsencode(tmp_path) + b"/caf\xe9 \xff"
-        line = [*command("export", "--run", run_folder, "--format", "torchscript", "--part", "decoder", "--out"), out]
+        export = command("export", "--run", run_folder, "--format", "torchscript", "--part", "decoder", "--out")
+        line = [*map(os.fsencode, export), out]
         result = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=120)
         assert result.returncode == 0, result.stderr
         assert result.stdout.endswith(b"exported to " + out + b"\n")

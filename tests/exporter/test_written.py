@@ -54,6 +54,7 @@ def test_manifest_states_size_and_hash_of_every_file(mlp: Exported) -> None:
         assert (item["size"], item["sha256"]) == (len(data), sha256(data))
     for entry in manifest["files"]:
         assert entry["inputs"] == mlp.source.contract.spec(entry["part"]).to_json()["inputs"]
+    assert mlp.checkpoint is not None
     assert manifest["provenance"]["checkpoint_sha256"] == sha256(mlp.checkpoint)
 
 

@@ -21,7 +21,7 @@ from vae_export import Source
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import capture
-from vae_export.contract import PARTS, Part
+from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.base import Runner
@@ -48,7 +48,7 @@ def opened(exported: Exported, part: Part, format: str) -> Runner:
 def inputs(exported: Exported, part: Part, batch: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)
     return {
-        tensor.name: rng.uniform(0, 1, (batch, *tensor.item)).astype(np.float32)
+        tensor.name: rng.uniform(0, 1, (batch, *tensor.fixed_item)).astype(np.float32)
         for tensor in exported.source.contract.spec(part).inputs
     }
 
@@ -268,7 +268,7 @@ def options_of(export: Exported | Source) -> dict[Part, WriteOptions]:
 )
 def test_stochastic_module_is_refused_with_the_operators_name(draw: Callable[[Tensor], Tensor], operator: str) -> None:
     decoder = torch.nn.Sequential(sample_models.Lambda(draw), torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)))
-    graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
+    graph = capture(Source(Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     for format in sample_models.QUICK:
         with pytest.raises(ModelError, match=rf"graph draws random numbers: decoder, operator aten\.{operator}"):
             FORMATS[format].write(graph, WriteOptions())
@@ -288,7 +288,7 @@ def test_writing_leaves_the_shared_program_unchanged(mlp: Exported) -> None:
 
 def test_dropout_as_the_last_layer_is_exported() -> None:
     decoder = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Unflatten(1, (1, 2, 2)), torch.nn.Dropout(0.5))
-    graph = capture(Source(sample_models.Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
+    graph = capture(Source(Contract((1, 2, 2), (4,)), decoder=decoder), "decoder")
     latent = {"latent": np.ones((3, 4), np.float32)}
     for format in sample_models.QUICK:
         data = FORMATS[format].write(graph, WriteOptions())

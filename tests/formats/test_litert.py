@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_export_is_certified_and_says_what_made_it(made: tuple[Artifact, Certifi
 @needed
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["conv", "foreign"])
-def test_convolutions_and_attention_are_certified(family: Family, tmp_path: Path) -> None:
+def test_convolutions_and_attention_are_certified(family: Family | Literal["foreign"], tmp_path: Path) -> None:
     source = (
         sample_models.foreign_source()
         if family == "foreign"

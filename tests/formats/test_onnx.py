@@ -13,7 +13,7 @@ from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Source, export
 from vae_export.capture import Graph, capture, onnx_translation
-from vae_export.contract import PARTS
+from vae_export.contract import PARTS, Part
 from vae_export.errors import UsageError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.onnx import MIN_OPSET
@@ -73,7 +73,7 @@ def test_export_of_an_older_opset_is_verified(decoder: Source, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_file_states_its_part_contract_and_provenance(mlp: Exported, part: str) -> None:
+def test_file_states_its_part_contract_and_provenance(mlp: Exported, part: Part) -> None:
     model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert said["vae_export.part"] == part
@@ -82,7 +82,7 @@ def test_file_states_its_part_contract_and_provenance(mlp: Exported, part: str) 
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_file_has_no_external_data_and_passes_the_checker(mlp: Exported, part: str, tmp_path: Path) -> None:
+def test_file_has_no_external_data_and_passes_the_checker(mlp: Exported, part: Part, tmp_path: Path) -> None:
     path = tmp_path / "alone.onnx"
     path.write_bytes(mlp.artifact.read(mlp.artifact.entry(part)))
     model = onnx.load(path, load_external_data=False)
@@ -91,7 +91,7 @@ def test_file_has_no_external_data_and_passes_the_checker(mlp: Exported, part: s
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_batch_axis_is_named_as_in_the_contract(mlp: Exported, part: str) -> None:
+def test_batch_axis_is_named_as_in_the_contract(mlp: Exported, part: Part) -> None:
     graph = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part))).graph
     for value in (*graph.input, *graph.output):
         first, *rest = value.type.tensor_type.shape.dim
@@ -101,7 +101,7 @@ def test_batch_axis_is_named_as_in_the_contract(mlp: Exported, part: str) -> Non
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_exporters_notes_are_removed(mlp: Exported, part: str) -> None:
+def test_exporters_notes_are_removed(mlp: Exported, part: Part) -> None:
     """Notes on modules and scopes of the exported program are removed; the file's own metadata stays."""
     model = onnx.load_from_string(mlp.artifact.read(mlp.artifact.entry(part)))
     graph = model.graph

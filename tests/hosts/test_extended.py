@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import headless
 import numpy as np
@@ -75,7 +76,7 @@ def test_hosts_draw_the_same_images(
     golden = next(part for part in model.manifest.golden if part.part == "decoder")
     arrays = {item.tensor: item for item in golden.inputs}
     opened = {item.name: arrays[item.name] for item in model.contract.conditions}
-    conditions = {
+    conditions: dict[str, Any] = {
         key: np.resize(item.array(model._package.read(item)), (16, *item.shape[1:])) for key, item in opened.items()
     }
     images = model.sample(16, 5, **conditions)

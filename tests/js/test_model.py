@@ -116,7 +116,7 @@ def close(found: Any, expected: Any) -> None:
 def test_verbs_match_python(name: str, said: dict[str, Any], paths: dict[str, Path]) -> None:
     model, given = load(paths[name]), said[name]
     dtypes = {item.name: item.dtype for item in model.contract.conditions}
-    conditions = {key: np.asarray(value, dtypes[key]) for key, value in CONTRACTS[name].items()}
+    conditions: dict[str, Any] = {key: np.asarray(value, dtypes[key]) for key, value in CONTRACTS[name].items()}
     assert given["passed"] is True
     is_known = model.contract.prior != "given by the user"
     prior = model.prior(5, 7) if is_known else sample((5, *model.contract.latents[0].fixed_item), 7)

@@ -15,8 +15,9 @@ from vae_export.contract import Array
 from vae_export.parity.bounds import WatchedProgram, extreme_inputs
 from vae_export.parity.cases import drawn_cases, rows_by_probe
 from vae_export.parity.coverage import Share, measure_coverage
-from vae_export.parity.plan import MAX_PIECE_ROWS, batches_plan, complete_plan, drawn_batches
+from vae_export.parity.plan import batches_plan, complete_plan, drawn_batches
 from vae_export.parity.reference import References
+from vae_export.runtime.model import MAX_PIECE_ROWS
 from vae_export.tensors import BATCH, Symbol
 
 CONTRACT = Contract((6,), (3,), (0.0, 1.0))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.parity.small_exports import Subject
 from vae_export import export
-from vae_export.contract import Array
+from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError, UsageError
 from vae_export.formats import Bound, Runner
 from vae_export.parity import Budget, Degradation
@@ -55,7 +55,8 @@ def test_autoencoder_costs_as_many_nats_as_encoder_and_decoder(mlp: Subject, tmp
 
 
 def test_part_without_a_decoder_is_listed_as_a_budget_gap(mlp: Subject, tmp_path: Path) -> None:
-    parts, budget = ("encoder", "autoencoder"), Budget(max_grey_levels=255)
+    parts: list[Part] = ["encoder", "autoencoder"]
+    budget = Budget(max_grey_levels=255)
     _, certificate = export(mlp.source, tmp_path / "export", parts=parts, pixels=["uint8-hwc"], budget=budget)
     for part in ("encoder", "decoder-uint8-hwc"):
         assert f"{part} on onnx/CPUExecutionProvider: no decoder to hold it against the budget with" in certificate.gaps

@@ -195,7 +195,8 @@ def test_long_content_is_shown_by_its_hash(mlp: Subject) -> None:
         model.graph.node[0].doc_string = 10_000 * "x" + last
         model.graph.quantization_annotation.extend([onnx.TensorAnnotation(tensor_name=last)] * 1_000)
         structures.append(onnx_structure(model.SerializeToString()))
-    lines = list(differences(*structures))
+    first, second = structures
+    lines = list(differences(first, second))
     assert len(lines) == 4  # one and the other, of each
     assert max(map(len, lines)) < 250
 

@@ -13,7 +13,7 @@ import pytest
 from tests.parity import mutations, small_exports
 from tests.parity.mutations import MUTATIONS, Differs, Faulty, Linted, Mutation, Recorded, Refused
 from tests.parity.small_exports import Subject, assert_fails, checkpoint, exported, tampered, verified
-from vae_export.contract import PARTS
+from vae_export.contract import PARTS, Part
 from vae_export.models import FAMILIES
 from vae_export.models.config import Family
 from vae_export.parity.plan import DEFAULT_MINUTES
@@ -142,7 +142,7 @@ def test_wrong_decoder_fails_the_comparison_of_nats(mlp: Subject, tmp_path: Path
     data = Mutation(
         "scaled", mutations.weight("decoder.body.4.weight", lambda w: w * 1.01), mutations.differs("image")
     ).apply(mlp.data("decoder"))
-    files = {("encoder", "onnx"): mlp.data("encoder"), ("decoder", "onnx"): data}
+    files: dict[tuple[Part, str], bytes] = {("encoder", "onnx"): mlp.data("encoder"), ("decoder", "onnx"): data}
     certificate = verified(tampered(mlp, tmp_path / "e", files), mlp.references)
     failed = {(row.part, row.output) for row in certificate.failures}
     assert failed == {("decoder", "image"), ("metric", "negative_elbo"), ("metric", "iwae_nll")}

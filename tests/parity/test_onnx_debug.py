@@ -26,7 +26,7 @@ from vae_export.session_options import CPU
 def inputs(subject: Subject, part: Part, batch: int = 7) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)
     spec = subject.source.contract.spec(part)
-    return {tensor.name: rng.uniform(0, 1, (batch, *tensor.item)).astype(np.float32) for tensor in spec.inputs}
+    return {tensor.name: rng.uniform(0, 1, (batch, *tensor.fixed_item)).astype(np.float32) for tensor in spec.inputs}
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -93,7 +93,7 @@ def test_no_limit_leaves_nothing_out() -> None:
 
 
 def test_batch_that_needs_too_much_memory_is_left_out() -> None:
-    heavy = replace(SMALL, bytes_float32=MINUTE.batch_bytes // 10)
+    heavy = replace(SMALL, bytes_float32=int(MINUTE.batch_bytes) // 10)
     [sweep] = (plan := planned(heavy)).sweeps
     assert (*sweep.batches, *sweep.large_batches) == (1, 2, 3, 7)
     assert "batch 64 would take" in plan.reason

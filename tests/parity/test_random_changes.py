@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from vae_export.artifact.manifest import FileContent
 from vae_export.parity import References
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -29,8 +31,8 @@ def test_effect_is_measured_without_verification(tmp_path: Path) -> None:
     artifact = mutations._exported(references, tmp_path, ["onnx"])
     entry = artifact.entry("decoder")
     effects = mutations.Effects(artifact, references)
-    content = mutations.FileContent(artifact.read(entry))
-    rng = mutations.np.random.default_rng(0)
+    content = FileContent(artifact.read(entry))
+    rng = np.random.default_rng(0)
     for name, effect in (("another operator", True), ("metadata changed", False)):
         changed = mutations.ONNX[name](content, rng)
         assert effects.of(mutations.Changed(name, artifact, tells=False, entry=entry, content=changed)) == effect

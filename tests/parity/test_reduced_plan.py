@@ -52,12 +52,13 @@ def autoencoder_kl(folder: Path) -> Source:
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    AutoencoderKL(
+    model = AutoencoderKL(
         block_out_channels=(16, 32),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=8,
-    ).save_pretrained(folder)
+    )
+    model.save_pretrained(folder)  # type: ignore[attr-defined]  # diffusers states no types
     return load_source(f"diffusers:{folder}")
 
 

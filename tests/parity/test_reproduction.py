@@ -80,7 +80,7 @@ def insert_where(model: ModelProto) -> None:
     graph = model.graph
     for node in graph.node:
         node.output[:] = ["mean_before" if name == "mean" else name for name in node.output]
-    graph.initializer.append(numpy_helper.from_array(np.float32(1000), "far"))
+    graph.initializer.append(numpy_helper.from_array(np.array(1000, np.float32), "far"))
     graph.node.append(helper.make_node("Greater", ["mean_before", "far"], ["is_far"]))
     graph.node.append(helper.make_node("Where", ["is_far", "far", "mean_before"], ["mean"]))
 
@@ -143,7 +143,7 @@ def script_change(module: torch.jit.ScriptModule) -> None:
     """Multiply an output by a constant, as TorchScript's source would."""
     graph = module.graph
     [output] = list(graph.outputs())
-    node = graph.create("aten::neg", [output])
+    node = graph.create("aten::neg", [output], 1)
     graph.appendNode(node)
     graph.eraseOutput(0)
     graph.registerOutput(next(iter(node.outputs())))
@@ -364,7 +364,7 @@ def test_calibrated_file_may_differ_as_two_calibrations_do(mlp: Subject) -> None
     for error, state in ((1e-6, "same structure"), (1e-3, "different")):
         model = onnx.load_from_string(data)
         chosen = next(one for one in model.graph.initializer if one.name.endswith("_scale") and not one.dims)
-        values = np.float32(numpy_helper.to_array(chosen) * (1 + error))
+        values = np.asarray(numpy_helper.to_array(chosen) * (1 + error), np.float32)
         chosen.CopyFrom(numpy_helper.from_array(values, chosen.name))
         content = FileContent(model.SerializeToString())
         entry = FileEntry.of("decoder", "decoder", "onnx", content, "int8-static")

@@ -15,7 +15,7 @@ from tests import sample_models
 from tests.parity.small_exports import Subject, assert_fails, tampered, verified
 from vae_export import open_artifact, verify
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
-from vae_export.contract import Contract
+from vae_export.contract import Contract, Part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
 
@@ -41,7 +41,10 @@ def test_encoder_of_another_family_with_the_same_shapes_fails(mlp: Subject, subj
 
 
 def test_exchanged_encoder_and_decoder_are_refused(mlp: Subject, tmp_path: Path) -> None:
-    files = {("encoder", "onnx"): mlp.data("decoder"), ("decoder", "onnx"): mlp.data("encoder")}
+    files: dict[tuple[Part, str], bytes] = {
+        ("encoder", "onnx"): mlp.data("decoder"),
+        ("decoder", "onnx"): mlp.data("encoder"),
+    }
     with pytest.raises(ModelError, match="inputs do not match the contract: encoder"):
         verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
@@ -89,7 +92,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_file_is_refused(mlp: Subject, format: str, damage: str, tmp_path: Path) -> None:
     data = DAMAGES[damage](mlp.data("decoder", format))
-    files = {("decoder", format): data}
+    files: dict[tuple[Part, str], bytes] = {("decoder", format): data}
     with pytest.raises(IntegrityError, match="altered"):
         verified(tampered(mlp, tmp_path / "old hash", files, rehash=False), mlp.references)
     with pytest.raises(ModelError, match=r"not a readable|cannot be opened"):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from ray.cluster_utils import Cluster
 
 #: No GPU, so that the tests see one cluster on every machine.
-WORKER = {"num_cpus": 1, "num_gpus": 0}
+WORKER: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0}
 #: A dead machine is noticed after five of these periods, which by default have 3 s.
 SYSTEM = {"health_check_period_ms": 500}
 

@@ -80,7 +80,7 @@ def bundle(packed: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def expected(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | None]:
     """The files that one process writes for `sample`."""
     out = tmp_path_factory.mktemp("local") / "out"
     assert run_cli(*sample(bundle, out), cwd=out.parent).returncode == 0

@@ -74,7 +74,7 @@ def test_feature_map_latents_in_fortran_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spec", [IMAGE, COLOUR])
 def test_levels_are_scaled_to_the_range_of_pixels(tmp_path: Path, spec: TensorSpec) -> None:
-    array = np.random.default_rng(0).integers(0, 256, (9, *spec.item), dtype=np.uint8)
+    array = np.random.default_rng(0).integers(0, 256, (9, *spec.fixed_item), dtype=np.uint8)
     expected = spec.low + (spec.high - spec.low) * (array.astype(np.float64) / 255)
     np.save(tmp_path / "a.npy", array)
     got = open_images(tmp_path / "a.npy", spec).read(0, 9)

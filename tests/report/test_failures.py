@@ -79,7 +79,7 @@ def test_targets_and_files_that_did_not_run_are_named() -> None:
 
 def test_gaps_are_listed_near_the_top_of_the_page() -> None:
     assert "Not everything was verified" not in read(certificate()).text
-    gaps = {
+    gaps: dict[str, Any] = {
         "not_verified": ("decoder.pt2",),
         "nats_not_compared": "no target ran both",
         "unusable": {"onnx/toaster": "not there"},

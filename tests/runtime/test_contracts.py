@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def _data(name: str, rows: int, sizes: dict[str, int] | None = None, seed: int =
     return (low + values * (high - low)).astype(spec.dtype)
 
 
-def _expected(module: torch.nn.Module | None, *inputs: np.ndarray) -> object:
+def _expected(module: torch.nn.Module | None, *inputs: np.ndarray) -> Any:
     assert module is not None
     with torch.no_grad():
         return module.eval()(*map(torch.from_numpy, inputs))
@@ -88,9 +89,9 @@ def test_one_condition_stands_for_all_rows(opened: Callable[..., Model]) -> None
         ({"colour": 1}, r"wrong inputs: decoder; expected \['latent', 'label', 'style'\], got .*colour"),
     ],
 )
-def test_bad_condition_is_named(opened: Callable[..., Model], conditions: dict[str, object], said: str) -> None:
+def test_bad_condition_is_named(opened: Callable[..., Model], conditions: dict[str, Any], said: str) -> None:
     model = opened("conditional")
-    given = {"label": 1, "style": np.zeros(3, np.float32)} | conditions
+    given: dict[str, Any] = {"label": 1, "style": np.zeros(3, np.float32)} | conditions
     with pytest.raises(ModelError, match=said):
         model.decode(model.prior(2), **given)
 
@@ -215,7 +216,9 @@ def test_narrow_batches_give_equal_results(opened: Callable[..., Model], name: s
 @pytest.mark.parametrize("name", list(CONTRACTS))
 def test_results_do_not_depend_on_the_cut(opened: Callable[..., Model], name: str, batch_size: int) -> None:
     data = _data(name, 7)
-    conditions = {"label": np.arange(7), "style": np.zeros((7, 3), np.float32)} if name == "conditional" else {}
+    conditions: dict[str, Any] = (
+        {"label": np.arange(7), "style": np.zeros((7, 3), np.float32)} if name == "conditional" else {}
+    )
     np.testing.assert_allclose(
         opened(name, batch_size=batch_size).reconstruct(data, **conditions),
         opened(name).reconstruct(data, **conditions),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from tests.conftest import Exported
@@ -16,7 +17,6 @@ from vae_export.artifact.manifest import MANIFEST
 from vae_export.contract import Contract
 from vae_export.errors import IntegrityError, ModelError, TargetError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
-from vae_export.runtime import session
 from vae_export.runtime.session import Session
 
 
@@ -29,13 +29,13 @@ def test_altered_file_never_reaches_onnx_runtime(
     data[-100] ^= 1
     path.write_bytes(data)
     opened: list[bytes] = []
-    real = session.ort.InferenceSession
+    real = onnxruntime.InferenceSession
 
     def recorded(data: bytes, *arguments: object, **options: object) -> object:
         opened.append(data)
         return real(data, *arguments, **options)
 
-    monkeypatch.setattr(session.ort, "InferenceSession", recorded)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recorded)
     model = load(artifact.folder)
     with pytest.raises(IntegrityError, match=r"exported file was altered: .*decoder\.onnx; expected .* with SHA-256"):
         model.decode(latents(1))
@@ -61,7 +61,7 @@ def test_unknown_part_is_named_with_the_known_ones(mlp: Exported) -> None:
 
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
 def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: str) -> None:
-    if provider in session.ort.get_available_providers():
+    if provider in onnxruntime.get_available_providers():
         pytest.skip(f"{provider} is there")
     with pytest.raises(TargetError, match="provider not found: .*expected .*CPUExecutionProvider"):
         load(mlp.folder, provider=provider).decode(latents(1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_weights_of_an_element_sum_to_1(height: int, width: int, tile: int, over
         ({"overlap": 1}, "overlap without a tile"),
     ],
 )
-def test_tiles_that_do_not_fit_are_refused(smooth: Model, options: dict[str, int], said: str) -> None:
+def test_tiles_that_do_not_fit_are_refused(smooth: Model, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         smooth.decode(latents(1, 5, 5), **options)
 

@@ -44,7 +44,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bytes]:
         )
         (folder / "start.cpp").write_text(source)
         library = folder / "model.wrapper.so"
-        command = ["g++", "-shared", "-fPIC", "-o", library, folder / "start.cpp"]
+        command = ["g++", "-shared", "-fPIC", "-o", str(library), str(folder / "start.cpp")]
         subprocess.run(command, check=True, capture_output=True)
         return sample_models.aoti_package(library.read_bytes())
 

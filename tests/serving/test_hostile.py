@@ -156,8 +156,8 @@ def wait_until_idle(server: Running, seconds: float) -> None:
 
 def test_response_that_is_not_taken_is_given_up(server: Running, model: Model) -> None:
     inputs = latents(15_000)  # 47 MB of images, more than the buffers of two sockets
-    tensor = {"name": "latent", "shape": inputs.shape, "datatype": "FP32"}
-    tensor["parameters"] = {"binary_data_size": inputs.nbytes}
+    size = {"binary_data_size": inputs.nbytes}
+    tensor = {"name": "latent", "shape": inputs.shape, "datatype": "FP32", "parameters": size}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     head = f"{HEAD}Content-Length: {len(text) + inputs.nbytes}\r\nInference-Header-Content-Length: {len(text)}\r\n\r\n"
     with connected(server.http) as connection:

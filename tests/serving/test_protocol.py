@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ class TestInference:
 
     @pytest.mark.parametrize("protocol", PROTOCOLS)
     def test_answer_repeats_id_name_and_version(self, server: Running, protocol: str) -> None:
-        def answer(**options: str) -> tuple[str, str, str]:
+        def answer(**options: Any) -> tuple[str, str, str]:
             result = server.infer(protocol, "small-decoder", {"latent": latents(1)}, **options).get_response()
             found = result if protocol == "http" else {key.name: value for key, value in result.ListFields()}
             return found["id"], found["model_name"], found["model_version"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def drawn(x: Tensor) -> Tensor:
     return mean(x) + std(x) * torch.randn_like(std(x))
 
 
-def encoded(function: object, contract: Contract = CONTRACT, **options: object) -> tuple[Source, tuple[Tensor, ...]]:
+def encoded(function: object, contract: Contract = CONTRACT, **options: Any) -> tuple[Source, tuple[Tensor, ...]]:
     """A source of an encoder made of `function`, and what its recognised encoder returns for `data`."""
     source = Source(contract, Lambda(function), **options)
     data = torch.linspace(0, 1, 5 * 16).reshape(5, 1, 4, 4)
@@ -233,6 +234,8 @@ def test_two_images_of_a_decoder_are_asked_for() -> None:
 
 class Counting(nn.Module):
     """An encoder with a counter and dropout."""
+
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,7 +38,7 @@ def test_fastest_config_is_chosen_if_it_is_clearly_faster(
         nonlocal now
         now += seconds[way]
 
-    monkeypatch.setattr(autotune.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     found = fastest_config(list(seconds), step)
     assert found.config == expected
     assert found.seconds == pytest.approx(seconds)
@@ -53,7 +53,7 @@ def test_autotune_ends_soon_and_restores_the_threads() -> None:
 
 
 def test_autotune_does_not_measure_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autotune.torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     assert step_configs(3, "bfloat16", bfloat16=False) == [StepConfig(3, "bfloat16")]
     assert step_configs(None, "float32", bfloat16=True) == [StepConfig(1, "float32"), StepConfig(4, "float32")]
     assert step_configs(2, None, bfloat16=True) == [StepConfig(2, "float32"), StepConfig(2, "bfloat16")]

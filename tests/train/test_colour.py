@@ -93,8 +93,8 @@ def test_colour_export_is_verified_and_scores_the_same(
 
     scores = {}
     for format in ("checkpoint", "onnx"):
-        asked = ["--importance-samples", 30, "--data-dir", photos, "--split", "train", "--threads", 1, "--json"]
-        done = invoke("evaluate", "--run", run, "--format", format, *asked)
+        arguments = ["--importance-samples", 30, "--data-dir", photos, "--split", "train", "--threads", 1, "--json"]
+        done = invoke("evaluate", "--run", run, "--format", format, *arguments)
         assert done.code == 0, done.err
         scores[format] = json.loads(done.out)
     both = scores["checkpoint"], scores["onnx"]

@@ -24,7 +24,7 @@ from vae_export.runs import Run
 pytestmark = pytest.mark.slow
 
 #: What depends on the whole batch (free bits), on the images' place in it (dynamic), and on more than the last step.
-USUAL = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--data-protocol", "dynamic")
+USUAL: tuple[str, ...] = (*TINY, "--epochs", "2", "--seed", "7", "--precision", "float32", "--data-protocol", "dynamic")
 USUAL = (*USUAL, "--free-bits", "0.3", "--weight-average", "0.9")
 STEPS = 22
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from vae_export.errors import DataError, OutputExistsError, UsageError
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
-SMALL = {"hidden_size": 16, "latent_size": 3, "threads": 1, "precision": "float32", "quiet": True}
+SMALL: dict[str, Any] = {"hidden_size": 16, "latent_size": 3, "threads": 1, "precision": "float32", "quiet": True}
 
 
 @pytest.fixture(scope="module")

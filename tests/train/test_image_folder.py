@@ -22,6 +22,7 @@ from train.data import image_folder as folder_module
 from train.data.datasets import load
 from train.data.image_folder import read_folder
 from vae_export.errors import DataError, StorageError, UsageError
+from vae_export.io import image_files
 from vae_export.io.image_files import read_image
 
 RAMP = np.linspace(0, 255, 28 * 28).reshape(28, 28).round().astype(np.uint8)
@@ -213,7 +214,7 @@ def test_files_are_decoded_in_their_order_by_several_threads(tmp_path: Path, mon
     for index in range(8):
         _colour(tmp_path / f"{index}.png", (8, 8), f"rgb({index}, 200, 7)")
     seen: set[int] = set()
-    real = folder_module.read_fitted
+    real = image_files.read_fitted
 
     def slow_at_first(file: Path, size: tuple[int, int]) -> object:
         seen.add(threading.get_ident())

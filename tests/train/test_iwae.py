@@ -35,8 +35,11 @@ class LinearGaussian:
         mean = image.flatten(1) @ self.weight * variance / DEVIATION**2
         return mean + self.moved, (variance * self.widened**2).log().expand_as(mean)
 
+    def decode(self, latent: Tensor) -> Tensor:
+        return (latent @ self.weight.T).unflatten(1, SHAPE)
+
     def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
-        square = (image.flatten(1) - latent @ self.weight.T).square() / DEVIATION**2
+        square = (image - self.decode(latent)).flatten(1).square() / DEVIATION**2
         return 0.5 * (square + math.log(2 * math.pi * DEVIATION**2)).sum(1)
 
     def exact(self) -> float:

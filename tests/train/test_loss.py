@@ -170,11 +170,11 @@ def test_blog_family_computes_the_loss_of_the_post(training: bool) -> None:
     for ours, theirs in ((our_mu, mu), (our_logvar, logvar), (our_latent, latent), (our_recon.flatten(1), recon)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
-    theirs = post_loss(recon, image, mu, logvar) / len(image)
-    theirs.backward()
+    their_loss = post_loss(recon, image, mu, logvar) / len(image)
+    their_loss.backward()
     torch.manual_seed(1)
     ours = loss(model, image, epsilon)
     ours.backward()
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(ours, their_loss)
     for a, b in zip([*model.parameters()], [*encoder.parameters(), *decoder.parameters()], strict=True):
         torch.testing.assert_close(a.grad, b.grad)

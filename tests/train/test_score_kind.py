@@ -15,10 +15,8 @@ COLOUR = (3, 8, 8)
 
 
 def test_levels_of_three_channels_are_colour() -> None:
-    grey, colour, binary = (
-        ScoreKind(protocol, Likelihood(), shape)
-        for protocol, shape in (("grey", (1, 8, 8)), ("grey", COLOUR), ("dynamic", COLOUR))
-    )
+    grey, colour = (ScoreKind("grey", Likelihood(), shape) for shape in ((1, 8, 8), COLOUR))
+    binary = ScoreKind("dynamic", Likelihood(), COLOUR)
     assert (grey.pixels, colour.pixels, binary.pixels) == ("grey", "colour", "dynamic")
     assert colour.describe() == "colour pixels under a Bernoulli: no likelihood"
     assert colour.bits_per_dim(100.0) is None
@@ -40,8 +38,9 @@ def test_density_and_probability_of_the_same_distribution_have_about_the_same_bi
     )
     centred = (pixels - location) / scale
     density = centred + math.log(scale) + 2 * np.log1p(np.exp(-centred))
+    likelihoods = Likelihood("discretised-logistic"), Likelihood("gaussian")
     bits = [
-        ScoreKind("grey", Likelihood(name), (1, 1, 1)).bits_per_dim(nats.mean())
-        for name, nats in (("discretised-logistic", probability), ("gaussian", density))
+        ScoreKind("grey", likelihood, (1, 1, 1)).bits_per_dim(nats.mean())
+        for likelihood, nats in zip(likelihoods, (probability, density), strict=True)
     ]
     assert bits[0] == pytest.approx(bits[1], abs=1e-3)

@@ -17,7 +17,7 @@ from train import session, trainer
 from train.config import DATA_PROTOCOLS, DataOptions, DataProtocol, NetworkOptions, ObjectiveOptions, TrainOptions
 from train.data.datasets import Dataset, apply_protocol, evaluated_pixels, load
 from train.distributed import Processes
-from train.loss import LossTerms
+from train.loss import LossTerms, weighted_loss
 from train.progress import TrainingProgress, show_progress
 from train.recipes import RecipeOptions
 from train.results import ScoreKind
@@ -135,16 +135,16 @@ def test_average_of_the_weights_is_scored_and_saved(digits: Dataset, run: Run) -
         start, weights = session.trainer.model.encoder.mean.weight.detach().clone(), []
         step = report.step
 
-        def watch(*arguments: object) -> None:
+        def watch(epoch: int, batch: int, total: torch.Tensor) -> None:
             weights.append(session.trainer.model.encoder.mean.weight.detach().clone())
-            step(*arguments)  # type: ignore[arg-type]
+            step(epoch, batch, total)
 
-        report.step = watch  # type: ignore[method-assign]
+        report.step = watch  # type: ignore[assignment, method-assign]
         session.train(report)
     assert session.trainer.average is not None
     expected = start
-    for step, weight in enumerate(weights):
-        decay = min(0.5, (1 + step) / (10 + step))
+    for steps, weight in enumerate(weights):
+        decay = min(0.5, (1 + steps) / (10 + steps))
         expected = decay * expected + (1 - decay) * weight
     kept = load_checkpoint(run.checkpoint).weights["encoder.mean.weight"]
     torch.testing.assert_close(kept, expected)
@@ -152,7 +152,7 @@ def test_average_of_the_weights_is_scored_and_saved(digits: Dataset, run: Run) -
 
 
 def test_kl_warmup_starts_at_weight_zero(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, betas = trainer.weighted_loss, []
+    real, betas = weighted_loss, []
 
     def watched(reconstruction: torch.Tensor, units: torch.Tensor, *, beta: float, **others: Any) -> torch.Tensor:
         betas.append(beta)
@@ -234,7 +234,7 @@ def test_stop_while_scoring_takes_effect_at_once(digits: Dataset, run: Run, monk
 
 
 def test_second_signal_is_immediate(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, steps = trainer.weighted_loss, []
+    real, steps = weighted_loss, []
 
     def twice(*terms: torch.Tensor, **weights: Any) -> torch.Tensor:
         steps.append(len(steps))

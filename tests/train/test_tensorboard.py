@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_missing_extra_is_named_with_its_install_command(
 ) -> None:
     from vae_export.system import extras
 
-    there = extras.find_spec
+    there = find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "tensorboardX" else there(name))
     done = invoke("train", *TINY, "--out", tmp_path / "run", "--tensorboard")
     assert done.code == 6

@@ -13,6 +13,8 @@ from tests.conftest import made_once
 from vae_export import Artifact, export, open_artifact
 from vae_export.artifact.certificate import StoredCertificate, read_certificate
 from vae_export.artifact.manifest import Recommendation
+from vae_export.contract import Part
+from vae_export.precision import PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.hardware import identity
 from vae_export.tune.plan import TunePlan
@@ -42,7 +44,9 @@ class Small:
 def tunable(shared: Path) -> Small:
 
     def make(folder: Path) -> None:
-        formats, parts, precisions = ("onnx", "ort"), ("encoder", "decoder"), ("fp32", "int8")
+        formats = ["onnx", "ort"]
+        parts: list[Part] = ["encoder", "decoder"]
+        precisions: list[PrecisionName] = ["fp32", "int8"]
         export(sample_models.checkpoint(), folder / "export", formats=formats, parts=parts, precisions=precisions)
 
     artifact = open_artifact(made_once(shared / "export-of-two-precisions", make) / "export")

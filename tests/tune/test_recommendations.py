@@ -136,7 +136,7 @@ def test_session_knows_every_option_of_the_manifest(tunable: Small) -> None:
     assert tuple(session.OPTIMISATIONS) == OPTIMISATION_LEVELS
     data = tunable.artifact.read(tunable.artifact.entry("decoder"))
     spec = tunable.artifact.manifest.contract.spec("decoder")
-    latent = np.ones((3, *spec.inputs[0].item), np.float32)
+    latent = np.ones((3, *spec.inputs[0].fixed_item), np.float32)
     usual = session.Session(data, spec).run({"latent": latent})["image"]
     for switch in SWITCHES:
         opened = session.Session(data, spec, SessionOptions(threads=2, switches=(switch,)))

@@ -12,7 +12,6 @@ import torch
 from tests.train.conftest import Invoke, one_line
 from tests.train.resume.conftest import STEPS, USUAL, figures, stop_at
 from train.resume import load_state
-from vae_export.io import atomic
 from vae_export.models.checkpoint import load_checkpoint
 from vae_export.runs import Run
 
@@ -43,7 +42,7 @@ def die(patch: pytest.MonkeyPatch, call: int, run: Run) -> list[str]:
         return wrapped
 
     for name in CALLS:
-        patch.setattr(atomic.os, name, counted(name))
+        patch.setattr(os, name, counted(name))
     return made
 
 
