@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,9 @@ class Plain(VAE):
 def conv():
     return nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1)), nn.Sequential(nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh())
 
+def map_decoder():
+    return None, nn.Sequential(nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh())
+
 def decoder():
     return None, nn.Sequential(nn.Linear(4, 36), nn.Sigmoid())
 
@@ -66,6 +70,21 @@ def student():
 
 def pair():
     return None, Counts(lambda rate, scale: (scale, torch.distributions.Laplace(rate, scale)))
+
+class Rows(nn.Module):
+    # Reads 6 rows of 6 numbers, and no picture.
+    def __init__(self, channels=1):
+        super().__init__()
+        self.rows, self.out, self.channels = nn.LSTM(6, 8, batch_first=True), nn.Linear(4, 36 * channels), channels
+
+    def encode(self, x):
+        return self.rows(x)[0][:, -1]
+
+    def decode(self, z):
+        return torch.sigmoid(self.out(z)).view(-1, self.channels, 6, 6)
+
+def two_channels():
+    return Rows(2)
 
 class Codes(nn.Module):
     def __init__(self):
@@ -239,6 +258,39 @@ def test_output_of_the_decoder_is_named(file: Path, function: str, output: str) 
     expected = source.decoder(torch.from_numpy(latent)).detach().numpy()
     np.testing.assert_allclose(load(file.parent / function).decode(latent), expected, rtol=1e-5, atol=1e-6)
     assert float(expected.min()) < 0  # the rate alone can be negative here; shape and scale are not
+
+
+def test_other_outputs_are_shown_with_their_values(file: Path) -> None:
+    stated: dict[str, Any] = {"data_shape": "36", "latent_shape": "4", "data_range": "none"}
+    source = load_source(f"{file}:counts", **stated, decoder_output="rate")
+    [note] = source.provenance["notes"]
+    assert re.fullmatch(
+        r"decoder: rate \(-[\d.]+ to [\d.]+\) is taken as the data; of its shape are also scale \([\d.]+ to [\d.]+\); "
+        "the values are those of random latents",
+        note,
+    )
+    assert "notes" not in load_source(f"{file}:pair", **stated, decoder_output="1.loc").provenance
+
+
+def test_data_shape_that_is_not_the_decoders_is_refused(file: Path) -> None:
+    message = (
+        "data and output of the decoder have unlike shapes: --data-shape; expected 1x6x6, as the decoder gives, "
+        "got 6x6; pass --data-shape 1x6x6"
+    )
+    with pytest.raises(UsageError, match=message):
+        load_source(f"{file}:VAE", data_shape="6x6")
+    with pytest.raises(UsageError, match=message.replace("got 6x6", "got 6x6x1")):
+        load_source(f"{file}:VAE", data_shape="6x6x1")
+    with pytest.raises(UsageError, match="expected 1x8x8, as the decoder gives, got 8x8; pass --data-shape 1x8x8"):
+        load_source(f"{file}:map_decoder", data_shape="8x8", latent_shape="4x4x4")
+
+
+@pytest.mark.parametrize(("function", "given"), [("Rows", "1x6x6"), ("two_channels", "2x6x6")])
+def test_decoder_may_give_another_shape_than_the_encoder_takes(file: Path, function: str, given: str) -> None:
+    source = load_source(f"{file}:{function}", data_shape="6x6")
+    assert source.contract.output_shape == tuple(map(int, given.split("x")))
+    warning = f"warning: the decoder gives {given} for data of 6x6: its output is not held against the data"
+    assert any(note.startswith(warning) for note in source.provenance["notes"])
 
 
 @pytest.mark.parametrize("output", ["mode", "rate.log", "7", "scale."])

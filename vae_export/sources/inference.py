@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,8 @@ def infer_contract(encoder: nn.Module | None, decoder: nn.Module | None, options
         found.facts["other_sizes"] = sizes
         found.notes.append(f"the modules run at other sizes too: --data-shape {sizes} leaves them free")
     if decoder is not None:
+        if fixed.output_shape is not None and options.tokens is None:
+            found.notes.append(_unlike_data(fixed, encoder, options))
         _find_range(found, decoder, options)
     return found
 
@@ -243,6 +246,34 @@ def _with_output(contract: Contract, leaves: Sequence[Leaf]) -> Contract:
         got = ", ".join(map(str, leaves)) or "no tensor"
         raise ModelError("outputs of the decoder are not clear", expected=f"data {shape_text(item)}", got=got)
     return replace(contract, output_shape=shapes.pop())
+
+
+def _unlike_data(contract: Contract, encoder: nn.Module | None, options: ModelOptions) -> str:
+    """Return a warning that the decoder gives rows of another shape than the data.
+
+    A decoder may well do so: it gives the parameters of a distribution, several samples, or a larger picture.
+
+    Raises:
+        UsageError: it gives as many numbers as the data has, and the encoder takes data of its shape: --data-shape is
+            the one that is wrong.
+    """
+    data, output = contract.data.fixed_item, contract.output.fixed_item
+    stated, given = ("x".join(map(str, shape)) for shape in (data, output))
+    if math.prod(output) == math.prod(data):
+        latents = [latent.fixed_item for latent in contract.latents]
+        with contextlib.suppress(ModelError):
+            if encoder is None or _latents_at(contract, encoder, output, options) == latents:
+                raise UsageError(
+                    "data and output of the decoder have unlike shapes",
+                    where="--data-shape",
+                    expected=f"{given}, as the decoder gives",
+                    got=stated,
+                    do=f"pass --data-shape {given}",
+                )
+    return (
+        f"warning: the decoder gives {given} for data of {stated}: its output is not held against the data; "
+        f"if it is a reconstruction, pass --data-shape {given}"
+    )
 
 
 def _freed(contract: Contract, encoder: nn.Module | None, options: ModelOptions, values: dict[str, int]) -> Contract:

@@ -26,10 +26,12 @@ from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import infer_contract
 from vae_export.sources.module_outputs import (
+    ROWS,
     Leaf,
     MethodModule,
     example_inputs,
     find_leaves,
+    follow_path,
     run_flat_or_not,
     run_listed_or_not,
     unwrapped,
@@ -59,8 +61,9 @@ def open_function(text: str, options: ModelOptions) -> Source:
         method = decoder if isinstance(decoder, MethodModule) else MethodModule(decoder)
         decoder = MethodModule(method.module, method.method, output=options.decoder_output)
     found = infer_contract(encoder, decoder, options)
-    if decoder is not None and options.decoder_output is not None:
-        found.facts["decoder_output"] = options.decoder_output
+    if isinstance(decoder, MethodModule) and decoder.output is not None:
+        found.facts["decoder_output"] = decoder.output
+        found.notes += _outputs_not_taken(decoder, decoder.output, found.contract)
     files = sorted((options.weights or {}).items())
     provenance: dict[str, Any] = {
         "source": _short(text),
@@ -72,6 +75,30 @@ def open_function(text: str, options: ModelOptions) -> Source:
         provenance["notes"] = lines
     encoder, decoder = _alone(encoder, "encoder", found.contract), _alone(decoder, "decoder", found.contract)
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
+
+
+def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -> list[str]:
+    """Return a line with the values of the chosen output and of those that would fit as well: a wrong choice shows."""
+    fixed = contract.at()
+    inputs = example_inputs(fixed.spec("decoder").inputs, ROWS, decoder)
+    _, returned = run_listed_or_not(MethodModule(decoder.module, decoder.method), inputs, len(fixed.latents))
+    taken = follow_path(returned, output)
+    try:
+        leaves = find_leaves(returned)
+    except ModelError:  # a distribution: its members have names that say what they are
+        return []
+    others = [leaf for leaf in leaves if leaf.tensor.shape == taken.shape and not torch.equal(leaf.tensor, taken)]
+    if not others:
+        return []
+    values = [f"{leaf.path} ({_extent(leaf.tensor)})" for leaf in others]
+    return [
+        f"decoder: {output} ({_extent(taken)}) is taken as the data; of its shape are also {', '.join(values)}; "
+        "the values are those of random latents"
+    ]
+
+
+def _extent(tensor: torch.Tensor) -> str:
+    return f"{tensor.min().item():.3g} to {tensor.max().item():.3g}"
 
 
 def _check_weights(holder: nn.Module, text: str) -> None:
