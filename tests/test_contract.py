@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vae_export import Contract
 from vae_export.contract import PARTS, Condition, Part
-from vae_export.errors import ModelError
+from vae_export.errors import ModelError, UsageError
 from vae_export.likelihood import Likelihood
 from vae_export.pixels import to_pixels
 from vae_export.tensors import Expression, Symbol, TensorSpec
@@ -171,6 +171,16 @@ def test_open_sizes_take_numbers_at_a_size() -> None:
     assert contract.at({"h": 2, "w": 3}).latent_shape == (4, 2, 3)
     assert contract.fixed({"w": 5}).data_shape == (3, "8*h", 40)
     assert contract.fixed({"N": 2}).data.shape == (2, 3, "8*h", "8*w")
+
+
+def test_sizes_are_the_chosen_ones_or_the_usual_ones() -> None:
+    contract = Contract((3, "8*h", "8*w"), (4, "h", "w"), symbols={"h": Symbol(2, 64, usual=5), "w": Symbol(4)})
+    assert contract.sizes({}) == {"h": 5, "w": 8}
+    assert contract.sizes({"w": 32}) == {"h": 5, "w": 32}
+    with pytest.raises(UsageError, match=r"unknown size; expected h \| w, got d"):
+        contract.sizes({"d": 3})
+    with pytest.raises(UsageError, match="size out of bounds: h; expected 2 to 64, got 65"):
+        contract.sizes({"h": 65})
 
 
 def test_inputs_of_open_sizes_are_checked_together() -> None:

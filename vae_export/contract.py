@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, cast, get_args
 
-from vae_export.errors import ModelError
+from vae_export.errors import ModelError, UsageError
 from vae_export.io.strict_json import has_values
 from vae_export.likelihood import MAX_LEVEL as MAX_LEVEL
 from vae_export.likelihood import Array as Array
@@ -404,6 +404,24 @@ class Contract:
             return self
         known = {name: symbol.usual_value for name, symbol in self.free_symbols.items()} | dict(values or {})
         return self._with_shapes(known)
+
+    def sizes(self, chosen: Mapping[str, int]) -> dict[str, int]:
+        """Return a value for each free symbol: the chosen one, or the usual one.
+
+        Args:
+            chosen: values of symbols.
+
+        Raises:
+            UsageError: there is no such symbol, or a value is out of its bounds.
+        """
+        sizes = {name: symbol.usual_value for name, symbol in self.free_symbols.items()}
+        for name, value in chosen.items():
+            if name not in sizes:
+                expected = " | ".join(sizes) or "no --size: all sizes are fixed"
+                raise UsageError("unknown size", expected=expected, got=name)
+            if not (symbol := self.symbols[name]).allows(value):
+                raise UsageError("size out of bounds", where=name, expected=symbol.bounds, got=value)
+        return sizes | dict(chosen)
 
     def fixed(self, values: Mapping[str, int]) -> Contract:
         """Return the contract with these symbols replaced by numbers, where a graph cannot leave them free."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def test_requested_target_that_cannot_be_opened_is_an_error(measured: Measured) 
     ],
 )
 def test_process_that_hangs_or_ends_is_an_error(program: str, message: str) -> None:
-    subject = Subject("none", "none", "decoder", EAGER)
+    subject = Subject("none", "none", "decoder", EAGER, {})
     timeout = 0.3 if "sleep" in program else 60
     with (
         pytest.raises(SubjectError, match=message),
@@ -166,7 +167,9 @@ def test_process_that_hangs_or_ends_is_an_error(program: str, message: str) -> N
 def test_files_that_an_engine_unpacks_are_removed_with_its_process() -> None:
     """AOTInductor unpacks its packages: a process that is killed does not remove them itself."""
     program = "import sys, tempfile; sys.exit(tempfile.mkdtemp())"
-    with SubjectProcess(Subject("none", "none", "decoder", EAGER), command=(sys.executable, "-c", program)) as process:
+    with SubjectProcess(
+        Subject("none", "none", "decoder", EAGER, {}), command=(sys.executable, "-c", program)
+    ) as process:
         with pytest.raises(SubjectError) as caught:
             process.begin()
         unpacked = Path(str(caught.value).rpartition("got ")[2])
@@ -186,3 +189,10 @@ def test_uncertified_files_are_not_measured(mlp: Exported) -> None:
 def test_unknown_target_is_refused(measured: Measured, target: str) -> None:
     with pytest.raises(UsageError, match="no file for this target"):
         measured([target])
+
+
+def test_size_that_the_export_does_not_have_is_refused(mlp: Exported) -> None:
+    assert mlp.checkpoint is not None
+    certificate = read_certificate(mlp.artifact.certificate)
+    with pytest.raises(UsageError, match="unknown size; expected no --size: all sizes are fixed, got h"):
+        benchmark.bench(mlp.artifact, mlp.checkpoint, certificate, replace(PLAN, sizes={"h": 32}))

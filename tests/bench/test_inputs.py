@@ -13,14 +13,14 @@ from vae_export.errors import UsageError
 from vae_export.tensors import Symbol
 
 
-def test_inputs_have_the_dtypes_ranges_and_usual_sizes_of_the_contract() -> None:
+def test_inputs_have_the_dtypes_ranges_and_sizes_of_the_contract() -> None:
     contract = Contract(
         (3, "4*h", "4*w"), (8, "h", "w"), (-1, 1), symbols={"h": Symbol(2, 64, usual=5)},
         conditions=(Condition("label", dtype="int32", low=3, high=5), Condition("size", (2,))),
     )  # fmt: skip
-    inputs = make_inputs(contract.spec("autoencoder"), 400)
+    inputs = make_inputs(contract.spec("autoencoder"), 400, contract.sizes({"w": 6}))
     assert {name: array.shape for name, array in inputs.items()} == {
-        "image": (400, 3, 20, 32), "noise": (400, 8, 5, 8), "label": (400,), "size": (400, 2)
+        "image": (400, 3, 20, 24), "noise": (400, 8, 5, 6), "label": (400,), "size": (400, 2)
     }  # fmt: skip
     assert {name: array.dtype for name, array in inputs.items()} == {
         "image": np.float32, "noise": np.float32, "label": np.int32, "size": np.float32
@@ -32,7 +32,7 @@ def test_inputs_have_the_dtypes_ranges_and_usual_sizes_of_the_contract() -> None
 
 def test_codes_are_drawn_from_the_codebook() -> None:
     contract = Contract((1, 8, 8), (4, 4), encoding="codes", codebook_size=32)
-    codes = make_inputs(contract.spec("decoder"), 64)["codes"]
+    codes = make_inputs(contract.spec("decoder"), 64, {})["codes"]
     assert codes.dtype == np.int64
     assert set(codes.ravel()) == set(range(32))
 

@@ -30,7 +30,7 @@ def counted(graph: Graph, rows: int) -> tuple[Workload, int]:
     """The workload of a graph, and PyTorch's own count of its operations."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    inputs = make_inputs(graph.spec, rows)
+    inputs = make_inputs(graph.spec, rows, {})
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph.module(*(torch.from_numpy(inputs[tensor.name]) for tensor in graph.spec.inputs))
     return workload(graph, inputs), int(counter.get_total_flops())

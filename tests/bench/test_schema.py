@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from vae_export.bench.results import FORMAT, Timings
+from vae_export.bench.results import FORMAT, BenchPlan, Timings
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "timings-2.schema.json").read_text("utf-8"))
 
@@ -23,6 +23,8 @@ def test_schema_accepts_what_bench_writes(timings: Timings) -> None:
     gpu = replace(timings.results[0], roofline_share=None, disturbed_rounds=1)
     other = replace(timings, results=(gpu,), unusable={"decoder, pt2/cpu": "its process died of SIGSEGV"})
     assert violations(json.loads(other.text)) == []
+    sized = replace(timings, plan=BenchPlan(sizes={"h": 32}).to_json())
+    assert violations(json.loads(sized.text)) == []
 
 
 def test_schema_names_every_key_and_refuses_others(timings: Timings) -> None:

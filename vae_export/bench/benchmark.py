@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -62,12 +62,13 @@ def bench(
 
     Raises:
         ParityError, IntegrityError: the certificate did not pass, or belongs to other files.
-        UsageError: no file has a requested target, or the export lacks a requested part.
+        UsageError: no file has a requested target, or the export lacks a requested part or takes no such sizes.
         TargetError: a requested target cannot be measured here.
     """
     certificate.require(artifact.manifest, artifact.certificate)
     chosen = {part: choose_subjects(artifact, part, targets) for part in plan.parts}
     plan = allowed_plan(plan, artifact.manifest.contract, report)
+    sizes = artifact.manifest.contract.sizes(plan.sizes)
     unusable: dict[str, str] = {}
     subjects: list[SubjectSummary] = []
     rooflines: list[Roofline] = []
@@ -75,7 +76,9 @@ def bench(
     least = LeastTimes()
     for part, names in chosen.items():
         with ExitStack() as stack:
-            benchmark = _PartBenchmark(artifact, checkpoint, part, plan, report, unusable, set(targets or ()), least)
+            benchmark = _PartBenchmark(
+                artifact, checkpoint, part, plan, sizes, report, unusable, set(targets or ()), least
+            )
             benchmark.open(names, stack)
             benchmark.measure()
         subjects += benchmark.subjects
@@ -84,7 +87,7 @@ def bench(
     measured = {subject.file for subject in subjects}
     return Timings(
         files={entry.name: entry.sha256 for entry in artifact.manifest.files if entry.name in measured},
-        plan=asdict(plan),
+        plan=plan.to_json(),
         machine=describe_machine(),
         subjects=tuple(subjects),
         rooflines=tuple(rooflines),
@@ -155,6 +158,7 @@ class _PartBenchmark:
         checkpoint: Path | NamedModel,
         part: Part,
         plan: BenchPlan,
+        sizes: Mapping[str, int],
         report: Report,
         unusable: dict[str, str],
         requested: set[str],
@@ -162,6 +166,7 @@ class _PartBenchmark:
     ) -> None:
         self._artifact, self._checkpoint, self._part, self._plan = artifact, checkpoint, part, plan
         self._report, self._unusable, self._requested = report, unusable, requested
+        self._sizes = sizes
         self._processes: dict[str, SubjectProcess] = {}
         self._call_times: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
@@ -224,9 +229,8 @@ class _PartBenchmark:
         model = self._checkpoint.to_json() if isinstance(self._checkpoint, NamedModel) else None
         checkpoint = "" if model else str(self._checkpoint)
         folder = str(self._artifact.folder)
-        process = stack.enter_context(
-            SubjectProcess(Subject(folder, checkpoint, self._part, name, self._file(name), model))
-        )
+        subject = Subject(folder, checkpoint, self._part, name, self._sizes, self._file(name), model)
+        process = stack.enter_context(SubjectProcess(subject))
         process.begin()
         return process
 

@@ -34,6 +34,7 @@ class BenchPlan:
         threads: threads within an operator.
         rounds: number of rounds; each measures every subject once, and ratios are taken within a round.
         seconds: measuring time of a subject in a round, for one batch size and thread count.
+        sizes: values of the contract's free sizes, such as {"h": 32, "w": 32}; others have their usual value.
     """
 
     parts: tuple[Part, ...] = ("decoder",)
@@ -41,6 +42,7 @@ class BenchPlan:
     threads: tuple[int, ...] = THREADS
     rounds: int = 12
     seconds: float = 0.02
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         cores = os.cpu_count() or 1
@@ -55,6 +57,10 @@ class BenchPlan:
                 raise UsageError(f"{name} is given twice", got=list(values))
         if not self.parts or any(part not in EVERY_PART for part in self.parts):
             raise UsageError("unknown part", expected=" | ".join(EVERY_PART), got=list(self.parts))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON, with sizes where some were chosen."""
+        return {name: value for name, value in asdict(self).items() if name != "sizes" or value}
 
     @classmethod
     def quick(cls) -> BenchPlan:

@@ -22,7 +22,6 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import UsageError
 from vae_export.formats.base import Bound, Runner
 from vae_export.session_options import SessionOptions
-from vae_export.tensors import BATCH
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -58,6 +57,7 @@ class Subject:
         checkpoint: the checkpoint that the export was made from.
         part: the part of the model.
         name: name of the subject, as listed in the module docstring.
+        sizes: a value for each free size of the part.
         file: the exported file, or None for other subjects.
         model: what `NamedModel.to_json` gives, of a model without a checkpoint.
     """
@@ -66,6 +66,7 @@ class Subject:
     checkpoint: str
     part: Part
     name: str
+    sizes: Mapping[str, int]
     file: ExportedFile | None = None
     model: Mapping[str, Any] | None = None
 
@@ -121,18 +122,18 @@ def library_of(subject: str) -> str:
     return subject.removeprefix(_ROOFLINE) if subject.startswith(_ROOFLINE) else "torch"
 
 
-def make_inputs(spec: PartSpec, batch: int) -> dict[str, Array]:
-    """Return random inputs at the usual sizes: uniform in their range, or standard normal without one.
+def make_inputs(spec: PartSpec, batch: int, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Return random inputs: uniform in their range, or standard normal without one.
 
     Args:
         spec: the part, with its inputs.
         batch: number of rows, N.
+        sizes: a value for each free size of the part.
 
     Returns:
         Arrays (N, *item) by name.
     """
     rng = np.random.default_rng(0)
-    sizes = {name: symbol.usual_value for name, symbol in spec.symbols.items() if name != BATCH}
     return {tensor.name: tensor.draw(batch, rng) for tensor in spec.at(sizes).inputs}
 
 

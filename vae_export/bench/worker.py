@@ -25,6 +25,7 @@ from vae_export.errors import VaeExportError
 from vae_export.system.streams import private_stdout
 
 if TYPE_CHECKING:
+    from vae_export.contract import Array
     from vae_export.formats import Runner
 
 #: Seconds of the warm-up before calls are timed, and calls before memory is read.
@@ -43,9 +44,12 @@ class SubjectServer:
         self._bare = peak_memory()
         self._runners: dict[int, Runner] = {}
 
+    def _inputs(self, batch: int) -> dict[str, Array]:
+        return make_inputs(self._spec, batch, self._subject.sizes)
+
     def open(self, threads: int, batch: int) -> dict[str, Any]:
         """Load the subject and compute once; return how long that took, including the import of the engine."""
-        inputs = make_inputs(self._spec, batch)
+        inputs = self._inputs(batch)
         started = time.perf_counter()
         self._runners[threads] = self._subject.open(threads)
         with self._runners[threads].bind(inputs) as bound:
@@ -56,7 +60,7 @@ class SubjectServer:
 
     def warm(self, threads: int, batch: int) -> dict[str, Any]:
         """Compute a batch, and return the peak memory of this process minus that of a bare Python with numpy."""
-        with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
+        with self._runners[threads].bind(self._inputs(batch)) as bound:
             for _ in range(_WARM_CALLS):
                 bound.call()
         return {"bytes": peak_memory() - self._bare}
@@ -72,7 +76,7 @@ class SubjectServer:
         Returns:
             The duration of each call in nanoseconds, as a list under "nanoseconds".
         """
-        with self._runners[threads].bind(make_inputs(self._spec, batch)) as bound:
+        with self._runners[threads].bind(self._inputs(batch)) as bound:
             return {"nanoseconds": time_calls(bound.call, seconds, _MIN_CALLS, threads, _WARM_SECONDS)}
 
     def workload(self, batches: Sequence[int]) -> dict[str, Any]:
@@ -80,7 +84,7 @@ class SubjectServer:
         from vae_export.bench.workload import workload
 
         graph = self._subject.graph()
-        return {"workloads": [workload(graph, make_inputs(self._spec, batch)).to_json() for batch in batches]}
+        return {"workloads": [workload(graph, self._inputs(batch)).to_json() for batch in batches]}
 
     def time_kernels(self, kernels: Sequence[Mapping[str, Any]], threads: int, seconds: float) -> dict[str, Any]:
         """Time kernels with the library of this subject.

@@ -17,6 +17,7 @@ from vae_export.cli.options import (
     JsonOption,
     NamedModelOptions,
     RunOption,
+    SizeOption,
     check_document_free,
     chosen_run,
     out_option,
@@ -90,6 +91,7 @@ class MeasurementOptions:
 def bench(
     *,
     measurement: MeasurementOptions,
+    size: SizeOption = None,
     run: RunOption = None,
     model: NamedModelOptions,
     out: Annotated[Path | None, out_option("FILE", f"JSON file to write. Default: {TIMINGS} in the export.")] = None,
@@ -104,6 +106,10 @@ def bench(
     pass, 6 where a --target cannot run; after a crash of one the figures of the others are kept.
     """
     plan, targets = measurement.plan(), measurement.target
+    if size:
+        from vae_export.pipeline.inputs import parse_sizes
+
+        plan = replace(plan, sizes=parse_sizes(size))
     named = model.named(run=run)
     chosen = chosen_run(run) if named is None else run_of(named)
     place = out or chosen.export / TIMINGS

@@ -60,6 +60,15 @@ RayAddressOption = Annotated[
         help="Ray cluster. Default: RAY_ADDRESS; without it a cluster is started here.",
     ),
 ]
+SizeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NAME=NUMBER",
+        help="Value of an open size of the contract, such as h=32. Repeatable. Default: the usual one.",
+        rich_help_panel="Data",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an output that exists.", rich_help_panel="Output")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel="Output")]
 

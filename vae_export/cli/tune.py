@@ -8,7 +8,15 @@ import typer
 
 from vae_export.cli import console
 from vae_export.cli.command import grouped, option_group
-from vae_export.cli.options import BudgetOptions, ExportOption, JsonOption, RunOption, chosen_run, refuse_together
+from vae_export.cli.options import (
+    BudgetOptions,
+    ExportOption,
+    JsonOption,
+    RunOption,
+    SizeOption,
+    chosen_run,
+    refuse_together,
+)
 from vae_export.io.atomic import check_writable
 from vae_export.system.extras import require
 from vae_export.tune.plan import TunePlan
@@ -38,6 +46,7 @@ def tune(
     *,
     search: SearchOptions,
     budget: BudgetOptions,
+    size: SizeOption = None,
     run: RunOption = None,
     export: ExportOption = None,
     json: JsonOption = False,
@@ -49,7 +58,9 @@ def tune(
     manifest records the winner as recommended, and `vae_export.load` follows it. Exits 3 for files without a
     certificate, 5 where it did not pass or no file is within the budget.
     """
-    plan = TunePlan(**vars(search))
+    from vae_export.pipeline.inputs import parse_sizes
+
+    plan = TunePlan(**vars(search), sizes=parse_sizes(size or ()))
     refuse_together(run=run, export=export)
     folder = export if export is not None else chosen_run(run).export
     require("export")

@@ -56,15 +56,7 @@ def prior_inputs(contract: Contract, rows: int, seed: int, sizes: Mapping[str, i
         UsageError: an unknown size, a size out of bounds, or conditions that do not fit.
         ModelError: the prior is given by the user.
     """
-    known = {name: symbol.usual_value for name, symbol in contract.free_symbols.items()}
-    for name, value in sizes.items():
-        bounds = contract.free_symbols.get(name)
-        if bounds is None:
-            raise UsageError("unknown size", expected=" | ".join(known) or "no --size: all sizes are fixed", got=name)
-        if not bounds.low <= value <= (bounds.high or value):
-            expected = f"{bounds.low} to {bounds.high}" if bounds.high else f"{bounds.low} and up"
-            raise UsageError("size out of bounds", where=name, expected=expected, got=value)
-    known |= sizes
+    known = contract.sizes(sizes)
     first, *others = (PriorReader(rows, seed, contract.at(known), latent.name) for latent in contract.latents)
     latents = {tensor.name: reader for tensor, reader in zip(contract.latents[1:], others, strict=True)}
     return Inputs(first, latents | _conditions(contract, ("decoder",), given, rows, known), known)

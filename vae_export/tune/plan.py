@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vae_export.bench.results import BenchPlan
 from vae_export.contract import Part
@@ -19,6 +20,7 @@ class TunePlan:
         batch: rows of a call.
         rounds: rounds of the last rung; the two rungs before have a quarter and a half of them.
         seconds: measuring time of a candidate in a round.
+        sizes: values of the contract's free sizes; others have their usual value.
 
     Raises:
         UsageError: a value is out of range.
@@ -28,6 +30,7 @@ class TunePlan:
     batch: int = 1
     rounds: int = 12
     seconds: float = 0.02
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:

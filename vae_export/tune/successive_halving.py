@@ -243,7 +243,7 @@ class CandidatePool:
         for candidate in candidates:
             target = candidate.target
             file = ExportedFile(candidate.entry.name, target.format, candidate.options)
-            subject = Subject(str(self._export), "", self._plan.part, str(candidate), file)
+            subject = Subject(str(self._export), "", self._plan.part, str(candidate), self._plan.sizes, file)
             process = self._stack.enter_context(SubjectProcess(subject))
             self._processes[candidate] = process
             try:

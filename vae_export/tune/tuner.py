@@ -73,7 +73,7 @@ def tune(
         ParityError: the certificate did not pass, no file that the runtime can run is within the budget, or the winner
             fails the golden vectors. The manifest stays unchanged.
         IntegrityError: a file was altered, the certificate belongs to other files, or the export changed meanwhile.
-        UsageError: the export has no such part, or its files take no such batch.
+        UsageError: the export has no such part, or its files take no such batch or sizes.
         TargetError: the runtime's defaults cannot run here.
     """
     certificate.require(artifact.manifest, artifact.certificate)
@@ -81,6 +81,7 @@ def tune(
     if not allowed.allows(plan.batch):
         expected = f"{allowed.bounds} rows"
         raise UsageError("files take no such batch", expected=expected, got=plan.batch, do="pass --batch")
+    plan = replace(plan, sizes=artifact.manifest.contract.sizes(plan.sizes))
     try:
         pool = candidates(artifact.manifest, certificate, plan.part)
     except (KeyError, TypeError, AttributeError) as error:
