@@ -9,13 +9,15 @@ https://github.com/Tencent/ncnn/blob/master/docs/how-to-use-and-FAQ/FAQ-ncnn-pro
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, PartSpec
@@ -120,10 +122,8 @@ class Ncnn(Format):
         """Load a model; raise `TargetError` for any provider but "cpu", and `ModelError` if ncnn cannot read it."""
         require(self.extra, "ncnn")
         self.check_provider(options.provider)
-        import ncnn
-
         _parse(content.data.decode()).check(spec)
-        net = ncnn.Net()
+        net = _engine().Net()
         # By default a phone's processor would compute in 16 bits.
         for switch in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "vulkan_compute"):
             setattr(net.opt, f"use_{switch}", False)
@@ -210,15 +210,37 @@ class _Model:
 
         ncnn itself prints the operator and returns a number. The outputs are the blobs that no layer reads.
         """
-        import ncnn
-
-        if unknown := sorted({one.operator for one in self.layers if ncnn.layer_to_index(one.operator) < 0}):
+        known = _engine().layer_to_index
+        if unknown := sorted({layer.operator for layer in self.layers if known(layer.operator) < 0}):
             raise ModelError("ncnn does not know an operator", where=spec.part, got=", ".join(unknown))
         inputs = [name for layer in self.layers if layer.operator == "Input" for name in layer.outputs]
         for kind, tensors, got in (("inputs", spec.inputs, inputs), ("outputs", spec.outputs, self.results)):
             wanted = [tensor.name for tensor in tensors]
             if sorted(wanted) != sorted(got):
                 raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=got)
+
+
+@functools.cache
+def _engine() -> Any:
+    """Import ncnn so that its threads sleep while they wait for each other; return the module.
+
+    OpenMP's threads spin by default. Where other processes have the cores, a thread then spins for one that does not
+    run: with two threads, a row of the default autoencoder took 20 to 365 ms in place of 1. How threads wait is read
+    from the environment when the OpenMP library is loaded, and PyTorch has loaded its own, which ncnn would find first.
+    """
+    flags = sys.getdlopenflags()
+    unset = "OMP_WAIT_POLICY" not in os.environ
+    if unset:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+    # Linux alone: let ncnn find the OpenMP library of its own wheel.
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        import ncnn
+    finally:
+        sys.setdlopenflags(flags)
+        if unset:
+            del os.environ["OMP_WAIT_POLICY"]
+    return ncnn
 
 
 def _parse(text: str) -> _Model:
@@ -290,10 +312,10 @@ def _blob_names(spec: PartSpec) -> dict[str, str]:
 
 def _matrices(row: Mapping[str, Array]) -> dict[str, ncnn.Mat]:
     """Return the inputs of one row in ncnn's memory, because it aligns channels and counts the users of a matrix."""
-    import ncnn
     import numpy as np
 
-    return {name: ncnn.Mat(np.ascontiguousarray(array)).clone() for name, array in row.items()}
+    matrix = _engine().Mat
+    return {name: matrix(np.ascontiguousarray(array)).clone() for name, array in row.items()}
 
 
 def _compute(net: ncnn.Net, names: Sequence[str], row: Mapping[str, ncnn.Mat]) -> list[ncnn.Mat]:
