@@ -100,6 +100,14 @@ def test_library_times_what_it_computes(library: str) -> None:
     assert {kernel.kind for kernel, nanoseconds in taken.items() if nanoseconds is None}.isdisjoint(expected)
 
 
+def test_large_kernels_are_timed_again_without_being_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer, kernel = KernelTimer("numpy"), Kernel("product", (8, 16), (16, 32))
+    monkeypatch.setattr("vae_export.bench.kernels._MAX_KEPT_BYTES", kernel.bytes - 1)
+    assert kernel.bytes == 4 * (8 * 16 + 16 * 32 + 8 * 32)
+    assert all(timer.least_nanoseconds(kernel, 1, 0.001) for _ in range(2))
+    assert not timer._kept
+
+
 def test_ways_of_a_library_compute_the_same() -> None:
     from vae_export.bench.kernels import _numpy_ways, _torch_ways
 

@@ -236,19 +236,28 @@ class _PartBenchmark:
 
     def _measure_kernels(self, kernels: Sequence[Kernel], threads: int) -> None:
         """Time kernels with each library. One whose process dies is left out from then on."""
-        typed = [kernel.to_json() for kernel in kernels]
         for library, process in list(self._libraries.items()):
             try:
-                answer = process.ask("time_kernels", kernels=typed, threads=threads, seconds=self._plan.seconds)
+                times = [self._time_kernel(process, kernel, threads, len(kernels)) for kernel in kernels]
             except SubjectError as error:
                 if library == "torch":
                     raise TargetError("cannot be measured", where=f"{self._part}, {library}", got=error) from error
                 self._libraries.pop(library).close()
                 self._leave_out(roofline_subject(library), str(error))
                 continue
-            for kernel, least in zip(kernels, answer["nanoseconds"], strict=True):
+            for kernel, least in zip(kernels, times, strict=True):
                 if least is not None:
                     self._least.add(kernel, threads, library, least / 1e9)
+
+    def _time_kernel(self, process: SubjectProcess, kernel: Kernel, threads: int, kernels: int) -> float | None:
+        """Return a kernel's shortest call in nanoseconds, or None where the library does not compute it.
+
+        Each kernel is a request of its own: all those of a large network may take longer than a request is waited for.
+        """
+        seconds = self._plan.seconds / kernels
+        answer = process.ask("time_kernel", kernel=kernel.to_json(), threads=threads, seconds=seconds)
+        nanoseconds: float | None = answer["nanoseconds"]
+        return nanoseconds
 
     def _fastest(self, batch: int, threads: int) -> float | None:
         """Return the shortest call of any float32 subject on the CPU, in seconds."""

@@ -36,6 +36,9 @@ Kind = Literal["product", "convolution", "read", "multiply-add"]
 _MIN_CALLS = 3
 #: The measuring time of one of several ways to compute a kernel, in seconds.
 _CHOICE_SECONDS = 0.005
+#: The largest product or convolution whose arrays are kept from round to round: those of all layers of a network that
+#: makes large pictures would not fit into the memory together.
+_MAX_KEPT_BYTES = 16 << 20
 #: Rounds of `multiply_add` in one call, which takes about a fifth of a millisecond.
 _ROUNDS = 100_000
 _SEED = 0
@@ -109,6 +112,12 @@ class Kernel:
         return (self.left[0], channels, *sizes)
 
     @property
+    def bytes(self) -> int:
+        """The bytes of both factors and the result, in float32."""
+        shapes = [self.left, self.right, *([self.result_shape] if self.kind in ("product", "convolution") else [])]
+        return 4 * sum(math.prod(shape) for shape in shapes if shape)
+
+    @property
     def read_bytes(self) -> int:
         """The bytes that a read reads."""
         return 4 * math.prod(self.left)
@@ -128,7 +137,8 @@ class KernelTimer:
 
     def __init__(self, library: str) -> None:
         self._library = library
-        self._ways: dict[tuple[Kernel, int], Call | None] = {}
+        self._best: dict[tuple[Kernel, int], int | None] = {}
+        self._kept: dict[tuple[Kernel, int], Call | None] = {}
 
     def least_nanoseconds(self, kernel: Kernel, threads: int, seconds: float) -> int | None:
         """Return the duration of the shortest of several calls.
@@ -141,19 +151,28 @@ class KernelTimer:
         Returns:
             Nanoseconds, or None if the library has no such kernel or cannot be told to use so many threads.
         """
-        ways: Callable[[Kernel, int], list[Call]] = _LIBRARIES[self._library]
-        if (kernel, threads) not in self._ways:
-            choices = ways(kernel, threads)
-            # Only the fastest way is kept, because each holds its own memory.
-            shortest = [min(time_calls(way, _CHOICE_SECONDS, _MIN_CALLS, threads)) for way in choices]
-            best = min(range(len(choices)), key=shortest.__getitem__, default=None)
-            self._ways[kernel, threads] = None if best is None else choices[best]
-        way = self._ways[kernel, threads]
+        way = self._way(kernel, threads)
         if way is None:
             return None
         if self._library == "torch":
             _torch_threads(threads)
         return min(time_calls(way, seconds, _MIN_CALLS, threads))
+
+    def _way(self, kernel: Kernel, threads: int) -> Call | None:
+        """Return the fastest way of the library to compute a kernel; which one that is, is measured once."""
+        key = kernel, threads
+        if key in self._kept:
+            return self._kept[key]
+        ways: Callable[[Kernel, int], list[Call]] = _LIBRARIES[self._library]
+        choices = ways(kernel, threads)
+        if key not in self._best:
+            shortest = [min(time_calls(way, _CHOICE_SECONDS, _MIN_CALLS, threads)) for way in choices]
+            self._best[key] = min(range(len(choices)), key=shortest.__getitem__, default=None)
+        best = self._best[key]
+        way = None if best is None else choices[best]
+        if kernel.kind == "read" or kernel.bytes <= _MAX_KEPT_BYTES:
+            self._kept[key] = way
+        return way
 
 
 def _numbers(shape: Sequence[int]) -> Array:

@@ -86,20 +86,18 @@ class SubjectServer:
         graph = self._subject.graph()
         return {"workloads": [workload(graph, self._inputs(batch)).to_json() for batch in batches]}
 
-    def time_kernels(self, kernels: Sequence[Mapping[str, Any]], threads: int, seconds: float) -> dict[str, Any]:
-        """Time kernels with the library of this subject.
+    def time_kernel(self, kernel: Mapping[str, Any], threads: int, seconds: float) -> dict[str, Any]:
+        """Time a kernel with the library of this subject.
 
         Args:
-            kernels: the kernels, as JSON.
+            kernel: the kernel, as JSON.
             threads: the number of threads.
-            seconds: the measuring time of all kernels together; each is called three times even if that takes longer.
+            seconds: the measuring time; it is called three times even if that takes longer.
 
         Returns:
-            The shortest call of each in nanoseconds under "nanoseconds"; None where the library does not compute it.
+            The shortest call in nanoseconds under "nanoseconds"; None where the library does not compute it.
         """
-        share = seconds / max(len(kernels), 1)
-        timed = (self._timer.least_nanoseconds(Kernel.from_json(kernel), threads, share) for kernel in kernels)
-        return {"nanoseconds": list(timed)}
+        return {"nanoseconds": self._timer.least_nanoseconds(Kernel.from_json(kernel), threads, seconds)}
 
 
 def peak_memory() -> int:
