@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,14 @@ def test_replicas_answer_survive_a_death_and_drain(bundle: Path, model: Model, t
             answers = [pool.submit(send, number) for number in range(60)]
             os.kill(min(own), signal.SIGKILL)
             assert all(answer.result(120) for answer in answers), "another replica computes the batch of the dead one"
+        killed, deadline = min(own), time.monotonic() + 120
+        while len(now := replicas() - others) < ACTORS or killed in now:
+            assert time.monotonic() < deadline, "Ray starts the dead replica again, so the cluster must be there still"
+            assert send(60)
+            time.sleep(0.2)
+        (lasting,) = own & now
+        os.kill(lasting, signal.SIGKILL)
+        assert send(61), "the new replica takes part"
         assert server.stop() == 143
     said = (tmp_path / "log").read_text()
     assert "Traceback" not in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from vae_export.contract import Array, Part
@@ -71,7 +72,7 @@ class ReplicaEngine:
         threads = max(option.threads or 1 for option in options)
         gpus = int(any(option.provider != CPU for option in options))
         try:
-            ray = self._ray = connect(self._address)
+            ray = self._ray = _connect(self._address)
         except VaeExportError:
             raise
         except Exception as error:  # a busy machine: Ray raises a bare Exception
@@ -146,6 +147,25 @@ class ReplicaEngine:
     def _end_replicas(self) -> None:
         for replica in self._replicas:
             self._ray.kill(replica)
+
+
+def _connect(address: str | None) -> Any:
+    """Connect to a cluster in a thread that never ends; return the module `ray`.
+
+    Linux kills the processes of a cluster that is started here when the thread ends that started them, not the process:
+    see PR_SET_PDEATHSIG in prctl(2). The server would lose its cluster, and end a minute later.
+    """
+    connected: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            connected.set_result(connect(address))
+        except BaseException as error:
+            connected.set_exception(error)
+        threading.Event().wait()
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    return connected.result()
 
 
 def _payload(bundle: OpenedBundle) -> ModelPayload:
