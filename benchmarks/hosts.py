@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -108,6 +109,9 @@ def _engine(host: Host) -> str:
     if host.name == "cpp-opencv":
         numbers = re.findall(r"#define CV_VERSION_(?:MAJOR|MINOR|REVISION)\s+(\d+)", _OPENCV_VERSION.read_text("utf-8"))
         return f"{host.engine} {'.'.join(numbers)}"
+    if host.name == "cpp-onnxruntime":
+        library = Path(os.environ["ORT_ROOT"], "lib", "libonnxruntime.so").resolve()
+        return f"{host.engine} {library.name.partition('.so.')[2]}".rstrip()
     module = {"python": "onnxruntime", "cpp-libtorch": "torch", "cpp-openvino": "openvino"}.get(host.name)
     return host.engine if module is None else f"{host.engine} {version(module)}"
 
