@@ -14,7 +14,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,21 +219,27 @@ def _check_certificate(data: bytes, manifest: Json) -> None:
     )
     files, rows, findings = certificate["files"], certificate["rows"], certificate.get("findings", [])
     tolerance = certificate.get("tolerance")
+    is_first = certificate["format"] == CERTIFICATE_FORMATS[0]  # in which nothing is said about reproduction
+    reproduction = certificate.get("reproduction", {}) if is_first else certificate["reproduction"]
+    statements = certificate.get("manifest", {}) if is_first else certificate["manifest"]
     are_right = (
         isinstance(rows, list) and isinstance(findings, list),
         all(type(digest) is str for digest in files.values()),
         all(type(finding["severity"]) is str for finding in findings),
         tolerance is None or all(map(_is_number, tolerance.values())),
         isinstance(certificate.get("environment", {}), dict),
-        all(type(item["state"]) is str for item in certificate.get("reproduction", {}).values()),
-        all(type(digest) is str for digest in certificate.get("manifest", {}).values()),
+        all(type(item["state"]) is str for item in reproduction.values()),
+        all(type(digest) is str for digest in statements.values()),
         type(certificate.get("unreproduced_allowed", True)) is bool,
         all(type(certificate[key]) is int for key in ("planned_rows", "failed_rows")),
     )
     _need(all(are_right), "certificate cannot be read")
     _need(certificate["verdict"] == "pass", "certificate did not pass")
-    if certificate["format"] != CERTIFICATE_FORMATS[0] and not certificate.get("unreproduced_allowed"):
-        states = [item["state"] for item in certificate.get("reproduction", {}).values()]
+    if not is_first:
+        _need(reproduction.keys() >= {file["name"] for file in manifest["files"]}, "certificate is incomplete")
+        _need(statements.keys() >= set(_statements(manifest)), "certificate is incomplete")
+    if not is_first and not certificate.get("unreproduced_allowed"):
+        states = [item["state"] for item in reproduction.values()]
         _need(
             set(states) <= {"reproduced", "same structure"}, "certificate contradicts itself: a file was not reproduced"
         )
@@ -242,6 +248,13 @@ def _check_certificate(data: bytes, manifest: Json) -> None:
     complete = certificate["planned_rows"] == len(rows) > 0 and certificate["failed_rows"] == 0
     passed = complete and all(map(_has_passed, rows)) and all(finding["severity"] != "error" for finding in findings)
     _need(passed, "certificate contradicts itself")
+
+
+def _statements(manifest: Json) -> Iterator[str]:
+    """Yield the subjects of a manifest of which a certificate has the hash."""
+    yield from ("contract", "opset", "versions", "provenance")
+    yield from (f"file {file['name']}" for file in manifest["files"])
+    yield from (f"golden vectors of {part['part']}" for part in manifest["golden"])
 
 
 def _has_passed(row: Json) -> bool:

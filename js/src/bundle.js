@@ -211,7 +211,9 @@ function readCertificate(bytes, manifest) {
     refuse("certificate of another version", CERTIFICATE, CERTIFICATE_FORMATS.join(" | "), String(certificate?.format));
   }
   const { verdict, files, rows, findings = [], tolerance = null, environment = {} } = certificate;
-  const { reproduction = {}, manifest: statements = {}, unreproduced_allowed: isAllowed = false } = certificate;
+  const isNew = certificate.format !== CERTIFICATE_FORMATS[0];
+  const unstated = isNew ? undefined : {}; // every later format states them
+  const { reproduction = unstated, manifest: statements = unstated, unreproduced_allowed: isAllowed = false } = certificate;
   const areTexts = (/** @type {any} */ table) => isTable(table) && Object.values(table).every((text) => typeof text === "string");
   const isRight = areTexts(files) && areTexts(statements) && typeof isAllowed === "boolean"
     && isTable(reproduction) && Object.values(reproduction).every((item) => isTable(item) && typeof item.state === "string")
@@ -227,7 +229,11 @@ function readCertificate(bytes, manifest) {
     if (found !== sha256) refuse("certificate belongs to another file", `${CERTIFICATE}, ${name}`, sha256, String(found));
   }
   const isComplete = rows.length > 0 && certificate.planned_rows === rows.length && certificate.failed_rows === 0;
-  const isNew = certificate.format !== CERTIFICATE_FORMATS[0];
+  if (isNew) {
+    const file = manifest.files.find(({ name }) => !Object.hasOwn(reproduction, name));
+    const missing = file?.name ?? statementsOf(manifest).find((subject) => !Object.hasOwn(statements, subject));
+    if (missing !== undefined) refuse("certificate is incomplete", CERTIFICATE, missing);
+  }
   if (isNew && !isAllowed && !Object.values(reproduction).every(({ state }) => PROOFS.includes(state))) {
     refuse("certificate contradicts itself", CERTIFICATE, "every file reproduced");
   }
@@ -235,6 +241,17 @@ function readCertificate(bytes, manifest) {
     refuse("certificate contradicts itself", CERTIFICATE, "as many rows as planned, all passed, and no error");
   }
   return certificate;
+}
+
+/**
+ * Return the subjects of a manifest of which a certificate has the hash.
+ *
+ * @param {Manifest} manifest
+ * @returns {string[]}
+ */
+function statementsOf({ files, golden }) {
+  const [named, parts] = [files.map(({ name }) => `file ${name}`), golden.map(({ part }) => `golden vectors of ${part}`)];
+  return ["contract", "opset", "versions", "provenance", ...named, ...parts];
 }
 
 /**

@@ -16,7 +16,7 @@ from vae_export.artifact.certificate import parse_certificate, read_certificate
 from vae_export.artifact.manifest import Manifest
 from vae_export.bundles import open_bundle
 from vae_export.bundles.writer import pack
-from vae_export.errors import IntegrityError
+from vae_export.errors import InputError, IntegrityError
 
 REFERENCE = Path(__file__).parents[2] / "artifacts" / "reference" / "mnist.zip"
 
@@ -60,6 +60,8 @@ def test_failed_certificate_is_read(mlp: Exported) -> None:
         (lambda d: d.update(verdict="passed"), "cannot be read: here; expected a verdict"),
         (lambda d: d.update(files={"a": 1}), "cannot be read: here; expected hashes of files"),
         (lambda d: d.update(manifest={"a": 1}), "cannot be read: here; expected hashes of the manifest"),
+        (lambda d: d.pop("manifest"), "cannot be read: here; expected hashes of the manifest"),
+        (lambda d: d.pop("reproduction"), "cannot be read: here; expected a reproduction of files"),
         (lambda d: d.update(reproduction=[]), "cannot be read: here; expected a reproduction of files"),
         (lambda d: d.update(unreproduced_allowed=1), "cannot be read: here; expected whether unreproduced files"),
         (
@@ -107,3 +109,23 @@ def test_certificate_of_another_manifest_is_refused(
     del before["manifest"]
     first = parse_certificate(json.dumps(before | {"format": "vae-export-certificate/1"}).encode(), "here")
     first.require(changed.manifest, "here")
+
+
+def test_certificate_that_leaves_a_file_out_of_the_reproduction_is_refused(mlp: Exported) -> None:
+    document = json.loads(read_certificate(mlp.artifact.certificate).data)
+    del document["reproduction"]["decoder.onnx"]
+    incomplete = parse_certificate(json.dumps(document).encode(), "here")
+    said = "certificate is incomplete: here, decoder.onnx; expected whether export writes this file; run: vae-export"
+    with pytest.raises(IntegrityError, match=said):
+        incomplete.require(mlp.artifact.manifest, "here")
+
+
+def test_no_new_bundle_is_made_with_a_certificate_without_reproduction(mlp: Exported) -> None:
+    """Such a certificate is read in bundles that were made before, and is a baseline."""
+    document = json.loads(read_certificate(mlp.artifact.certificate).data)
+    del document["reproduction"], document["manifest"]
+    document["format"] = "vae-export-certificate/1"
+    first = parse_certificate(json.dumps(document).encode(), "here")
+    first.require(mlp.artifact.manifest, "here")
+    with pytest.raises(InputError, match="says nothing about reproduction: .*run: vae-export verify"):
+        pack(mlp.artifact, first, name="old")

@@ -16,10 +16,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from vae_export.artifact.certificate import manifest_digests
+from vae_export.artifact.manifest import parse_manifest
 
 Json = dict[str, Any]
 #: A change of one of the objects in a draft.
@@ -1082,14 +1086,38 @@ def certificates(base: Draft) -> Iterator[Case]:
         change(SimpleNamespace(document=draft.certificate, row=draft.certificate["rows"][0]))
         return draft.data()
 
+    names = [file["name"] for file in base.manifest["files"]]
+    statements = manifest_digests(parse_manifest(dumped(base.manifest), MANIFEST))
+
+    def second(at: SimpleNamespace, **others: Any) -> None:
+        reproduction = {name: {"state": "reproduced"} for name in names}
+        stated: Json = {"reproduction": reproduction, "manifest": dict(statements), **others}
+        at.document.update(format="vae-export-certificate/2", **stated)
+
     def reproduce(at: SimpleNamespace, state: str, **others: Any) -> None:
-        at.document.update(format="vae-export-certificate/2", reproduction={"decoder.onnx": {"state": state}}, **others)
+        second(at, **others)
+        at.document["reproduction"]["decoder.onnx"]["state"] = state
+
+    def without(at: SimpleNamespace, key: str, item: str | None = None) -> None:
+        second(at)
+        (at.document if item is None else at.document[key]).pop(key if item is None else item)
 
     finding = {"rule": "x", "severity": "warning", "where": "x", "detail": "x"}
     values: dict[str, tuple[Change, bool]] = {
         "unknown-keys": (lambda at: (at.document.update(later=1), at.row.update(later=1)), True),
         "other-version": (lambda at: at.document.update(format="vae-export-certificate/3"), False),
-        "second-version": (lambda at: at.document.update(format="vae-export-certificate/2"), True),
+        "second-version": (second, True),
+        "second-version-more": (lambda at: second(at, manifest={**statements, "other": "0"}), True),
+        "second-version-without-reproduction": (lambda at: without(at, "reproduction"), False),
+        "second-version-without-a-file": (lambda at: without(at, "reproduction", "encoder.onnx"), False),
+        "second-version-without-manifest": (lambda at: without(at, "manifest"), False),
+        **{
+            f"second-version-without-{subject.replace(' ', '-')}": (
+                partial(without, key="manifest", item=subject),
+                False,
+            )
+            for subject in statements
+        },
         "reproduced": (lambda at: reproduce(at, "reproduced"), True),
         "same-structure": (lambda at: reproduce(at, "same structure"), True),
         "not-reproduced": (lambda at: reproduce(at, "differs"), False),

@@ -22,6 +22,7 @@ from vae_export.parity.certificate import Certificate, Determinism
 from vae_export.parity.compare import CaseResult, Comparison
 from vae_export.parity.degradation import Budget, Degradation
 from vae_export.parity.onnx_debug import NodeMismatch
+from vae_export.parity.reproduction import Reproduction
 from vae_export.parity.tolerance import ErrorLimits, Tolerance
 from vae_export.pixels import GreyLevels
 from vae_export.session_options import SessionOptions
@@ -38,7 +39,7 @@ ROW = CaseResult(
     ErrorLimits(1e-7, 1e-7, 1.0),
 )
 DRIFT = Degradation("onnx+int8/CPUExecutionProvider", 2, 0.3, 50.0, 0.02, -0.02, 0.06, 1e-4, 0.1)
-PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,))
+PASSED = Certificate({"decoder.onnx": "0" * 64}, 1, (ROW,), reproductions=(Reproduction("decoder.onnx", "reproduced"),))
 
 
 def with_error(error: float | None) -> CaseResult:
@@ -57,6 +58,7 @@ def test_certificate_with_one_row_within_tolerance_passes() -> None:
 
 
 FAILING = {
+    "no reproduction": replace(PASSED, reproductions=()),
     "no rows": replace(PASSED, results=(), planned=0),
     "a row is missing": replace(PASSED, planned=2),
     "a row too many": replace(PASSED, planned=0),

@@ -43,6 +43,11 @@ class StoredCertificate:
         return bool(self.document["verdict"] == "pass")
 
     @property
+    def has_reproduction(self) -> bool:
+        """Whether it says how each file was reproduced, and has the hashes of the manifest: from format 2 on."""
+        return bool(self.document["format"] != FORMATS[0])
+
+    @property
     def own_tolerance(self) -> str | None:
         """The tolerance that the user set, as text, or None if the measured tolerance was used."""
         tolerance = self.document.get("tolerance")
@@ -60,15 +65,21 @@ class StoredCertificate:
 
         Raises:
             ParityError: the certificate did not pass.
-            IntegrityError: the certificate belongs to other files.
+            IntegrityError: the certificate belongs to other files, or says nothing about the reproduction of one.
         """
         if not self.passed:
             raise ParityError("certificate did not pass", where=where, got=self.document["verdict"], do=_AGAIN)
         files = {stored.name: stored.sha256 for stored in manifest.stored}
         _require_digests("certificate belongs to another file", self.document["files"], files, where)
-        known = self.document.get("manifest")
-        if known is not None:  # certificates of format 1 have none
-            _require_digests("certificate belongs to another manifest", known, manifest_digests(manifest), where)
+        if not self.has_reproduction:
+            return
+        known = self.document["manifest"]
+        _require_digests("certificate belongs to another manifest", known, manifest_digests(manifest), where)
+        if unstated := [entry.name for entry in manifest.files if entry.name not in self.document["reproduction"]]:
+            expected = "whether export writes this file"
+            raise IntegrityError(
+                "certificate is incomplete", where=f"{where}, {unstated[0]}", expected=expected, do=_AGAIN
+            )
 
 
 def _require_digests(what: str, known: Mapping[str, str], digests: Mapping[str, str], where: Path | str) -> None:
@@ -143,6 +154,7 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
 def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
     """Raise `IntegrityError` unless the fields that readers use have the types that docs/parity.md gives them."""
     rows, findings, tolerance = document.get("rows"), document.get("findings", []), document.get("tolerance")
+    unstated = {} if document["format"] == FORMATS[0] else None  # every later format states them
     fields = {
         "a verdict": document.get("verdict") in ("pass", "fail"),
         "hashes of files": _is_table(document.get("files"), str),
@@ -153,8 +165,8 @@ def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
         and all(isinstance(finding, dict) and isinstance(finding.get("severity"), str) for finding in findings),
         "a tolerance of numbers": tolerance is None or _is_table(tolerance, int, float),
         "an environment": isinstance(document.get("environment", {}), dict),
-        "a reproduction of files": _is_reproduction(document.get("reproduction", {})),
-        "hashes of the manifest": _is_table(document.get("manifest", {}), str),
+        "a reproduction of files": _is_reproduction(document.get("reproduction", unstated)),
+        "hashes of the manifest": _is_table(document.get("manifest", unstated), str),
         "whether unreproduced files may pass": isinstance(document.get("unreproduced_allowed", True), bool),
     }
     for expected, is_right in fields.items():
@@ -190,7 +202,7 @@ def _contradiction(document: Mapping[str, Any]) -> tuple[str, str] | None:
     if passed and any(finding["severity"] == "error" for finding in document.get("findings", [])):
         return "verdict fail, because a finding is an error", "pass"
     if passed and document["format"] != FORMATS[0] and not document.get("unreproduced_allowed"):
-        states = [item["state"] for item in document.get("reproduction", {}).values()]
+        states = [item["state"] for item in document["reproduction"].values()]
         if bad := [state for state in states if state not in PROOFS]:
             return "verdict fail, because a file was not reproduced", f"pass and {str(bad[0])[:80]}"
     for number, row in enumerate(rows):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vae_export.artifact.certificate import StoredCertificate, read_certificate
+from vae_export.artifact.certificate import FORMAT, StoredCertificate, read_certificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact
 from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundles.archive import write_archive
@@ -56,10 +56,18 @@ def pack(
         ParityError: the certificate did not pass.
         IntegrityError: a file was altered, or the certificate belongs to other files.
         ModelError: the export has no golden vectors.
-        InputError: the key cannot be read.
+        InputError: the key cannot be read, or the certificate has an older format, without reproduction.
     """
     manifest = _chosen(artifact.manifest, {"format": formats, "part": parts, "precision": precisions})
     certificate.require(manifest, artifact.certificate)
+    if not certificate.has_reproduction:
+        raise InputError(
+            "certificate of an older version says nothing about reproduction",
+            where=artifact.certificate,
+            expected=FORMAT,
+            got=certificate.document["format"],
+            do="run: vae-export verify",
+        )
     if not manifest.golden:
         raise ModelError("export has no golden vectors", where=artifact.folder, do="export again")
     files = {MANIFEST: manifest.text}

@@ -120,9 +120,9 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether there was at least one test case, all of them were run, and all of them passed."""
+        """Whether there were test cases, all of them ran and passed, and every file is what this version writes."""
         complete = bool(self.results) and len(self.results) == self.planned
-        is_proved = self.allows_unreproduced or not self.unreproduced
+        is_proved = self.allows_unreproduced or (bool(self.reproductions) and not self.unreproduced)
         return complete and not self.failures and not self.errors and not self.over_budget and is_proved
 
     @property

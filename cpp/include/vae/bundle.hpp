@@ -78,6 +78,14 @@ inline bool has_passed(const Json& row) {
          (grey.is_null() || (grey.is_object() && is_none(value(grey, "unexplained"))));
 }
 
+/// Return the subjects of a manifest of which a certificate has the hash.
+inline std::vector<std::string> statements_of(const Manifest& manifest) {
+  std::vector<std::string> subjects = {"contract", "opset", "versions", "provenance"};
+  for (const ModelFile& file : manifest.files) subjects.push_back("file " + file.name);
+  for (const GoldenPart& golden : manifest.golden) subjects.push_back("golden vectors of " + to_string(golden.part));
+  return subjects;
+}
+
 /// Return the certificate, which must have passed, belong to these files, and not contradict itself.
 inline Json read_certificate(std::string_view bytes, const Manifest& manifest) {
   const std::string here(certificate_name);
@@ -98,8 +106,9 @@ inline Json read_certificate(std::string_view bytes, const Manifest& manifest) {
              &planned = certificate.at("planned_rows"), &failed = certificate.at("failed_rows");
   const Json findings = certificate.value("findings", Json::array()),
              tolerance = certificate.value("tolerance", Json()),
-             reproduction = certificate.value("reproduction", Json::object()),
-             statements = certificate.value("manifest", Json::object()),
+             unstated = is_first ? Json::object() : Json(),  // every later format states them
+             reproduction = certificate.value("reproduction", unstated),
+             statements = certificate.value("manifest", unstated),
              allowed = certificate.value("unreproduced_allowed", Json(false));
   need(files.is_object() && all_of(files, is_string));
   need(statements.is_object() && all_of(statements, is_string));
@@ -119,6 +128,12 @@ inline Json read_certificate(std::string_view bytes, const Manifest& manifest) {
   const auto is_reproduced = [](const Json& item) {
     return is_text(item.at("state"), "reproduced") || is_text(item.at("state"), "same structure");
   };
+  if (!is_first) {
+    for (const ModelFile& file : manifest.files)
+      if (!reproduction.contains(file.name)) refuse("certificate is incomplete", here, printable(file.name));
+    for (const std::string& subject : statements_of(manifest))
+      if (!statements.contains(subject)) refuse("certificate is incomplete", here, printable(subject));
+  }
   if (!is_first && !allowed.get<bool>() && !all_of(reproduction, is_reproduced))
     refuse("certificate contradicts itself", here, "every file reproduced");
   const bool is_complete = !rows.empty() && planned.get<uint64_t>() == rows.size() && failed.get<uint64_t>() == 0;
