@@ -22,6 +22,7 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.models.config import Family
 from vae_export.parity import Certificate
+from vae_export.parity.fake_quant import fake_quantize
 from vae_export.parity.plan import batches_plan
 from vae_export.parity.tolerance import TOLERANCE_FACTORS, weight_roundoffs
 from vae_export.pipeline import ModelPayload
@@ -151,18 +152,19 @@ def test_load_takes_the_only_precision_and_refuses_missing_ones(mlp: Subject, tm
     st.lists(st.floats(-1e3, 1e3, width=32), min_size=96, max_size=96),
     st.sampled_from(["fp16", "bf16", *INTEGERS]),
 )
-def test_rounding_moves_no_weight_by_more_than_half_a_step(weights: list[float], precision: PrecisionName) -> None:
-    layer = nn.Linear(48, 2, bias=False)
+def test_rounding_moves_no_weight_further_than_its_step_allows(weights: list[float], precision: PrecisionName) -> None:
+    layer = nn.Linear(48, 2, bias=False).requires_grad_(False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weights).reshape(2, 48))
     [(weight, half)] = weight_roundoffs(layer, precision)
     if precision in INTEGERS:
-        step = 2 * half
-        rounded = torch.where(step > 0, torch.round(weight / step) * step, weight)
+        rounded = fake_quantize(layer, precision).weight
     else:
         rounded = weight.to(torch.float16 if precision == "fp16" else torch.bfloat16).float()
     smallest = 2.0**-25  # half the distance between two subnormal float16 numbers
-    assert bool(((rounded - weight).abs() <= half * (1 + 1e-5) + smallest).all())
+    # The levels of 4 bits end one step earlier on the side where the largest weight is not.
+    steps = half * (2 if precision == "int4-weights" else 1)
+    assert bool(((rounded - weight).abs() <= steps * (1 + 1e-5) + smallest).all())
 
 
 def test_every_precision_has_a_tolerance_factor_and_a_file_name_infix() -> None:
@@ -192,7 +194,23 @@ def test_shift_of_every_pixel_fails_by_the_mean_error(
         assert f"mean error {row.comparison.mean_error:.3g}, {row.mean_tolerance:.3g} allowed" in row.reason
 
 
-@pytest.mark.parametrize(("precision", "factor"), [("fp16", 1.02), ("int8", 1.05), ("int8-static", 1.05)])
+def test_fake_quantisation_has_the_weights_of_the_file_in_four_bits(mlp: Subject) -> None:
+    """So that the mean of each element can be compared closely."""
+    model = onnx.load_from_string(onnx_data(mlp, "decoder", "int4-weights"))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    module = fake_quantize(mlp.graph("decoder").module, "int4-weights")
+    weights = {name: value.numpy() for name, value in module.named_parameters() if value.ndim > 1}
+    products = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    assert len(products) == len(weights) > 0
+    for node, weight in zip(products, weights.values(), strict=True):
+        packed, scales = stored[node.input[1]], stored[node.input[2]].reshape(len(weight), -1, 1)
+        levels = np.stack([packed & 15, packed >> 4], -1).reshape(*packed.shape[:2], -1).astype(np.float32) - 8
+        assert np.array_equal((levels * scales).reshape(len(weight), -1)[:, : weight.shape[1]], weight)
+
+
+@pytest.mark.parametrize(
+    ("precision", "factor"), [("fp16", 1.02), ("int8", 1.05), ("int8-static", 1.05), ("int4-weights", 1.02)]
+)
 def test_one_channel_that_is_a_little_off_fails(mlp: Subject, precision: PrecisionName, factor: float) -> None:
     """The worst error and the mean of all pixels have room for it."""
     model = onnx.load_from_string(onnx_data(mlp, "decoder", precision))
@@ -201,8 +219,8 @@ def test_one_channel_that_is_a_little_off_fails(mlp: Subject, precision: Precisi
         array = numpy_helper.to_array(tensor).copy()
         if precision == "fp16" and tensor.name == "decoder.body.4.weight":
             array[channel] *= np.float16(factor)
-        elif "body.4.weight" in tensor.name and tensor.name.endswith("_scale"):
-            array[channel] *= np.float32(factor)
+        elif "body.4.weight" in tensor.name and tensor.name.endswith(("_scale", "_scales")):
+            array.reshape(256, -1)[channel] *= np.float32(factor)
         else:
             continue
         tensor.raw_data, changed = array.tobytes(), changed + 1

@@ -18,7 +18,13 @@ from vae_export.capture import Graph
 from vae_export.contract import Array
 from vae_export.errors import ModelError
 from vae_export.parity.oracle import PartFunction, evaluate_graph, run_module
-from vae_export.parity.tolerance import ACTIVATION_LEVELS, quantization_steps, quantized_layers, range_with_zero
+from vae_export.parity.tolerance import (
+    ACTIVATION_LEVELS,
+    INT4_LEVELS,
+    quantization_steps,
+    quantized_layers,
+    range_with_zero,
+)
 from vae_export.precision import FULL, INTEGER, PrecisionName
 
 #: The lowest and the highest input value of each layer, by the layer's name in the module.
@@ -104,7 +110,8 @@ def fake_quantize(module: nn.Module, precision: PrecisionName, ranges: InputRang
             # Products and biases are summed in units of one weight step times one input step.
             input_step = (fixed[1] - fixed[0]) / ACTIVATION_LEVELS
             layer.bias.copy_(_rounded(layer.bias, steps.flatten(1)[:, 0] * input_step))
-        layer.weight.copy_(_rounded(layer.weight, steps))
+        levels = INT4_LEVELS if precision == "int4-weights" else None
+        layer.weight.copy_(_rounded(layer.weight, steps, levels))
         if fixed is not None or precision == "int8":
             layer.register_forward_pre_hook(partial(_quantize_input, fixed))
     return module
@@ -123,8 +130,12 @@ def _quantize_input(
     return (_rounded_in_range(arguments[0], *(range_with_zero(arguments[0]) if fixed is None else fixed)),)
 
 
-def _rounded(values: Tensor, step: Tensor) -> Tensor:
-    return torch.where(step > 0, torch.round(values / step) * step, values)
+def _rounded(values: Tensor, step: Tensor, levels: tuple[int, int] | None = None) -> Tensor:
+    """Return the values rounded to multiples of a step, from the lowest of the levels to the highest."""
+    rounded = torch.round(values / step)
+    if levels is not None:
+        rounded = rounded.clamp(*levels)
+    return torch.where(step != 0, rounded * step, values)
 
 
 def _rounded_in_range(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -51,9 +51,14 @@ MEAN_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
 }
 #: The factors for the mean difference of one output element from PyTorch in the same precision, in units of the mean
 #: baseline error of that element. Rounded weights are the same in both, and the rounding of activations cancels in the
-#: mean over rows, so little is left: with integers nearly nothing. The rounding of `int4-weights` is not that of its
-#: fake quantisation, so it has no factor.
-ELEMENT_TOLERANCE_FACTORS: dict[PrecisionName, float] = {"fp16": 4.0, "bf16": 4.0, "int8": 0.4, "int8-static": 0.4}
+#: mean over rows, so little is left: with integers nearly nothing. `int4-weights` rounds no activation at all.
+ELEMENT_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
+    "fp16": 4.0,
+    "bf16": 4.0,
+    "int8": 0.4,
+    "int8-static": 0.4,
+    "int4-weights": 0.02,
+}
 #: An element may also differ by this number of times the median of all elements: an engine that rounds in another way
 #: than the fake quantisation differs in every element, and a wrong channel in one.
 ELEMENT_MEDIAN_FACTOR = 6.0
@@ -201,8 +206,10 @@ def ulp(magnitude: float, precision: PrecisionName) -> float:
     return float(np.spacing(np.float32(magnitude))) * relative
 
 
-#: Largest level of a weight. Levels are symmetric around zero, so that zero is represented exactly.
-_WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": 7}
+#: Level of the weight that is farthest from zero. Zero is a level too, so that it is represented exactly.
+_WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "int4-weights": -8}
+#: The lowest and the highest level of a weight of 4 bits.
+INT4_LEVELS = (-8, 7)
 #: Largest level of an activation: 8 bits from its lowest value to its highest, with zero as one of the levels.
 ACTIVATION_LEVELS = 255
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -223,19 +230,26 @@ def quantized_layers(module: nn.Module, precision: PrecisionName) -> list[Any]:
 
 
 def quantization_steps(weight: Tensor, precision: PrecisionName) -> Tensor:
-    """Return the distance between two levels for each weight of a layer, in the shape of the weight.
+    """Return the value of level 1 for each weight of a layer, in the shape of the weight.
 
     It is the same within a channel, within a block of a channel in `int4-weights`, and within the whole weight of a
-    convolution in `int8`, where ONNX Runtime's quantiser gives it a single scale.
+    convolution in `int8`, where ONNX Runtime's quantiser gives it a single scale. In `int4-weights` it is below zero
+    where the weight that is farthest from zero is above: that one has the level -8, and the highest level is 7.
     """
     if precision == "int8" and weight.ndim > _MATRIX_AXES:
         largest = weight.abs().amax().expand_as(weight)
     elif precision != "int4-weights":
         largest = weight.abs().amax(dim=tuple(range(1, weight.ndim)), keepdim=True).expand_as(weight)
     else:
-        blocks = torch.split(weight.abs(), BLOCK_SIZE, dim=1)
-        largest = torch.cat([block.amax(dim=1, keepdim=True).expand_as(block) for block in blocks], dim=1)
+        blocks = torch.split(weight, BLOCK_SIZE, dim=1)
+        largest = torch.cat([_farthest(block).expand_as(block) for block in blocks], dim=1)
     return largest / _WEIGHT_LEVELS[precision]
+
+
+def _farthest(block: Tensor) -> Tensor:
+    """Return the number of each row that is farthest from zero, in one column."""
+    low, high = block.amin(dim=1, keepdim=True), block.amax(dim=1, keepdim=True)
+    return torch.where(high.abs() > low.abs(), high, low)
 
 
 def range_with_zero(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +274,7 @@ def weight_roundoffs(
     }
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if name in integer:
-            yield tensor, quantization_steps(tensor, precision) / 2
+            yield tensor, quantization_steps(tensor, precision).abs() / 2
         elif tensor.is_floating_point():
             yield tensor, tensor.abs() * UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
 
