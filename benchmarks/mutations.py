@@ -4,6 +4,7 @@
     python benchmarks/mutations.py --changes 2000 --seed 7 --run artifacts/mnist-mlp
     python benchmarks/mutations.py --first 500 --changes 500 --save b.json      changes 500 to 999 alone, kept in a file
     python benchmarks/mutations.py --merge a.json b.json                        the table of several such files
+    python benchmarks/mutations.py --changes 50 --format litert                 changes of the files of one format
 
 Each change is made in one file, its golden vectors or its manifest, and the hashes in the manifest are made to fit. A
 change has an effect if outputs differ by more than rounding for any of many inputs in the contract's range, which are
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
 from vae_export.artifact.file_metadata import file_metadata
 from vae_export.artifact.golden import GOLDEN_FOLDER, GoldenArray, GoldenPart
-from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.capture import capture
 from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
@@ -47,12 +48,17 @@ from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
 from vae_export.parity import References
-from vae_export.precision import PrecisionName
+from vae_export.precision import FULL, PrecisionName
 from vae_export.runs import Run
 
-#: Formats of the export, and precisions of its ONNX files.
-KINDS_OF_FILES = ("onnx", "torchscript", "pt2", "openvino", "ort")
-PRECISIONS: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8")
+#: Formats of the export. Others can be asked for: aoti compiles once a process, two need environments of their own.
+KINDS_OF_FILES = ("onnx", "torchscript", "pt2", "openvino", "ort", "ncnn")
+#: Precisions beside float32 in which the formats are exported.
+PRECISIONS: Mapping[str, tuple[PrecisionName, ...]] = {
+    "onnx": ("fp16", "int8", "int8-static", "int4-weights"),
+    "torchscript": ("bf16",),
+    "openvino": ("fp16",),
+}
 #: Rules of findings that come from the source and not from numbers or the file alone.
 BY_SOURCE = ("other-structure", "not-reproduced", "other-manifest", "golden-vectors")
 #: Outputs that differ by more than this share of their largest value differ by more than rounding.
@@ -101,6 +107,8 @@ def main() -> int:
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the counts to a file too, after every change")
     parser.add_argument("--merge", type=Path, nargs="+", metavar="FILE", help="print the table of such files alone")
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes (default: 0)")
+    formats = f"repeat for several (default: {', '.join(KINDS_OF_FILES)})"
+    parser.add_argument("--format", action="append", choices=FORMATS, help=formats)
     parser.add_argument("--run", type=Path, help="run folder with a trained checkpoint, in place of a small network")
     options = parser.parse_args()
     if options.merge:
@@ -117,6 +125,7 @@ def main() -> int:
             options.changes,
             options.seed,
             report=sys.stderr,
+            formats=options.format,
             first=options.first,
             save=options.save,
         )
@@ -203,7 +212,7 @@ def measure(
     changes: int,
     seed: int,
     report: Any = None,
-    formats: Sequence[str] = KINDS_OF_FILES,
+    formats: Sequence[str] | None = None,
     first: int = 0,
     save: Path | None = None,
 ) -> Tally:
@@ -215,23 +224,25 @@ def measure(
         changes: number of changes.
         seed: seed of the changes.
         report: file that a line for each missed change is written to.
-        formats: formats of the export; those that cannot be written here are left out.
+        formats: the formats whose files are changed, and nothing else; None for all that can be written here, and the
+            golden vectors and the manifest.
         first: number of the first change. Equal seeds and numbers are equal changes.
         save: file that the counts are written to after every change.
     """
     references, tally = References(checkpoint), Tally()
-    artifact = _exported(references, folder, [name for name in formats if FORMATS[name].unavailable() is None])
+    names = formats or [name for name in KINDS_OF_FILES if FORMATS[name].unavailable() is None]
+    artifact = _exported(references, folder, names)
     effects = Effects(artifact, references)
     _require_unchanged_passes(artifact, references, folder / "changed")
     for number in range(first, first + changes):
         changed = None
         rng = np.random.default_rng((seed, number))
         while changed is None:
-            changed = change_at_random(artifact, references, folder / "changed", rng)
+            changed = change_at_random(artifact, references, folder / "changed", rng, formats)
         effect = changed.tells or effects.of(changed)
         certificate = verified(changed, references)
         # Nobody can check which version wrote a file; a warning says that it is not the one that verifies.
-        warned = certificate is not None and any(finding.rule == "other-version" for finding in certificate.findings)
+        warned = changed.kind == "manifest: versions" and certificate is not None and _names_other_version(certificate)
         caught = certificate is None or not certificate.passed or warned
         by_numbers = (
             certificate is None
@@ -246,36 +257,52 @@ def measure(
     return tally
 
 
-def _exported(references: References, folder: Path, formats: list[str]) -> Artifact:
-    """Export ONNX in every precision and the other formats in float32, into one folder."""
+def _names_other_version(certificate: Certificate) -> bool:
+    return any(finding.rule == "other-version" for finding in certificate.findings)
+
+
+def _exported(references: References, folder: Path, formats: Sequence[str]) -> Artifact:
+    """Export ONNX and the other formats in each of their precisions, into one folder."""
     parts: tuple[Part, ...] = ("encoder", "decoder")
     one, _ = export(references, folder / "export", formats=("onnx",), parts=parts)
-    others = [
-        export(references, folder / "precisions", formats=("onnx",), precisions=PRECISIONS[1:], parts=parts)[0],
-    ]
-    if names := [name for name in formats if name != "onnx"]:
-        others.append(export(references, folder / "formats", formats=names, parts=parts)[0])
+    others = []
+    for name in formats:
+        full: tuple[PrecisionName, ...] = () if name == "onnx" else (FULL,)
+        precisions = (*full, *PRECISIONS.get(name, ()))
+        others.append(export(references, folder / name, formats=(name,), precisions=precisions, parts=parts)[0])
     files, written_by = list(one.manifest.files), dict(one.manifest.versions)
     for other in others:
         for stored in other.manifest.stored:
             (one.folder / stored.name).write_bytes(other.read(stored))
         files += other.manifest.files
         written_by |= other.manifest.versions
-    golden = others[0].manifest.golden  # equal vectors, with the tolerances of the precisions
+    golden = _joined([one.manifest.golden, *(other.manifest.golden for other in others)])
     manifest = replace(one.manifest, files=tuple(files), versions=written_by, golden=golden)
     (one.folder / MANIFEST).write_bytes(manifest.text)
     return open_artifact(one.folder)
+
+
+def _joined(vectors: Sequence[Sequence[GoldenPart]]) -> tuple[GoldenPart, ...]:
+    """Return golden vectors, which are equal, with the tolerances of all precisions."""
+
+    def joined(arrays: tuple[GoldenArray, ...]) -> GoldenArray:
+        return replace(arrays[0], tolerances={name: it for one in arrays for name, it in one.tolerances.items()})
+
+    return tuple(
+        replace(parts[0], outputs=tuple(map(joined, zip(*(part.outputs for part in parts), strict=True))))
+        for parts in zip(*vectors, strict=True)
+    )
 
 
 def _require_unchanged_passes(artifact: Artifact, references: References, folder: Path) -> None:
     """Raise an error if an unchanged export does not pass, because then every change of it would count as caught."""
     full = tuple(entry for entry in artifact.manifest.files if (entry.format, entry.precision) == ("onnx", "fp32"))
     manifests = [
-        replace(artifact.manifest, files=(entry,), golden=_golden_of(entry, artifact.manifest.golden))
+        _narrowed(artifact.manifest, (entry,), _golden_of(entry, artifact.manifest.golden))
         for entry in artifact.manifest.files
     ]
     golden = tuple(part for entry in full for part in _golden_of(entry, artifact.manifest.golden))
-    for manifest in (*manifests, replace(artifact.manifest, files=full, golden=golden)):
+    for manifest in (*manifests, _narrowed(artifact.manifest, full, golden)):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(artifact.folder, folder)
         (folder / MANIFEST).write_bytes(manifest.text)
@@ -284,6 +311,15 @@ def _require_unchanged_passes(artifact: Artifact, references: References, folder
         if certificate is None:
             raise SystemExit(f"{entry.name}: it is refused before it is changed")
         certificate.require()
+        if _names_other_version(certificate):
+            raise SystemExit(f"{entry.name}: another version is named before it is changed")
+
+
+def _narrowed(manifest: Manifest, files: tuple[FileEntry, ...], golden: tuple[GoldenPart, ...]) -> Manifest:
+    """Return the manifest of some files, with the packages that write those."""
+    needed = versions({entry.format for entry in files})
+    stated = {name: version for name, version in manifest.versions.items() if name in needed}
+    return replace(manifest, files=files, golden=golden, versions=stated)
 
 
 def verified(changed: Changed, references: References) -> Certificate | None:
@@ -349,16 +385,29 @@ class Effects:
 
 
 def change_at_random(
-    artifact: Artifact, references: References, folder: Path, rng: np.random.Generator
+    artifact: Artifact,
+    references: References,
+    folder: Path,
+    rng: np.random.Generator,
+    formats: Sequence[str] | None = None,
 ) -> Changed | None:
-    """Make one change, and let the hashes in the manifest fit; return None if there was nothing to change."""
+    """Make one change, and let the hashes in the manifest fit; return None if there was nothing to change.
+
+    Args:
+        artifact: the export that is changed.
+        references: the model that was exported.
+        folder: where the changed export is written.
+        rng: generator of the change.
+        formats: the formats whose files are changed; None for all, and the golden vectors and the manifest.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    place = rng.uniform()
+    place = rng.uniform() if formats is None else 1.0
     if place < 0.1:
         return change_golden(artifact, folder, rng)
     if place < 0.2:
         return change_manifest(artifact, folder, rng)
-    entry = artifact.manifest.files[rng.integers(len(artifact.manifest.files))]
+    files = [entry for entry in artifact.manifest.files if formats is None or entry.format in formats]
+    entry = files[rng.integers(len(files))]
     content = FileContent(artifact.read(entry), {sidecar.suffix: artifact.read(sidecar) for sidecar in entry.beside})
     changes = CHANGES[entry.format] if entry.format in CHANGES else program_changes(entry, references)
     name = str(rng.choice(list(changes)))
@@ -375,11 +424,13 @@ def change_at_random(
         (folder / file).write_bytes(data)
     golden = _golden_of(entry, artifact.manifest.golden)
     shutil.copytree(artifact.folder / GOLDEN_FOLDER, folder / GOLDEN_FOLDER)
-    manifest = replace(artifact.manifest, files=(fitted,), golden=golden)
+    manifest = _narrowed(artifact.manifest, (fitted,), golden)
     (folder / MANIFEST).write_bytes(manifest.text)
     precision = "" if entry.precision == "fp32" else f" {entry.precision}"
-    # Callers see which weights they may replace, and readers which versions a file needs.
+    # Callers see which weights they may replace, and readers which versions a file needs. A file that may end the
+    # process is not run here, and counts.
     tells = name.startswith("metadata") or name in ("versions", "a weight that callers may replace")
+    tells = tells or name.endswith("not run")
     return Changed(f"{entry.format}{precision}: {name}", open_artifact(folder), tells, entry=entry, content=new)
 
 
@@ -420,6 +471,7 @@ def change_golden(artifact: Artifact, folder: Path, rng: np.random.Generator) ->
 def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) -> Changed | None:
     """Change a number or a text in what the manifest says of its model and its files."""
     document = json.loads(artifact.manifest.text)
+    document["versions"] = _written_by(document, "onnx")
     section = str(
         rng.choice([key for key in ("provenance", "contract", "versions", "prior", "likelihood") if key in document])
     )
@@ -439,6 +491,11 @@ def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) 
     return _with_document(artifact, folder, document, {}, f"manifest: {section}")
 
 
+def _written_by(document: Mapping[str, Any], format: str) -> dict[str, str]:
+    """Return the versions of a manifest's document that an export in one format has."""
+    return {name: document["versions"][name] for name in versions({format}) if name in document["versions"]}
+
+
 def _leaves(value: Any) -> Iterator[tuple[Any, Any]]:
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(item, dict | list):
@@ -456,7 +513,7 @@ def _with_document(
         # A manifest of fewer files names the packages of fewer formats, and has fewer tolerances.
         for array in (array for golden in one["golden"] for array in golden["outputs"]):
             array.pop("bands", None)
-        one["versions"] = {name: one["versions"][name] for name in versions({"onnx"}) if name in one["versions"]}
+        one["versions"] = _written_by(one, "onnx")
         one["files"] = [
             item for item in one["files"] if item["format"] == "onnx" and item.get("precision", "fp32") == "fp32"
         ]
@@ -787,6 +844,39 @@ def ort_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=_bytes_of_weights(content.data, rng))
 
 
+def ort_metadata(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change a letter or digit of what the file says of its model; texts keep their length."""
+    data = content.data
+    places = [match.span() for match in re.finditer(rb'\{"[ -~]{20,}\}', data)]
+    low, high = places[rng.integers(len(places))]
+    return replace(content, data=data[:low] + _other_text(data[low:high].decode(), rng).encode() + data[high:])
+
+
+def ncnn_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
+    return replace(content, sidecars={".bin": _bytes_of_weights(content.sidecars[".bin"], rng)})
+
+
+def ncnn_attribute(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change a digit of an attribute of a layer."""
+    text = content.data.decode()
+    low, high = rng.choice([match.span() for match in re.finditer(r"(?<= )-?\d+=\S+", text)])
+    start = text.index("=", low)
+    return replace(content, data=(text[:start] + _other_text(text[start:high], rng) + text[high:]).encode())
+
+
+def ncnn_operator(content: FileContent, rng: np.random.Generator) -> FileContent:
+    text = content.data.decode()
+    one, other = [("ReLU", "AbsVal"), ("Sigmoid", "TanH"), ("ReLU", "ELU"), ("Sigmoid", "HardSigmoid")][rng.integers(4)]
+    return replace(content, data=text.replace(f"{one} ", f"{other} ", 1).encode())
+
+
+def any_byte(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change a bit in the second half of a file that is mostly weights or machine code."""
+    data = bytearray(content.data)
+    data[int(rng.integers(len(data) // 2, len(data)))] ^= 1 << int(rng.integers(8))
+    return replace(content, data=bytes(data))
+
+
 CHANGES: dict[str, dict[str, Change]] = {
     "onnx": ONNX,
     "openvino": {
@@ -796,7 +886,14 @@ CHANGES: dict[str, dict[str, Change]] = {
         "metadata changed": openvino_metadata,
         "metadata: a note of an operator": openvino_note,
     },
-    "ort": {"bytes of a weight": ort_weight},
+    "ort": {"bytes of a weight": ort_weight, "metadata changed": ort_metadata},
+    "ncnn": {
+        "one weight": ncnn_weight,
+        "an attribute, not run": ncnn_attribute,
+        "another operator, not run": ncnn_operator,
+    },
+    # Nobody can read these apart, and running what was changed in them may end the process: any bit counts.
+    **{name: {"any bit, not run": any_byte} for name in ("aoti", "executorch", "litert")},
 }
 
 

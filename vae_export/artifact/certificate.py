@@ -154,7 +154,7 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
 def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
     """Raise `IntegrityError` unless the fields that readers use have the types that docs/parity.md gives them."""
     rows, findings, tolerance = document.get("rows"), document.get("findings", []), document.get("tolerance")
-    unstated = {} if document["format"] == FORMATS[0] else None  # every later format states them
+    unstated: dict[str, Any] | None = {} if document["format"] == FORMATS[0] else None  # every later format states them
     fields = {
         "a verdict": document.get("verdict") in ("pass", "fail"),
         "hashes of files": _is_table(document.get("files"), str),
