@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampere
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Part
-from vae_export.formats import FORMATS
+from vae_export.formats import FORMATS, WriteOptions, openvino
 from vae_export.formats.structure import differences
 from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity.reproduction import (
@@ -300,6 +301,30 @@ def test_rows_that_are_counted_or_left_open_are_one_structure(mlp: Subject) -> N
     model.graph.node.insert(0, helper.make_node("Identity", ["image"], ["copied"]))
     next(node for node in model.graph.node if node.op_type == "Shape").input[0] = "copied"
     assert state_of(mlp, model.SerializeToString()) == "different"
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [({}, True), ({"end": 2}, False), ({"counted": "image_1"}, False)],
+    ids=["rows of the input", "two sizes", "rows of another value"],
+)
+def test_rows_that_are_counted_are_one_structure_in_openvino(
+    mlp: Subject, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], same: bool
+) -> None:
+    """Its files are made of ONNX files, and earlier versions of the exporter count the rows there too."""
+    pytest.importorskip("openvino")
+    model = onnx.load_from_string(counting_rows(mlp.data("encoder"), **changes))
+    if "counted" in changes:
+        model.graph.node.insert(0, helper.make_node("Abs", ["image"], ["image_1"]))
+    structures = []
+    for data in (model.SerializeToString(), mlp.data("encoder")):
+        monkeypatch.setattr(openvino.Onnx, "write", lambda *_, data=data: FileContent(data))
+        content = FORMATS["openvino"].write(mlp.graph("encoder"), WriteOptions({}))
+        structures.append(FORMATS["openvino"].structure(content))
+    [found, expected] = structures
+    assert found is not None
+    assert expected is not None
+    assert (list(differences(found, expected)) == []) == same
 
 
 def test_constants_that_are_joined_in_the_file_are_one_structure(mlp: Subject) -> None:

@@ -15,7 +15,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array
-from vae_export.formats.structure import Node, Structure, array_constant, constant, plain_version, unread, unused
+from vae_export.formats.structure import (
+    Node,
+    Structure,
+    array_constant,
+    constant,
+    plain_version,
+    unread,
+    unused,
+    with_unknown_rows,
+)
 
 #: The version in what a file says of its producer, which differs between honest files.
 _VERSION = re.compile(r"\d[\w.+]*")
@@ -170,9 +179,9 @@ class _Reader:
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         if kind in ("Conv", "ConvTranspose") and facts.get("kernel_shape") == _kernel_shape(inputs):
             del facts["kernel_shape"]  # which ONNX reads from the weight where it is not stated
-        if kind == "Reshape" and (shape := _batch_as_unknown(inputs[1])) is not None:
+        if kind == "Reshape" and (shape := with_unknown_rows(inputs[1], _is_row_count)) is not None:
             self.folded.append(inputs[1])
-            inputs[1] = shape
+            inputs[1] = _joined(inputs[1], shape)
         found = Node(kind, node.name or node.output[0], facts, tuple(inputs), output)
         if kind == "Concat" and all(item.value is not None for item in inputs):
             self.folded.append(found)
@@ -275,26 +284,10 @@ def _joined(node: Node, arrays: Sequence[Array], axis: int = 0) -> Node:
     return replace(found, facts={**found.facts, "type": kind})
 
 
-def _batch_as_unknown(shape: Node) -> Node | None:
-    """Return the shape of a Reshape with -1 in place of the number of rows, as later versions of the exporter write it.
-
-    The shape is a Concat of positive constants and of `Shape(start=0, end=1)` of an input of the graph, once. With it a
-    Reshape gives the same as with -1, or fails: then no input passes, which the comparison of outputs finds.
-
-    Returns:
-        A constant, or None for any other shape.
-    """
-    import numpy as np
-
-    rows = [item for item in shape.inputs if item.value is None]
-    if shape.kind != "Concat" or len(rows) != 1 or rows[0].kind != "Shape":
-        return None
-    [batch], [counted] = rows, rows[0].inputs
-    if (batch.facts.get("start"), batch.facts.get("end")) != ("int 0", "int 1") or "tensor" not in counted.facts:
-        return None
-    arrays = [np.array([-1]) if item.value is None else item.value() for item in shape.inputs]
-    sizes = [array for array, item in zip(arrays, shape.inputs, strict=True) if item is not batch]
-    return _joined(shape, arrays) if sizes and all((array > 0).all() for array in sizes) else None
+def _is_row_count(node: Node) -> bool:
+    """Whether a value is the first size of an input of the graph."""
+    is_first = (node.facts.get("start"), node.facts.get("end")) == ("int 0", "int 1")
+    return node.kind == "Shape" and is_first and "tensor" in node.inputs[0].facts
 
 
 def _typed(value: onnx.ValueInfoProto) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
 from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
-from vae_export.formats.structure import Node, Structure, array_constant, plain_version, unread
+from vae_export.formats.structure import Node, Structure, array_constant, plain_version, unread, with_unknown_rows
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
@@ -123,6 +123,8 @@ class OpenVino(Format):
             inputs = [nodes[source.get_node().get_name()] for source in sources]
             places = [source.get_index() for source in sources]
             facts |= {f"output of input {place}": str(index) for place, index in enumerate(places) if index}
+            if kind == "Reshape" and (shape := with_unknown_rows(inputs[1], _is_row_count)) is not None:
+                inputs[1] = _of_integers(shape, inputs[1].name)
             if kind == "Parameter":
                 facts["place"] = str(model.get_parameters().index(node))
             nodes[node.get_name()] = Node(kind, name, facts, tuple(inputs))
@@ -255,6 +257,21 @@ def _constant(node: openvino.Node) -> Node:
     found = array_constant(array, node.get_friendly_name())
     facts = {**found.facts, "type": node.get_element_type().get_type_name(), "shape": str(list(node.shape))}
     return Node("constant", found.name, facts, value=found.value)
+
+
+def _is_row_count(node: Node) -> bool:
+    """Whether a value is the first size of an input of the graph."""
+    first = [array.value().tolist() for array in node.inputs[1:] if array.value is not None]
+    is_first = node.kind == "Slice" and first == [[0], [1], [1], [0]]  # start, stop, step, axis
+    return is_first and node.inputs[0].kind == "ShapeOf" and node.inputs[0].inputs[0].kind == "Parameter"
+
+
+def _of_integers(arrays: Sequence[Array], name: str) -> Node:
+    """Return the constant of 64-bit integers that these pieces make."""
+    import numpy as np
+
+    found = array_constant(np.concatenate(arrays).astype(np.int64), name)
+    return replace(found, facts={**found.facts, "type": "i64", "shape": f"[{sum(map(len, arrays))}]"})
 
 
 def _further(content: FileContent) -> tuple[str, ...]:

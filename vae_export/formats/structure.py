@@ -92,6 +92,29 @@ def array_constant(array: Array, name: str) -> Node:
     return constant(lambda: array, array.dtype.name, array.shape, data, name)
 
 
+def with_unknown_rows(shape: Node, is_row_count: Callable[[Node], bool]) -> list[Array] | None:
+    """Return the pieces of a Reshape's shape with -1 in place of the number of rows, as later exporters write it.
+
+    The shape is a Concat of positive constants and of the number of rows of an input of the graph, once. With it a
+    Reshape gives the same as with -1, or fails: then no input passes, which the comparison of outputs finds.
+
+    Args:
+        shape: the value that the Reshape reads.
+        is_row_count: whether a value is the number of rows of an input of the graph.
+
+    Returns:
+        One array for each input of the Concat, or None for any other shape.
+    """
+    import numpy as np
+
+    rows = [item for item in shape.inputs if item.value is None]
+    if shape.kind != "Concat" or len(rows) != 1 or not is_row_count(rows[0]):
+        return None
+    arrays = [np.array([-1]) if item.value is None else item.value() for item in shape.inputs]
+    sizes = [array for array, item in zip(arrays, shape.inputs, strict=True) if item is not rows[0]]
+    return arrays if sizes and all((array > 0).all() for array in sizes) else None
+
+
 def unused(nodes: Iterable[Node], outputs: Iterable[Node]) -> tuple[str, ...]:
     """Return the operators and constants that no output depends on, each once, sorted."""
     used, left = set[int](), list(outputs)
