@@ -396,6 +396,28 @@ def test_calibrated_file_may_differ_as_two_calibrations_do(mlp: Subject) -> None
         assert reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda c=content: c).state == state  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("with_scale", [True, False])
+@pytest.mark.parametrize("kind", ["zero_point", "bias_quantized"])
+def test_integers_of_a_calibration_differ_only_where_their_scale_does(
+    mlp: Subject, kind: str, with_scale: bool
+) -> None:
+    model = onnx.load_from_string(mlp.references.writer.write("decoder", "onnx", "int8-static").data)
+    stored = {one.name: one for one in model.graph.initializer}
+    types = (TensorProto.UINT8, TensorProto.INT32)
+    nodes = [one for one in model.graph.node if one.op_type == "DequantizeLinear"]
+    readers = {name: one for one in nodes for name in one.input if name in stored and name.endswith(kind)}
+    name = next(name for name in readers if stored[name].data_type in types)
+    stored[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(stored[name]) + 1, name))
+    if with_scale:
+        scale = stored[readers[name].input[1]]
+        values = np.asarray(numpy_helper.to_array(scale) * np.float32(1 + 1e-6), np.float32)
+        scale.CopyFrom(numpy_helper.from_array(values, scale.name))
+    content = FileContent(model.SerializeToString())
+    entry = FileEntry.of("decoder", "decoder", "onnx", content, "int8-static")
+    found = reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda: content)
+    assert found.state == ("same structure" if with_scale else "different")
+
+
 def test_openvino_weights_are_compared(mlp: Subject) -> None:
     entry = mlp.artifact.entry("decoder", "openvino")
     [sidecar] = entry.beside

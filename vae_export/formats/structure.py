@@ -15,8 +15,9 @@ from functools import cached_property
 
 from vae_export.contract import Array
 
-#: Tells whether two constants of equal shape and type may be taken for equal.
-Close = Callable[[Array, Array], bool]
+#: Tells whether two constants of equal shape and type may be taken for equal: the one that is found, the expected one,
+#: and whether another constant of the same operator differs too.
+Close = Callable[[Array, Array, bool], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,18 +200,18 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
     for digest in found.notes.keys() & expected.notes.keys():
         (name, stated), (_, right) = found.notes[digest], expected.notes[digest]
         yield from _texts(f"{name}: what is stated of it", stated, right)
-    seen = set[tuple[bytes, bytes]]()
-    left = list(zip(found.outputs.values(), expected.outputs.values(), strict=False))[::-1]
+    seen = set[tuple[bytes, bytes, bool]]()
+    left = [(*pair, False) for pair in zip(found.outputs.values(), expected.outputs.values(), strict=False)][::-1]
     while left:
-        one, other = left.pop()
-        pair = one.digest, other.digest
+        one, other, beside = left.pop()
+        pair = one.digest, other.digest, beside
         if one.digest == other.digest or pair in seen:
             continue
         seen.add(pair)
         if one.own == other.own:
-            left += list(zip(one.inputs, other.inputs, strict=True))[::-1]
+            left += _inputs(one, other)
         elif one.kind == other.kind == "constant":
-            yield from _constants(one, other, close)
+            yield from _constants(one, other, close, beside=beside)
         elif one.kind != other.kind:
             yield f"{one} is in the place of {other}"
         else:
@@ -220,7 +221,14 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
                 yield f"{one}: {len(one.inputs)} inputs; expected {len(other.inputs)}"
             elif one.output != other.output:
                 yield f"{one}: output {one.output}; expected output {other.output}"
-            left += list(zip(one.inputs, other.inputs, strict=False))[::-1]
+            left += _inputs(one, other)
+
+
+def _inputs(one: Node, other: Node) -> list[tuple[Node, Node, bool]]:
+    """Return the pairs of inputs, the last first, each with whether a constant at another place differs."""
+    pairs = list(zip(one.inputs, other.inputs, strict=False))
+    unlike = {place for place, (a, b) in enumerate(pairs) if a.kind == b.kind == "constant" and a.digest != b.digest}
+    return [(*pair, bool(unlike - {place})) for place, pair in enumerate(pairs)][::-1]
 
 
 def _texts(what: str, found: str | None, expected: str | None) -> Iterator[str]:
@@ -248,7 +256,7 @@ def _short(text: str | None, start: int = 0) -> str:
     return f"{'…' if start else ''}{piece[:_LONG]}{'…' if len(piece) > _LONG else ''}"
 
 
-def _constants(one: Node, other: Node, close: Close | None) -> Iterator[str]:
+def _constants(one: Node, other: Node, close: Close | None, *, beside: bool) -> Iterator[str]:
     """Yield the line for two constants that differ: in type, shape, or in some of their values."""
     import numpy as np
 
@@ -261,7 +269,7 @@ def _constants(one: Node, other: Node, close: Close | None) -> Iterator[str]:
         yield f"{name}: its values differ"
         return
     found, expected = one.value(), other.value()
-    if close is not None and close(found, expected):
+    if close is not None and close(found, expected, beside):
         return
     size = max(found.size, 1)
     bits = [

@@ -326,12 +326,15 @@ def _why_bytes_differ(manifest: Manifest, format: str) -> str:
     return "with the same versions" if manifest.versions else "from an unknown exporter"
 
 
-def _alike_after_calibration(found: Array, expected: Array) -> bool:
-    """Whether two constants differ as little as two calibrations do: scales, zero points, and biases in their units."""
+def _alike_after_calibration(found: Array, expected: Array, beside: bool) -> bool:
+    """Whether two constants differ as little as two calibrations do: scales, zero points, and biases in their units.
+
+    Zero points and biases are counted in scales, so that none differs where its scale does not (`beside`).
+    """
     if np.issubdtype(found.dtype, np.floating):
         return bool(np.allclose(found, expected, rtol=_CALIBRATION_ERROR, atol=0))
     distance = np.abs(found.astype(np.float64) - expected)
     is_zero_point, is_bias = found.ndim == 0 and found.dtype == np.uint8, found.ndim == 1 and found.dtype == np.int32
-    if is_zero_point or is_bias:
+    if beside and (is_zero_point or is_bias):
         return bool((distance <= 1 + _CALIBRATION_ERROR * np.abs(expected)).all())
     return False
