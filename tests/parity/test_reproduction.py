@@ -21,7 +21,7 @@ from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampere
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Part
-from vae_export.formats import FORMATS, WriteOptions, openvino
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.structure import differences
 from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity.reproduction import (
@@ -318,7 +318,7 @@ def test_rows_that_are_counted_are_one_structure_in_openvino(
         model.graph.node.insert(0, helper.make_node("Abs", ["image"], ["image_1"]))
     structures = []
     for data in (model.SerializeToString(), mlp.data("encoder")):
-        monkeypatch.setattr(openvino.Onnx, "write", lambda *_, data=data: FileContent(data))
+        monkeypatch.setattr("vae_export.formats.openvino.Onnx.write", lambda *_, data=data: FileContent(data))
         content = FORMATS["openvino"].write(mlp.graph("encoder"), WriteOptions({}))
         structures.append(FORMATS["openvino"].structure(content))
     [found, expected] = structures
