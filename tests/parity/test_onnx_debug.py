@@ -115,3 +115,20 @@ def test_first_of_two_wrong_nodes_is_reported(mlp: Subject) -> None:
     found = first_mismatch(data, mlp.graph("decoder"), inputs(mlp, "decoder"))
     assert found is not None
     assert found.output == "linear_1"
+
+
+class Recounted(nn.Module):
+    """latent (N, 4) → image (N, 1, 2, 2), by products and differences whose numbers in the file are not PyTorch's."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        found = latent
+        for number in range(12):
+            found = (1 - found * latent) * (0.1 * number) - latent
+        return torch.sigmoid(found).unflatten(1, (1, 2, 2))
+
+
+def test_values_are_matched_by_operator_where_the_exporter_counts_anew() -> None:
+    graph = capture(Source(Contract((1, 2, 2), (4,)), decoder=Recounted()), "decoder")
+    right = FORMATS["onnx"].write(graph, WriteOptions()).data
+    latent = {"latent": np.random.default_rng(0).random((3, 4), np.float32)}
+    assert first_mismatch(right, graph, latent) is None

@@ -3,12 +3,14 @@
 To find the first wrong node, the file runs unoptimised with every intermediate value as an output. The values are
 compared with those of the captured program in PyTorch: in float32, in float64, and in float64 with perturbed weights
 and inputs, as for the outputs. The exporter names values after the program's nodes, so most values match by name.
-Renamed values are matched by shape, in order, between two values that match by name.
+It may count the values of an operator anew: `mul_7` is then another one than the program's. Such values, and renamed
+ones, are matched by operator and shape, in order, between two values that match by name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -272,7 +274,10 @@ def _paired(
     model: onnx.ModelProto, values: list[_Value], exported: Mapping[str, Array]
 ) -> Iterator[tuple[onnx.NodeProto, str, _Value]]:
     """Yield each node of the file with its output and the program's value for it, in the file's order."""
-    position = {value.name: index for index, value in enumerate(values)}
+    known = {value.name for value in values}
+    recounted = {_operator(name) for name in exported if name not in known}
+    position = {value.name: index for index, value in enumerate(values) if _operator(value.name) not in recounted}
+    operators = set(map(_operator, known))
     following = 0
     for node in model.graph.node:
         for name in node.output:
@@ -280,14 +285,22 @@ def _paired(
                 continue
             index = position.get(name)
             if index is None:
-                shape = exported[name].shape
+                shape, operator = exported[name].shape, _operator(name)
                 fits = (
                     i
                     for i in range(following, len(values))
-                    if values[i].expected.shape == shape and values[i].name not in exported
+                    if values[i].expected.shape == shape
+                    and not (values[i].name in position and values[i].name in exported)
+                    and (operator not in operators or _operator(values[i].name) == operator)
                 )
                 index = next(fits, None)
             # A known name with another shape means that the file was altered, so the value has no counterpart.
             if index is not None and values[index].expected.shape == exported[name].shape:
                 following = index + 1
                 yield node, name, values[index]
+
+
+def _operator(name: str) -> str:
+    """Return the name of a value without its number: "mul" for "mul_7"; ONNX subtracts 1 - x as it does x - 1."""
+    operator = re.sub(r"_\d+$", "", name)
+    return "sub" if operator == "rsub" else operator
