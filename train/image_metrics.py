@@ -25,6 +25,8 @@ _SSIM_WINDOW = 11
 _SSIM_IMAGES = 500
 #: Images and samples that distances are computed from.
 _FRECHET_IMAGES = 10_000
+#: Most numbers in the features of so many images: with thousands of latent units, fewer images are compared.
+_FRECHET_VALUES = 1 << 23
 #: Images that are encoded or decoded at once.
 _BATCH = 100
 _SAMPLE_SEED = 0
@@ -73,21 +75,22 @@ def measure_images(
         report: Called with the number of images of `pixels` that are done.
 
     Returns:
-        The figures. Distances are those of min(N, M, 10,000) images.
+        The figures. Distances are those of min(N, M, 10,000) images, or fewer with thousands of latent units.
     """
-    count = min(len(pixels), len(others), _FRECHET_IMAGES)
     psnr: list[Tensor] = []
     ssim: list[float] = []
     real: list[Tensor] = []
     for batch in pixels.split(_BATCH):
         image = to_unit_range(batch)
         mean, logvar = model.encode(image)
-        real.append(torch.cat((mean, logvar), 1))
+        size = mean.shape[1]
+        count = min(len(pixels), len(others), _FRECHET_IMAGES, max(2, _FRECHET_VALUES // (2 * size)))
+        if sum(map(len, real)) < count:
+            real.append(torch.cat((mean, logvar), 1))
         reconstruction = model.decode(mean)
         psnr.append(_psnr(reconstruction, image))
         ssim += _ssim(reconstruction[: _SSIM_IMAGES - len(ssim)], image)
         report(sum(map(len, psnr)))
-    size = mean.shape[1]
     noise = torch.randn(count, size, generator=torch.Generator().manual_seed(_SAMPLE_SEED))
     samples = [_features(model, model.decode(latent)) for latent in noise.split(_BATCH)]
     apart = [_features(model, to_unit_range(batch)) for batch in others[:count].split(_BATCH)]
@@ -111,15 +114,13 @@ def frechet_distance(first: Features, second: Features) -> float:
     Returns:
         The distance, 0 for equal means and covariances.
     """
-    (mean1, covariance1), (mean2, covariance2) = (
-        (features.mean(0), np.atleast_2d(np.cov(features, rowvar=False))) for features in (first, second)
-    )
-    # The eigenvalues of Σ₁ Σ₂ are those of S Σ₂ S with S = Σ₁^½, which is symmetric.
-    values, vectors = np.linalg.eigh(covariance1)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    products = np.maximum(np.linalg.eigvalsh(root @ covariance2 @ root), 0)
-    trace = np.trace(covariance1) + np.trace(covariance2) - 2 * np.sqrt(products).sum()
-    return float(max(0.0, np.square(mean1 - mean2).sum() + trace))
+    # The covariances are AᵀA and BᵀB, so that the square roots of the eigenvalues of their product are the singular
+    # values of A Bᵀ. Those of the factors R of A = QR are the same, and R has at most D rows.
+    apart = np.square(first.mean(0) - second.mean(0)).sum()
+    roots = [(features - features.mean(0)) / math.sqrt(len(features) - 1) for features in (first, second)]
+    traces = sum(np.square(root).sum() for root in roots)
+    small = [np.asarray(np.linalg.qr(root, mode="r")) for root in roots]
+    return float(max(0.0, apart + traces - 2 * np.linalg.svd(small[0] @ small[1].T, compute_uv=False).sum()))
 
 
 def _features(model: ScoredModel, image: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ _GREY, _ORANGE, _BLUE = "#9aa5b1", "#e4761b", "#1f5fa8"
 _LONG_TRAINING = 20
 #: Above so many units, bars have no numbers.
 _MAX_NUMBERED_UNITS = 40
+#: Most bars.
+_MAX_BARS = 400
 #: The chart of units is at least so many bars wide.
 _MIN_BARS = 8
 
@@ -331,6 +333,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], kind: ScoreKind) -> bytes:
 def draw_units(score: Score) -> bytes:
     """Draw the KL of each latent unit, most first, and the variance of its posterior mean, as a PNG."""
     order = score.units_by_kl()
+    units, count = len(order), score.active_units
+    order = order[:_MAX_BARS]
     places = range(len(order))
     active = [score.unit_variances[unit] > ACTIVE_VARIANCE for unit in order]
     colours = [_BLUE if is_active else _GREY for is_active in active]
@@ -340,7 +344,8 @@ def draw_units(score: Score) -> bytes:
     above.set_xlim(-1, max(len(order), _MIN_BARS))
     above.set_ylabel("KL, nats per image")
     above.set_title(
-        f"{sum(active)} of {len(order)} latent units active, {score.kl:.1f} nats together",
+        f"{count} of {units} latent units active, {score.kl:.1f} nats together"
+        + (f"; the {_MAX_BARS} of most KL" if units > _MAX_BARS else ""),
         loc="left",
         fontweight="bold",
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.required import skip_or_fail
+from train import image_metrics
 from train.image_metrics import frechet_distance, measure_images
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -64,6 +65,22 @@ def test_frechet_distance_of_correlated_gaussians_agrees_with_the_matrix_square_
     expected = shift @ shift + np.trace(covariances[0] + covariances[1] - 2 * root)
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_of_more_features_than_images_is_that_of_their_span() -> None:
+    generator = np.random.default_rng(2)
+    first, second = (generator.normal(size=(30, 4)) for _ in range(2))
+    turned, _ = np.linalg.qr(generator.normal(size=(500, 4)))
+    expected = frechet_distance(first, second)
+    assert frechet_distance(first @ turned.T, second @ turned.T) == pytest.approx(expected, rel=1e-9)
+
+
+def test_distance_with_thousands_of_units_is_that_of_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_metrics, "_FRECHET_VALUES", 2 * 50)
+    found, fewer = measure_images(Fake(), PIXELS, OTHERS), measure_images(Fake(), PIXELS[:50], OTHERS[:50])
+    assert found.frechet_distance == fewer.frechet_distance
+    assert found.frechet_distance_of_images == fewer.frechet_distance_of_images
+    assert found.psnr != fewer.psnr
 
 
 def test_psnr_is_the_mean_over_images() -> None:

@@ -178,7 +178,8 @@ def test_curves_of_few_epochs_have_integer_ticks(count: int, monkeypatch: pytest
 
 def test_charts_of_one_epoch_and_of_many_inactive_units() -> None:
     dead = replace(score_with(*[0.0] * 300), unit_variances=(0.0,) * 300)
-    for data in (draw_curves([line(1)], GREY), draw_units(dead), draw_units(score_with(1.0))):
+    many = score_with(*[0.5] * 2000)
+    for data in (draw_curves([line(1)], GREY), *map(draw_units, (dead, many, score_with(1.0)))):
         with Image.open(io.BytesIO(data)) as image:
             image.load()
             assert image.width < 3000
