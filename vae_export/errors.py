@@ -81,8 +81,8 @@ def unknown_choice(what: str, choices: Collection[str], got: str) -> UsageError:
 class OutputExistsError(UsageError):
     """An output exists, and --force was not given."""
 
-    def __init__(self, path: object) -> None:
-        super().__init__("output exists", where=path, do="pass --force to replace it, or --out to write elsewhere")
+    def __init__(self, path: object, do: str = "pass --force to replace it, or --out to write elsewhere") -> None:
+        super().__init__("output exists", where=path, do=do)
 
 
 class InputError(VaeExportError):
@@ -125,7 +125,10 @@ class MissingExtraError(MachineError):
     """An optional dependency is missing; the message names the pip command that installs it."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed", do=f"run: pip install 'vae-export[{extra}]'")
+        do = f"run: pip install 'vae-export[{extra}]'"
+        if extra == "litert":  # it needs older packages than the other extras do
+            do += " in an environment of its own: docs/formats.md#litert"
+        super().__init__(f"{module} is not installed", do=do)
 
 
 class TargetError(MachineError):

@@ -270,6 +270,10 @@ def _plan(
     if pixels and set(precisions) != {FULL}:
         got, do = ", ".join(precisions), "export other precisions to a folder of their own"
         raise UsageError("pixels are exported in float32 only", expected=FULL, got=got, do=do)
+    contract = source.contract.at()
+    for part in chosen:
+        for format in formats:
+            FORMATS[format].check_part(contract.spec(part))
     return ExportPlan(chosen, variants, opset, skip_unusable)
 
 

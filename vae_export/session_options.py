@@ -6,6 +6,7 @@ the runtime applies them. All allowed names are listed here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 #: The format that `vae_export.runtime` runs, and therefore the only one that `tune` recommends.
@@ -16,6 +17,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 PROVIDERS = (CPU, CUDA, TENSORRT)
+_LONG_END = "ExecutionProvider"
 
 #: ONNX Runtime's graph optimisation levels; the last is its default.
 OPTIMISATION_LEVELS = ("disabled", "basic", "extended", "all")
@@ -29,6 +31,16 @@ EXACT_LEVELS = ("extended", "all")
 EXACT_INT8_ENTRY = ("session.x64quantprecision", "1")
 #: The largest allowed number of threads, more than any processor has. ONNX Runtime handles larger numbers badly.
 MAX_THREADS = 1024
+
+
+def short_provider(name: str) -> str:
+    """Return a provider's name without the end of ONNX Runtime's long names: CPU for CPUExecutionProvider."""
+    return name.removesuffix(_LONG_END)
+
+
+def find_provider(name: str, known: Iterable[str] = PROVIDERS) -> str:
+    """Return the provider of `known` that a short name means in any case, such as cpu; other names are unchanged."""
+    return next((provider for provider in known if short_provider(provider).lower() == name.lower()), name)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vae_export.bench import benchmark
 from vae_export.bench.kernels import available_libraries
 from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import BenchPlan, Timings
-from vae_export.bench.subjects import EAGER, Subject
+from vae_export.bench.subjects import EAGER, RUNTIME, Subject
 from vae_export.capture import capture
 from vae_export.errors import ParityError, TargetError, UsageError
 
@@ -183,6 +183,16 @@ def test_uncertified_files_are_not_measured(mlp: Exported) -> None:
     failed = StoredCertificate(certificate.data, dict(certificate.document) | {"verdict": "fail"})
     with pytest.raises(ParityError):
         benchmark.bench(mlp.artifact, mlp.checkpoint, failed, PLAN)
+
+
+def test_short_names_of_subjects_are_enough(mlp: Exported) -> None:
+    names = ["Eager/CPU", "runtime/cpu", "onnx/CPU", "torchscript/CPU"]
+    assert benchmark.full_names(names, mlp.artifact.manifest) == [EAGER, RUNTIME, ONNX, "torchscript/cpu"]
+
+
+def test_missing_provider_is_refused_before_anything_is_measured(mlp: Exported) -> None:
+    with pytest.raises(TargetError, match="device not found: torchscript/toaster; expected cpu"):
+        benchmark.choose_subjects(mlp.artifact, "decoder", ["torchscript/toaster"])
 
 
 @pytest.mark.parametrize("target", ["eager", "onnx", "openvino2/CPU", "roofline/torch"])

@@ -29,7 +29,12 @@ BAD_INPUT = [
     ("export --run {none}", 2, "no such run: {none}; expected a folder made by python cli.py train"),
     ("export --run {file}", 2, "no such run"),
     ("export --run {run} --checkpoint {file}", 2, "--run and --checkpoint exclude each other"),
-    ("export --run {run}", 2, "output exists: {run}/export; pass --force"),
+    (
+        "export --run {run}",
+        2,
+        "output exists: {run}/export; pass --force to replace it, --add to add files to it, or --out",
+    ),
+    ("export --run {run} --out {full}", 2, "output exists: {full}; pass --force to replace it, or --out"),
     ("export --run {run} --out {file}", 2, "output exists"),
     ("export --run {run} --out {file} --force", 2, "not an export folder"),
     ("export --run {run} --out {home} --force", 2, "not an export folder"),

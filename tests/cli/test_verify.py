@@ -98,6 +98,7 @@ class TestVerify:
             said = f"a weaker certificate would replace a thorough one: {place}; got {less};"
             assert said in outcome.err
             assert place.read_bytes() == thorough
+        assert invoke(*one, "--quick").err == invoke(*one[:-1], "torchscript/CPU", "--quick").err
         unknown = invoke(*both, "--target", "onnyx/cpu")
         assert unknown.code == 2
         assert "no file for this target: onnyx/cpu" in unknown.err

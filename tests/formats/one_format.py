@@ -24,7 +24,8 @@ from vae_export.session_options import SessionOptions
 
 def assert_missing_package_is_reported(format: str, package: str, mlp: Exported, invoke: Invoke, folder: Path) -> None:
     """Without the package of a format, exporting is one line with what to install, and opening a file an error."""
-    wanted = f"{package} is not installed; run: pip install 'vae-export[{format}]'"
+    wanted = str(MissingExtraError(package, format))
+    assert wanted.startswith(f"{package} is not installed; run: pip install 'vae-export[{format}]'")
     refused = invoke("export", "--checkpoint", mlp.checkpoint, "--out", folder / "out", "--format", format)
     assert (refused.code, refused.err.count("\n")) == (6, 1)
     assert refused.err == f"vae-export: error: format {format} cannot be written here; got {wanted}\n"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -330,8 +331,11 @@ def test_network_that_ncnn_has_no_words_for_is_refused(
 
 
 def test_bytes_for_a_screen_are_refused(references: References, tmp_path: Path) -> None:
+    reported: list[str] = []
     with pytest.raises(ModelError, match=r"decoder-uint8-hwc, tensor 'pixels'; expected float32, got uint8"):
-        export(references, tmp_path / "out", formats=["ncnn"], parts=["decoder"], pixels=["uint8-hwc"])
+        options: dict[str, Any] = {"parts": ["decoder"], "pixels": ["uint8-hwc"], "report": reported.append}
+        export(references, tmp_path / "out", formats=["ncnn"], **options)
+    assert reported == [], "it is refused before the decoder is captured"
 
 
 def test_bundle_has_both_files(made: tuple[Artifact, Certificate], tmp_path: Path) -> None:

@@ -31,6 +31,26 @@ def test_target_name_round_trips(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("onnx/CPU", "onnx/CPUExecutionProvider"),
+        ("onnx+int8/cpu", "onnx+int8/CPUExecutionProvider"),
+        ("onnx/cuda+tf32", "onnx/CUDAExecutionProvider+tf32"),
+        ("ort/cpu", "ort/CPUExecutionProvider"),
+        ("onnx/tensorrt", "onnx/TensorrtExecutionProvider"),
+        ("pt2/CPU", "pt2/cpu"),
+        ("openvino/cpu", "openvino/CPU"),
+    ],
+)
+def test_short_name_of_a_provider_is_enough(name: str, full: str) -> None:
+    assert str(parse_target(name, KINDS)) == full
+
+
+def test_target_in_two_spellings_is_chosen_once() -> None:
+    assert choose_targets([("onnx", "fp32")], ["onnx/CPU", "onnx/CPUExecutionProvider"]) == [Target("onnx", CPU)]
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "",

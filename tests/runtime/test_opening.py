@@ -59,6 +59,11 @@ def test_unknown_part_is_named_with_the_known_ones(mlp: Exported) -> None:
             call()
 
 
+@pytest.mark.parametrize("provider", ["CPU", "cpu", "CPUExecutionProvider"])
+def test_provider_may_be_written_short(mlp: Exported, provider: str) -> None:
+    assert "CPUExecutionProvider" in str(load(mlp.folder, provider=provider).running("decoder"))
+
+
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "CudaExecutionProvider", ""])
 def test_missing_provider_is_an_error_without_fallback(mlp: Exported, provider: str) -> None:
     if provider in onnxruntime.get_available_providers():

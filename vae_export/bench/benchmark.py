@@ -17,7 +17,7 @@ from statistics import median
 
 from vae_export.artifact.certificate import StoredCertificate
 from vae_export.artifact.folder import Artifact
-from vae_export.artifact.manifest import FileEntry
+from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.bench.kernels import Kernel, available_libraries
 from vae_export.bench.process import SubjectError, SubjectProcess
 from vae_export.bench.results import BenchPlan, BenchResult, SubjectSummary, Timings
@@ -29,6 +29,7 @@ from vae_export.errors import TargetError, UsageError
 from vae_export.parity.degradation import Report
 from vae_export.parity.targets import Target, choose_targets, parse_target
 from vae_export.precision import FULL
+from vae_export.session_options import short_provider
 from vae_export.sources import NamedModel
 from vae_export.system.hardware import describe_machine
 from vae_export.tensors import BATCH, Symbol
@@ -66,6 +67,7 @@ def bench(
         TargetError: a requested target cannot be measured here.
     """
     certificate.require(artifact.manifest, artifact.certificate)
+    targets = full_names(targets, artifact.manifest)
     chosen = {part: choose_subjects(artifact, part, targets) for part in plan.parts}
     plan = allowed_plan(plan, artifact.manifest.contract, report)
     sizes = artifact.manifest.contract.sizes(plan.sizes)
@@ -122,19 +124,35 @@ def allowed_plan(plan: BenchPlan, contract: Contract, report: Report) -> BenchPl
     return replace(plan, batches=batches)
 
 
+def full_names(names: Sequence[str] | None, manifest: Manifest) -> list[str] | None:
+    """Return names of subjects with the full names of their providers; None stays None.
+
+    Raises:
+        UsageError: no file of the export has one of these targets.
+    """
+    if names is None:
+        return None
+    # Those that are no file have one provider each, and short_provider() takes the end of their names.
+    others = {short_provider(name).lower(): name for name in NOT_FILES}
+    kinds = [(entry.format, entry.precision) for entry in manifest.known]
+    found = (others.get(short_provider(name).lower(), name) for name in names)
+    return [name if name in NOT_FILES else str(parse_target(name, kinds)) for name in found]
+
+
 def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | None) -> list[str]:
     """Choose the subjects to measure, beside the roofline: first eager PyTorch, then the others.
 
     Args:
         artifact: the export.
         part: the part of the model.
-        requested: names of subjects; None takes all that run on this machine.
+        requested: names of subjects as `full_names` returns them; None takes all that run on this machine.
 
     Returns:
         The names of the subjects, each once.
 
     Raises:
         UsageError: the export has no such part, or no file for a requested target.
+        TargetError: this machine lacks the provider of a requested target.
     """
     kinds = [(entry.format, entry.precision) for entry in artifact.manifest.known if entry.part == part]
     if not kinds:
@@ -143,10 +161,9 @@ def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | N
     if requested is None:
         runtime = [RUNTIME] if ("onnx", FULL) in kinds else []
         return [EAGER, COMPILE, *runtime, *map(str, choose_targets(kinds, None))]
-    for name in requested:
-        if name not in NOT_FILES:
-            parse_target(name, kinds)
-    return [EAGER, *(name for name in dict.fromkeys(requested) if name != EAGER)]
+    targets = choose_targets(kinds, [name for name in requested if name not in NOT_FILES])
+    others = [name for name in requested if name in NOT_FILES and name != EAGER]
+    return [EAGER, *dict.fromkeys([*others, *map(str, targets)])]
 
 
 class _PartBenchmark:

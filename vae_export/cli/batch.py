@@ -33,7 +33,7 @@ from vae_export.cli.options import (
 )
 from vae_export.errors import UsageError
 from vae_export.io.staging import check_free
-from vae_export.session_options import CPU, SessionOptions
+from vae_export.session_options import CPU, SessionOptions, find_provider
 
 if TYPE_CHECKING:
     from vae_export.artifact.folder import Package
@@ -69,9 +69,7 @@ class MachineOptions:
 
     provider: Annotated[
         str | None,
-        typer.Option(
-            "--provider", help="ONNX Runtime provider; an error where it is missing. Default: CPUExecutionProvider."
-        ),
+        typer.Option("--provider", help="ONNX Runtime provider; an error where it is missing. Default: CPU."),
     ] = None
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads of a model. Default: all cores; with ray 1.")
@@ -295,7 +293,7 @@ def _run(work: _Work, model: OpenOptions, machine: MachineOptions, output: Outpu
     from vae_export.pipeline.run import run_pipeline
     from vae_export.runtime import Model, open_package
 
-    provider, threads = machine.provider or CPU, machine.threads
+    provider, threads = find_provider(machine.provider or CPU), machine.threads
     package = open_package(place, verify_key=model.verify_key)
     contract = package.manifest.contract
     if output.shards is None and work.job != "encode" and not contract.is_image:

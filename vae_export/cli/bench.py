@@ -48,8 +48,7 @@ class MeasurementOptions:
         typer.Option(
             "--target",
             metavar="FORMAT/PROVIDER",
-            help="Target to measure, such as onnx/CPUExecutionProvider, compile/cpu or "
-            "runtime/CPUExecutionProvider. Repeatable. "
+            help="Target to measure, such as onnx/CPU, compile/cpu or runtime/CPU. Repeatable. "
             "eager/cpu is always measured. Default: all that run here.",
         ),
     ] = None
@@ -119,9 +118,11 @@ def bench(
     from vae_export.artifact.certificate import read_certificate
     from vae_export.artifact.folder import open_artifact
     from vae_export.bench.benchmark import bench as measure
+    from vae_export.bench.benchmark import full_names
     from vae_export.report import timings_page
 
     artifact = open_artifact(chosen.export)
+    targets = full_names(targets, artifact.manifest)
     if ALL in (measurement.part or ()):
         have = {entry.part for entry in artifact.manifest.files}
         plan = replace(plan, parts=tuple(name for name in EVERY_PART if name in have))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from vae_export.errors import StorageError
+from vae_export.session_options import short_provider
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -109,7 +110,7 @@ def is_wide() -> bool:
 
 def short_target(name: str) -> str:
     """Return the name of a target without the end of ONNX Runtime's long names: onnx/CPU."""
-    return name.removesuffix("ExecutionProvider")
+    return short_provider(name)
 
 
 def table(*headings: str, right: Container[str] = (), wrap: Container[str] = ()) -> Table:

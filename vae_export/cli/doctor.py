@@ -139,8 +139,13 @@ def _reason(line: str) -> str:
 
 
 def _install_line(extra: str) -> str:
-    """Return the pip line for an extra; ExecuTorch is built for one torch each and must not replace the present one."""
+    """Return the pip line for an extra.
+
+    ExecuTorch is built for one torch each and must not replace the present one; LiteRT needs older packages.
+    """
     line = f"pip install 'vae-export[{extra}]'"
+    if extra == "litert":
+        return f"{line}\n  (an environment of its own)"
     if extra != "executorch" or missing("export", "torch") is not None:
         return line
     fitting = fitting_executorch(version("torch"))

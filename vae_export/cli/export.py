@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
@@ -27,7 +28,7 @@ from vae_export.cli.options import (
 )
 from vae_export.cli.verify import BETWEEN_FILES, show_degradations, show_gaps
 from vae_export.contract import PARTS, PIXELS
-from vae_export.errors import ParityError, UsageError
+from vae_export.errors import OutputExistsError, ParityError, UsageError
 from vae_export.formats import FORMATS, OPSET
 from vae_export.io.staging import check_free
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
@@ -136,6 +137,17 @@ def export(
     console.result(f"exported to {folder}")
 
 
+def _check_free(folder: Path, *, force: bool) -> None:
+    """Raise `OutputExistsError` if a folder exists and `force` is false; an export can be added to as well."""
+    try:
+        check_free(folder, force=force)
+    except OutputExistsError as error:
+        if not (folder / MANIFEST).exists():
+            raise
+        do = "pass --force to replace it, --add to add files to it, or --out to write elsewhere"
+        raise OutputExistsError(folder, do) from error
+
+
 def _loaded(model: NamedModel | None, checkpoint: Path) -> Source | Checkpoint:
     from vae_export.models.checkpoint import load_checkpoint
 
@@ -158,7 +170,7 @@ def export_to(
     refuse_together(force=force, add=add)
     if add and not folder.exists():
         raise UsageError("no export to add to", where=folder, do="export without --add first")
-    check_free(folder, force=force or add)
+    _check_free(folder, force=force or add)
     require("export")
 
     from vae_export.exporter import export as export_files

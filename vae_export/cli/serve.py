@@ -76,9 +76,7 @@ class ComputeOptions:
         PrecisionName | None,
         typer.Option("--precision", help="Precision of the files. Default: fp32, or the only one."),
     ] = None
-    provider: Annotated[
-        str | None, typer.Option("--provider", help="ONNX Runtime provider. Default: CPUExecutionProvider.")
-    ] = None
+    provider: Annotated[str | None, typer.Option("--provider", help="ONNX Runtime provider. Default: CPU.")] = None
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads of a batch. Default: as tuned, or 1.")
     ] = None

@@ -76,7 +76,7 @@ class ComparisonOptions:
         typer.Option(
             "--target",
             metavar="FORMAT/PROVIDER",
-            help="Target to verify, such as onnx/CPUExecutionProvider. Repeatable. Default: all that run here.",
+            help="Target to verify, such as onnx/CPU. Repeatable. Default: all that run here.",
         ),
     ] = None
     atol: Annotated[float | None, typer.Option("--atol", help="Absolute tolerance, instead of the measured one.")] = (
@@ -166,7 +166,7 @@ def verify(
     )
     if baseline is not None and baseline.resolve() == place.resolve():
         raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
-    artifact, loaded = _opened(checkpoint, export, single, named, quick=comparison.quick)
+    artifact, loaded = _opened(checkpoint, export, single, named, targets, quick=comparison.quick)
     source = Source.of(loaded)
     allowed = budget.budget(source.contract, source.provenance)
 
@@ -229,14 +229,22 @@ def verify(
 
 
 def _opened(
-    checkpoint: Path, export: Path | None, single: SingleFileOptions, model: NamedModel | None, *, quick: bool
+    checkpoint: Path,
+    export: Path | None,
+    single: SingleFileOptions,
+    model: NamedModel | None,
+    targets: Sequence[str] | None,
+    *,
+    quick: bool,
 ) -> tuple[Artifact, Source | Checkpoint]:
     """Return the files to verify and the model to compare them with."""
     from vae_export.artifact.folder import open_artifact
     from vae_export.models.checkpoint import Checkpoint, load_checkpoint
+    from vae_export.parity.targets import choose_targets, kinds_of
 
     if single.file is None or single.part is None:
         artifact = open_artifact(export or checkpoint.parent)
+        choose_targets(kinds_of(artifact.manifest), targets)  # a bad one is refused before the model is loaded
         return artifact, load_checkpoint(checkpoint) if model is None else opened(model)
     loaded = load_checkpoint(checkpoint) if model is None else opened(model)
     contract = loaded.config.contract if isinstance(loaded, Checkpoint) else loaded.contract

@@ -197,6 +197,7 @@ class Format(ABC):
         is_reproducible: whether equal inputs and versions give equal bytes.
         left_out_of_all: why `--format all` leaves the format out, such as "it takes many seconds a part"; empty if not.
         precisions: precisions of the files, float32 first.
+        known_providers: names of the engine's providers or devices, whether they are here or not.
     """
 
     name: str
@@ -212,6 +213,7 @@ class Format(ABC):
     is_reproducible = True
     left_out_of_all = ""
     precisions: tuple[PrecisionName, ...] = (FULL,)
+    known_providers: tuple[str, ...] = ("cpu", "cuda")
 
     def unavailable(self) -> str | None:
         """Return the reason why this machine cannot write this format, or None if it can."""
@@ -220,6 +222,12 @@ class Format(ABC):
 
     def check(self, options: WriteOptions) -> None:  # noqa: B027 -- most formats can write all options
         """Raise `UsageError` for options that this format cannot write. This is called before any work."""
+
+    def check_part(self, spec: PartSpec) -> None:  # noqa: B027 -- most formats can have any part
+        """Raise `ModelError` for inputs or outputs that files of this format cannot have.
+
+        This is called before any work, with sizes in numbers: capturing may find that free sizes are fixed.
+        """
 
     def engine_version(self) -> str:
         """Return the version of the engine as it is loaded, such as that of onnxruntime-gpu in place of onnxruntime."""

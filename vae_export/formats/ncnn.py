@@ -81,7 +81,7 @@ class Ncnn(Format):
             ModelError: the part has sizes or types that ncnn has not, or operators that it does not know.
         """
         spec = graph.spec
-        _check_contract(spec)
+        self.check_part(spec)
         script = traced(graph.single_row(), tuple(tensor[:1] for tensor in graph.example), spec.part)
         with tempfile.TemporaryDirectory() as folder:
             _convert(script, spec, Path(folder))
@@ -90,6 +90,19 @@ class Ncnn(Format):
         model = _parse(text.decode()).without_batch(batched).renamed(_blob_names(spec))
         model.check(spec)
         return FileContent(model.text.encode(), {_WEIGHTS: weights})
+
+    def check_part(self, spec: PartSpec) -> None:
+        """Raise `ModelError` for a size, a type or a number of axes that ncnn's models cannot have."""
+        check_fixed_sizes(spec, "ncnn")
+        do = "write this part in another format, such as onnx"
+        for tensor in (*spec.inputs, *spec.outputs):
+            where = f"{spec.part}, tensor '{tensor.name}'"
+            if tensor.dtype != "float32":
+                got = tensor.dtype
+                raise ModelError("ncnn models take and give float32", where=where, expected="float32", got=got, do=do)
+            if not 1 <= len(tensor.item) <= _MOST_AXES:
+                expected = f"1 to {_MOST_AXES} axes besides the batch"
+                raise ModelError("ncnn tensors have few axes", where=where, expected=expected, got=tensor.item, do=do)
 
     def lint(self, content: FileContent, stated: StatedFile) -> Iterator[Finding]:
         """Find traces of this machine; raise `ValueError` for another format. Capture refuses stochastic ops."""
@@ -265,18 +278,6 @@ def _weights(content: FileContent, where: str) -> bytes:
     if _WEIGHTS not in content.sidecars:
         raise ModelError("ncnn model without its weights", where=where, expected=f"a {_WEIGHTS} file beside it")
     return content.sidecars[_WEIGHTS]
-
-
-def _check_contract(spec: PartSpec) -> None:
-    """Raise `ModelError` for a size, a type or a number of axes that ncnn's models cannot have."""
-    check_fixed_sizes(spec, "ncnn")
-    for tensor in (*spec.inputs, *spec.outputs):
-        where = f"{spec.part}, tensor '{tensor.name}'"
-        if tensor.dtype != "float32":
-            raise ModelError("ncnn models take and give float32", where=where, expected="float32", got=tensor.dtype)
-        if not 1 <= len(tensor.item) <= _MOST_AXES:
-            expected = f"1 to {_MOST_AXES} axes besides the batch"
-            raise ModelError("ncnn tensors have few axes", where=where, expected=expected, got=tensor.item)
 
 
 def _convert(script: bytes, spec: PartSpec, folder: Path) -> None:

@@ -19,6 +19,7 @@ from vae_export.session_options import (
     EXACT_INT8_ENTRY,
     EXACT_LEVELS,
     OPTIMISATION_LEVELS,
+    PROVIDERS,
     SessionOptions,
 )
 
@@ -49,6 +50,7 @@ class Onnx(Format):
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     engine = "onnxruntime"
+    known_providers = PROVIDERS
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
@@ -87,6 +89,12 @@ class Onnx(Format):
             return FileContent(translation.one_file())
         data, weights = translation.two_files(sidecar_name(f"{graph.spec.part}{self.suffix}", WEIGHTS))
         return FileContent(data, {WEIGHTS: weights})
+
+    def check_provider(self, provider: str) -> None:
+        """Raise `TargetError` unless this build of ONNX Runtime has the provider."""
+        from vae_export.runtime.session import check_provider
+
+        check_provider(provider)
 
     def providers(self) -> tuple[str, ...]:
         """Return the providers of ONNX Runtime that this machine has, the CPU first."""

@@ -61,6 +61,7 @@ class OpenVino(Format):
     extra = "openvino"
     packages = ("openvino", "onnx", "onnxscript")
     engine = "openvino"
+    known_providers = ("CPU", "GPU", "NPU")
     summary = "OpenVINO's IR for Intel hardware: two files, the graph and `.openvino.bin` with its weights"
     danger = "is checked by nobody before OpenVINO parses it"
     may_crash = True

@@ -18,7 +18,7 @@ from vae_export.formats.base import Finding, Format, Runner, StatedFile, WriteOp
 from vae_export.formats.onnx import Onnx, session_runner
 from vae_export.formats.onnx_lint import DOMAINS
 from vae_export.formats.structure import Structure
-from vae_export.session_options import CPU, SessionOptions
+from vae_export.session_options import CPU, PROVIDERS, SessionOptions
 
 if TYPE_CHECKING:
     from vae_export.capture import Graph
@@ -38,6 +38,7 @@ class Ort(Format):
     suffix = ".ort"
     packages = ("onnxruntime", "onnx", "onnxscript")
     engine = "onnxruntime"
+    known_providers = PROVIDERS
     summary = "ONNX Runtime's own format, for its small builds on phones and in browsers"
     danger = "is checked by nobody before ONNX Runtime maps it"
     may_crash = True

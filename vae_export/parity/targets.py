@@ -1,4 +1,4 @@
-"""Parse and choose the targets of a verification, named `format/provider` as in "onnx/CPUExecutionProvider".
+"""Parse and choose the targets of a verification, named `format/provider`: "onnx/CPUExecutionProvider", or "onnx/CPU".
 
 A precision other than float32 follows the format, as in `onnx+int8/CPUExecutionProvider`; `+tf32` follows a provider
 that lets a GPU use TF32.
@@ -18,7 +18,7 @@ from vae_export.artifact.manifest import FileEntry, Manifest
 from vae_export.errors import IntegrityError, TargetError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.precision import FULL, PRECISIONS, PrecisionName
-from vae_export.session_options import CUDA, TENSORRT, SessionOptions
+from vae_export.session_options import CUDA, TENSORRT, SessionOptions, find_provider
 
 _TF32 = "+tf32"
 #: A format and a precision.
@@ -68,6 +68,12 @@ class Target:
         """Whether the provider runs on an NVIDIA GPU."""
         return self.provider in _NVIDIA
 
+    def check_provider(self) -> None:
+        """Raise `TargetError` if this machine lacks the provider; opening a file reports a missing engine."""
+        format = FORMATS[self.format]
+        if format.providers():
+            format.check_provider(self.provider)
+
     def check(self) -> None:
         """Raise `TargetError` if the environment forces TF32 on or off against this target."""
         if self.provider not in FORMATS[self.format].providers():
@@ -83,7 +89,7 @@ def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
     """Parse a target's name.
 
     Args:
-        name: the name, such as "onnx+int8/CPUExecutionProvider".
+        name: the name, such as "onnx+int8/CPUExecutionProvider", in short "onnx+int8/CPU".
         kinds: formats and precisions of the files.
 
     Returns:
@@ -96,9 +102,12 @@ def parse_target(name: str, kinds: Iterable[Kind]) -> Target:
     format, _, precision = written.partition("+")
     tf32 = provider.endswith(_TF32)
     kind = next((kind for kind in kinds if kind == (format, precision or FULL)), None)
-    target = None if kind is None else Target(format, provider.removesuffix(_TF32), tf32, kind[1])
+    target = None
+    if kind is not None:
+        full = find_provider(provider.removesuffix(_TF32), FORMATS[format].known_providers)
+        target = Target(format, full, tf32, kind[1])
     if target is None or not slash or not target.provider or (tf32 and not target.is_gpu):
-        do = "targets are written format/provider, such as onnx/CPUExecutionProvider"
+        do = "targets are written format/provider, such as onnx/CPU"
         expected = " | ".join(str(Target(*kind[:1], "…", precision=kind[1])) for kind in kinds)
         raise UsageError("no file for this target", where=name, expected=expected, do=do)
     return target
@@ -132,11 +141,15 @@ def choose_targets(kinds: Sequence[Kind], asked: Sequence[str] | None) -> list[T
     Raises:
         IntegrityError: the manifest names an unknown format.
         UsageError: no file can have a requested target.
+        TargetError: this machine lacks the provider of a requested target.
     """
     if unknown := [format for format, _ in kinds if format not in FORMATS]:
         raise IntegrityError("manifest names an unknown format", expected=" | ".join(FORMATS), got=unknown)
     if asked is not None:
-        return [parse_target(name, kinds) for name in dict.fromkeys(asked)]
+        chosen = list(dict.fromkeys(parse_target(name, kinds) for name in asked))
+        for target in chosen:
+            target.check_provider()
+        return chosen
     plain = [
         Target(format, provider, precision=precision)
         for format, precision in kinds

@@ -9,7 +9,7 @@ from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.precision import FULL, PrecisionName
 from vae_export.runtime.session import try_provider
-from vae_export.session_options import CPU, RUNTIME_FORMAT, SessionOptions
+from vae_export.session_options import CPU, RUNTIME_FORMAT, SessionOptions, find_provider
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def choose_options(
         manifest: the manifest of the export or bundle.
         part: the part that is to run.
         precision: precision of the file; None takes float32, or the only precision that there is.
-        provider: an ONNX Runtime provider; None takes the recommended one, or the CPU.
+        provider: an ONNX Runtime provider, in short CPU or CUDA; None takes the recommended one, or the CPU.
         threads: number of threads within an operator; None takes the recommended number, or lets ONNX Runtime choose.
 
     Returns:
@@ -61,9 +61,8 @@ def choose_options(
         entry = next(entry for entry in manifest.files if entry.name == advice.file)
         reason = f"recommended for batches of {advice.batch:,}, measured on a machine like this one"
         return ChosenOptions(entry.precision, advice.options, reason)
-    usual = ChosenOptions(
-        _precision(manifest, precision), SessionOptions(CPU if provider is None else provider, threads)
-    )
+    options = SessionOptions(CPU if provider is None else find_provider(provider), threads)
+    usual = ChosenOptions(_precision(manifest, precision), options)
     if advice is None:
         return usual
     cause = f"{' and '.join(given)} given by the caller" if given else obstacle

@@ -534,7 +534,8 @@ def load(
     Args:
         path: a bundle such as mnist.zip, or the folder that `export` wrote.
         precision: precision of the files, such as "int8"; None uses float32, or the only precision of the export.
-        provider: an ONNX Runtime provider; None uses the CPU. There is no fallback to another provider.
+        provider: an ONNX Runtime provider, in short CPU or CUDA; None uses the CPU. There is no fallback to
+            another provider.
         threads: number of threads within an operator; None lets ONNX Runtime choose.
         batch_size: number of rows that are computed at a time; None chooses it from their size.
         verify_key: the Ed25519 public key of whoever must have signed the bundle: the path of a PEM file, or its bytes.

@@ -190,6 +190,13 @@ def available_providers() -> tuple[str, ...]:
     return tuple(provider for provider in PROVIDERS if provider in available)
 
 
+def check_provider(provider: str) -> None:
+    """Raise `TargetError` unless this build of ONNX Runtime lists the provider."""
+    if provider not in (available := available_providers()):
+        do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
+        raise TargetError("provider not found", where=provider, expected=" | ".join(available), do=do)
+
+
 def try_provider(provider: str) -> None:
     """Raise `TargetError` unless the provider runs a graph on this machine."""
     _open(_IDENTITY, SessionOptions(provider), where="probe")
@@ -225,10 +232,8 @@ _IDENTITY = (
 def _open(
     data: bytes, options: SessionOptions, where: str, sidecars: Mapping[str, bytes] = MappingProxyType({})
 ) -> ort.InferenceSession:
-    provider, available = options.provider, available_providers()
-    if provider not in available:
-        do = "run: pip install onnxruntime-gpu" if provider in (CUDA, TENSORRT) else "see `vae-export doctor`"
-        raise TargetError("provider not found", where=provider, expected=" | ".join(available), do=do)
+    provider = options.provider
+    check_provider(provider)
     settings = ort.SessionOptions()
     settings.log_severity_level = LOG_FATAL
     if options.threads is not None:
