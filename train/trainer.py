@@ -262,8 +262,8 @@ class Trainer:
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Return the number of whole batches: the last incomplete one is dropped. Raises `DataError` if there is none."""
     if images < batch_size:
-        got = f"{images:,} training images"
-        expected, do = f"{batch_size:,} or more", "pass a smaller --batch-size"
+        got, expected = f"{images:,} training images", f"{batch_size:,} or more"
+        do = f"pass --batch-size {images}, or less" if images else "pass data with more images"
         raise DataError("fewer images than a batch", expected=expected, got=got, do=do)
     return images // batch_size
 

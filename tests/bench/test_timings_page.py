@@ -120,9 +120,17 @@ def test_speed_is_linear_and_labels_do_not_overlap(timings: Timings) -> None:
     first, second, third = (height[name] for name in ("compile/cpu", "onnx/CPU", "openvino/CPU"))
     assert first - second == pytest.approx(second - third, abs=0.2)
     assert chart.one > height["compile/cpu"] > height["onnx+int8/CPU"]
-    labels = sorted([*(line.label_y for line in chart.lines), chart.roofline.label_y])
+    labels = sorted([*(line.label_y for line in chart.lines), chart.roofline.label_y, chart.one_label])
     assert all(after - before >= 18.9 for before, after in pairwise(labels))
     assert chart.slower == ("pt2+fp16/cpu (0.20× to 0.20×)",)
+
+
+def test_caption_names_what_was_measured(timings: Timings, mlp: Exported) -> None:
+    certificate = read_certificate(mlp.artifact.certificate)
+    page = timings_page(scaled(timings, {"onnx/CPU": 2.0}, {"onnx/CPU": "fp32"}), certificate)
+    assert "One line for the fastest file of each kind of precision." in page
+    page = timings_page(scaled(timings, FIVE, PRECISIONS_OF_FIVE), certificate)
+    assert "One line for torch.compile and the fastest file of each kind of precision." in page
 
 
 def test_neighbours_that_differ_look_different() -> None:

@@ -119,7 +119,7 @@ class TestDoctor:
         outcome = invoke("doctor")
         assert outcome.code == 0
         assert "…" not in outcome.out
-        assert "onnx/CPUExecutionProvider" in outcome.out
+        assert "onnx/CPU" in outcome.out
 
 
 class TestPrecision:

@@ -156,7 +156,7 @@ def test_unreadable_file_is_named(tmp_path: Path, spoil: Callable[[Path], None])
 
 
 def test_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^no images: "):
+    with pytest.raises(DataError, match=r"^no images: .*; say where the images are: --data-dir FOLDER"):
         read_folder(tmp_path, 28)
     with pytest.raises(DataError, match=r"^no such folder: "):
         read_folder(tmp_path / "nowhere", 28)

@@ -299,5 +299,5 @@ def test_file_in_place_of_the_run_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_fewer_images_than_a_batch_are_refused(digits: Dataset, run: Run) -> None:
-    with pytest.raises(DataError, match="fewer images than a batch"):
+    with pytest.raises(DataError, match="fewer images than a batch; .*; pass --batch-size 256, or less"):
         TrainingSession(options(batch_size=257), run, digits, CPU)

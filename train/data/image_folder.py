@@ -124,7 +124,8 @@ def read_folder(
     files = find_images(folder)
     if not files:
         expected = f"files of {', '.join(IMAGE_FORMATS)}"
-        raise DataError("no images", where=folder, expected=expected, got="an empty folder")
+        do = "say where the images are: --data-dir FOLDER"
+        raise DataError("no images", where=folder, expected=expected, got="none of these", do=do)
     size = size or preview_folder(folder).side
     fits = _COPIES * len(files) * 3 * size * size <= _MEMORY_SHARE * available_memory()
     if in_memory == "yes" and not fits:

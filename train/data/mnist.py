@@ -53,7 +53,7 @@ def read_mnist(
     if not all(_unpack(raw / file) for file in _FILES):
         if not download:
             raise _missing(name, raw, "no such file, and --no-download")
-        report(f"downloading {CLASSES[name]} to {raw}")
+        report(f"no {CLASSES[name]} in {raw}: downloading it there")
         _download(name, root, raw)
     train, test = _read_split(raw, "train"), _read_split(raw, "t10k")
     if train.shape[1:] != test.shape[1:]:

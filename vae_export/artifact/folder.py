@@ -73,7 +73,8 @@ class Artifact:
                 raise _altered(file, path, f"{size} bytes")
             data = path.read_bytes()
         except OSError as error:
-            raise IntegrityError("exported file cannot be read", where=path, got=error.strerror) from error
+            do = "export again, or fetch it again"
+            raise IntegrityError("exported file cannot be read", where=path, got=error.strerror, do=do) from error
         check_hash(file, data, path)
         return data
 

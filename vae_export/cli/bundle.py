@@ -35,7 +35,7 @@ from vae_export.contract import EVERY_PART, NORMAL
 from vae_export.errors import InputError, IntegrityError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
-from vae_export.io.staging import check_free
+from vae_export.io.staging import check_file_free, check_free
 from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def bundle(
     export: ExportOption = None,
     model: NamedModelOptions,
     contents: ContentOptions,
+    effort: EffortOptions,
     triton: TritonOptions,
     out: Annotated[Path | None, out_option("FILE", "File to make. Default: NAME.zip in the run folder.")] = None,
     force: ForceOption = False,
@@ -116,6 +117,8 @@ def bundle(
     """
     refuse_together(run=run, export=export)
     named = model.named(run=run, export=export)
+    if named is None and effort != EffortOptions():
+        raise UsageError("--verify-minutes and --thorough go with --model", do="pass them to verify")
     if named is not None:
         folder, home = run_of(named).export, run_of(named).folder
     elif export is not None:
@@ -126,10 +129,10 @@ def bundle(
         folder, home = chosen.export, chosen.folder
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
-    check_free(target, force=force)
+    check_file_free(target, force=force)
     served = triton.checked(target, force=force)
     if named is not None:
-        _export_first(named, folder, contents, force=force)
+        _export_first(named, folder, contents, effort, force=force)
 
     from vae_export.artifact.folder import open_artifact
     from vae_export.bundles.writer import NO_LICENCE, write_bundle
@@ -142,8 +145,8 @@ def bundle(
         parts=contents.part,
         precisions=contents.precision,
         page=contents.page,
-        notes="" if contents.notes is None else _text(contents.notes),
-        licence=NO_LICENCE if contents.licence is None else _text(contents.licence),
+        notes="" if contents.notes is None else _text("--notes", contents.notes),
+        licence=NO_LICENCE if contents.licence is None else _text("--licence", contents.licence),
         sign_key=contents.sign,
         force=force,
     )
@@ -182,7 +185,9 @@ def _refuse_outdated(run: Run) -> None:
         )
 
 
-def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, force: bool) -> None:
+def _export_first(
+    model: NamedModel, folder: Path, contents: ContentOptions, effort: EffortOptions, *, force: bool
+) -> None:
     """Export a model to a folder; an export of the very same model that is there is kept."""
     from vae_export.artifact.folder import open_artifact
     from vae_export.cli.export import OutputFileOptions, export_to
@@ -191,10 +196,10 @@ def _export_first(model: NamedModel, folder: Path, contents: ContentOptions, *, 
         if dict(open_artifact(folder).manifest.provenance) != dict(opened(model).provenance):
             do = "pass --force to export it again"
             raise UsageError("folder has the export of another model, or of other weights", where=folder, do=do)
-        console.note(f"taking the export in {folder}")
+        console.note(f"taking the export in {folder}; --force exports and verifies it again")
         return
     files = OutputFileOptions(format=contents.format, part=contents.part, precision=contents.precision)
-    export_to(folder, files, EffortOptions(), BudgetOptions(), lambda: opened(model), force=force)
+    export_to(folder, files, effort, BudgetOptions(), lambda: opened(model), force=force)
 
 
 def _title(name: str, *, of_file: bool) -> str:
@@ -206,20 +211,16 @@ def _title(name: str, *, of_file: bool) -> str:
     return name
 
 
-def _read(path: Path) -> bytes:
+def _text(option: str, path: Path) -> str:
+    """Return the text of the file that an option names."""
+    where = f"{option} {path}"
     try:
-        return path.read_bytes()
+        return path.read_bytes().decode()
     except OSError as error:
-        raise InputError("file cannot be read", where=path, got=error.strerror) from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return _read(path).decode()
+        raise InputError("file cannot be read", where=where, got=error.strerror) from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            "not a text", where=path, expected="UTF-8", got=f"byte {error.start}: {error.reason}"
-        ) from error
+        got = f"byte {error.start}: {error.reason}"
+        raise InputError("not a text", where=where, expected="UTF-8", got=got) from error
 
 
 def inspect(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 import typer
@@ -168,6 +170,25 @@ def suggestion(names: Collection[str]) -> str:
     return f"did you mean {' or '.join(sorted(names))}?" if names else "see --help"
 
 
+def _option_for(typed: str, error: typer.TyperException) -> str:
+    """Return which option a path belongs to that was typed without one, as far as what lies there tells."""
+    from vae_export.artifact.manifest import MANIFEST
+
+    context: Any = getattr(error, "ctx", None)
+    known = {option for param in context.command.params for option in param.opts}
+    path = Path(typed)
+    fitting = {
+        "--export": (path / MANIFEST).is_file(),
+        "--run": (path / "export").is_dir() or (path / "checkpoint.safetensors").is_file(),
+        "--checkpoint": path.suffix == ".safetensors",
+        "--bundle": path.suffix == ".zip",
+        "--model": ":" in typed,
+        "--file": path.is_file(),
+    }
+    option = next((option for option, fits in fitting.items() if fits and option in known), None)
+    return "see --help" if option is None else f"pass {option} {typed}"
+
+
 def usage_error(error: typer.TyperException) -> UsageError:
     """Return an error of typer's in the form of ours; a mistyped option or choice gets a suggestion."""
     param = getattr(error, "param", None)
@@ -180,6 +201,8 @@ def usage_error(error: typer.TyperException) -> UsageError:
         return UsageError("unknown option", where=typed, do=suggestion(begun or [known[name] for name in near]))
     if hasattr(error, "param_type") and param is not None:  # nor MissingParameter
         return UsageError(f"missing {param.param_type_name}", where=param.name.upper(), do="see --help")
+    if extra := re.fullmatch(r"Got unexpected extra arguments?\S* \((.*)\)\.?", error.format_message()):
+        return UsageError("unexpected argument", where=extra[1], do=_option_for(extra[1], error))
     # The validation error of pydantic that caused it says what was typed.
     details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if not isinstance(error, typer.BadParameter) or not isinstance(param, TyperOption) or not details:

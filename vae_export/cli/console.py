@@ -93,10 +93,10 @@ def paragraph(text: str) -> None:
 
 
 def width() -> int:
-    """Return the columns of the terminal; 160 where there is none, because rich would cut tables to 80 there."""
+    """Return the columns of the terminal; `WIDE` where there is none, because rich would take 80 there."""
     from rich.console import Console
 
-    return Console().width if sys.stdout.isatty() else 160
+    return Console().width if sys.stdout.isatty() else WIDE
 
 
 #: Columns from which on tables have all their columns, and cells with two numbers one line.

@@ -121,7 +121,7 @@ def doctor(json: JsonOption = False) -> None:
     formats = console.table("format", "what for", "writing", "runs on", wrap=["what for", "writing"])
     for item in found.formats:
         writing = "ready" if item.unavailable is None else _reason(item.unavailable)
-        formats.add_row(item.name, item.summary, writing, "\n".join(item.targets) or "-")
+        formats.add_row(item.name, item.summary, writing, "\n".join(map(console.short_target, item.targets)) or "-")
     installs = console.table("to install more", "missing now", wrap=["missing now"])
     for extra, state in found.extras.items():
         if state:

@@ -12,7 +12,7 @@ import typer
 from vae_export.cli import console
 from vae_export.cli.command import option_group
 from vae_export.errors import UsageError
-from vae_export.io.staging import check_free
+from vae_export.io.staging import check_file_free
 from vae_export.runs import ARTIFACTS, Run, newest_run
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ def check_document_free(path: Path, *, force: bool) -> None:
     if path.suffix != ".json":
         raise UsageError("--out is for the JSON; the page goes beside it", where=path, expected="a name in .json")
     for place in (path, path.with_suffix(".html")):
-        check_free(place, force=force)
+        check_file_free(place, force=force)
 
 
 def run_of(model: NamedModel) -> Run:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vae_export.artifact.certificate import METRIC, read_certificate
-from vae_export.artifact.folder import CERTIFICATE
+from vae_export.artifact.folder import CERTIFICATE, open_artifact
 from vae_export.cli import console
 from vae_export.cli.command import grouped, option_group
 from vae_export.cli.options import (
@@ -153,13 +153,16 @@ def verify(
     from vae_export.report import certificate_page
     from vae_export.sources import Source
 
+    if export is not None:
+        open_artifact(export)  # a wrong folder is named before a run is looked for
     targets, tolerance = comparison.target, comparison.tolerance()
     before = None if baseline is None else read_baseline(baseline)
     named = model.named(run=run, checkpoint=checkpoint)
     if named is not None:
         checkpoint, export = run_of(named).checkpoint, export or run_of(named).export
     elif checkpoint is None or (export is None and file is None):
-        chosen = Run(checkpoint.parent) if checkpoint is not None and run is None else chosen_run(run)
+        chosen = _run_of_files(checkpoint, export) if run is None else None
+        chosen = chosen or chosen_run(run)
         checkpoint, export = checkpoint or chosen.checkpoint, export or chosen.export
     place = out or (
         file.with_name(f"{file.name}.{CERTIFICATE}") if file else (export or checkpoint.parent) / CERTIFICATE
@@ -228,6 +231,14 @@ def verify(
         console.result(verdict(certificate))
 
 
+def _run_of_files(checkpoint: Path | None, export: Path | None) -> Run | None:
+    """Return the run that a checkpoint or an export lies in, or None."""
+    if checkpoint is not None:
+        return Run(checkpoint.parent)
+    run = None if export is None else Run(export.absolute().parent)
+    return run if run is not None and run.checkpoint.is_file() else None
+
+
 def _opened(
     checkpoint: Path,
     export: Path | None,
@@ -238,7 +249,6 @@ def _opened(
     quick: bool,
 ) -> tuple[Artifact, Source | Checkpoint]:
     """Return the files to verify and the model to compare them with."""
-    from vae_export.artifact.folder import open_artifact
     from vae_export.models.checkpoint import Checkpoint, load_checkpoint
     from vae_export.parity.targets import choose_targets, kinds_of
 

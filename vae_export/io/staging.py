@@ -118,6 +118,13 @@ def check_free(path: Path, *, force: bool) -> None:
             raise OutputExistsError(path)
 
 
+def check_file_free(path: Path, *, force: bool) -> None:
+    """Raise `UsageError` if the path of a file is a folder, which is never replaced, else what `check_free` raises."""
+    if path.is_dir():
+        raise UsageError("output is a folder", where=path, expected="the name of a file", do="choose another --out")
+    check_free(path, force=force)
+
+
 def sweep(folder: Path) -> None:
     """Remove the half-written files of killed processes in a folder. The caller must hold the folder's lock."""
     for stale in _partial(folder):

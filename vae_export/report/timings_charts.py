@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vae_export.bench.results import Timings
-from vae_export.bench.subjects import EAGER
+from vae_export.bench.subjects import COMPILE, EAGER, RUNTIME
 from vae_export.precision import PRECISIONS, PrecisionName
 from vae_export.report.text import duration, number, times
 
@@ -129,6 +129,7 @@ class Speeds:
         columns: (x, batch size) of the grid.
         ticks: (y, text) of the grid.
         one: coordinate of eager PyTorch's speed, which is 1.
+        one_label: coordinate of its label, which keeps its distance from those of the lines.
         slower: the subjects that are not drawn because they are slower than eager at every batch size.
     """
 
@@ -137,6 +138,7 @@ class Speeds:
     columns: tuple[tuple[float, int], ...]
     ticks: tuple[tuple[float, str], ...]
     one: float
+    one_label: float
     slower: tuple[str, ...]
 
 
@@ -232,7 +234,8 @@ def speeds(
         return round(base - value / top * height, 1)
 
     heights = _apart(
-        {name: y(row[max(row)].speedup.median) for name, row in rows.items()} | {"": y(limits[batches[-1]])}
+        {name: y(row[max(row)].speedup.median) for name, row in rows.items()}
+        | {"": y(limits[batches[-1]]), EAGER: y(1)}
     )
 
     def line(name: str, values: Mapping[int, tuple[float, float]]) -> Line:
@@ -255,8 +258,16 @@ def speeds(
         tuple((x.place(batch), batch) for batch in batches),
         tuple((y(step * index), f"{step * index:g}×") for index in range(round(top / step) + 1)),
         y(1),
+        heights[EAGER],
         tuple(_named_range(timings, part, name, threads) for name in slower or ()),
     )
+
+
+def kinds_of(names: Sequence[str]) -> list[str]:
+    """Return what the lines of `best_of_each_kind` stand for, in words."""
+    kinds = {COMPILE: "torch.compile", RUNTIME: "the Python runtime"}
+    files = any(name not in kinds for name in names)
+    return [kinds[name] for name in kinds if name in names] + ["the fastest file of each kind of precision"] * files
 
 
 def _named_range(timings: Timings, part: str, name: str, threads: int) -> str:
