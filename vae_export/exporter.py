@@ -22,7 +22,7 @@ from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, floa
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, Format, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
-from vae_export.io.staging import check_free, staged_folder
+from vae_export.io.staging import check_file_free, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
@@ -190,7 +190,7 @@ def bundle(
         VaeExportError: what `export` and `vae_export.bundles.writer.pack` raise.
     """
     out = Path(out)
-    check_free(out, force=force)
+    check_file_free(out, force=force)
     if isinstance(model, str | Path):
         model = open_artifact(model)
     with contextlib.ExitStack() as stack:

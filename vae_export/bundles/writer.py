@@ -16,7 +16,7 @@ from vae_export.bundles.signature import SIGNATURE, Key, public_key, read_key, s
 from vae_export.contract import float_part
 from vae_export.errors import InputError, IntegrityError, ModelError, UsageError
 from vae_export.io.atomic import sha256, write_atomic
-from vae_export.io.staging import check_free
+from vae_export.io.staging import check_file_free
 
 NO_LICENCE = """\
 No licence was stated when this bundle was made. Ask whoever gave it to you what you may do with the model.
@@ -116,7 +116,7 @@ def write_bundle(
         OutputExistsError: `out` exists, and `force` was not given.
         VaeExportError: what `pack` raises.
     """
-    check_free(out, force=force)
+    check_file_free(out, force=force)
     key = sign_key if sign_key is None or isinstance(sign_key, bytes) else read_key(sign_key)  # once: it may be a pipe
     # Before the files are read, and while the name of its file is known.
     public = None if key is None else public_key(key, None if sign_key is key else sign_key)
