@@ -3,6 +3,7 @@
     python benchmarks/reexports.py OTHER/bin/python ANOTHER/bin/python
     python benchmarks/reexports.py --sets FOLDER --networks 34                  the sets of versions below
     python benchmarks/reexports.py OTHER/bin/python --networks 40 --format onnx --precision int8
+    python benchmarks/reexports.py OTHER/bin/python --networks 5 --first 40     networks 40 to 44
 
 With `--sets`, pip installs the sets of versions of `SETS` into the folder, unless they are there, and this interpreter
 takes each in place of its own. Each interpreter must be able to import the packages of the extra `export`; it runs the
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("interpreters", nargs="*", help="Python interpreters with other versions")
     parser.add_argument("--sets", type=Path, metavar="FOLDER", help="install the sets of versions there, and use them")
     parser.add_argument("--networks", type=int, default=50, help="exported by each interpreter (default: 50)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first network (default: 0)")
     parser.add_argument("--format", action="append", choices=FORMATS, help="repeat for several (default: onnx)")
     parser.add_argument("--precision", action="append", choices=PRECISIONS, help="repeat for several (default: fp32)")
     parser.add_argument("--write", type=Path, help="export to a folder and verify nothing, as each interpreter does")
@@ -96,13 +98,14 @@ def main() -> int:
     formats, precisions = options.format or ["onnx"], options.precision or [FULL]
     torch.set_num_threads(1)
     if options.write is not None:
-        for number in range(options.networks):
+        for number in range(options.first, options.first + options.networks):
             _write(References(_network(number)), options.write / str(number), formats, precisions)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         writers = [Writer(interpreter) for interpreter in options.interpreters]
         writers += [] if options.sets is None else list(_installed(options.sets))
-        tallies = _measure(writers, Path(folder), options.networks, formats, precisions)
+        numbers = range(options.first, options.first + options.networks)
+        tallies = _measure(writers, Path(folder), numbers, formats, precisions)
     _print(tallies)
     return 1 if any(tally.failures for tally in tallies.values()) else 0
 
@@ -168,16 +171,17 @@ def _write(references: References, folder: Path, formats: list[str], precisions:
 
 
 def _measure(
-    writers: list[Writer], folder: Path, networks: int, formats: list[str], precisions: list[PrecisionName]
+    writers: list[Writer], folder: Path, numbers: range, formats: list[str], precisions: list[PrecisionName]
 ) -> dict[str, Tally]:
     """Let each interpreter write its exports, and verify them; return the tallies by the versions that wrote them."""
     arguments = [*(f"--format={name}" for name in formats), *(f"--precision={name}" for name in precisions)]
     for index, one in enumerate(writers):
         command = [one.interpreter, __file__, "--write", str(folder / str(index))]
-        subprocess.run([*command, "--networks", str(networks), *arguments], env=one.environment(), check=True)
-        print(f"{one.packages or one.interpreter}: {networks} exports", file=sys.stderr, flush=True)
+        networks = ["--first", str(numbers.start), "--networks", str(len(numbers))]
+        subprocess.run([*command, *networks, *arguments], env=one.environment(), check=True)
+        print(f"{one.packages or one.interpreter}: {len(numbers)} exports", file=sys.stderr, flush=True)
     tallies: dict[str, Tally] = defaultdict(Tally)
-    for number in range(networks):
+    for number in numbers:
         references = References(_network(number))
         known: dict[str, Certificate | str] = {}
         for index in range(len(writers)):
@@ -189,7 +193,7 @@ def _measure(
             tally.add(number, known[key])
         done = sum(tally.exports for tally in tallies.values())
         wrong = sum(len(tally.failures) for tally in tallies.values())
-        print(f"{number + 1} networks, {done} exports, {wrong} fail", file=sys.stderr, flush=True)
+        print(f"{number + 1 - numbers.start} networks, {done} exports, {wrong} fail", file=sys.stderr, flush=True)
     return tallies
 
 
