@@ -151,6 +151,10 @@ def function(model: ModelProto) -> None:
     model.functions.append(helper.make_function("", "Sigmoid", ["A"], ["Y"], body, [helper.make_opsetid("", 20)]))
 
 
+def sizes_of_no_value(model: ModelProto) -> None:
+    model.graph.value_info.append(helper.make_tensor_value_info("nothing", onnx.TensorProto.FLOAT, [7]))
+
+
 ONNX_CONTENT: dict[Callable[[ModelProto], None], str] = {
     training_information: r"training_info of ModelProto",
     unknown_field: r"8 bytes in unknown fields",
@@ -170,6 +174,7 @@ ONNX_CONTENT: dict[Callable[[ModelProto], None], str] = {
     weight_twice: r"value 'decoder\.body\.0\.weight' 3 times",
     output_twice: r"output 'image' 2 times",
     sizes_of_an_inner_value: r"what is stated of it is 1 \(7, \d+\); expected 1 \(\?, \d+\)",
+    sizes_of_no_value: r"sizes 1 \(7\) of 'nothing', which is no value here; export writes no such thing",
     version_of_an_operator: r"overload of NodeProto 'node_linear\w*': other",
     function: r"metadata 'function  Sigmoid' is ",
 }

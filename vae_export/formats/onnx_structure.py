@@ -85,6 +85,8 @@ class _Reader:
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
         #: The values with their sizes, where these are stated.
         self.notes: list[tuple[Node, str]] = []
+        #: Names with sizes that no value has: converters leave those of weights that they replace.
+        self.stale: list[str] = []
         #: Offset and length of each weight outside the file.
         self.pieces: list[tuple[int, int]] = []
 
@@ -111,6 +113,7 @@ class _Reader:
         notes = {node.digest: (str(node), text) for node, text in self.notes}
         version = plain_version(self.model.producer_version)
         written_by = {"torch": version} if self.model.producer_name == "pytorch" else {}
+        further += tuple(self.stale)
         further += tuple(line for data in self.sidecars for line in unread(data, self.pieces))
         left = unused(nodes, [*outputs.values(), *self.folded])
         return Structure(listed, outputs, metadata, left, notes, further, written_by)
@@ -131,6 +134,8 @@ class _Reader:
                     scope[name] = self.node(node, output, scope)
                     made.append(scope[name])
         self.notes += [(scope[value.name], _sizes(value)) for value in graph.value_info if value.name in scope]
+        unknown = [value for value in graph.value_info if value.name not in scope]
+        self.stale += [f"sizes {_sizes(value)} of '{value.name}', which is no value here" for value in unknown]
         return scope, made
 
     def constant(self, tensor: onnx.TensorProto, name: str) -> Node:
