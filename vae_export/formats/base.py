@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vae_export.artifact.manifest import FileContent
@@ -192,6 +193,7 @@ class Format(ABC):
         summary: one line for help and docs.
         danger: reason why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
         runs_code: whether loading a file may run any code in it, before the first call.
+        opens_paths: whether the engine can read a file from the disk by itself (`open_path`), with less memory.
         may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
         is_reproducible: whether equal inputs and versions give equal bytes.
@@ -209,6 +211,7 @@ class Format(ABC):
     summary: str
     danger = ""
     runs_code = False
+    opens_paths = False
     may_crash = False
     is_reproducible = True
     left_out_of_all = ""
@@ -315,6 +318,13 @@ class Format(ABC):
             TargetError: the file does not run on the requested provider.
             ModelError: the inputs or outputs of the file do not match the contract.
         """
+
+    def open_path(self, path: Path, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Load a file from the disk, with its sidecars beside it, without holding its bytes; see `open`.
+
+        Only formats with `opens_paths` can.
+        """
+        raise NotImplementedError(self.name)
 
     def check_provider(self, provider: str) -> None:
         """Raise `TargetError` unless this machine can run files of this format on the provider."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vae_export.artifact.manifest import FileContent, sidecar_name
@@ -51,6 +52,7 @@ class Onnx(Format):
     packages = ("onnx", "onnxscript", "onnxruntime")
     engine = "onnxruntime"
     known_providers = PROVIDERS
+    opens_paths = True
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
@@ -150,6 +152,12 @@ class Onnx(Format):
         from vae_export.runtime.session import Session
 
         return session_runner(Session(content.data, spec, options, _named_sidecars(content)))
+
+    def open_path(self, path: Path, spec: PartSpec, options: SessionOptions) -> Runner:
+        """Open a session of ONNX Runtime, which reads the file and maps the one with its weights."""
+        from vae_export.runtime.session import Session
+
+        return session_runner(Session(path, spec, options))
 
 
 def _named_sidecars(content: FileContent) -> dict[str, bytes]:

@@ -138,7 +138,7 @@ _PARTS_WITH_IMAGES: tuple[Part, ...] = ("decoder", "autoencoder")
 
 
 class DegradationMeter:
-    """Collects the opened files, then measures each target as a whole, because nats need an encoder and a decoder.
+    """Collects the files, then measures each target as a whole, because nats need an encoder and a decoder.
 
     Attributes:
         results, planned: test cases of the nats, and the number of them that must be present.
@@ -157,31 +157,32 @@ class DegradationMeter:
     ) -> None:
         self._references, self._budget, self._user_tolerance = references, budget, user_tolerance
         self._report, self._plan = report, plan
-        self._files: dict[tuple[Target, Part], tuple[Runner, Sequence[Case]]] = {}
+        self._files: dict[tuple[Target, Part], tuple[Callable[[], Runner], Sequence[Case]]] = {}
         self.results: list[CaseResult] = []
         self.planned = 0
         self.nats_not_compared: str | None = None
         self.degradations: list[Degradation] = []
         self.findings: list[Finding] = []
 
-    def add(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> None:
-        """Add an opened file.
+    def add(self, target: Target, part: Part, opener: Callable[[], Runner], cases: Sequence[Case]) -> None:
+        """Add a file.
 
         Args:
             target: the target that the file runs on.
             part: the part in the file.
-            runner: the file, opened with the first session options of its target.
+            opener: opens the file with the first session options of its target. Files are not kept open, because each
+                engine holds a copy of the weights.
             cases: the test cases of the part, with inputs and PyTorch's outputs.
         """
         measured = part in _PARTS_WITH_IMAGES and (target.precision != FULL or self._budget is not None)
-        self._files[target, part] = runner, cases if measured else ()
+        self._files[target, part] = opener, cases if measured else ()
 
     def measure(self) -> None:
         """Measure all files that were added, and report large degradations."""
         self._compare_nats()
-        for (target, part), (runner, cases) in self._files.items():
+        for (target, part), (opener, cases) in self._files.items():
             if cases:
-                self.degradations.append(self._degradation(target, part, runner, cases))
+                self.degradations.append(self._degradation(target, part, opener, cases))
 
     def _compare_nats(self) -> None:
         """Compare the nats on every target that ran both the encoder and the decoder."""
@@ -199,11 +200,18 @@ class DegradationMeter:
             self.planned += len(METRICS)
             (encoder, _), (decoder, _) = self._files[target, "encoder"], self._files[target, "decoder"]
             options = target.session_options(thorough=False)[0]
-            self.results += self._parity.results(str(target), options, encoder, decoder, target.precision)
+            self._parity.limits(
+                target.precision
+            )  # PyTorch's figures first, and then the engine's copies of the weights
+            self._references.release_weights()
+            self.results += self._parity.results(str(target), options, encoder(), decoder(), target.precision)
 
-    def _degradation(self, target: Target, part: Part, runner: Runner, cases: Sequence[Case]) -> Degradation:
+    def _degradation(
+        self, target: Target, part: Part, opener: Callable[[], Runner], cases: Sequence[Case]
+    ) -> Degradation:
         figures: dict[str, Any] = {}
         try:
+            runner = opener()
             data, contract = self._references.captured.graph(part).spec.outputs[0], self._references.source.contract
             if not data.is_bounded and contract.gives_data and contract.data_range is not None:
                 # A decoder may leave the range of the data; applications clip it.
@@ -233,7 +241,7 @@ class DegradationMeter:
         if (target, "encoder") not in self._files:
             return None
         encoder, _ = self._files[target, "encoder"]
-        return self._real_parity.elbo_difference(self._real_parity.nats(encoder, runner))
+        return self._real_parity.elbo_difference(self._real_parity.nats(encoder(), runner))
 
     def _warn(self, rule: str, target: Target, part: Part, detail: str) -> None:
         finding = Finding(rule, "warning", f"{part} on {target}", detail)

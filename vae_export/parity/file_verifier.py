@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from vae_export.parity.coverage import Coverage, measure_coverage
 from vae_export.parity.degradation import DegradationMeter, Report
 from vae_export.parity.error_maps import ErrorMap, ErrorMapBuilder
 from vae_export.parity.onnx_debug import NodeMismatch, cpu_node_warnings, explain_failure, node_providers
+from vae_export.parity.oracle import PartFunction
 from vae_export.parity.pilot import Pilot
 from vae_export.parity.plan import Limits, NatsPlan, PartPlan, Plan, RowCost, drawn_batches, plan_nats
 from vae_export.parity.reference import References
@@ -43,6 +45,8 @@ from vae_export.tensors import TensorSpec
 
 #: A file is timed only where the rest of a part's complete plan takes more than this share of the time allowed.
 _SHARE_WITHOUT_FILES = 0.1
+#: The bytes of larger files are not held while they run.
+_MOST_HELD = 64 << 20
 
 
 @dataclass
@@ -89,6 +93,40 @@ class FileRecord:
     @property
     def results(self) -> list[CaseResult]:
         return [result for run in self.runs.values() for result in run.results]
+
+
+class _Session:
+    """A file that is open with one set of options at a time, because each engine holds a copy of the weights.
+
+    Calling it takes input arrays by name and returns output arrays by name.
+
+    Args:
+        opener: opens the file.
+    """
+
+    def __init__(self, opener: Callable[[SessionOptions], Runner]) -> None:
+        self._opener = opener
+        self._runner: Runner | None = None
+        self._options: SessionOptions | None = None
+
+    def open(self, options: SessionOptions, *, anew: bool = False) -> None:
+        """Open the file with these options, unless it is open with them and no new session is wanted."""
+        if anew or options != self._options:
+            self.close()
+            self._runner, self._options = self._opener(options), options
+
+    def opener(self, options: SessionOptions) -> Callable[[], Runner]:
+        """Return a function that opens the file with these options once more."""
+        return partial(self._opener, options)
+
+    def close(self) -> None:
+        """Let the engine free its copy of the weights."""
+        self._runner = self._options = None
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._runner is None:
+            raise RuntimeError("file is not open")
+        return self._runner(inputs)
 
 
 class FileVerifier:
@@ -140,12 +178,13 @@ class FileVerifier:
 
     def _first_runner(self, part: Part, targets: Sequence[Target]) -> Runner | None:
         """Open the first file of a part that can be opened."""
+        self._references.release_weights()
         for entry in self._artifact.manifest.known:
             for target in (target for target in targets if target.runs(entry) and entry.part == part):
                 with contextlib.suppress(Exception):  # every reader raises its own; `verify` raises it again
                     self._refuse_crashed(entry, target)
                     content = self._tried.get(entry.name) or read_content(self._artifact, entry)
-                    return self._open(entry, content, target.session_options(thorough=False)[0])
+                    return self._opener(entry, content)(target.session_options(thorough=False)[0])
         return None
 
     def crash_check(self, targets: Sequence[Target], report: Report) -> None:
@@ -165,16 +204,7 @@ class FileVerifier:
         if float_part(entry.part) not in source.parts:
             raise ModelError("nothing to compare with", where=entry.part, expected=" | ".join(source.parts))
         self._refuse_unopenable(entry, targets)
-        content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
-        findings = _lint(entry, content, self._artifact.manifest.opset)
-        if isinstance(self._artifact.manifest.contract.data.batch, int):  # the contract states the number of rows
-            findings = [finding for finding in findings if finding.rule != "baked-batch"]
-        reproduction = reproduce(entry, self._artifact.manifest, self.writer, lambda: content)
-        findings += reproduction.findings(allowed=self.allow_unreproduced)
-        if (needed := FORMATS[entry.format].required_machine(content)) != entry.machine:
-            detail = f"the manifest says that it needs {entry.machine or 'no machine'}; expected {needed or 'none'}"
-            findings.append(Finding("other-manifest", "error", entry.name, detail))
-        record = FileRecord(entry, findings, reproduction)
+        record, session = self._read(entry)
         plan = self.plan.parts[float_part(entry.part)]
         before = plan.reference_seconds / (plan.seconds or 1.0)
         cases = self._references.cases(
@@ -182,11 +212,12 @@ class FileVerifier:
         )
         record.coverage = self._coverage(float_part(entry.part), cases, plan)
         drawn = drawn_cases(cases, drawn_batches(plan, self._spec(entry).symbols, entry.sha256))
+        self._references.release_weights()
         for index, target in enumerate(targets):
             try:
                 target.check()
                 self._refuse_crashed(entry, target)
-                runner = self._open(entry, content, target.session_options(thorough=plan.every_setting)[0])
+                session.open(target.session_options(thorough=plan.every_setting)[0])
             except TargetError as error:
                 if required:
                     raise
@@ -196,19 +227,34 @@ class FileVerifier:
             def progress(share: float, index: int = index) -> None:
                 self.progress(before + (1 - before) * (index + share) / len(targets))
 
-            record.runs[str(target)] = self._run(entry, content, target, runner, cases, drawn, progress)
+            record.runs[str(target)] = self._run(entry, target, session, cases, drawn, progress)
         if not required and not record.runs:
             raise TargetError("file cannot be verified here", where=entry.name, got="; ".join(record.unusable.values()))
         # A file of another precision has other nodes than the captured program, so they cannot be compared.
         failures = [result for result in record.results if not result.passed]
-        if failures and entry.format == "onnx" and entry.precision == FULL and not content.sidecars:
+        if failures and entry.format == "onnx" and entry.precision == FULL and not entry.beside:
             graph = self._references.captured.graph(entry.part)
-            found = explain_failure(content.data, entry.name, graph, failures, [*cases, *drawn])
+            data = self._artifact.read(entry)
+            found = explain_failure(data, entry.name, graph, failures, [*cases, *drawn])
             if isinstance(found, NodeMismatch):
                 record.mismatch = found
             elif found is not None:
                 record.findings.append(found)
         return record
+
+    def _read(self, entry: FileEntry) -> tuple[FileRecord, _Session]:
+        """Read a file, and return what its linter and a comparison with one written anew find, and how to run it."""
+        self._references.release_weights()
+        content = self._tried.pop(entry.name, None) or read_content(self._artifact, entry)
+        findings = _lint(entry, content, self._artifact.manifest.opset)
+        if isinstance(self._artifact.manifest.contract.data.batch, int):  # the contract states the number of rows
+            findings = [finding for finding in findings if finding.rule != "baked-batch"]
+        reproduction = reproduce(entry, self._artifact.manifest, self.writer, lambda: content)
+        findings += reproduction.findings(allowed=self.allow_unreproduced)
+        if (needed := FORMATS[entry.format].required_machine(content)) != entry.machine:
+            detail = f"the manifest says that it needs {entry.machine or 'no machine'}; expected {needed or 'none'}"
+            findings.append(Finding("other-manifest", "error", entry.name, detail))
+        return FileRecord(entry, findings, reproduction), _Session(self._opener(entry, content))
 
     def _coverage(self, part: Part, cases: Sequence[Case], plan: PartPlan) -> Coverage:
         """Return what the test cases reach inside a part, which is the same for each file with the same probes."""
@@ -219,8 +265,15 @@ class FileVerifier:
             covered[key] = measure_coverage(self._references.captured.graph(part), rows, plan)
         return covered[key]
 
-    def _open(self, entry: FileEntry, content: FileContent, options: SessionOptions) -> Runner:
-        return FORMATS[entry.format].open(content, self._spec(entry), options)
+    def _opener(self, entry: FileEntry, content: FileContent) -> Callable[[SessionOptions], Runner]:
+        """Return a function that opens a file from its bytes. For a large one, it does not hold them in between."""
+        format, spec = FORMATS[entry.format], self._spec(entry)
+        if sum(stored.size for stored in entry.stored) <= _MOST_HELD:
+            return lambda options: format.open(content, spec, options)
+        if not format.opens_paths:
+            return lambda options: format.open(read_content(self._artifact, entry), spec, options)
+        path = self._artifact.folder / entry.name
+        return lambda options: format.open_path(path, spec, options)
 
     def _spec(self, entry: FileEntry) -> PartSpec:
         return self._references.captured.graph(entry.part).spec
@@ -228,14 +281,13 @@ class FileVerifier:
     def _run(
         self,
         entry: FileEntry,
-        content: FileContent,
         target: Target,
-        runner: Runner,
+        session: _Session,
         cases: Sequence[Case],
         drawn: Sequence[Case],
         progress: Callable[[float], None],
     ) -> TargetRecord:
-        """Run a file with all session options of a target; `runner` is the file opened with the first of them.
+        """Run a file with all session options of a target; it is open with the first of them.
 
         Cases of batch sizes that are drawn for the file run with the first options only.
         """
@@ -244,25 +296,24 @@ class FileVerifier:
         # The target is usable from here on, so a test case that is not run counts as missing.
         record = TargetRecord(planned=(len(variants) * len(cases) + len(drawn)) * len(spec.outputs))
         if self.meter is not None:
-            self.meter.add(target, entry.part, runner, cases)
+            self.meter.add(target, entry.part, session.opener(variants[0]), cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
         shown_sizes = plan.sweeps[0].sizes
         largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
-        fresh = self._open(entry, content, variants[0])
-        record.determinism = _determinism(entry, target, runner, fresh, usual, spec)
+        record.determinism = _determinism(entry, target, session, variants[0], usual, spec)
         record.findings += _not_repeated(entry, target, record.determinism)
-        if target.is_gpu and entry.format == "onnx" and not content.sidecars:
-            providers = node_providers(content.data, target.provider, usual.inputs)
+        if target.is_gpu and entry.format == "onnx" and not entry.beside:
+            providers = node_providers(self._artifact.read(entry), target.provider, usual.inputs)
             record.findings += cpu_node_warnings(providers, entry.name, target.provider)
         shown = target.session_options(thorough=False)[0] if entry.part == "decoder" else None
         known = KnownComparisons()
         for options in variants:
-            opened = runner if options == variants[0] else self._open(entry, content, options)
+            session.open(options)
             error_map = ErrorMapBuilder() if options == shown else None
             for place, case in enumerate((*cases, *(drawn if options == variants[0] else ()))):
                 progress(len(record.results) / record.planned)
                 sized = spec.at(dict(case.sizes))
-                outputs, fault = run_case(opened, case.inputs, sized)
+                outputs, fault = run_case(session, case.inputs, sized)
                 results = [
                     CaseResult(
                         entry.part,
@@ -310,7 +361,7 @@ class FileVerifier:
             raise TargetError("engine crashed", where=f"{entry.name} on {target}", expected="outputs", got=end)
 
 
-def run_case(runner: Runner, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
+def run_case(runner: PartFunction, inputs: Mapping[str, Array], spec: PartSpec) -> tuple[dict[str, Array], str | None]:
     """Return a file's outputs, or the reason why it has none, so that a failing batch fails only its own test case.
 
     Args:
@@ -366,12 +417,15 @@ def _compare(
 
 
 def _determinism(
-    entry: FileEntry, target: Target, runner: Runner, fresh: Runner, case: Case, spec: PartSpec
+    entry: FileEntry, target: Target, session: _Session, options: SessionOptions, case: Case, spec: PartSpec
 ) -> Determinism | None:
-    """Return whether a second run and a new session repeat the first run, or None if a run fails."""
-    (first, fault), (again, _), (other, _) = (
-        run_case(session, case.inputs, spec) for session in (runner, runner, fresh)
-    )
+    """Return whether a second run and a new session repeat the first run, or None if a run fails.
+
+    The new session stays open.
+    """
+    (first, fault), (again, _) = (run_case(session, case.inputs, spec) for _ in range(2))
+    session.open(options, anew=True)
+    other, _ = run_case(session, case.inputs, spec)
     if fault is not None:
         return None
     return Determinism(entry.part, str(target), identical_outputs(first, again), identical_outputs(first, other))

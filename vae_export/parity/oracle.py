@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vae_export.capture import Graph, user_code
 from vae_export.contract import Array, PartSpec
 from vae_export.parity.plan import PERTURBATIONS as PERTURBATIONS
-from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, weight_roundoffs
+from vae_export.parity.tolerance import TOLERANCE_FACTORS, input_roundoff, pieces, weight_roundoffs
 from vae_export.precision import FULL, PrecisionName
 from vae_export.tensors import BATCH, Symbol
 
@@ -45,9 +45,13 @@ def _exact_weights(double: nn.Module, module: nn.Module) -> list[tuple[Tensor, T
         if not tensor.is_floating_point():
             continue
         same = single.get(name)
-        is_kept = same is not None and same.shape == tensor.shape and torch.equal(same.double(), tensor)
+        is_kept = same is not None and same.shape == tensor.shape and _equal(same, tensor)
         found.append((tensor, same if same is not None and is_kept else tensor.detach().clone()))
     return found
+
+
+def _equal(single: Tensor, double: Tensor) -> bool:
+    return all(torch.equal(one.double(), other) for one, other in zip(pieces(single), pieces(double), strict=True))
 
 
 def evaluate_graph(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -89,19 +93,37 @@ class Oracle:
     Attributes:
         graph: the part that is evaluated.
         piece: number of rows that are evaluated at a time, which bounds the memory; None for all.
+        before_use: called before each evaluation, while the weights in float64 may not be there yet.
     """
 
     def __init__(self, graph: Graph, piece: int | None = None) -> None:
         self.graph, self.piece = graph, piece
-        self._module = graph.in_float64()
-        self._weights = _exact_weights(self._module, graph.module)
+        self.before_use: Callable[[], None] = lambda: None
         #: The perturbation by which the weights are moved; None while they are exact.
         self._moved: tuple[int, PrecisionName] | None = None
         #: Whether the module has normalisation layers; known after the first perturbed evaluation.
         self._normalises = True
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the weights in float64, without copies of values that float32 has not."""
+        tensors = (*self.graph.module.parameters(), *self.graph.module.buffers())
+        return sum(2 * tensor.nbytes for tensor in tensors if tensor.is_floating_point())
+
+    @cached_property
+    def _double(self) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+        """The part in float64, and its weights, each with its exact value."""
+        module = self.graph.in_float64()
+        return module, _exact_weights(module, self.graph.module)
+
+    def release(self) -> None:
+        """Drop the part in float64. The next evaluation makes it again."""
+        self._moved = None
+        vars(self).pop("_double", None)
+
     def expected(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the outputs by name, float64 (N, *item), for inputs (N, *item) by name."""
+        self.before_use()
         self._move_weights(None)
         return self._run(inputs)
 
@@ -125,6 +147,7 @@ class Oracle:
         Returns:
             The outputs by name, float64 (N, *item).
         """
+        self.before_use()
         self._move_weights((index, precision))
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
@@ -145,30 +168,32 @@ class Oracle:
         """Make the weights exact, or move them by a perturbation: in place, because models can be large."""
         if self._moved == to:
             return
+        module, weights = self._double
         were_exact, self._moved = self._moved is None, _UNFINISHED
         with torch.no_grad():
-            for tensor, exact in () if were_exact else self._weights:
+            for tensor, exact in () if were_exact else weights:
                 tensor.copy_(exact)
             if to is None:
                 self._moved = None
                 return
             seed, factor = perturbation_direction(*to)
             generator = torch.Generator().manual_seed(seed)
-            for tensor, roundoff in weight_roundoffs(self._module, to[1], self.graph.module):
+            for tensor, roundoff in weight_roundoffs(module, to[1], self.graph.module):
                 # In place, because new tensors of this size cost more time than the arithmetic.
                 noise = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(2).sub_(1)
                 tensor.add_(noise.mul_(roundoff).mul_(factor))
         self._moved = to
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        module, _ = self._double
         rows = len(next(iter(inputs.values())))
         if self.piece is None or rows <= self.piece:
-            return run_module(self.graph, self._module, inputs, torch.float64)
-        pieces = [
-            run_module(self.graph, self._module, _rows(inputs, first, self.piece), torch.float64)
+            return run_module(self.graph, module, inputs, torch.float64)
+        evaluated = [
+            run_module(self.graph, module, _rows(inputs, first, self.piece), torch.float64)
             for first in range(0, rows, self.piece)
         ]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        return {name: np.concatenate([piece[name] for piece in evaluated]) for name in evaluated[0]}
 
 
 class _MovedStatistics(TorchDispatchMode):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.artifact.golden import GoldenPart
@@ -39,7 +39,8 @@ from vae_export.system.threads import one_thread
 
 #: The plan of a verification that is not thorough, for networks of any size.
 QUICK_PLAN = complete_plan(thorough=False)
-#: Outputs of parts that take fewer bytes are kept for the next file of the same part in a later verification.
+#: Outputs of parts that take fewer bytes are kept for the next file of the same part in a later verification, and
+#: weights in float64 for the next evaluation.
 _KEPT_BYTES = 64 << 20
 
 
@@ -100,10 +101,21 @@ class References:
         return FileWriter(self.captured, lambda: self.calibration)
 
     def oracle(self, part: Part) -> Oracle:
-        """Return the float64 evaluation of a part."""
+        """Return the float64 evaluation of a part. Of those that are large, only the last used has its weights."""
         if part not in self._oracles:
-            self._oracles[part] = Oracle(self.captured.graph(part))
+            self._oracles[part] = oracle = Oracle(self.captured.graph(part))
+            oracle.before_use = partial(self.release_weights, but=oracle)
         return self._oracles[part]
+
+    def release_weights(self, *, but: Oracle | None = None) -> None:
+        """Drop large weights in float64, which are made again when they are used. Engines then hold their own.
+
+        Args:
+            but: the evaluation that keeps them.
+        """
+        for oracle in self._oracles.values():
+            if oracle is not but and oracle.nbytes > _KEPT_BYTES:
+                oracle.release()
 
     def function(self, part: Part, precision: PrecisionName) -> PartFunction:
         """Return a function that computes a part in PyTorch with the numbers of a precision."""

@@ -7,7 +7,7 @@ docs/parity.md has the reason for each figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -212,6 +212,8 @@ _WEIGHT_LEVELS: dict[PrecisionName, int] = {"int8": 127, "int8-static": 127, "in
 INT4_LEVELS = (-8, 7)
 #: Largest level of an activation: 8 bits from its lowest value to its highest, with zero as one of the levels.
 ACTIVATION_LEVELS = 255
+#: Numbers of a weight for which rounding errors are computed at a time.
+_PIECE = 1 << 20
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Axes of the weight of a linear layer; a convolution's has more.
@@ -262,6 +264,8 @@ def weight_roundoffs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each floating-point weight and buffer with the largest rounding errors of its numbers, in its shape.
 
+    Large ones come in pieces, one after the other, because figures for all of a weight take as much memory as it does.
+
     Args:
         module: the module whose weights are yielded.
         precision: the precision.
@@ -274,9 +278,19 @@ def weight_roundoffs(
     }
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if name in integer:
-            yield tensor, quantization_steps(tensor, precision).abs() / 2
+            roundoff = quantization_steps(tensor, precision).abs() / 2
+            yield from zip(pieces(tensor), pieces(roundoff), strict=True)
         elif tensor.is_floating_point():
-            yield tensor, tensor.abs() * UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
+            unit = UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
+            yield from ((piece, piece.abs() * unit) for piece in pieces(tensor))
+
+
+def pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """Return a tensor as views of at most `_PIECE` numbers, or of one row if that has more, in the order of memory."""
+    if tensor.numel() <= _PIECE:
+        return [tensor]
+    split: Sequence[Tensor] = tensor.split(max(1, _PIECE * len(tensor) // tensor.numel()))
+    return split
 
 
 def input_roundoff(values: Tensor, precision: PrecisionName) -> Tensor:

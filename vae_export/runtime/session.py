@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -48,7 +49,8 @@ class Session:
     """One opened ONNX file.
 
     Args:
-        data: the file's bytes. The caller has compared their hash.
+        data: the file's bytes, whose hash the caller has compared; or its path, from which ONNX Runtime reads a large
+            model and maps the weights beside it, in half the memory.
         spec: names, dtypes and shapes that the graph must have.
         options: provider, threads, optimisation, tf32 and switches.
         sidecars: the bytes of the files with weights of a large model, by name.
@@ -60,7 +62,7 @@ class Session:
 
     def __init__(
         self,
-        data: bytes,
+        data: bytes | Path,
         spec: PartSpec,
         options: SessionOptions = _DEFAULT,
         sidecars: Mapping[str, bytes] = MappingProxyType({}),
@@ -230,7 +232,7 @@ _IDENTITY = (
 
 
 def _open(
-    data: bytes, options: SessionOptions, where: str, sidecars: Mapping[str, bytes] = MappingProxyType({})
+    data: bytes | Path, options: SessionOptions, where: str, sidecars: Mapping[str, bytes] = MappingProxyType({})
 ) -> ort.InferenceSession:
     provider = options.provider
     check_provider(provider)
