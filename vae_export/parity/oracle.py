@@ -103,6 +103,7 @@ class Oracle:
         self._moved: tuple[int, PrecisionName] | None = None
         #: Whether the module has normalisation layers; known after the first perturbed evaluation.
         self._normalises = True
+        _ = self._double  # a part that cannot be made is refused at once
 
     @property
     def nbytes(self) -> int:

@@ -103,6 +103,7 @@ class References:
     def oracle(self, part: Part) -> Oracle:
         """Return the float64 evaluation of a part. Of those that are large, only the last used has its weights."""
         if part not in self._oracles:
+            self.release_weights()
             self._oracles[part] = oracle = Oracle(self.captured.graph(part))
             oracle.before_use = partial(self.release_weights, but=oracle)
         return self._oracles[part]
