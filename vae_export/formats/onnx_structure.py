@@ -75,6 +75,10 @@ def onnx_structure(data: bytes, sidecars: Iterable[bytes] = ()) -> Structure:
     return _Reader(onnx.load_model_from_string(data), list(sidecars)).structure()
 
 
+#: Operators whose output has the shape of their first input.
+_CONVERSIONS = ("Cast", "QuantizeLinear", "DequantizeLinear")
+
+
 class _Reader:
     """Reads one model."""
 
@@ -290,9 +294,13 @@ def _joined(node: Node, arrays: Sequence[Array], axis: int = 0) -> Node:
 
 
 def _is_row_count(node: Node) -> bool:
-    """Whether a value is the first size of an input of the graph."""
-    is_first = (node.facts.get("start"), node.facts.get("end")) == ("int 0", "int 1")
-    return node.kind == "Shape" and is_first and "tensor" in node.inputs[0].facts
+    """Whether a value is the first size of an input of the graph, which lower precisions convert first."""
+    if node.kind != "Shape" or (node.facts.get("start"), node.facts.get("end")) != ("int 0", "int 1"):
+        return False
+    counted = node.inputs[0]
+    while counted.kind in _CONVERSIONS:
+        counted = counted.inputs[0]
+    return "tensor" in counted.facts
 
 
 def _typed(value: onnx.ValueInfoProto) -> str:
