@@ -287,8 +287,8 @@ def counting_rows(data: bytes, counted: str = "", end: int = 1, size: int | None
     return model.SerializeToString()
 
 
-def state_of(subject: Subject, data: bytes) -> State:
-    entry = FileEntry.of("encoder.onnx", "encoder", "onnx", FileContent(data))
+def state_of(subject: Subject, data: bytes, precision: PrecisionName = "fp32") -> State:
+    entry = FileEntry.of("encoder.onnx", "encoder", "onnx", FileContent(data), precision)
     return reproduce(entry, subject.artifact.manifest, subject.references.writer, lambda: FileContent(data)).state
 
 
@@ -345,15 +345,18 @@ def test_constants_that_are_joined_in_the_file_are_one_structure(mlp: Subject) -
 
 
 @pytest.mark.slow
-def test_kernel_of_a_convolution_may_be_left_to_its_weight(subject: Callable[..., Subject]) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_kernel_of_a_convolution_may_be_left_to_its_weight(
+    subject: Callable[..., Subject], precision: PrecisionName
+) -> None:
     conv = subject("conv")
     for kernel, state in ((None, "same structure"), ([2, 2], "different")):
-        model = onnx.load_from_string(conv.data("encoder"))
+        model = onnx.load_from_string(conv.references.writer.write("encoder", "onnx", precision).data)
         node = next(node for node in model.graph.node if node.op_type == "Conv")
         [stated] = [one for one in node.attribute if one.name == "kernel_shape"]
         node.attribute.remove(stated)
         node.attribute.extend([] if kernel is None else [helper.make_attribute("kernel_shape", kernel)])
-        assert state_of(conv, model.SerializeToString()) == state
+        assert state_of(conv, model.SerializeToString(), precision) == state
 
 
 def test_unreproduced_file_passes_only_where_it_is_allowed(mlp: Subject, tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ class _Reader:
             facts["undoes"] = "what it reads" if same else "another step"
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         if kind in ("Conv", "ConvTranspose") and facts.get("kernel_shape") == _kernel_shape(inputs):
-            del facts["kernel_shape"]  # which ONNX reads from the weight where it is not stated
+            facts.pop("kernel_shape", None)  # which ONNX reads from the weight where it is not stated
         if kind == "Reshape" and (shape := with_unknown_rows(inputs[1], _is_row_count)) is not None:
             self.folded.append(inputs[1])
             inputs[1] = _joined(inputs[1], shape)
@@ -279,9 +279,10 @@ def _twice(what: str, names: Iterable[str]) -> list[str]:
 
 def _kernel_shape(inputs: Sequence[Node]) -> str | None:
     """Return the attribute `kernel_shape` that follows from the weight of a convolution, or None if it is computed."""
-    if len(inputs) < 2 or inputs[1].value is None:
-        return None
-    return f"ints [{', '.join(map(str, inputs[1].value().shape[2:]))}]"
+    weight = inputs[1] if len(inputs) > 1 else Node("missing")
+    if weight.kind == "DequantizeLinear":  # a weight of 8 bits
+        weight = weight.inputs[0]
+    return None if weight.value is None else f"ints [{', '.join(map(str, weight.value().shape[2:]))}]"
 
 
 def _joined(node: Node, arrays: Sequence[Array], axis: int = 0) -> Node:
