@@ -105,7 +105,7 @@ BAD_INPUT = [
     ("bundle --run {run} --verify-minutes 3", 2, "--verify-minutes and --thorough go with --model"),
     ("verify --run {run} --out {full} --force", 2, "output is a folder: {full}"),
     ("doctor --nope", 2, "unknown option: --nope"),
-    ("doctor now", 2, "unexpected extra argument"),
+    ("doctor now", 2, "unexpected argument"),
 ]
 
 
