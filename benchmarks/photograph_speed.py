@@ -80,7 +80,7 @@ class Arrays(Dataset[Tensor]):
 def our_loop(model: VAE, pixels: Tensor, passes: int) -> Loop:
     """Return a pass of our loop over the images, which can be called so many times."""
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints do not know it
-    recipe = replace(default_recipe("resnet", len(pixels), BATCH_SIZE), epochs=passes)
+    recipe = replace(default_recipe(model.config.family, len(pixels), BATCH_SIZE), epochs=passes)
     epochs = Trainer(model, pixels, recipe, ObjectiveOptions()).train_epochs(lambda *_: None)
 
     def run() -> None:

@@ -8,7 +8,7 @@ All train on the crops of `crops.py`, whose test crops share no pixel with the o
 beside those of PNG and lossless WebP for the same crops, headers included; `train.image_metrics` says what the other
 columns are.
 
-    photos   `--preset photos`
+    photos, photos-detail  the presets of these names
     mlp      the default network, with the preset's likelihood, since grey levels under a Bernoulli have no likelihood
     conv     family `conv`, likewise
     pythae   pythae's `VAE` with its convolutional networks for CelebA, Adam with rate 1e-3 and batches of 64, on float
@@ -17,7 +17,7 @@ columns are.
 
 `--pictures` also writes reconstructions and samples of all, a row each. Needs scikit-image. Prints Markdown.
 
-Exits 1 if `photos` is not the best, or needs more bits than PNG.
+Exits 1 if `photos` is not better than `mlp`, `conv` and pythae, or if neither preset needs at most PNG's bits.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from vae_export.runs import Run
 #: Options of `train.fit` for each of our sides.
 OURS: dict[str, dict[str, Any]] = {
     "photos": {"preset": "photos"},
+    "photos-detail": {"preset": "photos-detail"},
     "mlp": {"family": "mlp", "likelihood": "discretised-logistic"},
     "conv": {"family": "conv", "likelihood": "discretised-logistic"},
 }
@@ -226,10 +227,12 @@ def main() -> int:
         write_pictures(options.pictures, found, dataset)
     if "photos" not in found:
         return 0
-    best = min(side.bits for side in found.values())
-    is_best, is_below_png = found["photos"].bits <= best, found["photos"].bits <= codecs["PNG"]
-    print(f"\n- photos is the best: {'met' if is_best else 'missed'}")
-    print(f"- photos needs at most PNG's bits: {'met' if is_below_png else 'missed'}")
+    presets = [side.bits for name, side in found.items() if name.startswith("photos")]
+    others = [side.bits for name, side in found.items() if not name.startswith("photos")]
+    is_best = all(found["photos"].bits <= bits for bits in others)
+    is_below_png = min(presets) <= codecs["PNG"]
+    print(f"\n- photos is better than the other families: {'met' if is_best else 'missed'}")
+    print(f"- a preset for photographs needs at most PNG's bits: {'met' if is_below_png else 'missed'}")
     return 0 if is_best and is_below_png else 1
 
 

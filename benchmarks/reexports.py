@@ -52,7 +52,7 @@ SETS: Mapping[str, Sequence[str]] = {
     "onnx-1.21": ("onnx==1.21.0", "onnxruntime==1.26.0", "onnxscript==0.7.0", "onnx-ir==0.2.1"),
     "onnx-1.22": ("onnx==1.22.0", "onnxruntime==1.31.1", "onnxscript==0.7.1", "onnx-ir==1.0.0"),
 }
-FAMILIES: tuple[Family, ...] = ("mlp", "conv", "blog", "residual", "resnet")
+FAMILIES: tuple[Family, ...] = ("mlp", "conv", "blog", "residual", "resnet", "pyramid")
 
 
 @dataclass

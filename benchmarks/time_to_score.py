@@ -106,7 +106,8 @@ def train_post(options: argparse.Namespace) -> None:
     data = load(DataOptions("mnist", options.data_dir))
     model = VAE(VAEConfig("blog" if options.dropout else "mlp"))
     if options.dropout:
-        model.encoder.mean, model.encoder.logvar = model.encoder.mean[0], model.encoder.logvar[0]
+        for head in ("mean", "logvar"):
+            setattr(model.encoder, head, getattr(model.encoder, head)[0])
     optimizer, batches = (
         torch.optim.Adam(model.parameters(), options.rate),
         mnist_loader(data.train, BATCH_SIZE, workers),

@@ -46,7 +46,7 @@ settings.load_profile("project")
 OTHER_FAMILIES = {*FAMILIES, "foreign"} - {"mlp"}
 #: Images of the families with convolutions, in which every kind of layer is met and no feature map has one pixel
 #: alone. Verifying 28 by 28 pixels takes up to five times as long and runs the same operators.
-SMALL_IMAGES: dict[str, tuple[int, int, int]] = dict.fromkeys(("conv", "residual", "resnet"), (1, 12, 12))
+SMALL_IMAGES: dict[str, tuple[int, int, int]] = dict.fromkeys(("conv", "residual", "resnet", "pyramid"), (1, 12, 12))
 #: Fixtures that run commands in child processes, or take several seconds to make files that few tests need.
 SLOW_FIXTURES = {
     *("after_commands", "cli", "trained", "stopped_once", "timings", "extended", "foreign", "server", "tunable"),

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from train.recipes import Recipe, RecipeOptions, check_range, default_recipe
 from vae_export.errors import ModelError, UsageError
 from vae_export.likelihood import SCALE, Likelihood, LikelihoodName
-from vae_export.models.config import Activation, Family, VAEConfig
+from vae_export.models.config import Activation, Family, VAEConfig, usual_latent_size
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "digits", "folder"]
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
@@ -36,6 +36,8 @@ DATA_FOLDER = Path("data")
 MAX_DEFAULT_THREADS = 4
 #: Default side of square images, in pixels.
 IMAGE_SIZE = 28
+#: The largest side.
+LARGEST_IMAGE = 512
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class DataOptions:
                 raise UsageError(
                     "no folder", where="--dataset folder", do="say where the images are: --data-dir FOLDER"
                 )
-            check_range("image size", self.image_size, 1, 512)
+            check_range("image size", self.image_size, 1, LARGEST_IMAGE)
             if self.in_memory not in get_args(InMemory):
                 raise UsageError("bad --in-memory", expected=" | ".join(get_args(InMemory)), got=self.in_memory)
         elif self.image_size is not None:
@@ -87,7 +89,7 @@ class NetworkOptions:
 
     Attributes:
         family: See `VAEConfig`, as for the next three.
-        latent_size: Number of latent units.
+        latent_size: Number of latent units; None for `usual_latent_size`.
         hidden_size: Width of the fully connected layers.
         activation: Between layers; None for the default of `VAEConfig`.
         likelihood: p(x|z), see `vae_export.likelihood`.
@@ -95,18 +97,18 @@ class NetworkOptions:
     """
 
     family: Family = "mlp"
-    latent_size: int = 20
+    latent_size: int | None = None
     hidden_size: int = 400
     activation: Activation | None = None
     likelihood: LikelihoodName = "bernoulli"
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        check_range("latent size", self.latent_size, 1, 4096)
+        check_range("latent size", self.latent_size, 1, 65_536)
         check_range("hidden size", self.hidden_size, 1, 16384)
         if self.scale is not None and self.likelihood != "gaussian-fixed":
             raise UsageError("--scale is for --likelihood gaussian-fixed", got=f"--likelihood {self.likelihood}")
-        self.config((1, IMAGE_SIZE, IMAGE_SIZE))
+        self.config((1, LARGEST_IMAGE, LARGEST_IMAGE))  # fails before the images are read if no size fits
 
     def config(self, image_shape: tuple[int, int, int]) -> VAEConfig:
         """Return the network for images (C, H, W). Raises `UsageError` if the family does not support them."""
@@ -118,10 +120,9 @@ class NetworkOptions:
             likelihood = Likelihood(name, scale)
         except ModelError as error:
             raise UsageError(error.what, expected=error.expected, got=error.got) from error
+        latent_size = usual_latent_size(self.family, image_shape) if self.latent_size is None else self.latent_size
         activation = {} if self.activation is None else {"activation": self.activation}
-        return VAEConfig(
-            self.family, image_shape, self.latent_size, self.hidden_size, likelihood=likelihood, **activation
-        )
+        return VAEConfig(self.family, image_shape, latent_size, self.hidden_size, likelihood=likelihood, **activation)
 
 
 @dataclass(frozen=True)

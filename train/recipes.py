@@ -99,6 +99,9 @@ RECIPES: dict[Family, Recipe] = {
     "resnet": Recipe(
         30, 64, learning_rate=1e-3, schedule="one-cycle", bfloat16=False, weight_average=0.995, warmup_ratio=0.1
     ),
+    "pyramid": Recipe(
+        20, 16, learning_rate=2e-3, schedule="one-cycle", bfloat16=False, weight_average=0.995, warmup_ratio=0.1
+    ),
 }
 
 

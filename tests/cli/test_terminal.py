@@ -94,7 +94,7 @@ class TestHelp:
         ("export --format ONNX", "did you mean onnx?"),
         (
             "train --family convv",
-            "unknown family; expected mlp | blog | conv | residual | resnet, got convv; did you mean conv?",
+            "unknown family; expected mlp | blog | conv | residual | resnet | pyramid, got convv; did you mean conv?",
         ),
         ("evaluate --split tests", "did you mean test?"),
         ("sample --engine spark", "unknown engine; expected local | ray, got spark"),

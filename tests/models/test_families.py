@@ -12,8 +12,9 @@ from tests import sample_models
 from vae_export.errors import InputError, UsageError
 from vae_export.likelihood import Likelihood
 from vae_export.models import FAMILIES, VAE, VAEConfig, reparameterize
-from vae_export.models.config import Family
+from vae_export.models.config import Family, usual_latent_size
 from vae_export.models.mlp import LOGVAR_MAX, LOGVAR_MIN
+from vae_export.models.pyramid import Layout
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,37 @@ def test_resnet_halves_until_few_pixels_are_left_and_grows_slowly_with_the_image
     assert sizes[256] < 1.1 * sizes[32]
 
 
+@pytest.mark.parametrize(
+    ("image_shape", "units", "smallest", "details"),
+    [
+        ((3, 8, 8), 192, (3, 1, 1), ((9, 1, 1), (9, 2, 2), (9, 4, 4))),
+        ((3, 8, 8), 50, (3, 1, 1), ((9, 1, 1), (9, 2, 2), (1, 4, 4))),
+        ((1, 12, 12), 5, (1, 3, 3), ((0, 3, 3), (0, 6, 6))),
+    ],
+)
+def test_units_of_a_pyramid_are_its_smallest_image_and_then_details(
+    image_shape: tuple[int, int, int],
+    units: int,
+    smallest: tuple[int, int, int],
+    details: tuple[tuple[int, int, int], ...],
+) -> None:
+    config = VAEConfig("pyramid", image_shape, latent_size=units, hidden_size=8)
+    assert Layout.of(config) == Layout(smallest, details)
+    model = VAE(config)
+    assert not any(name.startswith("encoder.prior.") for name in model.state_dict()), "shared weights are kept once"
+    again = VAE(config)
+    again.load_state_dict(model.state_dict())
+    image = torch.rand(2, *image_shape)
+    with torch.no_grad():
+        assert torch.equal(again.encoder(image)[0], model.encoder(image)[0])
+
+
+@pytest.mark.parametrize(("side", "units"), [(32, 1792), (64, 7168), (128, 28672), (256, 32768)])
+def test_usual_size_of_a_pyramid_follows_the_image(side: int, units: int) -> None:
+    assert usual_latent_size("pyramid", (3, side, side)) == units
+    assert usual_latent_size("mlp", (3, side, side)) == 20
+
+
 @pytest.mark.parametrize("family", ["mlp", "conv", "residual", "resnet"])
 def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
     model = sample_models.checkpoint(family).model()
@@ -73,7 +105,7 @@ def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"family": "gan"}, r"unknown family; expected mlp \| blog \| conv \| residual \| resnet, got gan"),
+        ({"family": "gan"}, r"unknown family; expected mlp \| blog \| conv \| residual \| resnet \| pyramid, got gan"),
         ({"latent_size": 0}, "bad latent size; expected 1 or more, got 0"),
         ({"latent_size": -3}, "bad latent size"),
         ({"latent_size": 2.0}, "bad latent size"),
@@ -86,6 +118,11 @@ def test_logvar_is_bounded_so_that_exp_cannot_overflow(family: Family) -> None:
         ({"family": "conv", "image_shape": (1, 30, 28)}, "image size does not fit family conv"),
         ({"family": "residual", "image_shape": (1, 28, 30)}, "image size does not fit family residual"),
         ({"family": "resnet", "image_shape": (1, 28, 31)}, "height and width divisible by 2"),
+        ({"family": "pyramid", "image_shape": (1, 28, 31)}, "height and width divisible by 2"),
+        (
+            {"family": "pyramid", "image_shape": (1, 4, 4), "latent_size": 17},
+            "at most the 16 values of an image, got 17",
+        ),
         ({"activation": "sine"}, r"unknown activation; expected relu \| tanh \| silu, got sine"),
         ({"family": "blog", "activation": "tanh"}, "family 'blog' supports only relu and bernoulli; use --family mlp"),
     ],

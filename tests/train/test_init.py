@@ -38,6 +38,19 @@ def test_initial_decoder_gives_the_mean_image(family: Family) -> None:
     assert model.decoder(torch.zeros(1, 4)).mean().item() == pytest.approx(0.2, abs=0.02)
 
 
+def test_initial_pyramid_reconstructs_to_the_noise_of_its_pixels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(40, 200, (32, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    model = initial_model(VAEConfig("pyramid", (3, 16, 16), 3 * 16 * 16, 32, "silu"), pixels, 0).eval()
+    image = pixels / 255
+    with torch.no_grad():
+        mean, logvar = model.encoder(image)
+        assert (model.decoder.image(mean) - image).abs().max() < 1e-4
+    assert mean.std().item() == pytest.approx(1, abs=0.1)
+    deviations = torch.exp(logvar / 2)
+    assert 0.01 < deviations.min() < deviations.max() < 1
+
+
 def test_initial_relu_layers_keep_the_size_of_a_signal() -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("mlp", (1, 28, 28), 20, 400)).eval()
@@ -99,7 +112,7 @@ def test_blog_family_keeps_pytorch_defaults() -> None:
 
 def test_initial_model_depends_on_the_seed_and_keeps_the_random_state() -> None:
     config, before = VAEConfig("mlp", (3, 16, 16), 4, 8), torch.get_rng_state()
-    first, second, other = (initial_model(config, PIXELS, seed).encoder.mean.weight for seed in (1, 1, 2))
+    first, second, other = (next(initial_model(config, PIXELS, seed).parameters()) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())

@@ -156,9 +156,10 @@ def test_blog_family_computes_the_loss_of_the_post(training: bool) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig("blog", (1, 28, 28), 20, 400)).train(training)
     encoder, decoder = PostEncoder(784, 400, 20).train(training), PostDecoder(784, 400, 20).train(training)
-    for theirs, ours in ((encoder, model.encoder), (decoder, model.decoder)):
-        weights = zip(theirs.state_dict(), ours.state_dict().values(), strict=True)
-        theirs.load_state_dict({name: weight.clone() for name, weight in weights})
+    pairs: list[tuple[nn.Module, nn.Module]] = [(encoder, model.encoder), (decoder, model.decoder)]
+    for original, copied in pairs:
+        weights = zip(original.state_dict(), copied.state_dict().values(), strict=True)
+        original.load_state_dict({name: weight.clone() for name, weight in weights})
     image, epsilon = torch.rand(16, 1, 28, 28), torch.randn(16, 20)
 
     torch.manual_seed(1)  # the same units drop out

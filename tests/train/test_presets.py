@@ -11,6 +11,7 @@ from train import recipes
 from train.recipes import preset_names, read_preset
 from vae_export.errors import InputError
 from vae_export.models.checkpoint import load_checkpoint
+from vae_export.models.config import usual_latent_size
 from vae_export.runs import Run
 
 
@@ -33,7 +34,9 @@ def test_every_preset_trains_and_typed_options_override_it(invoke: Invoke, tmp_p
     options, training = read_preset(name).options, checkpoint.provenance["training"]
     assert checkpoint.config.family == options["family"]
     assert checkpoint.config.hidden_size == 16
-    assert checkpoint.config.latent_size == options.get("latent-size", 20)
+    assert checkpoint.config.latent_size == options.get(
+        "latent-size", usual_latent_size(options["family"], checkpoint.config.image_shape)
+    )
     assert (training["epochs"], training["seed"]) == (1, 7)
     assert checkpoint.provenance["data"]["protocol"] == options.get("data-protocol", "grey")
     for option, key in (("batch-size", "batch_size"), ("epsilon", "epsilon"), ("weight-average", "weight_average")):

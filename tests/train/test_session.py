@@ -34,9 +34,8 @@ from vae_export.runs import Run
 
 CPU = torch.device("cpu")
 #: Residual networks take a second or two for what the others take a tenth of.
-FAMILIES_BY_COST = [
-    pytest.param(family, marks=pytest.mark.slow) if family in ("residual", "resnet") else family for family in FAMILIES
-]
+COSTLY = ("residual", "resnet", "pyramid")
+FAMILIES_BY_COST = [pytest.param(family, marks=pytest.mark.slow) if family in COSTLY else family for family in FAMILIES]
 
 
 @pytest.fixture(scope="module")

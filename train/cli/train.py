@@ -81,6 +81,7 @@ def train(
       conv      two strided convolutions each way             99.5
       residual  conv with residual blocks in its decoder, for --preset mnist-best
       resnet    residual blocks, more for larger images, for --preset photos
+      pyramid   a small image, and details of each doubling of its size, for --preset photos-detail
     """
     if not resume and preset is None and not is_typed(context, "family"):
         preset = _preset_for(data.dataset, files)

@@ -62,12 +62,15 @@ class ModelFlags:
     """The network and its likelihood: the fields of `NetworkOptions`."""
 
     family: Annotated[Family, typer.Option("--family", help="Kind of network; see above.")] = NetworkOptions.family
-    latent_size: Annotated[int, typer.Option("--latent-size", help="Number of latent units.")] = (
-        NetworkOptions.latent_size
-    )
-    hidden_size: Annotated[int, typer.Option("--hidden-size", help="Width of the fully connected layers.")] = (
-        NetworkOptions.hidden_size
-    )
+    latent_size: Annotated[
+        int | None,
+        typer.Option(
+            "--latent-size", help="Number of latent units. Default: 20; pyramid: about half the values of an image."
+        ),
+    ] = NetworkOptions.latent_size
+    hidden_size: Annotated[
+        int, typer.Option("--hidden-size", help="Width of the fully connected layers; most channels in pyramid.")
+    ] = NetworkOptions.hidden_size
     activation: Annotated[
         Activation | None, typer.Option("--activation", help="Function between layers. Default: relu.")
     ] = NetworkOptions.activation

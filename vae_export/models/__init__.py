@@ -1,4 +1,5 @@
-"""The VAE families that ship with this project: `mlp` (default), `blog`, `conv`, `residual`, `resnet`.
+"""The VAE families that ship with this project: `mlp` (default), `blog`, `conv`, `residual`, `resnet`,
+`pyramid`.
 
 Only this package and `train/` use these networks. All other packages work with an encoder, a decoder and a contract.
 The config can be imported without torch, so that the command line starts fast.

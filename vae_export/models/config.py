@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -10,7 +11,7 @@ from vae_export.contract import Contract
 from vae_export.errors import InputError, ModelError, UsageError, VaeExportError
 from vae_export.likelihood import Likelihood
 
-Family = Literal["mlp", "blog", "conv", "residual", "resnet"]
+Family = Literal["mlp", "blog", "conv", "residual", "resnet", "pyramid"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 #: Current family names by the names in checkpoints and training states of earlier versions.
 RENAMED_FAMILIES: dict[str, Family] = {"post": "blog"}
@@ -21,9 +22,11 @@ ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 #: Fields that checkpoints of the first versions lack. Their defaults apply then.
 _LATER = {"activation", "likelihood"}
 
-#: `conv` and `residual` halve the image twice; `resnet` once, and then as often as it can.
+#: `conv` and `residual` halve the image twice; `resnet` and `pyramid` once, and then as often as they can.
 CONV_STRIDE = 4
-_STRIDES: dict[Family, int] = {"conv": CONV_STRIDE, "residual": CONV_STRIDE, "resnet": 2}
+_STRIDES: dict[Family, int] = {"conv": CONV_STRIDE, "residual": CONV_STRIDE, "resnet": 2, "pyramid": 2}
+#: The usual latent size of `pyramid` is not above this.
+_MOST_PYRAMID_UNITS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class VAEConfig:
         family: one of `FAMILIES`.
         image_shape: (C, H, W).
         latent_size: Z, the number of latent units.
-        hidden_size: width of the fully connected layers.
+        hidden_size: width of the fully connected layers; the most channels of a feature map in `pyramid`.
         activation: activation between layers, one of `ACTIVATIONS`.
         likelihood: p(x|z), which decides whether the decoder has an output beside the image.
 
@@ -71,6 +74,9 @@ class VAEConfig:
                 got=" x ".join(map(str, self.image_shape[1:])),
                 do="choose another --image-size or --family mlp",
             )
+        if self.family == "pyramid" and self.latent_size > math.prod(self.image_shape):
+            expected = f"at most the {math.prod(self.image_shape):,} values of an image"
+            raise UsageError("latent size does not fit family pyramid", expected=expected, got=self.latent_size)
 
     @property
     def contract(self) -> Contract:
@@ -100,3 +106,23 @@ class VAEConfig:
         except (UsageError, ModelError, KeyError, TypeError, ValueError) as error:
             got = error.line() if isinstance(error, VaeExportError) else repr(error)
             raise InputError("config does not fit", got=got) from error
+
+
+def pyramid_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Return height and width of the images of family `pyramid` for images (C, H, W), the smallest first."""
+    sizes = [image_shape[1:]]
+    while not any(side % 2 for side in sizes[0]):
+        sizes.insert(0, (sizes[0][0] // 2, sizes[0][1] // 2))
+    return sizes
+
+
+def usual_latent_size(family: Family, image_shape: tuple[int, int, int]) -> int:
+    """Return the number of latent units of a family for images (C, H, W), where none is asked for.
+
+    20; in `pyramid` as many as the values of the image of half the size, and the four first of the details of each of
+    its pixels, but not above 32,768.
+    """
+    if family != "pyramid":
+        return 20
+    channels, height, width = image_shape
+    return min((channels + min(3 * channels, 4)) * (height // 2) * (width // 2), _MOST_PYRAMID_UNITS)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vae_export.models import blog, conv, mlp, residual, resnet
+from vae_export.models import blog, conv, mlp, pyramid, residual, resnet
 from vae_export.models.config import VAEConfig
+from vae_export.models.networks import Encoder
 
 
 def reparameterize(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
@@ -33,10 +34,16 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         families = {"mlp": mlp, "blog": blog, "conv": conv, "residual": residual, "resnet": resnet}
-        family = families[config.family]
         self.config = config
-        self.encoder = family.encoder(config)
-        self.decoder = family.decoder(config)
+        self.encoder: Encoder | pyramid.PyramidEncoder
+        if config.family == "pyramid":
+            self.encoder, self.decoder = pyramid.parts(config)
+            # torch's type hints do not know the hooks.
+            self.register_state_dict_post_hook(_leave_out_shared)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_add_shared)  # type: ignore[no-untyped-call]
+        else:
+            family = families[config.family]
+            self.encoder, self.decoder = family.encoder(config), family.decoder(config)
 
     def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Encode, sample and decode.
@@ -51,3 +58,19 @@ class VAE(nn.Module):
         mean, logvar = self.encoder(image)
         latent = reparameterize(mean, logvar, noise)
         return self.decoder.image(latent), mean, logvar, latent
+
+
+#: Names of the weights that encoder and decoder of `pyramid` share.
+_SHARED, _OWNER = "encoder.prior.", "decoder.body.prior."
+
+
+def _leave_out_shared(_module: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: object) -> None:
+    """Keep shared weights once, as the decoder's."""
+    for name in [name for name in state if name.startswith(prefix + _SHARED)]:
+        del state[name]
+
+
+def _add_shared(_module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Give the encoder the decoder's shared weights."""
+    owner = prefix + _OWNER
+    state |= {prefix + _SHARED + name.removeprefix(owner): state[name] for name in [*state] if name.startswith(owner)}
