@@ -16,7 +16,7 @@ from vae_export.runs import Run
 
 
 def test_presets_are_listed(cli: Cli) -> None:
-    assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d", "photos"])
+    assert preset_names() == sorted(["blog", "mnist", "mnist-best", "burda", "manifold-2d", "photos", "photos-detail"])
     listed = cli("train", "--list-presets")
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.splitlines()] == preset_names()
@@ -24,7 +24,8 @@ def test_presets_are_listed(cli: Cli) -> None:
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "photos" else name for name in preset_names()]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name.startswith("photos") else name for name in preset_names()],
 )
 def test_every_preset_trains_and_typed_options_override_it(invoke: Invoke, tmp_path: Path, name: str) -> None:
     tiny = ["--dataset", "digits", "--epochs", 1, "--hidden-size", 16, "--threads", 1, "--seed", 7]
