@@ -3,6 +3,7 @@
     python benchmarks/false_alarms.py                                    200 networks of each family and size
     python benchmarks/false_alarms.py --networks 10
     python benchmarks/false_alarms.py --networks 3 --precision int8      the same in a lower precision
+    python benchmarks/false_alarms.py --networks 2 --first 10            networks 10 and 11 of each family and size
     python benchmarks/false_alarms.py artifacts/mnist-mlp artifacts/mnist-conv
 
 One ONNX file is written for each family and size, and its weights are replaced by those of each network; once for each
@@ -17,7 +18,6 @@ output is judged too. Exits 1 if any comparison fails.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -109,6 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Count the comparisons that fail although the file is right.")
     parser.add_argument("runs", nargs="*", type=Path, help="run folders with a trained checkpoint")
     parser.add_argument("--networks", type=int, default=200, help="of each family and size (default: 200)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first network (default: 0)")
     parser.add_argument("--precision", choices=PRECISIONS, default=FULL, help="of the files (default: fp32)")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,16 +122,17 @@ def main() -> int:
             tally.add(run.name, run.name, _compare(references, files, BATCHES, tally.precision))
     else:
         for config in CONFIGS:
-            _check_networks(config, options.networks, tally)
+            _check_networks(config, range(options.first, options.first + options.networks), tally)
     _print(tally)
     return 1 if tally.failures else 0
 
 
-def _check_networks(config: VAEConfig, count: int, tally: Tally) -> None:
+def _check_networks(config: VAEConfig, seeds: range, tally: Tally) -> None:
     shape = "x".join(map(str, config.image_shape))
     size = f"{config.family} {shape} hidden {config.hidden_size} latent {config.latent_size}"
     files: dict[Part, bytes] = {}
-    for seed, scale in zip(range(count), itertools.cycle(SCALES)):
+    for seed in seeds:
+        scale = SCALES[seed % len(SCALES)]
         source, weights = _network(config, seed, scale)
         references = References(source)
         if files and tally.precision == FULL:
@@ -141,7 +143,7 @@ def _check_networks(config: VAEConfig, count: int, tally: Tally) -> None:
         tally.add(name, config.family, _compare(references, files, FEW_BATCHES, tally.precision))
     if files and files != _files(References(source), tally.precision):
         raise SystemExit(f"{size}: a file with its weights replaced is not the file of a new export")
-    print(f"{size}: {count} networks, {len(tally.failures)} failures so far", file=sys.stderr, flush=True)
+    print(f"{size}: {len(seeds)} networks, {len(tally.failures)} failures so far", file=sys.stderr, flush=True)
 
 
 def _network(config: VAEConfig, seed: int, scale: Callable[[nn.Module], None]) -> tuple[Source, dict[str, Tensor]]:
