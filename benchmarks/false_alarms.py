@@ -40,7 +40,7 @@ from vae_export.parity.plan import BATCHES, batches_plan
 from vae_export.parity.reference import References
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import TOLERANCE_FACTORS
-from vae_export.precision import FULL, PRECISIONS, PrecisionName
+from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName
 from vae_export.runs import Run
 from vae_export.session_options import CPU
 
@@ -133,7 +133,7 @@ def _check_networks(config: VAEConfig, seeds: range, tally: Tally) -> None:
     files: dict[Part, bytes] = {}
     for seed in seeds:
         scale = SCALES[seed % len(SCALES)]
-        source, weights = _network(config, seed, scale)
+        source, weights = _network(config, seed, scale, with_images=tally.precision in CALIBRATED)
         references = References(source)
         if files and tally.precision == FULL:
             files = {part: _with_weights(data, part, weights) for part, data in files.items()}
@@ -146,11 +146,16 @@ def _check_networks(config: VAEConfig, seeds: range, tally: Tally) -> None:
     print(f"{size}: {len(seeds)} networks, {len(tally.failures)} failures so far", file=sys.stderr, flush=True)
 
 
-def _network(config: VAEConfig, seed: int, scale: Callable[[nn.Module], None]) -> tuple[Source, dict[str, Tensor]]:
+def _network(
+    config: VAEConfig, seed: int, scale: Callable[[nn.Module], None], *, with_images: bool = False
+) -> tuple[Source, dict[str, Tensor]]:
+    """Return a network with random weights, and images of noise where a precision is calibrated with some."""
     torch.manual_seed(seed)
     network = VAE(config).eval().requires_grad_(False)
     scale(network)
-    return Source(config.contract, network.encoder, network.decoder), network.state_dict()
+    noise = np.random.default_rng(seed).uniform(size=(64, *config.image_shape)).astype(np.float32)
+    images = noise if with_images else None
+    return Source(config.contract, network.encoder, network.decoder, images), network.state_dict()
 
 
 def _files(references: References, precision: PrecisionName) -> dict[Part, bytes]:
