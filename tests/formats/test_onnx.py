@@ -45,6 +45,16 @@ def test_unsupported_opset_is_refused(graph: Graph, opset: int) -> None:
 
 
 @pytest.mark.slow
+def test_model_to_quantise_states_no_shapes_of_weights(graph: Graph) -> None:
+    """ONNX Runtime before 1.32 transposes weights, and then refuses the shapes that were stated of them."""
+    from vae_export.formats.onnx_quantize import _preprocessed
+
+    prepared = _preprocessed(graph.onnx(18, 1 << 30).complete()).graph
+    stated = {value.name for value in prepared.value_info}
+    assert stated
+    assert stated.isdisjoint(tensor.name for tensor in prepared.initializer)
+
+
 def test_functions_of_the_exporter_are_the_same_without_parsing_them() -> None:
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 

@@ -179,7 +179,14 @@ def _preprocessed(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.save(model, source)
         # Symbolic inference needs SymPy, and the batch is the only unknown size.
         quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
-        return onnx.load(target)
+        prepared = onnx.load(target)
+    # Shapes of weights are in the weights. Before 1.32, ONNX Runtime's quantiser transposes some of these and not the
+    # shapes that are stated of them, which its own shape inference then refuses.
+    weights = {tensor.name for tensor in prepared.graph.initializer}
+    stated = [value for value in prepared.graph.value_info if value.name not in weights]
+    del prepared.graph.value_info[:]
+    prepared.graph.value_info.extend(stated)
+    return prepared
 
 
 def _tidy(model: onnx.ModelProto, metadata: Mapping[str, str], ir_version: int) -> None:
