@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vae_export.artifact.manifest import FileContent, FileEntry, Manifest, read_manifest
 from vae_export.contract import Part
@@ -61,6 +62,23 @@ class Artifact:
     def entry(self, part: Part, format: str = "onnx") -> FileEntry:
         """Return the float32 file of a part in a format; raise `ModelError` if the export has none."""
         return self.manifest.entry(part, format)
+
+    def require_origin(self, weights: object, *, do: str = "export again") -> bool:
+        """Whether the manifest names these weights.
+
+        Args:
+            weights: the hash of a checkpoint, or the hashes of files of weights by name; None if nothing is known.
+            do: what to do if it names others.
+
+        Raises:
+            IntegrityError: the manifest names other weights.
+        """
+        exported = weights_in(self.manifest.provenance)
+        if exported and weights and exported != weights:
+            expected = f"SHA-256 {weights}"
+            what = "export is of another checkpoint"
+            raise IntegrityError(what, where=self.folder, expected=expected, got=exported, do=do)
+        return bool(exported and weights)
 
     def read(self, file: Hashed) -> bytes:
         """Return the bytes of a file; raise `IntegrityError` unless they are those that the manifest names."""
@@ -122,6 +140,11 @@ def _altered(file: Hashed, where: Path | str, got: str) -> IntegrityError:
         got=got,
         do="export again, or fetch it again",
     )
+
+
+def weights_in(provenance: Mapping[str, Any]) -> object:
+    """Return the hash of the checkpoint that a provenance names, or those of files of weights by name, or None."""
+    return provenance.get("checkpoint_sha256") or provenance.get("weights_sha256") or None
 
 
 def open_artifact(folder: str | Path) -> Artifact:

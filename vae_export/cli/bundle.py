@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from vae_export.artifact.folder import CERTIFICATE
+from vae_export.artifact.folder import CERTIFICATE, open_artifact
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS
 from vae_export.bundles.signature import SIGNATURE
@@ -32,7 +32,7 @@ from vae_export.cli.options import (
     run_of,
 )
 from vae_export.contract import EVERY_PART, NORMAL
-from vae_export.errors import InputError, IntegrityError, UsageError
+from vae_export.errors import InputError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
 from vae_export.io.staging import check_file_free, check_free
@@ -40,7 +40,6 @@ from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from vae_export.bundles import Bundle
-    from vae_export.runs import Run
     from vae_export.serving.models import ServedBundle
     from vae_export.sources import NamedModel
     from vae_export.tensors import TensorSpec
@@ -125,7 +124,9 @@ def bundle(
         folder, home = export, export.resolve().parent  # ".." is no name
     else:
         chosen = chosen_run(run)
-        _refuse_outdated(chosen)
+        if chosen.checkpoint.exists():
+            do = "run: vae-export export --force, or pass --export to bundle it as it is"
+            open_artifact(chosen.export).require_origin(sha256(chosen.checkpoint), do=do)
         folder, home = chosen.export, chosen.folder
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
@@ -134,7 +135,6 @@ def bundle(
     if named is not None:
         _export_first(named, folder, contents, effort, force=force)
 
-    from vae_export.artifact.folder import open_artifact
     from vae_export.bundles.writer import NO_LICENCE, write_bundle
 
     packed = write_bundle(
@@ -169,27 +169,10 @@ def bundle(
         console.result(f"{len(models)} models for Triton in {triton.triton}")
 
 
-def _refuse_outdated(run: Run) -> None:
-    """Raise `IntegrityError` if a run was trained anew after its export."""
-    from vae_export.artifact.folder import open_artifact
-
-    exported = open_artifact(run.export).manifest.provenance.get("checkpoint_sha256")
-    present = sha256(run.checkpoint) if exported is not None and run.checkpoint.exists() else exported
-    if exported != present:
-        raise IntegrityError(
-            "export is of another checkpoint",
-            where=run.export,
-            expected=f"SHA-256 {present}",
-            got=exported,
-            do="run: vae-export export --force, or pass --export to bundle it as it is",
-        )
-
-
 def _export_first(
     model: NamedModel, folder: Path, contents: ContentOptions, effort: EffortOptions, *, force: bool
 ) -> None:
     """Export a model to a folder; an export of the very same model that is there is kept."""
-    from vae_export.artifact.folder import open_artifact
     from vae_export.cli.export import OutputFileOptions, export_to
 
     if folder.exists() and not force:

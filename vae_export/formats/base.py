@@ -167,7 +167,7 @@ class WriteOptions:
 
 @dataclass(frozen=True)
 class StatedFile:
-    """What a manifest says of a file.
+    """The name, the operator set and the precision that a manifest states of a file.
 
     Attributes:
         name: its name, which findings begin with.
@@ -193,7 +193,6 @@ class Format(ABC):
         summary: one line for help and docs.
         danger: reason why files of unknown origin are never loaded, such as "is a program"; empty if they may be.
         runs_code: whether loading a file may run any code in it, before the first call.
-        opens_paths: whether the engine can read a file from the disk by itself (`open_path`), with less memory.
         may_crash: whether the engine can crash the process, so that a child process runs each file first (see
             `vae_export.sandbox.crash_check`).
         is_reproducible: whether equal inputs and versions give equal bytes.
@@ -211,7 +210,6 @@ class Format(ABC):
     summary: str
     danger = ""
     runs_code = False
-    opens_paths = False
     may_crash = False
     is_reproducible = True
     left_out_of_all = ""
@@ -319,12 +317,19 @@ class Format(ABC):
             ModelError: the inputs or outputs of the file do not match the contract.
         """
 
-    def open_path(self, path: Path, spec: PartSpec, options: SessionOptions) -> Runner:
-        """Load a file from the disk, with its sidecars beside it, without holding its bytes; see `open`.
+    def open_stored(
+        self, path: Path, read: Callable[[], FileContent], spec: PartSpec, options: SessionOptions
+    ) -> Runner:
+        """Load a file without holding its bytes afterwards; see `open`.
 
-        Only formats with `opens_paths` can.
+        Args:
+            path: the file, with its sidecars beside it, for an engine that reads files itself.
+            read: reads the file and compares its hash, for the others.
+            spec: the inputs and outputs of the part.
+            options: options of the session.
         """
-        raise NotImplementedError(self.name)
+        del path
+        return self.open(read(), spec, options)
 
     def check_provider(self, provider: str) -> None:
         """Raise `TargetError` unless this machine can run files of this format on the provider."""

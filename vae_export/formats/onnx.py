@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +52,6 @@ class Onnx(Format):
     packages = ("onnx", "onnxscript", "onnxruntime")
     engine = "onnxruntime"
     known_providers = PROVIDERS
-    opens_paths = True
     summary = "one self-contained file for ONNX Runtime, browsers, phones and most other engines"
     precisions: tuple[PrecisionName, ...] = ("fp32", "fp16", "int8", "int8-static", "int4-weights")
 
@@ -153,10 +152,13 @@ class Onnx(Format):
 
         return session_runner(Session(content.data, spec, options, _named_sidecars(content)))
 
-    def open_path(self, path: Path, spec: PartSpec, options: SessionOptions) -> Runner:
-        """Open a session of ONNX Runtime, which reads the file and maps the one with its weights."""
+    def open_stored(
+        self, path: Path, read: Callable[[], FileContent], spec: PartSpec, options: SessionOptions
+    ) -> Runner:
+        """Open a session of ONNX Runtime, which reads the file itself and maps the one with its weights."""
         from vae_export.runtime.session import Session
 
+        del read
         return session_runner(Session(path, spec, options))
 
 

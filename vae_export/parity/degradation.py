@@ -200,9 +200,8 @@ class DegradationMeter:
             self.planned += len(METRICS)
             (encoder, _), (decoder, _) = self._files[target, "encoder"], self._files[target, "decoder"]
             options = target.session_options(thorough=False)[0]
-            self._parity.limits(
-                target.precision
-            )  # PyTorch's figures first, and then the engine's copies of the weights
+            # PyTorch's figures come first, so that its weights are gone when the engine makes its copies.
+            self._parity.limits(target.precision)
             self._references.release_weights()
             self.results += self._parity.results(str(target), options, encoder(), decoder(), target.precision)
 

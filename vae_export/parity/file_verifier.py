@@ -270,10 +270,8 @@ class FileVerifier:
         format, spec = FORMATS[entry.format], self._spec(entry)
         if sum(stored.size for stored in entry.stored) <= _MOST_HELD:
             return lambda options: format.open(content, spec, options)
-        if not format.opens_paths:
-            return lambda options: format.open(read_content(self._artifact, entry), spec, options)
-        path = self._artifact.folder / entry.name
-        return lambda options: format.open_path(path, spec, options)
+        path, read = self._artifact.folder / entry.name, partial(read_content, self._artifact, entry)
+        return lambda options: format.open_stored(path, read, spec, options)
 
     def _spec(self, entry: FileEntry) -> PartSpec:
         return self._references.captured.graph(entry.part).spec

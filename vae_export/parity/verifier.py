@@ -22,7 +22,7 @@ import torch
 
 from vae_export._version import __version__
 from vae_export.artifact.certificate import manifest_digests
-from vae_export.artifact.folder import Artifact
+from vae_export.artifact.folder import Artifact, weights_in
 from vae_export.capture import Captured, Graph
 from vae_export.contract import float_part
 from vae_export.errors import IntegrityError, ModelError
@@ -133,7 +133,7 @@ def verify(
     certificate = _certificate(artifact, records, meter, recorded, tolerance, budget)
     if allow_unreproduced:
         stated = [replace(finding, severity="warning") for finding in stated]
-    weights = _weights(references.source.provenance)
+    weights = weights_in(references.source.provenance)
     model = weights if isinstance(weights, str | Mapping) else None
     return replace(
         certificate,
@@ -173,15 +173,7 @@ def check_origin(artifact: Artifact, source: Source) -> bool:
     Raises:
         IntegrityError: the export is of another checkpoint or contract.
     """
-    exported, given = (_weights(item) for item in (artifact.manifest.provenance, source.provenance))
-    if exported and given and exported != given:
-        raise IntegrityError(
-            "export is of another checkpoint",
-            where=artifact.folder,
-            expected=f"SHA-256 {given}",
-            got=exported,
-            do="export again",
-        )
+    is_known = artifact.require_origin(weights_in(source.provenance))
     # Applications take shapes and ranges from the manifest, so it must state those that are verified.
     stated, narrowest = artifact.manifest.contract, source.contract
     if not stated.is_narrowing_of(narrowest):
@@ -195,7 +187,7 @@ def check_origin(artifact: Artifact, source: Source) -> bool:
             got=", ".join(f"{name} {getattr(stated, name)}" for name in names),
             do="export again, or pass the options of the export",
         )
-    return bool(exported and given)
+    return is_known
 
 
 def check_dangerous(artifact: Artifact, targets: Sequence[Target], writer: FileWriter, *, is_known: bool) -> None:
@@ -225,11 +217,6 @@ def check_dangerous(artifact: Artifact, targets: Sequence[Target], writer: FileW
                 expected="equal bytes",
                 do="pass --trust if you know who made it",
             )
-
-
-def _weights(provenance: Mapping[str, Any]) -> object:
-    """Return the hash of the checkpoint, or the hashes of the files of weights by name, or None for neither."""
-    return provenance.get("checkpoint_sha256") or provenance.get("weights_sha256") or None
 
 
 def environment(source: Source, threads: int, artifact: Artifact) -> dict[str, Any]:
