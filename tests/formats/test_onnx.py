@@ -6,17 +6,22 @@ import json
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+import torch
+from torch import nn
+from torch.nn import functional
 
 from tests import sample_models
 from tests.conftest import Exported
 from vae_export import Source, export
 from vae_export.capture import Graph, capture, onnx_translation
-from vae_export.contract import PARTS, Part
+from vae_export.contract import PARTS, Contract, Part
 from vae_export.errors import UsageError
 from vae_export.formats import FORMATS, WriteOptions
 from vae_export.formats.onnx import MIN_OPSET
+from vae_export.session_options import EXACT_INT8, EXACT_LEVELS, SessionOptions
 
 NEWEST = onnx.defs.onnx_opset_version()
 
@@ -138,3 +143,31 @@ def test_writing_prints_nothing(tmp_path: Path) -> None:
     result: subprocess.CompletedProcess[str] = run_python(code, cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
+
+
+class SharedWeight(nn.Module):
+    """One convolution twice, and once more transposed, which stays in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        image = self.convolution(torch.relu(self.convolution(latent)))
+        return functional.conv_transpose2d(image, self.convolution.weight, padding=1)
+
+
+@pytest.mark.parametrize("level", EXACT_LEVELS)
+def test_weight_that_several_operators_share_is_quantised_for_exact_products(level: str) -> None:
+    torch.manual_seed(0)
+    source = Source(Contract((2, 4, 4), (2, 4, 4), None), decoder=SharedWeight())
+    graph = capture(source, "decoder")
+    content = FORMATS["onnx"].write(graph, WriteOptions(precision="int8"))
+    nodes = onnx.load_from_string(content.data).graph.node
+    assert len({node.input[1] for node in nodes if "Conv" in node.op_type}) == 3
+    options = SessionOptions(optimisation=level, switches=(EXACT_INT8,))
+    latent = np.random.default_rng(0).standard_normal((3, 2, 4, 4), dtype=np.float32)
+    outputs = FORMATS["onnx"].open(content, graph.spec, options)({"latent": latent})
+    with torch.no_grad():
+        expected = graph.module(torch.from_numpy(latent)).numpy()
+    np.testing.assert_allclose(next(iter(outputs.values())), expected, atol=0.05)

@@ -8,6 +8,7 @@ because the likelihood needs log(1 - p), and half precision cannot represent pro
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,10 +152,28 @@ def _through_files(model: onnx.ModelProto, quantise: Callable[[str, str], Any]) 
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         prepared = _preprocessed(model)
+        _set_weights_apart(prepared)
         _set_outputs_apart(prepared)
         onnx.save(prepared, source)
         quantise(str(source), str(target))
         return onnx.load(target)
+
+
+def _set_weights_apart(model: onnx.ModelProto) -> None:
+    """Give each product a weight of its own, as the two halves of an autoencoder may share some.
+
+    For exact products (`EXACT_INT8`), ONNX Runtime names unsigned weights after the signed ones, and cannot open a
+    model in which two operators read the same. Operators that are not quantised keep float32 weights.
+    """
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    for number, node in enumerate(graph.node):
+        if node.op_type in _QUANTISED_OPS and readers[name := node.input[1]] > 1 and name in weights:
+            copy = graph.initializer.add()
+            copy.CopyFrom(weights[name])
+            copy.name = node.input[1] = f"{name}_{number}"
+            readers[name] -= 1
 
 
 def _set_outputs_apart(model: onnx.ModelProto) -> None:
