@@ -807,7 +807,8 @@ def _bytes_of_weights(data: bytes, rng: np.random.Generator) -> bytes:
     return data[:start] + new.tobytes() + data[start + 4 :]
 
 
-def openvino_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
+def weight_beside(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change a weight in the sidecar of OpenVINO and ncnn."""
     return replace(content, sidecars={".bin": _bytes_of_weights(content.sidecars[".bin"], rng)})
 
 
@@ -852,10 +853,6 @@ def ort_metadata(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=data[:low] + _other_text(data[low:high].decode(), rng).encode() + data[high:])
 
 
-def ncnn_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
-    return replace(content, sidecars={".bin": _bytes_of_weights(content.sidecars[".bin"], rng)})
-
-
 def ncnn_attribute(content: FileContent, rng: np.random.Generator) -> FileContent:
     """Change a digit of an attribute of a layer."""
     text = content.data.decode()
@@ -880,7 +877,7 @@ def any_byte(content: FileContent, rng: np.random.Generator) -> FileContent:
 CHANGES: dict[str, dict[str, Change]] = {
     "onnx": ONNX,
     "openvino": {
-        "one weight": openvino_weight,
+        "one weight": weight_beside,
         "an attribute": openvino_graph,
         "another operator": openvino_operator,
         "metadata changed": openvino_metadata,
@@ -888,7 +885,7 @@ CHANGES: dict[str, dict[str, Change]] = {
     },
     "ort": {"bytes of a weight": ort_weight, "metadata changed": ort_metadata},
     "ncnn": {
-        "one weight": ncnn_weight,
+        "one weight": weight_beside,
         "an attribute, not run": ncnn_attribute,
         "another operator, not run": ncnn_operator,
     },
