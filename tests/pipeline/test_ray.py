@@ -22,6 +22,7 @@ from tests.commands import ROOT, Invoke, command, run_cli, run_python, tree
 from tests.pipeline.deadly import DeadlyPickle, DeadlyReader
 from vae_export.errors import MachineError
 from vae_export.pipeline import Chunks, Inputs, ModelPayload, Task
+from vae_export.pipeline.ray.driver import start_or_join
 from vae_export.pipeline.ray.engine import RayEngine
 from vae_export.runtime import open_package
 from vae_export.session_options import SessionOptions
@@ -288,6 +289,33 @@ def test_ctrl_c_ends_a_cluster_that_was_started_here(bundle: Path, tmp_path: Pat
     while any(Path(f"/proc/{pid}").exists() for pid in actors):
         assert time.monotonic() < deadline, "the cluster was left behind"
         time.sleep(0.1)
+
+
+class UnluckyRay:
+    """Starts as Ray does on a machine where other processes take the ports that it has found."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.starts = failures, 0
+
+    def init(self, **_: object) -> None:
+        self.starts += 1
+        if self.starts <= self.failures:
+            raise Exception("The current node timed out during startup.")
+
+    def shutdown(self) -> None: ...
+
+
+def test_cluster_here_is_started_again_where_ray_fails() -> None:
+    ray = UnluckyRay(failures=2)
+    start_or_join(ray, None)
+    assert ray.starts == 3
+
+
+def test_cluster_that_never_starts_is_an_error_of_the_machine() -> None:
+    ray = UnluckyRay(failures=10)
+    with pytest.raises(MachineError, match="Ray cannot be started; got The current node timed out"):
+        start_or_join(ray, None)
+    assert ray.starts < 10
 
 
 def test_missing_cluster_is_exit_code_6(bundle: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -99,8 +99,10 @@ class Running:
         while status != 200:
             try:
                 status = self.request("/v2/health/ready")[0]
-            except urllib.error.URLError as error:  # nobody listens: it has ended
-                raise AssertionError(self.log.read_text()) from error
+            except OSError as error:  # nobody listens: it ends, and says why at the end
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(TIMEOUT_SECONDS)
+                raise AssertionError(f"exit code {self.process.poll()}: {self.log.read_text()}") from error
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -71,13 +72,7 @@ class ReplicaEngine:
         options = [bundle.model.running(part).options for bundle in self._bundles for part in bundle.model.parts]
         threads = max(option.threads or 1 for option in options)
         gpus = int(any(option.provider != CPU for option in options))
-        try:
-            ray = self._ray = _connect(self._address)
-        except VaeExportError:
-            raise
-        except Exception as error:  # a busy machine: Ray raises a bare Exception
-            do = "see `ray status`; a machine with too much to do starts Ray too slowly"
-            raise MachineError("Ray cannot be started", got=str(error)[:200], do=do) from error
+        ray = self._ray = _connect(self._address)
         have = resources(ray)
         check_capacity(self.parallel, threads, have["CPU"])
         check_capacity(self.parallel, gpus, have["GPU"], "GPUs")
@@ -92,13 +87,19 @@ class ReplicaEngine:
 
     def _test(self, replica: Any, number: int, bundle: OpenedBundle) -> None:
         def run(part: Part, **inputs: Array) -> dict[str, Array]:
-            try:
-                return _result(self._ray.get(replica.run.remote(number, part, inputs)))
-            except self._ray.exceptions.RayError as error:
-                raise _stopped(error) from error
+            return _result(self._ray.get(replica.run.remote(number, part, inputs)))
 
         precisions = {part: bundle.model.running(part).precision for part in bundle.model.parts}
-        self_test(bundle.package, run, precisions).require()
+        exceptions, deadline = self._ray.exceptions, time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                return self_test(bundle.package, run, precisions).require()
+            except exceptions.ActorUnavailableError as error:  # it has died, and Ray starts it again
+                if time.monotonic() > deadline:
+                    raise _stopped(error) from error
+                time.sleep(_ASK_SECONDS)
+            except exceptions.RayError as error:
+                raise _stopped(error) from error
 
     async def run(self, model: ServedModel, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Compute a batch on an idle replica; if the replica dies, on another one."""

@@ -32,6 +32,9 @@ from vae_export.system.extras import require
 
 #: How long a machine may take to accept a connection.
 _CONNECT_SECONDS = 10
+#: How often a cluster is started here: Ray looks for free ports before it takes them, which another process may have
+#: done meanwhile, and waits for its own processes for a fixed time, which a busy machine can exceed.
+_START_ATTEMPTS = 3
 #: After this long without a result, the machines of the cluster are counted.
 _CHECK_INTERVAL = 5.0
 #: Errors of a socket whose other end has closed.
@@ -171,6 +174,7 @@ def connect(address: str | None) -> Any:
 
     Raises:
         TargetError: there is no such cluster.
+        MachineError: a cluster cannot be started here.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread that outlives this connection must not make another one
@@ -179,7 +183,7 @@ def connect(address: str | None) -> Any:
     import ray.data
     import ray.exceptions
 
-    _start(ray, address)
+    start_or_join(ray, address)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -193,7 +197,8 @@ def resources(ray: Any) -> dict[str, int]:
     return {kind: int(have.get(kind, 0)) for kind in ("CPU", "GPU")}
 
 
-def _start(ray: Any, address: str | None) -> None:
+def start_or_join(ray: Any, address: str | None) -> None:
+    """Start a cluster here, or connect to one; arguments and errors as for `connect`, with the module `ray`."""
     if address is not None:
         _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -201,15 +206,27 @@ def _start(ray: Any, address: str | None) -> None:
         options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     else:
         options |= {"address": address}
-    try:
-        with _stderr_silenced():
-            ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
-        where = address or "this machine"
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TargetError("Ray cannot be reached", where=where, got=what, do="see `ray status`") from error
+    attempts = _START_ATTEMPTS if address is None else 1
+    for attempt in range(1, attempts + 1):
+        try:
+            with _stderr_silenced():
+                ray.init(**options)
+            break
+        except Exception as error:  # Ray raises a bare Exception too
+            with _stderr_silenced():
+                ray.shutdown()
+            if attempt == attempts:
+                raise _not_connected(address, error) from error
     # Ray Data configures its own logger when it is imported.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _not_connected(address: str | None, error: Exception) -> VaeExportError:
+    what = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    if address is not None:
+        return TargetError("Ray cannot be reached", where=address, got=what, do="see `ray status`")
+    do = "try again when this machine has less to do; Ray's logs are in its folder for temporary files"
+    return MachineError("Ray cannot be started", got=what, do=do)
 
 
 def _check_reachable(address: str) -> None:
