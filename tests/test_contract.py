@@ -18,7 +18,7 @@ from vae_export.contract import PARTS, Condition, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.likelihood import Likelihood
 from vae_export.pixels import to_pixels
-from vae_export.tensors import Expression, Symbol, TensorSpec
+from vae_export.tensors import Expression, Symbol, TensorSpec, all_finite
 
 sizes = st.integers(1, 40)
 contracts = st.builds(
@@ -288,6 +288,18 @@ def test_check_refuses_any_other_shape(item: tuple[int, ...], shape: tuple[int, 
 def test_check_refuses_an_empty_batch(item: tuple[int, ...]) -> None:
     with pytest.raises(ModelError, match="empty batch: tensor 'x'; expected N of 1 and up"):
         TensorSpec("x", item).check(np.zeros((0, *item), np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 4096, 5000])
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), st.booleans(), st.data())
+def test_finite_numbers_are_told_by_their_bits_as_numpy_tells_them(
+    size: int, patterns: list[int], is_negative: bool, data: st.DataObject
+) -> None:
+    value = np.full(size, -0.5 if is_negative else 0.5, np.float32)
+    edges = st.sampled_from([0x7F7F_FFFF, 0x7F80_0000, 0x7F80_0001, 0x8000_0000, 0xFF7F_FFFF, 0xFF80_0000, 0xFFFF_FFFF])
+    for pattern in (*patterns, *data.draw(st.lists(edges, max_size=2))):
+        value.view(np.uint32)[data.draw(st.integers(0, size - 1))] = pattern
+    assert all_finite(value) == np.isfinite(value).all()
 
 
 @given(items, st.integers(1, 3), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
