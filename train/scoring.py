@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -170,22 +170,65 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
     """
     processes = processes or Processes()
     images = torch.split(pixels, min(_BATCH, max(1, _BATCH_VALUES // pixels[0].numel())))
-    posteriors = processes.split_work(len(images), lambda batch: model.encode(to_unit_range(images[batch])))
-    generator = torch.Generator().manual_seed(_NOISE_SEED)
-    noise = [torch.randn(mean.shape, generator=generator) for mean, _ in posteriors]
-    latents = [reparameterize(*posterior, own) for posterior, own in zip(posteriors, noise, strict=True)]
-    reconstructions = processes.split_work(
-        len(images), lambda batch: model.reconstruction_nll(latents[batch], to_unit_range(images[batch]))
-    )
-    reconstruction, mean, logvar = (torch.cat([*parts]) for parts in (reconstructions, *zip(*posteriors, strict=True)))
-    reconstruction, mean, units = reconstruction.double(), mean.double(), kl_per_unit(mean, logvar).double()
-    bound = reconstruction + units.sum(1)
+    noise = _Noise([len(batch) for batch in images])
+
+    def score(batch: int) -> _BatchScore:
+        image = to_unit_range(images[batch])
+        mean, logvar = model.encode(image)
+        latent = reparameterize(mean, logvar, noise.of(batch, mean.shape[1]))
+        return _BatchScore.of(model.reconstruction_nll(latent, image), mean, logvar)
+
+    batches = processes.split_work(len(images), score)
+    reconstruction, kl = torch.cat([one.reconstruction for one in batches]), torch.cat([one.kl for one in batches])
+    bound = reconstruction + kl
+    images_each = torch.tensor([[len(batch)] for batch in images]).double()
+    means = torch.stack([one.mean for one in batches])
+    among = images_each * (means - (images_each * means).sum(0) / len(pixels)) ** 2
+    within = torch.stack([one.squares for one in batches])
     return Score(
         images=len(pixels),
         negative_elbo=bound.mean().item(),
         standard_error=bound.std(correction=0).item() / len(bound) ** 0.5,
         reconstruction=reconstruction.mean().item(),
-        kl=units.sum(1).mean().item(),
-        unit_variances=tuple(mean.var(0, correction=0).tolist()),
-        unit_kls=tuple(units.mean(0).tolist()),
+        kl=kl.mean().item(),
+        unit_variances=tuple(((among + within).sum(0) / len(pixels)).tolist()),
+        unit_kls=tuple((torch.stack([one.unit_kls for one in batches]).sum(0) / len(pixels)).tolist()),
     )
+
+
+class _Noise:
+    """Standard normal numbers for batches of so many images, drawn in their order, whoever asks for which of them."""
+
+    def __init__(self, images: Sequence[int]) -> None:
+        self._images, self._drawn = images, 0
+        self._generator = torch.Generator().manual_seed(_NOISE_SEED)
+
+    def of(self, batch: int, latent_size: int) -> Tensor:
+        """Return the noise of a batch, (N, Z); batches come in ascending order."""
+        while self._drawn <= batch:
+            noise = torch.randn(self._images[self._drawn], latent_size, generator=self._generator)
+            self._drawn += 1
+        return noise
+
+
+@dataclass(frozen=True)
+class _BatchScore:
+    """What the score needs of a batch, in float64: with large latents, the posteriors of all images fill the memory.
+
+    Attributes:
+        reconstruction, kl: of each image, in nats, (N,).
+        unit_kls: KL of each latent unit, summed over the images, (Z,).
+        mean, squares: mean of each unit's posterior mean over the images, and the sum of squared distances to it, (Z,).
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    unit_kls: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, reconstruction: Tensor, mean: Tensor, logvar: Tensor) -> _BatchScore:
+        units, mean = kl_per_unit(mean, logvar).double(), mean.double()
+        squares = mean.var(0, correction=0) * len(mean)
+        return cls(reconstruction.double(), units.sum(1), units.sum(0), mean.mean(0), squares)
