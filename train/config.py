@@ -81,6 +81,11 @@ class DataOptions:
             raise UsageError("--image-size is for --dataset folder", got=f"--dataset {self.name}")
         elif self.in_memory == "no":
             raise UsageError("--in-memory no is for --dataset folder", got=f"--dataset {self.name}")
+        elif self.skip_unreadable:
+            raise UsageError("--skip-unreadable is for --dataset folder", got=f"--dataset {self.name}")
+        elif self.name == "digits" and self.folder is not None:
+            do = "for your own pictures pass --dataset folder; digits come with scikit-learn"
+            raise UsageError("--data-dir is not for --dataset digits", got=self.folder, do=do)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def test_training_options_out_of_range_are_refused(group: type, bad: dict[str, o
         {"name": "folder", "folder": Path("x"), "image_size": 0},
         {"name": "folder", "folder": Path("x"), "image_size": 100_000},
         {"name": "digits", "image_size": 32},
+        {"name": "digits", "skip_unreadable": True},
+        {"name": "digits", "folder": Path("pictures")},
     ],
 )
 def test_data_options_that_do_not_fit_are_refused(bad: dict[str, object]) -> None:
