@@ -83,6 +83,19 @@ def test_levels_are_rounded_half_up_and_clipped() -> None:
     assert to_levels(np.array([-1.0, 0.0, 1.0]), -1.0, 1.0).tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.3, 0.9)])
+@pytest.mark.parametrize("beyond", [0.0, 0.1])
+def test_many_pixels_have_the_levels_of_the_formula(dtype: type, bounds: tuple[float, float], beyond: float) -> None:
+    low, high = bounds
+    image = np.random.default_rng(0).uniform(low - beyond, high + beyond, (7, 3, 40, 50)).astype(np.float32)
+    image = np.clip(image, low - beyond, high + beyond).transpose(0, 3, 1, 2)  # its memory is in another order
+    expected = np.floor(np.clip((image.astype(np.float64) - low) / (high - low) * 255, 0, 255) + 0.5)
+    found = to_levels(image, low, high, dtype)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_worst_difference_is_in_grey_levels() -> None:
     found = compare_levels(np.array([0.0, 1.0, 0.5]), np.array([1.0, 1.0, 0.5]), low=0, high=1, tolerance=1e-6)
     assert found == GreyLevels(1, 1, 255)

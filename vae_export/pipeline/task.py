@@ -102,7 +102,7 @@ class Task:
             if self.operation == "reconstruct":  # beside it stands the data itself
                 ranges["image"] = contract.data_range or contract.image_range
             outputs = {
-                name: to_levels(array, *ranges[name]).astype(np.uint8) if name in ranges else array
+                name: to_levels(array, *ranges[name], np.uint8) if name in ranges else array
                 for name, array in outputs.items()
             }
         if self.shards is None:
