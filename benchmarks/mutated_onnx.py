@@ -2,6 +2,7 @@
 
     python benchmarks/mutated_onnx.py
     python benchmarks/mutated_onnx.py --count 10000 --commands 20
+    python benchmarks/mutated_onnx.py --seed 1                                  other files
 
 `verify --file` opens a file in a child process first. Here a child is forked for each file, from a process that has the
 imports behind it; it runs the same code under the same limits. Some of the files are then given to the command itself.
@@ -229,12 +230,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Count mutated ONNX files that do harm.")
     parser.add_argument("--count", type=int, default=1_000, help="number of files (default: 1,000)")
     parser.add_argument("--commands", type=int, default=4, help="files for the command itself (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default: 0)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return _measure(Path(folder), options.count, options.commands)
+        return _measure(Path(folder), options.count, options.commands, options.seed)
 
 
-def _measure(folder: Path, count: int, commands: int) -> int:
+def _measure(folder: Path, count: int, commands: int, seed: int) -> int:
     torch.manual_seed(0)
     config = VAEConfig("mlp", (1, 28, 28), 4, 16)
     images = torch.randint(0, 256, (8, 1, 28, 28), dtype=torch.uint8)
@@ -245,7 +247,7 @@ def _measure(folder: Path, count: int, commands: int) -> int:
     assert _trial(good, contract, folder).accepted, "the file is accepted before it is changed"  # noqa: S101
     faults, crashes, longest, peak, chosen = Counter[str](), Counter[str](), 0.0, 0, list[bytes]()
     for number, mutate in enumerate(MUTATIONS):
-        rng = random.Random(mutate.__name__)  # noqa: S311 - repeatable, no secret
+        rng = random.Random(f"{mutate.__name__}{seed or ''}")  # noqa: S311 - repeatable, no secret
         share = (count + number) // len(MUTATIONS)
         accepted, slowest = 0, 0.0
         for index in range(share):
@@ -261,7 +263,7 @@ def _measure(folder: Path, count: int, commands: int) -> int:
                 chosen.append(data)
         print(f"{mutate.__name__:20}{accepted:6,} of {share:6,} can be compared, {slowest:5.2f} s at most", flush=True)
         longest = max(longest, slowest)
-    ended = Counter(_command(data, folder) for data in random.Random(0).sample(chosen, min(commands, len(chosen))))  # noqa: S311
+    ended = Counter(_command(data, folder) for data in random.Random(seed).sample(chosen, min(commands, len(chosen))))  # noqa: S311
     total = sum((count + number) // len(MUTATIONS) for number in range(len(MUTATIONS)))
     print(f"\n{len(MUTATIONS)} kinds, {total:,} mutated files, {sum(faults.values())} that did harm")
     print(f"longest {longest:.2f} s; peak of a child's memory {peak / 1e6:,.0f} MB")

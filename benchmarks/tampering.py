@@ -2,6 +2,7 @@
 
     python benchmarks/tampering.py
     python benchmarks/tampering.py my.zip --count 1000
+    python benchmarks/tampering.py --count 1000 --seed 1        other bundles
 
 The kinds are those of tests/bundles/tampering/. A bundle of most kinds must be refused, in one line that names the
 right file; some are harmless and must be accepted; with the rest either may happen. Exits 1 if anything else happens,
@@ -60,6 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Count altered bundles that are not treated as they should be.")
     parser.add_argument("bundle", nargs="?", type=Path, default=BUNDLE, help="default: the reference bundle")
     parser.add_argument("--count", type=int, default=10_000, help="number of altered bundles (default: 10,000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the alterations (default: 0)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # zipfile warns about duplicate names, which some kinds write
     good = _shortened(options.bundle)
@@ -70,7 +72,7 @@ def main() -> int:
             count = (options.count + number) // len(kinds)
             if kind in EXPENSIVE:
                 count = -(-count // _EXPENSIVE_SHARE)
-            faults, refused, slowest = _try(kind, good, count, Path(folder) / "altered.zip")
+            faults, refused, slowest = _try(kind, good, count, options.seed, Path(folder) / "altered.zip")
             print(f"{kind.__name__:36}{refused:6,} of {count:6,} refused, {slowest:5.2f} s at most", flush=True)
             wrong.update({f"{kind.__name__}: {fault}": times for fault, times in faults.items()})
             total, longest = total + count, max(longest, slowest)
@@ -95,9 +97,9 @@ def _shortened(path: Path) -> bytes:
     return data
 
 
-def _try(kind: Kind, good: bytes, count: int, path: Path) -> tuple[Counter[str], int, float]:
+def _try(kind: Kind, good: bytes, count: int, seed: int, path: Path) -> tuple[Counter[str], int, float]:
     """Return the faults, the number of refused bundles, and the longest time in seconds."""
-    rng = random.Random(kind.__name__)  # noqa: S311 - repeatable, no secret
+    rng = random.Random(f"{kind.__name__}{seed or ''}")  # noqa: S311 - repeatable, no secret
     faults, refused, slowest = Counter[str](), 0, 0.0
     looks = ("--load", "", "--json", "--card")
     for number in range(count):
