@@ -345,14 +345,14 @@ def test_constants_that_are_joined_in_the_file_are_one_structure(mlp: Subject) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
 def test_kernel_of_a_convolution_may_be_left_to_its_weight(
     subject: Callable[..., Subject], precision: PrecisionName
 ) -> None:
     conv = subject("conv")
     for kernel, state in ((None, "same structure"), ([2, 2], "different")):
         model = onnx.load_from_string(conv.references.writer.write("encoder", "onnx", precision).data)
-        node = next(node for node in model.graph.node if node.op_type == "Conv")
+        node = next(node for node in model.graph.node if node.op_type in ("Conv", "ConvInteger"))
         [stated] = [one for one in node.attribute if one.name == "kernel_shape"]
         node.attribute.remove(stated)
         node.attribute.extend([] if kernel is None else [helper.make_attribute("kernel_shape", kernel)])

@@ -77,6 +77,8 @@ def onnx_structure(data: bytes, sidecars: Iterable[bytes] = ()) -> Structure:
 
 #: Operators whose output has the shape of their first input.
 _CONVERSIONS = ("Cast", "QuantizeLinear", "DequantizeLinear")
+#: Operators whose second input is the weight of a convolution.
+_CONVOLUTIONS = ("Conv", "ConvTranspose", "ConvInteger")
 
 
 class _Reader:
@@ -186,7 +188,7 @@ class _Reader:
             same = [one.digest for one in inputs[1:]] == [one.digest for one in inputs[0].inputs[1:]]
             facts["undoes"] = "what it reads" if same else "another step"
         kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        if kind in ("Conv", "ConvTranspose") and facts.get("kernel_shape") == _kernel_shape(inputs):
+        if kind in _CONVOLUTIONS and facts.get("kernel_shape") == _kernel_shape(inputs):
             facts.pop("kernel_shape", None)  # which ONNX reads from the weight where it is not stated
         if kind == "Reshape" and (shape := with_unknown_rows(inputs[1], _is_row_count)) is not None:
             self.folded.append(inputs[1])
