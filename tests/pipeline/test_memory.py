@@ -38,10 +38,12 @@ def peak(*arguments: object) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "out", "more"), [("npy", "out.npy", ()), ("npz", "out", ("--shards", "parquet"))], ids=["npy", "npz"]
+    ("kind", "out", "threads", "more"),
+    [("npy", "out.npy", 1, ()), ("npz", "out", 2, ("--shards", "parquet"))],
+    ids=["npy", "npz"],
 )
 def test_memory_does_not_grow_with_the_input(
-    bundle: Path, tmp_path: Path, kind: str, out: str, more: tuple[str, ...]
+    bundle: Path, tmp_path: Path, kind: str, out: str, threads: int, more: tuple[str, ...]
 ) -> None:
     """160 MB of levels, 630 MB as float32, take no more memory than an eighth of them."""
     noise = np.random.default_rng(0).integers(0, 256, (25_000, 28, 28), np.uint8)
@@ -52,6 +54,6 @@ def test_memory_does_not_grow_with_the_input(
             np.save(source, np.tile(noise, (times, 1, 1)))
         else:
             np.savez_compressed(source, image=np.tile(noise, (times, 1, 1)))
-        common = ("--bundle", bundle, "--threads", 1, "--levels", "--force")
+        common = ("--bundle", bundle, "--threads", threads, "--levels", "--force")
         peaks.append(peak("reconstruct", source, *common, "--out", tmp_path / out, *more))
     assert peaks[1] < peaks[0] + 60, peaks

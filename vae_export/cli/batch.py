@@ -304,7 +304,11 @@ def _run(work: _Work, model: OpenOptions, machine: MachineOptions, output: Outpu
     task = Task(work.job, work.read(contract), levels=levels, include_input=include_input)
     chunks = split_into_chunks(task, opened, rows=output.shard_rows)
     options = SessionOptions(provider, threads)
-    engine = LocalEngine(opened) if machine.engine == "local" else _ray(task, package, options, machine)
+    engine = (
+        LocalEngine(opened, threads or os.cpu_count() or 1)
+        if machine.engine == "local"
+        else _ray(task, package, options, machine)
+    )
     rows, started = task.reader.rows, time.perf_counter()
     with console.report_progress(work.verb, rows) as report:
         run_pipeline(engine, task, chunks, _open_writer(out, task, contract, output), report)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from vae_export.errors import StorageError
 
 #: The prefix of half-written files and folders. `staging.sweep` removes those of killed processes.
 PARTIAL = ".partial-"
+#: Two threads that read the umask at the same time would leave it at 0.
+_READING_UMASK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -83,8 +86,9 @@ def sync_folder(folder: Path) -> None:
 
 def umask() -> int:
     """Return the process's umask. It is set and restored, because the system has no call that only reads it."""
-    mask = os.umask(0)
-    os.umask(mask)
+    with _READING_UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -76,14 +76,18 @@ class Task:
         return ({"image": data} if self.include_input else {}) | {"reconstruction": data}
 
     def run(self, model: Model, chunk: Chunk) -> dict[str, Array]:
-        """Compute one chunk.
+        """Compute and finish one chunk; see `compute` and `finish`."""
+        return self.finish(model.contract, chunk, self.compute(model, chunk))
+
+    def compute(self, model: Model, chunk: Chunk) -> dict[str, Array]:
+        """Compute the outputs of one chunk.
 
         Args:
             model: a model with the parts that the task needs.
             chunk: the rows.
 
         Returns:
-            The outputs by name, (rows, *item) each; an empty dictionary if they were written to the shards.
+            The outputs by name, (rows, *item) each; images are float32 still.
 
         Raises:
             DataError: an input cannot be read, or is not finite or out of range; the message names its row.
@@ -92,12 +96,26 @@ class Task:
         rows = self.reader.read(chunk.start, chunk.stop)
         others = {name: reader.read(chunk.start, chunk.stop) for name, reader in self.inputs.others.items()}
         try:
-            outputs = self._compute(model, rows, others)
+            return self._compute(model, rows, others)
         except ModelError as error:  # the model knows only the row within this chunk
             where = f"{error.where}, counted from {self.reader.locate(chunk.start)} to {chunk.stop - 1}"
             raise ModelError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from error
+
+    def finish(self, contract: Contract, chunk: Chunk, outputs: dict[str, Array]) -> dict[str, Array]:
+        """Round the outputs of one chunk to levels, and write them to the shards, where the task has these.
+
+        Args:
+            contract: the model's contract.
+            chunk: the rows.
+            outputs: the outputs that `compute` returned.
+
+        Returns:
+            The outputs by name; an empty dictionary if they were written to the shards.
+
+        Raises:
+            StorageError: the shards cannot be written.
+        """
         if self.levels:
-            contract = model.contract
             ranges = {"image": contract.image_range, "reconstruction": contract.image_range}
             if self.operation == "reconstruct":  # beside it stands the data itself
                 ranges["image"] = contract.data_range or contract.image_range
