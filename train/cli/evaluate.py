@@ -336,7 +336,7 @@ def _images(subject: _Subject, dataset: DatasetName | None, files: ImageFileFlag
         raise UsageError(
             f"the {subject.origin} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
-    if files.data_dir is None and dataset is None:
+    if files.data_dir is None and dataset is None and name != "digits":
         data_dir = read_data_folder(Run(subject.path.parent), subject.trained_on.get("sha256", ""))
         if data_dir is not None and not data_dir.is_dir():
             do = "say where they are: --data-dir FOLDER"
