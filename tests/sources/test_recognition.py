@@ -185,6 +185,15 @@ def test_latent_without_a_distribution_is_opened() -> None:
     assert torch.equal(latent, mean(torch.linspace(0, 1, 5 * 16).reshape(5, 1, 4, 4)))
 
 
+@pytest.mark.parametrize("options", [{}, {"encoder_outputs": ("mean", "var")}])
+def test_width_that_is_negative_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"var is negative: encoder, output v; expected .* logvar, got .*--encoder-outputs"):
+        encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **options)
+    stated = {"encoder_outputs": ("mean", "logvar")}
+    _, (_, width) = encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **stated)
+    assert width.min() < 0
+
+
 def test_codes_get_the_dtype_of_the_contract() -> None:
     contract = Contract((1, 4, 4), (3,), encoding="codes", codebook_size=8)
     _, (codes,) = encoded(lambda x: (mean(x), mean(x).abs().int() % 8, mean(x).sum()), contract)

@@ -98,6 +98,24 @@ class Codes(nn.Module):
     def decode(self, codes):
         return self.up(self.table(codes).permute(0, 3, 1, 2))
 
+class Quantised(nn.Module):
+    # Two quantised maps for the decoder beside their codes, and the codebook is no nn.Embedding.
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Parameter(torch.randn(5, 1)), nn.Linear(18, 36)
+
+    def encode(self, x):
+        codes = (x[:, 0, ::2, ::2] * 4.99).long()
+        latent = self.table[codes][..., 0]
+        return latent, -latent, x.mean(), codes, codes
+
+    def decode(self, top, bottom):
+        return self.out(torch.cat([top, bottom], 1).flatten(1)).view(-1, 1, 6, 6)
+
+class TakesCodes(Quantised):
+    def decode(self, top, bottom):
+        return super().decode(self.table[top][..., 0], self.table[bottom][..., 0])
+
 class Text(nn.Module):
     def __init__(self):
         super().__init__()
@@ -243,6 +261,15 @@ def test_codes_are_recognised_with_the_size_of_the_codebook(file: Path) -> None:
     contract = load_source(f"{file}:Codes", data_shape="1x6x6").contract
     assert (contract.encoding, contract.codebook_size, contract.latent_shape) == ("codes", 5, (3, 3))
     assert load_source(f"{file}:Codes", data_shape="1x6x6", codes=4).contract.codebook_size == 4
+
+
+def test_codes_that_the_decoder_does_not_take_need_no_number(file: Path) -> None:
+    contract = load_source(f"{file}:Quantised", data_shape="1x6x6").contract
+    assert contract.encoding == "deterministic"
+    assert [latent.name for latent in contract.latents] == ["top", "bottom"]
+    with pytest.raises(UsageError, match=r"number of codes is not clear; pass --codes"):
+        load_source(f"{file}:TakesCodes", data_shape="1x6x6")
+    assert load_source(f"{file}:TakesCodes", data_shape="1x6x6", codes=5).contract.encoding == "codes"
 
 
 @pytest.mark.parametrize(("function", "output"), [("counts", "rate"), ("student", "loc"), ("pair", "1.loc")])

@@ -112,7 +112,10 @@ def _fixed_contract(
     fitting: list[Contract] = []
     failure: Exception | None = None
     for encoding, latent in candidates:
-        codes = _codebook_size(options, encoder, decoder) if encoding == "codes" else None
+        sizes = _codebook_sizes(options, encoder, decoder) if encoding == "codes" else []
+        unclear = encoding == "codes" and len(sizes) != 1
+        # Where their number is not clear, codes of 0 alone show whether the decoder takes any.
+        codes = None if encoding != "codes" else 1 if unclear else sizes[0]
         contract = replace(base, latent_shape=latent, encoding=encoding, codebook_size=codes, prior=None)
         try:
             recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs)
@@ -120,6 +123,8 @@ def _fixed_contract(
             failure = failure or error
             continue
         if decoder is None:
+            if unclear:
+                raise _unclear_number(sizes)
             fitting.append(contract)
             continue
         try:
@@ -136,6 +141,8 @@ def _fixed_contract(
                 do="check --latent-shape and --condition" if options.latent_shape else None,
             )
             continue
+        if unclear:
+            raise _unclear_number(sizes)
         return _with_output(contract, leaves)
     if len(fitting) == 1:
         return fitting[0]
@@ -225,15 +232,16 @@ def _candidates(
     return candidates
 
 
-def _codebook_size(options: ModelOptions, *modules: nn.Module | None) -> int:
-    """Return the stated number of codes, or the size of the only embedding."""
+def _codebook_sizes(options: ModelOptions, *modules: nn.Module | None) -> list[int]:
+    """Return the stated number of codes, or the sizes of all embeddings."""
     if options.codebook_size is not None:
-        return options.codebook_size
+        return [options.codebook_size]
     tables = (child for module in modules if module is not None for child in module.modules())
-    sizes = {child.num_embeddings for child in tables if isinstance(child, nn.Embedding)}
-    if len(sizes) != 1:
-        raise UsageError("number of codes is not clear", do="pass --codes", got=sorted(sizes) or None)
-    return sizes.pop()
+    return sorted({child.num_embeddings for child in tables if isinstance(child, nn.Embedding)})
+
+
+def _unclear_number(sizes: Sequence[int]) -> UsageError:
+    return UsageError("number of codes is not clear", do="pass --codes", got=list(sizes) or None)
 
 
 def _with_output(contract: Contract, leaves: Sequence[Leaf]) -> Contract:

@@ -86,7 +86,7 @@ def recognise(
 
     Raises:
         ModelError: what a module returns is ambiguous, or is nothing that the contract describes.
-        UsageError: an unknown word in `encoder_outputs`.
+        UsageError: an unknown word in `encoder_outputs`, or a standard deviation or variance that is negative.
     """
     check_meanings(encoder_outputs)
     notes: list[str] = []
@@ -143,12 +143,26 @@ class _Encoder:
                 self._warn_of_width(1)
             return self.module
         picks = self._picks(leaves)
+        self._refuse_negative_widths(picks, leaves)
         self.facts["encoder_outputs"] = [leaf.path or "tensor" for leaf in leaves]
         self.facts["encoder_takes"] = {
             output.name: f"{leaves[pick.leaf].path or 'tensor'} as {pick.meaning}"
             for output, pick in zip(self.outputs, picks, strict=True)
         }
         return RecognisedModule(self.module, picks, flatten=self.flatten)
+
+    def _refuse_negative_widths(self, picks: Sequence[Pick], leaves: Sequence[Leaf]) -> None:
+        """Raise `UsageError` for a standard deviation or variance that is negative: its logarithm is no number."""
+        for pick in picks:
+            lowest = leaves[pick.leaf].tensor.min().item()
+            if pick.meaning in ("std", "var") and lowest < 0:
+                raise UsageError(
+                    f"{pick.meaning} is negative",
+                    where=f"encoder, output {leaves[pick.leaf].path}",
+                    expected="a number above 0, unless it is logstd or logvar",
+                    got=f"{lowest:.3g}",
+                    do=f"name {_list(leaves)} in order with --encoder-outputs, in words of {' | '.join(MEANINGS)}",
+                )
 
     def _is_plain(self, returned: object, leaves: Sequence[Leaf]) -> bool:
         """Whether the module returns the contract's tensors alone, in order: a tuple, or one tensor."""
