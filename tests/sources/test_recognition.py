@@ -74,6 +74,8 @@ GAUSSIAN = {
     "Independent": lambda x: Independent(Normal(mean(x), std(x)), 1),
     "latent_dist": lambda x: {"latent_dist": OwnDistribution(mean(x), logvar(x))},
     "moments": lambda x: torch.cat([mean(x), logvar(x)], 1),
+    "moments as pairs": lambda x: torch.stack([mean(x), logvar(x)], -1),
+    "mean and logvar beside a random picture": lambda x: (torch.rand_like(x), mean(x), logvar(x)),
     "latent, mean, logvar": lambda x: (drawn(x), mean(x), logvar(x)),
     "logvar, mean, latent": lambda x: (logvar(x), mean(x), drawn(x)),
     "latent, mean, std": lambda x: (drawn(x), mean(x), std(x)),
@@ -91,6 +93,14 @@ def test_mean_and_logvar_are_found(form: str) -> None:
     torch.testing.assert_close(outputs[0], mean(data))
     torch.testing.assert_close(outputs[1], logvar(data))
     assert not [note for note in source.recognised.notes if note.startswith("warning")]
+
+
+def test_moments_may_be_in_the_last_axis() -> None:
+    contract = Contract((1, 4, 4), (4, 3))
+    _, (first, second) = encoded(lambda x: torch.cat([x[:, 0, :, :3], x[:, 0, :, 1:]], -1), contract)
+    data = torch.linspace(0, 1, 5 * 16).reshape(5, 1, 4, 4)
+    assert torch.equal(first, data[:, 0, :, :3])
+    assert torch.equal(second, data[:, 0, :, 1:])
 
 
 def test_encoder_that_keeps_the_contract_is_not_wrapped() -> None:
@@ -187,7 +197,9 @@ def test_latent_without_a_distribution_is_opened() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"encoder_outputs": ("mean", "var")}])
 def test_width_that_is_negative_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"var is negative: encoder, output v; expected .* logvar, got .*--encoder-outputs"):
+    with pytest.raises(
+        UsageError, match=r"var is negative: encoder, output v; expected .* logvar, got .*--encoder-outputs"
+    ):
         encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **options)
     stated = {"encoder_outputs": ("mean", "logvar")}
     _, (_, width) = encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **stated)

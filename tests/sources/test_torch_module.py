@@ -116,6 +116,31 @@ class TakesCodes(Quantised):
     def decode(self, top, bottom):
         return super().decode(self.table[top][..., 0], self.table[bottom][..., 0])
 
+class HeadsOutside(nn.Module):
+    # `encoder` gives features; the heads lie beside it, and `forward` alone uses them.
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU())
+        self.fc_mu, self.fc_var = nn.Linear(16, 4), nn.Linear(16, 4)
+        self.decoder = nn.Sequential(nn.Linear(4, 36), nn.Sigmoid(), nn.Unflatten(1, (1, 6, 6)))
+
+    def forward(self, x):
+        h = self.encoder(x)
+        mu, logvar = self.fc_mu(h), self.fc_var(h)
+        return self.decoder(mu + torch.randn_like(mu) * torch.exp(logvar / 2)), mu, logvar
+
+class Steps(nn.Module):
+    # Mean and logvar of each of 6 steps in the last axis.
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Linear(6, 8), nn.Linear(4, 6)
+
+    def encode(self, x):
+        return self.body(x[:, 0])
+
+    def decode(self, z):
+        return torch.sigmoid(self.out(z))[:, None]
+
 class Text(nn.Module):
     def __init__(self):
         super().__init__()
@@ -228,6 +253,24 @@ def test_moments_are_told_from_a_latent_by_the_decoder(file: Path) -> None:
     assert source.contract.data_range == (-1.0, 1.0)
     assert source.provenance["inferred"]["other_sizes"] == "1x2*hx2*w"
     assert source.provenance["notes"] == ["the modules run at other sizes too: --data-shape 1x2*hx2*w leaves them free"]
+
+
+def test_heads_beside_the_encoder_are_found_in_forward(file: Path, tmp_path: Path) -> None:
+    source = load_source(f"{file}:HeadsOutside", data_shape="1x6x6")
+    assert (source.contract.encoding, source.contract.latent_shape) == ("gaussian", (4,))
+    assert source.provenance["notes"][0].startswith("encoder: mean and logvar are those of forward(), because .encoder")
+    artifact, _ = export(source, tmp_path / "out", parts=["encoder"])
+    data = np.zeros((2, 1, 6, 6), np.float32)
+    with torch.no_grad():
+        _, mean, logvar = source.recognised.encoder.module.module(torch.from_numpy(data))
+    found = load(artifact.folder).encode(data)
+    np.testing.assert_allclose(found[0], mean, atol=1e-5)
+    np.testing.assert_allclose(found[1], logvar, atol=1e-5)
+
+
+def test_moments_of_steps_are_halves_of_the_last_axis(file: Path) -> None:
+    contract = load_source(f"{file}:Steps", data_shape="1x6x6").contract
+    assert (contract.encoding, contract.latent_shape) == ("gaussian", (6, 4))
 
 
 def test_latent_of_free_sizes_is_inferred(file: Path) -> None:

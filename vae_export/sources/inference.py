@@ -224,6 +224,11 @@ def _candidates(
         candidates += [("codes", shape) for shape in dict.fromkeys(integers)]
     if not words or words <= {"latent", "other"}:
         candidates += [("deterministic", shape) for shape in dict.fromkeys(floats)]
+    if decoder is not None and (not words or words & {"mean", "moments"}):
+        # Last, because a decoder that takes maps of any size takes half of one too.
+        pairs = [shape[:-1] for shape in floats if len(shape) > 1 and shape[-1] == 2]
+        pairs += [(*shape[:-1], shape[-1] // 2) for shape in floats if len(shape) > 1 and shape[-1] % 2 == 0]
+        candidates += [("gaussian", shape) for shape in dict.fromkeys(pairs)]
     several, needed = _several(leaves, decoder, base)
     candidates = [*several, *candidates] if needed else [*candidates, *several]
     if stated is not None:

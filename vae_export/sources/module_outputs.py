@@ -28,6 +28,8 @@ from vae_export.tensors import Shape, TensorSpec
 #: What one tensor from an encoder means, as `--encoder-outputs` names it.
 Meaning = Literal["latent", "mean", "logvar", "logstd", "std", "var", "moments", "codes", "other"]
 MEANINGS: tuple[Meaning, ...] = get_args(Meaning)
+#: Where a tensor of moments has mean and log-variance.
+Split = Literal["channels", "features", "pairs"]
 #: How each measure of a Gaussian's width becomes a log-variance.
 LOGVAR: Mapping[str, Callable[[Tensor], Tensor]] = {
     "logvar": lambda x: x,
@@ -92,6 +94,7 @@ class Pick:
         leaf: number of the leaf.
         meaning: what the leaf is; a width is turned into a log-variance.
         half: 0 or 1 for a half of a tensor of moments.
+        split: where a tensor of moments has its halves: in the channels, in the last axis, or as pairs there.
         item: the shape of one row in the contract where the leaf has another, such as flat pixels.
         dtype: the dtype of codes.
     """
@@ -101,12 +104,15 @@ class Pick:
     half: int | None = None
     item: tuple[int, ...] | None = None
     dtype: str | None = None
+    split: Split = "channels"
 
     def take(self, leaves: Sequence[Leaf]) -> Tensor:
         """Return the tensor of the contract."""
         tensor = leaves[self.leaf].tensor
         if self.half is not None:
-            tensor = tensor.chunk(2, dim=1)[self.half]
+            axis = 1 if self.split == "channels" else -1
+            halves = tensor.unbind(axis) if self.split == "pairs" else tensor.chunk(2, dim=axis)
+            tensor = halves[self.half]
         if self.meaning in LOGVAR:
             tensor = LOGVAR[self.meaning](tensor)
         if self.item is not None:

@@ -27,6 +27,7 @@ from vae_export.sources.module_outputs import (
     Meaning,
     Pick,
     RecognisedModule,
+    Split,
     as_example,
     example_inputs,
     find_leaves,
@@ -191,11 +192,12 @@ class _Encoder:
         if self.contract.encoding != "gaussian":
             return self._in_order(leaves, [None] * len(self.outputs))
         if len(self.outputs) == 2:
-            moments = [n for n, leaf in enumerate(leaves) if self._fits(leaf, self.outputs[0], channels=2)]
+            moments = [n for n, leaf in enumerate(leaves) if self._are_moments(leaf)]
             if not fitting and len(moments) == 1:
-                self.notes.append("encoder: one tensor of moments, the first half is mean and the second logvar")
+                last = " of the last axis" if self._last_axis(leaves[moments[0]]) else ""
+                self.notes.append(f"encoder: one tensor of moments, the first half{last} is mean and the second logvar")
                 return self._halves(moments[0], leaves)
-            if len(fitting) == 2 and not self.random:
+            if len(fitting) == 2 and self.random.isdisjoint(fitting):
                 self._warn_of_width(fitting[1])
                 return [self._pick(fitting[0], leaves, "mean", 0), self._pick(fitting[1], leaves, "logvar", 1)]
             if len(fitting) == 3:
@@ -250,9 +252,7 @@ class _Encoder:
             picks.append(self._pick(number, leaves, meaning or role, position))
         else:
             return picks
-        moments = [
-            n for n, m in enumerate(meanings) if m == "moments" and self._fits(leaves[n], self.outputs[0], channels=2)
-        ]
+        moments = [n for n, m in enumerate(meanings) if m == "moments" and self._are_moments(leaves[n])]
         if self.contract.encoding == "gaussian" and len(self.outputs) == 2 and len(moments) == 1:
             return self._halves(moments[0], leaves)
         return None
@@ -324,7 +324,20 @@ class _Encoder:
 
     def _halves(self, number: int, leaves: Sequence[Leaf]) -> list[Pick]:
         first, second = self._pick(number, leaves, "mean", 0), self._pick(number, leaves, "logvar", 1)
+        split = self._last_axis(leaves[number]) or "channels"
+        first, second = (dataclasses.replace(pick, split=split) for pick in (first, second))
         return [dataclasses.replace(first, half=0), dataclasses.replace(second, half=1)]
+
+    def _are_moments(self, leaf: Leaf) -> bool:
+        return self._last_axis(leaf) is not None or self._fits(leaf, self.outputs[0], channels=2)
+
+    def _last_axis(self, leaf: Leaf) -> Split | None:
+        """Return how a tensor has the moments along its last axis, or None."""
+        *rest, last = item = self.outputs[0].fixed_item
+        shape = tuple(leaf.tensor.shape[1:])
+        if len(leaf.tensor) != ROWS or not leaf.tensor.is_floating_point():
+            return None
+        return "pairs" if shape == (*item, 2) else "features" if rest and shape == (*rest, 2 * last) else None
 
     def _pick(self, number: int, leaves: Sequence[Leaf], meaning: Meaning, position: int) -> Pick:
         output = self.outputs[position]

@@ -24,7 +24,7 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
-from vae_export.sources.inference import infer_contract
+from vae_export.sources.inference import Inference, infer_contract
 from vae_export.sources.module_outputs import (
     ROWS,
     Leaf,
@@ -60,7 +60,7 @@ def open_function(text: str, options: ModelOptions) -> Source:
     if decoder is not None and options.decoder_output is not None:
         method = decoder if isinstance(decoder, MethodModule) else MethodModule(decoder)
         decoder = MethodModule(method.module, method.method, output=options.decoder_output)
-    found = infer_contract(encoder, decoder, options)
+    encoder, found = _inferred(returned, encoder, decoder, options)
     if isinstance(decoder, MethodModule) and decoder.output is not None:
         found.facts["decoder_output"] = decoder.output
         found.notes += _outputs_not_taken(decoder, decoder.output, found.contract)
@@ -75,6 +75,30 @@ def open_function(text: str, options: ModelOptions) -> Source:
         provenance["notes"] = lines
     encoder, decoder = _alone(encoder, "encoder", found.contract), _alone(decoder, "decoder", found.contract)
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
+
+
+def _inferred(
+    vae: object, encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions
+) -> tuple[nn.Module | None, Inference]:
+    """Return the encoder and what is inferred of it and the decoder.
+
+    The child `encoder` of a VAE may give features, from which `forward` makes mean and log-variance; then the encoder
+    is what `forward` returns of them.
+    """
+    try:
+        return encoder, infer_contract(encoder, decoder, options)
+    except ModelError as error:
+        if not isinstance(vae, nn.Module) or vae is encoder or encoder is not getattr(vae, "encoder", None):
+            raise
+        whole = MethodModule(vae)
+        try:
+            found = infer_contract(whole, decoder, options)
+        except VaeExportError:
+            raise error from None
+        if found.contract.encoding != "gaussian":  # the reconstruction would pass for a latent
+            raise
+    found.notes.insert(0, "encoder: mean and logvar are those of forward(), because .encoder does not give the latent")
+    return whole, found
 
 
 def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -> list[str]:
