@@ -1489,3 +1489,84 @@ class Equalised(nn.Module):
 @CASES.add("1x16x16", "6")
 def equalised() -> Any:
     return Equalised()
+
+
+class HeadsBeside(nn.Module):
+    """`encoder` gives features; the heads lie beside it, and `forward` alone uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU())
+        self.fc_mu, self.fc_var = nn.Linear(16, 5), nn.Linear(16, 5)
+        self.decoder = nn.Sequential(nn.Linear(5, 64), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8)))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        h = self.encoder(x)
+        mu, logvar = self.fc_mu(h), self.fc_var(h)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+        return {"recon": self.decoder(z), "mu": mu, "logvar": logvar}
+
+
+@CASES.add("1x8x8")
+def heads_beside_the_encoder() -> Any:
+    return HeadsBeside()
+
+
+class Pairs(nn.Module):
+    """Mean and log-variance of each unit side by side, as networks of disentanglement have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.out = perceptron(64, 10), perceptron(5, 64)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.body(x.flatten(1)).view(x.size(0), 5, 2)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.out(z)).view(z.size(0), 1, 8, 8)
+
+
+@CASES.add("1x8x8", "5")
+def pairs_of_mean_and_logvar() -> Any:
+    return Pairs()
+
+
+class NamedVariance(Pairs):
+    """A log-variance that is called a variance."""
+
+    def encode(self, x: Tensor) -> Any:
+        mean, logvar = super().encode(x).unbind(2)
+        return {"m": mean, "v": logvar}
+
+
+@CASES.add("1x8x8", "5", expected="refused")
+def logvar_called_variance() -> Any:
+    return NamedVariance()
+
+
+class TwoMaps(nn.Module):
+    """Two quantised maps of unlike sizes, which the decoder takes, beside their codes; codebooks are buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 4, 2, 2)
+        self.register_buffer("table", torch.randn(16, 4))
+        self.up, self.out = nn.ConvTranspose2d(4, 4, 2, 2), nn.ConvTranspose2d(8, 3, 2, 2)
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.permute(0, 2, 3, 1)
+        codes = (flat[..., None, :] - self.table).square().sum(-1).argmin(-1)
+        return F.embedding(codes, self.table).permute(0, 3, 1, 2), codes
+
+    def encode(self, x: Tensor) -> Any:
+        low = self.low(x)
+        (top, top_codes), (bottom, bottom_codes) = self.quantise(self.high(low)), self.quantise(low)
+        return top, bottom, (bottom - low).square().mean(), top_codes, bottom_codes
+
+    def decode(self, quant_t: Tensor, quant_b: Tensor) -> Tensor:
+        return self.out(torch.cat([self.up(quant_t), quant_b], 1)).tanh()
+
+
+@CASES.add("3x16x16", "4x4x4", "4x8x8")
+def two_quantised_maps() -> Any:
+    return TwoMaps()

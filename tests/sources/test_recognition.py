@@ -201,8 +201,7 @@ def test_width_that_is_negative_is_refused(options: dict[str, Any]) -> None:
         UsageError, match=r"var is negative: encoder, output v; expected .* logvar, got .*--encoder-outputs"
     ):
         encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **options)
-    stated = {"encoder_outputs": ("mean", "logvar")}
-    _, (_, width) = encoded(lambda x: {"m": mean(x), "v": logvar(x)}, **stated)
+    _, (_, width) = encoded(lambda x: {"m": mean(x), "v": logvar(x)}, encoder_outputs=("mean", "logvar"))
     assert width.min() < 0
 
 
