@@ -1519,7 +1519,7 @@ class Pairs(nn.Module):
         super().__init__()
         self.body, self.out = perceptron(64, 10), perceptron(5, 64)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Any:
         return self.body(x.flatten(1)).view(x.size(0), 5, 2)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -1547,6 +1547,8 @@ def logvar_called_variance() -> Any:
 class TwoMaps(nn.Module):
     """Two quantised maps of unlike sizes, which the decoder takes, beside their codes; codebooks are buffers."""
 
+    table: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.low, self.high = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(4, 4, 2, 2)
@@ -1563,7 +1565,7 @@ class TwoMaps(nn.Module):
         (top, top_codes), (bottom, bottom_codes) = self.quantise(self.high(low)), self.quantise(low)
         return top, bottom, (bottom - low).square().mean(), top_codes, bottom_codes
 
-    def decode(self, quant_t: Tensor, quant_b: Tensor) -> Tensor:
+    def decode(self, quant_t: Tensor, quant_b: Tensor) -> Any:
         return self.out(torch.cat([self.up(quant_t), quant_b], 1)).tanh()
 
 
