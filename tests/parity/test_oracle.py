@@ -63,22 +63,28 @@ def test_weights_are_exact_again_after_an_interrupted_perturbation(monkeypatch: 
 
 
 class Normalised(nn.Module):
-    """Latents (N, 1, 128, 128) → the same, normalised."""
+    """Latents (N, 2, 128, 128) → the same, normalised."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, 1)
+        self.norm = norm
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.norm(latent)
+        normalised: Tensor = self.norm(latent)
+        return normalised
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-3, 1.0])
-def test_sums_one_by_one_in_normalisation_are_rounding(spread: float) -> None:
+@pytest.mark.parametrize(
+    "norm",
+    [nn.GroupNorm(2, 2), nn.LayerNorm([128, 128]), nn.InstanceNorm2d(2), nn.InstanceNorm2d(2, affine=True)],
+    ids=["group", "layer", "instance", "instance-affine"],
+)
+def test_sums_one_by_one_in_normalisation_are_rounding(norm: nn.Module, spread: float) -> None:
     """ONNX Runtime's mean of nearly equal values is far worse than PyTorch's, and no fault of the file."""
-    shape = (1, 128, 128)
-    graph = capture(Source(Contract(shape, shape, None), decoder=Normalised()), "decoder")
+    shape = (2, 128, 128)
+    graph = capture(Source(Contract(shape, shape, None), decoder=Normalised(norm.eval())), "decoder")
     values = 0.7 + spread * np.random.default_rng(0).standard_normal((2, *shape))
     latent = {"latent": values.astype(np.float32)}
     oracle = Oracle(graph)
@@ -88,4 +94,4 @@ def test_sums_one_by_one_in_normalisation_are_rounding(spread: float) -> None:
     limits = case.limits[name]
     error = max_distance(output, case.expected[name])
     assert error <= limits.tolerance()
-    assert (limits.sensitivity > 4 * limits.eager_error) == (spread < 1), "only nearly equal values need it"
+    assert (limits.sensitivity > 3 * limits.eager_error) == (spread < 1), "only nearly equal values need it"

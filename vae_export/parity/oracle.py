@@ -198,7 +198,7 @@ class Oracle:
 
 
 class _MovedStatistics(TorchDispatchMode):
-    """Moves the mean in group and layer normalisation by the error that adding in float32, one by one, makes.
+    """Moves the mean in group, layer and instance normalisation by the error of adding in float32, one by one.
 
     ONNX Runtime adds that way, where PyTorch adds in pairs. The error grows with the number of values, linearly where
     they are nearly equal, and the division by their deviation then magnifies it: on plain images of 128 x 128 pixels,
@@ -228,6 +228,11 @@ class _MovedStatistics(TorchDispatchMode):
         elif func is torch.ops.aten.native_layer_norm.default:
             output, mean, rstd = outputs
             shift, weight = self._shift(args[0], mean, rstd), args[2]
+        elif func is torch.ops.aten.native_batch_norm.default and args[5]:
+            # Instance normalisation is batch normalisation with the statistics of a batch: (1, N · C, *sizes).
+            output, mean, rstd = outputs
+            shift = self._shift(args[0].transpose(0, 1), mean, rstd).reshape(-1, *[1] * (output.ndim - 2))
+            weight = None if args[1] is None else args[1].reshape(shift.shape)
         else:
             return outputs
         self.found = True
