@@ -155,6 +155,8 @@ def test_stated_outputs_settle_it() -> None:
     data = torch.linspace(0, 1, 80).reshape(5, 1, 4, 4)
     _, outputs = encoded(lambda x: (mean(x) + 1, mean(x), logvar(x)), encoder_outputs=("latent", "mean", "logvar"))
     torch.testing.assert_close(outputs, (mean(data), logvar(data)))
+    _, usual = encoded(lambda x: (mean(x) + 1, mean(x), logvar(x)), encoder_outputs=("z", "z_mean", "log_var"))
+    torch.testing.assert_close(usual, outputs)
     _, outputs = encoded(lambda x: [std(x), mean(x)], encoder_outputs=("std", "mean"))
     torch.testing.assert_close(outputs, (mean(data), logvar(data)))
 

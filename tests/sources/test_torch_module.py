@@ -478,7 +478,7 @@ def test_file_that_cannot_be_imported_is_one_line(tmp_path: Path) -> None:
         ({"data_shape": "1xx6"}, "bad shape: --data-shape; expected sizes with x between them"),
         ({"data_shape": "1x6x6", "latent_shape": "3"}, "outputs of the encoder are not clear"),
         ({"data_shape": "1x6x6", "data_range": "1,0"}, "bad range: --data-range"),
-        ({"data_shape": "1x6x6", "encoder_outputs": "mu,sigma"}, "unknown output: --encoder-outputs"),
+        ({"data_shape": "1x6x6", "encoder_outputs": "mu,width"}, "unknown output: --encoder-outputs"),
         ({"data_shape": "1x6x6", "conditions": ["label:int64"]}, "bad condition: --condition"),
     ],
 )

@@ -77,13 +77,18 @@ class Leaf:
         """The meaning that the name of an encoder's output has, or None."""
         if not self.name:
             return None
-        words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", self.path.rpartition(".")[2]) if word]
-        plain = [word.lower().rstrip("0123456789") for word in words]  # z1_mean and mu2 are of several latents
-        short = "".join(word for word in plain if word not in _FILLERS)
-        return _ENCODED.get(self.name) or _ENCODED.get(short)
+        return meaning_of(self.path.rpartition(".")[2])
 
     def __str__(self) -> str:
         return f"{self.path or 'tensor'} {tuple(self.tensor.shape)}"
+
+
+def meaning_of(name: str) -> Meaning | None:
+    """Return the meaning that an encoder's output has by its name, such as mu or z_log_var, or None."""
+    words = [word for word in re.split(r"_|(?<=[a-z])(?=[A-Z])", name) if word]
+    plain = [word.lower().rstrip("0123456789") for word in words]  # z1_mean and mu2 are of several latents
+    short = "".join(word for word in plain if word not in _FILLERS)
+    return _ENCODED.get(name.lower().replace("_", "")) or _ENCODED.get(short)
 
 
 @dataclass(frozen=True)

@@ -75,17 +75,16 @@ class NamedModel:
 
     def options(self) -> ModelOptions:
         """Return what is stated, read; raise `UsageError` for a text that is not valid."""
-        from vae_export.sources.recognition import check_meanings
+        from vae_export.sources.recognition import read_meanings
 
-        outputs = None if self.encoder_outputs is None else tuple(re.split(r"\s*,\s*", self.encoder_outputs.strip()))
-        check_meanings(outputs)
+        words = None if self.encoder_outputs is None else re.split(r"\s*,\s*", self.encoder_outputs.strip())
         return ModelOptions(
             weights=parse_weights(self.weights),
             weights_key=self.weights_key,
             data_shape=None if self.data_shape is None else parse_shape(self.data_shape, "--data-shape"),
             latent_shape=None if self.latent_shape is None else parse_latents(self.latent_shape),
             data_range=None if self.data_range is None else parse_range(self.data_range),
-            encoder_outputs=outputs,
+            encoder_outputs=read_meanings(words),
             decoder_output=self.decoder_output,
             conditions=tuple(parse_condition(text) for text in self.conditions),
             codebook_size=self.codes,

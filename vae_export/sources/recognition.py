@@ -33,6 +33,7 @@ from vae_export.sources.module_outputs import (
     find_leaves,
     flattened,
     has_item,
+    meaning_of,
     run_flat_or_not,
     run_listed_or_not,
 )
@@ -82,14 +83,14 @@ def recognise(
     Args:
         contract: what they shall return.
         encoder, decoder: the user's modules.
-        encoder_outputs: what the encoder returns, in order, as `MEANINGS`; None finds out.
+        encoder_outputs: what the encoder returns, in order, as `read_meanings` takes it; None finds out.
         images: real data that the contract describes; None runs the modules on random numbers.
 
     Raises:
         ModelError: what a module returns is ambiguous, or is nothing that the contract describes.
         UsageError: an unknown word in `encoder_outputs`, or a standard deviation or variance that is negative.
     """
-    check_meanings(encoder_outputs)
+    encoder_outputs = read_meanings(encoder_outputs)
     notes: list[str] = []
     facts: dict[str, Any] = {}
     example = contract.at()
@@ -100,11 +101,24 @@ def recognise(
     return Recognised(encoder, decoder, tuple(notes), facts)
 
 
-def check_meanings(words: Sequence[str] | None) -> None:
-    """Raise `UsageError` for a word that does not name an encoder's output."""
-    for word in words or ():
-        if word not in MEANINGS:
+def read_meanings(words: Sequence[str] | None) -> tuple[Meaning, ...] | None:
+    """Return what words say of an encoder's outputs, or None for None.
+
+    Args:
+        words: of `MEANINGS`, or usual names of them, such as mu or log_var.
+
+    Raises:
+        UsageError: a word that does not name an encoder's output.
+    """
+    if words is None:
+        return None
+    meanings: list[Meaning] = []
+    for word in words:
+        meaning = next((known for known in MEANINGS if known == word), None) or meaning_of(word)
+        if meaning is None:
             raise UsageError("unknown output", where="--encoder-outputs", expected=" | ".join(MEANINGS), got=word)
+        meanings.append(meaning)
+    return tuple(meanings)
 
 
 class _Encoder:
