@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -35,6 +36,8 @@ _CONNECT_SECONDS = 10
 #: How often a cluster is started here: Ray looks for free ports before it takes them, which another process may have
 #: done meanwhile, and waits for its own processes for a fixed time, which a busy machine can exceed.
 _START_ATTEMPTS = 3
+#: How long a cluster that was started here may take to count its cores.
+_COUNT_SECONDS = 10.0
 #: After this long without a result, the machines of the cluster are counted.
 _CHECK_INTERVAL = 5.0
 #: Errors of a socket whose other end has closed.
@@ -184,6 +187,8 @@ def connect(address: str | None) -> Any:
     import ray.exceptions
 
     start_or_join(ray, address)
+    if address is None:
+        _wait_for_cores(ray)
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -219,6 +224,13 @@ def start_or_join(ray: Any, address: str | None) -> None:
                 raise _not_connected(address, error) from error
     # Ray Data configures its own logger when it is imported.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+
+def _wait_for_cores(ray: Any) -> None:
+    """Wait until a cluster that was started here counts its cores, which it may do a moment after its start."""
+    deadline = time.monotonic() + _COUNT_SECONDS
+    while resources(ray)["CPU"] < (os.cpu_count() or 1) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _not_connected(address: str | None, error: Exception) -> VaeExportError:
