@@ -282,8 +282,8 @@ def _apart(heights: Mapping[str, float]) -> dict[str, float]:
     lowest = -math.inf
     for name, height in sorted(heights.items(), key=lambda item: item[1]):
         placed[name] = lowest = max(height, lowest + _LINE_HEIGHT)
-    # Labels that were pushed below the edge push the ones above them back.
-    highest = float(HEIGHT - _BOTTOM + _LINE_HEIGHT / 2)
+    # Labels that were pushed below the axis, to its numbers, push the ones above them back.
+    highest = HEIGHT - _BOTTOM - _LINE_HEIGHT / 4
     for name in reversed(placed):
         placed[name] = highest = min(placed[name], highest)
         highest -= _LINE_HEIGHT
