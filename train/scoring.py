@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -156,7 +156,13 @@ class Score:
         }
 
 
-def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes | None = None) -> Score:
+def evaluate_model(
+    model: ScoredModel,
+    pixels: Tensor,
+    *,
+    processes: Processes | None = None,
+    report: Callable[[int], None] = lambda _: None,
+) -> Score:
     """Score a model on images. PyTorch's global random state is not used.
 
     Args:
@@ -164,6 +170,7 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
         pixels: uint8 (N, C, H, W), N ≥ 1.
         processes: The processes that share the work, batch by batch; None is one process. Each returns the score of all
             images, with the bits that one process alone would return.
+        report: Called after each batch with the number of images up to its end.
 
     Returns:
         The score, in nats per image.
@@ -176,7 +183,9 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
         image = to_unit_range(images[batch])
         mean, logvar = model.encode(image)
         latent = reparameterize(mean, logvar, noise.of(batch, mean.shape[1]))
-        return _BatchScore.of(model.reconstruction_nll(latent, image), mean, logvar)
+        scored = _BatchScore.of(model.reconstruction_nll(latent, image), mean, logvar)
+        report(sum(map(len, images[: batch + 1])))
+        return scored
 
     batches = processes.split_work(len(images), score)
     reconstruction, kl = torch.cat([one.reconstruction for one in batches]), torch.cat([one.kl for one in batches])
@@ -197,7 +206,7 @@ def evaluate_model(model: ScoredModel, pixels: Tensor, *, processes: Processes |
 
 
 class _Noise:
-    """Standard normal numbers for batches of so many images, drawn in their order, whoever asks for which of them."""
+    """Standard normal numbers for batches of images. Each batch has the same ones, whichever batches are asked for."""
 
     def __init__(self, images: Sequence[int]) -> None:
         self._images, self._drawn = images, 0
@@ -213,7 +222,9 @@ class _Noise:
 
 @dataclass(frozen=True)
 class _BatchScore:
-    """What the score needs of a batch, in float64: with large latents, the posteriors of all images fill the memory.
+    """The sums over a batch that a score is made of, in float64.
+
+    They take the place of the posteriors, because those of all images would fill the memory where latents are large.
 
     Attributes:
         reconstruction, kl: of each image, in nats, (N,).

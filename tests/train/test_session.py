@@ -97,8 +97,8 @@ def test_best_epoch_is_chosen_by_validation_images_alone(
 ) -> None:
     real, calls = evaluate_model, iter([5, 300, 30, 5, 100, 20, 5, 200, 10])  # train, validation, test of three epochs
 
-    def scripted(model: PyTorchModel, pixels: torch.Tensor, **how: Processes) -> object:
-        score = real(model, pixels, **how)
+    def scripted(model: PyTorchModel, pixels: torch.Tensor, *, processes: Processes) -> object:
+        score = real(model, pixels, processes=processes)
         return type(score)(**{**vars(score), "negative_elbo": float(next(calls))})
 
     monkeypatch.setattr(session, "evaluate_model", scripted)
@@ -220,11 +220,11 @@ def test_stop_in_the_first_epoch_saves_the_current_weights(
 def test_stop_while_scoring_takes_effect_at_once(digits: Dataset, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = evaluate_model, []
 
-    def stop_once(model: PyTorchModel, pixels: torch.Tensor, **how: Processes) -> object:
+    def stop_once(model: PyTorchModel, pixels: torch.Tensor, *, processes: Processes) -> object:
         calls.append(len(pixels))
         if len(calls) == 5:  # the validation images, after the second epoch
             os.kill(os.getpid(), signal.SIGINT)
-        return real(model, pixels, **how)
+        return real(model, pixels, processes=processes)
 
     monkeypatch.setattr(session, "evaluate_model", stop_once)
     with pytest.raises(Interrupted, match="after 8 steps"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -129,35 +129,11 @@ def evaluate(
 
 
 def _score(subject: _Subject, pixels: Tensor) -> Score:
-    """Score the images, with progress: each is encoded and then decoded."""
+    """Score the images, with progress."""
     from train.scoring import evaluate_model
 
     with console.report_progress("scored", len(pixels)) as report:
-        return evaluate_model(_WithProgress(subject.model, report), pixels)
-
-
-class _WithProgress:
-    """A model that reports how many images were encoded and decoded."""
-
-    def __init__(self, model: ScoredModel, report: Callable[[int], None]) -> None:
-        self._model, self._report, self._half_images = model, report, 0
-
-    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self._model.encode(image)
-        self._count(image)
-        return posterior
-
-    def reconstruction_nll(self, latent: Tensor, image: Tensor) -> Tensor:
-        nll = self._model.reconstruction_nll(latent, image)
-        self._count(image)
-        return nll
-
-    def decode(self, latent: Tensor) -> Tensor:
-        return self._model.decode(latent)
-
-    def _count(self, image: Tensor) -> None:
-        self._half_images += len(image)
-        self._report(self._half_images // 2)
+        return evaluate_model(subject.model, pixels, report=report)
 
 
 def _image_metrics(subject: _Subject, pixels: Tensor, images: Dataset, split: Split) -> ImageMetrics | None:
@@ -336,6 +312,7 @@ def _images(subject: _Subject, dataset: DatasetName | None, files: ImageFileFlag
         raise UsageError(
             f"the {subject.origin} names an unknown data set", where=subject.path, got=name, do="pass --dataset"
         )
+    # Digits have no folder, though earlier versions recorded one that was given.
     if files.data_dir is None and dataset is None and name != "digits":
         data_dir = read_data_folder(Run(subject.path.parent), subject.trained_on.get("sha256", ""))
         if data_dir is not None and not data_dir.is_dir():
