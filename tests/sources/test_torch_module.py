@@ -448,6 +448,14 @@ BAD = {
 }
 
 
+def test_functions_of_a_large_file_are_listed_with_the_nearest_first(tmp_path: Path) -> None:
+    file = tmp_path / "many.py"
+    file.write_text("".join(f"def model_{number}(): ...\n" for number in range(30)) + "def photographs(): ...\n")
+    expected = r"no such function: .*many.py; expected photographs \| model_0 \| .* and 23 more, got photograph$"
+    with pytest.raises(UsageError, match=expected):
+        load_source(f"{file}:photograph", data_shape="1x4x4")
+
+
 @pytest.mark.parametrize("function", BAD)
 def test_functions_that_give_no_model_are_one_line(file: Path, function: str) -> None:
     error, message = BAD[function]

@@ -7,6 +7,7 @@ inferred by running the modules on examples.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -38,6 +39,9 @@ from vae_export.sources.module_outputs import (
 )
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.weights import load_weights
+
+#: The most functions of a file that a message lists.
+_LISTED = 8
 
 
 def open_function(text: str, options: ModelOptions) -> Source:
@@ -169,7 +173,9 @@ def _call(text: str) -> object:
     if not callable(function):
         names = [name for name, value in vars(module).items() if inspect.isroutine(value) or inspect.isclass(value)]
         own = [name for name in names if getattr(vars(module)[name], "__module__", "") == module.__name__]
-        have = " | ".join(own) or "no function"
+        nearest_first = list(dict.fromkeys([*difflib.get_close_matches(function_name, own), *own]))
+        more = f" and {len(own) - _LISTED} more" if len(own) > _LISTED else ""
+        have = " | ".join(nearest_first[:_LISTED]) + more if own else "no function"
         raise UsageError("no such function", where=module_name, expected=have, got=function_name)
     if needed := _needed_arguments(function):
         do = "name a function without arguments that returns the model"
