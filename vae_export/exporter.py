@@ -7,7 +7,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CAPTURE_SECONDS
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
-from vae_export.formats import FORMATS, OPSET, Format, WriteOptions, versions
+from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_file_free, staged_folder
 from vae_export.models.checkpoint import Checkpoint
@@ -96,8 +96,9 @@ def export(
         _refuse_other_folder(out)
     present = open_artifact(out) if add else None
     if (add or force) and not thorough and _is_thorough(out):
-        thorough = add
-        if not add:
+        if add:  # all files are verified as thoroughly as those that are there
+            thorough = True
+        else:
             report("note: replaces a thorough certificate by a shorter one; verify makes a thorough one again")
     present_parts = () if present is None else tuple(entry.part for entry in present.manifest.files)
     watch = Stopwatch()
@@ -375,41 +376,45 @@ def _write_files(
     report: Callable[[str], None],
 ) -> tuple[FileEntry, ...]:
     """Write each part in each variant, and return the entries in the order of the parts."""
-    contract = references.source.contract
     entries: list[FileEntry] = []
     for variant in plan.variants:
-        format = FORMATS[variant.format]
-        written: dict[Part, FileContent] = {}
-        may_be_left_out = plan.skip_unusable and variant.precision != FULL
-
-        def keep(part: Part, content: FileContent, variant: Variant = variant, format: Format = format) -> None:
-            name = variant.file_name(part)
-            for stored, data in content.by_name(name).items():
-                write_atomic(folder / stored, data)
-            needs = format.required_machine(content), format.without_vnni(variant.precision)
-            entries.append(FileEntry.of(name, part, variant.format, content, variant.precision, *needs))
-
-        for part in plan.parts:
-            report(f"writing {variant.file_name(part)}")
-            with deferred_signals(), watch.lap(variant.format):
-                content = references.writer.write(part, variant.format, variant.precision, plan.opset)
-                if may_be_left_out:
-                    written[part] = content
-                else:  # at once, because files can be large
-                    keep(part, content)
-                del content
-        if may_be_left_out:
+        contents: Iterable[tuple[Part, FileContent]] = _written(references, plan, variant, watch, report)
+        if plan.skip_unusable and variant.precision != FULL:
+            contents = list(contents)
             with watch.lap(variant.format):
-                reason = _why_unusable(variant.format, written, contract)
+                reason = _why_unusable(variant.format, dict(contents), references.source.contract)
             if reason is not None:
                 report(f"left out: {variant.format} in {variant.precision}: {reason}")
                 continue
-        for part, content in written.items():
-            keep(part, content)
+        for part, content in contents:
+            with watch.lap(variant.format):
+                entries.append(_save_file(folder, variant, part, content))
+            del content  # it can be large, and the next one is about to be made
     if not entries:
         got = ", ".join(dict.fromkeys(variant.precision for variant in plan.variants))
         raise MachineError("no requested format can run on this machine", got=got)
     return tuple(sorted(entries, key=lambda entry: plan.parts.index(entry.part)))
+
+
+def _written(
+    references: References, plan: ExportPlan, variant: Variant, watch: Stopwatch, report: Callable[[str], None]
+) -> Iterator[tuple[Part, FileContent]]:
+    """Yield the file of each part in a variant, each written when it is asked for."""
+    for part in plan.parts:
+        report(f"writing {variant.file_name(part)}")
+        with deferred_signals(), watch.lap(variant.format):
+            content = references.writer.write(part, variant.format, variant.precision, plan.opset)
+        yield part, content
+        del content
+
+
+def _save_file(folder: Path, variant: Variant, part: Part, content: FileContent) -> FileEntry:
+    """Save a file and its sidecars to a folder, and return its entry of the manifest."""
+    name, format = variant.file_name(part), FORMATS[variant.format]
+    for stored, data in content.by_name(name).items():
+        write_atomic(folder / stored, data)
+    needs = format.required_machine(content), format.without_vnni(variant.precision)
+    return FileEntry.of(name, part, variant.format, content, variant.precision, *needs)
 
 
 def _why_unusable(format: str, files: Mapping[Part, FileContent], contract: Contract) -> str | None:
