@@ -21,8 +21,8 @@ from vae_export.precision import PrecisionName
 from vae_export.rng import check_integer
 from vae_export.runtime.chosen_options import ChosenOptions, choose_options
 from vae_export.runtime.conditions import condition_rows
+from vae_export.runtime.fast_path import FastPath
 from vae_export.runtime.prior import draw_prior
-from vae_export.runtime.quick_run import QuickRun
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 from vae_export.runtime.tiling import Tiling
@@ -70,7 +70,7 @@ class Model:
         self._symbols = self.contract.free_symbols
         self._rows_at_a_time: dict[tuple[Part, frozenset[tuple[str, int]]], int] = {}
         self._sessions: dict[Part, Session] = {}
-        self._quick_runs: dict[Part, QuickRun | None] = {}
+        self._fast_paths: dict[Part, FastPath | None] = {}
         self._decoded = self.contract.output.name
         self._opening = threading.Lock()
 
@@ -427,9 +427,9 @@ class Model:
     def _run_with(
         self, part: Part, first: Any, others: Mapping[str, Any], out: Array | None = None
     ) -> dict[str, Array]:
-        """Run a part with its first input, and others by name; ordinary calls without others take the short way."""
-        quick = self._quick_runs.get(part)
-        if quick is not None and out is None and not others and (found := quick.run(first)) is not None:
+        """Run a part with its first input, and others by name; ordinary calls without others take the fast path."""
+        fast = self._fast_paths.get(part)
+        if fast is not None and out is None and not others and (found := fast.run(first)) is not None:
             return found
         inputs = self._inputs(part, first, others)
         self._session(part)
@@ -488,7 +488,7 @@ class Model:
                 session = Session(data, self.contract.spec(part), chosen.options, sidecars)
                 check_file_metadata(session.metadata, entry, self.manifest)
                 self._sessions[part] = session
-                self._quick_runs[part] = None if self._symbols else session.quick_run(self.rows_at_a_time(part))
+                self._fast_paths[part] = None if self._symbols else session.fast_path(self.rows_at_a_time(part))
             return self._sessions[part]
 
 

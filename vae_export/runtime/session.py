@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
-from vae_export.runtime.quick_run import QuickRun, run_into
+from vae_export.runtime.fast_path import FastPath, run_into
 from vae_export.session_options import CPU, CUDA, EXACT_INT8, EXACT_INT8_ENTRY, PROVIDERS, TENSORRT, SessionOptions
 from vae_export.tensors import BATCH, Expression, Size
 
@@ -88,9 +88,9 @@ class Session:
         """
         return self.compute(inputs, self._spec.check_inputs(inputs))
 
-    def quick_run(self, most_rows: int) -> QuickRun | None:
-        """Return the short way for ordinary calls of at most this many rows, if the part has one."""
-        return QuickRun(self._session, self._spec, most_rows) if QuickRun.serves(self._session, self._spec) else None
+    def fast_path(self, most_rows: int) -> FastPath | None:
+        """Return the fast path of calls with at most this many rows, if the part has one."""
+        return FastPath(self._session, self._spec, most_rows) if FastPath.serves(self._session, self._spec) else None
 
     def compute(
         self, inputs: Mapping[str, Array], rows: int, into: Mapping[str, Array] | None = None

@@ -1,4 +1,4 @@
-"""The short way through ordinary calls: checking and copying a small batch takes as long as computing it."""
+"""The fast path of ordinary calls: checking and copying a small batch takes as long as computing it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vae_export.tensors import BATCH, Symbol, all_finite
 _MAX_BOUND_ROWS, _MAX_BOUND_BYTES = 32, 1 << 16
 
 
-class QuickRun:
+class FastPath:
     """Calls of a part with one input of a fixed shape, on the CPU.
 
     Small batches have bound buffers, which are kept for each number of rows and each thread that runs at the same time.
@@ -40,7 +40,7 @@ class QuickRun:
 
     @staticmethod
     def serves(session: ort.InferenceSession, spec: PartSpec) -> bool:
-        """Whether a part can be run this way: it has one input and no open sizes, and runs on the CPU."""
+        """Whether a part can take this path: it has one input and no open sizes, and runs on the CPU."""
         is_plain = len(spec.inputs) == 1 and not spec.symbols.keys() - {BATCH}
         return is_plain and session.get_providers()[0] == CPU
 
@@ -51,7 +51,7 @@ class QuickRun:
             value: the input.
 
         Returns:
-            The outputs by name; None if the value is no batch for this way, or if anything is wrong with it or with an
+            The outputs by name; None if the value is no batch for this path, or if anything is wrong with it or with an
             output: the general call then computes it, or says what is wrong.
         """
         if type(value) is not np.ndarray or value.dtype != self._dtype or not self._fits(value):

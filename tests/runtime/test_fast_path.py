@@ -1,4 +1,4 @@
-"""The short way through ordinary calls gives the bits of the general one, and leaves every fault to it."""
+"""The fast path of ordinary calls gives the bits of the general path, and leaves every fault to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vae_export.errors import ModelError
 
 
 @pytest.mark.parametrize("rows", [1, 2, 32, 33, 100])
-def test_short_way_gives_the_bits_of_the_general_one(model: Model, rows: int) -> None:
+def test_fast_path_gives_the_bits_of_the_general_path(model: Model, rows: int) -> None:
     latent = latents(rows)
     assert np.array_equal(model.decode(latent), model.run("decoder", latent=latent)["image"])
     image = model.decode(latent)
@@ -24,11 +24,11 @@ def test_short_way_gives_the_bits_of_the_general_one(model: Model, rows: int) ->
     assert np.array_equal(logvar, general["logvar"])
 
 
-def test_ordinary_calls_take_the_short_way(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_calls_take_the_fast_path(mlp: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(mlp.folder)
     expected = model.decode(latents(3))
-    monkeypatch.setattr(Model, "run", lambda *_, **__: pytest.fail("took the general way"))
-    monkeypatch.setattr(Model, "_compute", lambda *_: pytest.fail("took the general way"))
+    monkeypatch.setattr(Model, "run", lambda *_, **__: pytest.fail("took the general path"))
+    monkeypatch.setattr(Model, "_compute", lambda *_: pytest.fail("took the general path"))
     assert np.array_equal(model.decode(latents(3)), expected)
 
 
