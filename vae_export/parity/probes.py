@@ -427,11 +427,6 @@ def probes_out_of_range(precision: PrecisionName) -> tuple[str, ...]:
     return () if precision in ("fp32", "bf16") else ("largest", "extreme")
 
 
-def probes_in_range(probes: Sequence[Probe], precision: PrecisionName) -> tuple[Probe, ...]:
-    """Return the probes that a precision can represent."""
-    return tuple(probe for probe in probes if probe.name not in probes_out_of_range(precision))
-
-
 def check_calibration_images(source: Source) -> None:
     """Raise `ModelError` if a source has an encoder and fewer than `MIN_CALIBRATION_IMAGES` images."""
     images = 0 if source.images is None else len(source.images)
