@@ -136,48 +136,34 @@ def verify(
     (--quick, fewer targets, a wider tolerance of your own, no budget where there was one, --allow-unreproduced) replace
     a thorough one.
     """
-    refuse_together(quick=comparison.quick, thorough=effort.thorough)
-    if rows and not json:
-        raise UsageError("--rows goes with --json", do="add --json, or read certificate.json")
-    file, baseline = single.file, comparison.baseline
-    if file is not None and (export is not None or single.part is None):
-        raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
-    if file is None and single.part is not None:
-        raise UsageError("--part goes with --file", got=single.part, do="leave out --part to verify an export")
+    _refuse_combinations(single, comparison, effort, export, json=json, rows=rows)
     if out is not None:
         check_document_free(out, force=force)
     require("export")
-    from vae_export.parity import read_baseline, regressions
+    from vae_export.parity import read_baseline
     from vae_export.parity import verify as compare
-    from vae_export.parity.certificate_diff import is_of_another_model, weaker_points
+    from vae_export.parity.certificate_diff import weaker_points
     from vae_export.report import certificate_page
     from vae_export.sources import Source
 
     if export is not None:
         open_artifact(export)  # a wrong folder is named before a run is looked for
     targets, tolerance = comparison.target, comparison.tolerance()
-    before = None if baseline is None else read_baseline(baseline)
+    before = None if comparison.baseline is None else read_baseline(comparison.baseline)
     named = model.named(run=run, checkpoint=checkpoint)
-    if named is not None:
-        checkpoint, export = run_of(named).checkpoint, export or run_of(named).export
-    elif checkpoint is None or (export is None and file is None):
-        chosen = _run_of_files(checkpoint, export) if run is None else None
-        chosen = chosen or chosen_run(run)
-        checkpoint, export = checkpoint or chosen.checkpoint, export or chosen.export
-    place = out or (
-        file.with_name(f"{file.name}.{CERTIFICATE}") if file else (export or checkpoint.parent) / CERTIFICATE
-    )
-    if baseline is not None and baseline.resolve() == place.resolve():
-        raise UsageError("the baseline would be overwritten", where=baseline, do="keep it elsewhere, or pass --out")
+    checkpoint, export = _places(run, checkpoint, export, single.file, named)
+    place = out or _certificate_place(checkpoint, export, single.file)
+    if comparison.baseline is not None and comparison.baseline.resolve() == place.resolve():
+        do = "keep it elsewhere, or pass --out"
+        raise UsageError("the baseline would be overwritten", where=comparison.baseline, do=do)
     artifact, loaded = _opened(checkpoint, export, single, named, targets, quick=comparison.quick)
     source = Source.of(loaded)
     allowed = budget.budget(source.contract, source.provenance)
 
     def refuse_weaker(*, thorough: bool) -> None:
         if not force:
-            present = _present_document(place)
             lost = weaker_points(
-                present,
+                _present_document(place),
                 artifact.manifest,
                 targets=targets,
                 tolerance=tolerance,
@@ -209,26 +195,81 @@ def verify(
     certificate.write(place)
     write_atomic(place.with_suffix(".html"), certificate_page(certificate, artifact.manifest).encode())
     document = certificate.to_json()
-    worse = [] if before is None else regressions(before, document)
-    is_other = before is not None and is_of_another_model(before, document)
+    compared = {} if before is None else _compared_with_baseline(before, document)
     if json:
-        compared = {} if before is None else {"regressions": worse, "baseline_of_another_model": is_other}
         console.result_json((document if rows else certificate.summary()) | compared)
     else:
         show(certificate, place)
-        if is_other:
-            console.result(f"baseline of another model: {baseline}")
-        for line in worse:
-            console.result(f"worse than the baseline: {line}")
+        _show_baseline(compared, comparison.baseline)
     certificate.require()
-    if worse:
-        raise ParityError(
-            f"worse than the baseline{' of another model' * is_other} in {len(worse)} point{'s' * (len(worse) > 1)}",
-            where=baseline,
-            got=worse[0],
-        )
+    _require_not_worse(compared, comparison.baseline)
     if not json:
         console.result(verdict(certificate))
+
+
+def _refuse_combinations(
+    single: SingleFileOptions,
+    comparison: ComparisonOptions,
+    effort: EffortOptions,
+    export: Path | None,
+    *,
+    json: bool,
+    rows: bool,
+) -> None:
+    """Raise `UsageError` for options that do not go together."""
+    refuse_together(quick=comparison.quick, thorough=effort.thorough)
+    if rows and not json:
+        raise UsageError("--rows goes with --json", do="add --json, or read certificate.json")
+    if single.file is not None and (export is not None or single.part is None):
+        raise UsageError("--file needs --part, and no --export", expected=" | ".join(EVERY_PART), got=single.part)
+    if single.file is None and single.part is not None:
+        raise UsageError("--part goes with --file", got=single.part, do="leave out --part to verify an export")
+
+
+def _places(
+    run: Path | None, checkpoint: Path | None, export: Path | None, file: Path | None, model: NamedModel | None
+) -> tuple[Path, Path | None]:
+    """Return the paths of the checkpoint and the export; those that were not passed are the run's."""
+    if model is not None:
+        return run_of(model).checkpoint, export or run_of(model).export
+    if checkpoint is not None and (export is not None or file is not None):
+        return checkpoint, export
+    chosen = _run_of_files(checkpoint, export) if run is None else None
+    chosen = chosen or chosen_run(run)
+    return checkpoint or chosen.checkpoint, export or chosen.export
+
+
+def _certificate_place(checkpoint: Path, export: Path | None, file: Path | None) -> Path:
+    """Return the path of the certificate, beside the files that are verified."""
+    if file is not None:
+        return file.with_name(f"{file.name}.{CERTIFICATE}")
+    return (export or checkpoint.parent) / CERTIFICATE
+
+
+def _compared_with_baseline(before: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of the JSON about a baseline."""
+    from vae_export.parity.certificate_diff import is_of_another_model, regressions
+
+    return {
+        "regressions": regressions(before, document),
+        "baseline_of_another_model": is_of_another_model(before, document),
+    }
+
+
+def _show_baseline(compared: Mapping[str, Any], baseline: Path | None) -> None:
+    """Print where the result is worse than the baseline, if there is one."""
+    if compared.get("baseline_of_another_model"):
+        console.result(f"baseline of another model: {baseline}")
+    for line in compared.get("regressions", ()):
+        console.result(f"worse than the baseline: {line}")
+
+
+def _require_not_worse(compared: Mapping[str, Any], baseline: Path | None) -> None:
+    """Raise `ParityError` if the result is worse than the baseline."""
+    if worse := compared.get("regressions"):
+        other = " of another model" if compared["baseline_of_another_model"] else ""
+        points = "1 point" if len(worse) == 1 else f"{len(worse)} points"
+        raise ParityError(f"worse than the baseline{other} in {points}", where=baseline, got=worse[0])
 
 
 def _run_of_files(checkpoint: Path | None, export: Path | None) -> Run | None:
