@@ -47,6 +47,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], ...]] = {
     ),
     "attention of three axes": (attended((3, 4)), attended((3, 4), MASK), attended((3, 4), causal=True)),
     "attention of five axes": tuple(attended((1, 2, 3, 4), mask) for mask in (None, MASK, MASK * 0.5)),
+    "random slopes": (lambda x: F.rrelu(x, training=False), lambda x: F.rrelu(x, 0.1, 0.5)),
     "distances": (lambda x: torch.cdist(x, WEIGHT)[..., :4],),
 }
 
@@ -76,3 +77,21 @@ def test_program_is_left_as_it_was() -> None:
     assert str(program.graph) == before
     plain = export_program(DecoderModule(Lambda(torch.tanh)).eval(), spec)
     assert rewritten(plain) is plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+def test_places_far_outside_of_an_image_are_sampled_as_pytorch_does(padding: str) -> None:
+    """ONNX Runtime's GridSample gives zeros in place of the border from about 1e6 on."""
+    size = 3.0 if padding == "reflection" else 1e12
+
+    def sampled(values: Tensor) -> Tensor:
+        return F.grid_sample(values, values.movedim(1, -1) * size, padding_mode=padding, align_corners=False)
+
+    spec = Contract(SHAPE, SHAPE, None).spec("decoder")
+    program = export_program(DecoderModule(Lambda(sampled)).eval(), spec)
+    model = translate(program, spec, 20, 1 << 30).model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    latent = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
+    (found,) = session.run(None, {"latent": latent.numpy()})
+    np.testing.assert_allclose(found, sampled(latent.double()).numpy(), rtol=1e-4, atol=1e-4)

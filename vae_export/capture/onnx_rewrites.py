@@ -1,4 +1,4 @@
-"""Rewrite operators that PyTorch's ONNX exporter cannot translate as equal ones that it can."""
+"""Rewrite operators that PyTorch's ONNX exporter or ONNX Runtime cannot take as equal ones that they can."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from torch.utils import _pytree as pytree
 _aten = torch.ops.aten
 #: Operators with bounds that may be an integer and a float at once.
 _CLAMPS = (_aten.clamp.default, _aten.clamp_.default, _aten.hardtanh.default)
+#: Places of a grid beyond which sampling gives what it gives here: 0 or the border, whatever the interpolation. Images
+#: lie in [-1, 1]. ONNX Runtime gives 0 in place of the border from about 1e6 on.
+_FAR_IN_A_GRID = 1e3
+_REFLECTION = 2
+#: The lowest and the highest slope that `rrelu` draws, unless others are given.
+_SLOPES = (1 / 8, 1 / 3)
 
 
 def rewritten(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program without operators that the exporter refuses; the program itself where there is none.
+    """Return a program without operators that the exporter or ONNX Runtime cannot take, itself where there is none.
 
     Args:
         program: a captured part. It is not changed.
@@ -56,7 +62,9 @@ def _is_refused(node: Node) -> bool:
         return bool(node.meta["val"].ndim != 4)
     if node.target is _aten.cdist.default:
         return bool(len(node.args) < 3 or node.args[2] == 2)
-    return node.target in (_aten.sort.stable, _aten.argsort.stable)
+    if node.target is _aten.grid_sampler.default:
+        return bool(node.args[3] != _REFLECTION)
+    return node.target in (_aten.sort.stable, _aten.argsort.stable, _aten.rrelu.default)
 
 
 def _rewrite(node: Node) -> None:
@@ -74,6 +82,14 @@ def _rewrite(node: Node) -> None:
     elif node.target is _aten.cdist.default:
         with node.graph.inserting_before(node):
             _replace(node, _distances(node.graph, node.args[0], node.args[1]))
+    elif node.target is _aten.grid_sampler.default:
+        with node.graph.inserting_before(node):
+            near = _call(node.graph, _aten.clamp.default, node.args[1], -_FAR_IN_A_GRID, _FAR_IN_A_GRID)
+        node.args = (node.args[0], near, *node.args[2:])
+    elif node.target is _aten.rrelu.default:
+        # Without training, its slope is the mean of the slopes that training draws.
+        values, low, high = node.args[0], *(node.args[1:3] or _SLOPES)
+        node.target, node.args, node.kwargs = _aten.leaky_relu.default, (values, (low + high) / 2), {}
     else:
         _rewrite_attention(node)
 

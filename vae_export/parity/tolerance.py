@@ -282,7 +282,8 @@ def weight_roundoffs(
             yield from zip(pieces(tensor), pieces(roundoff), strict=True)
         elif tensor.is_floating_point():
             unit = UNIT_ROUNDOFFS.get(precision, FP32_UNIT_ROUNDOFF)
-            yield from ((piece, piece.abs() * unit) for piece in pieces(tensor))
+            # Infinite numbers are exact, such as those of a mask that is added to scores of attention.
+            yield from ((piece, (piece.abs() * unit).nan_to_num(posinf=0.0)) for piece in pieces(tensor))
 
 
 def pieces(tensor: Tensor) -> Sequence[Tensor]:
