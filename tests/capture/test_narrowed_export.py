@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.capture.test_modules import LargeBatches, any_size
 from vae_export import Contract, Source, export, load, open_artifact, verify
+from vae_export.capture import Captured
 from vae_export.errors import IntegrityError
 from vae_export.tensors import Symbol
 
@@ -35,3 +36,41 @@ def test_export_states_and_keeps_the_largest_batch(tmp_path: Path) -> None:
     other = Source(Contract((1, 8, 8), (4, 2, 2), (-1.0, 1.0)), decoder=given.decoder)
     with pytest.raises(IntegrityError, match="another contract"):
         verify(written, other)
+
+
+class Remembers(nn.Module):
+    """Keeps positions of the first size, and takes a slice of them for smaller ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: torch.Tensor | None = None
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if self.positions is None or self.positions.shape[0] < values.shape[-1]:
+            self.positions = torch.arange(values.shape[-1]).float()
+        return values + self.positions[: values.shape[-1]]
+
+
+class Table(nn.Module):
+    """Adds a part of a table of 16 x 16 to the scores of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.linspace(-1, 1, 256).reshape(16, 16))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        table: torch.Tensor = self.table  # type: ignore[assignment]  # a buffer
+        size = values.shape[-1]
+        return torch.softmax(values.mT @ values + table[:size, :size], -1) @ values.mT
+
+
+@pytest.mark.parametrize(("module", "high"), [(Remembers(), None), (Table(), 15)])
+def test_sizes_stay_free_beside_tables_and_caches(module: nn.Module, high: int | None) -> None:
+    data = (3, "t") if high is None else ("t", 3)
+    given = Source(Contract(data, (3, "t"), None), decoder=module)
+    captured = Captured.of(given)
+    symbol = captured.contract.symbols.get("t", Symbol())
+    assert "t" in captured.contract.free_symbols
+    assert symbol.high == high
+    assert module.eval() is given.decoder
+    assert getattr(module, "positions", None) is None

@@ -95,3 +95,20 @@ def test_sums_one_by_one_in_normalisation_are_rounding(norm: nn.Module, spread: 
     error = max_distance(output, case.expected[name])
     assert error <= limits.tolerance()
     assert (limits.sensitivity > 3 * limits.eager_error) == (spread < 1), "only nearly equal values need it"
+
+
+def test_infinite_numbers_of_a_mask_are_exact() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.triu(torch.full((3, 3), -torch.inf), 1))
+
+        def forward(self, values: Tensor) -> Tensor:
+            return torch.softmax(values @ values.mT + self.mask, -1) @ values
+
+    graph = capture(Source(Contract((3, 4), (3, 4), None), decoder=Masked()), "decoder")
+    latent = {"latent": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    oracle = Oracle(graph)
+    moved = oracle.perturbed(latent, 0)
+    for name, exact in oracle.expected(latent).items():
+        assert 0 < np.abs(moved[name] - exact).max() < 1e-4

@@ -21,6 +21,7 @@ from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
+from vae_export.sources.module_outputs import ModuleState, check_weights_stay, weight_sums
 from vae_export.system.streams import silenced
 from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at
@@ -147,7 +148,7 @@ class Captured:
 
     def _runs(self, contract: Contract, part: Part) -> bool:
         graph = self._graph(part, contract)
-        with user_code():
+        with user_code(), ModuleState(graph.module):
             try:
                 graph.module(*example_inputs(graph.spec))
             except Exception:  # the user's modules may raise any error
@@ -179,7 +180,13 @@ class Captured:
         source = self.given
         encoder = None if source.encoder is None else copy_module(source.encoder, "encoder")
         decoder = None if source.decoder is None else copy_module(source.decoder, "decoder")
-        return replace(source, encoder=encoder, decoder=decoder).recognised
+        copies: dict[Part, nn.Module | None] = {"encoder": encoder, "decoder": decoder}
+        sums = {part: weight_sums(module) for part, module in copies.items() if module is not None}
+        found = replace(source, encoder=encoder, decoder=decoder).recognised
+        for part, module in copies.items():
+            if module is not None:
+                check_weights_stay(module, sums[part], part)
+        return found
 
 
 def _same_sizes(one: Contract, other: Contract, part: Part) -> bool:
@@ -306,7 +313,7 @@ class Graph:
         if training:
             raise ModelError("module is in training mode", where=self.spec.part, got=", ".join(training))
         example = self.example
-        with user_code():
+        with user_code(), ModuleState(self.module):
             try:
                 outputs = self.module(*example)
             except ModelError:

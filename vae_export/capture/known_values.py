@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vae_export.sources.module_outputs import ModuleState
+
 #: What reads a Python number from a tensor.
 _READS = (
     *(Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item, Tensor.tolist),
@@ -68,7 +70,7 @@ def known_values(module: nn.Module, inputs: Sequence[Tensor]) -> KnownValues:
     """
     origin = _Origin(module)
     reader = _Reader(origin)
-    with torch.no_grad(), origin, reader:
+    with ModuleState(module), torch.no_grad(), origin, reader:
         module(*inputs)
     return KnownValues(reader.reads)
 

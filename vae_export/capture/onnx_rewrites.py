@@ -88,8 +88,8 @@ def _rewrite(node: Node) -> None:
         node.args = (node.args[0], near, *node.args[2:])
     elif node.target is _aten.rrelu.default:
         # Without training, its slope is the mean of the slopes that training draws.
-        values, low, high = node.args[0], *(node.args[1:3] or _SLOPES)
-        node.target, node.args, node.kwargs = _aten.leaky_relu.default, (values, (low + high) / 2), {}
+        slopes: Any = node.args[1:3] or _SLOPES
+        node.target, node.args, node.kwargs = _aten.leaky_relu.default, (node.args[0], sum(slopes) / 2), {}
     else:
         _rewrite_attention(node)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import without_value_checks
+from vae_export.sources.module_outputs import ModuleState, without_value_checks
 from vae_export.system.streams import silenced
 from vae_export.tensors import BATCH, Expression, Symbol, sizes_at
 
@@ -31,6 +31,10 @@ _ROUNDS = 6
 _FIXED_BATCH = 1
 #: torch's suggestions: a range such as "N = Dim('N', min=2, max=63)", or anything else, such as "h = 8".
 _SUGGESTION = re.compile(r"^\s+(?P<name>\w+) = (?P<value>.+)$", re.MULTILINE)
+#: A size that torch excludes, such as that of a whole table, of which smaller sizes take a slice.
+_EXCLUSION = re.compile(
+    r"Not all values of (?P<name>\w+) = \S+ in the specified range .*satisfy .* != (?P<value>\d+)\.?$", re.M
+)
 _BOUND = re.compile(r"\b(min|max)=(\d+)")
 
 
@@ -134,7 +138,7 @@ def export_program(module: nn.Module, spec: PartSpec, max_batch: int | None = No
         batch = spec.symbols.get(BATCH, Symbol())
         high = min(max_batch, batch.high or max_batch)
         spec = replace(spec, symbols={**spec.symbols, BATCH: Symbol(batch.low, high)})
-    with user_code():
+    with user_code(), ModuleState(module):
         try:
             program = _pure_program(module, spec)
         except ModelError as error:
@@ -224,7 +228,19 @@ def _as_suggested(contract: Contract, error: BaseException | None) -> Contract:
                 bounds[name] = Symbol(low, high, usual)
                 continue
         fixed[name] = _FIXED_BATCH if name == BATCH else symbol.usual_value
+    if not bounds and not fixed:
+        bounds = dict(_without_an_end(contract, str(error)))
     return contract.narrowed(bounds).fixed(fixed) if bounds or fixed else contract
+
+
+def _without_an_end(contract: Contract, text: str) -> Iterator[tuple[str, Symbol]]:
+    """Yield the bounds of symbols without their highest value, where torch excludes that one alone."""
+    for found in _EXCLUSION.finditer(text):
+        symbol = contract.symbols.get(found["name"], Symbol())
+        if found["name"] in contract.free_symbols and symbol.high == int(found["value"]) > max(symbol.low, 2):
+            high = symbol.high - 1
+            usual = symbol.usual if symbol.usual is None else min(symbol.usual, high)
+            yield found["name"], Symbol(symbol.low, high, usual)
 
 
 def _with_fixed_sizes(contract: Contract) -> Iterator[Contract]:

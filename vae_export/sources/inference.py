@@ -35,6 +35,8 @@ _RANGE_ROWS, _WIDEST = 8, 30.0
 _RANGES = ((0.0, 1.0), (-1.0, 1.0))
 _SLACK = 1e-6
 
+#: How the message of a decoder that refuses the latent begins.
+DECODER_FAILS = "decoder cannot be run"
 #: The shape of one row of the latent, or of several latents by name.
 Latents: TypeAlias = Shape | Mapping[str, Shape]
 
@@ -135,7 +137,7 @@ def _fixed_contract(
             continue
         except Exception as error:  # a decoder refuses a latent that is not its own with any error
             failure = failure or ModelError(
-                "decoder cannot be run",
+                DECODER_FAILS,
                 where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
                 do="check --latent-shape and --condition" if options.latent_shape else None,

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.parameter import is_lazy
 
 from vae_export.contract import Array, Condition
 from vae_export.errors import ModelError
@@ -391,19 +392,79 @@ def example_inputs(
 
 @contextlib.contextmanager
 def as_example(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode without gradients, and restore modes, buffers and random state afterwards."""
-    training = [child for child in module.modules() if child.training]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), without_value_checks():
-            yield
-    finally:
+    """Put a module into eval mode without gradients, and restore modes, state and random state afterwards."""
+    with ModuleState(module), torch.no_grad(), torch.random.fork_rng(devices=[]), without_value_checks():
+        module.eval()
+        yield
+
+
+class ModuleState:
+    """A context after which the attributes, the buffers and the mode of a module are what they were before.
+
+    A module may remember what it saw: a mask or positions of the first size, the statistics of the last batch. The
+    next run shall not find them. Values of parameters are not restored; see `weight_sums`.
+
+    Args:
+        module: the module. Objects in its attributes that are changed in place stay changed.
+    """
+
+    _TABLES = ("_parameters", "_buffers", "_modules")
+
+    def __init__(self, module: nn.Module) -> None:
+        self._children = [
+            (child, dict(vars(child)), {name: dict(vars(child)[name]) for name in self._TABLES})
+            for child in module.modules()
+        ]
+        self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether an attribute or a buffer is another one than before."""
+        pairs = [(vars(child), attributes) for child, attributes, _ in self._children]
+        pairs += [(vars(child)[name], table) for child, _, tables in self._children for name, table in tables.items()]
+        for now, before in pairs:
+            if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+                return True
+        return not all(torch.equal(buffer, before) for buffer, before in self._buffers)
+
+    def __enter__(self) -> ModuleState:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for child, attributes, tables in self._children:
+            vars(child).clear()
+            vars(child).update(attributes)
+            for name, table in tables.items():
+                vars(child)[name].clear()
+                vars(child)[name].update(table)
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for child in training:
-            child.training = True
+            for buffer, before in self._buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def weight_sums(module: nn.Module) -> dict[str, tuple[str, str]]:
+    """Return figures of each parameter by name, which tell whether a run has changed it.
+
+    A layer that initialises itself with the first batch it sees would be exported with whatever example came first.
+    """
+    return {
+        name: (repr(value.sum(dtype=torch.float64).item()), repr(value.abs().max().item() if value.numel() else 0))
+        for name, value in module.named_parameters()
+        if value.is_floating_point() and not value.is_meta and not is_lazy(value)
+    }
+
+
+def check_weights_stay(module: nn.Module, before: Mapping[str, tuple[str, str]], where: str) -> None:
+    """Raise `ModelError` if a parameter is another one than when `weight_sums` gave `before`."""
+    for name, sums in weight_sums(module).items():
+        if before.get(name, sums) != sums:
+            raise ModelError(
+                "module changes its weights when it runs",
+                where=f"{where}, '{name}'",
+                expected="weights that stay, as those of a trained model",
+                do="initialise it with real data as training does, and load the weights that this gives",
+            )
 
 
 @contextlib.contextmanager

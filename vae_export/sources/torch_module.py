@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,26 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
-from vae_export.sources.inference import Inference, infer_contract
+from vae_export.sources.inference import DECODER_FAILS, Inference, infer_contract
 from vae_export.sources.module_outputs import (
     ROWS,
     Leaf,
     MethodModule,
+    check_weights_stay,
     example_inputs,
     find_leaves,
     follow_path,
     run_flat_or_not,
     run_listed_or_not,
     unwrapped,
+    weight_sums,
 )
 from vae_export.sources.options import ModelOptions
+from vae_export.sources.own_forward import (
+    check_decoder_remembers_nothing,
+    check_decoder_runs_alone,
+    meanings_by_forward,
+)
 from vae_export.sources.weights import load_weights
 
 #: The most functions of a file that a message lists.
@@ -64,7 +72,12 @@ def open_function(text: str, options: ModelOptions) -> Source:
     if decoder is not None and options.decoder_output is not None:
         method = decoder if isinstance(decoder, MethodModule) else MethodModule(decoder)
         decoder = MethodModule(method.module, method.method, output=options.decoder_output)
+    sums = weight_sums(holder)
     encoder, found = _inferred(returned, encoder, decoder, options)
+    check_weights_stay(holder, sums, _short(text))
+    if isinstance(returned, nn.Module) and encoder is not None and decoder is not None:
+        check_decoder_remembers_nothing(returned, found.contract)
+        options, found = _as_forward_says(returned, encoder, decoder, options, found)
     if isinstance(decoder, MethodModule) and decoder.output is not None:
         found.facts["decoder_output"] = decoder.output
         found.notes += _outputs_not_taken(decoder, decoder.output, found.contract)
@@ -92,6 +105,8 @@ def _inferred(
     try:
         return encoder, infer_contract(encoder, decoder, options)
     except ModelError as error:
+        if isinstance(vae, nn.Module) and str(error).startswith(DECODER_FAILS):
+            check_decoder_runs_alone(vae, options)
         if not isinstance(vae, nn.Module) or vae is encoder or encoder is not getattr(vae, "encoder", None):
             raise
         whole = MethodModule(vae)
@@ -103,6 +118,22 @@ def _inferred(
             raise
     found.notes.insert(0, "encoder: mean and logvar are those of forward(), because .encoder does not give the latent")
     return whole, found
+
+
+def _as_forward_says(
+    vae: nn.Module, encoder: nn.Module, decoder: nn.Module, options: ModelOptions, found: Inference
+) -> tuple[ModelOptions, Inference]:
+    """Return the options and the inference with the meanings that `forward` gives the outputs of the encoder."""
+    contract = found.contract
+    if options.encoder_outputs is not None or contract.encoding != "gaussian" or len(contract.latents) > 1:
+        return options, found
+    words, line = meanings_by_forward(vae, encoder, contract)
+    if words is not None:
+        options = replace(options, encoder_outputs=words)
+        found = infer_contract(encoder, decoder, options)
+    if line is not None:
+        found.notes.append(line)
+    return options, found
 
 
 def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -> list[str]:

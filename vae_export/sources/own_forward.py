@@ -1,0 +1,259 @@
+"""What the `forward` of a VAE says about its encoder: the latent that it decodes shows which output is what.
+
+An encoder that returns two tensors of one shape does not say whether the second one is a log-variance, a logarithm of
+a standard deviation, or which of them is the mean. `forward` knows: it makes the latent of them. It is run with noise
+of 0 and of 1, so that the mean and the standard deviation are seen exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vae_export.contract import Contract
+from vae_export.errors import ModelError
+from vae_export.sources.module_outputs import (
+    LOGVAR,
+    ROWS,
+    Leaf,
+    Meaning,
+    as_example,
+    example_inputs,
+    find_leaves,
+    run_flat_or_not,
+)
+from vae_export.sources.options import ModelOptions
+from vae_export.sources.recognition import recognise
+
+_aten = torch.ops.aten
+#: How far float32 rounding may take the latent from mean + noise · deviation, relative to its largest value.
+_ROUNDING = 1e-4
+
+
+def meanings_by_forward(
+    vae: nn.Module, encoder: nn.Module, contract: Contract
+) -> tuple[tuple[Meaning, ...] | None, str | None]:
+    """Return what the encoder's outputs are where `forward` contradicts the contract, and a line for the user.
+
+    Args:
+        vae: the whole model.
+        encoder: its encoder, with its outputs as the contract was inferred from them.
+        contract: the contract, with one Gaussian latent.
+
+    Returns:
+        The meanings in order, or None where the contract is right or nothing is known; the line, or None.
+    """
+    fixed = contract.at()
+    try:
+        inputs = example_inputs(fixed.spec("encoder").inputs, ROWS, encoder)
+        _, returned = run_flat_or_not(encoder, inputs)
+        taken = recognise(fixed, encoder, None).encoder or encoder
+        with as_example(encoder):
+            mean, logvar = taken(*inputs)
+        still, moved = (_latent(vae, inputs, noise) for noise in (0.0, 1.0))
+    except Exception:  # the user's code may raise anything, such as for arguments of forward() that nobody states
+        return None, None
+    if still is None or moved is None or still.numel() != mean.numel() or torch.equal(still, moved):
+        return None, None
+    deviation = moved - still
+    if _is_close(mean, still) and _is_close(torch.exp(logvar / 2), deviation):
+        return None, None
+    leaves = find_leaves(returned)
+    fitting = [number for number, leaf in enumerate(leaves) if leaf.tensor.numel() == mean.numel()]
+    found: dict[tuple[int, int], Meaning] = {}
+    for one, other in permutations(fitting, 2):
+        for meaning in ("logvar", "logstd", "std", "var"):
+            if _is_close(leaves[one].tensor, still) and _is_close(_deviation(leaves[other], meaning), deviation):
+                found.setdefault((one, other), meaning)
+    if len(found) != 1:
+        return None, (
+            "warning: forward() does not make its latent as mean + exp(logvar / 2) · noise from the outputs of the "
+            "encoder; check what they are, and name them with --encoder-outputs"
+        )
+    ((one, other), meaning), *_ = found.items()
+    words: list[Meaning] = ["other"] * len(leaves)
+    words[one], words[other] = "mean", meaning
+    line = (
+        f"encoder: output {leaves[one].path} is the mean and {leaves[other].path} the {meaning}, as the latent that "
+        "forward() makes of them shows"
+    )
+    return tuple(words), line
+
+
+def _deviation(leaf: Leaf, meaning: Meaning) -> Tensor:
+    return torch.exp(LOGVAR[meaning](leaf.tensor) / 2)
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    limit = _ROUNDING * float(other.abs().max())
+    return bool((one.reshape(-1) - other.reshape(-1)).abs().max() <= limit)
+
+
+def _latent(vae: nn.Module, inputs: Sequence[Tensor], noise: float) -> Tensor | None:
+    """Return the latent that `forward` decodes where each drawn normal number is `noise`; None if it decodes none."""
+    seen: list[Tensor] = []
+
+    def note(arguments: Sequence[Any]) -> None:
+        if not seen and arguments and isinstance(arguments[0], Tensor):
+            seen.append(arguments[0].clone())
+
+    with as_example(vae), _FixedNoise(noise):
+        # Many draw in training only. Layers of torch stay in eval mode.
+        for child in vae.modules():
+            child.training = not type(child).__module__.startswith("torch.nn")
+        if callable(decode := getattr(vae, "decode", None)):
+            vae.decode = _noted(decode, note)  # type: ignore[assignment]  # it is removed with the other attributes
+        decoder = getattr(vae, "decoder", None)
+        hook = (
+            decoder.register_forward_pre_hook(lambda _module, arguments: note(arguments))
+            if isinstance(decoder, nn.Module)
+            else None
+        )
+        try:
+            flat = [False, True] if inputs[0].ndim > 2 else [False]
+            for is_flat in flat:
+                try:
+                    vae(*([inputs[0].flatten(1), *inputs[1:]] if is_flat else inputs))
+                    break
+                except Exception:
+                    if seen:
+                        break  # the loss failed, perhaps; the latent was there before
+                    if is_flat or len(flat) == 1:
+                        raise
+        finally:
+            if hook is not None:
+                hook.remove()
+    return seen[0] if seen else None
+
+
+def _noted(function: Callable[..., Any], note: Callable[[Sequence[Any]], None]) -> Callable[..., Any]:
+    def noted(*arguments: Any, **named: Any) -> Any:
+        note(arguments)
+        return function(*arguments, **named)
+
+    return noted
+
+
+class _FixedNoise(TorchDispatchMode):
+    """Gives one number for each draw of a standard normal, and leaves everything in dropout."""
+
+    def __init__(self, noise: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._noise = noise
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        name = func.overloadpacket
+        if name in (_aten.randn, _aten.randn_like):
+            return outputs.fill_(self._noise)
+        if name is _aten.normal_:
+            mean, deviation = (*args[1:3], 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
+            return outputs.fill_(mean + self._noise * deviation)
+        if name is _aten.normal and len(args) > 1:
+            return torch.zeros_like(outputs) + args[0] + self._noise * args[1]
+        if func is _aten.bernoulli_.float:
+            return outputs.fill_(args[1] if len(args) > 1 else 0.5)
+        return outputs
+
+
+def check_decoder_remembers_nothing(vae: nn.Module, contract: Contract) -> None:
+    """Raise `ModelError` if the decoder takes anything that the encoder left in the model.
+
+    Args:
+        vae: the whole model.
+        contract: its contract.
+    """
+    fixed = contract.at()
+    encode, decode = (getattr(vae, name, None) or getattr(vae, f"{name}r", None) for name in ("encode", "decode"))
+    if encode is None or decode is None:
+        return
+    data = example_inputs(fixed.spec("encoder").inputs, ROWS, vae)
+    latent = example_inputs(fixed.spec("decoder").inputs, ROWS, vae)
+
+    def decoded() -> list[Leaf]:
+        torch.manual_seed(0)
+        try:
+            return find_leaves(decode(*latent))
+        except TypeError:  # several latents in one list
+            count = len(fixed.latents)
+            return find_leaves(decode(list(latent[:count]), *latent[count:]))
+
+    with as_example(vae):
+        try:
+            first = decoded()
+            is_drawn = not _are_equal(first, decoded())
+            torch.manual_seed(0)
+            _encoded(encode, data)
+            second = decoded()
+        except Exception:  # the user's code may raise anything; the checks of the parts report it
+            return
+    if not is_drawn and not _are_equal(first, second):
+        raise _remembering()
+
+
+def check_decoder_runs_alone(vae: nn.Module, options: ModelOptions) -> None:
+    """Raise `ModelError` if a decoder that cannot be run runs once the encoder has run on the model itself.
+
+    Args:
+        vae: the whole model.
+        options: what is stated; sizes in numbers.
+    """
+    encode, decode = getattr(vae, "encode", None), getattr(vae, "decode", None)
+    shape = options.data_shape or ()
+    if encode is None or decode is None or any(isinstance(size, str) for size in shape):
+        return
+    contract = Contract(shape, (1,), options.bounds, conditions=options.conditions)
+    data, *conditions = example_inputs(contract.spec("encoder").inputs, ROWS, vae)
+    for further in (conditions, []) if conditions else ([],):
+        with as_example(vae):
+            if _decodes_after_encoding(encode, decode, data, further):
+                raise _remembering()
+
+
+def _decodes_after_encoding(
+    encode: Callable[..., Any], decode: Callable[..., Any], data: Tensor, conditions: Sequence[Tensor]
+) -> bool:
+    try:
+        leaves = find_leaves(_encoded(encode, [data, *conditions]))
+    except Exception:  # the user's code may raise anything
+        return False
+    for leaf in leaves:
+        for further in (conditions, []):
+            try:
+                if find_leaves(decode(leaf.tensor, *further)):
+                    return True
+            except Exception:  # noqa: S112  # this output is not the latent, or the decoder takes other conditions
+                continue
+    return False
+
+
+def _encoded(encode: Callable[..., Any], data: Sequence[Tensor]) -> Any:
+    try:
+        return encode(*data)
+    except Exception:
+        if data[0].ndim <= 2:
+            raise
+        return encode(data[0].flatten(1), *data[1:])
+
+
+def _are_equal(one: Sequence[Leaf], other: Sequence[Leaf]) -> bool:
+    if [leaf.tensor.shape for leaf in one] != [leaf.tensor.shape for leaf in other]:
+        return False
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(torch.nan_to_num(a.tensor), torch.nan_to_num(b.tensor)) for a, b in pairs)
+
+
+def _remembering() -> ModelError:
+    return ModelError(
+        "decoder depends on what the encoder saw last",
+        where="encode() and decode() of one model",
+        expected="outputs that depend on the inputs alone",
+        do="let the decoder take what the encoder leaves in the model as a further input, stated with --condition",
+    )
