@@ -21,7 +21,7 @@ def expectation(images: int) -> str | None:
     """Return a note on a training with few photographs, or None for many.
 
     Args:
-        images: The number of training images.
+        images: the number of training images.
     """
     if images >= SMALL_SET:
         return None
@@ -35,10 +35,10 @@ def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool, o
     """Return what to try after a finished training, from the scores of its epochs.
 
     Args:
-        lines: The lines of `metrics.jsonl`.
-        epochs: The number of epochs.
-        flips: Whether images were mirrored at random.
-        out: The run folder.
+        lines: the lines of `metrics.jsonl`.
+        epochs: the number of epochs.
+        flips: whether images were mirrored at random.
+        out: the run folder.
     """
     validation = [line["validation"][_SCORE] for line in lines]
     best = min(range(len(lines)), key=validation.__getitem__)

@@ -35,8 +35,8 @@ class StepConfig:
     """The threads and the precision that a training step is computed with.
 
     Attributes:
-        threads: Number of CPU threads.
-        precision: Precision of matrix products and convolutions.
+        threads: number of CPU threads.
+        precision: precision of matrix products and convolutions.
     """
 
     threads: int
@@ -51,8 +51,8 @@ class AutotuneResult:
     """The configuration that was chosen.
 
     Attributes:
-        config: The configuration.
-        seconds: Median time of a step in each configuration that was timed; empty if there was no choice.
+        config: the configuration.
+        seconds: median time of a step in each configuration that was timed; empty if there was no choice.
     """
 
     config: StepConfig
@@ -68,9 +68,9 @@ def step_configs(threads: int | None, precision: MatmulPrecision | None, *, bflo
     """Return the configurations to choose from, those with fewer threads and more bits first.
 
     Args:
-        threads: The number of threads, or None to choose between one and all of torch's.
-        precision: The precision, or None to choose.
-        bfloat16: Whether bfloat16 is worth a try.
+        threads: the number of threads, or None to choose between one and all of torch's.
+        precision: the precision, or None to choose.
+        bfloat16: whether bfloat16 is worth a try.
 
     Returns:
         At least one configuration.
@@ -125,11 +125,11 @@ def autotune(
     measure at the same time, as they will train.
 
     Args:
-        options: The options of the training.
-        network: The network.
-        dataset: The images.
-        device: The device of the training.
-        processes: The processes that will train together.
+        options: the options of the training.
+        network: the network.
+        dataset: the images.
+        device: the device of the training.
+        processes: the processes that will train together.
 
     Returns:
         The chosen configuration, and the median step time of each one that was tried, in seconds.

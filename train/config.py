@@ -45,14 +45,14 @@ class DataOptions:
     """The images to train on.
 
     Attributes:
-        name: The data set; "array" for images that are in memory.
-        folder: The folder of its files; for "folder", of the images themselves. None means `data/`.
-        image_size: Side in pixels to which the images of "folder" are resized; None for 64, or 32 or 28 where they are
+        name: the data set; "array" for images that are in memory.
+        folder: the folder of its files; for "folder", of the images themselves. None means `data/`.
+        image_size: side in pixels to which the images of "folder" are resized; None for 64, or 32 or 28 where they are
             smaller. Not for other data sets.
-        download: Whether to download what is missing.
-        skip_unreadable: Whether to leave out images of "folder" that cannot be read.
-        protocol: Whether a model is given grey levels or binary samples of them.
-        in_memory: Whether the pixels of "folder" are held in memory ("yes") or in a temporary file ("no"); "auto" takes
+        download: whether to download what is missing.
+        skip_unreadable: whether to leave out images of "folder" that cannot be read.
+        protocol: whether a model is given grey levels or binary samples of them.
+        in_memory: whether the pixels of "folder" are held in memory ("yes") or in a temporary file ("no"); "auto" takes
             memory where they fit.
     """
 
@@ -93,12 +93,12 @@ class NetworkOptions:
     """The network and its likelihood.
 
     Attributes:
-        family: See `VAEConfig`, as for the next three.
-        latent_size: Number of latent units; None for `usual_latent_size`.
-        hidden_size: Width of the fully connected layers.
-        activation: Between layers; None for the default of `VAEConfig`.
+        family: kind of network, see `VAEConfig`.
+        latent_size: number of latent units; None for `usual_latent_size`.
+        hidden_size: width of the fully connected layers.
+        activation: function between layers; None for the default of `VAEConfig`.
         likelihood: p(x|z), see `vae_export.likelihood`.
-        scale: Standard deviation of "gaussian-fixed", for pixels in [0, 1], None for 0.1. Not for other likelihoods.
+        scale: standard deviation of "gaussian-fixed", for pixels in [0, 1], None for 0.1. Not for other likelihoods.
     """
 
     family: Family = "mlp"
@@ -135,8 +135,8 @@ class ObjectiveOptions:
     """The differences between the training loss and the bound. Reported scores are of the bound itself.
 
     Attributes:
-        beta: Weight of the KL term (Higgins et al. 2017).
-        kl_warmup: Epochs over which that weight rises from 0 (Bowman et al., arXiv:1511.06349; Sønderby et al.,
+        beta: weight of the KL term (Higgins et al. 2017).
+        kl_warmup: epochs over which that weight rises from 0 (Bowman et al., arXiv:1511.06349; Sønderby et al.,
             arXiv:1602.02282), so that units do not collapse before the decoder can use them.
         free_bits: KL per unit, in nats and in the mean over a batch, that is not penalised (Kingma et al.,
             arXiv:1606.04934, appendix C.8).
@@ -165,17 +165,17 @@ class TrainOptions:
     """All options of a training.
 
     Attributes:
-        data: The images.
-        network: The network and its likelihood.
-        objective: The loss.
-        recipe: How long and how fast; None for a value of the family's own recipe.
-        seed: The seed of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
+        data: the images.
+        network: the network and its likelihood.
+        objective: the loss.
+        recipe: options that replace parts of the family's own recipe.
+        seed: the seed of weights, order, noise, dropout and dynamic binarisation. The splits do not depend on it.
         device: auto, cpu, cuda or mps.
-        precision: Precision of matrix products and convolutions in training. "auto" is bfloat16 if the family's recipe
+        precision: precision of matrix products and convolutions in training. "auto" is bfloat16 if the family's recipe
             allows it, the device has instructions for it, and it is faster. Scores are always computed in float32.
-        threads: Number of CPU threads. None for one or all of torch's, whichever is faster; see `train.autotune`.
-        preset: Name of the preset that the options come from, for the record.
-        compiled: Whether the loss is compiled by torch.compile.
+        threads: number of CPU threads. None for one or all of torch's, whichever is faster; see `train.autotune`.
+        preset: name of the preset that the options come from, for the record.
+        compiled: whether the loss is compiled by torch.compile.
     """
 
     data: DataOptions = field(default_factory=DataOptions)

@@ -46,8 +46,8 @@ class Processes:
     All methods but `batch_slice` and `own_share` must be called by every process.
 
     Attributes:
-        rank: Number of this process, from 0.
-        count: Number of processes on all machines.
+        rank: number of this process, from 0.
+        count: number of processes on all machines.
     """
 
     rank: int = 0
@@ -141,8 +141,8 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     """Join the processes that torchrun started, until the block ends.
 
     Raises:
-        MachineError: They cannot be reached, or one of them is gone.
-        EndedElsewhereError: one of them ended, and said why.
+        MachineError: they cannot be reached, or one of them is gone.
+        PeerEndedError: one of them ended, and said why.
     """
     if _number("WORLD_SIZE", 1) == 1:
         yield Processes()

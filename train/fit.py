@@ -50,9 +50,9 @@ class Fitted:
     """A trained model.
 
     Attributes:
-        checkpoint: Its best weights, with config, example images and provenance: what `vae_export.export` takes.
-        validation, test: Scores of those images, in nats per image.
-        kind: The pixels and the likelihood that the scores are of; it converts nats to bits per dimension.
+        checkpoint: its best weights, with config, example images and provenance: what `vae_export.export` takes.
+        validation, test: scores of those images, in nats per image.
+        kind: the pixels and the likelihood that the scores are of; it converts nats to bits per dimension.
     """
 
     checkpoint: Checkpoint
@@ -75,19 +75,19 @@ def fit(
     Args:
         images: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), C 1 or 3, of which a tenth is held out for validation
             and a tenth for testing; or a `Dataset`, which is split already.
-        out: The run folder, for the commands and to resume from; None keeps no files.
-        preset: Name of a preset, whose options apply where none is passed.
-        quiet: Whether to print nothing.
-        force: Whether to replace a run in `out`.
-        options: Options of `cli.py train`, with underscores: `epochs=5`, `family="conv"`, `data_protocol="dynamic"`.
+        out: the run folder, for the commands and to resume from; None keeps no files.
+        preset: name of a preset, whose options apply where none is passed.
+        quiet: whether to print nothing.
+        force: whether to replace a run in `out`.
+        options: options of `cli.py train`, with underscores: `epochs=5`, `family="conv"`, `data_protocol="dynamic"`.
 
     Returns:
         The best checkpoint and its scores.
 
     Raises:
-        UsageError: An unknown or bad option, or an `out` that exists.
-        DataError: The array is no images, or there are too few.
-        InputError: The training diverged.
+        UsageError: an unknown or bad option, or an `out` that exists.
+        DataError: the array is no images, or there are too few.
+        InputError: the training diverged.
     """
     chosen = train_options(preset, options)
     dataset = images if isinstance(images, Dataset) else split_in_three("array", as_pixels(images))
@@ -143,13 +143,13 @@ class TrainingRequest:
     """A training as it was asked for.
 
     Attributes:
-        options: of the training.
-        run: the folder that it writes to.
+        options: the options of the training.
+        run: the run folder.
         arguments: the command's parameters, for the state.
-        resume: whether it continues the training in the folder.
-        force: whether it replaces the run in the folder.
-        tensorboard: whether it writes event files.
-        quiet: whether nothing is printed meanwhile.
+        resume: whether to continue the training in the folder.
+        force: whether to replace the run in the folder.
+        tensorboard: whether to write event files for TensorBoard.
+        quiet: whether to print nothing meanwhile.
     """
 
     options: TrainOptions
@@ -166,13 +166,13 @@ class TrainingPlan:
     """A training before its first step: the images are loaded, and nothing is left to be chosen.
 
     Attributes:
-        request: with the threads and the precision that were chosen.
+        request: the request, with the threads and the precision that were chosen.
         images: the data set.
         config: the network for images of this shape.
         recipe: epochs, batch size and rates for this number of images.
-        device: of the weights.
-        speed: threads and precision, and the measurements that they were chosen by.
-        processes: that train together.
+        device: the device of the weights.
+        speed: threads and precision, and the measurements by which they were chosen.
+        processes: the processes that train together.
     """
 
     request: TrainingRequest

@@ -41,11 +41,11 @@ class ImageMetrics:
     """Distances between a model's images and real ones.
 
     Attributes:
-        psnr: Peak signal-to-noise ratio of reconstructions from the posterior mean, in dB; mean over the images.
-        ssim: Structural similarity of the first 500 of them (Wang et al. 2004), 1 for equal images; None for images
+        psnr: peak signal-to-noise ratio of reconstructions from the posterior mean, in dB; mean over the images.
+        ssim: structural similarity of the first 500 of them (Wang et al. 2004), 1 for equal images; None for images
             whose shorter side has fewer than 11 pixels, and without scikit-image.
-        frechet_distance: Between as many images and samples of the prior, in the encoder's features; 0 is best.
-        frechet_distance_of_images: The same between those images and as many others: the best that can be had.
+        frechet_distance: distance of as many images and samples of the prior, in the encoder's features; 0 is best.
+        frechet_distance_of_images: the same between those images and as many others: the best that can be had.
     """
 
     psnr: float
@@ -69,10 +69,10 @@ def measure_images(
     """Compare reconstructions with images, and samples with images.
 
     Args:
-        model: The model.
+        model: the model.
         pixels: uint8 (N, C, H, W), N ≥ 2.
-        others: Other images of the same data set, uint8 (M, C, H, W), M ≥ 2.
-        report: Called with the number of images of `pixels` that are done.
+        others: other images of the same data set, uint8 (M, C, H, W), M ≥ 2.
+        report: called with the number of images of `pixels` that are done.
 
     Returns:
         The figures. Distances are those of min(N, M, 10,000) images, or fewer with thousands of latent units.
@@ -109,7 +109,7 @@ def frechet_distance(first: Features, second: Features) -> float:
     It is |m₁ − m₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), as in Heusel et al., arXiv:1706.08500, section 2.
 
     Args:
-        first, second: Features (N, D), N ≥ 2.
+        first, second: features (N, D), N ≥ 2.
 
     Returns:
         The distance, 0 for equal means and covariances.

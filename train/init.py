@@ -39,9 +39,9 @@ def initial_model(config: VAEConfig, pixels: Tensor, seed: int) -> VAE:
     """Make the network that a training starts from, on the CPU.
 
     Args:
-        config: The network.
-        pixels: The training images, uint8 (N, C, H, W).
-        seed: The seed of the weights. PyTorch's global random state is left as it was.
+        config: the network.
+        pixels: the training images, uint8 (N, C, H, W).
+        seed: the seed of the weights. PyTorch's global random state is left as it was.
 
     Returns:
         The network in training mode.

@@ -38,8 +38,8 @@ class NllEstimate:
     """An estimate of -log p(x).
 
     Attributes:
-        nll: Mean over images, in nats.
-        standard_error: Standard error of that mean over the images.
+        nll: mean over images, in nats.
+        standard_error: standard error of that mean over the images.
         samples: K.
     """
 
@@ -66,12 +66,12 @@ def importance_weighted_nll(
     part of that of all, and `workers` changes nothing. PyTorch's global random state is not used.
 
     Args:
-        model: The model.
+        model: the model.
         pixels: uint8 (N, C, H, W), N ≥ 1.
-        samples: Number of latents for each image, K ≥ 1.
-        workers: Number of threads, each of which scores images of its own. More than one pays for a model that computes
+        samples: number of latents for each image, K ≥ 1.
+        workers: number of threads, each of which scores images of its own. More than one pays for a model that computes
             on the CPU.
-        report: Called with the number of images that are done.
+        report: called with the number of images that are done.
 
     Returns:
         The mean over the images in nats, with its standard error.

@@ -29,7 +29,7 @@ def reconstruction_nll(likelihood: Likelihood, raw: Tensor, image: Tensor) -> Te
 
     Args:
         likelihood: p(x|z).
-        raw: Raw outputs of the decoder, float32; logits for a Bernoulli.
+        raw: raw outputs of the decoder, float32; logits for a Bernoulli.
         image: float32 (N, C, H, W) in [0, 1].
 
     Returns:
@@ -47,7 +47,7 @@ def reconstruction_nll_of_outputs(likelihood: Likelihood, decoded: tuple[Tensor,
 
     Args:
         likelihood: p(x|z).
-        decoded: The decoder's outputs: the image (N, C, H, W), and for some likelihoods its log-variance or log-scale.
+        decoded: the decoder's outputs: the image (N, C, H, W), and for some likelihoods its log-variance or log-scale.
         image: float32 (N, C, H, W) in [0, 1].
 
     Returns:
@@ -122,11 +122,11 @@ def weighted_loss(
     `beta` and `free_bits` apply to training alone: `train.scoring` reports the bound itself.
 
     Args:
-        reconstruction: Scalar of `LossTerms`, in nats per image.
+        reconstruction: scalar of `LossTerms`, in nats per image.
         units: KL of each unit (Z,) of `LossTerms`, in nats per image.
-        beta: Weight of the KL term.
+        beta: weight of the KL term.
         free_bits: KL per unit, in nats, that is not penalised.
-        over_batch: Averages the KL over the processes that share a batch, since free bits are those of the whole batch.
+        over_batch: averages the KL over the processes that share a batch, since free bits are those of the whole batch.
 
     Returns:
         The loss, a scalar in nats per image.
@@ -140,10 +140,10 @@ def loss(model: VAE, image: Tensor, noise: Tensor, *, beta: float = 1.0, free_bi
     """Compute the training loss of a batch.
 
     Args:
-        model: The network.
-        image: Images (N, C, H, W) in [0, 1].
-        noise: Standard normal numbers (N, Z).
-        beta: Weight of the KL term.
+        model: the network.
+        image: images (N, C, H, W) in [0, 1].
+        noise: standard normal numbers (N, Z).
+        beta: weight of the KL term.
         free_bits: KL per unit, in nats, that is not penalised.
 
     Returns:

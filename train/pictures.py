@@ -64,9 +64,10 @@ def draw_pictures(model: VAE, dataset: Dataset, run: Run) -> None:
     """Write all pictures of a trained model to `run.pictures`, or none of them.
 
     Args:
-        model: The trained network.
-        dataset: Its images. Test images are shown; the KL of each unit is measured on the validation images.
-        run: The run folder; its `metrics.jsonl` has at least one line.
+        model: the trained network.
+        dataset: the images that it was trained on. Test images are shown; the KL of each unit is measured on the
+            validation images.
+        run: the run folder; its `metrics.jsonl` has at least one line.
     """
     scored = PyTorchModel(model)
     score = evaluate_model(scored, dataset.validation)
@@ -91,14 +92,14 @@ class Grid:
     """Images in rows and columns, with words around them.
 
     Attributes:
-        tiles: The images row by row, uint8 (N, C, h, w), C 1 or 3.
-        columns: Number of columns.
-        title: Printed above the tiles.
-        note: Printed below the title; it explains what is shown.
-        heads: A label above each column, or none.
-        rows: A label left of each row, or none.
-        breaks: Columns that stand further from the one before them.
-        seamless: Whether there are no gaps between tiles.
+        tiles: the images row by row, uint8 (N, C, h, w), C 1 or 3.
+        columns: number of columns.
+        title: printed above the tiles.
+        note: printed below the title; it explains what is shown.
+        heads: a label above each column, or none.
+        rows: a label left of each row, or none.
+        breaks: columns that stand further from the one before them.
+        seamless: whether there are no gaps between tiles.
     """
 
     tiles: Tensor
@@ -123,9 +124,9 @@ def samples(model: PyTorchModel, score: Score, count: int = 100) -> Grid:
     """Show decoded samples of the prior.
 
     Args:
-        model: The model.
-        score: The model's score, which states the number of latent units.
-        count: The number of samples.
+        model: the model.
+        score: the model's score, which states the number of latent units.
+        count: the number of samples.
 
     Returns:
         The grid of samples, with a fixed seed.
@@ -140,9 +141,9 @@ def manifold(model: PyTorchModel, score: Score, side: int = 20) -> Grid:
     The plane is that of the two units with most KL, the others being 0. With one unit there is one row.
 
     Args:
-        model: The model.
-        score: The model's score, which states the KL of each unit.
-        side: The number of images along each axis.
+        model: the model.
+        score: the model's score, which states the KL of each unit.
+        side: the number of images along each axis.
 
     Returns:
         The grid of decoded images.
@@ -169,9 +170,9 @@ def traversal(model: PyTorchModel, score: Score, pixels: Tensor) -> Grid:
     """Vary one latent unit in each row from -3 to 3; the others stay at the posterior mean of one image.
 
     Args:
-        model: The model.
-        score: The model's score, which states the KL of each unit.
-        pixels: The image, uint8 (C, H, W).
+        model: the model.
+        score: the model's score, which states the KL of each unit.
+        pixels: the image, uint8 (C, H, W).
 
     Returns:
         The grid of decoded images, the unit with most KL first.
@@ -195,9 +196,9 @@ def interpolation(model: PyTorchModel, pixels: Tensor, steps: int = 11) -> Grid:
     An odd image at the end is left out; one image alone is paired with itself.
 
     Args:
-        model: The model.
-        pixels: The images, uint8 (N, C, H, W), N ≥ 1.
-        steps: The number of decoded points of each line, with its ends.
+        model: the model.
+        pixels: the images, uint8 (N, C, H, W), N ≥ 1.
+        steps: the number of decoded points of each line, with its ends.
 
     Returns:
         The grid: in each row an image, the decoded points, and the other image.

@@ -117,12 +117,12 @@ class TrainingProgress:
         """Show a step.
 
         Args:
-            epoch: The number of the epoch, from 1.
-            step: The number of the step in the epoch, from 1.
-            total: The sum of the epoch's losses so far, a scalar in nats; it is read once in a while only.
+            epoch: the number of the epoch, from 1.
+            step: the number of the step in the epoch, from 1.
+            total: the sum of the epoch's losses so far, a scalar in nats; it is read once in a while only.
 
         Raises:
-            InputError: The loss is not finite.
+            InputError: the loss is not finite.
         """
         now = time.perf_counter()
         if step == 1:
@@ -146,9 +146,9 @@ class TrainingProgress:
         """Print the scores after an epoch, in nats per image, within 80 columns.
 
         Args:
-            epoch: The result of the epoch.
-            validation: The score of the validation images.
-            best: Whether this score is the best so far and the weights were saved.
+            epoch: the result of the epoch.
+            validation: the score of the validation images.
+            best: whether this score is the best so far and the weights were saved.
         """
         if not self._has_heading:
             self._has_heading = True
@@ -186,11 +186,11 @@ def show_progress(
     """Show a bar while the block runs.
 
     Args:
-        epochs: The number of epochs.
-        steps: The number of steps in each epoch.
-        batch_size: The number of images in each step, for the speed.
-        kind: The pixels and the likelihood that scores are of.
-        silent: Whether to show nothing: for all processes but the first of those that train together.
+        epochs: the number of epochs.
+        steps: the number of steps in each epoch.
+        batch_size: the number of images in each step, for the speed.
+        kind: the pixels and the likelihood that scores are of.
+        silent: whether to show nothing: for all processes but the first of those that train together.
 
     Yields:
         The receiver of steps and epochs.

@@ -23,12 +23,12 @@ class TrainingProvenance:
     """The inputs that determine the weights of a training, and the environment that changes their rounding.
 
     Attributes:
-        options: Its precision is "float32" or "bfloat16".
+        options: its precision is "float32" or "bfloat16".
         recipe: `options.recipe_for` the training images.
-        config: The network.
-        dataset: The images.
-        device: The device of the training.
-        processes: How many train together.
+        config: the network.
+        dataset: the images.
+        device: the device of the training.
+        processes: how many train together.
     """
 
     options: TrainOptions

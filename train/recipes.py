@@ -38,21 +38,21 @@ class Recipe:
     """The length and the learning rates of a training.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images per step.
+        epochs: passes over the training images.
+        batch_size: images per step.
         learning_rate: Adam's; its peak for schedule "one-cycle".
-        schedule: The learning rate as a function of the step, see the module's docstring.
-        bfloat16: Whether precision "auto" may choose bfloat16.
-        stages: For schedule "stages".
+        schedule: the learning rate as a function of the step, see the module's docstring.
+        bfloat16: whether precision "auto" may choose bfloat16.
+        stages: the stages of schedule "stages".
         epsilon: Adam's.
-        weight_average: Decay per step of the average of the weights (Polyak averaging), which is scored and saved; 0
+        weight_average: decay per step of the average of the weights (Polyak averaging), which is scored and saved; 0
             for none.
-        warmup_ratio: Share of the steps in which the rate of "one-cycle" rises.
-        flip: Whether each image is mirrored at random.
-        clip_norm: Largest norm of the gradient over all weights, of the loss in nats per value of a pixel, so that it
+        warmup_ratio: share of the steps in which the rate of "one-cycle" rises.
+        flip: whether each image is mirrored at random.
+        clip_norm: largest norm of the gradient over all weights, of the loss in nats per value of a pixel, so that it
             does not depend on the image size; longer gradients are shortened to it (Pascanu et al., arXiv:1211.5063).
             0 for none.
-        cycle_start: Steps that were done when the last cycle of "one-cycle" began.
+        cycle_start: steps that were done when the last cycle of "one-cycle" began.
     """
 
     epochs: int
@@ -159,9 +159,9 @@ def default_recipe(family: Family, images: int, batch_size: int | None) -> Recip
     """Return the recipe of a family. For fewer images than `SMALL_SET`, it has smaller batches and more epochs.
 
     Args:
-        family: The family of the network.
-        images: The number of training images.
-        batch_size: The requested batch size, from which the epochs of a small set follow; None if there is none.
+        family: the family of the network.
+        images: the number of training images.
+        batch_size: the requested batch size, from which the epochs of a small set follow; None if there is none.
 
     Returns:
         The recipe.
@@ -187,12 +187,12 @@ def check_range(name: str, value: int | None, low: int, high: int) -> None:
     """Check a number of the user's.
 
     Args:
-        name: The name of the number, for the message.
-        value: The number; None is accepted.
-        low, high: The smallest and the largest allowed number.
+        name: the name of the number, for the message.
+        value: the number; None is accepted.
+        low, high: the smallest and the largest allowed number.
 
     Raises:
-        UsageError: The number is out of range.
+        UsageError: the number is out of range.
     """
     if value is not None and not low <= value <= high:
         raise UsageError(f"bad {name}", expected=f"{low:,} to {high:,}", got=value)
@@ -208,9 +208,9 @@ def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> tuple[f
     """Return the learning rate and Adam's first beta of a step.
 
     Args:
-        recipe: The recipe.
-        step: The number of the step, counted from 0 over all epochs.
-        steps_per_epoch: The number of steps in each epoch.
+        recipe: the recipe.
+        step: the number of the step, counted from 0 over all epochs.
+        steps_per_epoch: the number of steps in each epoch.
 
     Returns:
         The learning rate and beta.
@@ -251,9 +251,9 @@ class Preset:
     """Options of `cli.py train` under a name.
 
     Attributes:
-        name: Name of its file.
-        summary: One line.
-        options: Values by the long names of the options.
+        name: name of the preset's file.
+        summary: one line.
+        options: values by the long names of the options.
     """
 
     name: str

@@ -36,7 +36,7 @@ class ScoreKind:
     """The pixels and the likelihood that scores are of, which decide what their nats mean.
 
     Attributes:
-        protocol: The data protocol, see `train.data.datasets`.
+        protocol: the data protocol, see `train.data.datasets`.
         likelihood: p(x|z).
         image_shape: (C, H, W).
     """
@@ -140,21 +140,21 @@ class RunSummary:
     """A training as its run folder records it.
 
     Attributes:
-        run: The run folder.
-        config: The network.
-        dataset: Name of the data set.
-        dataset_sha256: Digest of its images.
-        protocol: Data protocol that it was trained under.
-        test: Scores of the test images (`Score.to_json`).
-        nll: The recorded estimate of -log p(x) on the test images with most samples (`NllEstimate.to_json`), or None.
-        images: The figures of reconstructions and samples that were recorded last (`ImageMetrics.to_json`), or None.
-        parameters: Number of weights.
-        epochs: Number of epochs so far.
-        best_epoch: The epoch of the checkpoint.
-        planned_epochs: Number of epochs that were asked for; None in old checkpoints.
-        seconds: Time of the training steps; None if there are no metrics.
-        training: The training's settings in the checkpoint's provenance.
-        preset: Name of the preset, or None.
+        run: the run folder.
+        config: the network.
+        dataset: name of the data set.
+        dataset_sha256: digest of its images.
+        protocol: data protocol that it was trained under.
+        test: scores of the test images (`Score.to_json`).
+        nll: the recorded estimate of -log p(x) on the test images with most samples (`NllEstimate.to_json`), or None.
+        images: the figures of reconstructions and samples that were recorded last (`ImageMetrics.to_json`), or None.
+        parameters: number of weights.
+        epochs: number of epochs so far.
+        best_epoch: the epoch of the checkpoint.
+        planned_epochs: number of epochs that were asked for; None in old checkpoints.
+        seconds: time of the training steps; None if there are no metrics.
+        training: the training's settings in the checkpoint's provenance.
+        preset: name of the preset, or None.
     """
 
     run: Run
@@ -215,7 +215,7 @@ def read_run_settings(run: Run) -> dict[str, Any]:
     """Return the settings and scores of a run, flat, by names such as "training.learning_rate".
 
     Raises:
-        InputError: Its checkpoint cannot be read.
+        InputError: its checkpoint cannot be read.
     """
     header = read_checkpoint_header(run.checkpoint)
     provenance = {key: value for key, value in header.provenance.items() if key != "likelihood"}  # config has it

@@ -43,10 +43,10 @@ class SavedCheckpoint:
     """The contents of the run's checkpoint.
 
     Attributes:
-        epoch: How many epochs were completed before it was written.
-        steps: How many steps of the optimizer were done.
-        validation: Score of the validation images, by which it was chosen.
-        test: Score of the test images.
+        epoch: how many epochs were completed before it was written.
+        steps: how many steps of the optimizer were done.
+        validation: score of the validation images, by which it was chosen.
+        test: score of the test images.
     """
 
     epoch: int
@@ -101,9 +101,9 @@ def load_state(run: Run) -> TrainingState:
     """Read the state that a training can be continued from.
 
     Raises:
-        UsageError: There is none.
-        CheckpointError: It cannot be read. The message says how to continue from the state before it.
-        IntegrityError: It was altered; the message says the same.
+        UsageError: there is none.
+        CheckpointError: it cannot be read. The message says how to continue from the state before it.
+        IntegrityError: it was altered; the message says the same.
     """
     path, previous = run.training_state, run.previous_training_state
     if not path.exists() and not previous.exists():
@@ -153,8 +153,8 @@ def continued_recipe(recipe: Recipe, state: TrainingState) -> Recipe:
     """Return the recipe that a training continues with.
 
     Args:
-        recipe: The recipe of the options.
-        state: The state to continue from. If it was to have another number of epochs, a new cycle of the learning rate
+        recipe: the recipe of the options.
+        state: the state to continue from. If it was to have another number of epochs, a new cycle of the learning rate
             begins at its step; otherwise its cycle goes on.
     """
     if recipe.schedule != "one-cycle":
@@ -169,14 +169,14 @@ def check_same_training(before: Mapping[str, Any], now: Mapping[str, Any], *, wh
     The number of epochs may change, and the learning rate of the steps to come with it (`continued_recipe`).
 
     Args:
-        before: The settings that the training began with (`TrainingProvenance.settings`).
-        now: The settings that it would continue with.
-        where: The run folder, for the error.
-        epochs: How many epochs are done.
+        before: the settings that the training began with (`TrainingProvenance.settings`).
+        now: the settings that it would continue with.
+        where: the run folder, for the error.
+        epochs: how many epochs are done.
 
     Raises:
-        UsageError: A setting differs, and the message names both values; or all epochs are done.
-        DataError: The images differ.
+        UsageError: a setting differs, and the message names both values; or all epochs are done.
+        DataError: the images differ.
     """
     other = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
     if "epochs" in other:

@@ -36,13 +36,13 @@ def check_out(run: Run, *, force: bool) -> None:
     """Check, before any work, that a new training may use a run folder.
 
     Args:
-        run: The run folder; it need not exist.
-        force: Whether an earlier run in it may be replaced.
+        run: the run folder; it need not exist.
+        force: whether an earlier run in it may be replaced.
 
     Raises:
-        StorageError: Another process is using the folder.
-        OutputExistsError: It holds a run, and `force` is False.
-        UsageError: It holds something else, or is not a folder.
+        StorageError: another process is using the folder.
+        OutputExistsError: it holds a run, and `force` is False.
+        UsageError: it holds something else, or is not a folder.
     """
     if not os.path.lexists(run.folder):
         return
@@ -69,8 +69,8 @@ def new_run(run: Run, *, force: bool) -> Iterator[None]:
     removes it. What remains of a run without a checkpoint is removed here.
 
     Raises:
-        StorageError: The folder is in use or cannot be written.
-        OutputExistsError, UsageError: As for `check_out`.
+        StorageError: the folder is in use or cannot be written.
+        OutputExistsError, UsageError: as for `check_out`.
     """
     check_out(run, force=force)
     with locked(run.folder):
@@ -103,11 +103,11 @@ def resumed_run(run: Run) -> Iterator[None]:
     """Lock the folder of a run that is continued, and keep everything in it.
 
     Args:
-        run: The run folder.
+        run: the run folder.
 
     Raises:
-        UsageError: The folder does not exist.
-        StorageError: Another process is using the folder.
+        UsageError: the folder does not exist.
+        StorageError: another process is using the folder.
     """
     if not run.folder.is_dir():
         raise UsageError("nothing to resume", where=run.folder, expected="a run", do="train without --resume")
@@ -131,7 +131,7 @@ class RunWriter:
     Every write is atomic and on the disk when the method returns. All methods raise `StorageError`.
 
     Args:
-        run: The run folder, held by `new_run` or `resumed_run`.
+        run: the run folder, held by `new_run` or `resumed_run`.
         enabled: False in all processes of a training but the first: then nothing is written.
         continues: True for a resumed training. Otherwise a checkpoint in the folder is that of an earlier run.
     """
@@ -191,11 +191,11 @@ def read_data_folder(run: Run, sha256: str) -> Path | None:
     """Return the folder that `RunWriter.write_data` recorded, or None if there is no record of these images.
 
     Args:
-        run: The run.
-        sha256: Digest of the images of the run's checkpoint.
+        run: the run.
+        sha256: digest of the images of the run's checkpoint.
 
     Raises:
-        InputError: The record cannot be read.
+        InputError: the record cannot be read.
     """
     if not run.data.exists():
         return None

@@ -113,12 +113,12 @@ class Score:
     """Scores of a model: means over images, in nats, with one sample of z per image.
 
     Attributes:
-        images: Number of images.
+        images: number of images.
         negative_elbo: reconstruction + kl; beta is not in it.
-        standard_error: Standard error of negative_elbo over the images.
+        standard_error: standard error of negative_elbo over the images.
         reconstruction: -log p(x|z).
         kl: KL(q(z|x) || p(z)), summed over the latent units.
-        unit_variances: Variance of each unit's posterior mean over the images, Z numbers.
+        unit_variances: variance of each unit's posterior mean over the images, Z numbers.
         unit_kls: KL of each unit, Z numbers; their sum is `kl`.
     """
 
@@ -166,11 +166,11 @@ def evaluate_model(
     """Score a model on images. PyTorch's global random state is not used.
 
     Args:
-        model: The model.
+        model: the model.
         pixels: uint8 (N, C, H, W), N ≥ 1.
-        processes: The processes that share the work, batch by batch; None is one process. Each returns the score of all
+        processes: the processes that share the work, batch by batch; None is one process. Each returns the score of all
             images, with the bits that one process alone would return.
-        report: Called after each batch with the number of images up to its end.
+        report: called after each batch with the number of images up to its end.
 
     Returns:
         The score, in nats per image.

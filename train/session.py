@@ -58,18 +58,18 @@ class TrainingSession:
     """One training. Call `train` once, inside `new_run`; or inside `resumed_run`, after `resume`.
 
     Args:
-        options: The options of the training.
-        run: The run folder, held by `new_run` or `resumed_run`.
-        dataset: The images.
-        device: The device that computes the steps.
-        arguments: The arguments of the command, JSON-able; the state keeps them, and a resume repeats them.
-        processes: That train together. Each has a session; the first one's writes.
+        options: the options of the training.
+        run: the run folder, held by `new_run` or `resumed_run`.
+        dataset: the images.
+        device: the device that computes the steps.
+        arguments: the arguments of the command, JSON-able; the state keeps them, and a resume repeats them.
+        processes: the processes that train together. Each has a session, and that of the first one writes the files.
 
     Attributes:
-        recipe: Length and learning rates.
-        epochs: How many are scored and recorded.
-        saved: The content of the run's checkpoint; None before the end of the first epoch.
-        events: Event files for TensorBoard, if any are wanted.
+        recipe: number of epochs, batch size and learning rates.
+        epochs: number of epochs that are scored and recorded.
+        saved: the content of the run's checkpoint; None before the end of the first epoch.
+        events: event files for TensorBoard, if any are wanted.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class TrainingSession:
             The changes of the environment since then, in a few words each; they change rounding only.
 
         Raises:
-            UsageError, DataError: The options or the images differ from those of the state.
-            CheckpointError, IntegrityError: The state does not fit, or the checkpoint that it names is damaged.
+            UsageError, DataError: the options or the images differ from those of the state.
+            CheckpointError, IntegrityError: the state does not fit, or the checkpoint that it names is damaged.
         """
         self._use_recipe(continued_recipe(self.recipe, state))
         provenance = self._provenance
@@ -156,9 +156,9 @@ class TrainingSession:
             What is in the run's checkpoint then.
 
         Raises:
-            InputError: The loss is not finite. The checkpoint of the best epoch until then stays.
-            Interrupted, Terminated: On Ctrl-C or SIGTERM, after the current step was done and the state saved.
-            StorageError: The disk is full, for example. The last checkpoint and the last state stay.
+            InputError: the loss is not finite. The checkpoint of the best epoch until then stays.
+            Interrupted, Terminated: Ctrl-C or SIGTERM came. The current step was completed, and the state is saved.
+            StorageError: a file cannot be written, as on a full disk. The last checkpoint and the last state stay.
         """
         with deferred_stop() as stop:
 
@@ -266,10 +266,8 @@ class TrainingSession:
 
     def _save_checkpoint(self, validation: Score, test: Score) -> SavedCheckpoint:
         """Make the current weights the run's checkpoint."""
-        saved, model = (
-            SavedCheckpoint(self.epochs, self.trainer.steps_done, validation, test),
-            self.trainer.scored_model,
-        )
+        saved = SavedCheckpoint(self.epochs, self.trainer.steps_done, validation, test)
+        model = self.trainer.scored_model
         checkpoint = Checkpoint(
             config=model.config,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},

@@ -41,12 +41,12 @@ class EventLog:
         """Log an epoch.
 
         Args:
-            line: The epoch's line of metrics.jsonl.
-            model: The network with the epoch's weights.
-            validation: The score of the validation images.
+            line: the epoch's line of metrics.jsonl.
+            model: the network with the epoch's weights.
+            validation: the score of the validation images.
 
         Raises:
-            StorageError: The event file cannot be written.
+            StorageError: the event file cannot be written.
         """
         number = line["epoch"]
         values = [_scalar(name, line[name]) for name in _SCALARS]
@@ -90,16 +90,16 @@ def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Itera
     """Write a new event file in the run folder, which the first epoch opens.
 
     Args:
-        run: The run folder.
-        dataset: The images, of which the pictures show some.
-        done: The number of epochs that are already done.
-        epochs: The number of all epochs.
+        run: the run folder.
+        dataset: the images, of which the pictures show some.
+        done: the number of epochs that are already done.
+        epochs: the number of all epochs.
 
     Yields:
         The log, for the epochs after the first `done`.
 
     Raises:
-        StorageError: The file cannot be written.
+        StorageError: the file cannot be written.
     """
     log = EventLog(run, dataset, done=done, epochs=epochs)
     try:

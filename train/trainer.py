@@ -39,10 +39,10 @@ class EpochResult:
     """The result of one epoch.
 
     Attributes:
-        number: Number of the epoch, from 1.
-        loss: Mean of the training loss over the steps of the epoch, with beta, in nats per image.
-        seconds: Time of the training steps, without the scores between epochs.
-        images_per_second: Speed of the training steps.
+        number: number of the epoch, from 1.
+        loss: mean of the training loss over the steps of the epoch, with beta, in nats per image.
+        seconds: time of the training steps, without the scores between epochs.
+        images_per_second: speed of the training steps.
     """
 
     number: int
@@ -55,23 +55,23 @@ class Trainer:
     """Trains a network in place, on its device.
 
     Args:
-        model: The network.
-        pixels: The training images, uint8 (N, C, H, W).
-        in_memory: Whether they are copied to the device; else they are on the disk, and batches are copied.
-        recipe: How long and how fast.
-        objective: The loss.
-        protocol: With "dynamic", each step samples binary pixels.
-        seed: The seed of all random numbers except the initial weights.
-        bfloat16: Whether matrix products and convolutions are in bfloat16. Weights, sums and the loss are float32.
-        compiling: Whether the loss is compiled by torch.compile.
-        processes: That share each batch.
+        model: the network.
+        pixels: the training images, uint8 (N, C, H, W).
+        in_memory: whether the images are copied to the device; else they are on the disk, and batches are copied.
+        recipe: number of epochs, batch size and learning rates.
+        objective: the loss.
+        protocol: with "dynamic", each step samples binary pixels.
+        seed: the seed of all random numbers except the initial weights.
+        bfloat16: whether matrix products and convolutions are in bfloat16. Weights, sums and the loss are float32.
+        compiling: whether the loss is compiled by torch.compile.
+        processes: the processes that share each batch.
 
     Attributes:
-        recipe: As passed; its learning rate may be changed between two steps.
-        average: The average of the weights, if the recipe asks for one.
-        steps_per_epoch: Number of steps; the last incomplete batch is dropped (drop_last).
-        steps_done: Number of steps done, over all epochs.
-        seconds: Time that those of the current epoch took.
+        recipe: the recipe, whose learning rate may be changed between two steps.
+        average: the average of the weights, if the recipe asks for one.
+        steps_per_epoch: number of steps; the last incomplete batch is dropped (drop_last).
+        steps_done: number of steps done, over all epochs.
+        seconds: time that the steps of the current epoch took.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class Trainer:
         """Train to the last epoch and yield each epoch as it ends.
 
         Args:
-            after_step: Is called after each step.
-            after: Number of epochs that are done already. A trainer that was restored within an epoch does the
+            after_step: called after each step.
+            after: number of epochs that are done already. A trainer that was restored within an epoch does the
                 remaining steps of that epoch, if any, and yields it.
 
         Raises:
-            InputError: The loss is not finite.
+            InputError: the loss is not finite.
         """
         for number in range(after + 1, self.recipe.epochs + 1):
             yield self._train_epoch(number, after_step)
@@ -221,13 +221,12 @@ class Trainer:
         """Take over the state of another trainer.
 
         Args:
-            tensors: Its `state_tensors`.
-            steps_done: Its attribute.
-            seconds: Its attribute.
-            processes: How many processes it trained in.
+            tensors: the `state_tensors` of the other trainer.
+            steps_done, seconds: attributes of the other trainer.
+            processes: number of processes that the other trainer ran in.
 
         Raises:
-            CheckpointError: Names, shapes or dtypes do not match this trainer.
+            CheckpointError: names, shapes or dtypes do not match this trainer.
         """
         networks = {"model": self.model} | ({} if self.average is None else {"average": self.average})
         places = {f"{kind}.{name}": place for kind, net in networks.items() for name, place in net.state_dict().items()}

@@ -46,11 +46,11 @@ class Dataset:
     """The images of a training.
 
     Attributes:
-        name: Name of the data set.
+        name: name of the data set.
         train, validation, test: uint8 (N, C, H, W) with N ≥ 1, after `apply_protocol`.
-        protocol: The data protocol.
-        reading: How many images of a folder were cropped, resized and skipped; empty for other data sets.
-        in_memory: Whether the images are in memory; else they are mapped from a file, and are not copied to a GPU.
+        protocol: the data protocol.
+        reading: how many images of a folder were cropped, resized and skipped; empty for other data sets.
+        in_memory: whether the images are in memory; else they are mapped from a file, and are not copied to a GPU.
     """
 
     name: str
@@ -109,7 +109,7 @@ def apply_protocol(dataset: Dataset, protocol: DataProtocol) -> Dataset:
     """Binarise, to 0 and 255, the splits that `protocol` samples once; the others stay grey.
 
     Raises:
-        UsageError: All splits are to be sampled, which is done in memory, and they are on the disk.
+        UsageError: all splits are to be sampled, which is done in memory, and they are on the disk.
     """
     if protocol == "static" and not dataset.in_memory:
         do = "pass --in-memory yes, a smaller --image-size, or --data-protocol dynamic"
@@ -123,9 +123,9 @@ def evaluated_pixels(dataset: Dataset, split: str, *, most: int | None = None) -
     """Return the pixels that a split is scored on.
 
     Args:
-        dataset: The images.
+        dataset: the images.
         split: "train", "validation" or "test".
-        most: The number of images to return, the first of the split; None returns all.
+        most: the number of images to return, the first of the split; None returns all.
 
     Returns:
         uint8 (N, C, H, W); binary, with a fixed seed, unless the protocol is grey.
@@ -146,9 +146,9 @@ def draw_binary(pixels: Tensor, generator: torch.Generator, *, selected: slice =
     """Sample binary pixels: each is 1 with probability level / 255, else 0.
 
     Args:
-        pixels: Grey levels, uint8 (N, C, H, W).
-        generator: Random numbers, on the device of the pixels.
-        selected: The images to return. Random numbers are drawn for all of them.
+        pixels: grey levels, uint8 (N, C, H, W).
+        generator: random numbers, on the device of the pixels.
+        selected: the images to return. Random numbers are drawn for all of them.
 
     Returns:
         The selected images, float32 (M, C, H, W).
@@ -166,16 +166,16 @@ def load(
     """Read or download a data set, split it and apply its protocol.
 
     Args:
-        options: The data set, its folder and its protocol.
-        report: Called with a line before a download, or on the images of a folder.
-        progress: Called with the number of images read and of all images, while a folder is read.
+        options: the data set, its folder and its protocol.
+        report: called with a line before a download, or on the images of a folder.
+        progress: called with the number of images read and of all images, while a folder is read.
 
     Returns:
         Training, validation and test images.
 
     Raises:
-        DataError: Files are missing or damaged, or there are too few images.
-        StorageError: A download or an unpacked file cannot be written.
+        DataError: files are missing or damaged, or there are too few images.
+        StorageError: a download or an unpacked file cannot be written.
     """
     match options.name:
         case "digits":

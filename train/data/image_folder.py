@@ -39,8 +39,8 @@ class FolderPreview:
     """The size and the colours of a few images of a folder, before all are read.
 
     Attributes:
-        side: Side in pixels that they are resized to where none was asked for.
-        is_colour: Whether one of them is in colour.
+        side: side in pixels that they are resized to where none was asked for.
+        is_colour: whether one of them is in colour.
     """
 
     side: int
@@ -66,10 +66,10 @@ class FolderImages:
 
     Attributes:
         pixels: uint8 (N, C, H, W); C is 1 if all images are grey, else 3.
-        in_memory: Whether they are in memory, and not in a file on the disk.
-        cropped: How many were cropped to their middle.
-        resized: How many were reduced or enlarged.
-        skipped: How many could not be read.
+        in_memory: whether they are in memory, and not in a file on the disk.
+        cropped: how many were cropped to their middle.
+        resized: how many were reduced or enlarged.
+        skipped: how many could not be read.
     """
 
     pixels: Tensor
@@ -104,20 +104,20 @@ def read_folder(
     """Read all images below a folder, in the order of their paths.
 
     Args:
-        folder: Its subfolders are read too; names that begin with a dot are left out.
-        size: Side of the resulting square images, in pixels; None for that of `preview_folder`.
-        skip_unreadable: Whether to leave out files that cannot be read.
-        in_memory: Whether all pixels are in memory ("yes") or on the disk ("no"); "auto" is "yes" where they take at
+        folder: its subfolders are read too; names that begin with a dot are left out.
+        size: side of the resulting square images, in pixels; None for that of `preview_folder`.
+        skip_unreadable: whether to leave out files that cannot be read.
+        in_memory: whether all pixels are in memory ("yes") or on the disk ("no"); "auto" is "yes" where they take at
             most half of the memory that is free.
-        report: Is called with a line for each file that is left out.
-        progress: Is called after each image with the number of images read and of all images.
+        report: called with a line for each file that is left out.
+        progress: called after each image with the number of images read and of all images.
 
     Returns:
         The images.
 
     Raises:
-        DataError: There are no images, too many for the memory, or one that cannot be read.
-        StorageError: The disk has no room for their pixels.
+        DataError: there are no images, too many for the memory, or one that cannot be read.
+        StorageError: the disk has no room for their pixels.
     """
     if not folder.is_dir():
         raise DataError("no such folder", where=folder, do="say where the images are: --data-dir FOLDER")

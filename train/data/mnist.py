@@ -38,16 +38,16 @@ def read_mnist(
     """Read the training and the test images of a data set.
 
     Args:
-        name: A key of `CLASSES`.
-        root: The folder above `<class>/raw/`, where the four files of the data set lie, plain or as `.gz`.
-        download: Whether to download what is missing.
-        report: Is called with one line before a download.
+        name: a key of `CLASSES`.
+        root: the folder above `<class>/raw/`, where the four files of the data set lie, plain or as `.gz`.
+        download: whether to download what is missing.
+        report: called with one line before a download.
 
     Returns:
         Training and test images, each uint8 (N, 1, H, W).
 
     Raises:
-        DataError: A file is missing, cannot be read or is damaged, or the download failed.
+        DataError: a file is missing, cannot be read or is damaged, or the download failed.
     """
     raw = root / CLASSES[name] / "raw"
     if not all(_unpack(raw / file) for file in _FILES):

@@ -32,10 +32,10 @@ class PixelFile:
     """A temporary file of uint8 images, appended one after the other.
 
     Args:
-        needed: The number of bytes that will be written.
+        needed: the number of bytes that will be written.
 
     Raises:
-        StorageError: The disk has no room for them.
+        StorageError: the disk has no room for them.
     """
 
     def __init__(self, needed: int) -> None:
@@ -63,13 +63,13 @@ def reordered(pixels: Tensor, order: Tensor) -> Tensor:
 
     Args:
         pixels: uint8 (N, C, H, W), of which no more than a few images are read at a time.
-        order: Indices of images, int64 (M,).
+        order: indices of images, int64 (M,).
 
     Returns:
         uint8 (M, C, H, W), mapped.
 
     Raises:
-        StorageError: The disk has no room for them.
+        StorageError: the disk has no room for them.
     """
     if not len(order):
         return pixels[:0].clone()
