@@ -273,21 +273,21 @@ class Manifest:
         """Return the session options that `tune` recommends for a part, or None."""
         return next((item for item in self.recommended if item.part == part), None)
 
-    def finest(self, part: Part, format: str = "onnx") -> FileEntry:
-        """Find the file of a part with the highest precision, in the order of `PRECISIONS`.
+    def finest(self, part: Part) -> FileEntry:
+        """Find the ONNX file of a part with the highest precision, in the order of `PRECISIONS`.
 
         Args:
             part: the part in the file.
-            format: the format of the file.
 
         Returns:
             The entry of the file.
 
         Raises:
-            ModelError: the export has no file of the part in this format.
+            ModelError: the export has no ONNX file of the part.
         """
-        have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, format)}
-        return self.entry(part, format, next((precision for precision in PRECISIONS if precision in have), FULL))
+        have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, RUNTIME_FORMAT)}
+        highest = next((precision for precision in PRECISIONS if precision in have), FULL)
+        return self.entry(part, RUNTIME_FORMAT, highest)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document. "opset" is 0 if it is not known, and "recommended" is left out if it is empty."""

@@ -26,6 +26,8 @@ from vae_export.tensors import TensorSpec
 UNSTABLE_SHARE = 0.1
 #: Characters of an engine's own message that a result keeps.
 _FAULT_LENGTH = 400
+#: The most bytes of outputs that are kept for comparisons with later runs.
+_KEPT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -173,14 +175,11 @@ class CaseResult:
 class KnownComparisons:
     """Comparisons of outputs by test case, which are repeated where another run gives the same bits.
 
-    Most settings of an engine do. Comparing two arrays for equality is ten times faster than measuring them.
-
-    Args:
-        most_bytes: bytes of outputs that are kept at most.
+    Most session options of an engine do. Comparing two arrays for equality is ten times faster than measuring them.
     """
 
-    def __init__(self, most_bytes: int = 128 << 20) -> None:
-        self._left = most_bytes
+    def __init__(self) -> None:
+        self._left = _KEPT_BYTES
         self._known: dict[tuple[object, str], list[tuple[Array, Comparison]]] = {}
 
     def find(self, case: object, name: str, output: object) -> Comparison | None:

@@ -35,7 +35,7 @@ from vae_export.parity.oracle import PartFunction
 from vae_export.parity.pilot import Pilot
 from vae_export.parity.plan import Limits, NatsPlan, PartPlan, Plan, RowCost, drawn_batches, plan_nats
 from vae_export.parity.reference import References
-from vae_export.parity.reproduction import Reproduction, reproduce
+from vae_export.parity.reproduction import FileWriter, Reproduction, reproduce
 from vae_export.parity.targets import Target
 from vae_export.parity.tolerance import Tolerance
 from vae_export.precision import FULL
@@ -130,30 +130,45 @@ class _Session:
 
 
 class FileVerifier:
-    """Reads, runs and measures the files one after the other."""
+    """Reads, runs and measures the files one after the other.
+
+    Args:
+        artifact: the export.
+        references: what PyTorch computes for its source.
+        writer: writes the files anew.
+        tolerance: tolerance that replaces the measured one.
+        thorough: whether to run every batch size, optimisation level and thread count.
+        allow_unreproduced: whether files that cannot be reproduced may pass.
+        progress: called with the share of the work on a file that is done.
+
+    Attributes:
+        plan: the test cases of each part, which `make_plan` chooses.
+        meter: takes the files that it compares in nats.
+    """
 
     def __init__(
-        self, artifact: Artifact, references: References, tolerance: Tolerance | None, *, thorough: bool
+        self,
+        artifact: Artifact,
+        references: References,
+        writer: FileWriter,
+        tolerance: Tolerance | None,
+        *,
+        thorough: bool,
+        allow_unreproduced: bool,
+        progress: Callable[[float], None],
     ) -> None:
-        self._artifact, self._references = artifact, references
-        self._tolerance, self._thorough = tolerance, thorough
-        #: The test cases of each part.
+        self._artifact, self._references, self._writer = artifact, references, writer
+        self._tolerance, self._thorough, self._allow_unreproduced = tolerance, thorough, allow_unreproduced
+        self._progress = progress
         self.plan = Plan({})
-        #: Takes the files that it compares in nats.
         self.meter: DegradationMeter | None = None
-        #: Called with the share of the work on a file that is done.
-        self.progress: Callable[[float], None] = lambda _share: None
-        #: Writes the files anew.
-        self.writer = references.writer
-        #: Whether files that cannot be reproduced may pass.
-        self.allow_unreproduced = False
         #: Contents of the files that were read for the crash check, by file name.
         self._tried: dict[str, FileContent] = {}
         #: Description of how the child process crashed, by file name and provider.
         self._crashes: Mapping[tuple[str, str], str] = {}
 
-    def plan_for(self, limits: Limits, targets: Sequence[Target]) -> Plan:
-        """Measure a row of each part, and return the plan that keeps the limits.
+    def make_plan(self, limits: Limits, targets: Sequence[Target]) -> Plan:
+        """Measure a row of each part, and choose and return the plan that keeps the limits.
 
         Args:
             limits: the time and memory for each part and format.
@@ -174,7 +189,8 @@ class FileVerifier:
         nats = NatsPlan()
         if "encoder" in usual and "decoder" in usual:
             nats = plan_nats(usual["encoder"], usual["decoder"], limits)
-        return Plan(parts, nats, None if math.isinf(limits.seconds) else limits.seconds / 60)
+        self.plan = Plan(parts, nats, None if math.isinf(limits.seconds) else limits.seconds / 60)
+        return self.plan
 
     def _first_runner(self, part: Part, targets: Sequence[Target]) -> Runner | None:
         """Open the first file of a part that can be opened."""
@@ -208,7 +224,7 @@ class FileVerifier:
         plan = self.plan.parts[float_part(entry.part)]
         before = plan.reference_seconds / (plan.seconds or 1.0)
         cases = self._references.cases(
-            entry.part, entry.precision, plan, self._tolerance, lambda share: self.progress(before * share)
+            entry.part, entry.precision, plan, self._tolerance, lambda share: self._progress(before * share)
         )
         record.coverage = self._coverage(float_part(entry.part), cases, plan)
         drawn = drawn_cases(cases, drawn_batches(plan, self._spec(entry).symbols, entry.sha256))
@@ -225,7 +241,7 @@ class FileVerifier:
                 continue
 
             def progress(share: float, index: int = index) -> None:
-                self.progress(before + (1 - before) * (index + share) / len(targets))
+                self._progress(before + (1 - before) * (index + share) / len(targets))
 
             record.runs[str(target)] = self._run(entry, target, session, cases, drawn, progress)
         if not required and not record.runs:
@@ -249,8 +265,8 @@ class FileVerifier:
         findings = _lint(entry, content, self._artifact.manifest.opset)
         if isinstance(self._artifact.manifest.contract.data.batch, int):  # the contract states the number of rows
             findings = [finding for finding in findings if finding.rule != "baked-batch"]
-        reproduction = reproduce(entry, self._artifact.manifest, self.writer, lambda: content)
-        findings += reproduction.findings(allowed=self.allow_unreproduced)
+        reproduction = reproduce(entry, self._artifact.manifest, self._writer, lambda: content)
+        findings += reproduction.findings(allowed=self._allow_unreproduced)
         if (needed := FORMATS[entry.format].required_machine(content)) != entry.machine:
             detail = f"the manifest says that it needs {entry.machine or 'no machine'}; expected {needed or 'none'}"
             findings.append(Finding("other-manifest", "error", entry.name, detail))

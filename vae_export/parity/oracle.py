@@ -96,8 +96,9 @@ class Oracle:
         before_use: called before each evaluation, while the weights in float64 may not be there yet.
     """
 
-    def __init__(self, graph: Graph, piece: int | None = None) -> None:
-        self.graph, self.piece = graph, piece
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.piece: int | None = None
         self.before_use: Callable[[], None] = lambda: None
         #: The perturbation by which the weights are moved; None while they are exact.
         self._moved: tuple[int, PrecisionName] | None = None
@@ -152,7 +153,7 @@ class Oracle:
         self._move_weights((index, precision))
         seed, factor = perturbation_direction(index, precision)
         rng = np.random.default_rng(seed)
-        moved = {  # integers are exact
+        moved = {  # codes and classes are exact
             name: _moved_input(array, factor * rng.uniform(-1, 1, array.shape), precision)
             if np.issubdtype(array.dtype, np.floating)
             else array
@@ -272,8 +273,6 @@ def _rows(arrays: Mapping[str, Array], first: int, count: int) -> dict[str, Arra
 
 
 def _moved_input(array: Array, roundings: Array, precision: PrecisionName) -> Array:
-    if array.dtype.kind != "f":  # codes and classes are exact
-        return array
     values = torch.from_numpy(array.astype(np.float64))
     moved: Array = (values + torch.from_numpy(roundings) * input_roundoff(values, precision)).numpy()
     return moved

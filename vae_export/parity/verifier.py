@@ -106,14 +106,20 @@ def verify(
     limits = Limits.of(minutes, available_memory())
     rows = _rows_to_time_threads(graphs.values())
     with fastest_threads(lambda: _run_in_float32(graphs.values(), rows)) as threads:
-        verifier = FileVerifier(artifact, references, tolerance, thorough=thorough)
-        verifier.allow_unreproduced = allow_unreproduced
-        verifier.writer = references.writer.stating(stated_provenance(artifact.manifest, references.source))
-        verifier.progress = progress
+        writer = references.writer.stating(stated_provenance(artifact.manifest, references.source))
         if not trust:
-            check_dangerous(artifact, chosen, verifier.writer, is_known=is_known)
+            check_dangerous(artifact, chosen, writer, is_known=is_known)
+        verifier = FileVerifier(
+            artifact,
+            references,
+            writer,
+            tolerance,
+            thorough=thorough,
+            allow_unreproduced=allow_unreproduced,
+            progress=progress,
+        )
         verifier.crash_check(chosen, report)
-        verifier.plan = plan = verifier.plan_for(limits, chosen)
+        plan = verifier.make_plan(limits, chosen)
         verifier.meter = meter = DegradationMeter(references, budget, tolerance, report, plan.nats)
         for line in plan.lines():
             report(line)
