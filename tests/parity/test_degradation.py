@@ -16,7 +16,7 @@ from tests.parity.small_exports import Subject
 from vae_export import export
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, ParityError, UsageError
-from vae_export.formats import Bound, Runner
+from vae_export.formats import BoundCall, Runner
 from vae_export.parity import Budget, Degradation
 from vae_export.parity.cases import Case
 from vae_export.parity.degradation import (
@@ -67,7 +67,7 @@ def test_images_unlike_the_contract_are_refused(images: Array) -> None:
     """One black image broadcast over two would look exact."""
     exact = np.zeros((2, 1, 4, 4))
     case = Case("data", 2, {}, {"image": exact}, {"image": exact}, {})
-    runner = Runner(lambda _: contextlib.nullcontext(Bound(lambda: images, lambda given: {"image": given})))
+    runner = Runner(lambda _: contextlib.nullcontext(BoundCall(lambda: images, lambda given: {"image": given})))
     with pytest.raises(ModelError, match=r"not finite|wrong shape"):
         pixel_degradation(runner, TensorSpec("image", (1, 4, 4), 0, 1), [case])
 

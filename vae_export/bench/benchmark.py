@@ -78,11 +78,10 @@ def bench(
     least = LeastTimes()
     for part, names in chosen.items():
         with ExitStack() as stack:
-            benchmark = _PartBenchmark(
-                artifact, checkpoint, part, plan, sizes, report, unusable, set(targets or ()), least
-            )
+            benchmark = _PartBenchmark(artifact, checkpoint, part, plan, sizes, set(targets or ()), least, report)
             benchmark.open(names, stack)
             benchmark.measure()
+        unusable |= benchmark.unusable
         subjects += benchmark.subjects
         rooflines += benchmark.rooflines()
         results += benchmark.results()
@@ -167,7 +166,19 @@ def choose_subjects(artifact: Artifact, part: Part, requested: Sequence[str] | N
 
 
 class _PartBenchmark:
-    """The child processes of one part's subjects, and their measurements."""
+    """The child processes of one part's subjects, and their measurements.
+
+    Args:
+        artifact, checkpoint, plan, report: as for `bench`.
+        part: the part of the model.
+        sizes: a value for each free size.
+        requested: names of the subjects that the user asked for, which must not fail.
+        least: the shortest calls of kernels, which all parts share.
+
+    Attributes:
+        subjects: the subjects that can be measured.
+        unusable: "part, subject" of the others, with the reason.
+    """
 
     def __init__(
         self,
@@ -176,14 +187,12 @@ class _PartBenchmark:
         part: Part,
         plan: BenchPlan,
         sizes: Mapping[str, int],
-        report: Report,
-        unusable: dict[str, str],
         requested: set[str],
         least: LeastTimes,
+        report: Report,
     ) -> None:
         self._artifact, self._checkpoint, self._part, self._plan = artifact, checkpoint, part, plan
-        self._report, self._unusable, self._requested = report, unusable, requested
-        self._sizes = sizes
+        self._sizes, self._requested, self._report = sizes, requested, report
         self._processes: dict[str, SubjectProcess] = {}
         self._call_times: CallTimes = defaultdict(list)
         self._memory: dict[tuple[str, int, int], int] = {}
@@ -191,6 +200,7 @@ class _PartBenchmark:
         self._workloads: dict[int, Workload] = {}
         self._fits: dict[tuple[int, int], RoundFit[str]] = {}
         self.subjects: list[SubjectSummary] = []
+        self.unusable: dict[str, str] = {}
 
     def open(self, names: Sequence[str], stack: ExitStack) -> None:
         """Start a process for each subject, one after the other, so that they do not disturb each other's load time."""
@@ -306,7 +316,7 @@ class _PartBenchmark:
 
     def _leave_out(self, name: str, reason: str) -> None:
         self._report(f"left out: {name}: {reason}")
-        self._unusable[f"{self._part}, {name}"] = reason
+        self.unusable[f"{self._part}, {name}"] = reason
         self.subjects = [subject for subject in self.subjects if subject.name != name]
 
     def _result(self, name: str, roofline: Roofline) -> BenchResult:

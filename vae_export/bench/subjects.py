@@ -20,7 +20,7 @@ import numpy as np
 
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import UsageError
-from vae_export.formats.base import Bound, Runner
+from vae_export.formats.base import BoundCall, Runner
 from vae_export.session_options import SessionOptions
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def _runtime_runner(export: str, part: Part, threads: int) -> Runner:
 
     model = load(export, threads=threads)
 
-    def bind(inputs: Mapping[str, Array]) -> AbstractContextManager[Bound]:
+    def bind(inputs: Mapping[str, Array]) -> AbstractContextManager[BoundCall]:
         given = dict(inputs)
-        return nullcontext(Bound(lambda: model.run(part, **given), lambda outputs: outputs))
+        return nullcontext(BoundCall(lambda: model.run(part, **given), lambda outputs: outputs))
 
     return Runner(bind)

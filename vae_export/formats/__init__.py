@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from vae_export.formats.aoti import Aoti
-from vae_export.formats.base import OPSET, Bound, Format, Runner, WriteOptions
+from vae_export.formats.base import OPSET, BoundCall, Format, Runner, WriteOptions
 from vae_export.formats.executorch import ExecuTorch
 from vae_export.formats.litert import LiteRt
 from vae_export.formats.ncnn import Ncnn
@@ -43,4 +43,4 @@ def versions(formats: Iterable[str]) -> dict[str, str]:
     return found
 
 
-__all__ = ["FORMATS", "OPSET", "Bound", "Format", "Runner", "WriteOptions", "versions"]
+__all__ = ["FORMATS", "OPSET", "BoundCall", "Format", "Runner", "WriteOptions", "versions"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError
-from vae_export.formats.base import Bound, Finding, Format, Runner, machine_traces
+from vae_export.formats.base import BoundCall, Finding, Format, Runner, machine_traces
 from vae_export.session_options import SessionOptions
 
 
@@ -57,7 +57,7 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOpt
         return {tensor.name: output.cpu().numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
     @contextlib.contextmanager
-    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+    def bind(inputs: Mapping[str, Array]) -> Iterator[BoundCall]:
         # Arrays are copied, because torch warns about read-only arrays and could write to them.
         tensors = [torch.from_numpy(inputs[tensor.name].copy()).to(options.provider) for tensor in spec.inputs]
 
@@ -67,7 +67,7 @@ def torch_runner(module: Callable[..., Any], spec: PartSpec, options: SessionOpt
             return outputs
 
         with torch.inference_mode(), process_options(options):
-            yield Bound(functools.partial(module, *tensors) if options.provider == "cpu" else synchronized, fetch)
+            yield BoundCall(functools.partial(module, *tensors) if options.provider == "cpu" else synchronized, fetch)
 
     return Runner(bind)
 

@@ -74,7 +74,7 @@ def machine_traces(text: bytes, where: str) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundCall:
     """A batch whose inputs were given to the engine, so that it can be computed any number of times.
 
     Attributes:
@@ -96,7 +96,7 @@ class Runner:
         run: function that also checks inputs and outputs; None if the engine has no such call.
     """
 
-    bind: Callable[[Mapping[str, Array]], AbstractContextManager[Bound]]
+    bind: Callable[[Mapping[str, Array]], AbstractContextManager[BoundCall]]
     run: Callable[[Mapping[str, Array]], dict[str, Array]] | None = None
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -131,10 +131,10 @@ def row_runner(
     import numpy as np
 
     @contextlib.contextmanager
-    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+    def bind(inputs: Mapping[str, Array]) -> Iterator[BoundCall]:
         count = len(inputs[spec.inputs[0].name])
         rows = [prepare({tensor.name: inputs[tensor.name][row] for tensor in spec.inputs}) for row in range(count)]
-        yield Bound(lambda: [compute(row) for row in rows], fetch)
+        yield BoundCall(lambda: [compute(row) for row in rows], fetch)
 
     def fetch(rows: Sequence[Sequence[Any]]) -> dict[str, Array]:
         outputs = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vae_export.artifact.manifest import FileContent, sidecar_name
 from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, UsageError
-from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions
+from vae_export.formats.base import BoundCall, Finding, Format, Runner, StatedFile, WriteOptions
 from vae_export.formats.structure import Structure
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import (
@@ -179,7 +179,7 @@ def session_runner(session: Session) -> Runner:
     """Return a runner of an ONNX Runtime session."""
 
     @contextlib.contextmanager
-    def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
-        yield Bound(*session.bind(inputs))
+    def bind(inputs: Mapping[str, Array]) -> Iterator[BoundCall]:
+        yield BoundCall(*session.bind(inputs))
 
     return Runner(bind, session.run)

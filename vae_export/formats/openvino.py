@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from vae_export.artifact.manifest import FileContent
 from vae_export.contract import Array, Part, PartSpec
 from vae_export.errors import ModelError, TargetError
-from vae_export.formats.base import Bound, Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
+from vae_export.formats.base import BoundCall, Finding, Format, Runner, StatedFile, WriteOptions, machine_traces
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.structure import Node, Structure, array_constant, plain_version, unread, with_unknown_rows
 from vae_export.precision import FULL, PrecisionName
@@ -163,11 +163,11 @@ class OpenVino(Format):
         compiled = _compile(model, options, spec.part)
 
         @contextlib.contextmanager
-        def bind(inputs: Mapping[str, Array]) -> Iterator[Bound]:
+        def bind(inputs: Mapping[str, Array]) -> Iterator[BoundCall]:
             request = compiled.create_infer_request()
             for tensor in spec.inputs:
                 request.set_tensor(tensor.name, openvino.Tensor(np.ascontiguousarray(inputs[tensor.name])))
-            yield Bound(
+            yield BoundCall(
                 request.infer,
                 lambda _: {tensor.name: request.get_tensor(tensor.name).data.copy() for tensor in spec.outputs},
             )

@@ -358,7 +358,7 @@ class _ProbeMaker:
         return clipped
 
     def _largest_latents(self, otherwise: Arrays) -> Arrays:
-        """Return latents `_HEADROOM` powers of two below the size at which the decoder overflows."""
+        """Return the largest latents that `largest_without_overflow` finds for the decoder, or `otherwise`."""
         if "decoder" not in self._graphs:
             return otherwise
 
