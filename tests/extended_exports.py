@@ -17,7 +17,7 @@ import torch
 
 from tests.extended_models import extended_source
 from vae_export import Source
-from vae_export.artifact.certificate import FORMATS
+from vae_export.artifact.certificate import CERTIFICATE_FORMATS
 from vae_export.artifact.golden import DTYPES, SUFFIXES, GoldenArray, GoldenPart
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest, parse_manifest
 from vae_export.bundles.archive import write_archive
@@ -49,7 +49,7 @@ def _bundle(name: str, files: dict[str, bytes]) -> bytes:
         "failed_rows": 0,
         "findings": [],
     }
-    certificate = {"format": FORMATS[0], "verdict": "pass", "files": hashes} | counts
+    certificate = {"format": CERTIFICATE_FORMATS[0], "verdict": "pass", "files": hashes} | counts
     texts = {"certificate.json": json.dumps(certificate).encode(), "MODEL_CARD.md": name.encode(), "LICENSE": b"none"}
     held = files | texts
     ordered = {entry: held[entry] for entry in entries(manifest) if entry in held}

@@ -11,8 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from tests.commands import ROOT
-from vae_export.artifact.certificate import FORMATS as CERTIFICATES
-from vae_export.artifact.certificate import manifest_digests
+from vae_export.artifact.certificate import CERTIFICATE_FORMATS, manifest_digests
 from vae_export.artifact.manifest import parse_manifest
 from vae_export.bundles import open_bundle
 from vae_export.bundles.archive import write_archive
@@ -30,7 +29,7 @@ def consistent(files: Mapping[str, bytes], manifest: Any) -> bytes:
     held["manifest.json"] = json.dumps(manifest).encode()
     certificate = json.loads(files["certificate.json"])
     certificate["files"] |= {file["name"]: file["sha256"] for file in stored}
-    if certificate["format"] != CERTIFICATES[0]:
+    if certificate["format"] != CERTIFICATE_FORMATS[0]:
         certificate["reproduction"] |= {entry["name"]: {"state": "reproduced"} for entry in manifest["files"]}
         certificate["manifest"] = dict(manifest_digests(parse_manifest(held["manifest.json"], "manifest.json")))
     held["certificate.json"] = json.dumps(certificate).encode()

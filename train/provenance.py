@@ -81,7 +81,7 @@ class TrainingProvenance:
         return asked | {"seed": self.options.seed, "precision": self.options.precision}
 
     def _threads(self) -> dict[str, int]:
-        """Sums are split among threads, and rounded accordingly."""
+        """Return the number of CPU threads, among which sums are split, and which so decides how they are rounded."""
         return {"threads": torch.get_num_threads()} if self.device.type == "cpu" else {}
 
     def _unusual(self) -> dict[str, Any]:

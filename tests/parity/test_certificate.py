@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.parity.small_exports import Subject
 from vae_export import Contract, Source, export
-from vae_export.artifact.certificate import FORMAT
+from vae_export.artifact.certificate import CERTIFICATE_FORMAT
 from vae_export.errors import ModelError, ParityError
 from vae_export.formats.base import Finding
 from vae_export.parity.certificate import Certificate, Determinism
@@ -196,7 +196,7 @@ def test_schema_lists_every_key_and_rejects_unknown_ones(mlp: Subject) -> None:
     # The first is stated where sizes are free, the others in a lower precision.
     missing = set(SCHEMA["$defs"]["row"]["properties"]) - set(real["rows"][0])
     assert missing == {"sizes", "element_used", "element_index"}
-    assert SCHEMA["title"] == SCHEMA["properties"]["format"]["const"] == FORMAT
+    assert SCHEMA["title"] == SCHEMA["properties"]["format"]["const"] == CERTIFICATE_FORMAT
     for wrong in ({"verdict": "perhaps"}, {"more": 1}, {"rows": [real["rows"][0] | {"passed": "nan"}]}):
         assert not Draft202012Validator(SCHEMA).is_valid(real | wrong)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.parity.small_exports import Subject
-from vae_export.artifact.certificate import FORMAT
+from vae_export.artifact.certificate import CERTIFICATE_FORMAT
 from vae_export.errors import InputError, UsageError
 from vae_export.parity import Budget, Tolerance
 from vae_export.parity.certificate_diff import SLACK, read_baseline, regressions, weaker_points
@@ -20,7 +20,7 @@ ONNX = "onnx/CPUExecutionProvider"
 def certificate(
     *rows: dict[str, Any], degradations: list[dict[str, Any]] | None = None, verdict: str = "pass"
 ) -> dict[str, Any]:
-    return {"format": FORMAT, "verdict": verdict, "rows": list(rows), "drift": degradations or []}
+    return {"format": CERTIFICATE_FORMAT, "verdict": verdict, "rows": list(rows), "drift": degradations or []}
 
 
 def row(
@@ -117,9 +117,12 @@ def test_degradation_no_longer_measured_is_a_regression() -> None:
         (json.dumps(certificate()), "no comparisons"),
         (json.dumps(certificate(row(None))), "no comparisons"),
         (json.dumps(certificate({"part": "decoder"})), "no comparisons"),
-        (json.dumps({"format": FORMAT, "verdict": "pass"}), "no comparisons.*; pass the file that .*--rows"),
+        (
+            json.dumps({"format": CERTIFICATE_FORMAT, "verdict": "pass"}),
+            "no comparisons.*; pass the file that .*--rows",
+        ),
         (json.dumps(certificate({**row(), "rounding": 0})), "no comparisons"),
-        (json.dumps({"format": FORMAT, "verdict": "pass", "rows": [row()]}), "no degradations"),
+        (json.dumps({"format": CERTIFICATE_FORMAT, "verdict": "pass", "rows": [row()]}), "no degradations"),
         (json.dumps(certificate(row(), degradations=degradation(mean_levels="few"))), "no degradations"),
     ],
 )

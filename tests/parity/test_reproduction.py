@@ -27,7 +27,7 @@ from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity.reproduction import (
     FileWriter,
     Reproduction,
-    State,
+    ReproductionState,
     manifest_findings,
     reproduce,
     stated_provenance,
@@ -287,7 +287,7 @@ def counting_rows(data: bytes, counted: str = "", end: int = 1, size: int | None
     return model.SerializeToString()
 
 
-def state_of(subject: Subject, data: bytes, precision: PrecisionName = "fp32") -> State:
+def state_of(subject: Subject, data: bytes, precision: PrecisionName = "fp32") -> ReproductionState:
     entry = FileEntry.of("encoder.onnx", "encoder", "onnx", FileContent(data), precision)
     return reproduce(entry, subject.artifact.manifest, subject.references.writer, lambda: FileContent(data)).state
 

@@ -14,8 +14,8 @@ from vae_export.io.atomic import sha256
 from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
 
 #: The format that is written, and those that can be read: the first had no reproduction.
-FORMAT = "vae-export-certificate/2"
-FORMATS = ("vae-export-certificate/1", FORMAT)
+CERTIFICATE_FORMAT = "vae-export-certificate/2"
+CERTIFICATE_FORMATS = ("vae-export-certificate/1", CERTIFICATE_FORMAT)
 #: The states of a file that prove that nothing in it was changed.
 PROOFS = ("reproduced", "same structure")
 _AGAIN = "run: vae-export verify"
@@ -45,7 +45,7 @@ class StoredCertificate:
     @property
     def has_reproduction(self) -> bool:
         """Whether it says how each file was reproduced, and has the hashes of the manifest: from format 2 on."""
-        return bool(self.document["format"] != FORMATS[0])
+        return bool(self.document["format"] != CERTIFICATE_FORMATS[0])
 
     @property
     def own_tolerance(self) -> str | None:
@@ -140,9 +140,9 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
     """
     document = parse_json(data, "certificate", where, limit=CERTIFICATE_LIMIT)
     found = document.get("format") if isinstance(document, dict) else document
-    if found not in FORMATS:
+    if found not in CERTIFICATE_FORMATS:
         raise InputError(
-            "certificate of another version", where=where, expected=" | ".join(FORMATS), got=str(found)[:80]
+            "certificate of another version", where=where, expected=" | ".join(CERTIFICATE_FORMATS), got=str(found)[:80]
         )
     _check_fields(document, where)
     if (fault := _contradiction(document)) is not None:
@@ -154,7 +154,9 @@ def parse_certificate(data: bytes, where: Path | str) -> StoredCertificate:
 def _check_fields(document: Mapping[str, Any], where: Path | str) -> None:
     """Raise `IntegrityError` unless the fields that readers use have the types that docs/parity.md gives them."""
     rows, findings, tolerance = document.get("rows"), document.get("findings", []), document.get("tolerance")
-    unstated: dict[str, Any] | None = {} if document["format"] == FORMATS[0] else None  # every later format states them
+    unstated: dict[str, Any] | None = (
+        {} if document["format"] == CERTIFICATE_FORMATS[0] else None
+    )  # every later format states them
     fields = {
         "a verdict": document.get("verdict") in ("pass", "fail"),
         "hashes of files": _is_table(document.get("files"), str),
@@ -201,7 +203,7 @@ def _contradiction(document: Mapping[str, Any]) -> tuple[str, str] | None:
         return f"{max(1, document['planned_rows'])} rows, as planned", f"{len(rows)} rows and verdict pass"
     if passed and any(finding["severity"] == "error" for finding in document.get("findings", [])):
         return "verdict fail, because a finding is an error", "pass"
-    if passed and document["format"] != FORMATS[0] and not document.get("unreproduced_allowed"):
+    if passed and document["format"] != CERTIFICATE_FORMATS[0] and not document.get("unreproduced_allowed"):
         states = [item["state"] for item in document["reproduction"].values()]
         if bad := [state for state in states if state not in PROOFS]:
             return "verdict fail, because a file was not reproduced", f"pass and {str(bad[0])[:80]}"

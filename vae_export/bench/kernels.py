@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 COMPILED = "compiled"
 #: A function without arguments that computes a kernel once.
 Call = Callable[[], object]
-Kind = Literal["product", "convolution", "read", "multiply-add"]
+KernelKind = Literal["product", "convolution", "read", "multiply-add"]
 
 #: The least number of calls of a kernel or a way to compute it.
 _MIN_CALLS = 3
@@ -56,7 +56,7 @@ class Kernel:
         stride, padding, dilation, output_padding, groups, transposed: those of a convolution.
     """
 
-    kind: Kind
+    kind: KernelKind
     left: tuple[int, ...] = ()
     right: tuple[int, ...] = ()
     is_weight: bool = True

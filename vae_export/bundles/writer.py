@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vae_export.artifact.certificate import FORMAT, StoredCertificate, read_certificate
+from vae_export.artifact.certificate import CERTIFICATE_FORMAT, StoredCertificate, read_certificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact
 from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundles.archive import write_archive
@@ -64,7 +64,7 @@ def pack(
         raise InputError(
             "certificate of an older version says nothing about reproduction",
             where=artifact.certificate,
-            expected=FORMAT,
+            expected=CERTIFICATE_FORMAT,
             got=certificate.document["format"],
             do="run: vae-export verify",
         )

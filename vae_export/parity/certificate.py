@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vae_export.artifact.certificate import FORMAT
+from vae_export.artifact.certificate import CERTIFICATE_FORMAT
 from vae_export.contract import PIXELS
 from vae_export.errors import ParityError
 from vae_export.formats.base import Finding
@@ -206,7 +206,7 @@ class Certificate:
     def _document(self) -> dict[str, Any]:
         """The document, which takes a while to make: it has some thousand rows."""
         return {
-            "format": FORMAT,
+            "format": CERTIFICATE_FORMAT,
             "verdict": "pass" if self.passed else "fail",
             "reference": REFERENCE,
             "model": self.model if self.model is None or isinstance(self.model, str) else dict(self.model),

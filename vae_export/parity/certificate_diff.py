@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_export.artifact.certificate import FORMATS
+from vae_export.artifact.certificate import CERTIFICATE_FORMATS
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, UsageError
 from vae_export.parity.degradation import COSTLY_LEVELS, COSTLY_NATS, Budget
@@ -55,8 +55,8 @@ def read_baseline(path: Path) -> dict[str, Any]:
         got = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
         raise InputError("baseline cannot be read", where=path, expected=expected, got=got) from error
     found = data.get("format") if isinstance(data, dict) else None
-    if found not in FORMATS:
-        raise InputError("baseline of another version", where=path, expected=" | ".join(FORMATS), got=found)
+    if found not in CERTIFICATE_FORMATS:
+        raise InputError("baseline of another version", where=path, expected=" | ".join(CERTIFICATE_FORMATS), got=found)
     if data.get("verdict") != "pass":
         raise InputError("baseline did not pass", where=path, expected=expected, got=data.get("verdict"))
     cases, degradations = data.get("rows"), data.get("drift")

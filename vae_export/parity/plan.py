@@ -241,7 +241,7 @@ class PartPlan:
         usual = self.sweeps[0]
         sizes = "" if len(self.sweeps) == 1 else f" at {len(self.sweeps)} sizes"
         batches = ", ".join(map(str, usual.batches_of(first=True)))
-        said = f"{usual.probes} probes of {usual.rows} rows{sizes}, batches {batches}, {duration(self.seconds)}"
+        said = f"{usual.probes} probes of {usual.rows} rows{sizes}, batches {batches}, {_duration(self.seconds)}"
         return said if self.is_complete else f"{said}; left out: {'; '.join(self.left_out)}, because {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
@@ -451,7 +451,7 @@ def plan_nats(encoder: RowCost, decoder: RowCost, limits: Limits) -> NatsPlan:
     return next(plan for plan in _NATS_LADDER if not plan.images or plan.seconds(encoder, decoder) <= allowed)
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a time for people, such as "about 20 s" or "about 7 minutes"."""
     return f"about {max(1, round(seconds))} s" if seconds < 100 else f"about {seconds / 60:.1f} minutes"
 
@@ -505,7 +505,7 @@ def _left_out(complete: PartPlan, plan: PartPlan) -> Iterator[str]:
 def _reason(complete: PartPlan, stored: int, batches: Sequence[int], cost: RowCost, limits: Limits) -> str:
     reasons = []
     if complete.seconds > (allowed := limits.seconds * _COMPLETE_SHARE):
-        reasons.append(f"all would take {duration(complete.seconds)}, above {allowed:.0f} s")
+        reasons.append(f"all would take {_duration(complete.seconds)}, above {allowed:.0f} s")
     if (needed := batches[-1] * cost.bytes_float32) > limits.batch_bytes:
         reasons.append(f"batch {batches[-1]} would take {needed / 1e9:.2g} GB of {limits.batch_bytes / 1e9:.2g}")
     if stored > limits.stored_bytes:

@@ -35,7 +35,7 @@ from vae_export.sources import Source
 UNREPRODUCED_RULES = ("other-structure", "not-reproduced", "other-manifest", "golden-vectors")
 UNREPRODUCED_ADVICE = "export again, or pass --allow-unreproduced to judge the file by its outputs alone"
 #: How far a file was reproduced, from the strongest.
-State = Literal["reproduced", "same structure", "different", "not compared"]
+ReproductionState = Literal["reproduced", "same structure", "different", "not compared"]
 #: Differences of one file that are named, and those among them that become findings.
 _MOST_DIFFERENCES, _MOST_FINDINGS = 100, 10
 #: Files that were written are kept for later comparisons while they take fewer bytes in all.
@@ -57,7 +57,7 @@ class Reproduction:
     """
 
     file: str
-    state: State
+    state: ReproductionState
     differences: tuple[str, ...] = ()
     reason: str | None = None
 

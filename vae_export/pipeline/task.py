@@ -17,7 +17,7 @@ from vae_export.pixels import to_levels
 from vae_export.runtime import Model
 
 Operation = Literal["decode", "encode", "reconstruct"]
-PARTS: dict[Operation, tuple[Part, ...]] = {
+_PARTS_OF: dict[Operation, tuple[Part, ...]] = {
     "decode": ("decoder",),
     "encode": ("encoder",),
     "reconstruct": ("encoder", "decoder"),
@@ -57,7 +57,7 @@ class Task:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of the model that the task needs."""
-        return PARTS[self.operation]
+        return _PARTS_OF[self.operation]
 
     @property
     def reader(self) -> Reader:

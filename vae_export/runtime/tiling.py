@@ -87,7 +87,7 @@ class Tiling:
 
         Args:
             run: computes the part for one tile.
-            inputs: arrays by name, of any size; see `checked_sizes`.
+            inputs: arrays by name, of any size; see `sizes`.
             outputs: arrays by name, into which the blended outputs are written.
         """
         sizes = self.sizes(inputs)

@@ -25,7 +25,8 @@ from vae_export.session_options import SessionOptions
 if TYPE_CHECKING:
     import onnx
 
-MIN_OPSET = 7  # ONNX Runtime reads no older one
+#: The oldest operator set that ONNX Runtime reads.
+_OLDEST_OPSET = 7
 
 
 def check(data: bytes) -> None:
@@ -51,8 +52,8 @@ def _checked_versions(model: onnx.ModelProto) -> int:
     for entry in model.opset_import:
         if entry.domain not in DOMAINS:
             raise ModelError("operators of an unknown domain", expected="ai.onnx", got=entry.domain)
-        if not MIN_OPSET <= entry.version <= newest:
-            raise ModelError("opset not known", expected=f"{MIN_OPSET} to {newest}", got=entry.version)
+        if not _OLDEST_OPSET <= entry.version <= newest:
+            raise ModelError("opset not known", expected=f"{_OLDEST_OPSET} to {newest}", got=entry.version)
     # With two sets of one domain, an engine might use another one than was checked.
     if len(model.opset_import) != 1:
         raise ModelError("not one operator set", expected="ai.onnx once", got=len(model.opset_import))

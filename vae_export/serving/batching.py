@@ -15,7 +15,7 @@ from vae_export.contract import Array
 from vae_export.errors import VaeExportError
 
 #: Computes inputs by name, each (N, …); the rows of the outputs are those of the inputs.
-Run = Callable[[Mapping[str, Array]], Awaitable[Mapping[str, Array]]]
+RunBatch = Callable[[Mapping[str, Array]], Awaitable[Mapping[str, Array]]]
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class BatchOptions:
 
 
 class Observer(Protocol):
-    """Is told what the batcher does."""
+    """Receives the batcher's events, for metrics."""
 
     def batch_started(self, requests: int, rows: int, waited: float) -> None:
-        """A batch starts; its first request waited so many seconds."""
+        """Note that a batch starts, whose first request waited this many seconds."""
 
     def batch_finished(self, seconds: float) -> None:
-        """It took so many seconds."""
+        """Note that a batch ends, which took this many seconds."""
 
 
 @dataclass(eq=False)
@@ -93,10 +93,10 @@ class Batcher:
         run: computes a batch.
         options: the largest batch and the delay.
         workers: one for each batch that may be computed at a time, of all models of the server together.
-        observer: is told of each batch.
+        observer: receives the start and the end of each batch.
     """
 
-    def __init__(self, run: Run, options: BatchOptions, workers: asyncio.Semaphore, observer: Observer) -> None:
+    def __init__(self, run: RunBatch, options: BatchOptions, workers: asyncio.Semaphore, observer: Observer) -> None:
         self._run, self._options, self._workers, self._observer = run, options, workers, observer
         self._groups: dict[tuple[tuple[int, ...], ...], _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -91,7 +91,7 @@ class BatchEngine(Protocol):
         """Compute a batch of checked inputs."""
 
     def stop(self) -> None:
-        """Let go of what `start` took."""
+        """Release what `start` opened."""
 
 
 class ThreadEngine:

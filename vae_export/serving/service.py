@@ -22,7 +22,7 @@ SERVER_NAME = "vae-export"
 SERVER_VERSION = __version__
 
 #: A server starts, is ready, and drains before it ends.
-State = Literal["starting", "ready", "draining"]
+ServerState = Literal["starting", "ready", "draining"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Service:
     batching: BatchOptions
     limits: RequestLimits
     metrics: Metrics
-    state: State = "starting"
+    state: ServerState = "starting"
     in_flight: int = 0
     large_bytes: int = 0
     _batchers: dict[tuple[str, int], Batcher] = field(default_factory=dict)

@@ -33,7 +33,7 @@ def import_torchvision() -> Any:
 
 @functools.cache
 def _operator_library() -> Any:
-    """Cached, since torch forgets a declaration together with the library object that made it."""
+    """Return the library of declarations, which torch forgets together with this object, so that it is cached."""
     import torch
 
     return torch.library.Library("torchvision", "FRAGMENT")

@@ -105,7 +105,7 @@ def tune(
 def publish(artifact: Artifact, found: Recommendation) -> None:
     """Write a recommendation into manifest.json if it passes the golden vectors; it replaces the one for its part.
 
-    The certificate stays valid, because it covers the files and not the manifest.
+    The certificate stays valid, because it says nothing about recommendations.
 
     Args:
         artifact: the export, as it was when the recommendation was measured.
