@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,16 +118,7 @@ def bundle(
     named = model.named(run=run, export=export)
     if named is None and effort != EffortOptions():
         raise UsageError("--verify-minutes and --thorough go with --model", do="pass them to verify")
-    if named is not None:
-        folder, home = run_of(named).export, run_of(named).folder
-    elif export is not None:
-        folder, home = export, export.resolve().parent  # ".." is no name
-    else:
-        chosen = chosen_run(run)
-        if chosen.checkpoint.exists():
-            do = "run: vae-export export --force, or pass --export to bundle it as it is"
-            open_artifact(chosen.export).require_origin(sha256(chosen.checkpoint), do=do)
-        folder, home = chosen.export, chosen.folder
+    folder, home = _folders(run, export, named)
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
     check_file_free(target, force=force)
@@ -155,18 +146,45 @@ def bundle(
         from vae_export.serving.triton import write_triton
 
         models = write_triton(packed, triton.triton, served, force=force)
-    size = target.stat().st_size
     if json:
-        files = {name: len(data) for name, data in packed.files.items()}
-        result = {"bundle": str(target), "bytes": size, "identity": packed.identity, "files": files}
-        console.result_json(result | {"signed_by": packed.signed_by, "triton": list(map(str, models))})
+        console.result_json(_result(packed, models))
         return
-    console.result(f"{len(packed.files)} files, {size:,} bytes, identity {packed.identity[:16]}…")
+    console.result(f"{len(packed.files)} files, {target.stat().st_size:,} bytes, identity {packed.identity[:16]}…")
     if packed.signed_by is not None:
         console.result(f"signed by the key {packed.signed_by}")
     console.result(f"bundled to {target}")
     if models:
         console.result(f"{len(models)} models for Triton in {triton.triton}")
+
+
+def _folders(run: Path | None, export: Path | None, model: NamedModel | None) -> tuple[Path, Path]:
+    """Return the folder of the export, and that of the bundle, whose name is the default title.
+
+    Raises:
+        UsageError: there is no such run.
+        IntegrityError: the export of the run is not of its checkpoint.
+    """
+    if model is not None:
+        return run_of(model).export, run_of(model).folder
+    if export is not None:
+        return export, export.resolve().parent  # ".." is no name
+    chosen = chosen_run(run)
+    if chosen.checkpoint.exists():
+        do = "run: vae-export export --force, or pass --export to bundle it as it is"
+        open_artifact(chosen.export).require_origin(sha256(chosen.checkpoint), do=do)
+    return chosen.export, chosen.folder
+
+
+def _result(packed: Bundle, models: Sequence[Path]) -> dict[str, Any]:
+    """Return the result of `bundle --json`."""
+    return {
+        "bundle": str(packed.path),
+        "bytes": packed.path.stat().st_size,
+        "identity": packed.identity,
+        "files": {name: len(data) for name, data in packed.files.items()},
+        "signed_by": packed.signed_by,
+        "triton": list(map(str, models)),
+    }
 
 
 def _export_first(
