@@ -214,7 +214,26 @@ class FileVerifier:
             report("trying files in a child process")
         self._crashes = crash_check(trials, self._references.source.contract)
 
-    def verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> FileRecord:
+    def verify_all(self, targets: Sequence[Target], *, required: bool, report: Report) -> list[FileRecord]:
+        """Verify the files one after the other, with the references of one part at a time.
+
+        Args:
+            targets: the targets.
+            required: whether each target must be able to run its files. Files that no target runs are then skipped;
+                otherwise they are an error.
+            report: called with a line for each file.
+        """
+        records, files = [], self._artifact.manifest.known
+        for index, entry in enumerate(files):
+            of_file = [target for target in targets if target.runs(entry)]
+            if of_file or not required:
+                report(f"verifying {entry.name}")
+                records.append(self._verify(entry, of_file, required=required))
+            if all(later.part != entry.part for later in files[index + 1 :]):
+                self._references.release(entry.part)
+        return records
+
+    def _verify(self, entry: FileEntry, targets: Sequence[Target], *, required: bool) -> FileRecord:
         """Verify one file. A target that cannot run it is an error only if `required` is set."""
         source = self._references.source
         if float_part(entry.part) not in source.parts:

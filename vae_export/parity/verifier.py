@@ -123,14 +123,7 @@ def verify(
         verifier.meter = meter = DegradationMeter(references, budget, tolerance, report, plan.nats)
         for line in plan.lines():
             report(line)
-        records = []
-        for index, entry in enumerate(artifact.manifest.known):
-            of_file = [target for target in chosen if target.runs(entry)]
-            if of_file or targets is None:
-                report(f"verifying {entry.name}")
-                records.append(verifier.verify(entry, of_file, required=targets is not None))
-            if all(later.part != entry.part for later in artifact.manifest.known[index + 1 :]):
-                references.release(entry.part)
+        records = verifier.verify_all(chosen, required=targets is not None, report=report)
         report("measuring nats and degradation")
         meter.measure()
         report("measuring golden vectors")
