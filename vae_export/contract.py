@@ -237,11 +237,13 @@ class Contract:
             set_(self, "prior", "uniform" if self.encoding == "codes" else NORMAL)
         set_(self, "conditions", tuple(self.conditions))
         self._check_ranges()
+        self._check_latents()
         self._check_integers()
         self._check_names()
         self._check_symbols()
 
     def _check_ranges(self) -> None:
+        """Raise `ModelError` for a range that is none, and for a likelihood that does not fit the range of the data."""
         for name, bounds in (("data_range", self.data_range), ("output_range", self.output_range)):
             if bounds is None:
                 continue
@@ -258,6 +260,9 @@ class Contract:
         if self.likelihood == Likelihood("bernoulli") and self.data_range != (0.0, 1.0):
             got = f"range {self.data_range}"
             raise ModelError("bad contract", where="likelihood bernoulli", expected="values in [0, 1]", got=got)
+
+    def _check_latents(self) -> None:
+        """Raise `ModelError` for an unknown encoding or prior, and for codes without a number of codes."""
         for name, known in (("encoding", get_args(Encoding)), ("prior", get_args(Prior))):
             if (got := getattr(self, name)) not in known:
                 raise ModelError("bad contract", where=name, expected=" | ".join(known), got=got)
@@ -298,7 +303,7 @@ class Contract:
                 raise ModelError("bad contract", where=f"{part}, names", expected="different names", got=names)
 
     def _check_symbols(self) -> None:
-        shapes = [tensor.item for part in PARTS for tensor in (*self.spec(part).inputs, *self.spec(part).outputs)]
+        shapes = [shape[1:] for shape in self._shapes]
         used = [Expression.parse(size).symbol for shape in shapes for size in shape if isinstance(size, str)]
         if BATCH in used:
             raise ModelError("bad contract", where="shapes", expected=f"{BATCH} as the batch axis only", got=shapes)
@@ -435,25 +440,38 @@ class Contract:
 
     def is_narrowing_of(self, other: Contract) -> bool:
         """Whether this is the other contract, perhaps with narrower bounds of symbols and with symbols fixed."""
-        values: dict[str, int | None] = {}
-        for part in PARTS:
-            mine, theirs = self.spec(part), other.spec(part)
-            for one, wide in zip((*mine.inputs, *mine.outputs), (*theirs.inputs, *theirs.outputs), strict=False):
-                for size, open_size in zip(one.shape, wide.shape, strict=False):
-                    if isinstance(size, int) and isinstance(open_size, str):
-                        expression = Expression.parse(open_size)
-                        values[expression.symbol] = expression.solve(size)
-        fixed = {name: value for name, value in values.items() if value is not None and value >= 1}
+        fixed = self._fixed_symbols_of(other)
+        if fixed is None:
+            return False
         bounds = {name: Symbol(value, value) for name, value in fixed.items()} | dict(self.symbols)
         within = all(
             wide.low <= symbol.low and (symbol.high or math.inf) <= (wide.high or math.inf)
             for name, symbol in bounds.items()
             for wide in [other.symbols.get(name, Symbol())]
         )
-        if not within or len(fixed) < len(values):
+        if not within:
             return False
         narrowed = other.fixed(fixed)
         return narrowed.free_symbols.keys() == self.free_symbols.keys() and self == narrowed.narrowed(self.symbols)
+
+    def _fixed_symbols_of(self, other: Contract) -> dict[str, int] | None:
+        """Return the values of another contract's symbols where this has numbers; None if no value gives a number."""
+        values: dict[str, int] = {}
+        for mine, theirs in zip(self._shapes, other._shapes, strict=False):
+            for size, symbolic in zip(mine, theirs, strict=False):
+                if isinstance(size, int) and isinstance(symbolic, str):
+                    expression = Expression.parse(symbolic)
+                    value = expression.solve(size)
+                    if value is None or value < 1:
+                        return None
+                    values[expression.symbol] = value
+        return values
+
+    @property
+    def _shapes(self) -> list[Shape]:
+        """The shapes of all inputs and outputs of `PARTS`, with the batch axis."""
+        specs = map(self.spec, PARTS)
+        return [tensor.shape for spec in specs for tensor in (*spec.inputs, *spec.outputs)]
 
     def _with_shapes(self, values: Mapping[str, int]) -> Contract:
         latent = self.latent_shape
