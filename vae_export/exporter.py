@@ -413,8 +413,15 @@ def _save_file(folder: Path, variant: Variant, part: Part, content: FileContent)
     name, format = variant.file_name(part), FORMATS[variant.format]
     for stored, data in content.by_name(name).items():
         write_atomic(folder / stored, data)
-    needs = format.required_machine(content), format.without_vnni(variant.precision)
-    return FileEntry.of(name, part, variant.format, content, variant.precision, *needs)
+    return FileEntry.of(
+        name,
+        part,
+        variant.format,
+        content,
+        variant.precision,
+        machine=format.required_machine(content),
+        without_vnni=format.without_vnni(variant.precision),
+    )
 
 
 def _why_unusable(format: str, files: Mapping[Part, FileContent], contract: Contract) -> str | None:

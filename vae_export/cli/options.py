@@ -234,16 +234,16 @@ class NamedModelOptions:
 
         return NamedModel(
             self.model,
-            tuple(self.weights or ()),
-            self.weights_key,
-            self.data_shape,
-            self.latent_shape,
-            self.data_range,
-            self.encoder_outputs,
-            self.decoder_output,
-            tuple(self.condition or ()),
-            self.codes,
-            self.tokens,
+            weights=tuple(self.weights or ()),
+            weights_key=self.weights_key,
+            data_shape=self.data_shape,
+            latent_shape=self.latent_shape,
+            data_range=self.data_range,
+            encoder_outputs=self.encoder_outputs,
+            decoder_output=self.decoder_output,
+            conditions=tuple(self.condition or ()),
+            codes=self.codes,
+            tokens=self.tokens,
         )
 
 

@@ -178,6 +178,17 @@ def load_source(
         ModelError: the model cannot be read, does not fit its weights, or is not clear.
         MissingExtraError: a package is not installed.
     """
-    files = (weights,) if isinstance(weights, str) else tuple(weights)
-    stated = (data_shape, latent_shape, data_range, encoder_outputs, decoder_output)
-    return NamedModel(model, files, weights_key, *stated, tuple(conditions), codes, tokens).open()
+    named = NamedModel(
+        model,
+        weights=(weights,) if isinstance(weights, str) else tuple(weights),
+        weights_key=weights_key,
+        data_shape=data_shape,
+        latent_shape=latent_shape,
+        data_range=data_range,
+        encoder_outputs=encoder_outputs,
+        decoder_output=decoder_output,
+        conditions=tuple(conditions),
+        codes=codes,
+        tokens=tokens,
+    )
+    return named.open()
