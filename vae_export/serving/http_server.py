@@ -34,7 +34,7 @@ from vae_export.serving.service import SERVER_NAME, SERVER_VERSION, RequestLimit
 _JSON = "application/json"
 #: How many bytes of a response are given to the connection at a time.
 _PIECE = 1 << 18
-#: RequestLimits of the request line and the headers together: longest, and slowest.
+#: Limits of the request line and the headers together: their size in bytes, and the seconds until their end.
 HEAD_BYTES, HEAD_SECONDS = 64 << 10, 10.0
 #: How long the rest of a refused body is read and dropped.
 _LINGER_SECONDS = 1.0
@@ -64,7 +64,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Stop the clock: the limits of the body are another module's."""
+        """Stop the clock: the body has limits of its own."""
         self._in_head = False
         self._stop_clock()
         super().on_headers_complete()
@@ -93,7 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """Stop its clock."""
+        """Stop the clock of a client that takes its response again."""
         self._stop_writing_clock()
         super().resume_writing()
 
@@ -118,7 +118,7 @@ class _ResponseNotTakenError(Exception):
 
 
 class UvicornServer(uvicorn.Server):
-    """uvicorn, whose signals are the caller's."""
+    """uvicorn without its own signal handlers: the caller handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -239,7 +239,7 @@ class _Inference:
 
 
 class _Body:
-    """The body of a request, of which is known whether all has been read."""
+    """The body of a request, which knows whether it was read to its end."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
