@@ -34,12 +34,16 @@ def silenced() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silenced_descriptors() -> Iterator[None]:
-    """Suppress what other code than Python's, such as an engine, prints to the process's stdout and stderr."""
+def silenced_descriptors(*descriptors: int) -> Iterator[None]:
+    """Suppress what other code than Python's, such as an engine, prints within the block.
+
+    Args:
+        descriptors: 1 for the process's stdout, 2 for its stderr; both where none is given.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.ExitStack() as stack, open(os.devnull, "wb") as null:
-        for descriptor in (1, 2):
+        for descriptor in descriptors or (1, 2):
             with contextlib.suppress(OSError):  # closed, as in a process without a terminal
                 before = os.dup(descriptor)
                 stack.callback(os.close, before)

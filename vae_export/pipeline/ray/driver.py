@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from vae_export.pipeline.ray.worker import Actor, AttemptCounter, ModelPayload
 from vae_export.pipeline.task import Chunk, Task
 from vae_export.session_options import CPU
 from vae_export.system.extras import require
+from vae_export.system.streams import silenced_descriptors
 
 #: How long a machine may take to accept a connection.
 _CONNECT_SECONDS = 10
@@ -214,11 +214,11 @@ def start_or_join(ray: Any, address: str | None) -> None:
     attempts = _START_ATTEMPTS if address is None else 1
     for attempt in range(1, attempts + 1):
         try:
-            with _stderr_silenced():
+            with silenced_descriptors(2):  # Ray logs there that it was told not to log
                 ray.init(**options)
             break
         except Exception as error:  # Ray raises a bare Exception too
-            with _stderr_silenced():
+            with silenced_descriptors(2):
                 ray.shutdown()
             if attempt == attempts:
                 raise _not_connected(address, error) from error
@@ -250,20 +250,6 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise TargetError("Ray cannot be reached", where=address, got=error, do="see `ray status`") from error
-
-
-@contextlib.contextmanager
-def _stderr_silenced() -> Iterator[None]:
-    """Discard what is written to stderr, by C++ code too: Ray logs there that it was told not to log."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
 
 
 def _actor_capacity(ray: Any, request: DriverRequest) -> int:
