@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 _MIN_TILE, _MAX_TILE = 56, 128
 #: Latents that are decoded at once: images of 512 x 512 pixels take memory.
 _DECODE_BATCH = 64
-_SAMPLE_SEED = 0
+#: Number of decoded samples of the prior, and their seed.
+_SAMPLES, _SAMPLE_SEED = 100, 0
 #: Most latent units that a traversal has a row for.
 _MAX_TRAVERSAL_ROWS = 12
 
@@ -120,18 +121,17 @@ def reconstructions(model: PyTorchModel, pixels: Tensor) -> Grid:
     return Grid(pairs, 20, "Reconstructions", note, breaks=range(2, 20, 2))
 
 
-def samples(model: PyTorchModel, score: Score, count: int = 100) -> Grid:
-    """Show decoded samples of the prior.
+def samples(model: PyTorchModel, score: Score) -> Grid:
+    """Show decoded samples of the prior, drawn with a fixed seed.
 
     Args:
         model: the model.
         score: the model's score, which states the number of latent units.
-        count: the number of samples.
 
     Returns:
-        The grid of samples, with a fixed seed.
+        The grid of samples.
     """
-    latent = torch.randn(count, len(score.unit_kls), generator=torch.Generator().manual_seed(_SAMPLE_SEED))
+    latent = torch.randn(_SAMPLES, len(score.unit_kls), generator=torch.Generator().manual_seed(_SAMPLE_SEED))
     return Grid(_decoded(model, latent), 20, "Samples", "decoded samples of the prior, not selected")
 
 

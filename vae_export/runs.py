@@ -77,19 +77,9 @@ class Run:
         return self.folder / "export"
 
 
-def newest_run(root: Path = ARTIFACTS) -> Run:
-    """Return the run whose checkpoint was written last.
-
-    Args:
-        root: the folder with the runs.
-
-    Returns:
-        The newest run.
-
-    Raises:
-        UsageError: there is no run.
-    """
-    checkpoints = sorted(root.glob(f"*/{Run(root).checkpoint.name}"), key=lambda path: path.stat().st_mtime)
+def newest_run() -> Run:
+    """Return the run of `ARTIFACTS` whose checkpoint was written last; raise `UsageError` if there is none."""
+    checkpoints = sorted(ARTIFACTS.glob(f"*/{Run(ARTIFACTS).checkpoint.name}"), key=lambda path: path.stat().st_mtime)
     if not checkpoints:
-        raise UsageError("no run found", where=root, do="train one first (python cli.py train), or pass --run")
+        raise UsageError("no run found", where=ARTIFACTS, do="train one first (python cli.py train), or pass --run")
     return Run(checkpoints[-1].parent)
