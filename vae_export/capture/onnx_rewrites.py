@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
+
+from vae_export.capture.program import fx_graphs
 
 _aten = torch.ops.aten
 #: Operators with bounds that may be an integer and a float at once.
@@ -28,17 +29,11 @@ def rewritten(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     Args:
         program: a captured part. It is not changed.
     """
-    if not any(_is_refused(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+    if not any(_is_refused(node) for graph in fx_graphs(program) for node in graph.nodes):
         return program
     changed = copy.copy(program)
     changed._graph_module = _rewritten_module(program.graph_module)
     return changed
-
-
-def _graphs(module: GraphModule) -> Iterator[Graph]:
-    for inner in module.modules():
-        if isinstance(inner, GraphModule):
-            yield inner.graph
 
 
 def _rewritten_module(module: GraphModule) -> GraphModule:

@@ -254,7 +254,7 @@ def _with_fixed_sizes(contract: Contract) -> Iterator[Contract]:
 
 def _without_mutations(program: torch.export.ExportedProgram, spec: PartSpec) -> torch.export.ExportedProgram:
     """Return the program without writes to buffers and inputs; raise `ModelError` if an output depends on them."""
-    if not any(_is_mutable(node) for graph in _graphs(program) for node in graph.nodes):
+    if not any(_is_mutable(node) for graph in fx_graphs(program) for node in graph.nodes):
         return program
     program = program.run_decompositions({})  # in-place operators become outputs of the graph
     signature = program.graph_signature
@@ -281,7 +281,7 @@ def _without_mutations(program: torch.export.ExportedProgram, spec: PartSpec) ->
     return program
 
 
-def _graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
+def fx_graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]:
     """Yield the graph of a program and those of its regions, such as a block under autocast."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -308,7 +308,7 @@ def _reaches(node: torch.fx.Node, names: set[str]) -> bool:
 def _remove_dropout(program: torch.export.ExportedProgram) -> None:
     """Remove dropout nodes, which are the identity in eval mode."""
     ends = {output for node in program.graph.find_nodes(op="output") for output in node.all_input_nodes}
-    for graph in _graphs(program):
+    for graph in fx_graphs(program):
         for node in list(graph.nodes):
             # The program's signature contains the names of the outputs, so that their nodes must stay.
             is_dropout = str(node.target).endswith("dropout.default") and _arguments(node).get("train") is False
@@ -324,7 +324,7 @@ def _remove_dead_nodes(program: torch.export.ExportedProgram) -> None:
     def stays(node: torch.fx.Node) -> bool:
         return node.op in ("placeholder", "output") or _is_mutable(node) or _is_check(node)
 
-    for graph in _graphs(program):
+    for graph in fx_graphs(program):
         graph.eliminate_dead_code(is_impure_node=stays)
     program.graph_module.recompile()
 
@@ -345,7 +345,7 @@ def is_stochastic(node: torch.fx.Node) -> bool:
 
 def _refuse_stochastic_ops(program: torch.export.ExportedProgram, spec: PartSpec) -> None:
     """Raise `ModelError` if the graph draws random numbers, because its outputs differ in each run."""
-    stochastic = [str(node.target) for graph in _graphs(program) for node in graph.nodes if is_stochastic(node)]
+    stochastic = [str(node.target) for graph in fx_graphs(program) for node in graph.nodes if is_stochastic(node)]
     if stochastic:
         raise ModelError(
             "graph draws random numbers",
@@ -365,7 +365,7 @@ def _arguments(node: torch.fx.Node) -> dict[str, Any]:
 
 def _remove_source_lines(program: torch.export.ExportedProgram) -> None:
     """Remove the node metadata that would write paths and source lines of this machine into a file."""
-    for graph in _graphs(program):
+    for graph in fx_graphs(program):
         for node in graph.nodes:
             for key in ("stack_trace", "nn_module_stack", "torch_fn", "from_node", "source_fn_stack"):
                 node.meta.pop(key, None)
