@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vae_export._version import __version__
@@ -17,7 +18,7 @@ from vae_export.artifact.folder import CERTIFICATE, Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
-from vae_export.capture import CAPTURE_SECONDS
+from vae_export.capture import CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
@@ -31,6 +32,9 @@ from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
 from vae_export.system.signals import deferred_signals
+
+#: The most bytes of weights of a graph that is translated once more, to learn whether ONNX has it with dynamic sizes.
+_CHECKED_BYTES = 64 << 20
 
 
 def export(
@@ -105,7 +109,7 @@ def export(
     with staged_folder(out, force=force or add) as staging:
         with watch.lap("capture"):
             tested = tuple(dict.fromkeys(float_part(part) for part in (*plan.parts, *present_parts)))
-            contract = captured.narrow(tested, report)
+            contract = captured.narrow(tested, report, partial(_check_translation, plan))
             for note in captured.notes:
                 report(note)
             for part in plan.parts:
@@ -366,6 +370,13 @@ def _with_present_files(present: Artifact, entries: Sequence[FileEntry], folder:
     for timings in present.folder.glob("timings.*"):
         write_atomic(folder / timings.name, timings.read_bytes())
     return tuple(sorted((*kept, *entries), key=lambda entry: EVERY_PART.index(entry.part)))
+
+
+def _check_translation(plan: ExportPlan, graph: Graph) -> None:
+    """Raise `ModelError` if a small graph cannot be written as ONNX; the translation is kept for the file."""
+    size = sum(tensor.nbytes for tensor in (*graph.module.parameters(), *graph.module.buffers()))
+    if size <= _CHECKED_BYTES and any(variant.format == "onnx" for variant in plan.variants):
+        FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset))
 
 
 def _write_files(

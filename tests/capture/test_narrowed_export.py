@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.capture.test_modules import LargeBatches, any_size
 from vae_export import Contract, Source, export, load, open_artifact, verify
-from vae_export.capture import Captured
-from vae_export.errors import IntegrityError
+from vae_export.capture import Captured, Graph
+from vae_export.errors import IntegrityError, ModelError
 from vae_export.tensors import Symbol
 
 
@@ -74,3 +75,34 @@ def test_sizes_stay_free_beside_tables_and_caches(module: nn.Module, high: int |
     assert symbol.high == high
     assert module.eval() is given.decoder
     assert getattr(module, "positions", None) is None
+
+
+class RowsAsGroups(nn.Module):
+    """Convolves each row with weights of its own, as StyleGAN does: the number of rows is that of groups."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        rows, channels, *sizes = values.shape
+        weight = torch.sin(values).mean((2, 3)).repeat_interleave(channels, 1).reshape(rows * channels, channels, 1, 1)
+        mixed = F.conv2d(values.reshape(1, rows * channels, *sizes), weight, groups=rows)
+        return mixed.reshape(rows, channels, *sizes)
+
+
+@pytest.mark.slow
+def test_batch_is_fixed_where_onnx_has_the_operator_for_a_number_of_rows_only(tmp_path: Path) -> None:
+    lines: list[str] = []
+    given = Source(Contract((3, 4, 4), (3, 4, 4), None), decoder=RowsAsGroups())
+    _, certificate = export(given, tmp_path / "export", minutes=0.01, report=lines.append)
+    assert certificate.passed
+    assert any("batch cannot be dynamic in this module; it is fixed to 1" in line for line in lines)
+    latent = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+    found = load(tmp_path / "export").decode(latent)
+    np.testing.assert_allclose(found, RowsAsGroups()(torch.from_numpy(latent)).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_first_error_is_raised_where_fixed_sizes_do_not_help() -> None:
+    def refused(graph: Graph) -> None:
+        raise ModelError("no such operator", where=str(graph.spec.symbols.get("N")))
+
+    captured = Captured.of(Source(Contract((3, "t"), (3, "t"), None), decoder=nn.Tanh()))
+    with pytest.raises(ModelError, match="no such operator: None"):
+        captured.narrow(("decoder",), check=refused)

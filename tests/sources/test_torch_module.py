@@ -152,6 +152,18 @@ class Text(nn.Module):
     def decode(self, z):
         return self.out(z).view(-1, 6, 20)
 
+class Tokens(nn.Module):
+    # Tokens of any number, and scores of each of 20 for each of them.
+    def __init__(self):
+        super().__init__()
+        self.table, self.body, self.out = nn.Embedding(20, 4), nn.Linear(4, 6), nn.Linear(3, 20)
+
+    def encode(self, tokens):
+        return self.body(self.table(tokens)).chunk(2, -1)
+
+    def decode(self, z):
+        return self.out(z)
+
 class Labelled(VAE):
     def __init__(self):
         super().__init__()
@@ -406,6 +418,26 @@ def test_several_latents_are_inferred_or_stated(
 def test_latents_of_tied_sizes_are_inferred(file: Path) -> None:
     contract = load_source(f"{file}:Pyramid", data_shape="1x4*hx4*w").contract
     assert contract.latent_shape == {"coarse": (2, "h", "w"), "fine": (1, "2*h", "2*w")}
+
+
+def test_sizes_of_an_output_unlike_the_data_are_inferred(file: Path) -> None:
+    contract = load_source(f"{file}:Tokens", data_shape="t", tokens=20).contract
+    assert (contract.data_shape, contract.latent_shape, contract.output_shape) == (("t",), ("t", 3), ("t", 20))
+
+
+def test_torchvision_for_another_torch_is_imported_after_all(tmp_path: Path) -> None:
+    """PyPI's torchvision fails to be imported beside a CPU torch, unless its operators are declared."""
+    file, tried = tmp_path / "vision.py", tmp_path / "tried"
+    file.write_text(f"""
+from pathlib import Path
+from torch import nn
+if not Path({str(tried)!r}).exists():
+    Path({str(tried)!r}).touch()
+    raise RuntimeError("operator torchvision::nms does not exist")
+def decoder():
+    return None, nn.Sequential(nn.Linear(4, 36), nn.Sigmoid(), nn.Unflatten(1, (1, 6, 6)))
+""")
+    assert load_source(f"{file}:decoder", data_shape="1x6x6", latent_shape="4").contract.latent_shape == (4,)
 
 
 def test_conditions_go_to_the_modules_with_arguments_of_their_names(file: Path) -> None:

@@ -14,7 +14,14 @@ from torch.utils import _pytree as pytree
 from vae_export.capture.copying import copy_module, copy_sharing_weights
 from vae_export.capture.function_check import check_function
 from vae_export.capture.part_modules import part_module
-from vae_export.capture.program import capture_narrowed, example_inputs, example_sizes, export_program, user_code
+from vae_export.capture.program import (
+    capture_narrowed,
+    example_inputs,
+    example_sizes,
+    export_program,
+    user_code,
+    with_fixed_sizes,
+)
 from vae_export.capture.promotion import float64_module
 from vae_export.contract import Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
@@ -87,12 +94,19 @@ class Captured:
         """The source with the narrowed contract."""
         return self.given if self.contract == self.given.contract else replace(self.given, contract=self.contract)
 
-    def narrow(self, parts: Sequence[Part], report: Callable[[str], None] = lambda _line: None) -> Contract:
+    def narrow(
+        self,
+        parts: Sequence[Part],
+        report: Callable[[str], None] = lambda _line: None,
+        check: Callable[[Graph], object] = lambda _graph: None,
+    ) -> Contract:
         """Capture parts, check that they are functions of their inputs, and return the contract that all of them keep.
 
         Args:
             parts: the parts to capture, at the first call; later calls return the same contract.
             report: called with a line for each part.
+            check: called with the graph of each part. Where it raises `ModelError`, such as for an operator that ONNX
+                has for fixed sizes only, sizes or the batch are fixed.
 
         Raises:
             ModelError: a part cannot be captured in time, does not keep the contract, or is no function of its inputs.
@@ -100,7 +114,7 @@ class Captured:
         if self._contract is None:
             try:
                 with time_limit(self.seconds):
-                    self._contract = self._narrowed(parts, report)
+                    self._contract = self._checked(parts, report, check)
             except TimeLimitExceeded as error:
                 expected, do = f"{self.seconds:g} s at most", "pass a longer --capture-minutes, or 0 for no limit"
                 raise ModelError(
@@ -108,9 +122,34 @@ class Captured:
                 ) from error
         return self._contract
 
-    def _narrowed(self, parts: Sequence[Part], report: Callable[[str], None]) -> Contract:
-        """Capture and check parts, keep their graphs, and return the contract that all of them keep."""
-        contract, programs = self._runnable(parts), dict[Part, torch.export.ExportedProgram]()
+    def _checked(
+        self, parts: Sequence[Part], report: Callable[[str], None], check: Callable[[Graph], object]
+    ) -> Contract:
+        """Capture parts and check them, with as few sizes fixed as `check` allows."""
+
+        wide = self._runnable(parts)
+        contract, refused = self._narrowed(wide, parts, report), None
+        for fixed in (None, *with_fixed_sizes(wide)):
+            if fixed is not None:
+                self._graphs.clear()
+                try:
+                    contract = self._narrowed(fixed, parts, report)
+                except ModelError:  # the first error says more
+                    continue
+            try:
+                for part in parts:
+                    check(self._graphs[part])
+                break
+            except ModelError as error:
+                refused = refused or error
+        else:
+            raise refused or ModelError("module cannot be written", where=", ".join(parts))
+        self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
+        return contract
+
+    def _narrowed(self, contract: Contract, parts: Sequence[Part], report: Callable[[str], None]) -> Contract:
+        """Capture parts, keep their graphs, and return the contract that all of them keep."""
+        programs = dict[Part, torch.export.ExportedProgram]()
         checked: dict[Part, tuple[PartSpec, tuple[Tensor, ...]]] = {}
         # The decoder first, because it is the one that often narrows the batch.
         left = sorted(parts, key=("decoder", "encoder", "autoencoder").index)
@@ -132,7 +171,6 @@ class Captured:
                 if (spec.inputs, example_sizes(spec)) != (graph.spec.inputs, example_sizes(graph.spec)):
                     outputs = graph.check()
                 check_function(graph.module, graph.spec, outputs, graph.in_float64)
-        self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         return contract
 
     def _runnable(self, parts: Sequence[Part]) -> Contract:

@@ -114,7 +114,7 @@ def capture_narrowed(
         if following == narrowed:
             break
         narrowed = following
-    for fixed in _with_fixed_sizes(contract):
+    for fixed in with_fixed_sizes(contract):
         try:
             return export_program(module, fixed.spec(part)), fixed
         except ModelError as refused:
@@ -243,7 +243,7 @@ def _without_an_end(contract: Contract, text: str) -> Iterator[tuple[str, Symbol
             yield found["name"], Symbol(symbol.low, high, usual)
 
 
-def _with_fixed_sizes(contract: Contract) -> Iterator[Contract]:
+def with_fixed_sizes(contract: Contract) -> Iterator[Contract]:
     """Yield the contract with all sizes fixed to their usual values, with the batch fixed, and with both."""
     sizes = {name: symbol.usual_value for name, symbol in contract.free_symbols.items()}
     batch = {} if contract.max_batch == 1 else {BATCH: _FIXED_BATCH}

@@ -72,7 +72,11 @@ class Onnx(Format):
 
         self.check(options)
         translation = graph.onnx(options.opset, self.max_inside).stating(options.metadata)
-        onnx.checker.check_model(translation.without_weights(), full_check=True)
+        try:
+            onnx.checker.check_model(translation.without_weights(), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            got = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            raise ModelError("module cannot be written as ONNX", where=graph.spec.part, got=got) from error
         is_large = translation.size > self.max_inside
         if options.precision != FULL:
             if is_large:

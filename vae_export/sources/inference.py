@@ -80,7 +80,7 @@ def infer_contract(encoder: nn.Module | None, decoder: nn.Module | None, options
     if encoder is not None:
         found.facts["encoding"] = fixed.encoding
     if symbols:
-        found.contract = _freed(fixed, encoder, options, values)
+        found.contract = _freed(fixed, encoder, decoder, options, values)
     elif encoder is not None and (sizes := _other_sizes(fixed, encoder, decoder, options)):
         found.facts["other_sizes"] = sizes
         found.notes.append(f"the modules run at other sizes too: --data-shape {sizes} leaves them free")
@@ -256,11 +256,16 @@ def _with_output(contract: Contract, leaves: Sequence[Leaf]) -> Contract:
     item = contract.data.fixed_item
     if any(has_item(leaf.tensor, item) for leaf in leaves):
         return contract
+    return replace(contract, output_shape=_only_shape(contract, leaves))
+
+
+def _only_shape(contract: Contract, leaves: Sequence[Leaf]) -> tuple[int, ...]:
+    """Return the shape of the rows that a decoder gives; raise `ModelError` if there are several."""
     shapes = {tuple(leaf.tensor.shape[1:]) for leaf in leaves if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS}
     if len(shapes) != 1:
-        got = ", ".join(map(str, leaves)) or "no tensor"
-        raise ModelError("outputs of the decoder are not clear", expected=f"data {shape_text(item)}", got=got)
-    return replace(contract, output_shape=shapes.pop())
+        got, expected = ", ".join(map(str, leaves)) or "no tensor", f"data {shape_text(contract.data.fixed_item)}"
+        raise ModelError("outputs of the decoder are not clear", expected=expected, got=got)
+    return shapes.pop()
 
 
 def _unlike_data(contract: Contract, encoder: nn.Module | None, options: ModelOptions) -> str:
@@ -291,13 +296,15 @@ def _unlike_data(contract: Contract, encoder: nn.Module | None, options: ModelOp
     )
 
 
-def _freed(contract: Contract, encoder: nn.Module | None, options: ModelOptions, values: dict[str, int]) -> Contract:
+def _freed(
+    contract: Contract,
+    encoder: nn.Module | None,
+    decoder: nn.Module | None,
+    options: ModelOptions,
+    values: dict[str, int],
+) -> Contract:
     """Return the contract with the symbols of the stated data, and the sizes of the latent in them."""
     data = options.data_shape or ()
-    if contract.output_shape is not None:
-        raise ModelError(
-            "sizes cannot be free", where="--data-shape", got=f"decoder gives {shape_text(contract.output_shape)}"
-        )
     latents: Latents
     if options.latent_shape is not None:
         latents = options.latent_shape
@@ -311,16 +318,44 @@ def _freed(contract: Contract, encoder: nn.Module | None, options: ModelOptions,
                 _free_sizes(sizes, latent.fixed_item, item, name, value)
         shapes = {latent.name: tuple(sizes) for latent, sizes in zip(contract.latents, free, strict=True)}
         latents = shapes if isinstance(contract.latent_shape, Mapping) else tuple(free[0])
-    return replace(contract, data_shape=data, data_name="", latent_shape=latents, symbols={})
+    freed = replace(contract, data_shape=data, data_name="", latent_shape=latents, symbols={})
+    if contract.output_shape is None or decoder is None:
+        return freed
+    sizes = list[Size](contract.output.fixed_item)
+    for name, value in values.items():
+        item = _output_at(freed.at({**values, name: 2 * value}), decoder)
+        _free_sizes(sizes, contract.output.fixed_item, item, name, value, "output of the decoder")
+    return replace(freed, output_shape=tuple(sizes))
 
 
-def _free_sizes(sizes: list[Size], small: tuple[int, ...], large: tuple[int, ...], name: str, value: int) -> None:
-    """Replace the sizes of a latent that grow with a symbol by expressions, in place.
+def _output_at(contract: Contract, decoder: nn.Module) -> tuple[int, ...]:
+    """Return the shape of what the decoder gives at the sizes of a contract."""
+    inputs = example_inputs(contract.spec("decoder").inputs, ROWS, decoder)
+    try:
+        leaves = find_leaves(run_listed_or_not(decoder, inputs, len(contract.latents))[1])
+    except Exception as error:  # the user's code may raise anything
+        got = f"{type(error).__name__}: {error}"
+        raise ModelError(
+            "decoder refuses another size", where=", ".join(map(str, contract.spec("decoder").inputs)), got=got
+        ) from error
+    return _only_shape(contract, leaves)
+
+
+def _free_sizes(
+    sizes: list[Size],
+    small: tuple[int, ...],
+    large: tuple[int, ...],
+    name: str,
+    value: int,
+    what: str = "latent",
+) -> None:
+    """Replace the sizes of a latent or an output that grow with a symbol by expressions, in place.
 
     Args:
         sizes: the sizes so far.
         small, large: the latent where the symbol has its value, and twice that value.
         name, value: the symbol.
+        what: what has these sizes.
     """
     for axis, (size, larger) in enumerate(zip(small, large, strict=True)):
         if larger == size:
@@ -328,7 +363,7 @@ def _free_sizes(sizes: list[Size], small: tuple[int, ...], large: tuple[int, ...
         factor, rest = divmod(larger - size, value)
         if rest or not isinstance(sizes[axis], int) or factor < 1:
             raise ModelError(
-                "sizes of the latent do not follow the data",
+                f"sizes of the {what} do not follow the data",
                 where=f"--data-shape, {name}",
                 expected="a multiple of the symbol",
                 got=f"{size} at {value} and {larger} at {2 * value}",

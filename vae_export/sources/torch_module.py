@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from vae_export.sources.own_forward import (
     meanings_by_forward,
 )
 from vae_export.sources.weights import load_weights
+from vae_export.system.torchvision_operators import import_torchvision
 
 #: The most functions of a file that a message lists.
 _LISTED = 8
@@ -212,7 +214,7 @@ def _call(text: str) -> object:
         do = "name a function without arguments that returns the model"
         raise UsageError("function needs arguments", where=text, got=", ".join(needed), do=do)
     try:
-        return function()
+        return _with_torchvision(function)
     except Exception as error:  # the user's code may raise anything
         raise ModelError("function failed", where=text, got=f"{type(error).__name__}: {error}") from error
 
@@ -231,10 +233,10 @@ def _imported(name: str) -> Any:
                     raise UsageError("not a Python file", where=path)
                 module = importlib.util.module_from_spec(spec)
                 sys.modules.setdefault(path.stem, module)  # dataclasses and pickles look their module up
-                spec.loader.exec_module(module)
+                _with_torchvision(partial(spec.loader.exec_module, module))
                 return module
         with _first_on_path(Path.cwd()):
-            return importlib.import_module(name)
+            return _with_torchvision(partial(importlib.import_module, name))
     except VaeExportError:
         raise
     except ModuleNotFoundError as error:
@@ -243,6 +245,17 @@ def _imported(name: str) -> Any:
         raise ModelError("module cannot be imported", where=name, got=error) from error
     except Exception as error:  # the user's code may raise anything
         raise ModelError("module cannot be imported", where=name, got=f"{type(error).__name__}: {error}") from error
+
+
+def _with_torchvision(function: Callable[[], object]) -> Any:
+    """Call a function, and again where it failed to import a torchvision that was built for another torch."""
+    try:
+        return function()
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    import_torchvision()
+    return function()
 
 
 @contextmanager
