@@ -1,7 +1,7 @@
 """Compare how long `--preset mnist` and a blog post's loop take to a score, from the start of the process.
 
     python benchmarks/time_to_score.py [--data-dir data] [--nats 105] [--cap 240] [--rates 1e-3 2e-3] [--repeats 1]
-                                       [--sides preset blog blog-without-dropout]
+                                       [--epochs 3] [--sides preset blog blog-without-dropout]
 
 The time is that until the sampled -ELBO of the 10,000 test images, grey pixels, is at most `--nats`. It is scored after
 each epoch by `train.scoring`; imports, reading and scoring count for all. The preset is the command as a user types it:
@@ -57,7 +57,8 @@ def preset(options: argparse.Namespace) -> Reached:
         run = Path(folder) / "run"
         data = ["--data-dir", str(options.data_dir)] if options.data_dir else []
         started, reached = time.monotonic(), None
-        command = [*CLI, "train", "--preset", "mnist", *data, "--out", str(run)]
+        epochs = [] if options.epochs is None else ["--epochs", str(options.epochs)]
+        command = [*CLI, "train", "--preset", "mnist", *epochs, *data, "--out", str(run)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
                 if reached is None and any(score <= options.nats for score in _scores(run / "metrics.jsonl")):
@@ -138,6 +139,7 @@ def main() -> int:
     parser.add_argument("--cap", type=float, default=240.0, help="seconds after which the post's loop is ended")
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--repeats", type=int, default=1, help="of the preset")
+    parser.add_argument("--epochs", type=int, help="of the preset, instead of its own")
     sides = ["preset", "blog", "blog-without-dropout"]
     parser.add_argument("--sides", nargs="+", choices=sides, default=sides)
     parser.add_argument("--setting", type=int, nargs=2, metavar=("THREADS", "WORKERS"), help="instead of measuring")

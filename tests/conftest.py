@@ -92,6 +92,11 @@ class Exported:
         return open_artifact(target)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores, for the times that one waits for a browser, a cluster or another worker's export."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests as slow that use a slow fixture, or that export another family than the default one, and order them.
 

@@ -25,6 +25,13 @@ BLOCKS = {
     "layers_per_block": 1,
     "norm_num_groups": 8,
 }
+ONE_BLOCK = {
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (16,),
+    "mid_block_add_attention": False,
+    "norm_num_groups": 8,
+}
 EFFICIENT = {
     f"{side}_{key}": value
     for side in ("encoder", "decoder")
@@ -49,8 +56,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[object, ...], tuple[object, .
     ),
     "kl without quantisers": (
         "AutoencoderKL",
-        {**BLOCKS, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
-        (3, "2*h", "2*w"),
+        {**ONE_BLOCK, "latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False},
+        (3, "h", "w"),
         (16, "h", "w"),
         "gaussian",
     ),
