@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("vae_export._version", "vae_export.errors", "vae_export.precision"),
     ("vae_export.likelihood", "vae_export.runs", "vae_export.session_options", "vae_export.system"),
-    ("vae_export.tensors", "vae_export.io"),
+    ("vae_export.tensors", "vae_export.io", "vae_export.frechet"),
     ("vae_export.contract",),
     ("vae_export.pixels", "vae_export.rng", "vae_export.models"),
     ("vae_export.artifact", "vae_export.sources"),

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from train.loss import to_unit_range
 from train.scoring import ScoredModel
+from vae_export.frechet import frechet_distance
 from vae_export.system.extras import missing
 
 #: Side of the window of SSIM: a Gaussian of 1.5 pixels, cut at 3.5 deviations. Smaller images have no SSIM.
@@ -32,8 +31,6 @@ _BATCH = 100
 _SAMPLE_SEED = 0
 #: The mean squared error below which a reconstruction counts as exact: a PSNR of 100 dB.
 _EXACT = 1e-10
-
-Features = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -101,26 +98,6 @@ def measure_images(
         frechet_distance=frechet_distance(known, drawn),
         frechet_distance_of_images=frechet_distance(known, held),
     )
-
-
-def frechet_distance(first: Features, second: Features) -> float:
-    """Compute the Fréchet distance of two sets of features, each taken as a Gaussian.
-
-    It is |m₁ − m₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½), as in Heusel et al., arXiv:1706.08500, section 2.
-
-    Args:
-        first, second: features (N, D), N ≥ 2.
-
-    Returns:
-        The distance, 0 for equal means and covariances.
-    """
-    # The covariances are AᵀA and BᵀB, so that the square roots of the eigenvalues of their product are the singular
-    # values of A Bᵀ. Those of the factors R of A = QR are the same, and R has at most D rows.
-    apart = np.square(first.mean(0) - second.mean(0)).sum()
-    roots = [(features - features.mean(0)) / math.sqrt(len(features) - 1) for features in (first, second)]
-    traces = sum(np.square(root).sum() for root in roots)
-    small = [np.asarray(np.linalg.qr(root, mode="r")) for root in roots]
-    return float(max(0.0, apart + traces - 2 * np.linalg.svd(small[0] @ small[1].T, compute_uv=False).sum()))
 
 
 def _features(model: ScoredModel, image: Tensor) -> Tensor:

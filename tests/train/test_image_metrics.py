@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.required import skip_or_fail
 from train import image_metrics
-from train.image_metrics import frechet_distance, measure_images
+from train.image_metrics import measure_images
+from vae_export.frechet import frechet_distance
 
 GENERATOR = torch.Generator().manual_seed(0)
 PIXELS = torch.randint(0, 256, (120, 1, 12, 12), dtype=torch.uint8, generator=GENERATOR)
@@ -41,38 +42,6 @@ class Exact(Fake):
 
     def decode(self, latent: Tensor) -> Tensor:
         return latent.reshape(-1, 1, 12, 12)
-
-
-def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
-    generator = np.random.default_rng(0)
-    first = generator.normal(size=(4000, 3))
-    first = (first - first.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(first, rowvar=False))).T
-    assert np.cov(first, rowvar=False) == pytest.approx(np.eye(3), abs=1e-9)
-    mean, deviations = np.array([1.0, -2.0, 0.5]), np.array([1.0, 3.0, 0.0])
-    expected = np.square(mean).sum() + np.square(deviations - 1).sum()
-    assert frechet_distance(first, first * deviations + mean) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(first * deviations + mean, first) == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_of_correlated_gaussians_agrees_with_the_matrix_square_root() -> None:
-    from scipy.linalg import sqrtm
-
-    generator = np.random.default_rng(1)
-    first, second = (generator.normal(size=(200, 4)) @ generator.normal(size=(4, 4)) for _ in range(2))
-    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
-    shift = first.mean(0) - second.mean(0)
-    root = sqrtm(covariances[0] @ covariances[1]).real
-    expected = shift @ shift + np.trace(covariances[0] + covariances[1] - 2 * root)
-    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(first, first) == pytest.approx(0, abs=1e-9)
-
-
-def test_frechet_distance_of_more_features_than_images_is_that_of_their_span() -> None:
-    generator = np.random.default_rng(2)
-    first, second = (generator.normal(size=(30, 4)) for _ in range(2))
-    turned, _ = np.linalg.qr(generator.normal(size=(500, 4)))
-    expected = frechet_distance(first, second)
-    assert frechet_distance(first @ turned.T, second @ turned.T) == pytest.approx(expected, rel=1e-9)
 
 
 def test_distance_with_thousands_of_units_is_that_of_fewer_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from vae_export.artifact.certificate import TYPICAL_PROBES
 from vae_export.contract import Array, Part
 from vae_export.errors import ModelError, UsageError
 from vae_export.formats.base import Finding, Runner
+from vae_export.frechet import frechet_distance
 from vae_export.parity.cases import Case
 from vae_export.parity.compare import CaseResult, describe_fault
 from vae_export.parity.elbo import METRICS, ElboParity, why_not_comparable
@@ -360,22 +361,3 @@ class FrechetBaseline:
         outputs = run_rows(encoder, captured.graph("encoder").spec, {**inputs, data: given})
         names = [tensor.name for tensor in self._contract.spec("encoder").outputs[::2]]
         return np.concatenate([np.asarray(outputs[name], np.float64).reshape(len(given), -1) for name in names], 1)
-
-
-def frechet_distance(one: Array, other: Array) -> float:
-    """Return the distance between normal distributions fitted to two sets of features (M, F); never negative.
-
-    |a − b|² + tr(A + B − 2 (A^½ B A^½)^½), Dowson & Landau, J. Multivariate Analysis 12 (1982).
-    """
-    means, covariances = zip(*((x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))) for x in (one, other)), strict=True)
-    root = _square_root(covariances[0])
-    between = _square_root(root @ covariances[1] @ root)
-    apart = float(((means[0] - means[1]) ** 2).sum())
-    return max(0.0, apart + float(np.trace(covariances[0] + covariances[1] - 2 * between)))
-
-
-def _square_root(matrix: Array) -> Array:
-    """Return the root of a symmetric matrix that has no negative eigenvalues, rounding errors apart."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    root: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
