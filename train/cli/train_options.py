@@ -202,10 +202,7 @@ def take_preset(context: typer.Context, name: str | None) -> str | None:
     """Make the options of a preset the defaults of the command; options that are typed override them."""
     if name is None:
         return None
-    preset = read_preset(name)
-    known = {
-        option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
-    }
+    preset, known = read_preset(name), _parameter_names(context)
     if unknown := [option for option in preset.options if option not in known]:
         raise InputError("preset has unknown options", where=name, got=", ".join(unknown))
     defaults = {known[option]: value for option, value in preset.options.items()}
@@ -221,9 +218,16 @@ def is_typed(context: typer.Context, name: str) -> bool:
 
 def preset_values(context: typer.Context, name: str) -> dict[str, Any]:
     """Return the values of a preset, by the names of the command's parameters, but for those that were typed."""
-    flags = {option: parameter.name for parameter in context.command.params for option in parameter.opts}
-    options = {flags[f"--{option}"]: value for option, value in read_preset(name).options.items()}
-    return {key: value for key, value in options.items() if not is_typed(context, key)}
+    known = _parameter_names(context)
+    values = {known[option]: value for option, value in read_preset(name).options.items()}
+    return {key: value for key, value in values.items() if not is_typed(context, key)}
+
+
+def _parameter_names(context: typer.Context) -> dict[str, str]:
+    """Return the names of the command's parameters by their long options, without the dashes."""
+    return {
+        option.removeprefix("--"): parameter.name for parameter in context.command.params for option in parameter.opts
+    }
 
 
 def with_values(group: T, values: Mapping[str, Any]) -> T:
