@@ -109,22 +109,14 @@ def export(
     with staged_folder(out, force=force or add) as staging:
         with watch.lap("capture"):
             tested = tuple(dict.fromkeys(float_part(part) for part in (*plan.parts, *present_parts)))
-            contract = captured.narrow(tested, report, partial(_check_translation, plan))
-            for note in captured.notes:
-                report(note)
-            for part in plan.parts:
-                captured.graph(part).check_program()
-            if plan.is_calibrated:
-                report("preparing calibration inputs")
-                _ = references.calibration
+            contract = _capture(references, plan, tested, report)
         entries = _write_files(references, plan, staging, watch, report)
         if present is not None:
             _check_same_origin(present, captured.source, contract, entries, opset)
             entries = _with_present_files(present, entries, staging)
         with watch.lap("golden vectors"):
             report("computing golden vectors")
-            precisions_written = [entry.precision for entry in entries]
-            golden, arrays = golden_vectors(references, list(tested), precisions_written, progress=progress)
+            golden, arrays = golden_vectors(references, tested, [entry.precision for entry in entries], progress)
             for name, data in arrays.items():
                 write_atomic(staging / name, data)
         manifest = Manifest(
@@ -370,6 +362,32 @@ def _with_present_files(present: Artifact, entries: Sequence[FileEntry], folder:
     for timings in present.folder.glob("timings.*"):
         write_atomic(folder / timings.name, timings.read_bytes())
     return tuple(sorted((*kept, *entries), key=lambda entry: EVERY_PART.index(entry.part)))
+
+
+def _capture(
+    references: References, plan: ExportPlan, parts: Sequence[Part], report: Callable[[str], None]
+) -> Contract:
+    """Capture all graphs before a file is written, and compute the calibration inputs where a precision needs them.
+
+    Args:
+        references: the source, which keeps the graphs and the inputs.
+        plan: the files to write.
+        parts: the parts that are tested: float parts of the files.
+        report: called with a line for each part, and for what was narrowed.
+
+    Returns:
+        The contract that all graphs keep.
+    """
+    captured = references.captured
+    contract = captured.narrow(parts, report, partial(_check_translation, plan))
+    for note in captured.notes:
+        report(note)
+    for part in plan.parts:
+        captured.graph(part).check_program()
+    if plan.is_calibrated:
+        report("preparing calibration inputs")
+        _ = references.calibration
+    return contract
 
 
 def _check_translation(plan: ExportPlan, graph: Graph) -> None:
