@@ -325,25 +325,25 @@ class FileVerifier:
         Cases of batch sizes that are drawn for the file run with the first options only.
         """
         plan = self.plan.parts[float_part(entry.part)]
-        variants, spec = target.session_options(thorough=plan.every_setting), self._spec(entry)
+        settings, spec = target.session_options(thorough=plan.every_setting), self._spec(entry)
         # The target is usable from here on, so a test case that is not run counts as missing.
-        record = TargetRecord(planned=(len(variants) * len(cases) + len(drawn)) * len(spec.outputs))
+        record = TargetRecord(planned=(len(settings) * len(cases) + len(drawn)) * len(spec.outputs))
         if self.meter is not None:
-            self.meter.add(target, entry.part, session.opener(variants[0]), cases)
+            self.meter.add(target, entry.part, session.opener(settings[0]), cases)
         usual = next((case for case in cases if (case.probe, case.batch) == ("data", 64)), cases[0])
         shown_sizes = plan.sweeps[0].sizes
         largest = {case.probe: case.batch for case in sorted(cases, key=lambda case: case.batch)}
-        record.determinism = _determinism(entry, target, session, variants[0], usual, spec)
+        record.determinism = _determinism(entry, target, session, settings[0], usual, spec)
         record.findings += _not_repeated(entry, target, record.determinism)
         if target.is_gpu and entry.format == "onnx" and not entry.beside:
             providers = node_providers(self._artifact.read(entry), target.provider, usual.inputs)
             record.findings += cpu_node_warnings(providers, entry.name, target.provider)
         shown = target.session_options(thorough=False)[0] if entry.part == "decoder" else None
         known = KnownComparisons()
-        for options in variants:
+        for options in settings:
             session.open(options)
             error_map = ErrorMapBuilder() if options == shown else None
-            for place, case in enumerate((*cases, *(drawn if options == variants[0] else ()))):
+            for place, case in enumerate((*cases, *(drawn if options == settings[0] else ()))):
                 progress(len(record.results) / record.planned)
                 sized = spec.at(dict(case.sizes))
                 outputs, fault = run_case(session, case.inputs, sized)
