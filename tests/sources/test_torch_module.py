@@ -18,6 +18,19 @@ from vae_export import export, load, verify
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.sources import load_source
 
+#: A decoder that takes several draws of each row, where the encoder gives the mean of one.
+METHODS = """
+class Draws(VAE):
+    def decode(self, z):
+        rows, draws, width = z.shape
+        return super().decode(z.mean(1))
+
+def encoder_alone():
+    return Draws().encode, None
+
+def decoder_alone():
+    return None, Draws().decode
+"""
 BLOG = Path(__file__).parents[2] / "examples" / "blog-post"
 #: What the file of a user may hold.
 CODE = """
@@ -423,6 +436,16 @@ def test_latents_of_tied_sizes_are_inferred(file: Path) -> None:
 def test_sizes_of_an_output_unlike_the_data_are_inferred(file: Path) -> None:
     contract = load_source(f"{file}:Tokens", data_shape="t", tokens=20).contract
     assert (contract.data_shape, contract.latent_shape, contract.output_shape) == (("t",), ("t", 3), ("t", 20))
+
+
+def test_methods_of_a_model_are_exported_one_by_one(file: Path) -> None:
+    file.write_text(file.read_text() + METHODS)
+    with pytest.raises(ModelError, match=r"decoder cannot be run: .* returns \(model.encode, None\) or \(None, model"):
+        load_source(f"{file}:Draws", data_shape="1x6x6")
+    encoder = load_source(f"{file}:encoder_alone", data_shape="1x6x6")
+    decoder = load_source(f"{file}:decoder_alone", data_shape="1x6x6", latent_shape="2x4")
+    assert (encoder.parts, encoder.contract.latent_shape) == (("encoder",), (4,))
+    assert (decoder.parts, decoder.provenance["class"]) == (("decoder",), "Draws")
 
 
 def test_torchvision_for_another_torch_is_imported_after_all(tmp_path: Path) -> None:

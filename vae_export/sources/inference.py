@@ -140,7 +140,8 @@ def _fixed_contract(
                 DECODER_FAILS,
                 where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
-                do="check --latent-shape and --condition" if options.latent_shape else None,
+                do="check --latent-shape and --condition; if the decoder takes another latent than the encoder gives, "
+                "export each by a function of its own, that returns (model.encode, None) or (None, model.decode)",
             )
             continue
         if unclear:

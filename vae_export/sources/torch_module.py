@@ -77,9 +77,9 @@ def open_function(text: str, options: ModelOptions) -> Source:
     sums = weight_sums(holder)
     encoder, found = _inferred(returned, encoder, decoder, options)
     check_weights_stay(holder, sums, _short(text))
-    if isinstance(returned, nn.Module) and encoder is not None and decoder is not None:
-        check_decoder_remembers_nothing(returned, found.contract)
-        options, found = _as_forward_says(returned, encoder, decoder, options, found)
+    if not isinstance(holder, nn.ModuleDict) and encoder is not None and decoder is not None:
+        check_decoder_remembers_nothing(holder, found.contract)
+        options, found = _as_forward_says(holder, encoder, decoder, options, found)
     if isinstance(decoder, MethodModule) and decoder.output is not None:
         found.facts["decoder_output"] = decoder.output
         found.notes += _outputs_not_taken(decoder, decoder.output, found.contract)
@@ -291,6 +291,11 @@ def _modules(returned: object, text: str) -> tuple[nn.Module, nn.Module | None, 
     elif isinstance(returned, tuple | list | nn.ModuleList) and len(returned) == 2:
         pair = tuple(returned)
     known = [item for item in pair if item is not None]
+    owners = {id(owner): owner for item in known if (owner := _owner(item)) is not None}
+    if len(owners) == 1 and all(map(inspect.ismethod, known)):
+        (owner,) = owners.values()
+        methods = [None if item is None else MethodModule(owner, item.__name__) for item in pair]  # type: ignore[attr-defined]  # a method has a name
+        return owner, methods[0], methods[1]
     if not known or not all(isinstance(item, nn.Module) for item in known):
         expected = "a module with encode and decode, or (encoder, decoder)"
         raise ModelError("function gives no model", where=text, expected=expected, got=_described(returned))
@@ -298,6 +303,12 @@ def _modules(returned: object, text: str) -> tuple[nn.Module, nn.Module | None, 
     parts = {"encoder": encoder, "decoder": decoder}
     holder = nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
     return holder, encoder, decoder
+
+
+def _owner(item: object) -> nn.Module | None:
+    """Return the module that a method is of, or None for anything else."""
+    owner = getattr(item, "__self__", None) if inspect.ismethod(item) else None
+    return owner if isinstance(owner, nn.Module) else None
 
 
 def _of_vae(vae: nn.Module, text: str) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -324,7 +335,8 @@ def _described(value: object) -> str:
 
 
 def _pair_name(*modules: nn.Module | None) -> str:
-    return " and ".join(type(module).__name__ for module in modules if module is not None)
+    owners = [module.module if isinstance(module, MethodModule) else module for module in modules if module is not None]
+    return " and ".join(dict.fromkeys(type(owner).__name__ for owner in owners))
 
 
 def _short(text: str) -> str:
