@@ -60,6 +60,12 @@ class Laplace(VAE):
         mean, scale = self.encode(x)
         return self.decode(mean + scale.exp() * torch.randn_like(mean).tanh())
 
+class Direction(VAE):
+    # A direction and its concentration, as those of a von Mises-Fisher distribution.
+    def encode(self, x):
+        mean, other = super().encode(x)
+        return F.normalize(mean, dim=-1), F.softplus(other[:, :1])
+
 class Remembers(VAE):
     def encode(self, x):
         self.level = x.mean()
@@ -129,6 +135,12 @@ def test_latent_of_another_distribution_is_warned_about(file: Path) -> None:
     assert any("forward() does not make its latent as mean" in note for note in source.provenance["notes"])
     source = load_source(f"{file}:Laplace", data_shape="1x6x6", encoder_outputs="mean,logstd")
     assert not any("forward()" in note for note in source.provenance.get("notes", ()))
+
+
+def test_outputs_beside_a_latent_are_said_to_be_left_out(file: Path) -> None:
+    source = load_source(f"{file}:Direction", data_shape="1x6x6")
+    assert source.contract.encoding == "deterministic"
+    assert any("0 is taken as the latent, and 1 (3, 1) left out" in note for note in source.recognised.notes)
 
 
 @pytest.mark.parametrize("name", ["Remembers", "RemembersEachRow"])

@@ -159,6 +159,7 @@ class _Encoder:
             return self.module
         picks = self._picks(leaves)
         self._refuse_negative_widths(picks, leaves)
+        self._note_left_out(picks, leaves)
         self.facts["encoder_outputs"] = [leaf.path or "tensor" for leaf in leaves]
         self.facts["encoder_takes"] = {
             output.name: f"{leaves[pick.leaf].path or 'tensor'} as {pick.meaning}"
@@ -178,6 +179,18 @@ class _Encoder:
                     got=f"{lowest:.3g}",
                     do=f"name {_list(leaves)} in order with --encoder-outputs, in words of {' | '.join(MEANINGS)}",
                 )
+
+    def _note_left_out(self, picks: Sequence[Pick], leaves: Sequence[Leaf]) -> None:
+        """Note outputs beside a latent without a spread, since one of them may be its spread."""
+        if self.contract.encoding != "deterministic" or self.stated is not None:
+            return
+        taken = {pick.leaf for pick in picks}
+        left = [leaf for n, leaf in enumerate(leaves) if n not in taken and leaf.tensor.ndim > 1]
+        if named := [str(leaf) for leaf in left if leaf.tensor.is_floating_point() and len(leaf.tensor) == ROWS]:
+            self.notes.append(
+                f"encoder: {leaves[picks[0].leaf].path} is taken as the latent, and {', '.join(named)} left out; where "
+                "that says how the latent is spread, the files do not have it"
+            )
 
     def _is_plain(self, returned: object, leaves: Sequence[Leaf]) -> bool:
         """Whether the module returns the contract's tensors alone, in order: a tuple, or one tensor."""
