@@ -9,6 +9,7 @@ beside those of PNG and lossless WebP for the same crops, headers included; `tra
 columns are.
 
     photos, photos-detail  the presets of these names
+    photos-no-whiten       `photos` with the latents as they were trained: its samples show what `--whiten` is for
     mlp      the default network, with the preset's likelihood, since grey levels under a Bernoulli have no likelihood
     conv     family `conv`, likewise
     pythae   pythae's `VAE` with its convolutional networks for CelebA, Adam with rate 1e-3 and batches of 64, on float
@@ -51,6 +52,7 @@ from vae_export.runs import Run
 #: Options of `train.fit` for each of our sides.
 OURS: dict[str, dict[str, Any]] = {
     "photos": {"preset": "photos"},
+    "photos-no-whiten": {"preset": "photos", "whiten": False},
     "photos-detail": {"preset": "photos-detail"},
     "mlp": {"family": "mlp", "likelihood": "discretised-logistic"},
     "conv": {"family": "conv", "likelihood": "discretised-logistic"},

@@ -194,6 +194,8 @@ class TrainOptions:
             raise UsageError("unknown precision", expected=" | ".join(get_args(PrecisionOption)), got=self.precision)
         check_range("seed", self.seed, 0, 2**62)
         check_range("threads", self.threads, 1, 1024)
+        if self.recipe.whiten and self.network.family in ("blog", "pyramid"):
+            raise UsageError(f"--whiten does not suit family {self.network.family}", do="pass --no-whiten")
         self.recipe_for(1)  # fails before any work if the family's recipe has no such option
 
     def recipe_for(self, images: int) -> Recipe:

@@ -52,6 +52,7 @@ class Recipe:
         clip_norm: largest norm of the gradient over all weights, of the loss in nats per value of a pixel, so that it
             does not depend on the image size; longer gradients are shortened to it (Pascanu et al., arXiv:1211.5063).
             0 for none.
+        whiten: whether the network that is scored and saved has whitened latents (`train.whitening`).
         cycle_start: steps that were done when the last cycle of "one-cycle" began.
     """
 
@@ -66,11 +67,13 @@ class Recipe:
     warmup_ratio: float = 0.3
     flip: bool = False
     clip_norm: float = 0.0
+    whiten: bool = False
     cycle_start: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored in checkpoints and training states."""
-        unusual = {name: getattr(self, name) for name in ("flip", "clip_norm", "cycle_start") if getattr(self, name)}
+        added = "flip", "clip_norm", "whiten", "cycle_start"
+        unusual = {name: getattr(self, name) for name in added if getattr(self, name)}
         return {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -121,6 +124,7 @@ class RecipeOptions:
     warmup_ratio: float | None = None
     flip: bool | None = None
     clip_norm: float | None = None
+    whiten: bool | None = None
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1, 100_000)

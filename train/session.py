@@ -39,7 +39,9 @@ from train.run_folder import RunWriter
 from train.scoring import PyTorchModel, Score, evaluate_model
 from train.signals import StopReached, StopRequest, deferred_stop
 from train.trainer import EpochResult, Trainer, divergence_error, has_bfloat16_instructions
+from train.whitening import MOST_IMAGES, whitened
 from vae_export.errors import CheckpointError, Interrupted
+from vae_export.models import VAE
 from vae_export.models.checkpoint import Checkpoint, load_checkpoint
 from vae_export.runs import Run
 
@@ -190,19 +192,20 @@ class TrainingSession:
     def _end_epoch(self, epoch: EpochResult, report: TrainingProgress, stop: StopRequest) -> None:
         """Score the weights, save them if they are the best so far, record the epoch and save the state."""
         with stop.interruptible() if self.processes.is_single else nullcontext():
+            model = self._scored_model()
             # As many training images as validation images: to score all would cost a tenth of the epoch.
-            train = self._score("train", most=len(self.dataset.validation))
-            validation, test = self._score("validation"), self._score("test")
+            train = self._score(model, "train", most=len(self.dataset.validation))
+            validation, test = self._score(model, "validation"), self._score(model, "test")
         if not all(score.is_finite for score in (train, validation, test)):
             raise divergence_error(epoch.number, validation.negative_elbo)
         self.epochs = epoch.number
         best = self.saved is None or validation.negative_elbo < self.saved.validation.negative_elbo
         if best:
-            self.saved = self._save_checkpoint(validation, test)
+            self.saved = self._save_checkpoint(model, validation, test)
         line = self._metrics_line(epoch, train, validation, test)
         self._writer.append_metrics(line)
         if self.events is not None:
-            self.events.epoch(line, self.trainer.scored_model, validation)
+            self.events.epoch(line, model, validation)
         self._save_state()
         report.epoch(epoch, validation, best=best)
 
@@ -222,10 +225,16 @@ class TrainingSession:
             "images_per_second": round(epoch.images_per_second, 1),
         }
 
-    def _score(self, split: str, *, most: int | None = None) -> Score:
-        """Score the current weights on a split or its first images."""
+    def _scored_model(self) -> VAE:
+        """Return the network that is scored and saved now; training goes on with weights that are not whitened."""
+        if not self.recipe.whiten:
+            return self.trainer.scored_model
+        return whitened(self.trainer.scored_model, evaluated_pixels(self.dataset, "train", most=MOST_IMAGES))
+
+    def _score(self, model: VAE, split: str, *, most: int | None = None) -> Score:
+        """Score a network on a split or its first images."""
         pixels = evaluated_pixels(self.dataset, split, most=most)
-        return evaluate_model(PyTorchModel(self.trainer.scored_model), pixels, processes=self.processes)
+        return evaluate_model(PyTorchModel(model), pixels, processes=self.processes)
 
     def _save_on_stop(self) -> str:
         """Save the state; return a message with the paths.
@@ -235,10 +244,11 @@ class TrainingSession:
         """
         saved = self.saved
         if saved is None:
-            validation = self._score("validation")
+            model = self._scored_model()
+            validation = self._score(model, "validation")
             if not validation.is_finite:
                 raise divergence_error(1, validation.negative_elbo)
-            saved = self._save_checkpoint(validation, self._score("test"))
+            saved = self._save_checkpoint(model, validation, self._score(model, "test"))
         self._save_state()  # after the checkpoint, which makes room for it in the folder of an earlier run
         pixels = pixels_name(self.dataset.protocol, self.dataset.image_shape)
         score = f"validation -ELBO {saved.validation.negative_elbo:.2f} nats per image, {pixels}"
@@ -264,10 +274,9 @@ class TrainingSession:
         self._writer.write_state(state)
         self._state_time = time.monotonic()
 
-    def _save_checkpoint(self, validation: Score, test: Score) -> SavedCheckpoint:
-        """Make the current weights the run's checkpoint."""
+    def _save_checkpoint(self, model: VAE, validation: Score, test: Score) -> SavedCheckpoint:
+        """Make the weights of a network the run's checkpoint."""
         saved = SavedCheckpoint(self.epochs, self.trainer.steps_done, validation, test)
-        model = self.trainer.scored_model
         checkpoint = Checkpoint(
             config=model.config,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},

@@ -159,6 +159,14 @@ class OptimiserFlags:
     flip: Annotated[
         bool, typer.Option("--flip", help="Mirror each image at random: where left and right do not matter.")
     ] = False
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            "--whiten/--no-whiten",
+            help="Save coordinates of the latents in which they have mean 0 and no correlations over all training "
+            "images: samples of the prior look more like them.",
+        ),
+    ] = False
 
     def options(self) -> RecipeOptions:
         """Return the values that replace those of the recipe; raise `UsageError` for stages that cannot be read."""
