@@ -48,7 +48,7 @@ $(DEMO)/export/manifest.json: $(DEMO)/checkpoint.safetensors
 	@touch $@
 
 test: $(READY)
-	@echo "==> running the suite (twelve minutes on two quiet cores)"
+	@echo "==> running the suite (twenty minutes on two cores)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 quick: $(READY)

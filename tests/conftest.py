@@ -92,12 +92,6 @@ class Exported:
         return open_artifact(target)
 
 
-@pytest.hookimpl(optionalhook=True)  # an environment of one format's own has no xdist
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores, for the times that one waits for a browser, a cluster or another worker's export."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests as slow that use a slow fixture, or that export another family than the default one, and order them.
 
