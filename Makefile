@@ -52,7 +52,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest -n auto --dist worksteal --durations=20
 
 quick: $(READY)
-	@echo "==> running the tests that are not marked slow (80 s on two cores)"
+	@echo "==> running the tests that are not marked slow (90 s on two cores)"
 	@$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(READY)

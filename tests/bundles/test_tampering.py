@@ -14,6 +14,8 @@ from tests.conftest import Outcome
 from vae_export.bundles import open_bundle
 from vae_export.errors import VaeExportError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # of zipfile, which makes the fault
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

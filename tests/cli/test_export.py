@@ -122,6 +122,7 @@ class TestDoctor:
         assert "onnx/CPU" in outcome.out
 
 
+@pytest.mark.slow
 class TestPrecision:
     """Files of fewer bits on the command line: what is not good enough is not published."""
 

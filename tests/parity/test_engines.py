@@ -18,6 +18,8 @@ from vae_export.errors import TargetError, UsageError
 from vae_export.formats import FORMATS, Runner
 from vae_export.session_options import SessionOptions
 
+pytestmark = pytest.mark.slow
+
 Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
 

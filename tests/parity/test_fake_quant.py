@@ -25,6 +25,8 @@ from vae_export.parity.probes import CALIBRATION_ROWS, make_probes
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import CPU, SessionOptions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("family", "part"), [("mlp", "decoder"), ("conv", "encoder")])
 def test_int8_file_computes_what_fake_quantisation_does(
@@ -109,7 +111,6 @@ def test_static_int8_file_computes_what_fake_quantisation_does(mlp: Subject) -> 
         assert np.abs(ours[name] - theirs[name]).mean() < np.abs(ours[name] - expected[name]).mean() / 20
 
 
-@pytest.mark.slow
 def test_export_calibrates_once_and_before_it_writes(
     mlp: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from vae_export.parity.plan import batches_plan
 from vae_export.rng import sample_codes
 from vae_export.tensors import Symbol
 
+pytestmark = pytest.mark.slow
+
 
 class Edge(nn.Module):
     """latent (N, 2) → image (N, 1, 2, 2): finite with these weights, and NaN if they are one rounding lower."""

@@ -28,6 +28,8 @@ from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity import verify
 from vae_export.parity.reproduction import Reproduction, manifest_findings, reproduce
 
+pytestmark = pytest.mark.slow
+
 
 def compared(subject: Subject, format: str, change: Callable[[FileContent], FileContent]) -> Reproduction:
     """The comparison of a changed decoder with the one that is written anew."""

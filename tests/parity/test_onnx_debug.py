@@ -22,6 +22,8 @@ from vae_export.models.config import Family
 from vae_export.parity.onnx_debug import cpu_node_warnings, first_mismatch, node_providers
 from vae_export.session_options import CPU
 
+pytestmark = pytest.mark.slow
+
 
 def inputs(subject: Subject, part: Part, batch: int = 7) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(batch)

@@ -21,6 +21,8 @@ from vae_export.parity.plan import NatsPlan
 from vae_export.parity.probes import origin_of_probes
 from vae_export.tensors import BATCH, Symbol
 
+pytestmark = pytest.mark.slow
+
 
 def table(rows: int) -> Array:
     return np.random.default_rng(0).standard_normal((rows, 13)).astype(np.float32)
@@ -124,7 +126,6 @@ def test_slow_networks_are_not_sampled_two_thousand_times(plan: NatsPlan, measur
     assert (meter._frechet is not None) == measured
 
 
-@pytest.mark.slow
 def test_lower_precision_of_a_table_has_nats_and_no_grey_levels(tmp_path: Path) -> None:
     source = replace(extended_source("several"), images=table(64))
     _, certificate = export(source, tmp_path / "export", precisions=["int8"], budget=Budget(max_nats=100))

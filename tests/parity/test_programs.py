@@ -16,6 +16,8 @@ from vae_export import Source
 from vae_export.capture import capture
 from vae_export.formats import FORMATS, WriteOptions
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = ("torchscript", "pt2")
 programs = pytest.mark.parametrize("format", PROGRAMS)
 

@@ -34,6 +34,8 @@ from vae_export.parity.reproduction import (
 )
 from vae_export.precision import PrecisionName
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[ModelProto], None]
 DEPTHS = pytest.mark.parametrize("thorough", [False, True], ids=["depth of export", "thorough"])
 
@@ -344,7 +346,6 @@ def test_constants_that_are_joined_in_the_file_are_one_structure(mlp: Subject) -
         assert state_of(mlp, model.SerializeToString()) == state
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
 def test_kernel_of_a_convolution_may_be_left_to_its_weight(
     subject: Callable[..., Subject], precision: PrecisionName
@@ -438,7 +439,6 @@ def test_openvino_weights_are_compared(mlp: Subject) -> None:
     assert "1 of " in found.differences[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("format", sample_models.QUICK)
 def test_structures_of_two_parts_differ(mlp: Subject, format: str) -> None:
     one, other = (mlp.references.writer.structure(part, format, "fp32", 20) for part in ("encoder", "decoder"))

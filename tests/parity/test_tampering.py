@@ -19,11 +19,12 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import IntegrityError, ModelError, VaeExportError
 from vae_export.io.atomic import sha256
 
+pytestmark = pytest.mark.slow
+
 Subjects = Callable[..., Subject]
 Outputs = dict[str, Any]
 
 
-@pytest.mark.slow
 def test_decoder_of_another_checkpoint_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("mlp", 1).data("decoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("decoder", "onnx"): data}), mlp.references)
@@ -32,7 +33,6 @@ def test_decoder_of_another_checkpoint_fails(mlp: Subject, subject: Subjects, tm
     assert certificate.node_mismatches["decoder.onnx"].output == "linear"
 
 
-@pytest.mark.slow
 def test_encoder_of_another_family_with_the_same_shapes_fails(mlp: Subject, subject: Subjects, tmp_path: Path) -> None:
     data = subject("blog").data("encoder")
     certificate = verified(tampered(mlp, tmp_path / "e", {("encoder", "onnx"): data}), mlp.references)
@@ -49,7 +49,6 @@ def test_exchanged_encoder_and_decoder_are_refused(mlp: Subject, tmp_path: Path)
         verified(tampered(mlp, tmp_path / "e", files), mlp.references)
 
 
-@pytest.mark.slow
 def test_export_of_another_checkpoint_is_refused(mlp: Subject, subject: Subjects) -> None:
     with pytest.raises(IntegrityError, match="export is of another checkpoint"):
         verified(subject("mlp", 1).artifact, mlp.references)

@@ -19,6 +19,8 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.runtime.tiling import Tiling
 from vae_export.tensors import Symbol
 
+pytestmark = pytest.mark.slow
+
 
 class Smooth(nn.Module):
     """latent (N, 2, h, w) → image (N, 3, 4h, 4w) in [0, 1]; a pixel depends on latents at most 2 away."""

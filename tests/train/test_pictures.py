@@ -22,6 +22,8 @@ from vae_export.likelihood import LIKELIHOODS, Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {"negative_elbo_nats_per_image": 3.0, "reconstruction_nats_per_image": 2.0, "kl_nats_per_image": 1.0}
 PICTURES = ["curves", "interpolation", "manifold", "reconstructions", "samples", "traversal", "units"]
 

@@ -22,6 +22,8 @@ from vae_export.errors import StorageError
 from vae_export.models import VAE, VAEConfig
 from vae_export.runs import Run
 
+pytestmark = pytest.mark.slow
+
 Invoke = Callable[..., Any]
 
 SCORE = Score(12, 3.0, 0.1, 2.0, 1.0, unit_variances=(0.5, 0.0), unit_kls=(1.0, 0.0))
@@ -76,7 +78,6 @@ def test_events_equal_the_metrics_and_do_not_change_the_training(invoke: Invoke,
     assert run.checkpoint.read_bytes() == Run(trained).checkpoint.read_bytes()
 
 
-@pytest.mark.slow
 def test_number_of_pictures_is_bounded_in_long_trainings(run: Run, digits: Dataset) -> None:
     write(run, digits, done=0, until=100, epochs=100)
     events = read(run)

@@ -80,6 +80,7 @@ def test_network_that_diverged_is_left_to_the_scores() -> None:
     assert not whitened(model, pixels).encoder(to_unit_range(pixels))[0].isfinite().all()
 
 
+@pytest.mark.slow
 def test_training_saves_and_scores_the_whitened_network(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "epochs": 3,
