@@ -7,14 +7,15 @@ first record tells readers to discard what earlier files say of later epochs, so
 from __future__ import annotations
 
 import io
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from train.data.datasets import Dataset
 from train.pictures import Grid, draw_grid, manifold, reconstructions, samples
@@ -35,7 +36,7 @@ class EventLog:
     def __init__(self, run: Run, dataset: Dataset, *, done: int, epochs: int) -> None:
         self._run, self._dataset, self._done, self._epochs = run, dataset, done, epochs
         self._every = -(-epochs // _PICTURES)
-        self._writer: EventsWriter | None = None
+        self._writer: RecordWriter | None = None
 
     def epoch(self, line: Mapping[str, Any], model: VAE, validation: Score) -> None:
         """Log an epoch.
@@ -72,16 +73,18 @@ class EventLog:
 
     def _write(self, event: Event) -> None:
         writer = self._writer = self._writer or self._opened()
-        event.wall_time = time.time()
-        writer.write_event(event)
+        _append(writer, event)
         writer.flush()  # and fsync, before the epoch is reported
 
-    def _opened(self) -> EventsWriter:
+    def _opened(self) -> RecordWriter:
         """Open the file: not before the first epoch ends, because an earlier run in the folder is removed then."""
         self._run.events.mkdir(exist_ok=True)
         # Readers sort files by name, which begins with the time in seconds; the suffix orders two of one second.
-        writer = EventsWriter(str(self._run.events / "events"), f".{self._done:06d}")
-        writer.write_event(Event(step=self._done + 1, session_log=SessionLog(status=SessionLog.START)))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{self._done:06d}"
+        # Not an EventsWriter, which leaves its file open where the disk is full.
+        writer = RecordWriter(str(self._run.events / name))
+        _append(writer, Event(file_version="brain.Event:2"))
+        _append(writer, Event(step=self._done + 1, session_log=SessionLog(status=SessionLog.START)))
         return writer
 
 
@@ -106,6 +109,11 @@ def event_writer(run: Run, dataset: Dataset, *, done: int, epochs: int) -> Itera
         yield log
     finally:
         log.close()
+
+
+def _append(writer: RecordWriter, event: Event) -> None:
+    event.wall_time = time.time()
+    writer.write(event.SerializeToString())
 
 
 def _scalar(tag: str, value: float) -> Any:
