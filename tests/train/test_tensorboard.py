@@ -125,10 +125,17 @@ def test_missing_extra_is_named_with_its_install_command(
     assert not (tmp_path / "run").exists()
 
 
-def test_full_disk_is_a_storage_error(small_disk: Path, digits: Dataset) -> None:
-    (small_disk / "filler").write_bytes(bytes(900_000))
-    with pytest.raises(StorageError, match="disk full"):
-        write(Run(small_disk), digits, done=0, until=20, epochs=20)
+@pytest.mark.parametrize(
+    ("filler", "done", "epochs"), [(900_000, 0, 20), (1_020_000, 1, 4000)], ids=["at a picture", "at a few numbers"]
+)
+def test_full_disk_is_a_storage_error_and_leaves_no_file_open(
+    small_disk: Path, digits: Dataset, filler: int, done: int, epochs: int
+) -> None:
+    (small_disk / "filler").write_bytes(bytes(filler))
+    with pytest.raises(StorageError, match="disk full") as failure:  # its frames keep the file from being collected
+        write(Run(small_disk), digits, done=done, until=epochs, epochs=epochs)
+    assert not [file for file in Path("/proc/self/fd").iterdir() if file.resolve().is_relative_to(small_disk)]
+    del failure
 
 
 @pytest.mark.usefixtures("without_pictures")
