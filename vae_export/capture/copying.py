@@ -19,7 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import unwrapped
+from vae_export.sources.module_runs import unwrapped
 
 #: Dtypes that a module may name in an attribute; its weights become float32, and so must these.
 _HALVES = (torch.float16, torch.bfloat16)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vae_export.capture.program import EXAMPLE_BATCH, example_inputs, user_code
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import ModuleState
+from vae_export.sources.module_runs import ModuleState
 
 #: Differences up to this share of the output's largest value are rounding: kernels sum in an order that depends on the
 #: batch size, and the decoder of Stable Diffusion, some hundred layers, is 1.7e-5 off its float64 result. A larger

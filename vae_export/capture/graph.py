@@ -28,7 +28,7 @@ from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
 from vae_export.sources import Source
-from vae_export.sources.module_outputs import ModuleState, check_weights_stay, weight_sums
+from vae_export.sources.module_runs import ModuleState, check_weights_stay, weight_sums
 from vae_export.system.streams import silenced
 from vae_export.system.time_limit import TimeLimitExceeded, time_limit
 from vae_export.tensors import BATCH, sizes_at

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_export.sources.module_outputs import ModuleState
+from vae_export.sources.module_runs import ModuleState
 
 #: What reads a Python number from a tensor.
 _READS = (

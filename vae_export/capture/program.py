@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import ModuleState, without_value_checks
+from vae_export.sources.module_runs import ModuleState, random_tensor, without_value_checks
 from vae_export.system.streams import silenced
 from vae_export.tensors import BATCH, Expression, Symbol, sizes_at
 
@@ -52,14 +52,7 @@ def example_inputs(spec: PartSpec, rows: int | None = None, seed: int = 0) -> tu
     for tensor in spec.inputs:
         batch = rows or (tensor.batch if isinstance(tensor.batch, int) else EXAMPLE_BATCH)
         shape = (batch, *map(int, sizes_at(tensor.item, sizes)))
-        if tensor.is_integer:
-            low, high = int(tensor.low), int(tensor.high)
-            drawn = torch.randint(low, high + 1, shape, generator=generator, dtype=getattr(torch, tensor.dtype))
-        elif tensor.is_bounded:
-            drawn = tensor.low + (tensor.high - tensor.low) * torch.rand(shape, generator=generator)
-        else:
-            drawn = torch.randn(shape, generator=generator)
-        inputs.append(drawn)
+        inputs.append(random_tensor(tensor, shape, generator))
     return tuple(inputs)
 
 

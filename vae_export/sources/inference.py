@@ -13,18 +13,8 @@ from torch import Tensor, nn
 
 from vae_export.contract import Condition, Contract, Encoding
 from vae_export.errors import ModelError, UsageError
-from vae_export.sources.module_outputs import (
-    ROWS,
-    Leaf,
-    accepted_conditions,
-    argument_names,
-    example_inputs,
-    find_leaves,
-    has_item,
-    run,
-    run_flat_or_not,
-    run_listed_or_not,
-)
+from vae_export.sources.module_outputs import Leaf, accepted_conditions, argument_names, find_leaves, has_item
+from vae_export.sources.module_runs import ROWS, inputs_for, run, run_flat_or_not, run_listed_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
 from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text, sizes_at
@@ -130,7 +120,7 @@ def _fixed_contract(
             fitting.append(contract)
             continue
         try:
-            inputs = example_inputs(contract.spec("decoder").inputs, ROWS, decoder)
+            inputs = inputs_for(decoder, contract.spec("decoder").inputs)
             leaves = find_leaves(run_listed_or_not(decoder, inputs, len(contract.latents))[1])
         except ModelError as error:  # of what the decoder returns
             failure = failure or error
@@ -203,7 +193,7 @@ def _candidates(
     encoder: nn.Module, decoder: nn.Module | None, base: Contract, stated: Latents | None, options: ModelOptions
 ) -> list[tuple[Encoding, Latents]]:
     """Return encodings and latents that what the encoder returns allows, the likeliest first."""
-    inputs = example_inputs(base.spec("encoder").inputs, ROWS, encoder)
+    inputs = inputs_for(encoder, base.spec("encoder").inputs)
     try:
         _, returned = run_flat_or_not(encoder, inputs)
     except Exception as error:  # the user's code may raise anything
@@ -331,7 +321,7 @@ def _freed(
 
 def _output_at(contract: Contract, decoder: nn.Module) -> tuple[int, ...]:
     """Return the shape of what the decoder gives at the sizes of a contract."""
-    inputs = example_inputs(contract.spec("decoder").inputs, ROWS, decoder)
+    inputs = inputs_for(decoder, contract.spec("decoder").inputs)
     try:
         leaves = find_leaves(run_listed_or_not(decoder, inputs, len(contract.latents))[1])
     except Exception as error:  # the user's code may raise anything
@@ -378,7 +368,7 @@ def _latents_at(contract: Contract, encoder: nn.Module, data: Shape, options: Mo
     spec = replace(contract, data_shape=data, data_name="").spec("encoder")
     wrapped = recognise(contract, encoder, None, encoder_outputs=options.encoder_outputs).encoder
     try:
-        outputs = run(encoder if wrapped is None else wrapped, example_inputs(spec.inputs, ROWS, encoder))
+        outputs = run(encoder if wrapped is None else wrapped, inputs_for(encoder, spec.inputs))
     except Exception as error:  # the user's code may raise anything
         got = f"{type(error).__name__}: {error}"
         raise ModelError("encoder refuses another size", where=shape_text(data), got=got) from error
@@ -406,7 +396,7 @@ def _other_sizes(
             return None
         if decoder is not None:
             spec = replace(contract, data_shape=larger, data_name="", latent_shape=expected).spec("decoder")
-            leaves = find_leaves(run(decoder, example_inputs(spec.inputs, ROWS, decoder)))
+            leaves = find_leaves(run(decoder, inputs_for(decoder, spec.inputs)))
             if not any(tuple(leaf.tensor.shape[1:]) == larger for leaf in leaves):
                 return None
     except Exception:  # a network of one size refuses others with any error
@@ -421,7 +411,7 @@ def _find_range(found: Inference, decoder: nn.Module, options: ModelOptions) -> 
     fixed = contract.at()
     recognised = recognise(fixed, None, decoder).decoder
     wrapped = decoder if recognised is None else recognised
-    inputs = example_inputs(fixed.spec("decoder").inputs, _RANGE_ROWS, decoder)
+    inputs = inputs_for(decoder, fixed.spec("decoder").inputs, _RANGE_ROWS)
     usual = _extent(run(wrapped, inputs))
     wide = _extent(run(wrapped, [_widened(tensor) for tensor in inputs]))
     low, high = min(usual[0], wide[0]), max(usual[1], wide[1])

@@ -22,21 +22,16 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.sources.module_outputs import (
     LOGVAR,
     MEANINGS,
-    ROWS,
     Leaf,
     Meaning,
     Pick,
     RecognisedModule,
     Split,
-    as_example,
-    example_inputs,
     find_leaves,
-    flattened,
     has_item,
     meaning_of,
-    run_flat_or_not,
-    run_listed_or_not,
 )
+from vae_export.sources.module_runs import ROWS, as_example, flattened, inputs_for, run_flat_or_not, run_listed_or_not
 from vae_export.tensors import Shape, TensorSpec, shape_text
 
 _WIDTHS: tuple[Meaning, ...] = ("logvar", "logstd", "std", "var")
@@ -393,7 +388,7 @@ class _Encoder:
         return {number for number, (one, other) in pairs if not torch.equal(one.tensor, other.tensor)}
 
     def _example(self, rows: int) -> tuple[Tensor, ...]:
-        return example_inputs(self.inputs, rows, self.module, self.images)
+        return inputs_for(self.module, self.inputs, rows, self.images)
 
     def _warn_of_width(self, number: int) -> None:
         """Note that a log-variance by position is never negative, as a standard deviation would be."""
@@ -429,7 +424,7 @@ def _recognised_decoder(module: nn.Module, contract: Contract, facts: dict[str, 
     """Return a decoder that gives the data of the contract, and the likelihood's second output."""
     spec = contract.spec("decoder")
     try:
-        inputs = example_inputs(spec.inputs, ROWS, module)
+        inputs = inputs_for(module, spec.inputs)
         listed, returned = run_listed_or_not(module, inputs, len(contract.latents))
     except Exception:  # any error of the user's code; the check of the graph reports it
         return module

@@ -28,26 +28,22 @@ from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import DECODER_FAILS, Inference, infer_contract
-from vae_export.sources.module_outputs import (
-    ROWS,
-    Leaf,
-    MethodModule,
+from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path
+from vae_export.sources.module_runs import (
     check_weights_stay,
-    example_inputs,
-    find_leaves,
-    follow_path,
+    inputs_for,
     run_flat_or_not,
     run_listed_or_not,
     unwrapped,
     weight_sums,
 )
 from vae_export.sources.options import ModelOptions
-from vae_export.sources.own_forward import (
+from vae_export.sources.weights import load_weights
+from vae_export.sources.whole_model import (
     check_decoder_remembers_nothing,
     check_decoder_runs_alone,
     meanings_by_forward,
 )
-from vae_export.sources.weights import load_weights
 from vae_export.system.torchvision_operators import import_torchvision
 
 #: The most functions of a file that a message lists.
@@ -141,7 +137,7 @@ def _as_forward_says(
 def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -> list[str]:
     """Return a line with the values of the chosen output and of those that would fit as well: a wrong choice shows."""
     fixed = contract.at()
-    inputs = example_inputs(fixed.spec("decoder").inputs, ROWS, decoder)
+    inputs = inputs_for(decoder, fixed.spec("decoder").inputs)
     _, returned = run_listed_or_not(MethodModule(decoder.module, decoder.method), inputs, len(fixed.latents))
     taken = follow_path(returned, output)
     try:
@@ -174,7 +170,7 @@ def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Modul
     """Return a method as a module without the children that it does not use, whose weights would go into its files."""
     if not isinstance(module, MethodModule):
         return module
-    inputs = example_inputs(contract.at().spec(part).inputs, 2, module)  # one row is too few for batch statistics
+    inputs = inputs_for(module, contract.at().spec(part).inputs, 2)  # one row is too few for batch statistics
 
     def returned(method: nn.Module) -> list[Leaf]:
         if part == "decoder":

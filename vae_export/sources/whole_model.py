@@ -1,12 +1,15 @@
-"""What the `forward` of a VAE says about its encoder: the latent that it decodes shows which output is what.
+"""Compare the encoder and the decoder of a VAE with the whole model that they are parts of.
 
 An encoder that returns two tensors of one shape does not say whether the second one is a log-variance, a logarithm of
-a standard deviation, or which of them is the mean. `forward` knows: it makes the latent of them. It is run with noise
-of 0 and of 1, so that the mean and the standard deviation are seen exactly.
+a standard deviation, or which of them is the mean. The model's `forward` knows, because it makes the latent of them. It
+is run with noise of 0 and of 1, so that the mean and the standard deviation are seen exactly.
+
+A decoder may take what the encoder left in the model. Then it is no decoder by itself, and is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
@@ -17,16 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.contract import Contract
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import (
-    LOGVAR,
-    ROWS,
-    Leaf,
-    Meaning,
-    as_example,
-    example_inputs,
-    find_leaves,
-    run_flat_or_not,
-)
+from vae_export.sources.module_outputs import LOGVAR, Leaf, Meaning, find_leaves
+from vae_export.sources.module_runs import as_example, flat_or_not, inputs_for, listed_or_not, run_flat_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
 
@@ -50,7 +45,7 @@ def meanings_by_forward(
     """
     fixed = contract.at()
     try:
-        inputs = example_inputs(fixed.spec("encoder").inputs, ROWS, encoder)
+        inputs = inputs_for(encoder, fixed.spec("encoder").inputs)
         _, returned = run_flat_or_not(encoder, inputs)
         taken = recognise(fixed, encoder, None).encoder or encoder
         with as_example(encoder):
@@ -102,32 +97,19 @@ def _latent(vae: nn.Module, inputs: Sequence[Tensor], noise: float) -> Tensor | 
         if not seen and arguments and isinstance(arguments[0], Tensor):
             seen.append(arguments[0].clone())
 
-    with as_example(vae), _FixedNoise(noise):
+    with as_example(vae), _FixedNoise(noise), contextlib.ExitStack() as hooks:
         # Many draw in training only. Layers of torch stay in eval mode.
         for child in vae.modules():
             child.training = not type(child).__module__.startswith("torch.nn")
         if callable(decode := getattr(vae, "decode", None)):
             vae.decode = _noted(decode, note)  # type: ignore[assignment]  # it is removed with the other attributes
-        decoder = getattr(vae, "decoder", None)
-        hook = (
-            decoder.register_forward_pre_hook(lambda _module, arguments: note(arguments))
-            if isinstance(decoder, nn.Module)
-            else None
-        )
+        if isinstance(decoder := getattr(vae, "decoder", None), nn.Module):
+            hooks.enter_context(decoder.register_forward_pre_hook(lambda _module, arguments: note(arguments)))
         try:
-            flat = [False, True] if inputs[0].ndim > 2 else [False]
-            for is_flat in flat:
-                try:
-                    vae(*([inputs[0].flatten(1), *inputs[1:]] if is_flat else inputs))
-                    break
-                except Exception:
-                    if seen:
-                        break  # the loss failed, perhaps; the latent was there before
-                    if is_flat or len(flat) == 1:
-                        raise
-        finally:
-            if hook is not None:
-                hook.remove()
+            flat_or_not(vae, inputs)
+        except Exception:
+            if not seen:  # else the loss failed, perhaps; the latent was there before
+                raise
     return seen[0] if seen else None
 
 
@@ -154,7 +136,7 @@ class _FixedNoise(TorchDispatchMode):
         if name in (_aten.randn, _aten.randn_like):
             return outputs.fill_(self._noise)
         if name is _aten.normal_:
-            mean, deviation = (*args[1:3], 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
+            mean, deviation = args[1] if len(args) > 1 else 0.0, args[2] if len(args) > 2 else 1.0
             return outputs.fill_(mean + self._noise * deviation)
         if name is _aten.normal and len(args) > 1:
             return torch.zeros_like(outputs) + args[0] + self._noise * args[1]
@@ -174,23 +156,17 @@ def check_decoder_remembers_nothing(vae: nn.Module, contract: Contract) -> None:
     encode, decode = (getattr(vae, name, None) or getattr(vae, f"{name}r", None) for name in ("encode", "decode"))
     if encode is None or decode is None:
         return
-    data = example_inputs(fixed.spec("encoder").inputs, ROWS, vae)
-    latent = example_inputs(fixed.spec("decoder").inputs, ROWS, vae)
+    data, latent = (inputs_for(vae, fixed.spec(part).inputs) for part in ("encoder", "decoder"))
 
     def decoded() -> list[Leaf]:
         torch.manual_seed(0)
-        try:
-            return find_leaves(decode(*latent))
-        except TypeError:  # several latents in one list
-            count = len(fixed.latents)
-            return find_leaves(decode(list(latent[:count]), *latent[count:]))
+        return find_leaves(listed_or_not(decode, latent, len(fixed.latents))[1])
 
     with as_example(vae):
         try:
             first = decoded()
             is_drawn = not _are_equal(first, decoded())
-            torch.manual_seed(0)
-            _encoded(encode, data)
+            flat_or_not(encode, data)
             second = decoded()
         except Exception:  # the user's code may raise anything; the checks of the parts report it
             return
@@ -210,7 +186,7 @@ def check_decoder_runs_alone(vae: nn.Module, options: ModelOptions) -> None:
     if encode is None or decode is None or any(isinstance(size, str) for size in shape):
         return
     contract = Contract(shape, (1,), options.bounds, conditions=options.conditions)
-    data, *conditions = example_inputs(contract.spec("encoder").inputs, ROWS, vae)
+    data, *conditions = inputs_for(vae, contract.spec("encoder").inputs)
     for further in (conditions, []) if conditions else ([],):
         with as_example(vae):
             if _decodes_after_encoding(encode, decode, data, further):
@@ -218,10 +194,10 @@ def check_decoder_runs_alone(vae: nn.Module, options: ModelOptions) -> None:
 
 
 def _decodes_after_encoding(
-    encode: Callable[..., Any], decode: Callable[..., Any], data: Tensor, conditions: Sequence[Tensor]
+    encode: Callable[..., object], decode: Callable[..., object], data: Tensor, conditions: Sequence[Tensor]
 ) -> bool:
     try:
-        leaves = find_leaves(_encoded(encode, [data, *conditions]))
+        leaves = find_leaves(flat_or_not(encode, [data, *conditions])[1])
     except Exception:  # the user's code may raise anything
         return False
     for leaf in leaves:
@@ -232,15 +208,6 @@ def _decodes_after_encoding(
             except Exception:  # noqa: S112  # this output is not the latent, or the decoder takes other conditions
                 continue
     return False
-
-
-def _encoded(encode: Callable[..., Any], data: Sequence[Tensor]) -> Any:
-    try:
-        return encode(*data)
-    except Exception:
-        if data[0].ndim <= 2:
-            raise
-        return encode(data[0].flatten(1), *data[1:])
 
 
 def _are_equal(one: Sequence[Leaf], other: Sequence[Leaf]) -> bool:
