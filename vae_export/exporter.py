@@ -18,7 +18,7 @@ from vae_export.artifact.folder import CERTIFICATE, Artifact, open_artifact
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
-from vae_export.capture import CAPTURE_SECONDS, Graph
+from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
@@ -32,9 +32,6 @@ from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
 from vae_export.system.signals import deferred_signals
-
-#: The most bytes of weights of a graph that is translated once more, to learn whether ONNX has it with dynamic sizes.
-_CHECKED_BYTES = 64 << 20
 
 
 def export(
@@ -109,7 +106,7 @@ def export(
     with staged_folder(out, force=force or add) as staging:
         with watch.lap("capture"):
             tested = tuple(dict.fromkeys(float_part(part) for part in (*plan.parts, *present_parts)))
-            contract = _capture(references, plan, tested, report)
+            contract = _capture(references, plan, tested, watch, report)
         entries = _write_files(references, plan, staging, watch, report)
         if present is not None:
             _check_same_origin(present, captured.source, contract, entries, opset)
@@ -365,7 +362,11 @@ def _with_present_files(present: Artifact, entries: Sequence[FileEntry], folder:
 
 
 def _capture(
-    references: References, plan: ExportPlan, parts: Sequence[Part], report: Callable[[str], None]
+    references: References,
+    plan: ExportPlan,
+    parts: Sequence[Part],
+    watch: Stopwatch,
+    report: Callable[[str], None],
 ) -> Contract:
     """Capture all graphs before a file is written, and compute the calibration inputs where a precision needs them.
 
@@ -373,13 +374,14 @@ def _capture(
         references: the source, which keeps the graphs and the inputs.
         plan: the files to write.
         parts: the parts that are tested: float parts of the files.
+        watch: measures the translations that are made on the way.
         report: called with a line for each part, and for what was narrowed.
 
     Returns:
         The contract that all graphs keep.
     """
     captured = references.captured
-    contract = captured.narrow(parts, report, partial(_check_translation, plan))
+    contract = captured.narrow(parts, report, partial(_check_translation, plan, watch))
     for note in captured.notes:
         report(note)
     for part in plan.parts:
@@ -390,11 +392,12 @@ def _capture(
     return contract
 
 
-def _check_translation(plan: ExportPlan, graph: Graph) -> None:
-    """Raise `ModelError` if a small graph cannot be written as ONNX; the translation is kept for the file."""
+def _check_translation(plan: ExportPlan, watch: Stopwatch, graph: Graph) -> None:
+    """Raise `ModelError` if a graph cannot be written as ONNX. A translation that is too large to keep is not tried."""
     size = sum(tensor.nbytes for tensor in (*graph.module.parameters(), *graph.module.buffers()))
-    if size <= _CHECKED_BYTES and any(variant.format == "onnx" for variant in plan.variants):
-        FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset))
+    if size <= CACHED_BYTES and any(variant.format == "onnx" for variant in plan.variants):
+        with watch.lap("onnx"):
+            FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset))
 
 
 def _write_files(
@@ -486,12 +489,14 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def lap(self, name: str) -> Iterator[None]:
-        """Measure the block, and add its seconds to those of earlier blocks of this name."""
-        started = time.perf_counter()
+        """Measure the block without the laps inside, and add its seconds to those of earlier blocks of this name."""
+        self.seconds.setdefault(name, 0.0)
+        started, before = time.perf_counter(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            inside = sum(self.seconds.values()) - before
+            self.seconds[name] += time.perf_counter() - started - inside
 
     def line(self) -> str:
         """Return all laps as one line, such as "took 9.1 s: onnx 3.2, golden vectors 1.4, verification 4.5"."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests import sample_models
 from tests.commands import run_cli, tree
 from tests.conftest import Exported
 from vae_export import Source, export, load_checkpoint, open_artifact, save_checkpoint, verify
+from vae_export.exporter import Stopwatch
 from vae_export.io.atomic import sha256
 
 
@@ -88,3 +90,11 @@ def test_checkpoint_alone_can_be_exported(tmp_path: Path) -> None:
     assert artifact.folder == path.parent / "export"
     assert document["manifest"] == artifact.manifest.to_json()
     assert verify(artifact, load_checkpoint(path)).passed
+
+
+def test_seconds_inside_a_lap_are_those_of_the_inner_one() -> None:
+    watch = Stopwatch()
+    with watch.lap("capture"), watch.lap("onnx"):
+        time.sleep(0.05)
+    assert list(watch.seconds) == ["capture", "onnx"]
+    assert watch.seconds["capture"] < 0.02 < 0.05 <= watch.seconds["onnx"]

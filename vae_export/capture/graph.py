@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -42,7 +43,7 @@ CAPTURE_SECONDS = 600.0
 #: How many sizes are tried, from the lowest up, until the modules run.
 _TRIED_SIZES = 8
 #: The most bytes of an ONNX model that is kept for another precision or format.
-_CACHED_BYTES = 64 << 20
+CACHED_BYTES = 64 << 20
 #: Lower precisions that PyTorch can compute in.
 _DTYPES: dict[PrecisionName, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -125,27 +126,36 @@ class Captured:
     def _checked(
         self, parts: Sequence[Part], report: Callable[[str], None], check: Callable[[Graph], object]
     ) -> Contract:
-        """Capture parts and check them, with as few sizes fixed as `check` allows."""
-
+        """Capture parts and check their graphs, with sizes fixed where `check` refuses free ones."""
         wide = self._runnable(parts)
-        contract, refused = self._narrowed(wide, parts, report), None
-        for fixed in (None, *with_fixed_sizes(wide)):
-            if fixed is not None:
-                self._graphs.clear()
-                try:
-                    contract = self._narrowed(fixed, parts, report)
-                except ModelError:  # the first error says more
-                    continue
-            try:
-                for part in parts:
-                    check(self._graphs[part])
-                break
-            except ModelError as error:
-                refused = refused or error
-        else:
-            raise refused or ModelError("module cannot be written", where=", ".join(parts))
+        contract = self._narrowed(wide, parts, report)
+        try:
+            self._check_graphs(parts, check)
+        except ModelError as refusal:
+            contract = self._fixed(wide, parts, report, check, refusal)
         self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
         return contract
+
+    def _fixed(
+        self,
+        wide: Contract,
+        parts: Sequence[Part],
+        report: Callable[[str], None],
+        check: Callable[[Graph], object],
+        refusal: ModelError,
+    ) -> Contract:
+        """Capture parts with fewer free sizes until `check` takes their graphs; raise `refusal` if it never does."""
+        for fixed in with_fixed_sizes(wide):
+            self._graphs.clear()
+            with contextlib.suppress(ModelError):  # the refusal of free sizes says more
+                contract = self._narrowed(fixed, parts, report)
+                self._check_graphs(parts, check)
+                return contract
+        raise refusal
+
+    def _check_graphs(self, parts: Sequence[Part], check: Callable[[Graph], object]) -> None:
+        for part in parts:
+            check(self._graphs[part])
 
     def _narrowed(self, contract: Contract, parts: Sequence[Part], report: Callable[[str], None]) -> Contract:
         """Capture parts, keep their graphs, and return the contract that all of them keep."""
@@ -285,7 +295,7 @@ class Graph:
         if (opset, max_inside) in self._translations:
             return self._translations[opset, max_inside]
         translation = translate(self.program, self.spec, opset, max_inside)
-        if translation.size + translation.model.ByteSize() <= _CACHED_BYTES:
+        if translation.size + translation.model.ByteSize() <= CACHED_BYTES:
             self._translations[opset, max_inside] = translation
         return translation
 
