@@ -26,7 +26,7 @@ import torch
 from scaling_verify import CHANNELS, ROOT, SAVE, run_measured
 
 from vae_export import load
-from vae_export.sources.named import load_source
+from vae_export.sources.load import load_source
 from vae_export.system.hardware import describe_machine
 
 #: The step of the network, and the levels of a picture in [-1, 1].

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from train.config import ObjectiveOptions
 from train.data.mnist import torchvision_datasets
-from train.init import initialise
+from train.initial_weights import initialise
 from train.loss import to_unit_range
 from train.recipes import RECIPES
 from train.trainer import Trainer

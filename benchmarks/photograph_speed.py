@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from train.config import ObjectiveOptions
 from train.fit import train_options
-from train.init import initial_model
+from train.initial_weights import initial_model
 from train.loss import loss, to_unit_range
 from train.recipes import default_recipe
 from train.trainer import Trainer

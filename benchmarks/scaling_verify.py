@@ -37,7 +37,7 @@ AutoencoderKL(
 _ALONE = """
 import sys, torch
 from pathlib import Path
-from vae_export.sources.named import load_source
+from vae_export.sources.load import load_source
 source = load_source(sys.argv[1], data_shape=sys.argv[3] or None)
 contract = source.contract.at()
 inputs = {"encoder": contract.data, "decoder": contract.latents[0]}

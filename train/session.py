@@ -22,7 +22,7 @@ import torch
 from train.config import TrainOptions
 from train.data.datasets import Dataset, evaluated_pixels
 from train.distributed import Processes
-from train.init import initial_model
+from train.initial_weights import initial_model
 from train.progress import TrainingProgress
 from train.provenance import TrainingProvenance
 from train.recipes import Recipe, learning_rate_at

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.train.conftest import Invoke
 from train.config import ObjectiveOptions
-from train.init import initial_model
+from train.initial_weights import initial_model
 from train.recipes import Recipe
 from train.trainer import Trainer
 from vae_export.likelihood import Likelihood

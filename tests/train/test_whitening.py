@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.train.conftest import Invoke, one_line
 from train.fit import fit
-from train.init import initial_model
+from train.initial_weights import initial_model
 from train.loss import to_unit_range
 from train.scoring import PyTorchModel, evaluate_model
 from train.whitening import whitened

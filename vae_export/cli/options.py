@@ -230,7 +230,7 @@ class NamedModelOptions:
                 raise UsageError(f"--{next(iter(stated)).replace('_', '-')} needs --model")
             return None
         refuse_together(model=self.model, **excluded)
-        from vae_export.sources.named import NamedModel
+        from vae_export.sources.load import NamedModel
 
         return NamedModel(
             self.model,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from train.init import initial_model, initialise
+from train.initial_weights import initial_model, initialise
 from vae_export.likelihood import Likelihood, LikelihoodName
 from vae_export.models import VAE, VAEConfig
 from vae_export.models.config import Family
