@@ -163,8 +163,8 @@ class OptimiserFlags:
         bool,
         typer.Option(
             "--whiten/--no-whiten",
-            help="Save coordinates of the latents in which they have mean 0 and no correlations over all training "
-            "images: samples of the prior look more like them.",
+            help="Save coordinates of the latents in which they have mean 0 and no correlations over up to 2,048 "
+            "training images: samples of the prior look more like them.",
         ),
     ] = False
 
