@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from vae_export import export, load, verify
+from vae_export.capture import Captured
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.sources import load_source
 
@@ -220,6 +221,30 @@ class Pyramid(nn.Module):
 
     def decode(self, coarse, fine):
         return torch.sigmoid(self.out(torch.cat([self.up(coarse), fine], 1)))
+
+class Named(Labelled):
+    # An argument with a default lies before the condition.
+    def encode(self, x, *, label):
+        return super().encode(x, label)
+
+    def decode(self, z, scale=2.0, label=None):
+        return super().decode(scale * z, label)
+
+class AnyName(Labelled):
+    def encode(self, x, **kwargs):
+        return super().encode(x, kwargs["label"])
+
+    def decode(self, z, **kwargs):
+        return super().decode(z, kwargs["label"])
+
+class Autocast(VAE):
+    def encode(self, x):
+        with torch.autocast("cpu"):
+            return super().encode(x)
+
+    @torch.autocast("cpu", dtype=torch.bfloat16)
+    def decode(self, z):
+        return super().decode(z)
 
 class Sided(VAE):
     def encode(self, x, style):
@@ -489,6 +514,37 @@ def test_conditions_are_further_inputs(file: Path) -> None:
     assert [tensor.name for tensor in source.contract.spec("decoder").inputs] == ["latent", "label"]
     with pytest.raises(ModelError, match=r"encoder cannot be run: .*check --data-shape and --condition"):
         load_source(f"{file}:Labelled", data_shape="1x6x6")
+
+
+@pytest.mark.parametrize("function", ["Named", "AnyName"])
+def test_conditions_are_passed_by_the_names_of_arguments(file: Path, function: str) -> None:
+    source = load_source(f"{file}:{function}", data_shape="1x6x6", conditions=["label:int64:3"])
+    captured = Captured(source)
+    own, graph = source.decoder.module, captured.graph("decoder")  # type: ignore[union-attr]  # it has a decoder
+    latent, label = torch.randn(5, 4), torch.tensor([0, 1, 2, 1, 0])
+    with torch.no_grad():
+        assert torch.allclose(graph.program.module()(latent, label), own.decode(latent, label=label), atol=1e-6)
+    assert [item.name for item in captured.graph("encoder").spec.inputs] == ["image", "label"]
+
+
+def test_conditions_stated_in_another_order_reach_their_arguments(file: Path) -> None:
+    source = load_source(f"{file}:Sided", data_shape="1x6x6", conditions=["style:float32:4", "size:float32:1"])
+    own, graph = source.decoder.module, Captured(source).graph("decoder")  # type: ignore[union-attr]  # it has a decoder
+    latent, style, size = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 1)
+    with torch.no_grad():
+        assert torch.allclose(graph.program.module()(latent, style, size), own.decode(latent, size, style), atol=1e-6)
+
+
+def test_blocks_under_autocast_compute_in_float32(file: Path) -> None:
+    source = load_source(f"{file}:Autocast", data_shape="1x6x6")
+    plain = load_source(f"{file}:VAE", data_shape="1x6x6")
+    plain.decoder.load_state_dict(source.decoder.state_dict())  # type: ignore[union-attr]  # both have a decoder
+    latent = torch.randn(3, 4)
+    graphs = [Captured(item).graph("decoder").program.module()(latent) for item in (source, plain)]
+    assert graphs[0].dtype == torch.float32
+    assert torch.equal(*graphs)
+    with torch.no_grad():
+        assert source.decoder(latent).dtype == torch.bfloat16  # type: ignore[misc]  # the user's module is as it was
 
 
 BAD = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError
-from vae_export.sources.module_runs import ModuleState, random_tensor, without_value_checks
+from vae_export.sources.module_runs import ModuleState, as_exported, random_tensor
 from vae_export.system.streams import silenced
 from vae_export.tensors import BATCH, Expression, Symbol, sizes_at
 
@@ -67,7 +67,7 @@ def example_sizes(spec: PartSpec) -> dict[str, int]:
 
 @contextlib.contextmanager
 def user_code(dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Run a user's module without gradients, without warnings, and without checks of values by torch.distributions.
+    """Run a user's module without gradients, without warnings, and as its graph computes, see `as_exported`.
 
     Args:
         dtype: the dtype of new tensors for which the module names none.
@@ -75,7 +75,7 @@ def user_code(dtype: torch.dtype = torch.float32) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with silenced(), torch.no_grad(), without_value_checks():
+        with silenced(), torch.no_grad(), as_exported():
             yield
     finally:
         torch.set_default_dtype(before)

@@ -101,10 +101,12 @@ def traced(
     """
     import torch
 
+    from vae_export.capture import user_code
+
     buffer = io.BytesIO()
     # Parity checks several batches with measured tolerances: neither check_trace nor the tracer's warnings of Python
     # values that come from shapes add anything to that.
-    with _ignored_deprecation(), _fresh_names(), warnings.catch_warnings():
+    with user_code(), _ignored_deprecation(), _fresh_names(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in `__all__`
         try:
             frozen = torch.jit.freeze(torch.jit.trace(module, example, check_trace=False).eval())

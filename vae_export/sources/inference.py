@@ -154,12 +154,11 @@ def _shapes_at(latents: Latents, values: dict[str, int]) -> Latents:
 
 def _conditions(encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions) -> tuple[Condition, ...]:
     """Return the conditions, each with the modules that take it."""
-    latents = len(options.latent_shape) if isinstance(options.latent_shape, Mapping) else 1
     taken: dict[Literal["encoder", "decoder"], tuple[Condition, ...]] = {}
     if encoder is not None:
         taken["encoder"] = accepted_conditions(encoder, 1, options.conditions)
     if decoder is not None:
-        taken["decoder"] = accepted_conditions(decoder, latents, options.conditions)
+        taken["decoder"] = accepted_conditions(decoder, options.latents, options.conditions)
     found = []
     for condition in options.conditions:
         parts = tuple(part for part, accepted in taken.items() if condition in accepted)

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -155,23 +155,81 @@ class MethodModule(nn.Module):
         method: the name of the method.
         without: children of the module that the method does not use, whose weights are left out.
         output: the path of the one tensor to return, see `follow_path`; None returns what the method returns.
+        names: names of arguments that the last inputs are passed by, see `names_of_conditions`.
     """
 
     def __init__(
-        self, module: nn.Module, method: str = "forward", without: Sequence[str] = (), output: str | None = None
+        self,
+        module: nn.Module,
+        method: str = "forward",
+        without: Sequence[str] = (),
+        output: str | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.module = without_children(module, without)
         self.method = method
         self.output = output
+        self.names = tuple(names)
 
     def forward(self, *inputs: Tensor) -> object:
         """Return what the method returns, or the one tensor of it."""
         method = self.module if self.method == "forward" else getattr(self.module, self.method)  # hooks of a module run
+        method = with_names(method, self.names)
         if self.output is None:
             return method(*inputs)
         with without_value_checks():
             return follow_path(method(*inputs), self.output)
+
+    def changed(self, **arguments: Any) -> MethodModule:
+        """Return the same method with other arguments of the constructor."""
+        same = {"without": (), "output": self.output, "names": self.names}
+        return MethodModule(self.module, self.method, **{**same, **arguments})
+
+
+def with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """Return a function that passes its last arguments by these names."""
+    if not names:
+        return function
+
+    def called(*inputs: Any) -> Any:
+        first = len(inputs) - len(names)
+        return function(*inputs[:first], **dict(zip(names, inputs[first:], strict=True)))
+
+    return called
+
+
+def taking_by_name(module: nn.Module, count: int, conditions: Sequence[Condition]) -> nn.Module:
+    """Return a module that passes the conditions which it takes by the names of its arguments, where it has these.
+
+    An argument of another name may stand before a condition, and conditions may be stated in another order than the
+    arguments.
+
+    Args:
+        module: the module, which takes the conditions as its last inputs.
+        count: the number of arguments before the conditions.
+        conditions: all conditions.
+    """
+    method = module if isinstance(module, MethodModule) else MethodModule(module)
+    names = () if method.names else names_of_conditions(_function(module), count, conditions)
+    return method.changed(names=names) if names else module
+
+
+def names_of_conditions(
+    function: Callable[..., object], count: int, conditions: Sequence[Condition]
+) -> tuple[str, ...]:
+    """Return the names of the conditions that a function takes by name; () where it takes them by position.
+
+    Args:
+        function: the function.
+        count: the number of arguments before the conditions.
+        conditions: all conditions.
+    """
+    parameters = _parameters(function)
+    named = [item.name for item in conditions if item.name in _names_after(parameters, count)]
+    if not named and _takes_any_name(parameters, count, len(conditions)):
+        named = [item.name for item in conditions]
+    return tuple(named)
 
 
 def follow_path(returned: object, path: str) -> Tensor:
@@ -258,36 +316,54 @@ def accepted_conditions(module: nn.Module, count: int, conditions: Sequence[Cond
         count: the number of arguments before the conditions.
         conditions: all conditions.
     """
-    own = _arguments(module)
-    if own is None:
+    parameters = _parameters(_function(module))
+    if parameters is None:
         return tuple(conditions)
-    names = {parameter.name for parameter in own[count:]}
-    named = [condition for condition in conditions if condition.name in names]
-    if named:
-        return tuple(named)
-    return tuple(conditions) if len(own) - count >= len(conditions) else ()
+    after = _names_after(parameters, count)
+    if named := tuple(condition for condition in conditions if condition.name in after):
+        return named
+    enough = len(_positional(parameters)) - count >= len(conditions)
+    return tuple(conditions) if enough or _takes_any_name(parameters, count, len(conditions)) else ()
 
 
 def argument_names(module: nn.Module, conditions: Sequence[Condition]) -> list[str]:
     """Return the names of the arguments that a decoder needs beside the conditions; [] where that is not known."""
-    own = _arguments(module) or []
+    own = _positional(_parameters(_function(module)))
     taken = [item for item in conditions if "decoder" in item.parts]
     names = [parameter.name for parameter in own if parameter.default is parameter.empty]
     left = [name for name in names if name not in {item.name for item in taken}]
     return left if len(left) < len(names) or not taken else names[: len(names) - len(taken)]
 
 
-def _arguments(module: nn.Module) -> list[inspect.Parameter] | None:
-    """Return the arguments of a module by position, or None if it takes any number or does not tell."""
-    function = getattr(module.module, module.method) if isinstance(module, MethodModule) else module.forward
+def _function(module: nn.Module) -> Callable[..., object]:
+    """Return the function that a module runs."""
+    return getattr(module.module, module.method) if isinstance(module, MethodModule) else module.forward
+
+
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter] | None:
+    """Return the arguments of a function, or None if it takes any number or does not tell."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return None
-    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters):
-        return None
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [parameter for parameter in parameters if parameter.kind in kinds]
+    return None if any(item.kind is item.VAR_POSITIONAL for item in parameters) else parameters
+
+
+def _positional(parameters: Sequence[inspect.Parameter] | None) -> list[inspect.Parameter]:
+    return [item for item in parameters or () if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+
+
+def _names_after(parameters: Sequence[inspect.Parameter] | None, count: int) -> set[str]:
+    """Return the names that a function takes after its first `count` arguments by position."""
+    first = {item.name for item in _positional(parameters)[:count]}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {item.name for item in parameters or () if item.kind in kinds} - first
+
+
+def _takes_any_name(parameters: Sequence[inspect.Parameter] | None, count: int, conditions: int) -> bool:
+    """Whether a function takes conditions by any name, because it has `**kwargs` and too few other arguments."""
+    variadic = any(item.kind is item.VAR_KEYWORD for item in parameters or ())
+    return variadic and len(_positional(parameters)) - count < conditions
 
 
 def has_item(tensor: Tensor, item: Shape) -> bool:

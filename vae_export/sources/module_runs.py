@@ -138,7 +138,7 @@ def random_tensor(spec: TensorSpec, shape: Sequence[int], generator: torch.Gener
 @contextlib.contextmanager
 def as_example(module: nn.Module) -> Iterator[None]:
     """Put a module into eval mode without gradients, and restore modes, state and random state afterwards."""
-    with ModuleState(module), torch.no_grad(), torch.random.fork_rng(devices=[]), without_value_checks():
+    with ModuleState(module), torch.no_grad(), torch.random.fork_rng(devices=[]), as_exported():
         module.eval()
         yield
 
@@ -230,6 +230,35 @@ def without_value_checks() -> Iterator[None]:
     finally:
         Distribution.__init__ = checked  # type: ignore[method-assign]
         Distribution.set_default_validate_args(before)
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Let blocks under `torch.autocast` compute in the dtype of their inputs, as the files do.
+
+    Autocast is for speed on a device; the files are in float32, and lower precisions are made from them.
+    """
+    entered: Callable[[Any], object] = torch.autocast.__enter__
+
+    def enter(block: Any) -> object:
+        stated, block._enabled = block._enabled, False
+        try:
+            return entered(block)
+        finally:
+            block._enabled = stated  # a decorator enters the same block at each call
+
+    torch.autocast.__enter__ = enter  # type: ignore[method-assign]  # torch.amp's and torch.cuda.amp's derive from it
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = entered  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def as_exported() -> Iterator[None]:
+    """Run a user's module as its graph computes: without autocast, and without checks of values by distributions."""
+    with without_autocast(), without_value_checks():
+        yield
 
 
 def flattened(inputs: Sequence[Tensor], flatten: bool) -> tuple[Tensor, ...]:

@@ -47,6 +47,11 @@ class ModelOptions:
     images: Array | None = None
 
     @property
+    def latents(self) -> int:
+        """The number of latents, as far as it is stated."""
+        return len(self.latent_shape) if isinstance(self.latent_shape, Mapping) else 1
+
+    @property
     def bounds(self) -> tuple[float, float] | None:
         """The stated range as `Contract.data_range` has it: None without bounds."""
         return None if self.data_range is None or math.inf in self.data_range else self.data_range

@@ -30,6 +30,7 @@ from vae_export.sources.module_outputs import (
     find_leaves,
     has_item,
     meaning_of,
+    taking_by_name,
 )
 from vae_export.sources.module_runs import ROWS, as_example, flattened, inputs_for, run_flat_or_not, run_listed_or_not
 from vae_export.tensors import Shape, TensorSpec, shape_text
@@ -90,8 +91,11 @@ def recognise(
     facts: dict[str, Any] = {}
     example = contract.at()
     if encoder is not None:
+        encoder = taking_by_name(encoder, 1, [item for item in contract.conditions if "encoder" in item.parts])
         encoder = _Encoder(encoder, example, encoder_outputs, images, notes, facts).recognised()
     if decoder is not None:
+        taken = [item for item in contract.conditions if "decoder" in item.parts]
+        decoder = taking_by_name(decoder, len(contract.latents), taken)
         decoder = _recognised_decoder(decoder, example, facts)
     return Recognised(encoder, decoder, tuple(notes), facts)
 

@@ -28,7 +28,7 @@ from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import DECODER_FAILS, Inference, infer_contract
-from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path
+from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path, taking_by_name
 from vae_export.sources.module_runs import (
     check_weights_stay,
     inputs_for,
@@ -69,12 +69,16 @@ def open_function(text: str, options: ModelOptions) -> Source:
     _check_weights(holder, text)
     if decoder is not None and options.decoder_output is not None:
         method = decoder if isinstance(decoder, MethodModule) else MethodModule(decoder)
-        decoder = MethodModule(method.module, method.method, output=options.decoder_output)
+        decoder = method.changed(output=options.decoder_output)
+    if encoder is not None:
+        encoder = taking_by_name(encoder, 1, options.conditions)
+    if decoder is not None:
+        decoder = taking_by_name(decoder, options.latents, options.conditions)
     sums = weight_sums(holder)
     encoder, found = _inferred(returned, encoder, decoder, options)
     check_weights_stay(holder, sums, _short(text))
     if not isinstance(holder, nn.ModuleDict) and encoder is not None and decoder is not None:
-        check_decoder_remembers_nothing(holder, found.contract)
+        check_decoder_remembers_nothing(holder, encoder, decoder, found.contract)
         options, found = _as_forward_says(holder, encoder, decoder, options, found)
     if isinstance(decoder, MethodModule) and decoder.output is not None:
         found.facts["decoder_output"] = decoder.output
@@ -103,11 +107,11 @@ def _inferred(
     try:
         return encoder, infer_contract(encoder, decoder, options)
     except ModelError as error:
-        if isinstance(vae, nn.Module) and str(error).startswith(DECODER_FAILS):
-            check_decoder_runs_alone(vae, options)
+        if isinstance(vae, nn.Module) and encoder and decoder and str(error).startswith(DECODER_FAILS):
+            check_decoder_runs_alone(vae, encoder, decoder, options)
         if not isinstance(vae, nn.Module) or vae is encoder or encoder is not getattr(vae, "encoder", None):
             raise
-        whole = MethodModule(vae)
+        whole = taking_by_name(MethodModule(vae), 1, options.conditions)
         try:
             found = infer_contract(whole, decoder, options)
         except VaeExportError:
@@ -138,7 +142,7 @@ def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -
     """Return a line with the values of the chosen output and of those that would fit as well: a wrong choice shows."""
     fixed = contract.at()
     inputs = inputs_for(decoder, fixed.spec("decoder").inputs)
-    _, returned = run_listed_or_not(MethodModule(decoder.module, decoder.method), inputs, len(fixed.latents))
+    _, returned = run_listed_or_not(decoder.changed(output=None), inputs, len(fixed.latents))
     taken = follow_path(returned, output)
     try:
         leaves = find_leaves(returned)
@@ -180,7 +184,7 @@ def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Modul
     expected = returned(module)
     unused: list[str] = []
     for name in module.module._modules:
-        alone = MethodModule(module.module, module.method, [*unused, name], module.output)
+        alone = module.changed(without=[*unused, name])
         try:
             # Each run begins with the same random state, so that drawn outputs are equal too.
             found = returned(alone)
@@ -189,7 +193,7 @@ def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Modul
         pairs = zip(found, expected, strict=False)
         if len(found) == len(expected) and all(torch.equal(a.tensor, b.tensor) for a, b in pairs):
             unused.append(name)
-    return MethodModule(module.module, module.method, unused, module.output)
+    return module.changed(without=unused)
 
 
 def _call(text: str) -> object:

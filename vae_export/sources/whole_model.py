@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.contract import Contract
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import LOGVAR, Leaf, Meaning, find_leaves
+from vae_export.sources.module_outputs import LOGVAR, Leaf, Meaning, find_leaves, names_of_conditions, with_names
 from vae_export.sources.module_runs import as_example, flat_or_not, inputs_for, listed_or_not, run_flat_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
@@ -50,7 +50,8 @@ def meanings_by_forward(
         taken = recognise(fixed, encoder, None).encoder or encoder
         with as_example(encoder):
             mean, logvar = taken(*inputs)
-        still, moved = (_latent(vae, inputs, noise) for noise in (0.0, 1.0))
+        names = names_of_conditions(vae.forward, 1, contract.conditions)
+        still, moved = (_latent(vae, with_names(vae, names), inputs, noise) for noise in (0.0, 1.0))
     except Exception:  # the user's code may raise anything, such as for arguments of forward() that nobody states
         return None, None
     if still is None or moved is None or still.numel() != mean.numel() or torch.equal(still, moved):
@@ -89,7 +90,7 @@ def _is_close(one: Tensor, other: Tensor) -> bool:
     return bool((one.reshape(-1) - other.reshape(-1)).abs().max() <= limit)
 
 
-def _latent(vae: nn.Module, inputs: Sequence[Tensor], noise: float) -> Tensor | None:
+def _latent(vae: nn.Module, forward: Callable[..., object], inputs: Sequence[Tensor], noise: float) -> Tensor | None:
     """Return the latent that `forward` decodes where each drawn normal number is `noise`; None if it decodes none."""
     seen: list[Tensor] = []
 
@@ -106,7 +107,7 @@ def _latent(vae: nn.Module, inputs: Sequence[Tensor], noise: float) -> Tensor | 
         if isinstance(decoder := getattr(vae, "decoder", None), nn.Module):
             hooks.enter_context(decoder.register_forward_pre_hook(lambda _module, arguments: note(arguments)))
         try:
-            flat_or_not(vae, inputs)
+            flat_or_not(forward, inputs)
         except Exception:
             if not seen:  # else the loss failed, perhaps; the latent was there before
                 raise
@@ -145,15 +146,16 @@ class _FixedNoise(TorchDispatchMode):
         return outputs
 
 
-def check_decoder_remembers_nothing(vae: nn.Module, contract: Contract) -> None:
+def check_decoder_remembers_nothing(vae: nn.Module, encoder: nn.Module, decoder: nn.Module, contract: Contract) -> None:
     """Raise `ModelError` if the decoder takes anything that the encoder left in the model.
 
     Args:
         vae: the whole model.
+        encoder, decoder: its parts, which pass conditions as it takes them.
         contract: its contract.
     """
     fixed = contract.at()
-    encode, decode = (getattr(vae, name, None) or getattr(vae, f"{name}r", None) for name in ("encode", "decode"))
+    encode, decode = _function(vae, "encode", encoder), _function(vae, "decode", decoder)
     if encode is None or decode is None:
         return
     data, latent = (inputs_for(vae, fixed.spec(part).inputs) for part in ("encoder", "decoder"))
@@ -174,14 +176,15 @@ def check_decoder_remembers_nothing(vae: nn.Module, contract: Contract) -> None:
         raise _remembering()
 
 
-def check_decoder_runs_alone(vae: nn.Module, options: ModelOptions) -> None:
+def check_decoder_runs_alone(vae: nn.Module, encoder: nn.Module, decoder: nn.Module, options: ModelOptions) -> None:
     """Raise `ModelError` if a decoder that cannot be run runs once the encoder has run on the model itself.
 
     Args:
         vae: the whole model.
+        encoder, decoder: its parts, which pass conditions as it takes them.
         options: what is stated; sizes in numbers.
     """
-    encode, decode = getattr(vae, "encode", None), getattr(vae, "decode", None)
+    encode, decode = _function(vae, "encode", encoder), _function(vae, "decode", decoder)
     shape = options.data_shape or ()
     if encode is None or decode is None or any(isinstance(size, str) for size in shape):
         return
@@ -191,6 +194,12 @@ def check_decoder_runs_alone(vae: nn.Module, options: ModelOptions) -> None:
         with as_example(vae):
             if _decodes_after_encoding(encode, decode, data, further):
                 raise _remembering()
+
+
+def _function(vae: nn.Module, name: str, part: nn.Module) -> Callable[..., Any] | None:
+    """Return a method or a child of the model itself, which passes conditions as its part does."""
+    function = getattr(vae, name, None) or getattr(vae, f"{name}r", None)
+    return None if function is None else with_names(function, getattr(part, "names", ()))
 
 
 def _decodes_after_encoding(
