@@ -246,6 +246,28 @@ class Autocast(VAE):
     def decode(self, z):
         return super().decode(z)
 
+class Batches(VAE):
+    # It was trained in batches of 16, and takes no other.
+    def encode(self, x):
+        h = torch.relu(self.body(x.view(16, 36)))
+        return self.fc_mu(h), self.fc_var(h)
+
+    def decode(self, z):
+        return torch.sigmoid(self.out(z)).view(16, 1, 6, 6)
+
+    def forward(self, x):
+        mean, logvar = self.encode(x)
+        return self.decode(mean + torch.exp(logvar) * torch.randn_like(mean))
+
+class OneRow(VAE):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+
+    def decode(self, z):
+        steps, _ = self.rnn(z[:, None], torch.zeros(1, 1, 4))
+        return super().decode(steps[:, 0])
+
 class Sided(VAE):
     def encode(self, x, style):
         return super().encode(x + style.mean(1)[:, None, None, None])
@@ -533,6 +555,29 @@ def test_conditions_stated_in_another_order_reach_their_arguments(file: Path) ->
     latent, style, size = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 1)
     with torch.no_grad():
         assert torch.allclose(graph.program.module()(latent, style, size), own.decode(latent, size, style), atol=1e-6)
+
+
+def test_code_of_one_batch_size_is_exported_for_smaller_ones(file: Path) -> None:
+    source = load_source(f"{file}:Batches", data_shape="1x6x6")
+    assert [line.partition(";")[0] for line in source.provenance["notes"][:2]] == [
+        "encoder: its code takes batches of 16 alone",
+        "decoder: its code takes batches of 16 alone",
+    ]
+    # `forward` draws with exp(logvar): it is run in batches of 16 too, and shows that this is no log-variance.
+    assert source.provenance["inferred"]["encoder_takes"]["logvar"] == "1 as logstd"
+    captured = Captured(source)
+    assert captured.contract.max_batch == 16
+    latent, graph = torch.randn(16, 4), captured.graph("decoder")
+    with torch.no_grad():
+        expected = source.decoder.module.decode(latent)  # type: ignore[union-attr]  # it has a decoder
+    for rows in (1, 3, 16):
+        assert torch.allclose(graph.program.module()(latent[:rows]), expected[:rows], atol=1e-6)
+
+
+def test_code_of_one_row_is_exported_for_one(file: Path) -> None:
+    source = load_source(f"{file}:OneRow", data_shape="1x6x6")
+    assert "decoder: its code takes batches of 1 alone" in source.provenance["notes"][0]
+    assert Captured(source).contract.max_batch == 1
 
 
 def test_blocks_under_autocast_compute_in_float32(file: Path) -> None:

@@ -25,8 +25,8 @@ _RANGE_ROWS, _WIDEST = 8, 30.0
 _RANGES = ((0.0, 1.0), (-1.0, 1.0))
 _SLACK = 1e-6
 
-#: How the message of a decoder that refuses the latent begins.
-DECODER_FAILS = "decoder cannot be run"
+#: What the message of an encoder or a decoder that refuses its inputs says after its name.
+CANNOT_RUN = "cannot be run"
 #: The shape of one row of the latent, or of several latents by name.
 Latents: TypeAlias = Shape | Mapping[str, Shape]
 
@@ -127,7 +127,7 @@ def _fixed_contract(
             continue
         except Exception as error:  # a decoder refuses a latent that is not its own with any error
             failure = failure or ModelError(
-                DECODER_FAILS,
+                f"decoder {CANNOT_RUN}",
                 where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
                 do="check --latent-shape and --condition; if the decoder takes another latent than the encoder gives, "
@@ -197,7 +197,7 @@ def _candidates(
         _, returned = run_flat_or_not(encoder, inputs)
     except Exception as error:  # the user's code may raise anything
         raise ModelError(
-            "encoder cannot be run",
+            f"encoder {CANNOT_RUN}",
             where=", ".join(map(str, base.spec("encoder").inputs)),
             got=f"{type(error).__name__}: {error}",
             do="check --data-shape and --condition",

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.utils import _pytree as pytree
 
 from vae_export.contract import Condition
 from vae_export.errors import ModelError
@@ -156,6 +157,8 @@ class MethodModule(nn.Module):
         without: children of the module that the method does not use, whose weights are left out.
         output: the path of the one tensor to return, see `follow_path`; None returns what the method returns.
         names: names of arguments that the last inputs are passed by, see `names_of_conditions`.
+        rows: the number of rows of every batch where the method takes no other: smaller batches are filled up, and
+            larger ones divided. None passes batches as they are.
     """
 
     def __init__(
@@ -165,25 +168,30 @@ class MethodModule(nn.Module):
         without: Sequence[str] = (),
         output: str | None = None,
         names: Sequence[str] = (),
+        rows: int | None = None,
     ) -> None:
         super().__init__()
         self.module = without_children(module, without)
         self.method = method
         self.output = output
         self.names = tuple(names)
+        self.rows = rows
 
     def forward(self, *inputs: Tensor) -> object:
         """Return what the method returns, or the one tensor of it."""
         method = self.module if self.method == "forward" else getattr(self.module, self.method)  # hooks of a module run
-        method = with_names(method, self.names)
-        if self.output is None:
-            return method(*inputs)
-        with without_value_checks():
-            return follow_path(method(*inputs), self.output)
+        return self.adapted(method)(*inputs)
+
+    def adapted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that takes inputs and gives outputs as this module does."""
+        function = with_names(function, self.names)
+        if self.output is not None:
+            function = _following(function, self.output)
+        return function if self.rows is None else in_batches(function, self.rows)
 
     def changed(self, **arguments: Any) -> MethodModule:
         """Return the same method with other arguments of the constructor."""
-        same = {"without": (), "output": self.output, "names": self.names}
+        same = {"without": (), "output": self.output, "names": self.names, "rows": self.rows}
         return MethodModule(self.module, self.method, **{**same, **arguments})
 
 
@@ -195,6 +203,49 @@ def with_names(function: Callable[..., Any], names: Sequence[str]) -> Callable[.
     def called(*inputs: Any) -> Any:
         first = len(inputs) - len(names)
         return function(*inputs[:first], **dict(zip(names, inputs[first:], strict=True)))
+
+    return called
+
+
+def in_batches(function: Callable[..., Any], rows: int) -> Callable[..., Any]:
+    """Return a function of batches of any size that calls one which takes batches of one size alone.
+
+    It returns the tensors of what that one returns by their paths, see `find_leaves`.
+
+    Args:
+        function: the function.
+        rows: the size of the batches that it takes. A smaller one is filled up with its first row.
+    """
+
+    def called(*inputs: Any) -> Tensor | dict[str, Tensor]:
+        found = in_turn(inputs)
+        return found.get("", found)  # one tensor has no path
+
+    def in_turn(inputs: Any) -> dict[str, Tensor]:
+        count = len(pytree.tree_leaves(inputs)[0])
+        if count <= rows:
+            return {path: tensor[:count] for path, tensor in one(pytree.tree_map(filled, inputs)).items()}
+        first, rest = (
+            one(pytree.tree_map(lambda x: x[:rows], inputs)),
+            in_turn(pytree.tree_map(lambda x: x[rows:], inputs)),
+        )
+        return {path: torch.cat((first[path], rest[path])) for path in first}
+
+    def one(inputs: Any) -> dict[str, Tensor]:
+        return {leaf.path: leaf.tensor for leaf in find_leaves(function(*inputs)) if len(leaf.tensor) == rows}
+
+    def filled(tensor: Tensor) -> Tensor:
+        return torch.cat((tensor, tensor[:1].expand(rows, *tensor.shape[1:])))[:rows]
+
+    return called
+
+
+def _following(function: Callable[..., object], output: str) -> Callable[..., Tensor]:
+    """Return a function that gives the one tensor at a path in what a function returns."""
+
+    def called(*inputs: Any) -> Tensor:
+        with without_value_checks():
+            return follow_path(function(*inputs), output)
 
     return called
 

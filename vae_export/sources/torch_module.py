@@ -7,10 +7,12 @@ inferred by running the modules on examples.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ from vae_export.contract import Contract, Part
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
-from vae_export.sources.inference import DECODER_FAILS, Inference, infer_contract
+from vae_export.sources.inference import CANNOT_RUN, Inference, infer_contract
 from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path, taking_by_name
 from vae_export.sources.module_runs import (
     check_weights_stay,
@@ -48,6 +50,8 @@ from vae_export.system.torchvision_operators import import_torchvision
 
 #: The most functions of a file that a message lists.
 _LISTED = 8
+#: How many sizes of a batch are tried, and the largest of them, where a module refuses the usual one.
+_TRIED_BATCHES, _LARGEST_BATCH = 12, 1024
 
 
 def open_function(text: str, options: ModelOptions) -> Source:
@@ -75,7 +79,7 @@ def open_function(text: str, options: ModelOptions) -> Source:
     if decoder is not None:
         decoder = taking_by_name(decoder, options.latents, options.conditions)
     sums = weight_sums(holder)
-    encoder, found = _inferred(returned, encoder, decoder, options)
+    encoder, decoder, found = _inferred_in_batches(returned, encoder, decoder, options)
     check_weights_stay(holder, sums, _short(text))
     if not isinstance(holder, nn.ModuleDict) and encoder is not None and decoder is not None:
         check_decoder_remembers_nothing(holder, encoder, decoder, found.contract)
@@ -96,6 +100,44 @@ def open_function(text: str, options: ModelOptions) -> Source:
     return described(Source(found.contract, encoder, decoder, options.images, provenance, options.encoder_outputs))
 
 
+def _inferred_in_batches(
+    vae: object, encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions
+) -> tuple[nn.Module | None, nn.Module | None, Inference]:
+    """Return the encoder, the decoder and what is inferred of them, where their code may fix the size of the batch."""
+    try:
+        encoder, found = _inferred(vae, encoder, decoder, options)
+        return encoder, decoder, found
+    except ModelError as error:
+        parts = {"encoder": encoder, "decoder": decoder}
+        failing = next((part for part in parts if str(error).startswith(f"{part} {CANNOT_RUN}")), None)
+        module = None if failing is None else parts[failing]
+        if module is None or failing is None or (isinstance(module, MethodModule) and module.rows is not None):
+            raise
+        method = module if isinstance(module, MethodModule) else MethodModule(module)
+        for rows in _batch_sizes(encoder, decoder, str(error)):
+            parts[failing] = method.changed(rows=rows)
+            with contextlib.suppress(VaeExportError):
+                encoder, decoder, found = _inferred_in_batches(vae, parts["encoder"], parts["decoder"], options)
+                found.notes.insert(
+                    0,
+                    f"{failing}: its code takes batches of {rows} alone; the file fills smaller ones up, and takes the "
+                    f"time of {rows} rows; x.size(0) in place of the number lets it take any",
+                )
+                return encoder, decoder, found
+        raise
+
+
+def _batch_sizes(encoder: nn.Module | None, decoder: nn.Module | None, message: str) -> list[int]:
+    """Return sizes of a batch that modules may have in their code: attributes of this name, and numbers of an error."""
+    modules = [child for part in (encoder, decoder) if part is not None for child in part.modules()]
+    found = [child.rows for child in modules if isinstance(child, MethodModule) and child.rows is not None]
+    found += [
+        value for child in modules for name, value in vars(child).items() if "batch" in name and type(value) is int
+    ]
+    numbers = map(int, re.findall(r"\d+", message.partition("; got ")[2]))
+    return list(dict.fromkeys(size for size in [*found, *numbers] if 0 < size <= _LARGEST_BATCH))[:_TRIED_BATCHES]
+
+
 def _inferred(
     vae: object, encoder: nn.Module | None, decoder: nn.Module | None, options: ModelOptions
 ) -> tuple[nn.Module | None, Inference]:
@@ -107,7 +149,7 @@ def _inferred(
     try:
         return encoder, infer_contract(encoder, decoder, options)
     except ModelError as error:
-        if isinstance(vae, nn.Module) and encoder and decoder and str(error).startswith(DECODER_FAILS):
+        if isinstance(vae, nn.Module) and encoder and decoder and str(error).startswith(f"decoder {CANNOT_RUN}"):
             check_decoder_runs_alone(vae, encoder, decoder, options)
         if not isinstance(vae, nn.Module) or vae is encoder or encoder is not getattr(vae, "encoder", None):
             raise
@@ -132,7 +174,9 @@ def _as_forward_says(
     words, line = meanings_by_forward(vae, encoder, contract)
     if words is not None:
         options = replace(options, encoder_outputs=words)
-        found = infer_contract(encoder, decoder, options)
+        again = infer_contract(encoder, decoder, options)
+        again.notes[:0] = [note for note in found.notes if note not in again.notes]  # those of how it was found
+        found = again
     if line is not None:
         found.notes.append(line)
     return options, found

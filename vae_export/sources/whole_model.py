@@ -20,8 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.contract import Contract
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import LOGVAR, Leaf, Meaning, find_leaves, names_of_conditions, with_names
-from vae_export.sources.module_runs import as_example, flat_or_not, inputs_for, listed_or_not, run_flat_or_not
+from vae_export.sources.module_outputs import (
+    LOGVAR,
+    Leaf,
+    Meaning,
+    MethodModule,
+    find_leaves,
+    names_of_conditions,
+    with_names,
+)
+from vae_export.sources.module_runs import ROWS, as_example, flat_or_not, inputs_for, listed_or_not, run_flat_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
 
@@ -45,7 +53,8 @@ def meanings_by_forward(
     """
     fixed = contract.at()
     try:
-        inputs = inputs_for(encoder, fixed.spec("encoder").inputs)
+        rows = encoder.rows if isinstance(encoder, MethodModule) else None
+        inputs = inputs_for(encoder, fixed.spec("encoder").inputs, rows or ROWS)
         _, returned = run_flat_or_not(encoder, inputs)
         taken = recognise(fixed, encoder, None).encoder or encoder
         with as_example(encoder):
@@ -199,7 +208,7 @@ def check_decoder_runs_alone(vae: nn.Module, encoder: nn.Module, decoder: nn.Mod
 def _function(vae: nn.Module, name: str, part: nn.Module) -> Callable[..., Any] | None:
     """Return a method or a child of the model itself, which passes conditions as its part does."""
     function = getattr(vae, name, None) or getattr(vae, f"{name}r", None)
-    return None if function is None else with_names(function, getattr(part, "names", ()))
+    return part.adapted(function) if callable(function) and isinstance(part, MethodModule) else function
 
 
 def _decodes_after_encoding(
