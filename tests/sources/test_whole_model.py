@@ -60,6 +60,35 @@ class Laplace(VAE):
         mean, scale = self.encode(x)
         return self.decode(mean + scale.exp() * torch.randn_like(mean).tanh())
 
+class Gamma(VAE):
+    def encode(self, x):
+        return [F.softplus(half) for half in super().encode(x)]
+
+    def forward(self, x):
+        return self.decode(torch.distributions.Gamma(*self.encode(x)).rsample())
+
+class WithPrior(VAE):
+    # The prior depends on the label, and is returned before the posterior.
+    def __init__(self):
+        super().__init__()
+        self.prior = nn.Embedding(3, 8)
+
+    def encode(self, x, label):
+        return *self.prior(label).chunk(2, 1), *super().encode(x)
+
+    def forward(self, x, label):
+        _, _, mean, logvar = self.encode(x, label)
+        return self.decode(torch.distributions.Normal(mean, torch.exp(logvar / 2)).rsample())
+
+class Logits(VAE):
+    # The decoder takes a flat sample of the categories that the encoder gives logits of.
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(8, 36)
+
+    def encode(self, x):
+        return [self.body(x.flatten(1)).view(-1, 2, 4)]
+
 class Direction(VAE):
     # A direction and its concentration, as those of a von Mises-Fisher distribution.
     def encode(self, x):
@@ -135,6 +164,24 @@ def test_latent_of_another_distribution_is_warned_about(file: Path) -> None:
     assert any("forward() does not make its latent as mean" in note for note in source.provenance["notes"])
     source = load_source(f"{file}:Laplace", data_shape="1x6x6", encoder_outputs="mean,logstd")
     assert not any("forward()" in note for note in source.provenance.get("notes", ()))
+
+
+def test_parameters_of_a_gamma_are_no_mean_and_log_variance(file: Path) -> None:
+    with pytest.raises(ModelError, match=r"latent is not drawn from a normal .*operator aten\._standard_gamma"):
+        load_source(f"{file}:Gamma", data_shape="1x6x6")
+    source = load_source(f"{file}:Gamma", data_shape="1x6x6", encoder_outputs="latent,other")
+    assert source.contract.encoding == "deterministic"
+
+
+def test_posterior_is_told_from_a_prior_by_forward(file: Path) -> None:
+    source = load_source(f"{file}:WithPrior", data_shape="1x6x6", conditions=["label:int64:3"])
+    assert source.encoder_outputs == ("other", "other", "mean", "logvar")
+    assert "output 2 is the mean and 3 the logvar" in source.provenance["notes"][0]
+
+
+def test_decoder_of_another_latent_is_said_to_be_a_function_of_its_own(file: Path) -> None:
+    with pytest.raises(ModelError, match=r"decoder cannot be run.*returns \(model\.encode, None\)"):
+        load_source(f"{file}:Logits", data_shape="1x6x6")
 
 
 def test_outputs_beside_a_latent_are_said_to_be_left_out(file: Path) -> None:

@@ -16,7 +16,7 @@ from vae_export.errors import ModelError, UsageError
 from vae_export.sources.module_outputs import Leaf, accepted_conditions, argument_names, find_leaves, has_item
 from vae_export.sources.module_runs import ROWS, inputs_for, run, run_flat_or_not, run_listed_or_not
 from vae_export.sources.options import ModelOptions
-from vae_export.sources.recognition import recognise
+from vae_export.sources.recognition import UNCLEAR, recognise
 from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text, sizes_at
 
 #: Latents that show the range of a decoder, from narrow ones to ones that drive an activation into its ends.
@@ -141,7 +141,7 @@ def _fixed_contract(
         return fitting[0]
     if fitting:
         got = " | ".join(f"{contract.encoding} {', '.join(map(str, contract.latents))}" for contract in fitting)
-        raise ModelError("outputs of the encoder are not clear", got=got, do="name them: --encoder-outputs")
+        raise ModelError(UNCLEAR, got=got, do="name them: --encoder-outputs")
     raise failure or ModelError("encoder gives no tensor", where=shape_text(data))
 
 
@@ -211,7 +211,7 @@ def _candidates(
     words = set(options.encoder_outputs or ())
     candidates: list[tuple[Encoding, Latents]] = []
     if not words or words & {"mean", "moments"}:
-        candidates += [("gaussian", shape) for shape in dict.fromkeys([*floats, *halves])]
+        candidates += [("gaussian", shape) for shape in dict.fromkeys([*(floats if len(floats) > 1 else []), *halves])]
     if not words or "codes" in words:
         candidates += [("codes", shape) for shape in dict.fromkeys(integers)]
     if not words or words <= {"latent", "other"}:

@@ -35,6 +35,8 @@ from vae_export.sources.module_outputs import (
 from vae_export.sources.module_runs import ROWS, as_example, flattened, inputs_for, run_flat_or_not, run_listed_or_not
 from vae_export.tensors import Shape, TensorSpec, shape_text
 
+#: How the message of an encoder begins whose outputs do not say what they are.
+UNCLEAR = "outputs of the encoder are not clear"
 _WIDTHS: tuple[Meaning, ...] = ("logvar", "logstd", "std", "var")
 #: The names that decoders give the data, in the same spelling, the clearest first.
 _DECODED = (
@@ -416,7 +418,7 @@ class _Encoder:
 
     def _ambiguous(self, leaves: Sequence[Leaf]) -> ModelError:
         return ModelError(
-            "outputs of the encoder are not clear",
+            UNCLEAR,
             expected=_specs(self.outputs),
             got=_list(leaves),
             do=f"name them in order, as --encoder-outputs {','.join(_suggestion(self.outputs, len(leaves)))} or "
@@ -490,7 +492,7 @@ def _role(output: TensorSpec) -> Meaning:
 def _suggestion(outputs: Sequence[TensorSpec], count: int) -> list[Meaning]:
     words = [_role(output) for output in outputs]
     others: list[Meaning] = ["other"] * (count - len(words))
-    return [*others, *words]
+    return [*words, *others] if count == 2 * len(words) else [*others, *words]  # a prior follows, a sample precedes
 
 
 def _specs(outputs: Sequence[TensorSpec]) -> str:

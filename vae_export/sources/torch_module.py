@@ -40,11 +40,13 @@ from vae_export.sources.module_runs import (
     weight_sums,
 )
 from vae_export.sources.options import ModelOptions
+from vae_export.sources.recognition import UNCLEAR
 from vae_export.sources.weights import load_weights
 from vae_export.sources.whole_model import (
     check_decoder_remembers_nothing,
     check_decoder_runs_alone,
     meanings_by_forward,
+    meanings_that_forward_shows,
 )
 from vae_export.system.torchvision_operators import import_torchvision
 
@@ -79,7 +81,17 @@ def open_function(text: str, options: ModelOptions) -> Source:
     if decoder is not None:
         decoder = taking_by_name(decoder, options.latents, options.conditions)
     sums = weight_sums(holder)
-    encoder, decoder, found = _inferred_in_batches(returned, encoder, decoder, options)
+    try:
+        encoder, decoder, found = _inferred_in_batches(returned, encoder, decoder, options)
+    except ModelError as error:
+        if encoder is None or not isinstance(returned, nn.Module) or not str(error).startswith(UNCLEAR):
+            raise
+        shown = meanings_that_forward_shows(returned, encoder, options)
+        if shown is None:
+            raise
+        options = replace(options, encoder_outputs=shown[0])
+        encoder, decoder, found = _inferred_in_batches(returned, encoder, decoder, options)
+        found.notes.insert(0, shown[1])
     check_weights_stay(holder, sums, _short(text))
     if not isinstance(holder, nn.ModuleDict) and encoder is not None and decoder is not None:
         check_decoder_remembers_nothing(holder, encoder, decoder, found.contract)

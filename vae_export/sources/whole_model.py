@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from vae_export.sources.module_outputs import (
     Leaf,
     Meaning,
     MethodModule,
+    accepted_conditions,
     find_leaves,
     names_of_conditions,
     with_names,
@@ -36,6 +38,8 @@ from vae_export.sources.recognition import recognise
 _aten = torch.ops.aten
 #: How far float32 rounding may take the latent from mean + noise · deviation, relative to its largest value.
 _ROUNDING = 1e-4
+#: Draws of distributions that a latent may have, and that nobody corrupts data with.
+_OTHER_DRAWS = (_aten._standard_gamma, _aten._sample_dirichlet)
 
 
 def meanings_by_forward(
@@ -50,36 +54,97 @@ def meanings_by_forward(
 
     Returns:
         The meanings in order, or None where the contract is right or nothing is known; the line, or None.
+
+    Raises:
+        ModelError: `forward` draws its latent from a distribution that has no mean and log-variance.
     """
     fixed = contract.at()
     try:
-        rows = encoder.rows if isinstance(encoder, MethodModule) else None
-        inputs = inputs_for(encoder, fixed.spec("encoder").inputs, rows or ROWS)
-        _, returned = run_flat_or_not(encoder, inputs)
+        leaves, inputs, still, moved = _seen(vae, encoder, fixed)
         taken = recognise(fixed, encoder, None).encoder or encoder
         with as_example(encoder):
             mean, logvar = taken(*inputs)
-        names = names_of_conditions(vae.forward, 1, contract.conditions)
-        still, moved = (_latent(vae, with_names(vae, names), inputs, noise) for noise in (0.0, 1.0))
+    except ModelError:
+        raise
     except Exception:  # the user's code may raise anything, such as for arguments of forward() that nobody states
         return None, None
     if still is None or moved is None or still.numel() != mean.numel() or torch.equal(still, moved):
         return None, None
-    deviation = moved - still
-    if _is_close(mean, still) and _is_close(torch.exp(logvar / 2), deviation):
+    if _is_close(mean, still) and _is_close(torch.exp(logvar / 2), moved - still):
         return None, None
-    leaves = find_leaves(returned)
-    fitting = [number for number, leaf in enumerate(leaves) if leaf.tensor.numel() == mean.numel()]
-    found: dict[tuple[int, int], Meaning] = {}
-    for one, other in permutations(fitting, 2):
-        for meaning in ("logvar", "logstd", "std", "var"):
-            if _is_close(leaves[one].tensor, still) and _is_close(_deviation(leaves[other], meaning), deviation):
-                found.setdefault((one, other), meaning)
-    if len(found) != 1:
+    found = _matching(leaves, still, moved)
+    if found is None:
         return None, (
             "warning: forward() does not make its latent as mean + exp(logvar / 2) · noise from the outputs of the "
             "encoder; check what they are, and name them with --encoder-outputs"
         )
+    return found
+
+
+def meanings_that_forward_shows(
+    vae: nn.Module, encoder: nn.Module, options: ModelOptions
+) -> tuple[tuple[Meaning, ...], str] | None:
+    """Return what the encoder's outputs are where they are not clear without `forward`, and a line for the user.
+
+    A prior that depends on conditions is returned beside the posterior, and looks as that does.
+
+    Args:
+        vae: the whole model.
+        encoder: its encoder.
+        options: what is stated; sizes in numbers.
+    """
+    shape = options.data_shape or ()
+    if options.encoder_outputs is not None or any(isinstance(size, str) for size in shape):
+        return None
+    taken = accepted_conditions(encoder, 1, options.conditions)
+    parts: Mapping[bool, tuple[Literal["encoder", "decoder"], ...]] = {
+        True: ("encoder", "decoder"),
+        False: ("decoder",),
+    }
+    conditions = tuple(replace(item, parts=parts[item in taken]) for item in options.conditions)
+    try:
+        contract = Contract(shape, (1,), options.bounds, conditions=conditions)
+        leaves, _, still, moved = _seen(vae, encoder, contract)
+        return None if still is None or moved is None else _matching(leaves, still, moved)
+    except Exception:  # the user's code may raise anything
+        return None
+
+
+def _seen(
+    vae: nn.Module, encoder: nn.Module, contract: Contract
+) -> tuple[list[Leaf], tuple[Tensor, ...], Tensor | None, Tensor | None]:
+    """Return what the encoder gives, its inputs, and the latent of `forward` with noise of 0 and of 1.
+
+    Raises:
+        ModelError: `forward` draws its latent from a distribution that has no mean and log-variance.
+        Exception: what the user's code raises.
+    """
+    specs = contract.spec("encoder").inputs
+    names = {spec.name for spec in specs}
+    further = [item.tensor for item in contract.conditions if item.name not in names]
+    rows = encoder.rows if isinstance(encoder, MethodModule) else None
+    drawn = inputs_for(encoder, [*specs, *further], rows or ROWS)
+    inputs, values = drawn[: len(specs)], dict(zip([spec.name for spec in [*specs, *further]], drawn, strict=True))
+    leaves = find_leaves(run_flat_or_not(encoder, inputs)[1])
+    taken = accepted_conditions(vae, 1, contract.conditions)
+    forward = with_names(vae, names_of_conditions(vae.forward, 1, taken))
+    given = [inputs[0], *(values[item.name] for item in taken)]
+    still, moved = (_latent(vae, forward, given, noise) for noise in (0.0, 1.0))
+    return leaves, inputs, still, moved
+
+
+def _matching(leaves: Sequence[Leaf], still: Tensor, moved: Tensor) -> tuple[tuple[Meaning, ...], str] | None:
+    """Return the meanings of outputs that explain the latent with noise of 0 and of 1, and a line that says so."""
+    if torch.equal(still, moved):
+        return None
+    fitting = [number for number, leaf in enumerate(leaves) if leaf.tensor.numel() == still.numel()]
+    found: dict[tuple[int, int], Meaning] = {}
+    for one, other in permutations(fitting, 2):
+        for meaning in ("logvar", "logstd", "std", "var"):
+            if _is_close(leaves[one].tensor, still) and _is_close(_deviation(leaves[other], meaning), moved - still):
+                found.setdefault((one, other), meaning)
+    if len(found) != 1:
+        return None
     ((one, other), meaning), *_ = found.items()
     words: list[Meaning] = ["other"] * len(leaves)
     words[one], words[other] = "mean", meaning
@@ -107,7 +172,7 @@ def _latent(vae: nn.Module, forward: Callable[..., object], inputs: Sequence[Ten
         if not seen and arguments and isinstance(arguments[0], Tensor):
             seen.append(arguments[0].clone())
 
-    with as_example(vae), _FixedNoise(noise), contextlib.ExitStack() as hooks:
+    with as_example(vae), _FixedNoise(noise) as mode, contextlib.ExitStack() as hooks:
         # Many draw in training only. Layers of torch stay in eval mode.
         for child in vae.modules():
             child.training = not type(child).__module__.startswith("torch.nn")
@@ -120,6 +185,14 @@ def _latent(vae: nn.Module, forward: Callable[..., object], inputs: Sequence[Ten
         except Exception:
             if not seen:  # else the loss failed, perhaps; the latent was there before
                 raise
+    if mode.other is not None:
+        raise ModelError(
+            "latent is not drawn from a normal distribution",
+            where=f"forward(), operator {mode.other}",
+            expected="a mean and a log-variance from the encoder",
+            do="state what its outputs are: --encoder-outputs latent,other takes the first one alone; a function that "
+            "returns (model.encode, None) exports all with --encoder-outputs latent,latent --latent-shape a=16,b=16",
+        )
     return seen[0] if seen else None
 
 
@@ -132,17 +205,24 @@ def _noted(function: Callable[..., Any], note: Callable[[Sequence[Any]], None]) 
 
 
 class _FixedNoise(TorchDispatchMode):
-    """Gives one number for each draw of a standard normal, and leaves everything in dropout."""
+    """Gives one number for each draw of a standard normal, and leaves everything in dropout.
+
+    Attributes:
+        other: the operator of a draw from another distribution that a latent may have, such as a Gamma, or None.
+    """
 
     def __init__(self, noise: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
         self._noise = noise
+        self.other: str | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         outputs = func(*args, **(kwargs or {}))
         name = func.overloadpacket
+        if name in _OTHER_DRAWS:
+            self.other = str(name)
         if name in (_aten.randn, _aten.randn_like):
             return outputs.fill_(self._noise)
         if name is _aten.normal_:
