@@ -183,6 +183,25 @@ class Labelled(Net):
         return torch.sigmoid(self.last(hidden)).view(-1, 1, 4, 4)
 
 
+class MapsRows(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        return torch.vmap(lambda row: row * row.norm())(hidden)
+
+
+class FollowsGradient(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        slope = torch.func.vmap(torch.func.grad(lambda row: row.tanh().square().sum()))
+        return hidden + slope(hidden)
+
+
+class DifferentiatesItself(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        with torch.enable_grad():
+            moved = hidden.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(moved.tanh().square().sum(), moved)
+        return hidden + slope
+
+
 class TwoLatents(Net):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(coarse + fine.flatten(1))
@@ -294,6 +313,9 @@ CAPTURED = {
             )
         },
     ),
+    "vmap": Case(MapsRows),
+    "gradient of torch.func": Case(FollowsGradient),
+    "gradient of autograd": Case(DifferentiatesItself),
     "several latents": Case(TwoLatents, latent={"coarse": (4,), "fine": (2, 2)}),
     "codes": Case(
         FromCodes, Quantiser, latent=(2, 2), options={"encoding": "codes", "codebook_size": 7, "code_dtype": "int64"}

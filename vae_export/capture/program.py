@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
@@ -135,14 +136,19 @@ def export_program(module: nn.Module, spec: PartSpec, max_batch: int | None = No
         try:
             program = _pure_program(module, spec)
         except ModelError as error:
-            if _may_be_known(error):
-                context: contextlib.AbstractContextManager[object] = known_values(module, example_inputs(spec))
+            context: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+            if _differentiates(error):
+                module = _below_autograd(module, spec)
+            elif _may_be_known(error):
+                context = known_values(module, example_inputs(spec))
             elif "specialized" in str(error.__cause__):
                 context = _symbolic_len()
             else:
                 raise
             with context:
                 program = _pure_program(module, spec)
+        if _is_transformed(program):
+            program = _pure_program(_below_autograd(module, spec), spec)
         _remove_source_lines(program)
     return program
 
@@ -165,17 +171,54 @@ def _symbolic_len() -> Iterator[None]:
 def _pure_program(module: nn.Module, spec: PartSpec) -> torch.export.ExportedProgram:
     """Capture a part as a pure function; see `export_program`."""
     try:
-        program = torch.export.export(module, example_inputs(spec), dynamic_shapes=_dynamic_shapes(spec), strict=False)
+        shapes = _dynamic_shapes(spec)
+        if not isinstance(module, torch.fx.GraphModule):
+            shapes = (shapes,)  # the module of a part takes *inputs
+        program = torch.export.export(module, example_inputs(spec), dynamic_shapes=shapes, strict=False)
         program = _without_mutations(program, spec)
     except ModelError:
         raise
     except Exception as error:  # torch.export may raise any error
-        got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        raise ModelError("module cannot be captured", where=spec.part, got=got) from error
+        raise ModelError("module cannot be captured", where=spec.part, got=_first_line(error)) from error
     _remove_dropout(program)
     _remove_dead_nodes(program)
     _refuse_stochastic_ops(program, spec)
     return program
+
+
+def _differentiates(error: ModelError) -> bool:
+    """Whether capturing failed at a gradient that the module computes inside."""
+    return "has no attribute 'constant'" in str(error) or "fake tensor in the exported program" in str(error)
+
+
+def _is_transformed(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program has regions of `torch.vmap`, which the exporters cannot read."""
+    targets = (node.target for graph in fx_graphs(program) for node in graph.nodes)
+    return any("functorch" in str(getattr(target, "__module__", "")) for target in targets)
+
+
+def _below_autograd(module: nn.Module, spec: PartSpec) -> torch.fx.GraphModule:
+    """Return a module as the plain operators that autograd and `torch.vmap` run for it, with its tensors.
+
+    Args:
+        module: the module of a part.
+        spec: the part.
+    """
+    try:
+        traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example_inputs(spec))
+    except Exception as error:  # the user's code and torch may raise any error
+        raise ModelError("module cannot be captured", where=spec.part, got=_first_line(error)) from error
+    names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    tensors = {}
+    for node in traced.graph.find_nodes(op="get_attr"):
+        tensor = getattr(traced, node.target)
+        node.target = names.get(id(tensor), node.target)
+        tensors[node.target] = tensor
+    return torch.fx.GraphModule(tensors, traced.graph).eval()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _may_be_known(error: ModelError) -> bool:
@@ -184,7 +227,7 @@ def _may_be_known(error: ModelError) -> bool:
 
 
 def _dynamic_shapes(spec: PartSpec) -> tuple[Any, ...]:
-    """Return the dynamic axes of each input, in the structure of a part module's arguments."""
+    """Return the dynamic axes of each input."""
     dims = {
         name: torch.export.Dim(name, min=symbol.low, max=symbol.high)
         for name, symbol in ({BATCH: Symbol()} | dict(spec.symbols)).items()
@@ -199,7 +242,7 @@ def _dynamic_shapes(spec: PartSpec) -> tuple[Any, ...]:
                 scaled = dim if expression.factor == 1 else expression.factor * dim
                 axes[axis] = scaled + expression.offset if expression.offset else scaled
         shapes.append(axes)
-    return (tuple(shapes),)  # the module takes *inputs
+    return tuple(shapes)
 
 
 def _as_suggested(contract: Contract, error: BaseException | None) -> Contract:

@@ -84,7 +84,7 @@ def run_module(graph: Graph, module: nn.Module, inputs: Mapping[str, Array], dty
     with user_code(dtype):
         outputs = module(*(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors))
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return {tensor.name: output.numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
+    return {tensor.name: output.detach().numpy() for tensor, output in zip(graph.spec.outputs, outputs, strict=True)}
 
 
 class Oracle:
