@@ -15,15 +15,17 @@ from pathlib import Path
 from vae_export._version import __version__
 from vae_export.artifact.certificate import read_certificate
 from vae_export.artifact.folder import CERTIFICATE, Artifact, open_artifact
+from vae_export.artifact.golden import GOLDEN_FOLDER
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
+from vae_export.bundles.reader import check_bundle_free
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
-from vae_export.contract import EVERY_PART, PIXELS, Contract, Part, Pixels, float_part
+from vae_export.contract import EVERY_PART, PARTS, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
-from vae_export.io.staging import check_file_free, staged_folder
+from vae_export.io.staging import check_replaceable, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
@@ -32,6 +34,13 @@ from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
 from vae_export.sources import Source
 from vae_export.system.signals import deferred_signals
+
+#: A regular expression of the paths in an export folder: its files, and what the other commands write beside them.
+_EXPORT_FILES = (
+    rf"(?:{'|'.join(PARTS)})[-.][^/]+"
+    rf"|{GOLDEN_FOLDER}/[^/]+"
+    r"|(?:manifest|certificate|timings)\.(?:json|html)"
+)
 
 
 def export(
@@ -93,9 +102,9 @@ def export(
     captured.seconds = capture_seconds
     plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
     out = Path(out)
-    if force:
-        _refuse_other_folder(out)
     present = open_artifact(out) if add else None
+    if force or add:
+        _refuse_other_folder(out)
     if (add or force) and not thorough and _is_thorough(out):
         if add:  # all files are verified as thoroughly as those that are there
             thorough = True
@@ -173,7 +182,7 @@ def bundle(
         notes: a section of the model card, in Markdown, such as the purpose and limits of the model.
         licence: the text of the model's licence.
         sign_key: the Ed25519 private key to sign with: the path of a PEM file, or its bytes; None does not sign.
-        force: replace an existing file.
+        force: replace an existing bundle.
         report: called with one line of text at each step of an export.
 
     Returns:
@@ -184,7 +193,7 @@ def bundle(
         VaeExportError: what `export` and `vae_export.bundles.writer.pack` raise.
     """
     out = Path(out)
-    check_file_free(out, force=force)
+    check_bundle_free(out, force=force)
     if isinstance(model, str | Path):
         model = open_artifact(model)
     with contextlib.ExitStack() as stack:
@@ -314,11 +323,12 @@ def _variants(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tu
 
 
 def _refuse_other_folder(out: Path) -> None:
-    """Raise `UsageError` if `out` is not an export or an empty folder, because `force` must not remove it."""
+    """Raise `UsageError` unless `out` is an empty folder, or an export and nothing else: `force` must not remove it."""
     if out.exists() and not (out / MANIFEST).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(
             "not an export folder", where=out, expected=f"a folder with {MANIFEST}", do="choose another --out"
         )
+    check_replaceable(out, _EXPORT_FILES, "what export, verify, bench and tune write")
 
 
 def _is_thorough(out: Path) -> bool:

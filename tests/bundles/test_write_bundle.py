@@ -9,7 +9,7 @@ import pytest
 
 import vae_export
 from tests import sample_models
-from vae_export.errors import OutputExistsError
+from vae_export.errors import OutputExistsError, UsageError
 
 
 @pytest.mark.slow
@@ -31,6 +31,15 @@ def test_export_becomes_a_bundle_named_by_its_model(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError):
         vae_export.bundle(artifact, tmp_path / "b.zip")
     assert vae_export.bundle(artifact, tmp_path / "b.zip", name="other", force=True).card.startswith("# other\n")
+
+
+@pytest.mark.parametrize("content", [b"mine", b"P", b"PK\x03\x04" + bytes(26) + b"holiday.jpg"])
+def test_file_that_is_no_bundle_is_never_replaced(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "photos.zip"
+    out.write_bytes(content)
+    with pytest.raises(UsageError, match=r"not a bundle, so --force will not replace it: .*photos.zip; choose another"):
+        vae_export.bundle(sample_models.checkpoint(), out, force=True)
+    assert out.read_bytes() == content
 
 
 def test_wrong_model_leaves_no_bundle(tmp_path: Path) -> None:

@@ -53,6 +53,26 @@ def test_folder_that_is_not_an_export_is_never_replaced(source: Source, tmp_path
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("other", ["index.html", "icons/decoder.onnx", "golden/latent/0.f32", "accepted.json"])
+def test_export_with_other_files_beside_is_never_replaced(source: Source, tmp_path: Path, other: str) -> None:
+    """A web application has a manifest.json too."""
+    out = tmp_path / "public"
+    for name in (
+        "manifest.json",
+        "certificate.html",
+        "decoder.int8.onnx",
+        "decoder-uint8-hwc.onnx",
+        "golden/a.f32",
+        other,
+    ):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{}")
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=f"nothing but what export, verify, bench and tune write, got {other};"):
+        export(source, out, force=True)
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.usefixtures("toy")
 def test_options_are_checked_before_any_file_is_written(source: Source, tmp_path: Path) -> None:
     said: list[str] = []

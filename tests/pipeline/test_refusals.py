@@ -29,8 +29,17 @@ BAD = [
     (
         "sample --out {home}/mine --force",
         2,
-        "not a folder that may be replaced: {home}/mine; expected nothing but *.png",
+        "not a folder that may be replaced: {home}/mine; expected nothing but 000000.png, 000001.png, …, got",
     ),
+    (
+        "sample --out {home}/photos --force",
+        2,
+        "photos; expected nothing but 000000.png, 000001.png, …, got holiday.png",
+    ),
+    ("sample --out {home}/deep --force", 2, "not a folder that may be replaced"),
+    ("sample --out {home}/photos/readme --force", 2, "not a folder, so --force will not replace it"),
+    ("decode {latents} --out {home}/shards --shards npy --force", 2, "nothing but image-00000.npy, …, got latent"),
+    ("sample --out {home}/shards --shards parquet --force", 2, "nothing but part-00000.parquet, …, got latent"),
     ("sample --out {home}/mine --shards npy --force", 2, "not a folder that may be replaced"),
     ("sample -n 100000000 --out {home}/grid.png", 2, "too many images for one picture"),
     ("sample -n 1000000000000 --out {home}/big.npy", 6, "disk full: {home}/big.npy; expected 3,136,000,000,000,"),
@@ -72,6 +81,12 @@ def test_bad_input_is_one_line_and_leaves_no_file(
     (home / "inside").mkdir()
     np.save(home / "inside" / "0.npy", np.zeros((1, 4), np.float32))
     np.save(home / "huge.npy", np.full((3, 4), 3e38, np.float32))
+    (home / "deep" / "000000.png").mkdir(parents=True)
+    (home / "photos").mkdir()
+    for name in ("photos/000000.png", "photos/holiday.png", "photos/readme", "deep/000000.png/000000.png"):
+        (home / name).write_bytes(b"mine")
+    (home / "shards").mkdir()
+    np.save(home / "shards" / "latent-00000.npy", np.zeros((1, 4), np.float32))
     before = tree(tmp_path)
     outcome = invoke(*(word.format(home=home, latents=latents) for word in typed.split()), "--bundle", bundle)
     assert outcome.code == code, outcome.err

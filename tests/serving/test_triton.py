@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import Invoke
+from tests.commands import Invoke, tree
 from tests.required import skip_or_fail
 from vae_export.contract import Condition, Contract, Part
 from vae_export.runtime import open_package
@@ -106,17 +106,36 @@ def test_command_writes_a_repository_beside_the_bundle(run_folder: Path, tmp_pat
         assert hashlib.sha256((folder / "3" / "model.onnx").read_bytes()).hexdigest() == entry.sha256
 
 
-def test_existing_repository_is_kept_without_force(run_folder: Path, tmp_path: Path, invoke: Invoke) -> None:
+def test_existing_repository_is_replaced_with_force_alone(run_folder: Path, tmp_path: Path, invoke: Invoke) -> None:
     repository, bundle = tmp_path / "models", tmp_path / "small.zip"
-    repository.mkdir()
-    (repository / "mine").touch()
     arguments = ("bundle", "--run", run_folder, "--out", bundle, "--triton", repository)
+    assert invoke(*arguments).code == 0
+    bundle.unlink()
     outcome = invoke(*arguments)
     assert outcome.code == 2
     assert f"output exists: {repository}" in outcome.err
     assert not bundle.exists()
+    (repository / "small-decoder" / "config.pbtxt").write_text("old")
     assert invoke(*arguments, "--force").code == 0
-    assert not (repository / "mine").exists()
+    assert (repository / "small-decoder" / "config.pbtxt").read_text() != "old"
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["resnet/1/model.onnx", "resnet/config.pbtxt", "small-decoder/2/model.onnx", "small-decoder/labels.txt", "a.txt"],
+)
+def test_other_models_versions_and_files_are_never_replaced(
+    run_folder: Path, tmp_path: Path, invoke: Invoke, other: str
+) -> None:
+    repository, bundle = tmp_path / "models", tmp_path / "small.zip"
+    (repository / other).parent.mkdir(parents=True)
+    (repository / other).write_text("mine")
+    before = tree(tmp_path)
+    outcome = invoke("bundle", "--run", run_folder, "--out", bundle, "--triton", repository, "--force")
+    assert outcome.code == 2
+    expected = f"expected nothing but version 1 of small-…, got {other}; choose another --triton"
+    assert outcome.err == f"vae-export: error: not a folder that may be replaced: {repository}; {expected}\n"
+    assert tree(tmp_path) == before
 
 
 def test_name_that_triton_does_not_take_is_refused_first(run_folder: Path, tmp_path: Path, invoke: Invoke) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vae_export.errors import IntegrityError, ModelError, UsageError
+from vae_export.io.atomic import storage_errors
 from vae_export.io.file_names import check_distinct, check_name
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -39,6 +40,13 @@ def write_archive(files: Mapping[str, bytes | memoryview]) -> bytes:
     """
     check_distinct(map(check_name, files))
     return b"".join(_pieces(files))
+
+
+def begins_with(path: Path, name: str) -> bool:
+    """Return whether a file begins as an archive whose first file has this name, be the rest of it whole or damaged."""
+    with storage_errors(path), path.open("rb") as file:
+        head = file.read(_LOCAL.size + len(name))
+    return head.startswith(_LOCAL_MAGIC) and head[_LOCAL.size :] == name.encode("ascii")
 
 
 def _pieces(files: Mapping[str, bytes | memoryview]) -> Iterator[bytes | memoryview]:

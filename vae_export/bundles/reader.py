@@ -13,11 +13,12 @@ from pathlib import Path
 from vae_export.artifact.certificate import StoredCertificate, parse_certificate
 from vae_export.artifact.folder import CERTIFICATE, Hashed, check_digest
 from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
-from vae_export.bundles.archive import check_canonical, read_archive, read_file
+from vae_export.bundles.archive import begins_with, check_canonical, read_archive, read_file
 from vae_export.bundles.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
-from vae_export.errors import IntegrityError
+from vae_export.errors import IntegrityError, UsageError
 from vae_export.io.atomic import sha256
 from vae_export.io.file_names import check_distinct
+from vae_export.io.staging import check_file_free
 
 SUMS = "SHA256SUMS"
 PAGE = "certificate.html"
@@ -41,6 +42,19 @@ def entries(manifest: Manifest) -> list[str]:
     """Return the names of the entries that `SUMS` lists, in the order of the specification."""
     models = [stored.name for stored in manifest.stored]
     return [MANIFEST, *models, *golden_names(manifest), CERTIFICATE, PAGE, CARD, LICENCE]
+
+
+def check_bundle_free(out: Path, *, force: bool) -> None:
+    """Check that a bundle can be made; with `force`, also in place of a bundle, whole or damaged, or an empty file.
+
+    Raises:
+        OutputExistsError: `out` exists, and `force` was not given.
+        UsageError: it is a folder, or another file, which is never replaced.
+        StorageError: it cannot be read.
+    """
+    check_file_free(out, force=force)
+    if out.is_file() and out.stat().st_size and not begins_with(out, SUMS):
+        raise UsageError("not a bundle, so --force will not replace it", where=out, do="choose another --out")
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ from vae_export.artifact.folder import CERTIFICATE, Artifact
 from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundles.archive import write_archive
 from vae_export.bundles.model_card import model_card
-from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, Bundle, entries, read_bundle
+from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, Bundle, check_bundle_free, entries, read_bundle
 from vae_export.bundles.signature import SIGNATURE, Key, public_key, read_key, sign
 from vae_export.contract import float_part
 from vae_export.errors import InputError, IntegrityError, ModelError, UsageError
 from vae_export.io.atomic import sha256, write_atomic
-from vae_export.io.staging import check_file_free
 
 NO_LICENCE = """\
 No licence was stated when this bundle was made. Ask whoever gave it to you what you may do with the model.
@@ -106,7 +105,7 @@ def write_bundle(
         artifact: the export, with its certificate.
         out: the file to make.
         page: whether to include certificate.html.
-        force: replace an existing file.
+        force: replace an existing bundle.
         name, formats, parts, precisions, notes, licence, sign_key: see `pack`.
 
     Returns:
@@ -114,9 +113,10 @@ def write_bundle(
 
     Raises:
         OutputExistsError: `out` exists, and `force` was not given.
+        UsageError: it exists, and is no bundle.
         VaeExportError: what `pack` raises.
     """
-    check_file_free(out, force=force)
+    check_bundle_free(out, force=force)
     key = sign_key if sign_key is None or isinstance(sign_key, bytes) else read_key(sign_key)  # once: it may be a pipe
     # Before the files are read, and while the name of its file is known.
     public = None if key is None else public_key(key, None if sign_key is key else sign_key)

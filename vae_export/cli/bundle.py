@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vae_export.artifact.folder import CERTIFICATE, open_artifact
 from vae_export.artifact.manifest import MANIFEST
-from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS
+from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, check_bundle_free
 from vae_export.bundles.signature import SIGNATURE
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
@@ -35,7 +35,6 @@ from vae_export.contract import EVERY_PART, NORMAL
 from vae_export.errors import InputError, UsageError
 from vae_export.formats import FORMATS
 from vae_export.io.atomic import sha256
-from vae_export.io.staging import check_file_free, check_free
 from vae_export.precision import PRECISIONS
 
 if TYPE_CHECKING:
@@ -91,8 +90,11 @@ class TritonOptions:
 
         if self.triton is None:
             return None
-        check_free(self.triton, force=force)
-        return replace(ServedBundle.of_file(bundle), version=self.triton_version)
+        from vae_export.serving.triton import check_repository_free
+
+        served = replace(ServedBundle.of_file(bundle), version=self.triton_version)
+        check_repository_free(self.triton, served, force=force)
+        return served
 
 
 @grouped
@@ -121,7 +123,7 @@ def bundle(
     folder, home = _folders(run, export, named)
     title = _title(contents.name or home.absolute().name, of_file=out is None)
     target = out if out is not None else home / f"{title}.zip"
-    check_file_free(target, force=force)
+    check_bundle_free(target, force=force)
     served = triton.checked(target, force=force)
     if named is not None:
         _export_first(named, folder, contents, effort, force=force)

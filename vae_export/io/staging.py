@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -123,6 +124,31 @@ def check_file_free(path: Path, *, force: bool) -> None:
     if path.is_dir():
         raise UsageError("output is a folder", where=path, expected="the name of a file", do="choose another --out")
     check_free(path, force=force)
+
+
+def check_replaceable(folder: Path, ours: str, expected: str, do: str = "choose another --out") -> None:
+    """Check, before `force` replaces a folder, that nothing in it could be someone else's.
+
+    Args:
+        folder: the folder. What does not exist may be made; of a link, the link alone is replaced.
+        ours: a regular expression that the paths of our files, relative to the folder, match as a whole.
+        expected: what the folder may hold, for the message.
+        do: the next step, for the message.
+
+    Raises:
+        UsageError: it is a file, or holds another file.
+        StorageError: it cannot be read.
+    """
+    if not folder.exists() or folder.is_symlink():
+        return
+    if not folder.is_dir():
+        raise UsageError("not a folder, so --force will not replace it", where=folder, do=do)
+    with storage_errors(folder):
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if (path.is_symlink() or not path.is_dir()) and not re.fullmatch(ours, name):
+                what = "not a folder that may be replaced"
+                raise UsageError(what, where=folder, expected=f"nothing but {expected}", got=name, do=do)
 
 
 def sweep(folder: Path) -> None:

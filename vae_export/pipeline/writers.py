@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import shutil
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ from numpy.lib import format as npy_format
 from vae_export.contract import Array
 from vae_export.errors import StorageError, UsageError
 from vae_export.io.atomic import PARTIAL, check_room, storage_errors, write_atomic
-from vae_export.io.staging import check_free, staged_file, staged_folder, sweep
+from vae_export.io.staging import check_free, check_replaceable, staged_file, staged_folder, sweep
 from vae_export.system.extras import require
 
 #: The shape of a row and the dtype of each output, by its name.
@@ -129,7 +130,11 @@ def shard_folder(path: Path, format: ShardFormat, rows: int, outputs: Outputs, *
     """
     if format == "parquet":
         require("parquet")
-    _check_replaceable(path, f"*-*.{format}")
+    if force:
+        stems = ["part"] if format == "parquet" else list(outputs)
+        check_replaceable(
+            path, rf"(?:{'|'.join(map(re.escape, stems))})-\d{{5,}}\.{format}", f"{stems[0]}-00000.{format}, …"
+        )
     check_room(path, _bytes_of(rows, outputs))
     with staged_folder(path, force=force) as folder:
         yield Shards(folder.absolute(), format, tuple(outputs))
@@ -195,7 +200,7 @@ def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iter
         path: the folder.
         name: name of the output, uint8 (rows, C, H, W).
         channels: number of channels, C: 1 to 4.
-        force: whether to replace an existing folder that contains only .png files.
+        force: whether to replace an existing folder that contains only such files.
 
     Yields:
         The writer. The folder is published at the end of the block.
@@ -206,7 +211,8 @@ def picture_folder(path: Path, name: str, channels: int, *, force: bool) -> Iter
         MissingExtraError: Pillow is not installed.
     """
     _check_channels(channels)
-    _check_replaceable(path, "*.png")
+    if force:
+        check_replaceable(path, rf"\d{{{_DIGITS},}}\.png", f"{0:0{_DIGITS}}.png, {1:0{_DIGITS}}.png, …")
     with staged_folder(path, force=force) as folder:
         yield _PngFiles(folder, path, name)
 
@@ -335,18 +341,3 @@ def _check_channels(channels: int) -> None:
     if channels not in _PNG_MODES:
         expected, do = " or ".join(map(str, _PNG_MODES)), "write .npy or --shards"
         raise UsageError("PNG does not support these images", expected=f"{expected} channels", got=channels, do=do)
-
-
-def _check_replaceable(folder: Path, pattern: str) -> None:
-    """Raise `UsageError` if the folder contains anything but files whose names match the pattern."""
-    if not folder.is_dir() or folder.is_symlink():
-        return
-    for entry in folder.iterdir():
-        if not entry.match(pattern) or entry.is_dir():
-            raise UsageError(
-                "not a folder that may be replaced",
-                where=folder,
-                expected=f"nothing but {pattern}",
-                got=entry.name,
-                do="choose another --out",
-            )

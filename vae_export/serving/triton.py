@@ -9,13 +9,14 @@ https://github.com/triton-inference-server/server/blob/main/docs/user_guide/mode
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from vae_export.artifact.folder import Package
-from vae_export.contract import PartSpec
+from vae_export.contract import EVERY_PART, PartSpec
 from vae_export.errors import ModelError
-from vae_export.io.staging import staged_folder
+from vae_export.io.staging import check_free, check_replaceable, staged_folder
 from vae_export.runtime import Model
 from vae_export.serving.models import ServedBundle
 from vae_export.session_options import RUNTIME_FORMAT
@@ -33,13 +34,14 @@ def write_triton(package: Package, out: Path, served: ServedBundle, *, force: bo
         package: a bundle, or a certified export.
         out: the folder to make.
         served: the name before each part, and the version.
-        force: replace an existing folder.
+        force: replace an existing folder that holds nothing but these models in this version.
 
     Returns:
         The folder of each model.
 
     Raises:
         OutputExistsError: `out` exists, and `force` was not given.
+        UsageError: it exists, and holds something else.
         ModelError: there is no ONNX file; or one needs a setting that Triton does not offer.
         IntegrityError: a file was altered.
         StorageError: the disk is full, or the folder is not writable.
@@ -47,6 +49,7 @@ def write_triton(package: Package, out: Path, served: ServedBundle, *, force: bo
     model = Model(package)
     if not model.parts:
         raise ModelError("Triton runs ONNX files", expected=RUNTIME_FORMAT, do="pass --format onnx too")
+    check_repository_free(out, served, force=force)
     with staged_folder(out, force=force) as staging:
         for part in model.parts:
             entry = package.manifest.entry(part, precision=model.running(part).precision)
@@ -62,6 +65,21 @@ def write_triton(package: Package, out: Path, served: ServedBundle, *, force: bo
             for sidecar in entry.beside:  # the ONNX file names it
                 (version / sidecar.name).write_bytes(package.read(sidecar))
     return [out / f"{served.name}-{part}" for part in model.parts]
+
+
+def check_repository_free(out: Path, served: ServedBundle, *, force: bool) -> None:
+    """Check that a model repository can be made; with `force`, also in place of these models in this version.
+
+    Raises:
+        OutputExistsError: `out` exists, and `force` was not given.
+        UsageError: it is no folder, or holds other models, versions or files, which are never replaced.
+    """
+    check_free(out, force=force)
+    if force:
+        models = rf"{re.escape(served.name)}-(?:{'|'.join(EVERY_PART)})"
+        expected = f"version {served.version} of {served.name}-…"
+        ours = rf"{models}/(?:{re.escape(CONFIG)}|{served.version}/[^/]+)"
+        check_replaceable(out, ours, expected, "choose another --triton")
 
 
 def model_config(spec: PartSpec, name: str, max_rows: int) -> str:
