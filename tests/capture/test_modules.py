@@ -202,6 +202,24 @@ class DifferentiatesItself(Net):
         return hidden + slope
 
 
+class PacksSteps(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(1, 6, batch_first=True)
+
+    def middle(self, hidden: Tensor) -> Tensor:
+        lengths = torch.full((len(hidden),), 6)
+        packed = nn.utils.rnn.pack_padded_sequence(hidden[:, :, None], lengths, batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][-1]
+
+
+class PacksByValues(PacksSteps):
+    def middle(self, hidden: Tensor) -> Tensor:
+        lengths = (hidden > 0).sum(1).clamp(min=1).tolist()
+        packed = nn.utils.rnn.pack_padded_sequence(hidden[:, :, None], lengths, batch_first=True, enforce_sorted=False)
+        return self.rnn(packed)[1][-1]
+
+
 class TwoLatents(Net):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(coarse + fine.flatten(1))
@@ -366,6 +384,8 @@ REFUSED = {
     "mean of the batch": (Case(CentresBatch), "a row alone and in a batch differ"),
     "sum over the batch": (Case(SumsUpBatch), "rows in another order differ"),
     "generator": (Case(HoldsLock), "cannot be copied: decoder, attribute 'source'; got TypeError"),
+    "packed steps": (Case(PacksSteps), r"test_modules\.py, line \d+: return self\.rnn.*on the padded batch"),
+    "lengths from values": (Case(PacksByValues), r"cannot be captured: decoder, test_modules\.py, line.*padded batch"),
     "TorchScript": (Case(lambda: traced(Net())), "is TorchScript: decoder"),
     "TorchScript inside": (Case(lambda: nn.Sequential(traced(Net()))), r"is TorchScript: decoder\.0"),
     "lazy": (Case(lambda: nn.Sequential(nn.LazyLinear(16), nn.Unflatten(1, (1, 4, 4)))), "is lazy: decoder"),

@@ -268,6 +268,19 @@ class OneRow(VAE):
         steps, _ = self.rnn(z[:, None], torch.zeros(1, 1, 4))
         return super().decode(steps[:, 0])
 
+class Sparse(VAE):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("links", torch.eye(4).to_sparse())
+
+    def decode(self, z):
+        return super().decode(torch.sparse.mm(self.links, z.T).T)
+
+class Scripted(VAE):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.jit.script(self.body)
+
 class Sided(VAE):
     def encode(self, x, style):
         return super().encode(x + style.mean(1)[:, None, None, None])
@@ -529,6 +542,19 @@ def test_compiled_modules_are_taken_as_what_they_were_made_from(file: Path, func
 def test_weights_without_values_are_refused_before_they_are_drawn(file: Path, function: str, kind: str) -> None:
     with pytest.raises(ModelError, match=f"module {kind}: .*; expected values; pass --weights"):
         load_source(f"{file}:{function}", data_shape="1x6x6", latent_shape="4")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("Sparse", r"tensor is sparse: .*'links'; .*to_dense"),
+        ("Scripted", r"module is TorchScript: .*'body'; .*without"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_what_no_exporter_takes_is_named_with_what_to_write(file: Path, function: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_source(f"{file}:{function}", data_shape="1x6x6")
 
 
 def test_conditions_are_further_inputs(file: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
+from vae_export.capture.advice import advice
 from vae_export.capture.onnx_rewrites import rewritten
 from vae_export.capture.onnx_weights import Translation
 from vae_export.contract import PartSpec
@@ -71,7 +72,8 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
                 raise ModelError("exporter gave no model", where=spec.part)
             _optimize(exported.model)
         except torch.onnx.OnnxExporterError as error:
-            raise ModelError("module cannot be written as ONNX", where=spec.part, got=_first_cause(error)) from error
+            got, do = _first_cause(error), advice(error)
+            raise ModelError("module cannot be written as ONNX", where=spec.part, got=got, do=do) from error
     translation = Translation.of(exported.model)
     if opset < WRITTEN_OPSET:
         if translation.size > max_inside:

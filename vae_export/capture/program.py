@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from vae_export.capture.advice import advice, line_of_code
 from vae_export.capture.known_values import known_values
 from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError
@@ -179,7 +180,7 @@ def _pure_program(module: nn.Module, spec: PartSpec) -> torch.export.ExportedPro
     except ModelError:
         raise
     except Exception as error:  # torch.export may raise any error
-        raise ModelError("module cannot be captured", where=spec.part, got=_first_line(error)) from error
+        raise _uncapturable(spec, error) from error
     _remove_dropout(program)
     _remove_dead_nodes(program)
     _refuse_stochastic_ops(program, spec)
@@ -207,7 +208,7 @@ def _below_autograd(module: nn.Module, spec: PartSpec) -> torch.fx.GraphModule:
     try:
         traced = make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*example_inputs(spec))
     except Exception as error:  # the user's code and torch may raise any error
-        raise ModelError("module cannot be captured", where=spec.part, got=_first_line(error)) from error
+        raise _uncapturable(spec, error) from error
     names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
     tensors = {}
     for node in traced.graph.find_nodes(op="get_attr"):
@@ -217,8 +218,15 @@ def _below_autograd(module: nn.Module, spec: PartSpec) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(tensors, traced.graph).eval()
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def _uncapturable(spec: PartSpec, error: Exception) -> ModelError:
+    """Return the error for a module that torch cannot capture, with the line of the user's code and advice."""
+    line = line_of_code(error)
+    return ModelError(
+        "module cannot be captured",
+        where=spec.part if line is None else f"{spec.part}, {line}",
+        got=f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+        do=advice(error),
+    )
 
 
 def _may_be_known(error: ModelError) -> bool:

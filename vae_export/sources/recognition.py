@@ -409,7 +409,10 @@ class _Encoder:
                 # Far beyond the range too: there a layer without softplus, exp or ReLU behind it gives either sign.
                 scale = torch.logspace(-1, 2, rows).to(data).reshape(-1, *[1] * (data.ndim - 1))
                 data = data + scale * torch.randn_like(data)
-            leaves = find_leaves(self.module(data, *rest))
+            try:
+                leaves = find_leaves(self.module(data, *rest))
+            except Exception:  # the user's code refuses such data, or conditions that it takes in other rows
+                return
         if leaves[number].tensor.min() >= 0 and leaves[number].tensor.max() > 0:
             self.notes.append(
                 f"warning: output {leaves[number].path} of the encoder is taken as logvar, and is never negative on "

@@ -219,11 +219,21 @@ def _extent(tensor: torch.Tensor) -> str:
 
 
 def _check_weights(holder: nn.Module, text: str) -> None:
-    """Raise `ModelError` for weights that have no values: running lazy layers would draw them at random."""
+    """Raise `ModelError` for code and weights that cannot be exported.
+
+    Weights without values are refused before lazy layers are run, which would draw them at random.
+    """
+    for name, child in holder.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            where, do = f"{text}, '{name or type(holder).__name__}'", "build the model without torch.jit.script"
+            raise ModelError("module is TorchScript", where=where, expected="Python code", do=do)
     for name, tensor in (*holder.named_parameters(), *holder.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
             kind = "lazy" if is_lazy(tensor) else "on the meta device"
             raise ModelError(f"module is {kind}", where=f"{text}, '{name}'", expected="values", do="pass --weights")
+        if tensor.layout is not torch.strided:
+            where, do = f"{text}, '{name}'", "use tensor.to_dense(), and torch.matmul"
+            raise ModelError("tensor is sparse", where=where, expected="a dense tensor", got=tensor.layout, do=do)
 
 
 def _alone(module: nn.Module | None, part: Part, contract: Contract) -> nn.Module | None:
