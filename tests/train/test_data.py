@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from tests.commands import run_python
+from tests.commands import run_python, tree
 from tests.train.conftest import Cli, one_line, write_idx, write_mnist
 from train.config import DataOptions
 from train.data.datasets import Dataset, _read_digits, load, split_in_three
@@ -165,6 +165,41 @@ def test_load_refuses_damaged_file_by_name(tmp_path: Path, damage: Callable[[Pat
         load(DataOptions("mnist", tmp_path, download=False))
     assert str(raw) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("typed", ["MNIST", "MNIST/raw"])
+def test_folder_below_the_right_one_is_refused_with_the_right_one(tmp_path: Path, typed: str, packed: bool) -> None:
+    raw = write_mnist(tmp_path)
+    if packed:
+        for file in list(raw.iterdir()):
+            file.rename(file.with_name(f"{file.name}.gz"))
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match=rf"got {TRAIN_IMAGES} in .*raw; pass --data-dir {tmp_path}$"):
+        load(DataOptions("mnist", tmp_path / typed))
+    assert tree(tmp_path) == before
+
+
+def test_files_without_their_folders_are_to_be_moved(tmp_path: Path) -> None:
+    write_mnist(tmp_path).rename(tmp_path / "files")
+    with pytest.raises(DataError, match=rf"got {TRAIN_IMAGES} in .*files; move the four files to .*files/MNIST/raw$"):
+        load(DataOptions("mnist", tmp_path / "files"))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b.JPEG", "c.png", "d.webp"])
+def test_mnist_is_not_downloaded_to_a_folder_of_pictures(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(
+        DataError, match=r"no MNIST files: .*; got pictures in .*; for your own pictures pass --dataset"
+    ):
+        load(DataOptions("mnist", tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_file_in_place_of_the_folder_of_mnist_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnist.zip").touch()
+    with pytest.raises(DataError, match=r"^not a folder: .*mnist.zip; say where the files are: --data-dir FOLDER$"):
+        load(DataOptions("mnist", tmp_path / "mnist.zip"))
 
 
 @given(data=st.binary(max_size=24), magic=st.sampled_from([b"", b"\0\0\x08\x03", b"\0\0\x08\x01", b"\0\0\x0a\x03"]))

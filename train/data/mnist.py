@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vae_export.errors import DataError
 from vae_export.io.atomic import PARTIAL, storage_errors, write_atomic
+from vae_export.io.image_files import holds_images
 from vae_export.system.torchvision_operators import import_torchvision
 
 #: The class in `torchvision.datasets` of each data set; it also names the folder that its files lie in.
@@ -47,10 +48,12 @@ def read_mnist(
         Training and test images, each uint8 (N, 1, H, W).
 
     Raises:
-        DataError: a file is missing, cannot be read or is damaged, or the download failed.
+        DataError: a file is missing, cannot be read or is damaged; the download failed, or would go to a folder that
+            was hardly meant.
     """
     raw = root / CLASSES[name] / "raw"
     if not all(_unpack(raw / file) for file in _FILES):
+        _refuse_misplaced(name, root, raw)
         if not download:
             raise _missing(name, raw, "no such file, and --no-download")
         report(f"no {CLASSES[name]} in {raw}: downloading it there")
@@ -60,6 +63,24 @@ def read_mnist(
         sizes = " and ".join(f"{tuple(images.shape[2:])}" for images in (train, test))
         raise DataError("training and test images differ in size", where=raw, got=sizes)
     return train, test
+
+
+def _refuse_misplaced(name: str, root: Path, raw: Path) -> None:
+    """Raise `DataError` where another folder was meant: the files are near it, or it has pictures, or is a file."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise DataError("not a folder", where=root, do="say where the files are: --data-dir FOLDER")
+    what = f"no {CLASSES[name]} files"
+    for near in (root / "raw", root):
+        if any((near / f"{_FILES[0]}{packed}").exists() for packed in ("", ".gz")):
+            outer = near.absolute().parents
+            is_named = (near.absolute().name, outer[0].name) == ("raw", CLASSES[name])
+            do = f"pass --data-dir {outer[1]}" if is_named else f"move the four files to {raw}"
+            raise DataError(what, where=raw, got=f"{_FILES[0]} in {near}", do=do)
+    if holds_images(root):
+        do = "for your own pictures pass --dataset folder"
+        raise DataError(what, where=raw, got=f"pictures in {root}", do=do)
 
 
 def _read_split(raw: Path, split: str) -> Tensor:

@@ -29,6 +29,12 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
+def holds_images(folder: Path) -> bool:
+    """Return whether a file of a folder has the name of an image; folders in it are not looked at."""
+    names = {suffix for suffix, format in Image.registered_extensions().items() if format in IMAGE_FORMATS}
+    return any(path.suffix.lower() in names and path.is_file() for path in folder.iterdir())
+
+
 def read_image(file: Path, size: tuple[int, int] | None = None, *, opacity: bool = False) -> ImageArray:
     """Decode one image.
 
