@@ -81,7 +81,12 @@ class PartSpec:
         rows: int | None = None
         sizes: dict[str, int] = {}
         for tensor in self.inputs:
-            tensor.check(inputs[tensor.name], batch=rows, sizes=sizes)
+            try:
+                tensor.check(inputs[tensor.name], batch=rows, sizes=sizes)
+            except ModelError as error:
+                do = tensor.conversion(inputs[tensor.name])
+                where, expected, got = error.where, error.expected, error.got
+                raise ModelError(error.what, where=where, expected=expected, got=got, do=do) from error
             rows = len(inputs[tensor.name])
         for name, value in sizes.items():
             symbol = self.symbols.get(name, Symbol())

@@ -133,6 +133,11 @@ def shape_text(shape: Sequence[Size]) -> str:
     return " x ".join(map(str, shape))
 
 
+def axes_text(shape: Sequence[Size]) -> str:
+    """Return the shape of an array as NumPy writes it, without quotes: "(N, 3, 8*h, 8*w)", "(N,)"."""
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph.
@@ -239,7 +244,7 @@ class TensorSpec:
             raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)
         if value.dtype != np.dtype(self.dtype):  # this includes the byte order
             raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
-        expected = (batch if batch is not None else self.batch, *self.item)
+        expected = axes_text((batch if batch is not None else self.batch, *self.item))
         if not self.fits(value.shape, {} if sizes is None else sizes) or batch not in (None, value.shape[0]):
             raise ModelError("wrong shape", where=where, expected=expected, got=value.shape)
         if value.shape[0] == 0:
@@ -248,6 +253,25 @@ class TensorSpec:
         if self.dtype == "float32" and not all_finite(value):
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
             raise ModelError("not finite", where=f"{where} at {index}", expected="finite numbers", got=value[index])
+
+    def conversion(self, value: object) -> str | None:
+        """Return what a caller does to a value with another type or shape so that `check` accepts it, or None."""
+        import numpy as np
+
+        if not isinstance(value, np.ndarray):
+            is_array = isinstance(value, list | tuple) or hasattr(value, "__array__")
+            return f"pass numpy.asarray(value, numpy.{self.dtype})" if is_array else None
+        if value.dtype != np.dtype(self.dtype):
+            if self.is_image and (self.low, self.high) == (0, 1) and value.dtype == np.uint8:
+                return "scale its levels: value.astype(numpy.float32) / 255"
+            may_round = value.dtype.kind in "iu" or (value.dtype.kind == "f" and not self.is_integer)
+            return f"pass value.astype(numpy.{self.dtype})" if may_round else None
+        missing = len(self.shape) - value.ndim
+        if missing > 0 and self.fits((1,) * missing + value.shape, {}):
+            return f"add the axes before: value[{', '.join(['None'] * missing)}]"
+        if self.is_image and value.ndim == 4 and self.fits(value.transpose(0, 3, 1, 2).shape, {}):
+            return "put the channels first: value.transpose(0, 3, 1, 2)"
+        return None
 
     def fits(self, shape: tuple[int, ...], sizes: dict[str, int]) -> bool:
         """Whether the sizes after the batch axis fit, with one value for each symbol.

@@ -90,7 +90,7 @@ BAD_LATENTS: list[tuple[str, Callable[[], bytes], str]] = [
     ("a.npy", lambda: saved(np.zeros((2, 4), np.int64)), r"wrong dtype: .*expected float32, got int64"),
     ("a.npy", lambda: saved(np.zeros((2, 4), np.uint8)), "wrong dtype"),
     ("a.npy", lambda: saved(np.zeros((2, 4), [("a", "f4")])), "wrong dtype"),
-    ("a.npy", lambda: saved(latents()[:, :3]), r"wrong shape: .*expected 'latent' of \('N', 4\), got \(23, 3\)"),
+    ("a.npy", lambda: saved(latents()[:, :3]), r"wrong shape: .*expected 'latent' of \(N, 4\), got \(23, 3\)"),
     ("a.npy", lambda: saved(latents()[0]), r"wrong shape: .*got \(4,\)"),
     ("a.npy", lambda: saved(latents()[..., None]), "wrong shape"),
     ("a.npy", pickled_canary, "array of Python objects"),

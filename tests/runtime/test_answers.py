@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,24 +39,66 @@ def test_runtime_matches_pytorch(exported: Callable[[str], Exported], name: str)
 @pytest.mark.parametrize(
     ("latent", "said"),
     [
-        (np.zeros((2, 4)), "wrong dtype: tensor 'latent'; expected float32, got float64"),
-        (np.zeros((2, 4), ">f4"), "wrong dtype: tensor 'latent'; expected float32, got >f4"),
+        (
+            np.zeros((2, 4)),
+            r"wrong dtype: tensor 'latent'; expected float32, got float64; pass value.astype\(numpy.float32\)",
+        ),
+        (
+            np.zeros((2, 4), ">f4"),
+            r"wrong dtype: tensor 'latent'; expected float32, got >f4; pass value.astype\(numpy.float32\)",
+        ),
         (np.zeros((2, 4), np.int64), "got int64"),
-        (np.zeros(4, np.float32), r"wrong shape: tensor 'latent'; expected \('N', 4\), got \(4,\)"),
+        (
+            np.zeros(4, np.float32),
+            r"wrong shape: tensor 'latent'; expected \(N, 4\), got \(4,\); add the axes before: value\[None\]",
+        ),
         (np.zeros((2, 5), np.float32), r"got \(2, 5\)"),
         (np.zeros((2, 2, 2), np.float32), r"got \(2, 2, 2\)"),
         (np.zeros((), np.float32), r"got \(\)"),
         (np.zeros((0, 4), np.float32), "empty batch: tensor 'latent'; expected N of 1 and up"),
         (np.array([[0, 0, np.nan, 0]], np.float32), r"not finite: tensor 'latent' at \(0, 2\); .*got nan"),
         (np.array([[0] * 4, [0, 0, 0, np.inf]], np.float32), r"not finite: tensor 'latent' at \(1, 3\); .*got inf"),
-        ([[0.0] * 4], "not an array: tensor 'latent'; expected a numpy array, got list"),
-        (torch.zeros(2, 4), "not an array: .*got Tensor"),
-        (None, "not an array: .*got NoneType"),
+        ([[0.0] * 4], r"expected a numpy array, got list; pass numpy.asarray\(value, numpy.float32\)$"),
+        (torch.zeros(2, 4), r"not an array: .*got Tensor; pass numpy.asarray\(value, numpy.float32\)$"),
+        (None, "not an array: .*got NoneType$"),
     ],
 )
 def test_inputs_that_break_the_contract_are_named(model: Model, latent: object, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         model.decode(latent)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "said", "followed"),
+    [
+        (np.zeros((2, 1, 28, 28)), r"; pass value.astype\(numpy.float32\)$", lambda value: value.astype(np.float32)),
+        (
+            np.full((2, 1, 28, 28), 255, np.uint8),
+            r"got uint8; scale its levels: value.astype\(numpy.float32\) / 255$",
+            lambda value: value.astype(np.float32) / 255,
+        ),
+        (
+            np.zeros((28, 28), np.float32),
+            r"; add the axes before: value\[None, None\]$",
+            lambda value: value[None, None],
+        ),
+        (
+            np.zeros((2, 28, 28, 1), np.float32),
+            r"channels first: .*3, 1, 2\)$",
+            lambda value: value.transpose(0, 3, 1, 2),
+        ),
+        (torch.zeros(2, 1, 28, 28), r"; pass numpy.asarray\(.*\)$", lambda value: np.asarray(value, np.float32)),
+        (np.zeros((3, 28, 27), np.float32), r"expected \(N, 1, 28, 28\), got \(3, 28, 27\)$", None),
+        (np.zeros((1, 1, 28, 28), complex), "expected float32, got complex128$", None),
+    ],
+)
+def test_image_that_does_not_fit_is_refused_with_what_makes_it_fit(
+    model: Model, image: Any, said: str, followed: Callable[[Any], Any] | None
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        model.encode(image)
+    if followed is not None:
+        assert np.isfinite(model.encode(followed(image))[0]).all()
 
 
 def test_images_are_held_to_the_contract_too(model: Model) -> None:

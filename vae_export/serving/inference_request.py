@@ -13,7 +13,7 @@ from vae_export.contract import Array
 from vae_export.errors import InputError, ModelError
 from vae_export.serving.models import DATATYPES, ServedModel
 from vae_export.serving.refusals import TooLargeError
-from vae_export.tensors import TensorSpec
+from vae_export.tensors import TensorSpec, axes_text
 
 #: Sizes of a tensor that a request may state. No contract comes near.
 _MOST_AXES, _LARGEST_AXIS = 16, 1 << 40
@@ -122,7 +122,7 @@ def _array(spec: TensorSpec, tensor: RequestTensor) -> Array:
     if not sizes:
         raise InputError("bad shape", where=where, expected=str(spec), got=str(list(shape))[:100])
     if len(shape) != len(spec.shape):
-        raise ModelError("wrong shape", where=where, expected=spec.shape, got=shape)
+        raise ModelError("wrong shape", where=where, expected=axes_text(spec.shape), got=shape)
     count, dtype = math.prod(shape), np.dtype(spec.dtype).newbyteorder("<")
     if isinstance(tensor.data, bytes | bytearray | memoryview):
         if len(tensor.data) != count * dtype.itemsize:

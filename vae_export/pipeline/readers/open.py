@@ -21,7 +21,7 @@ from vae_export.pipeline.readers.base import ConcatenatedReader, Reader
 from vae_export.pipeline.readers.images import ImageReader
 from vae_export.pipeline.readers.parquet import ParquetReader
 from vae_export.system.extras import require
-from vae_export.tensors import BATCH, TensorSpec, sizes_at
+from vae_export.tensors import BATCH, TensorSpec, axes_text, sizes_at
 
 NPY, NPZ, PARQUET = ".npy", ".npz", ".parquet"
 ARRAYS = (NPY, NPZ, PARQUET)
@@ -152,7 +152,7 @@ class ValidatedReader:
         raise DataError(
             "wrong shape",
             where=self._reader.locate(0),
-            expected=f"'{spec.name}' of {(BATCH, *sizes_at(spec.item, sizes))}",
+            expected=f"'{spec.name}' of {axes_text((BATCH, *sizes_at(spec.item, sizes)))}",
             got=(self._reader.rows, *found),
         )
 
