@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 
 from tests.commands import tree
 from tests.conftest import Exported
 from tests.exporter.conftest import Toy
-from vae_export import Source, export
+from vae_export import Source, bundle, export
 from vae_export.errors import MachineError, OutputExistsError, UsageError
 
 
@@ -35,6 +37,17 @@ def test_unavailable_format_is_refused_with_the_reason(toy: Toy, source: Source,
 def test_bad_arguments_are_refused(source: Source, tmp_path: Path, arguments: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         export(source, **({"out": tmp_path / "out"} | arguments))  # type: ignore[arg-type]
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("other", [nn.Identity(), "model.pt", None, (nn.Identity(), nn.Identity())])
+def test_anything_but_a_source_is_refused_with_what_to_pass(tmp_path: Path, other: Any) -> None:
+    said = rf"not a model to export; expected a Source, got {type(other).__name__}; pass Source\(contract, "
+    for call in (export, bundle):
+        if call is bundle and isinstance(other, str):  # the folder of an export
+            continue
+        with pytest.raises(UsageError, match=said):
+            call(other, tmp_path / "out")
     assert tree(tmp_path) == {}
 
 

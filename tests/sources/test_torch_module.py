@@ -300,6 +300,7 @@ def three(): return VAE(), VAE(), VAE()
 def linear(): return nn.Linear(3, 3)
 def needs(width): return VAE(width)
 text = "not a function"
+instance = nn.Identity()
 """
 
 
@@ -622,6 +623,10 @@ BAD = {
     "absent": (UsageError, "no such function: .*mine.py; expected .*VAE.*, got absent"),
     "text": (UsageError, "no such function"),
     "needs": (UsageError, "function needs arguments: .*mine.py:needs; got width"),
+    "instance": (
+        UsageError,
+        "not a function: .*mine.py:instance; got a module, Identity; write a function that returns i",
+    ),
     "raises": (ModelError, "function failed: .*; got ValueError: no luck"),
     "nothing": (ModelError, r"function gives no model: .*; expected .*\(encoder, decoder\), got NoneType"),
     "tensor": (ModelError, "function gives no model: .* got Tensor"),
@@ -653,6 +658,7 @@ def test_file_that_cannot_be_imported_is_one_line(tmp_path: Path) -> None:
         (f"{tmp_path}/broken.py:f", "module cannot be imported: .*broken.py; got No module named"),
         (f"{tmp_path}/absent.py:f", "no such file: .*absent.py"),
         ("nothing_of_this_name.models:f", "no such module: nothing_of_this_name.models"),
+        (f"Diffuser:{tmp_path}", f"bad model: --model; .*; did you mean diffusers:{tmp_path}"),
         ("justtext", "bad model: --model; expected diffusers:FOLDER"),
     ):
         with pytest.raises(VaeExportError, match=message) as caught:

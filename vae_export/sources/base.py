@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vae_export.contract import Array, Contract, Part
-from vae_export.errors import ModelError
+from vae_export.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,10 +72,16 @@ class Source:
 
     @classmethod
     def of(cls, source: Source | Checkpoint) -> Source:
-        """Return a checkpoint as a source, or a source unchanged."""
+        """Return a checkpoint as a source, or a source unchanged; raise `UsageError` for anything else."""
         if isinstance(source, Source):
             return source
         import numpy as np
+
+        from vae_export.models.checkpoint import Checkpoint
+
+        if not isinstance(source, Checkpoint):
+            do = "pass Source(contract, encoder, decoder), or what load_source or load_checkpoint returns"
+            raise UsageError("not a model to export", expected="a Source", got=type(source).__name__, do=do)
 
         model = source.model()
         images = source.examples.numpy().astype(np.float32) / 255 if len(source.examples) else None

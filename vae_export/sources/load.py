@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -117,6 +118,10 @@ class NamedModel:
 
             self._refuse_unused()
             return open_pythae(Path(rest), options)
+        near = difflib.get_close_matches(kind.lower(), _FOLDERS, 1, 0.8)
+        if near and Path(rest).is_dir():  # no function
+            do = f"did you mean {near[0]}:{rest}?"
+            raise UsageError("bad model", where="--model", expected=FORMS, got=self.text, do=do)
         from vae_export.sources.torch_module import open_function
 
         return open_function(self.text, options)

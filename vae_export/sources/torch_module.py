@@ -276,6 +276,9 @@ def _call(text: str) -> object:
         more = f" and {len(own) - _LISTED} more" if len(own) > _LISTED else ""
         have = " | ".join(nearest_first[:_LISTED]) + more if own else "no function"
         raise UsageError("no such function", where=module_name, expected=have, got=function_name)
+    if isinstance(function, nn.Module):
+        do = f"write a function that returns {function_name}"
+        raise UsageError("not a function", where=text, got=f"a module, {type(function).__name__}", do=do)
     if needed := _needed_arguments(function):
         do = "name a function without arguments that returns the model"
         raise UsageError("function needs arguments", where=text, got=", ".join(needed), do=do)
