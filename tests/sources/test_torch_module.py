@@ -609,6 +609,8 @@ def test_code_of_one_row_is_exported_for_one(file: Path) -> None:
 
 def test_blocks_under_autocast_compute_in_float32(file: Path) -> None:
     source = load_source(f"{file}:Autocast", data_shape="1x6x6")
+    notes = source.provenance["notes"]
+    assert f"{notes}".count("it computes under torch.autocast; the files compute in float32") == 2
     plain = load_source(f"{file}:VAE", data_shape="1x6x6")
     plain.decoder.load_state_dict(source.decoder.state_dict())  # type: ignore[union-attr]  # both have a decoder
     latent = torch.randn(3, 4)

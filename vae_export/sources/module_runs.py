@@ -136,9 +136,15 @@ def random_tensor(spec: TensorSpec, shape: Sequence[int], generator: torch.Gener
 
 
 @contextlib.contextmanager
-def as_example(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode without gradients, and restore modes, state and random state afterwards."""
-    with ModuleState(module), torch.no_grad(), torch.random.fork_rng(devices=[]), as_exported():
+def as_example(module: nn.Module, *, autocast: bool = False) -> Iterator[None]:
+    """Put a module into eval mode without gradients, and restore modes, state and random state afterwards.
+
+    Args:
+        module: the module.
+        autocast: whether blocks under `torch.autocast` compute in its dtype, which a graph does not.
+    """
+    context = without_value_checks() if autocast else as_exported()
+    with ModuleState(module), torch.no_grad(), torch.random.fork_rng(devices=[]), context:
         module.eval()
         yield
 

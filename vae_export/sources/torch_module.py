@@ -25,15 +25,18 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from vae_export.contract import Contract, Part
+from vae_export.contract import Contract, Part, PartSpec
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import CANNOT_RUN, Inference, infer_contract
 from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path, taking_by_name
 from vae_export.sources.module_runs import (
+    as_example,
     check_weights_stay,
+    flat_or_not,
     inputs_for,
+    listed_or_not,
     run_flat_or_not,
     run_listed_or_not,
     unwrapped,
@@ -99,6 +102,7 @@ def open_function(text: str, options: ModelOptions) -> Source:
     if isinstance(decoder, MethodModule) and decoder.output is not None:
         found.facts["decoder_output"] = decoder.output
         found.notes += _outputs_not_taken(decoder, decoder.output, found.contract)
+    found.notes += _autocast_notes({"encoder": encoder, "decoder": decoder}, found.contract)
     files = sorted((options.weights or {}).items())
     provenance: dict[str, Any] = {
         "source": _short(text),
@@ -212,6 +216,28 @@ def _outputs_not_taken(decoder: MethodModule, output: str, contract: Contract) -
         f"decoder: {output} ({_extent(taken)}) is taken as the data; of its shape are also {', '.join(values)}; "
         "the values are those of random latents"
     ]
+
+
+def _autocast_notes(parts: Mapping[Part, nn.Module | None], contract: Contract) -> list[str]:
+    """Return a line for each part that computes in lower precision than its files do."""
+    return [
+        f"{part}: it computes under torch.autocast; the files compute in float32"
+        for part, module in parts.items()
+        if module is not None and _is_changed_by_autocast(module, contract.at().spec(part), len(contract.latents))
+    ]
+
+
+def _is_changed_by_autocast(module: nn.Module, spec: PartSpec, latents: int) -> bool:
+    inputs = inputs_for(module, spec.inputs)
+    outputs = []
+    for autocast in (False, True):
+        with as_example(module, autocast=autocast):
+            if spec.part == "decoder":
+                returned = listed_or_not(module, inputs, latents)[1]
+            else:
+                returned = flat_or_not(module, inputs)[1]
+        outputs.append([leaf.tensor for leaf in find_leaves(returned)])
+    return not all(map(torch.equal, *outputs))
 
 
 def _extent(tensor: torch.Tensor) -> str:
