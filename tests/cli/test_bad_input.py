@@ -16,6 +16,10 @@ from tests.commands import ONE_LINE, Invoke, command, run_cli, tree
 BAD_INPUT = [
     ("export --nope", 2, "unknown option: --nope; see --help"),
     ("export --forma onnx", 2, "unknown option: --forma; did you mean --format?"),
+    ("export --output x", 2, "unknown option: --output; did you mean --decoder-output or --out?"),
+    ("serve --port 80", 2, "unknown option: --port; did you mean --grpc-port or --http-port?"),
+    ("export --shape 1x2x2", 2, "unknown option: --shape; did you mean --data-shape or --latent-shape?"),
+    ("export --lr 1", 2, "unknown option: --lr; see --help"),
     ("export --verify-m 2", 2, "unknown option: --verify-m; did you mean --verify-minutes?"),
     ("export --out", 2, "Option '--out' requires an argument; see --help"),
     ("verify --atol much", 2, "bad --atol; expected a"),

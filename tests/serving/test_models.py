@@ -41,6 +41,20 @@ def test_argument_is_a_name_a_version_and_a_file(text: str, expected: tuple[str,
     assert ServedBundle.parse(text) == ServedBundle(name, version, Path(path))
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("runs/mnist/export", "mnist"), ("runs/mnist/export/", "mnist"), (".", "mnist"), ("../../other", "other")],
+)
+def test_export_is_named_by_its_run_and_another_folder_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, name: str
+) -> None:
+    export = tmp_path / "runs" / "mnist" / "export"
+    export.mkdir(parents=True)
+    (tmp_path / "runs" / "other").mkdir()
+    monkeypatch.chdir(tmp_path if typed.startswith("runs") else export)
+    assert ServedBundle.parse(typed) == ServedBundle(name, 1, Path(typed))
+
+
 @pytest.mark.parametrize("text", ["a b.zip", ".zip", "m:=a.zip", "m:0=a.zip", "m:01=a.zip", "m:x=a.zip", "m:1e9=a"])
 def test_argument_without_a_valid_name_or_version_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="file name is no model name|bad version"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: The help of a command with more options than this has sections.
 _MOST_UNSECTIONED = 8
+#: The most options that one word of a mistyped one suggests.
+_MOST_SIMILAR = 4
 #: The section that comes last, with `--help`.
 _LAST_SECTION = "Output"
 #: Attribute of an option group that holds its section.
@@ -170,6 +172,21 @@ def suggestion(names: Collection[str]) -> str:
     return f"did you mean {' or '.join(sorted(names))}?" if names else "see --help"
 
 
+def _similar(typed: str, known: Sequence[str]) -> Sequence[str]:
+    """Return the names of options that a mistyped one begins, resembles, or shares a word with.
+
+    So `--verify-m` stands for --verify-minutes, `--forma` for --format, `--outfile` for --out, and `--port` for
+    --http-port or --grpc-port.
+    """
+    if begun := [name for name in known if name.startswith(typed)]:
+        return begun
+    if near := difflib.get_close_matches(typed, known, 1, 0.7):
+        return near
+    words = set(re.split("[-_]", typed))
+    longer = [name for name in known if len(name) > 1 and (typed.startswith(name) or words & set(name.split("-")))]
+    return longer if len(longer) <= _MOST_SIMILAR else []
+
+
 def _option_for(typed: str, error: typer.TyperException) -> str:
     """Return which option a path belongs to that was typed without one, as far as what lies there tells."""
     from vae_export.artifact.manifest import MANIFEST
@@ -196,9 +213,8 @@ def usage_error(error: typer.TyperException) -> UsageError:
         # typer does not export NoSuchOption, and its suggestions count the dashes as letters that fit.
         context: Any = getattr(error, "ctx", None)
         known = {name.strip("-"): name for option in context.command.params for name in option.opts}
-        begun = [known[name] for name in known if name.startswith(typed.strip("-"))]
-        near = difflib.get_close_matches(typed.strip("-"), known, 1, 0.7)
-        return UsageError("unknown option", where=typed, do=suggestion(begun or [known[name] for name in near]))
+        meant = _similar(typed.strip("-"), list(known))
+        return UsageError("unknown option", where=typed, do=suggestion([known[name] for name in meant]))
     if hasattr(error, "param_type") and param is not None:  # nor MissingParameter
         return UsageError(f"missing {param.param_type_name}", where=param.name.upper(), do="see --help")
     if extra := re.fullmatch(r"Got unexpected extra arguments?\S* \((.*)\)\.?", error.format_message()):

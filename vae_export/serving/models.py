@@ -10,6 +10,7 @@ from typing import Any
 
 from vae_export.contract import Part, PartSpec
 from vae_export.errors import UsageError
+from vae_export.runs import Run
 from vae_export.serving.refusals import UnknownModelError
 from vae_export.tensors import TensorSpec
 
@@ -55,8 +56,15 @@ class ServedBundle:
 
     @classmethod
     def of_file(cls, path: Path) -> ServedBundle:
-        """Return version 1 of a bundle, by the name of its file; raise `UsageError` if that is no name of a model."""
+        """Return version 1 of a bundle, by the name of its file, or of a run's export, by the name of the run.
+
+        Raises:
+            UsageError: that is no name of a model.
+        """
         name = path.stem if path.suffix == ".zip" else path.name
+        if path.is_dir():
+            folder = path.resolve()
+            name = folder.parent.name if folder == Run(folder.parent).export else folder.name
         if re.fullmatch(_NAME, name) is None:
             do = "name the file otherwise, or for `serve` write NAME=FILE"
             raise UsageError("file name is no model name", where=path, expected="letters, digits, . _ -", do=do)
