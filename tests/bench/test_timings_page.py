@@ -114,6 +114,16 @@ def test_best_of_each_kind_has_a_line_and_what_is_slower_than_eager_has_none(tim
     assert found == (["compile/cpu", "openvino/CPU", "onnx+int8/CPU"], ["pt2+fp16/cpu"])
 
 
+def test_each_kind_of_line_has_its_own_colour_in_every_chart(timings: Timings) -> None:
+    found = scaled(timings, FIVE | {"runtime/CPUExecutionProvider": 1.5}, PRECISIONS_OF_FIVE)
+    names = ["compile/cpu", "runtime/CPUExecutionProvider", "openvino/CPU", "onnx+int8/CPU", "pt2+fp16/cpu"]
+    colours = {line.style.name: line.style.colour for line in speeds(found, "decoder", 1, names, []).lines}
+    assert len(set(colours.values())) == len(names)
+    for alone in names:
+        (line,) = speeds(found, "decoder", 1, [alone], []).lines
+        assert line.style.colour == colours[line.style.name], "whatever is drawn beside it"
+
+
 def test_speed_is_linear_and_labels_do_not_overlap(timings: Timings) -> None:
     chart = speeds(scaled(timings, FIVE, PRECISIONS_OF_FIVE), "decoder", 1, list(FIVE), ["pt2+fp16/cpu"])
     height = {line.style.name: line.points[-1][1] for line in chart.lines}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vae_export.bench.results import Timings
 from vae_export.bench.subjects import COMPILE, EAGER, RUNTIME
-from vae_export.precision import PRECISIONS, PrecisionName
+from vae_export.precision import FULL, PRECISIONS
 from vae_export.report.text import duration, number, times
 
 WIDTH, HEIGHT = 820, 440
@@ -21,7 +21,7 @@ _LABELS, _LINE_HEIGHT = 216, 19
 _STEPS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000, 10000)
 _MOST_TICKS = 8
 #: Precisions that one line stands for.
-_KINDS: dict[PrecisionName, str] = {
+_KINDS: Mapping[str, str] = {
     "fp32": "32 bits", "fp16": "16 bits", "bf16": "16 bits", "int8": "8 bits", "int8-static": "8 bits",
     "int4-weights": "4 bits",
 }  # fmt: skip
@@ -98,6 +98,14 @@ def _engine(subject: str) -> tuple[str, str]:
     """Return "onnx" and "int8" for "onnx+int8/CPUExecutionProvider"."""
     engine, _, precision = subject.partition("/")[0].partition("+")
     return engine, precision
+
+
+def _colour_of_kind(subject: str) -> int:
+    """Return the colour of what a line of `best_of_each_kind` stands for, which is the same in every chart."""
+    kinds = [COMPILE, RUNTIME, *dict.fromkeys(_KINDS.values())]
+    engine, precision = _engine(subject)
+    known = next((name for name in (COMPILE, RUNTIME) if _engine(name)[0] == engine), None)
+    return kinds.index(known or _KINDS[precision or FULL])
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ def speeds(
         threads: the number of threads.
         names: the subjects to draw, in the order of their colours.
         slower: subjects that the caption names and the chart leaves out. If it is given, the lines are few, and each is
-            solid and has a colour of its own; otherwise they have the colour of their engine and the dashes of their
+            solid and has the colour of its kind; otherwise they have the colour of their engine and the dashes of their
             precision.
 
     Returns:
@@ -249,7 +257,7 @@ def speeds(
         )
         style = LineStyle.of(name, names) if name else LineStyle("roofline", 0, 0, "")
         if slower is not None and name:
-            style = replace(style, colour=list(names).index(name) % COLOURS, dash=0)
+            style = replace(style, colour=_colour_of_kind(name), dash=0)
         return Line(style, _path(points), points, style.name, heights[name])
 
     return Speeds(
