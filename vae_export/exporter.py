@@ -19,6 +19,7 @@ from vae_export.artifact.golden import GOLDEN_FOLDER
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.bundles import Bundle, Key
 from vae_export.bundles.reader import check_bundle_free
+from vae_export.bundles.signature import signing_key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Contract, Part, Pixels, float_part
@@ -194,6 +195,7 @@ def bundle(
     """
     out = Path(out)
     check_bundle_free(out, force=force)
+    key = None if sign_key is None else signing_key(sign_key)
     if isinstance(model, str | Path):
         model = open_artifact(model)
     with contextlib.ExitStack() as stack:
@@ -217,7 +219,7 @@ def bundle(
             page=page,
             notes=notes,
             licence=licence,
-            sign_key=sign_key,
+            sign_key=key,
             force=force,
         )
 

@@ -9,7 +9,7 @@ import pytest
 
 import vae_export
 from tests import sample_models
-from vae_export.errors import OutputExistsError, UsageError
+from vae_export.errors import OutputExistsError, UsageError, VaeExportError
 
 
 @pytest.mark.slow
@@ -40,6 +40,24 @@ def test_file_that_is_no_bundle_is_never_replaced(tmp_path: Path, content: bytes
     with pytest.raises(UsageError, match=r"not a bundle, so --force will not replace it: .*photos.zip; choose another"):
         vae_export.bundle(sample_models.checkpoint(), out, force=True)
     assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("out", "key", "said"),
+    [
+        ("a.zip", "missing", "key cannot be read: .*missing; got No such file"),
+        ("a.zip", "notes", "key cannot be read: .*notes; expected an Ed25519 private key"),
+        ("notes/a.zip", None, "not a folder: .*notes"),
+    ],
+)
+def test_what_cannot_be_signed_or_written_is_refused_before_the_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, key: str | None, said: str
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    monkeypatch.setattr("vae_export.exporter.export", lambda *_, **__: pytest.fail("exported first"))
+    with pytest.raises(VaeExportError, match=said):
+        vae_export.bundle(sample_models.checkpoint(), tmp_path / out, sign_key=key and str(tmp_path / key))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]
 
 
 def test_wrong_model_leaves_no_bundle(tmp_path: Path) -> None:

@@ -81,7 +81,14 @@ class TestWriteAtomic:
         with pytest.raises(StorageError, match="cannot write: .*; got Read-only file system; choose another --out"):
             write_atomic(read_only_disk / "file", b"")
         with pytest.raises(StorageError, match="Read-only"):
-            check_writable(read_only_disk)
+            check_writable(read_only_disk / "new")
+
+    def test_writable_place_is_checked_without_making_its_folders(self, tmp_path: Path) -> None:
+        check_writable(tmp_path / "new" / "deep")
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match=r"not a folder: .*file/new; got "):
+            check_writable(tmp_path / "file" / "new")
+        assert names(tmp_path) == ["file"]
 
     @pytest.mark.parametrize("name", ["n" * 300, "d/" * 3000 + "f", "f." + "s" * 300])
     def test_too_long_a_path_is_one_short_line(self, tmp_path: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from vae_export.artifact.manifest import MANIFEST, Manifest, parse_manifest
 from vae_export.bundles.archive import begins_with, check_canonical, read_archive, read_file
 from vae_export.bundles.signature import SIGNATURE, SIGNATURE_SIZE, Key, check_signature
 from vae_export.errors import IntegrityError, UsageError
-from vae_export.io.atomic import sha256
+from vae_export.io.atomic import check_writable, sha256
 from vae_export.io.file_names import check_distinct
 from vae_export.io.staging import check_file_free
 
@@ -50,9 +50,10 @@ def check_bundle_free(out: Path, *, force: bool) -> None:
     Raises:
         OutputExistsError: `out` exists, and `force` was not given.
         UsageError: it is a folder, or another file, which is never replaced.
-        StorageError: it cannot be read.
+        StorageError: it cannot be read, or its folder cannot be written.
     """
     check_file_free(out, force=force)
+    check_writable(out.parent)
     if out.is_file() and out.stat().st_size and not begins_with(out, SUMS):
         raise UsageError("not a bundle, so --force will not replace it", where=out, do="choose another --out")
 

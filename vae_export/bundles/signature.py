@@ -40,6 +40,23 @@ def sign(sums: bytes, key: Key) -> bytes:
     return _private_key(key).sign(sums)
 
 
+def signing_key(key: Key) -> bytes:
+    """Read a private key once, as it may come from a pipe, and check it. Call this before long work.
+
+    Args:
+        key: as for `sign`, or the path of its file.
+
+    Returns:
+        The bytes of the key.
+
+    Raises:
+        VaeExportError: what `sign` raises; it names the file.
+    """
+    data = key if isinstance(key, bytes) else read_key(key)
+    _private_key(data, None if data is key else key)
+    return data
+
+
 def public_key(key: Key, where: object = None) -> bytes:
     """Return the public key of a private key, as a PEM file.
 

@@ -12,7 +12,7 @@ from vae_export.artifact.manifest import MANIFEST, Manifest
 from vae_export.bundles.archive import write_archive
 from vae_export.bundles.model_card import model_card
 from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, Bundle, check_bundle_free, entries, read_bundle
-from vae_export.bundles.signature import SIGNATURE, Key, public_key, read_key, sign
+from vae_export.bundles.signature import SIGNATURE, Key, public_key, sign, signing_key
 from vae_export.contract import float_part
 from vae_export.errors import InputError, IntegrityError, ModelError, UsageError
 from vae_export.io.atomic import sha256, write_atomic
@@ -117,9 +117,7 @@ def write_bundle(
         VaeExportError: what `pack` raises.
     """
     check_bundle_free(out, force=force)
-    key = sign_key if sign_key is None or isinstance(sign_key, bytes) else read_key(sign_key)  # once: it may be a pipe
-    # Before the files are read, and while the name of its file is known.
-    public = None if key is None else public_key(key, None if sign_key is key else sign_key)
+    key = None if sign_key is None else signing_key(sign_key)
     data = pack(
         artifact,
         read_certificate(artifact.certificate),
@@ -133,7 +131,7 @@ def write_bundle(
         sign_key=key,
     )
     # Refuses what another reader would refuse.
-    packed = read_bundle(data, out, verify_key=public)
+    packed = read_bundle(data, out, verify_key=None if key is None else public_key(key))
     write_atomic(out, data)
     return packed
 

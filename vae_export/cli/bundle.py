@@ -13,7 +13,7 @@ from rich.table import Table
 from vae_export.artifact.folder import CERTIFICATE, open_artifact
 from vae_export.artifact.manifest import MANIFEST
 from vae_export.bundles.reader import CARD, LICENCE, PAGE, SUMS, check_bundle_free
-from vae_export.bundles.signature import SIGNATURE
+from vae_export.bundles.signature import SIGNATURE, signing_key
 from vae_export.cli import console
 from vae_export.cli.command import choices_option, grouped, option_group
 from vae_export.cli.options import (
@@ -125,6 +125,9 @@ def bundle(
     target = out if out is not None else home / f"{title}.zip"
     check_bundle_free(target, force=force)
     served = triton.checked(target, force=force)
+    notes = "" if contents.notes is None else _text("--notes", contents.notes)
+    licence = None if contents.licence is None else _text("--licence", contents.licence)
+    key = None if contents.sign is None else signing_key(contents.sign)
     if named is not None:
         _export_first(named, folder, contents, effort, force=force)
 
@@ -138,9 +141,9 @@ def bundle(
         parts=contents.part,
         precisions=contents.precision,
         page=contents.page,
-        notes="" if contents.notes is None else _text("--notes", contents.notes),
-        licence=NO_LICENCE if contents.licence is None else _text("--licence", contents.licence),
-        sign_key=contents.sign,
+        notes=notes,
+        licence=NO_LICENCE if licence is None else licence,
+        sign_key=key,
         force=force,
     )
     models: list[Path] = []

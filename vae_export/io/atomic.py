@@ -49,11 +49,9 @@ def storage_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Create a folder, and raise `StorageError` unless a file can be written in it. Call this before long work."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    """Raise `StorageError` unless a file can be written in a folder, or the folder made. Call this before long work."""
+    with storage_errors(folder), tempfile.TemporaryFile(dir=_existing(folder)):
+        pass
 
 
 def check_room(path: Path, needed: int) -> None:
@@ -65,8 +63,12 @@ def check_room(path: Path, needed: int) -> None:
 
 def free_bytes(path: Path) -> int:
     """Return the free bytes of the disk that has `path`, or its nearest parent that exists."""
-    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    """Return a path, or its nearest parent that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
 
 
 def sync_file(path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from vae_export.artifact.folder import Package
 from vae_export.contract import EVERY_PART, PartSpec
 from vae_export.errors import ModelError
+from vae_export.io.atomic import check_writable
 from vae_export.io.staging import check_free, check_replaceable, staged_folder
 from vae_export.runtime import Model
 from vae_export.serving.models import ServedBundle
@@ -75,6 +76,7 @@ def check_repository_free(out: Path, served: ServedBundle, *, force: bool) -> No
         UsageError: it is no folder, or holds other models, versions or files, which are never replaced.
     """
     check_free(out, force=force)
+    check_writable(out.parent)
     if force:
         models = rf"{re.escape(served.name)}-(?:{'|'.join(EVERY_PART)})"
         expected = f"version {served.version} of {served.name}-…"
