@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from vae_export.bundles.signature import signing_key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Contract, Part, Pixels, float_part
-from vae_export.errors import MachineError, TargetError, UsageError, VaeExportError
+from vae_export.errors import MachineError, ModelError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
 from vae_export.io.staging import check_replaceable, staged_folder
@@ -393,7 +394,10 @@ def _capture(
         The contract that all graphs keep.
     """
     captured = references.captured
-    contract = captured.narrow(parts, report, partial(_check_translation, plan, watch))
+    try:
+        contract = captured.narrow(parts, report, partial(_check_translation, plan, watch))
+    except ModelError as error:
+        raise _naming_other_parts(error, parts) from error
     for note in captured.notes:
         report(note)
     for part in plan.parts:
@@ -402,6 +406,16 @@ def _capture(
         report("preparing calibration inputs")
         _ = references.calibration
     return contract
+
+
+def _naming_other_parts(error: ModelError, parts: Sequence[Part]) -> ModelError:
+    """Return the error with the option that exports the parts which it does not speak of."""
+    failing = next((part for part in parts if re.match(rf"{part}\b", str(error.where))), None)
+    others = [part for part in parts if part not in (failing, "autoencoder")]
+    if failing is None or not others:
+        return error
+    do = f"{error.do + '; ' if error.do else ''}--part {others[0]} leaves the {failing} out"
+    return ModelError(error.what, where=error.where, expected=error.expected, got=error.got, do=do)
 
 
 def _check_translation(plan: ExportPlan, watch: Stopwatch, graph: Graph) -> None:

@@ -252,6 +252,15 @@ class LargeBatches(nn.Module):
         return nn.functional.interpolate(hidden, scale_factor=2.0, mode="nearest")
 
 
+class Coordinates(nn.Module):
+    """Adds the place of each pixel."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        height, width = hidden.shape[-2:]
+        rows = torch.linspace(-1, 1, height, device=hidden.device, dtype=hidden.dtype)
+        return hidden + rows[:, None] * torch.linspace(0.0, 2.0, steps=width)
+
+
 class FixedSize(nn.Module):
     """Compares a size with a number, so that no other size can be captured."""
 
@@ -346,6 +355,7 @@ CAPTURED = {
         options={"data_range": None, "encoding": "deterministic", "prior": "given by the user"},
     ),
     "any size": Case(lambda: any_size(nn.GroupNorm(2, 4)), **SIZES),
+    "coordinates of any size": Case(lambda: any_size(Coordinates()), **SIZES),
     "any size from data": Case(any_size, lambda: nn.Conv2d(1, 4, 2, 2), options={"encoding": "deterministic"}, **SIZES),
     "bounded sizes": Case(any_size, options={"symbols": {"h": Symbol(2, 20), "w": Symbol(1, 9, 5)}}, **SIZES),
 }

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tests.commands import tree
 from tests.conftest import Exported
 from tests.exporter.conftest import Toy
-from vae_export import Source, bundle, export
-from vae_export.errors import MachineError, OutputExistsError, UsageError
+from vae_export import Contract, Source, bundle, export
+from vae_export.errors import MachineError, ModelError, OutputExistsError, UsageError
 
 
 def test_unavailable_format_is_refused_with_the_reason(toy: Toy, source: Source, tmp_path: Path) -> None:
@@ -100,3 +100,21 @@ def test_existing_output_is_refused_before_any_work(source: Source, mlp: Exporte
     with pytest.raises(OutputExistsError):
         export(source, mlp.folder, report=said.append)
     assert said == []
+
+
+def test_other_parts_are_named_where_one_cannot_be_captured(tmp_path: Path) -> None:
+    def by_value(latent: Tensor) -> Tensor:
+        return latent.new_ones(len(latent), 1, 2, 2) * (2 if latent.sum() > 0 else 1)
+
+    class Decoder(nn.Module):
+        def forward(self, latent: Tensor) -> Tensor:
+            return by_value(latent)
+
+    class Encoder(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            return image.flatten(1), image.flatten(1)
+
+    source = Source(Contract((1, 2, 2), (4,)), Encoder(), Decoder())
+    with pytest.raises(ModelError, match=r"cannot be captured: decoder.*; --part encoder leaves the decoder out$"):
+        export(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

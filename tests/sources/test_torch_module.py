@@ -561,7 +561,7 @@ def test_what_no_exporter_takes_is_named_with_what_to_write(file: Path, function
 def test_conditions_are_further_inputs(file: Path) -> None:
     source = load_source(f"{file}:Labelled", data_shape="1x6x6", conditions=["label:int64:3"])
     assert [tensor.name for tensor in source.contract.spec("decoder").inputs] == ["latent", "label"]
-    with pytest.raises(ModelError, match=r"encoder cannot be run: .*check --data-shape and --condition"):
+    with pytest.raises(ModelError, match=r"encoder cannot be run: .*state 'label' with --condition, such as"):
         load_source(f"{file}:Labelled", data_shape="1x6x6")
 
 

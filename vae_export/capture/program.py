@@ -9,13 +9,14 @@ from __future__ import annotations
 import builtins
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from vae_export.capture.advice import advice, line_of_code
 from vae_export.capture.known_values import known_values
@@ -143,7 +144,7 @@ def export_program(module: nn.Module, spec: PartSpec, max_batch: int | None = No
             elif _may_be_known(error):
                 context = known_values(module, example_inputs(spec))
             elif "specialized" in str(error.__cause__):
-                context = _symbolic_len()
+                context = _symbolic_sizes()
             else:
                 raise
             with context:
@@ -155,8 +156,8 @@ def export_program(module: nn.Module, spec: PartSpec, max_batch: int | None = No
 
 
 @contextlib.contextmanager
-def _symbolic_len() -> Iterator[None]:
-    """Let `len(tensor)` give a size that may change. Python's own `len` makes it a number."""
+def _symbolic_sizes() -> Iterator[None]:
+    """Let `len(tensor)` and `torch.linspace` take a size that may change. Python and PyTorch make it a number."""
     original = builtins.len
 
     def length(value: Any) -> Any:
@@ -164,9 +165,27 @@ def _symbolic_len() -> Iterator[None]:
 
     builtins.len = length  # a module finds it there, unless it defines its own
     try:
-        yield
+        with _SymbolicLinspace():
+            yield
     finally:
         builtins.len = original
+
+
+class _SymbolicLinspace(TorchFunctionMode):
+    """A context in which `torch.linspace` is computed from `torch.arange` where the number of steps is a symbol."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = {**dict(zip(("start", "end", "steps"), args, strict=False)), **(kwargs or {})}
+        if func is not torch.linspace or not isinstance(given["steps"], torch.SymInt):
+            return func(*args, **(kwargs or {}))
+        start, end, steps = (given.pop(name) for name in ("start", "end", "steps"))
+        dtype = given.pop("dtype", None) or torch.get_default_dtype()
+        places = torch.arange(steps, dtype=dtype, **given)
+        step = (end - start) / torch.sym_max(steps - 1, 1)
+        # From both ends, as torch computes it, so that the last number is exactly the end.
+        return torch.where(2 * places < steps, start + step * places, end - step * (steps - 1 - places))
 
 
 def _pure_program(module: nn.Module, spec: PartSpec) -> torch.export.ExportedProgram:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from vae_export.contract import Condition, Contract, Encoding
 from vae_export.errors import ModelError, UsageError
-from vae_export.sources.module_outputs import Leaf, accepted_conditions, argument_names, find_leaves, has_item
+from vae_export.sources.module_outputs import (
+    Leaf,
+    accepted_conditions,
+    argument_names,
+    find_leaves,
+    has_item,
+    needed_names,
+)
 from vae_export.sources.module_runs import ROWS, inputs_for, run, run_flat_or_not, run_listed_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import UNCLEAR, recognise
@@ -130,7 +137,8 @@ def _fixed_contract(
                 f"decoder {CANNOT_RUN}",
                 where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
-                do="check --latent-shape and --condition; if the decoder takes another latent than the encoder gives, "
+                do=_unstated(decoder, len(contract.latents), options)
+                or "check --latent-shape and --condition; if the decoder takes another latent than the encoder gives, "
                 "export each by a function of its own, that returns (model.encode, None) or (None, model.decode)",
             )
             continue
@@ -200,7 +208,7 @@ def _candidates(
             f"encoder {CANNOT_RUN}",
             where=", ".join(map(str, base.spec("encoder").inputs)),
             got=f"{type(error).__name__}: {error}",
-            do="check --data-shape and --condition",
+            do=_unstated(encoder, 1, options) or "check --data-shape and --condition",
         ) from error
     leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS]
     if not leaves:
@@ -227,6 +235,13 @@ def _candidates(
         kinds = dict.fromkeys(encoding for encoding, _ in candidates)
         candidates = [(encoding, stated) for encoding in kinds]
     return candidates
+
+
+def _unstated(module: nn.Module, count: int, options: ModelOptions) -> str | None:
+    """Return what to pass for an argument that a module needs and that is not stated, or None."""
+    stated = {condition.name for condition in options.conditions}
+    needed = [name for name in needed_names(module, count) if name not in stated]
+    return f"state '{needed[0]}' with --condition, such as --condition {needed[0]}:int64:10" if needed else None
 
 
 def _codebook_sizes(options: ModelOptions, *modules: nn.Module | None) -> list[int]:

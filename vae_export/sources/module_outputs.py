@@ -386,6 +386,13 @@ def argument_names(module: nn.Module, conditions: Sequence[Condition]) -> list[s
     return left if len(left) < len(names) or not taken else names[: len(names) - len(taken)]
 
 
+def needed_names(module: nn.Module, count: int) -> list[str]:
+    """Return the names of the arguments without a default that a module takes by name, and after its first `count`."""
+    parameters = _parameters(_function(module))
+    after = _names_after(parameters, count)
+    return [item.name for item in parameters or () if item.name in after and item.default is item.empty]
+
+
 def _function(module: nn.Module) -> Callable[..., object]:
     """Return the function that a module runs."""
     return getattr(module.module, module.method) if isinstance(module, MethodModule) else module.forward
