@@ -42,6 +42,16 @@ def test_altered_file_is_refused_with_its_path_and_both_hashes(mlp: Exported, tm
         assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["autoencoder.onnx", "golden/latent.f32"])
+def test_missing_file_is_named_before_any_is_compared(mlp: Exported, tmp_path: Path, name: str) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    (artifact.folder / name).unlink()
+    said: list[str] = []
+    with pytest.raises(IntegrityError, match=f"exported file cannot be read: .*{name}; got No such file"):
+        verify(artifact, mlp.references, thorough=False, report=said.append)
+    assert said == []
+
+
 def test_grown_file_is_refused_before_it_fills_the_memory(mlp: Exported, tmp_path: Path) -> None:
     import os
 

@@ -22,7 +22,7 @@ import torch
 
 from vae_export._version import __version__
 from vae_export.artifact.certificate import manifest_digests
-from vae_export.artifact.folder import Artifact, weights_in
+from vae_export.artifact.folder import Artifact, read_content, weights_in
 from vae_export.capture import Captured, Graph
 from vae_export.contract import float_part
 from vae_export.errors import IntegrityError, ModelError
@@ -100,6 +100,7 @@ def verify(
         refuse_unknown(artifact.manifest)
     chosen = choose_targets(kinds_of(artifact.manifest), targets)
     is_known = check_origin(artifact, references.captured.given)
+    check_files(artifact, chosen, required=targets is not None)
     references = references.keeping(artifact.manifest.contract)
     parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
     graphs = references.captured.graphs(parts)
@@ -187,6 +188,25 @@ def check_origin(artifact: Artifact, source: Source) -> bool:
             do="export again, or pass the options of the export",
         )
     return is_known
+
+
+def check_files(artifact: Artifact, targets: Sequence[Target], *, required: bool) -> None:
+    """Read what will be verified once, so that a file that is missing or altered is found before minutes of comparing.
+
+    Args:
+        artifact: the export.
+        targets: the targets that will load files.
+        required: whether files that no target runs are skipped.
+
+    Raises:
+        IntegrityError: a file is missing, or is not the one in the manifest.
+    """
+    for entry in artifact.manifest.known:
+        if not required or any(target.runs(entry) for target in targets):
+            read_content(artifact, entry)
+    for part in artifact.manifest.golden:
+        for array in (*part.inputs, *part.outputs):
+            artifact.read(array)
 
 
 def check_dangerous(artifact: Artifact, targets: Sequence[Target], writer: FileWriter, *, is_known: bool) -> None:
