@@ -842,6 +842,7 @@ def test_blog_post_is_trained_and_bundled_by_one_command(tmp_path: Path) -> None
     subprocess.run([sys.executable, "train.py", "1"], cwd=tmp_path, check=True, capture_output=True)
     command = [sys.executable, str(root / "cli.py"), "bundle", "--model", "model.py:vae", "--weights", "vae.pt"]
     command += ["--data-shape", "1x28x28", "--format", "onnx"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert re.search(r"^verified: [\d,]+ comparisons with PyTorch passed$", done.stderr, re.MULTILINE)
     model = load(tmp_path / "artifacts/model-vae/model-vae.zip")
     assert model.decode(np.zeros((2, 20), np.float32)).shape == (2, 1, 28, 28)

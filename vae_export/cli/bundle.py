@@ -205,7 +205,8 @@ def _export_first(
         console.note(f"taking the export in {folder}; --force exports and verifies it again")
         return
     files = OutputFileOptions(format=contents.format, part=contents.part, precision=contents.precision)
-    export_to(folder, files, effort, BudgetOptions(), lambda: opened(model), force=force)
+    _, certificate = export_to(folder, files, effort, BudgetOptions(), lambda: opened(model), force=force)
+    console.message(f"verified: {len(certificate.results):,} comparisons with PyTorch passed")
 
 
 def _title(name: str, *, of_file: bool) -> str:
