@@ -29,6 +29,8 @@ ARRAYS = (NPY, NPZ, PARQUET)
 #: Names of an array or column that is read unless the user names one. An encoder's mean serves as a latent.
 LATENT_NAMES = ("latent", "mean")
 IMAGE_NAMES = ("image", "reconstruction")
+#: The most endings of other files that a message about a folder names.
+_NAMED_ENDINGS = 4
 
 
 def open_latents(
@@ -189,7 +191,9 @@ def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str],
         if found := find_images(path):
             return ImageReader(found, spec.item, fit=fit)
     expected = f"{'images, or ' if images else ''}files in {' or '.join(ARRAYS)}"
-    raise DataError("nothing to read", where=path, expected=expected, got="none")
+    endings = sorted({file.suffix or file.name for file in path.iterdir() if file.is_file()})
+    got = f"files in {', '.join(endings[:_NAMED_ENDINGS])}" if endings else "none"
+    raise DataError("nothing to read", where=path, expected=expected, got=got)
 
 
 def _open_array(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str]) -> Reader:
