@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from train.recipes import SMALL_SET
+from train.recipes import SMALL_SET, Recipe
 
 #: A validation score that is worse than that of the training images by more than this share says that they were learned
 #: by heart; one that improved by more in the last tenth of the epochs says that the training was too short.
@@ -27,26 +27,25 @@ def expectation(images: int) -> str | None:
         return None
     return (
         f"{images:,} pictures are few: expect reconstructions of colours and of light and dark, and blurred samples; "
-        "more pictures help most, and --flip where left and right do not matter"
+        "more pictures help most, and --shift 4, and --flip where left and right do not matter"
     )
 
 
-def next_step(lines: Sequence[Mapping[str, Any]], *, epochs: int, flips: bool, out: Path) -> str:
+def next_step(lines: Sequence[Mapping[str, Any]], recipe: Recipe, out: Path) -> str:
     """Return what to try after a finished training, from the scores of its epochs.
 
     Args:
         lines: the lines of `metrics.jsonl`.
-        epochs: the number of epochs.
-        flips: whether images were mirrored at random.
+        recipe: the recipe of the training.
         out: the run folder.
     """
     validation = [line["validation"][_SCORE] for line in lines]
     best = min(range(len(lines)), key=validation.__getitem__)
     scale = abs(validation[best])
     if validation[best] - lines[best]["train"][_SCORE] > _MEMORISED * scale:
-        advice = "the training images score better than others: use more pictures"
-        return advice if flips else f"{advice}, or --flip"
+        others = [name for name, used in (("--shift 4", recipe.shift), ("--flip", recipe.flip)) if not used]
+        return f"the training images score better than others: use {' or '.join(['more pictures', *others])}"
     before = validation[-1 - max(1, len(lines) // 10)] if len(lines) >= _FEW_EPOCHS else math.inf
     if before - validation[best] > _IMPROVING * scale:
-        return f"the score still improves: go on with train --resume --epochs {2 * epochs} --out {out}"
+        return f"the score still improves: go on with train --resume --epochs {2 * recipe.epochs} --out {out}"
     return "longer training will gain little: try a larger --latent-size, or more pictures"

@@ -216,6 +216,9 @@ def make_plan(
     config = options.network.config(images.image_shape)
     recipe = options.recipe_for(len(images.train))
     steps_per_epoch(len(images.train), recipe.batch_size)  # raises an error for fewer images than a batch has
+    if recipe.shift >= min(images.image_shape[1:]):
+        expected = f"less than a side of the images, {images.image_shape[1]} x {images.image_shape[2]}"
+        raise UsageError("bad shift", expected=expected, got=recipe.shift)
     processes.batch_slice(recipe.batch_size)  # raises an error where processes would get unequal parts
     if options.compiled:
         check_compiler(device)

@@ -49,6 +49,8 @@ class Recipe:
             for none.
         warmup_ratio: share of the steps in which the rate of "one-cycle" rises.
         flip: whether each image is mirrored at random.
+        shift: the most pixels by which each image is moved at random, up or down and to a side; what comes in at the
+            edge is mirrored there.
         clip_norm: largest norm of the gradient over all weights, of the loss in nats per value of a pixel, so that it
             does not depend on the image size; longer gradients are shortened to it (Pascanu et al., arXiv:1211.5063).
             0 for none.
@@ -66,13 +68,14 @@ class Recipe:
     weight_average: float = 0.0
     warmup_ratio: float = 0.3
     flip: bool = False
+    shift: int = 0
     clip_norm: float = 0.0
     whiten: bool = False
     cycle_start: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as it is stored in checkpoints and training states."""
-        added = "flip", "clip_norm", "whiten", "cycle_start"
+        added = "flip", "shift", "clip_norm", "whiten", "cycle_start"
         unusual = {name: getattr(self, name) for name in added if getattr(self, name)}
         return {
             "epochs": self.epochs,
@@ -123,12 +126,14 @@ class RecipeOptions:
     weight_average: float | None = None
     warmup_ratio: float | None = None
     flip: bool | None = None
+    shift: int | None = None
     clip_norm: float | None = None
     whiten: bool | None = None
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1, 100_000)
         check_range("batch size", self.batch_size, 1, 65_536)
+        check_range("shift", self.shift, 0, 1024)
         rates = [self.learning_rate, *(rate for _, rate in self.stages or ())]
         for rate in rates:
             if rate is not None and not 0 < rate <= 1:

@@ -163,14 +163,17 @@ class Trainer:
         if self.recipe.flip:
             mirrored = torch.rand(len(batch), 1, 1, 1, generator=generator, device=self._device) < 0.5
             image = torch.where(mirrored[self._slice], image.flip(3), image)
+        if most := self.recipe.shift:
+            moves = torch.randint(-most, most + 1, (2, len(batch)), generator=generator, device=self._device)
+            image = moved(image, *moves[:, self._slice])
         noise = torch.randn(len(batch), self.model.config.latent_size, generator=generator, device=self._device)
         with compile_errors() if self._compiling else nullcontext():
             value = self._loss(image, noise[self._slice], step)
             self.optimizer.zero_grad()
             value.backward()
         if self.recipe.clip_norm:
-            most = self.recipe.clip_norm * math.prod(self.model.config.image_shape)
-            nn.utils.clip_grad_norm_(self.model.parameters(), most)
+            longest = self.recipe.clip_norm * math.prod(self.model.config.image_shape)
+            nn.utils.clip_grad_norm_(self.model.parameters(), longest)
         self.optimizer.step()
         if self.average is not None:
             self._update_average(self.average, step)
@@ -265,6 +268,23 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
         do = f"pass --batch-size {images}, or less" if images else "pass data with more images"
         raise DataError("fewer images than a batch", expected=expected, got=got, do=do)
     return images // batch_size
+
+
+def moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Return images moved by whole pixels, each by its own; what comes in at an edge is the image mirrored there.
+
+    Args:
+        images: (N, C, H, W).
+        down, right: int64 (N,), from 1 - H to H - 1, and from 1 - W to W - 1.
+    """
+    for axis, by in ((2, down), (3, right)):
+        last = images.shape[axis] - 1
+        places = (torch.arange(last + 1, device=images.device) - by[:, None]).abs()
+        places = last - (last - places).abs()  # where the place of each pixel lies beyond the edge, its mirror image
+        shape = [len(images), 1, 1, 1]
+        shape[axis] = last + 1
+        images = images.gather(axis, places.view(shape).expand(images.shape))
+    return images
 
 
 def has_bfloat16_instructions(device: torch.device) -> bool:

@@ -26,6 +26,7 @@ from vae_export.models.config import Family
         (RecipeOptions, {"epsilon": 0.0}),
         (RecipeOptions, {"weight_average": 1.0}),
         (RecipeOptions, {"weight_average": math.nan}),
+        (RecipeOptions, {"shift": -1}),
         (RecipeOptions, {"clip_norm": -1.0}),
         (RecipeOptions, {"clip_norm": math.inf}),
         (RecipeOptions, {"stages": ()}),

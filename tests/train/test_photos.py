@@ -12,7 +12,7 @@ from tests.train.conftest import Invoke
 from train.config import ObjectiveOptions
 from train.initial_weights import initial_model
 from train.recipes import Recipe
-from train.trainer import Trainer
+from train.trainer import Trainer, moved
 from vae_export.likelihood import Likelihood
 from vae_export.models import VAEConfig
 from vae_export.models.checkpoint import load_checkpoint
@@ -72,10 +72,9 @@ def test_only_the_first_of_many_processes_names_the_preset(
     assert "output exists" in done.err
 
 
-def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    ramp = torch.arange(8, dtype=torch.uint8).expand(64, 1, 8, 8).contiguous()
-    recipe = Recipe(1, 64, learning_rate=1e-3, schedule="constant", bfloat16=False, flip=True)
-    trainer = Trainer(initial_model(VAEConfig("mlp", (1, 8, 8), 2, 8), ramp, 0), ramp, recipe, ObjectiveOptions())
+def first_batch(pixels: torch.Tensor, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The images of the first step as the network sees them."""
+    trainer = Trainer(initial_model(VAEConfig("mlp", (1, 8, 8), 2, 8), pixels, 0), pixels, recipe, ObjectiveOptions())
     seen: list[torch.Tensor] = []
     real = Trainer._loss
 
@@ -85,10 +84,43 @@ def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Trainer, "_loss", watched)
     trainer.run_trial_steps(1)
-    rising = (seen[0].diff(dim=3) > 0).flatten(1).all(1)
-    falling = (seen[0].diff(dim=3) < 0).flatten(1).all(1)
+    return seen[0]
+
+
+def test_flips_mirror_about_half_of_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = torch.arange(8, dtype=torch.uint8).expand(64, 1, 8, 8).contiguous()
+    recipe = Recipe(1, 64, learning_rate=1e-3, schedule="constant", bfloat16=False, flip=True)
+    images = first_batch(ramp, recipe, monkeypatch)
+    rising = (images.diff(dim=3) > 0).flatten(1).all(1)
+    falling = (images.diff(dim=3) < 0).flatten(1).all(1)
     assert (rising ^ falling).all()
     assert 16 < rising.sum() < 48
+
+
+@pytest.mark.parametrize(("down", "right"), [(0, 0), (3, 0), (-2, 5), (7, -7)])
+def test_moved_images_are_mirrored_at_the_edges(down: int, right: int) -> None:
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    around = torch.nn.functional.pad(images, (7, 7, 7, 7), mode="reflect")
+    found = moved(images, torch.full((4,), down), torch.full((4,), right))
+    assert torch.equal(found, around[:, :, 7 - down : 15 - down, 7 - right : 15 - right])
+
+
+def test_each_image_is_moved_by_its_own_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).expand(256, 1, 8, 8).contiguous()
+    recipe = Recipe(1, 256, learning_rate=1e-3, schedule="constant", bfloat16=False, shift=2)
+    images = first_batch(ramp, recipe, monkeypatch)
+    middle = (255 * images[:, 0, 4, 4]).round().long()  # its pixel came from (4 - down, 4 - right)
+    moves = {(4 - value // 8, 4 - value % 8) for value in middle.tolist()}
+    assert moves == {(down, right) for down in range(-2, 3) for right in range(-2, 3)}
+
+
+def test_shift_beyond_the_image_is_refused(invoke: Invoke, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", "RGB", 32)
+    arguments = ("--dataset", "folder", "--data-dir", photos, "--image-size", 16, *TINY, "--shift", 16)
+    done = invoke("train", *arguments, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "bad shift; expected less than a side of the images, 16 x 16, got 16" in done.err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -191,6 +191,4 @@ def _print_verdict(plan: TrainingPlan) -> None:
         f"bits/dim of test images as {', as '.join(f'{name} {bits:.2f}' for name, bits in codecs.items())}"
     )
     lines = read_json_lines(plan.request.run.metrics)
-    recipe = plan.recipe
-    advice = next_step(lines, epochs=recipe.epochs, flips=recipe.flip, out=plan.request.run.folder)
-    console.paragraph(f"next: {advice}")
+    console.paragraph(f"next: {next_step(lines, plan.recipe, plan.request.run.folder)}")

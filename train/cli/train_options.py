@@ -159,6 +159,14 @@ class OptimiserFlags:
     flip: Annotated[
         bool, typer.Option("--flip", help="Mirror each image at random: where left and right do not matter.")
     ] = False
+    shift: Annotated[
+        int,
+        typer.Option(
+            "--shift",
+            metavar="PIXELS",
+            help="Move each image at random by up to so many pixels; what comes in at an edge is mirrored there.",
+        ),
+    ] = 0
     whiten: Annotated[
         bool,
         typer.Option(
