@@ -24,10 +24,10 @@ from vae_export.bundles.signature import signing_key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
 from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Contract, Part, Pixels, float_part
-from vae_export.errors import MachineError, ModelError, TargetError, UsageError, VaeExportError
+from vae_export.errors import MachineError, ModelError, OutputExistsError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.io.atomic import write_atomic
-from vae_export.io.staging import check_replaceable, staged_folder
+from vae_export.io.staging import check_free, check_replaceable, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
@@ -104,6 +104,8 @@ def export(
     captured.seconds = capture_seconds
     plan = _plan(captured.given, formats, parts, pixels, precisions, opset, skip_unusable=leave_out)
     out = Path(out)
+    with _advice_in_python(out):
+        check_free(out, force=force or add)
     present = open_artifact(out) if add else None
     if force or add:
         _refuse_other_folder(out)
@@ -195,7 +197,8 @@ def bundle(
         VaeExportError: what `export` and `vae_export.bundles.writer.pack` raise.
     """
     out = Path(out)
-    check_bundle_free(out, force=force)
+    with _advice_in_python(out):
+        check_bundle_free(out, force=force)
     key = None if sign_key is None else signing_key(sign_key)
     if isinstance(model, str | Path):
         model = open_artifact(model)
@@ -323,6 +326,15 @@ def _variants(formats: Sequence[str], precisions: Sequence[PrecisionName]) -> tu
         for format in formats
         if precision in precisions and precision in FORMATS[format].precisions
     )
+
+
+@contextlib.contextmanager
+def _advice_in_python(out: Path) -> Iterator[None]:
+    """Name the argument in place of the option where an output exists; the command line has asked before."""
+    try:
+        yield
+    except OutputExistsError as error:
+        raise OutputExistsError(out, "pass force=True to replace it, or another out") from error
 
 
 def _refuse_other_folder(out: Path) -> None:

@@ -62,6 +62,8 @@ def test_what_cannot_be_signed_or_written_is_refused_before_the_export(
 
 def test_wrong_model_leaves_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "b.zip").touch()
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(
+        OutputExistsError, match="output exists: .*b.zip; pass force=True to replace it, or another out"
+    ):
         vae_export.bundle(sample_models.checkpoint(), tmp_path / "b.zip")
     assert (tmp_path / "b.zip").read_bytes() == b""

@@ -61,7 +61,7 @@ def test_folder_that_is_not_an_export_is_never_replaced(source: Source, tmp_path
         out.mkdir()
         (out / "thesis.tex").write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(UsageError, match="not an export folder" if force else "output exists"):
+    with pytest.raises(UsageError, match="not an export folder" if force else "output exists: .*; pass force=True"):
         export(source, out, force=force)
     assert tree(tmp_path) == before
 
