@@ -253,7 +253,7 @@ def test_other_data_with_right_outputs_is_a_warning(mlp: Subject, tmp_path: Path
     def change(array: GoldenArray, data: bytes) -> tuple[GoldenArray, bytes]:
         values = array.array(data).copy()
         if array.tensor == "image" and array.tolerance is None:
-            values[0, 0, 0, 0] = 1 - values[0, 0, 0, 0]
+            values[0, 0, 0, 0] += (1 if values[0, 0, 0, 0] < 0.5 else -1) / 255
         return array, values.tobytes()
 
     artifact = with_golden(mlp, tmp_path / "e", change)
@@ -267,7 +267,18 @@ def test_other_data_with_right_outputs_is_a_warning(mlp: Subject, tmp_path: Path
         changed |= {array.name: expected[array.tensor].astype("<f4").tobytes() for array in part.outputs}
     artifact = with_golden(mlp, tmp_path / "f", lambda array, _: (array, (data | changed)[array.name]))
     findings = golden_findings(artifact, mlp.references)
-    assert {finding.severity for finding in findings} == {"warning"}, findings
+    inputs = [finding for finding in findings if "other inputs" in finding.detail]
+    assert {finding.severity for finding in inputs} == {"warning"}, findings
+    assert not any("outputs are wrong" in finding.detail for finding in findings), findings
+
+
+def test_easier_inputs_fail_whatever_version_is_stated(mlp: Subject, tmp_path: Path) -> None:
+    """Inputs of zeros hardly test a file, so that right outputs for them are no golden vectors of an export."""
+    zeros = with_golden(mlp, tmp_path / "e", lambda array, data: (array, data if array.tolerance else bytes(len(data))))
+    versions = {**zeros.manifest.versions, "vae-export": "0.0.1"}
+    artifact = replace(zeros, manifest=replace(zeros.manifest, versions=versions))
+    wrong = [finding.where for finding in golden_findings(artifact, mlp.references) if finding.severity == "error"]
+    assert {"golden/latent.f32", "golden/noise.f32", "golden/image.f32"} <= set(wrong)
 
 
 def test_altered_golden_vector_is_an_integrity_error(mlp: Subject, tmp_path: Path) -> None:

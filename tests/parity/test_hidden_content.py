@@ -23,7 +23,8 @@ from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.formats.onnx import Onnx
 from vae_export.formats.onnx_structure import onnx_structure
-from vae_export.formats.structure import differences
+from vae_export.formats.structure import Structure, differences
+from vae_export.formats.torch_structure import script_structure
 from vae_export.formats.torchscript import _ignored_deprecation
 from vae_export.parity import verify
 from vae_export.parity.reproduction import Reproduction, manifest_findings, reproduce
@@ -311,6 +312,15 @@ def rezipped(
     return target.getvalue()
 
 
+def rezipped_code(data: bytes, more: bytes) -> bytes:
+    """The archive with more text at the end of its code."""
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name in source.namelist():
+            archive.writestr(name, source.read(name) + (more if name.endswith(".py") else b""))
+    return target.getvalue()
+
+
 ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "a program for phones": (
         "torchscript",
@@ -321,6 +331,26 @@ ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         "torchscript",
         lambda data: rezipped(data, last=lambda _: {"extra/notes": b"audited"}),
         r"metadata 'notes' is audited; expected none",
+    ),
+    "a class more": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"code/__torch__/more.py": b"class More:\n  pass\n"}),
+        r"definition of class More; export writes no such thing",
+    ),
+    "a comment in the code": (
+        "torchscript",
+        lambda data: rezipped_code(data, b"# free of licence\n"),
+        r"comment # free of licence; export writes no such thing",
+    ),
+    "a tensor more": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"constants/99": b"more"}),
+        r"1 constants that no code reads; export writes no such thing",
+    ),
+    "a text in place of a number": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {".data/serialization_id": b"free of licence"}),
+        r"record \.data/serialization_id with a text; export writes no such thing",
     ),
     "bytes behind the archive": ("torchscript", lambda data: data + b"more", r"4 bytes around the records"),
     "two contracts": (
@@ -424,6 +454,25 @@ OPENVINO: dict[str, tuple[Callable[[FileContent], FileContent], str]] = {
     "a note of a layer": (note_of_a_layer, r"note of Sigmoid: .*nonconvertible_divide"),
     "another name": (in_text('<net name="main_graph"', '<net name="x"'), r"name x; export writes no such thing"),
     "another element": (in_text("<edges>", "<more/><edges>"), r"element more; export"),
+    "another version of an operator": (
+        in_text('type="MatMul" version="opset1"', 'type="MatMul" version="opset8"'),
+        r"MatMul of opset8; OpenVINO reads opset1; export writes no such thing",
+    ),
+    "an attribute more": (in_text("<net ", '<net license="free" '), r"license of <net>; export writes no such thing"),
+    "an attribute more of an operator": (
+        in_text("<data transpose_a", '<data more="1" transpose_a'),
+        r"more of MatMul; export writes no such thing",
+    ),
+    "a text": (in_text("<layers>", "free of licence<layers>"), r"text free of licence; export writes no such thing"),
+    "a layer more": (
+        in_text(
+            "</layers>",
+            '<layer id="999" name="more" type="Const" version="opset1"><data element_type="f32" shape="1" offset="0" '
+            'size="4"/><output><port id="0" precision="FP32"><dim>1</dim></port></output></layer></layers>',
+        ),
+        r"1 layers that no output depends on; export writes no such thing",
+    ),
+    "other sizes of an inner value": (in_text("<dim>32</dim>", "<dim>33</dim>"), r"sizes of \w+ are .*'33'"),
     "weights that nothing reads": (
         lambda content: replace(content, sidecars={name: data + b"more" for name, data in content.sidecars.items()}),
         r"4 bytes of weights that nothing reads",
@@ -435,6 +484,81 @@ OPENVINO: dict[str, tuple[Callable[[FileContent], FileContent], str]] = {
 def test_content_of_openvino_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
     change, named = OPENVINO[name]
     assert_named(compared(mlp, "openvino", change), named)
+
+
+# --- ncnn ---------------------------------------------------------------------------------------------------------
+
+NCNN: dict[str, tuple[bytes, bytes, str]] = {
+    "a separator that ncnn does not know": (b" 1=1 ", b"\xc2\xa01=1 ", "a text in another form than its layers have"),
+    "another number of blobs": (b"\n8 8\n", b"\n8 99\n", "a text in another form than its layers have"),
+    "a layer that gives nothing": (b"\n8 8\n", b"\n9 8\nNoop free 0 0\n", "metadata 'layers' is 9; expected 8"),
+}
+
+
+@pytest.mark.parametrize("name", NCNN)
+def test_content_of_ncnn_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
+    pytest.importorskip("pnnx", reason="the extra ncnn is not installed")
+    old, new, named = NCNN[name]
+
+    def changed(_: FileContent) -> FileContent:
+        content = FORMATS["ncnn"].write(mlp.graph("decoder"), WriteOptions())
+        assert old in content.data
+        return replace(content, data=content.data.replace(old, new, 1))
+
+    entry = FileEntry.of("decoder.ncnn.param", "decoder", "ncnn", changed(FileContent(b"")))
+    content = changed(FileContent(b""))
+    assert_named(reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda: content), named)
+
+
+# --- programs with loops ------------------------------------------------------------------------------------------
+
+
+class Sums(torch.nn.Module):
+    """Changes two values in a loop."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x, x + 1.0
+        for _ in range(3):
+            a, b = a + b, b + b
+        return a - 2.0 * b
+
+
+class OtherSums(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x, x + 1.0
+        for _ in range(3):
+            a, b = a + b, a + a
+        return a - 2.0 * b
+
+
+class UpToThousandRows(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.size(0) > 1000:
+            raise RuntimeError("rows")
+        return x
+
+
+class UpToSeventyRows(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.size(0) > 70:
+            raise RuntimeError("rows")
+        return x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(Sums, OtherSums), (UpToThousandRows, UpToSeventyRows)],
+    ids=["values of a loop", "condition of an error"],
+)
+def test_blocks_of_a_program_are_compared(one: type[torch.nn.Module], other: type[torch.nn.Module]) -> None:
+    def structure(kind: type[torch.nn.Module]) -> Structure:
+        buffer = io.BytesIO()
+        with _ignored_deprecation():
+            torch.jit.save(torch.jit.script(kind().eval()), buffer)
+            return replace(script_structure(buffer.getvalue()), metadata={}, further=())
+
+    assert not list(differences(structure(one), structure(one)))
+    assert list(differences(structure(one), structure(other)))
 
 
 # --- the manifest -------------------------------------------------------------------------------------------------

@@ -125,7 +125,10 @@ class Ncnn(Format):
             for index, output in enumerate(layer.outputs):
                 blobs[output] = Node(layer.operator, layer.name, facts, inputs, index)
         names = {name for layer in model.layers if layer.operator == "Input" for name in layer.outputs}
-        return Structure(tuple(sorted(names)), {name: blobs[name] for name in model.results})
+        # ncnn separates words at spaces and line breaks alone, and runs layers that give nothing.
+        further = () if model.text.encode() == content.data else ("a text in another form than its layers have",)
+        outputs = {name: blobs[name] for name in model.results}
+        return Structure(tuple(sorted(names)), outputs, {"layers": str(len(model.layers))}, further=further)
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if ncnn is installed, else nothing. GPUs, which need Vulkan, are not tested."""

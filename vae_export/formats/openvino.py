@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ from vae_export.system.extras import missing, require
 from vae_export.tensors import TensorSpec
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     import openvino
 
     from vae_export.capture import Graph
@@ -137,7 +140,7 @@ class OpenVino(Format):
         outputs = dict(zip(outputs_text, results, strict=True))
         writer = str(model.get_rt_info(_WRITER_ENTRY).value) if model.has_rt_info(_WRITER_ENTRY) else ""
         written_by = {"openvino": plain_version(writer)} if writer else {}
-        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content), written_by=written_by)
+        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content, model), written_by=written_by)
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""
@@ -275,10 +278,11 @@ def _of_integers(arrays: Sequence[Array], name: str) -> Node:
     return replace(found, facts={**found.facts, "type": "i64", "shape": f"[{sum(map(len, arrays))}]"})
 
 
-def _further(content: FileContent) -> tuple[str, ...]:
-    """Return what the text of a graph says beside its operators: notes of operators and of the model, its name.
+def _further(content: FileContent, model: openvino.Model) -> tuple[str, ...]:
+    """Return what the text of a graph says beside its operators: notes, its name, its form.
 
-    OpenVINO's own transformations follow the notes, such as one that a layout must be exchanged.
+    OpenVINO's own transformations follow the notes, such as one that a layout must be exchanged. Other readers follow
+    what OpenVINO passes over: versions of operators, sizes of inner values, layers that no output depends on.
 
     Raises:
         ValueError: the text has a declaration, which the writer never makes and other parsers follow.
@@ -300,9 +304,55 @@ def _further(content: FileContent) -> tuple[str, ...]:
         if item.tag != "framework" and item.get("name") != _WRITER_ENTRY
     ]
     found += [f"element {tag}" for tag in {item.tag for item in root} - {"layers", "edges", "rt_info"}]
+    found += _form(root)
+    layers, operators = root.findall("layers/layer"), model.get_ordered_ops()
+    found += [f"{more} layers that no output depends on"] if (more := len(layers) - len(operators)) else []
+    by_name = {node.get_friendly_name(): node for node in operators}
+    for layer in layers:
+        if (node := by_name.get(layer.get("name", ""))) is not None:
+            found += _unlike(layer, node)
     stored = [data for data in root.iterfind("layers/layer/data") if "offset" in data.attrib]
     pieces = [(int(data.get("offset", 0)), int(data.get("size", 0))) for data in stored]
     return (*found, *unread(content.sidecars[_WEIGHTS], pieces))
+
+
+def _form(root: Element) -> Iterator[str]:
+    """Yield the elements, the attributes that each of them has, and texts where none belong."""
+    for element in root.iter():
+        if element.tag not in ("data", "attribute"):
+            yield from (f"{name} of <{element.tag}>" for name in element.attrib)
+        yield from (f"<{child.tag}> in <{element.tag}>" for child in element)
+        texts = [element.tail] if element.tag == "dim" else [element.text, element.tail]
+        yield from (f"text {text.strip()[:80]}" for text in texts if text and text.strip())
+
+
+def _unlike(layer: Element, node: openvino.Node) -> Iterator[str]:
+    """Yield what the text of a layer says, and OpenVINO passes over: versions, attributes and sizes of others."""
+    kind, version = layer.get("type"), layer.get("version")
+    if version != (read := node.get_type_info().version_id):
+        yield f"{kind} of {version}; OpenVINO reads {read}"
+    known = {*node.get_attributes(), *(("offset", "size") if kind == "Const" else ())}
+    yield from (f"{name} of {kind}" for data in layer.iterfind("data") for name in data.attrib if name not in known)
+    if (stated := _stated_ports(layer)) != (computed := _ports(node)):
+        yield f"sizes of {kind} are {stated}; OpenVINO computes {computed}"
+
+
+def _stated_ports(layer: Element) -> list[tuple[str | None, list[str | None]]]:
+    """Return type and sizes of the inputs and outputs of a layer, as its text states them."""
+    ports = (*layer.iterfind("input/port"), *layer.iterfind("output/port"))
+    return [(port.get("precision"), [size.text for size in port.iterfind("dim")]) for port in ports]
+
+
+def _ports(node: openvino.Node) -> list[tuple[str, list[str]]]:
+    """Return type and sizes of the inputs and outputs of an operator, as its text should state them."""
+    found = []
+    outputs = [] if node.get_type_name() == "Result" else node.outputs()
+    for port in (*node.inputs(), *outputs):
+        kind, shape = port.get_element_type().get_type_name(), port.get_partial_shape()
+        sizes = ["-1" if size.is_dynamic else str(size.get_length()) for size in shape]
+        precision = "BOOL" if kind == "boolean" else re.sub("^F(?=[0-9])", "FP", kind.upper())
+        found.append((precision, sizes))
+    return found
 
 
 def _port(port: openvino.Output) -> str:

@@ -81,7 +81,8 @@ def _node(node: Any, output: int, values: Mapping[str, Node]) -> Node:
             inputs.append(_constant(item.T()))
         elif kind in ("GRAPH", "GRAPHS"):
             for graph in [item.G()] if kind == "GRAPH" else _each(item, "Graphs"):
-                given = {_text(one): Node("input", _text(one), {"of": name}) for one in _each(graph, "Inputs")}
+                entered = enumerate(map(_text, _each(graph, "Inputs")))
+                given = {one: Node("input", one, {"of": f"{name}, {place}"}) for place, one in entered}
                 scope, _ = _values(graph, {**values, **given})
                 inputs += [Node("result", name, {"of": name}, (scope[_text(one)],)) for one in _each(graph, "Outputs")]
         elif kind in ("FLOAT", "INT", "STRING"):

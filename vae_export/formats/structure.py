@@ -31,6 +31,7 @@ class Node:
         inputs: the values that the operator reads, in order.
         output: which output of the operator this is.
         value: function that returns a constant.
+        is_effect: whether the operator has no outputs and is run for what it does, such as raising an error.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Node:
     inputs: tuple[Node, ...] = ()
     output: int = 0
     value: Callable[[], Array] | None = None
+    is_effect: bool = False
 
     @cached_property
     def own(self) -> str:

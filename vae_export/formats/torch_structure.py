@@ -7,6 +7,7 @@ import hashlib
 import io
 import pickletools
 import re
+import tokenize
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -29,6 +30,13 @@ _PROGRAM_RECORDS = re.compile(
 )
 #: The number in the name of a traced class.
 _MANGLED = re.compile(r"___torch_mangle_\d+\.")
+#: Records of one word or number, such as the version, and what they may hold.
+_WORDS, _WORD = (
+    re.compile(r"version|byteorder|\.data/(serialization_id|version)|archive_(format|version)"),
+    rb"\w{1,64}\s?",
+)
+#: A definition in code, and the use of a constant.
+_DEFINITION, _CONSTANT = re.compile(r"^ *((?:class|def) \w+)", re.MULTILINE), re.compile(r"\bCONSTANTS\.c(\d+)\b")
 _END_OF_ARCHIVE, _END_BYTES = b"PK\x05\x06", 22
 
 
@@ -43,7 +51,7 @@ def script_structure(data: bytes) -> Structure:
     metadata = {**_extra(data), "methods": methods} | _object(data)
     # C++ runs the hooks of a module too, and they are no part of its graph.
     hooks = len(module._c._get_forward_hooks()) + len(module._c._get_forward_pre_hooks())
-    further = (*_further(data, _SCRIPT_RECORDS), *([f"hooks: {hooks}"] if hooks else []))
+    further = (*_further(data, _SCRIPT_RECORDS), *_code(data), *([f"hooks: {hooks}"] if hooks else []))
     names, inputs = dict[str, Node](), list[str]()
     for value in list(graph.inputs())[1:]:  # the first is the module itself
         names[value.debugName()] = Node("input", value.debugName(), {"place": str(len(inputs))})
@@ -51,26 +59,37 @@ def script_structure(data: bytes) -> Structure:
     names[next(iter(graph.inputs())).debugName()] = Node("module")
     made = _block(graph, names)
     outputs = {str(place): names[value.debugName()] for place, value in enumerate(graph.outputs())}
+    effects = [one for one in made if one.is_effect]
+    outputs |= {f"effect {place}": one for place, one in enumerate(effects)}
     return Structure(tuple(inputs), outputs, metadata | _state(module), unused(made, outputs.values()), further=further)
 
 
-def _block(block: Any, names: dict[str, Node]) -> list[Node]:
-    """Add the values of a block of a graph by name, and return them in order; an operator without outputs has one."""
+def _block(block: Any, names: dict[str, Node], depth: int = 0) -> list[Node]:
+    """Add the values of a block of a graph by name, and return them in order; an operator without outputs has one.
+
+    Args:
+        block: the graph, or a block in an operator of it, such as the body of a loop.
+        names: the values that the block may read, by name; its own are added.
+        depth: number of blocks around it.
+    """
     made = []
     for node in block.nodes():
         facts = {name: _attribute(node, name) for name in node.attributeNames() if node.kindOf(name) != "t"}
         inputs = [names[value.debugName()] for value in node.inputs()]
         inputs += [_tensor(node.t(name), name) for name in node.attributeNames() if node.kindOf(name) == "t"]
         for inner in node.blocks():
-            given = {value.debugName(): Node("input", value.debugName()) for value in inner.inputs()}
-            inside = _block(inner, scope := {**names, **given})
+            given = {
+                value.debugName(): Node("input", value.debugName(), {"depth": str(depth), "place": str(place)})
+                for place, value in enumerate(inner.inputs())
+            }
+            inside = _block(inner, scope := {**names, **given}, depth + 1)
             inputs += [Node("result", inputs=(scope[value.debugName()],)) for value in inner.outputs()]
-            inputs += [one for one in inside if one.kind.endswith("_") or one.kind == "prim::SetAttr"]
+            inputs += [one for one in inside if one.kind.endswith("_") or one.is_effect]
         outputs = list(node.outputs())
         for output, value in enumerate(outputs or [None]):
             typed = {} if value is None else {"type": str(value.type())}
             name = "" if value is None else value.debugName()
-            one = Node(node.kind(), name, facts | typed, tuple(inputs), output)
+            one = Node(node.kind(), name, facts | typed, tuple(inputs), output, is_effect=value is None)
             if one.kind != "prim::Constant":
                 made.append(one)
             if value is not None:
@@ -175,12 +194,35 @@ def _further(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
     with zipfile.ZipFile(io.BytesIO(data)) as records:
         listed = [(record.filename.partition("/")[2], record.file_size) for record in records.infolist()]
         start = min((record.header_offset for record in records.infolist()), default=0)
+        words = {
+            name: records.read(item)
+            for item, (name, _) in zip(records.infolist(), listed, strict=True)
+            if _WORDS.fullmatch(name)
+        }
     further = [f"record {name} of {size:,} bytes" for name, size in listed if known.fullmatch(name) is None]
     times = Counter(name for name, _ in listed)
     further += [f"record {name} {times[name]} times" for name in times if times[name] > 1]
+    further += [f"record {name} with a text" for name, word in words.items() if not re.fullmatch(_WORD, word)]
     around = start + len(data) - data.rfind(_END_OF_ARCHIVE) - _END_BYTES
     further += [f"{around:,} bytes around the records"] if around else []
     return tuple(further)
+
+
+def _code(data: bytes) -> list[str]:
+    """Return what the code of a module defines, and what is in no graph: comments, and unused constants.
+
+    Code is printed from graphs, so that versions of PyTorch differ in its lines, but not in what it defines.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as records:
+        names = records.namelist()
+        texts = [_MANGLED.sub("", records.read(name).decode()) for name in names if name.endswith(".py")]
+    found = [f"definition of {name}" for text in texts for name in _DEFINITION.findall(text)]
+    for text in texts:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        found += [f"comment {token.string}" for token in tokens if token.type == tokenize.COMMENT]
+    stored = sum("/constants/" in name for name in names)
+    used = len({constant for text in texts for constant in _CONSTANT.findall(text)})
+    return [*found, *([f"{stored - used} constants that no code reads"] if stored > used else [])]
 
 
 def _object(data: bytes) -> dict[str, str]:
