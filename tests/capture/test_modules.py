@@ -418,6 +418,11 @@ def test_module_is_refused(case: Case, said: str) -> None:
 
 
 NARROWED = {
+    "smallest sizes": (
+        Case(lambda: any_size(nn.InstanceNorm2d(4)), **SIZES),
+        {"h": Symbol(2), "w": Symbol(2)},
+        "h is limited to 2 to any",
+    ),
     "batch": (
         Case(lambda: any_size(LargeBatches()), latent=(4, 2, 2), data=(1, 8, 8)),
         {"N": Symbol(1, 63)},

@@ -281,6 +281,22 @@ class Scripted(VAE):
         super().__init__()
         self.body = torch.jit.script(self.body)
 
+class Series(nn.Module):
+    # A linear layer behind an LSTM: its values are small on random latents, and have no range.
+    def __init__(self):
+        super().__init__()
+        self.body, self.rnn, self.out = nn.Linear(3, 8), nn.LSTM(4, 16, batch_first=True), nn.Linear(16, 3)
+
+    def encode(self, x):
+        return self.body(x.mean(1)).chunk(2, 1)
+
+    def decode(self, z):
+        return self.out(self.rnn(z[:, None].repeat(1, 12, 1))[0])
+
+class Bounded(Series):
+    def decode(self, z):
+        return torch.tanh(super().decode(z))
+
 class Sided(VAE):
     def encode(self, x, style):
         return super().encode(x + style.mean(1)[:, None, None, None])
@@ -377,6 +393,12 @@ def test_single_latent_is_deterministic_and_wide_values_warn(file: Path) -> None
     free = load_source(f"{file}:Plain", data_shape="1x6x6", data_range="none")
     assert free.contract.data_range is None
     assert "notes" not in free.provenance
+
+
+def test_small_values_are_no_range(file: Path) -> None:
+    torch.manual_seed(0)
+    assert load_source(f"{file}:Series", data_shape="12x3").contract.data_range is None
+    assert load_source(f"{file}:Bounded", data_shape="12x3").contract.data_range == (-1, 1)
 
 
 def test_decoder_alone_needs_its_latent(file: Path) -> None:

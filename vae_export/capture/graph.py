@@ -192,6 +192,18 @@ class Captured:
                 if all(self._runs(contract.at({**usual, name: low}), part) for part in parts):
                     contract = contract.narrowed({name: replace(symbol, low=low)}) if low > symbol.low else contract
                     break
+        together = contract  # all at their lowest at once: instance normalisation needs two pixels
+        for _ in range(_TRIED_SIZES):
+            symbols = together.free_symbols
+            lows = {name: symbol.low for name, symbol in symbols.items()}
+            raised = {
+                name: replace(symbol, low=symbol.low + 1)
+                for name, symbol in symbols.items()
+                if symbol.low < symbol.usual_value
+            }
+            if not raised or all(self._runs(together.at(lows), part) for part in parts):
+                return together
+            together = together.narrowed(raised)
         return contract
 
     def _runs(self, contract: Contract, part: Part) -> bool:

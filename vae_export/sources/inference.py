@@ -21,13 +21,28 @@ from vae_export.sources.module_outputs import (
     has_item,
     needed_names,
 )
-from vae_export.sources.module_runs import ROWS, inputs_for, run, run_flat_or_not, run_listed_or_not
+from vae_export.sources.module_runs import ROWS, as_example, inputs_for, run, run_flat_or_not, run_listed_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import UNCLEAR, recognise
 from vae_export.tensors import Expression, Shape, Size, Symbol, shape_text, sizes_at
 
 #: Latents that show the range of a decoder, from narrow ones to ones that drive an activation into its ends.
 _RANGE_ROWS, _WIDEST = 8, 30.0
+#: How autograd names operators that change a shape or add a bias, and those of linear layers.
+_RESHAPING = (
+    "View",
+    "Reshape",
+    "UnsafeView",
+    "Permute",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Clone",
+    "Expand",
+    "Add",
+)
+_LINEAR = ("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution")
 #: Ranges of activations that decoders end in, and how far rounding may exceed them.
 _RANGES = ((0.0, 1.0), (-1.0, 1.0))
 _SLACK = 1e-6
@@ -430,6 +445,11 @@ def _find_range(found: Inference, decoder: nn.Module, options: ModelOptions) -> 
     wide = _extent(run(wrapped, [_widened(tensor) for tensor in inputs]))
     low, high = min(usual[0], wide[0]), max(usual[1], wide[1])
     ends = next((ends for ends in _RANGES if _within(low, high, ends)), None)
+    last = _last_operator(wrapped, inputs)
+    if last.startswith(_LINEAR):  # its values are in no range, however small they are
+        ends = None
+    elif ends is not None and last.startswith("Tanh"):
+        ends = _RANGES[1]
     stated = options.data_range is not None
     shape = contract.output_shape or contract.data_shape
     if contract.output_shape is not None:
@@ -465,6 +485,17 @@ def _widened(tensor: Tensor) -> Tensor:
         return tensor
     scale = torch.linspace(1.0, _WIDEST, len(tensor)).to(tensor)
     return tensor * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+
+
+def _last_operator(decoder: nn.Module, inputs: Sequence[Tensor]) -> str:
+    """Return autograd's name of the last operator that does more than change a shape or add a bias; "" if unknown."""
+    with contextlib.suppress(Exception), as_example(decoder), torch.enable_grad():  # it may have no gradient
+        returned = decoder(*(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs))
+        node = (returned[0] if isinstance(returned, tuple) else returned).grad_fn
+        while node.name().startswith(_RESHAPING):
+            node = node.next_functions[0][0]
+        return str(node.name())
+    return ""
 
 
 def _extent(returned: object) -> tuple[float, float]:
