@@ -42,10 +42,10 @@ def next_step(lines: Sequence[Mapping[str, Any]], recipe: Recipe, out: Path) -> 
     validation = [line["validation"][_SCORE] for line in lines]
     best = min(range(len(lines)), key=validation.__getitem__)
     scale = abs(validation[best])
-    if validation[best] - lines[best]["train"][_SCORE] > _MEMORISED * scale:
-        others = [name for name, used in (("--shift 4", recipe.shift), ("--flip", recipe.flip)) if not used]
-        return f"the training images score better than others: use {' or '.join(['more pictures', *others])}"
     before = validation[-1 - max(1, len(lines) // 10)] if len(lines) >= _FEW_EPOCHS else math.inf
     if before - validation[best] > _IMPROVING * scale:
         return f"the score still improves: go on with train --resume --epochs {2 * recipe.epochs} --out {out}"
+    if validation[best] - lines[best]["train"][_SCORE] > _MEMORISED * scale:
+        others = [name for name, used in (("--shift 4", recipe.shift), ("--flip", recipe.flip)) if not used]
+        return f"the training images score better than others: use {' or '.join(['more pictures', *others])}"
     return "longer training will gain little: try a larger --latent-size, or more pictures"

@@ -27,6 +27,7 @@ def test_few_pictures_are_noted() -> None:
         ([100.0] * 10, 90.0, False, "use more pictures or --shift 4 or --flip"),
         ([100.0] * 10, 90.0, True, "use more pictures"),
         ([110.0] * 9 + [100.0], 99.9, False, "--resume --epochs 20 --out run"),
+        ([110.0] * 9 + [100.0], 90.0, False, "--resume --epochs 20 --out run"),
         ([100.0] * 10, 99.9, False, "larger --latent-size"),
         ([100.0], 99.9, False, "--resume --epochs 20 --out run"),
         ([-100.0] * 9 + [-110.0], -110.1, False, "--resume --epochs 20 --out run"),  # a density
