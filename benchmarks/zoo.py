@@ -332,7 +332,7 @@ def _export_plainly(source: str, name: str) -> None:
 def _plain_case(case: Any) -> str:
     """Return the verdicts of a case, whose inputs it states."""
     from vae_export import Condition
-    from vae_export.sources.module_outputs import MethodModule, accepted_conditions
+    from vae_export.sources.module_calls import MethodModule, accepted_conditions
     from vae_export.sources.options import parse_condition, parse_shape
     from vae_export.tensors import TensorSpec, sizes_at
 

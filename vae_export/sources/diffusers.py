@@ -23,7 +23,8 @@ from vae_export.errors import ModelError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.memory import check_memory
-from vae_export.sources.module_outputs import MethodModule, find_leaves
+from vae_export.sources.module_calls import MethodModule
+from vae_export.sources.module_outputs import find_leaves
 from vae_export.sources.options import ModelOptions
 from vae_export.system.extras import require
 from vae_export.system.streams import silenced

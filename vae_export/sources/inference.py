@@ -13,14 +13,8 @@ from torch import Tensor, nn
 
 from vae_export.contract import Condition, Contract, Encoding
 from vae_export.errors import ModelError, UsageError
-from vae_export.sources.module_outputs import (
-    Leaf,
-    accepted_conditions,
-    argument_names,
-    find_leaves,
-    has_item,
-    needed_names,
-)
+from vae_export.sources.module_calls import accepted_conditions, argument_names, needed_names
+from vae_export.sources.module_outputs import Leaf, find_leaves, has_item
 from vae_export.sources.module_runs import ROWS, as_example, inputs_for, run, run_flat_or_not, run_listed_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import UNCLEAR, recognise

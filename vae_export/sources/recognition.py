@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vae_export.contract import Array, Contract
 from vae_export.errors import ModelError, UsageError
+from vae_export.sources.module_calls import taking_by_name
 from vae_export.sources.module_outputs import (
     LOGVAR,
     MEANINGS,
@@ -30,7 +31,6 @@ from vae_export.sources.module_outputs import (
     find_leaves,
     has_item,
     meaning_of,
-    taking_by_name,
 )
 from vae_export.sources.module_runs import ROWS, as_example, flattened, inputs_for, run_flat_or_not, run_listed_or_not
 from vae_export.tensors import Shape, TensorSpec, shape_text

@@ -30,7 +30,8 @@ from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.io.atomic import sha256
 from vae_export.sources.base import Source, described
 from vae_export.sources.inference import CANNOT_RUN, Inference, infer_contract
-from vae_export.sources.module_outputs import Leaf, MethodModule, find_leaves, follow_path, taking_by_name
+from vae_export.sources.module_calls import MethodModule, taking_by_name
+from vae_export.sources.module_outputs import Leaf, find_leaves, follow_path
 from vae_export.sources.module_runs import (
     as_example,
     check_weights_stay,

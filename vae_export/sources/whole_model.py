@@ -21,16 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_export.contract import Contract
 from vae_export.errors import ModelError
-from vae_export.sources.module_outputs import (
-    LOGVAR,
-    Leaf,
-    Meaning,
-    MethodModule,
-    accepted_conditions,
-    find_leaves,
-    names_of_conditions,
-    with_names,
-)
+from vae_export.sources.module_calls import MethodModule, accepted_conditions, names_of_conditions, with_names
+from vae_export.sources.module_outputs import LOGVAR, Leaf, Meaning, find_leaves
 from vae_export.sources.module_runs import ROWS, as_example, flat_or_not, inputs_for, listed_or_not, run_flat_or_not
 from vae_export.sources.options import ModelOptions
 from vae_export.sources.recognition import recognise
