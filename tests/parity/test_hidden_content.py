@@ -486,6 +486,15 @@ def test_content_of_openvino_that_is_not_run_is_named(mlp: Subject, name: str) -
     assert_named(compared(mlp, "openvino", change), named)
 
 
+def test_file_of_an_older_openvino_has_the_same_structure(mlp: Subject) -> None:
+    def older(content: FileContent) -> FileContent:
+        text = re.sub(r'<info name="OpenVINO Runtime" value="[^"]*" ?/>', "", content.data.decode())
+        assert text != content.data.decode()
+        return in_text('special_zero="false"', 'special_zero="true"')(replace(content, data=text.encode()))
+
+    assert compared(mlp, "openvino", older).is_proof
+
+
 # --- ncnn ---------------------------------------------------------------------------------------------------------
 
 NCNN: dict[str, tuple[bytes, bytes, str]] = {

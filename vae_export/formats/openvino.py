@@ -129,6 +129,8 @@ class OpenVino(Format):
             facts |= {f"output of input {place}": str(index) for place, index in enumerate(places) if index}
             if kind == "Reshape" and (shape := with_unknown_rows(inputs[1], _is_row_count)) is not None:
                 inputs[1] = _of_integers(shape, inputs[1].name)
+            if kind == "Reshape" and inputs[1].value is not None and inputs[1].value().all():
+                del facts["special_zero"]  # what a size of 0 means, where none is
             if kind == "Parameter":
                 facts["place"] = str(model.get_parameters().index(node))
             nodes[node.get_name()] = Node(kind, name, facts, tuple(inputs))
@@ -304,7 +306,7 @@ def _further(content: FileContent, model: openvino.Model) -> tuple[str, ...]:
         if item.tag != "framework" and item.get("name") != _WRITER_ENTRY
     ]
     found += [f"element {tag}" for tag in {item.tag for item in root} - {"layers", "edges", "rt_info"}]
-    found += _form(root)
+    found += _form(_without_writer(root))
     layers, operators = root.findall("layers/layer"), model.get_ordered_ops()
     found += [f"{more} layers that no output depends on"] if (more := len(layers) - len(operators)) else []
     by_name = {node.get_friendly_name(): node for node in operators}
@@ -314,6 +316,19 @@ def _further(content: FileContent, model: openvino.Model) -> tuple[str, ...]:
     stored = [data for data in root.iterfind("layers/layer/data") if "offset" in data.attrib]
     pieces = [(int(data.get("offset", 0)), int(data.get("size", 0))) for data in stored]
     return (*found, *unread(content.sidecars[_WEIGHTS], pieces))
+
+
+def _without_writer(root: Element) -> Element:
+    """Remove the version of the writer, which is compared elsewhere: OpenVINO did not state it before 2026."""
+    notes, writer = root.find("rt_info"), root.find(f"rt_info/info[@name='{_WRITER_ENTRY}']")
+    if (
+        notes is not None
+        and writer is not None
+        and writer.keys() == ["name", "value"]
+        and not (len(writer) or writer.text)
+    ):
+        notes.remove(writer)
+    return root
 
 
 def _form(root: Element) -> Iterator[str]:
