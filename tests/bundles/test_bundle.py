@@ -287,6 +287,20 @@ def test_container_bytes_match_the_specification() -> None:
     assert zipfile.ZipFile(io.BytesIO(write_archive({"a.txt": data}))).read("a.txt") == data
 
 
+def test_hashes_of_statements_are_those_of_the_specification(path: Path) -> None:
+    """From the bytes of the manifest, as section 2 of docs/bundle-format.md says."""
+    files = open_bundle(path).files
+    manifest, certificate = (json.loads(bytes(files[name])) for name in ("manifest.json", "certificate.json"))
+    statements = {name: manifest[name] for name in ("contract", "opset", "versions", "provenance")}
+    for file in manifest["files"]:
+        statements[f"file {file['name']}"] = {key: file[key] for key in file if key not in ("inputs", "outputs")}
+    statements |= {f"golden vectors of {part['part']}": part for part in manifest["golden"]}
+    for subject, value in statements.items():
+        assert (
+            certificate["manifest"][subject] == hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+        ), subject
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["gaussian", "discretised-logistic"])
 def test_decoder_with_two_outputs_passes_self_test_from_bundle(likelihood: LikelihoodName, tmp_path: Path) -> None:
