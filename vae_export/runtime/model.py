@@ -43,6 +43,8 @@ _MAX_ROWS = 1 << 40
 class Model:
     """An exported VAE, which several threads can use. Each ONNX file is opened at its first use.
 
+    A process that forks loads it in the child, where neither the engine's threads nor one that opens a file live on.
+
     Arrays have the contract's dtype, which is float32 except for codes and classes, and any number of rows >= 1. Many
     rows are computed in pieces, also where a graph takes few rows or a fixed number of them. Every method raises
     `ModelError` for another dtype, byte order or shape, for numbers that are not finite and for pixels, codes and
