@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,5 +70,12 @@ def test_tarball_works_in_an_empty_project(npm: str, tmp_path: Path) -> None:
         "between": [5, 1, 28, 28],
         "pixels": [16, 28, 28, 1],
     }
+    shutil.copy(bundle, project)
+    first = re.search(r"^```js\n(.*?)^```", (installed / "README.md").read_text("utf-8"), re.M | re.S)
+    assert first is not None
+    (project / "readme.js").write_text(first[1])
+    run("node", "readme.js", cwd=project)
+    with Image.open(project / "samples.png") as picture:
+        assert picture.mode == "L"
     with Image.open(project / "out.png") as picture:
         assert (picture.mode, picture.size) == ("L", (112, 112))

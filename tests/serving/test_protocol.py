@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.serving.running import PROTOCOLS, Running, infer, latents
+from tests.commands import ROOT, run_python
+from tests.reference_variants import REFERENCE
+from tests.serving.running import PROTOCOLS, Running, infer, latents, started
 from vae_export import Model, __version__
 
 #: HTTP takes tensors as JSON, or as bytes after it.
@@ -145,6 +149,23 @@ class TestInference:
         )
         assert requests == 8 * 15
         assert batches < requests  # some were computed together
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_packages")
+def test_requests_of_the_page_are_answered(tmp_path: Path) -> None:
+    page = (ROOT / "docs/serving.md").read_text("utf-8")
+    sent = re.search(r"^curl localhost:8000(\S+) -d '(.*?)'\n", page, re.M | re.S)
+    (client,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
+    assert sent is not None
+    with started([REFERENCE], tmp_path / "log") as server:
+        server.wait_until_ready()
+        status, answer = server.post(sent[1], sent[2].encode())
+        assert (status, answer["outputs"][0]["shape"]) == (200, [1, 1, 28, 28])
+        for protocol, address in (("http", server.http), ("grpc", server.grpc)):
+            code = client.replace("tritonclient.http", f"tritonclient.{protocol}").replace("localhost:8000", address)
+            done = run_python(f"{code}\nprint(images.shape)")
+            assert (done.returncode, done.stdout) == (0, "(16, 1, 28, 28)\n"), done.stderr
 
 
 def test_metrics_count_requests_and_refusals(server: Running) -> None:
