@@ -48,10 +48,10 @@ def bytes_only(layout: str) -> bytes:
     return _trimmed(files, manifest, "decoder")
 
 
-def one_part(part: str) -> bytes:
-    """Return the bundle with the ONNX file of one part."""
+def one_part(part: str, format: str = "onnx") -> bytes:
+    """Return the bundle with the file of one part."""
     files, manifest = _pieces()
-    manifest["files"] = [file for file in manifest["files"] if (file["part"], file["format"]) == (part, "onnx")]
+    manifest["files"] = [file for file in manifest["files"] if (file["part"], file["format"]) == (part, format)]
     return _trimmed(files, manifest, part)
 
 
@@ -125,4 +125,5 @@ VARIANTS: Mapping[str, Callable[[Path], bytes]] = {
     "encoder": lambda _: one_part("encoder"),
     "decoder": lambda _: one_part("decoder"),
     "sidecar": with_sidecar,
+    "torchscript": lambda _: one_part("decoder", "torchscript"),
 }

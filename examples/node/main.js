@@ -18,6 +18,7 @@ async function main(path, picture, seed = "0", key) {
     console.log(`first image ${process.uptime().toFixed(3)} s after the start`);
   }
   const { noise, outputs, passed } = await model.selfTest();
+  if (outputs.length === 0) throw new Error("bundle has no part as onnx");
   console.log(`noise: ${noise.same} of ${noise.total} golden latents bit for bit`);
   for (const output of outputs) console.log(describe(output));
   if (picture) {

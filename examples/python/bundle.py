@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import platform
 import re
 import struct
 import sys
@@ -39,6 +41,13 @@ LIKELIHOODS = {
     "gaussian-fixed": "",
     "discretised-logistic": "log_scale",
     "discretised-logistic-colour": "log_scale",
+}
+#: Optimisation levels and switches of ONNX Runtime that a bundle may recommend.
+LEVELS, SWITCHES = ("disabled", "basic", "extended", "all"), ("no-spinning", "parallel", "no-arena", "no-pattern")
+#: Instruction sets by which engines choose their kernels, as Linux names them.
+FEATURES = {
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
+    *("asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
 }
 TEXTS = ("certificate.json", "certificate.html", "MODEL_CARD.md", "LICENSE")
 MAX_DEPTH, MAX_VALUES = 64, 1 << 22
@@ -70,6 +79,30 @@ class Bundle:
             for file in files:
                 if file.get("precision", "fp32") == precision:
                     return {"precision": precision, **file}
+        return None
+
+    def recommendation(self, part: str) -> tuple[Json, Json] | None:
+        """Return the file of a part and the settings that are the quickest on a machine like this one.
+
+        None if there are none, or if they are not understood (section 3).
+        """
+        items = self.manifest.get("recommended")
+        listed = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        advice = next((item for item in listed if item.get("part") == part), {})
+        threads, level, switches = (advice.get(key) for key in ("threads", "optimisation", "switches"))
+        machine = advice.get("machine")
+        are_known = (
+            advice.get("provider") == "CPUExecutionProvider",
+            type(threads) is int and 0 <= threads < 1 << 16,
+            level in LEVELS,
+            isinstance(switches, list) and all(switch in SWITCHES for switch in switches),
+            isinstance(machine, dict) and machine | describe_machine() == machine,
+        )
+        for file in self.manifest["files"] if all(are_known) else ():
+            entry = {"precision": "fp32", **file}
+            names = [entry[key] for key in ("name", "sha256", "part", "format")]
+            if names == [advice.get("file"), advice.get("sha256"), part, "onnx"] and entry["precision"] in PRECISIONS:
+                return entry, advice
         return None
 
     @property
@@ -657,6 +690,21 @@ def _check_golden(golden: Json, contract: Contract) -> None:
                 _need(is_right, f"tolerance cannot be read: {name}")
 
 
+def describe_machine() -> Json:
+    """Return the facts in which this machine and that of a recommendation must agree (section 3)."""
+    info, stated = Path("/proc/cpuinfo"), dict[str, str]()
+    for line in info.read_text("utf-8", "replace").splitlines() if info.exists() else ():
+        key, _, value = line.partition(":")
+        stated.setdefault(key.strip(), value.strip())
+    flags = f"{stated.get('flags', '')} {stated.get('Features', '')}".split()  # Intel's, Arm's
+    return {
+        "processor": stated.get("model name") or platform.processor() or "not stated",
+        "features": sorted(FEATURES & {*flags}),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
+
+
 # ------------------------------------------------------------------------------------------------- random latents (6)
 
 
@@ -776,19 +824,22 @@ class Comparison:
         return f"{self.part} {self.output}: worst error {self.error:.2e}, {self.tolerance:.2e} allowed{grey}"
 
 
-def self_test(bundle: Bundle, run: Run) -> list[Comparison]:
-    """Run the golden inputs of every part that the bundle has as ONNX, and compare every output."""
-    comparisons = []
+def self_test(bundle: Bundle, run: Run, find: Callable[[str], Json | None] | None = None) -> list[Comparison]:
+    """Run the golden inputs of every part that the bundle has as ONNX, and compare every output.
+
+    `find(part)` returns the manifest's entry for the file that `run` runs, by default that of `Bundle.find_model`.
+    """
+    find, comparisons = find or bundle.find_model, []
     for golden in bundle.manifest["golden"]:
         inputs = {array["tensor"]: bundle.golden(array) for array in golden["inputs"]}
-        if entry := bundle.find_model(golden["part"]):
+        if entry := find(golden["part"]):
             outputs = run(golden["part"], inputs)
             pairs = zip(golden["outputs"], entry["outputs"], strict=True)
             comparisons += [
                 _compare(bundle, entry, item, outputs[item["tensor"]], tensor["range"]) for item, tensor in pairs
             ]
         for part in BYTE_PARTS if golden["part"] == "decoder" else ():
-            if (entry := bundle.find_model(part)) and bundle.contract.range is not None:
+            if (entry := find(part)) and bundle.contract.range is not None:
                 pixels = run(part, inputs)["pixels"]
                 comparisons.append(_compare_bytes(bundle, entry, golden["outputs"][0], pixels, bundle.contract.range))
     return comparisons

@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,29 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np  # noqa: E402 - the clock runs while these are loaded
 import onnxruntime as ort  # noqa: E402
-from bundle import Array, Bundle, check_noise, self_test, to_levels  # noqa: E402
+from bundle import Array, Bundle, Json, check_noise, self_test, to_levels  # noqa: E402
+
+#: What the settings that a bundle recommends (section 3) are in ONNX Runtime.
+LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+SWITCHES: dict[str, Callable[[ort.SessionOptions], None]] = {
+    "no-spinning": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
+    "parallel": lambda options: setattr(options, "execution_mode", ort.ExecutionMode.ORT_PARALLEL),
+    "no-arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
+    "no-pattern": lambda options: setattr(options, "enable_mem_pattern", False),
+}
 
 
 class Engine:
-    """Runs the parts of a bundle. A part's session is opened when it is first used."""
+    """Runs the parts of a bundle, as it recommends for this machine. A session is opened when it is first used."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
+        self._advice = {part: bundle.recommendation(part) for part in bundle.parts}
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def run(self, part: str, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -35,18 +51,35 @@ class Engine:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs), strict=True))
 
+    def find(self, part: str) -> Json | None:
+        """Return the manifest's entry for the file that runs a part."""
+        file, _ = self._advice.get(part) or (None, None)
+        return file or self._bundle.find_model(part)
+
+    def options(self, part: str) -> ort.SessionOptions:
+        """Return the session options of a part: those that the bundle recommends, or the defaults of ONNX Runtime."""
+        options = ort.SessionOptions()
+        _, advice = self._advice.get(part) or (None, None)
+        if advice is not None:
+            options.intra_op_num_threads = advice["threads"]
+            options.graph_optimization_level = LEVELS[advice["optimisation"]]
+            for switch in advice["switches"]:
+                SWITCHES[switch](options)
+        return options
+
     def _open(self, part: str) -> ort.InferenceSession:
-        entry = self._bundle.find_model(part)
+        entry, options = self.find(part), self.options(part)
         if entry is None:
             raise ValueError(f"bundle has no {part} as onnx")
-        options = ort.SessionOptions()
         beside = [(stored["name"], self._bundle.files[stored["name"]]) for stored in entry.get("beside", ())]
         if beside:  # weights that are too large for one file
             names, contents = zip(*beside, strict=True)
             options.add_external_initializers_from_files_in_memory(names, contents, [len(data) for data in contents])
-        if not has_vnni():
-            for key, value in entry.get("without_vnni", {}).items():
+        if entry.get("without_vnni") and not has_vnni():
+            for key, value in entry["without_vnni"].items():
                 options.add_session_config_entry(key, value)
+            if options.graph_optimization_level in (LEVELS["disabled"], LEVELS["basic"]):
+                options.graph_optimization_level = LEVELS["extended"]
         return ort.InferenceSession(self._bundle.files[entry["name"]], options, providers=["CPUExecutionProvider"])
 
     def draw(self, n: int, seed: int) -> Array:
@@ -98,13 +131,15 @@ def main(path: str, picture: str | None = None, text: str = "0") -> bool:
 
     same, total = check_noise(bundle)
     print(f"noise: {same} of {total} golden latents bit for bit")
-    comparisons = self_test(bundle, lambda part, inputs: bundle.contract.run(engine.run, part, inputs))
+    comparisons = self_test(bundle, lambda part, inputs: bundle.contract.run(engine.run, part, inputs), engine.find)
+    if not comparisons:
+        raise ValueError("bundle has no part as onnx")
     print(*comparisons, sep="\n")
 
     if picture is not None:
         write_png(picture, engine.draw(16, seed), columns=4)
         print(f"wrote {picture}")
-    passed = same == total and bool(comparisons) and all(comparison.passed for comparison in comparisons)
+    passed = same == total and all(comparison.passed for comparison in comparisons)
     print("pass" if passed else "FAIL")
     return passed
 

@@ -184,6 +184,7 @@ def test_every_host_has_a_table_row_and_a_page() -> None:
     folders.remove("blog-post")  # it makes a bundle
     assert folders == set(HOSTS) == set(re.findall(r"^\| \[([\w-]+)\]\(\1\)", table, re.M))
     for name, host in HOSTS.items():
+        assert len(host.lines) <= 5, name
         assert name == "browser" or f"{BUNDLE} {PICTURE}." in host.lines[-1]
 
 

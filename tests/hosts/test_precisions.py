@@ -19,6 +19,7 @@ from vae_export.artifact.folder import Artifact
 from vae_export.bundles.archive import read_archive
 from vae_export.bundles.writer import pack
 from vae_export.io.atomic import sha256, write_atomic
+from vae_export.system.hardware import identity
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +92,33 @@ def test_int8_bundle_fails_beyond_or_without_its_int8_tolerance(
     assert (report.code, report.lines[-1]) == (1, "FAIL"), report.errors
     error, band = report.outputs["decoder", "image"]
     assert error > 1.4 * band
+
+
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_host_follows_a_recommendation_for_a_machine_like_this_one(
+    name: str, host: Callable[[str], Host], folder: Path, mixed_precisions: Artifact, tmp_path: Path
+) -> None:
+    found = host(name)
+    files, manifest = files_of(mixed_precisions)
+    decoder = next(file for file in manifest["files"] if file["name"] == "decoder.int8.onnx")
+    advice = {
+        "part": "decoder", "file": decoder["name"], "sha256": decoder["sha256"], "provider": "CPUExecutionProvider",
+        "threads": 1, "optimisation": "extended", "switches": ["no-spinning", "parallel", "no-arena", "no-pattern"],
+        "batch": 2, "p50_seconds": 1e-3, "speedup": 1.5, "budget": {}, "machine": identity(),
+    }  # fmt: skip
+    output = golden_image(manifest)
+    cases: list[tuple[dict[str, Any], float]] = [
+        ({}, output["bands"]["int8"]),
+        ({"machine": identity() | {"cores": 1000}}, output["band"]),
+        ({"switches": ["warp"]}, output["band"]),
+        ({"optimisation": ["all"]}, output["band"]),
+        ({"sha256": "0" * 64}, output["band"]),
+    ]
+    for change, tolerance in cases:
+        manifest["recommended"] = [advice | change]
+        report = tried(found, folder, consistent(files, manifest), tmp_path)
+        assert report.passed, f"{change}\n{report.text}\n{report.errors}"
+        assert report.outputs["decoder", "image"][1] == pytest.approx(tolerance, rel=0.01), change
 
 
 @pytest.mark.parametrize("name", HOSTS)

@@ -70,6 +70,15 @@ def test_host_tests_an_encoder_alone_and_draws_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_host_names_a_bundle_without_a_file_for_its_engine(
+    name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+) -> None:
+    done = run_with(host(name), folder, bundle("torchscript"))
+    assert (done.returncode, done.stderr) == (1, "error: bundle has no part as onnx\n")
+    assert "FAIL" not in done.stdout
+
+
 def test_browser_tests_an_encoder_alone(
     host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
 ) -> None:
