@@ -170,6 +170,25 @@ def test_argument_that_does_not_fit_is_refused_by_name(node: str) -> None:
         assert expected in message, call
 
 
+def test_other_sizes_and_start_match_python(node: str, paths: dict[str, Path]) -> None:
+    code = """
+    const model = await bundle.Model.load(given, { ort, rowsAtATime: 2 });
+    const options = { seed: 3, start: 5, sizes: { h: 5, w: 4 } };
+    const latents = model.prior(5, options);
+    const drawn = [latents, await model.sample(5, options), await model.pixels(latents)];
+    say(drawn.map(({ data, dims }) => ({ data: Array.from(data), dims })));
+    """
+    model = load(paths["maps"])
+    prior = model.prior(5, 3, start=5, sizes={"h": 5, "w": 4})
+    images = model.decode(prior)
+    latents, data, pixels = run(node, code, str(paths["maps"]))
+    close(latents, prior)
+    close(data, images)
+    levels = array(pixels, np.moveaxis(images, 1, -1))
+    lowest, highest = (to_levels(np.moveaxis(images, 1, -1) + step, -1, 1) for step in (-1e-4, 1e-4))
+    assert ((levels >= lowest) & (levels <= highest)).all()
+
+
 def test_codes_and_classes_out_of_range_are_refused(node: str, paths: dict[str, Path]) -> None:
     code = """
     const codes = await bundle.Model.load(given[0], { ort });
