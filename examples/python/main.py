@@ -102,6 +102,11 @@ def has_vnni() -> bool:
     return platform.machine() not in ("x86_64", "AMD64") or re.search(r"\b(avx512_vnni|avx_vnni)\b", flags) is not None
 
 
+def printable(text: str) -> str:
+    """Return a stranger's text in a form that a terminal can show: it may hold control sequences."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def write_png(path: str, images: Array, columns: int) -> None:
     """Write images, bytes (N, H, W, C), as a grid of one PNG file; the last of 2 or 4 channels is opacity."""
     n, height, width, channels = images.shape
@@ -150,4 +155,4 @@ if __name__ == "__main__":
     try:
         sys.exit(0 if main(*sys.argv[1:]) else 1)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")

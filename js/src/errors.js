@@ -10,6 +10,18 @@ export class InputError extends Error {
   name = "InputError";
 }
 
+const MOST_SHOWN = 240;
+
+/**
+ * Return a stranger's text in a form that a terminal or a page can show: characters that move a cursor or turn the text are
+ * escaped, and a long text is cut.
+ *
+ * @param {unknown} text
+ */
+function printable(text) {
+  return String(text).slice(0, MOST_SHOWN).replace(/(?! )[\p{C}\p{Z}]/gu, (letter) => `\\u{${letter.codePointAt(0)?.toString(16)}}`);
+}
+
 /**
  * Write an error message: what, where, what was expected, what was found.
  *
@@ -20,10 +32,10 @@ export class InputError extends Error {
  */
 export function describe(what, where, expected, got) {
   const details = [
-    ...(expected === undefined || expected === null ? [] : [`expected ${expected}`]),
-    ...(got === undefined ? [] : [`got ${got}`]),
+    ...(expected === undefined || expected === null ? [] : [`expected ${printable(expected)}`]),
+    ...(got === undefined ? [] : [`got ${printable(got)}`]),
   ];
-  return (where ? `${what}: ${where}` : what) + (details.length > 0 ? `; ${details.join(", ")}` : "");
+  return (where ? `${what}: ${printable(where)}` : what) + (details.length > 0 ? `; ${details.join(", ")}` : "");
 }
 
 /**

@@ -14,7 +14,9 @@ import pytest
 from host import BUNDLE, HOSTS, PICTURE, Host, Report, browse, run
 from PIL import Image
 
+from tests.bundles.conformance import Draft, archive, shortened
 from tests.commands import run_python
+from tests.hosts.conftest import run_with
 from vae_export import Model, load
 from vae_export.bundles import open_bundle
 from vae_export.pixels import to_levels
@@ -79,6 +81,37 @@ def test_altered_file_never_reaches_the_engine(
     )
     assert len(report.errors.splitlines()) == 1
     assert not (tmp_path / PICTURE).exists()
+
+
+@pytest.mark.parametrize("name", ["python", "node"])
+def test_texts_of_a_bundle_reach_no_terminal_as_they_are(
+    name: str, host: Callable[[str], Host], folder: Path, tmp_path: Path
+) -> None:
+    """Escape sequences, a mark that turns the text, and a line separator."""
+    found, text, good = host(name), "\x1b[2J\u202ex\u2028", shortened(ROOT / BUNDLE)
+    changes: list[Callable[[Draft], object]] = [
+        lambda draft: draft.manifest.update(format=text),
+        lambda draft: draft.manifest["versions"].update({text: text}),
+        lambda draft: draft.manifest["contract"].update(prior=text),
+        lambda draft: draft.manifest["files"][0].update(part=text),
+        lambda draft: draft.manifest["golden"][0]["inputs"][0].update(file=text),
+        lambda draft: draft.certificate.update(verdict=text),
+        lambda draft: draft.certificate.update(format=text),
+        lambda draft: draft.certificate["files"].update({"decoder.onnx": text}),
+    ]
+    listed, *rest = good.entries()
+    bundles = [archive([(listed[0], listed[1] + f"{'0' * 64}  {text}\n".encode()), *rest])]
+    for change in changes:
+        draft = good.copy()
+        change(draft)
+        bundles.append(draft.data())
+    for number, data in enumerate(bundles):
+        (tmp_path / f"{number}.zip").write_bytes(data)
+        done = run_with(found, folder, tmp_path / f"{number}.zip")
+        assert (done.returncode, done.stdout) == (1, ""), number
+        assert done.stderr.startswith("error: "), number
+        assert done.stderr.endswith("\n"), number
+        assert done.stderr[:-1].isprintable(), ascii(done.stderr)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
