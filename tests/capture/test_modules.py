@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.sample_models import Lambda
 from vae_export import Contract, Source
 from vae_export.capture import Captured, Graph
 from vae_export.capture.copying import copy_sharing_weights
@@ -164,6 +165,11 @@ class CentresBatch(Net):
 class SumsUpBatch(Net):
     def middle(self, hidden: Tensor) -> Tensor:
         return hidden.cumsum(0)
+
+
+class TakesLogarithm(Net):
+    def middle(self, hidden: Tensor) -> Tensor:
+        return (hidden - 99).log()
 
 
 class HoldsLock(Net):
@@ -393,6 +399,18 @@ REFUSED = {
     "counter in Python": (Case(Alternates), "two runs on the same inputs differ"),
     "mean of the batch": (Case(CentresBatch), "a row alone and in a batch differ"),
     "sum over the batch": (Case(SumsUpBatch), "rows in another order differ"),
+    "not finite": (
+        Case(TakesLogarithm),
+        r"not finite: decoder, output 'image'; expected .* latent \(N, 4\), got 32 others",
+    ),
+    "not finite for any data": (
+        Case(
+            None,
+            lambda: Lambda(lambda x: ((x - 99).flatten(1)[:, :4].log(), x.flatten(1)[:, :4])),
+            options={"data_range": None},
+        ),
+        "not finite: encoder, output 'mean'; .* --data-range 0,1",
+    ),
     "generator": (Case(HoldsLock), "cannot be copied: decoder, attribute 'source'; got TypeError"),
     "packed steps": (Case(PacksSteps), r"test_modules\.py, line \d+: return self\.rnn.*on the padded batch"),
     "lengths from values": (Case(PacksByValues), r"cannot be captured: decoder, test_modules\.py, line.*padded batch"),

@@ -26,7 +26,7 @@ _ROUNDING, _ROUNDING_FLOAT64 = 3e-5, 1e-10
 def check_function(
     module: nn.Module, spec: PartSpec, first: Sequence[Tensor], in_float64: Callable[[], nn.Module]
 ) -> None:
-    """Raise `ModelError` if the outputs depend on anything but the inputs of the same row.
+    """Raise `ModelError` if the outputs are not finite, or depend on anything but the inputs of the same row.
 
     The module is run again on the same batch, then on its rows in another order, and on one row alone.
 
@@ -37,12 +37,26 @@ def check_function(
         in_float64: returns the module in float64. It is called only where float32 rounding may be the reason for a
             difference.
     """
+    _check_finite(spec, first)
     inputs = example_inputs(spec)
     with ModuleState(module) as state:
         _check_equal(spec, first, _run(module, inputs))
         if state.is_changed:  # it remembers or counts something, which the next run may take
             _check_equal(spec, first, _run(module, inputs))
         _check_rows(module, spec, inputs, first, in_float64)
+
+
+def _check_finite(spec: PartSpec, outputs: Sequence[Tensor]) -> None:
+    for tensor, output in zip(spec.outputs, outputs, strict=True):
+        if output.is_floating_point() and not output.isfinite().all():
+            is_open = any(one.role == "data" and not one.is_bounded for one in spec.inputs)
+            raise ModelError(
+                "module gives numbers that are not finite",
+                where=f"{spec.part}, output '{tensor.name}'",
+                expected=f"finite numbers for {', '.join(map(str, spec.inputs))}",
+                got=f"{int((~output.isfinite()).sum())} others of {output.numel()}",
+                do="state the range of the data, such as --data-range 0,1" if is_open else None,
+            )
 
 
 def _check_equal(spec: PartSpec, first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
