@@ -242,6 +242,8 @@ class TensorSpec:
         where = f"tensor '{self.name}'"
         if not isinstance(value, np.ndarray):
             raise ModelError("not an array", where=where, expected="a numpy array", got=type(value).__name__)
+        if isinstance(value, np.ma.MaskedArray):  # no number stands for a masked one
+            raise ModelError("masked array", where=where, expected="an array without a mask")
         if value.dtype != np.dtype(self.dtype):  # this includes the byte order
             raise ModelError("wrong dtype", where=where, expected=self.dtype, got=value.dtype)
         expected = axes_text((batch if batch is not None else self.batch, *self.item))
@@ -261,6 +263,8 @@ class TensorSpec:
         if not isinstance(value, np.ndarray):
             is_array = isinstance(value, list | tuple) or hasattr(value, "__array__")
             return f"pass numpy.asarray(value, numpy.{self.dtype})" if is_array else None
+        if isinstance(value, np.ma.MaskedArray):
+            return "pass value.filled(number)"
         if value.dtype != np.dtype(self.dtype):
             if self.is_image and (self.low, self.high) == (0, 1) and value.dtype == np.uint8:
                 return "scale its levels: value.astype(numpy.float32) / 255"

@@ -48,6 +48,7 @@ def test_runtime_matches_pytorch(exported: Callable[[str], Exported], name: str)
             r"wrong dtype: tensor 'latent'; expected float32, got >f4; pass value.astype\(numpy.float32\)",
         ),
         (np.zeros((2, 4), np.int64), "got int64"),
+        (np.ma.zeros((2, 4), np.float32), r"masked array: tensor 'latent'; .*; pass value.filled\(number\)"),
         (
             np.zeros(4, np.float32),
             r"wrong shape: tensor 'latent'; expected \(N, 4\), got \(4,\); add the axes before: value\[None\]",
@@ -99,6 +100,11 @@ def test_image_that_does_not_fit_is_refused_with_what_makes_it_fit(
         model.encode(image)
     if followed is not None:
         assert np.isfinite(model.encode(followed(image))[0]).all()
+
+
+def test_masked_image_is_refused(model: Model) -> None:
+    with pytest.raises(ModelError, match="masked array: tensor 'image'; expected an array without a mask"):
+        model.encode(np.ma.masked_all((1, 1, 28, 28), np.float32))
 
 
 def test_images_are_held_to_the_contract_too(model: Model) -> None:
