@@ -1,7 +1,7 @@
 // verbs FOLDER (NAME BUNDLE)...: every verb of `Model`, on OpenVINO, for the tests. Each tensor becomes a file
 // FOLDER/NAME.TENSOR with its numbers, and a line with that name, its type and its shape.
-// verbs --pixels FOLDER NAME BUNDLE: the pixels alone. verbs --refused BUNDLE: the messages of arguments that do not
-// fit.
+// verbs --pixels FOLDER NAME BUNDLE: the pixels alone. verbs --sizes FOLDER NAME BUNDLE: sizes h and w, from row 5 of a
+// seed on, in pieces of 2 rows. verbs --refused BUNDLE: the messages of arguments that do not fit.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -72,6 +72,16 @@ void draw_pixels(const std::string& folder, const std::string& name, const std::
   std::cout << name << (model.self_test().passed() ? " passed\n" : " FAILED\n");
 }
 
+void draw_sizes(const std::string& folder, const std::string& name, const std::string& path) {
+  vae::Options options;
+  options.rows_at_a_time = 2;
+  Model model = Model::load(path, options);
+  const vae::Draw draw = {3, 5, {{"h", 5}, {"w", 4}}};
+  keep(folder, name + ".latents", model.prior(5, draw));
+  keep(folder, name + ".data", model.sample(5, draw));
+  keep(folder, name + ".pixels", model.pixels(model.prior(5, draw)));
+}
+
 /// Write the message of an argument that does not fit.
 template <class Call>
 void refused(Call call) {
@@ -120,6 +130,8 @@ int main(int argc, char** argv) try {
     refuse_all(arguments.at(1));
   else if (arguments[0] == "--pixels")
     draw_pixels(arguments.at(1), arguments.at(2), arguments.at(3));
+  else if (arguments[0] == "--sizes")
+    draw_sizes(arguments.at(1), arguments.at(2), arguments.at(3));
   else
     for (std::size_t at = 1; at + 1 < arguments.size(); at += 2) use(arguments[0], arguments[at], arguments[at + 1]);
   return 0;

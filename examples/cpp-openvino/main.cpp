@@ -1,7 +1,5 @@
-// host BUNDLE [PICTURE.png [SEED]] runs the bundle's ONNX files with OpenVINO on the CPU: tests it on this machine,
-// then draws 16 images.
+// host BUNDLE [PICTURE.png [SEED]] tests the bundle's ONNX files with OpenVINO here, then draws 16 images.
 #include <chrono>
-#include <cstdint>
 #include <exception>
 #include <iostream>
 #include <vae/engines/openvino.hpp>
@@ -13,9 +11,9 @@ int main(int argc, char** argv) try {
     std::cerr << "usage: " << argv[0] << " BUNDLE [PICTURE.png [SEED]]\n";
     return 2;
   }
-  const uint64_t seed = argc > 3 ? vae::parse_seed(argv[3]) : 0;
+  const auto seed = argc > 3 ? vae::parse_seed(argv[3]) : 0;
   auto model = vae::Model<vae::OpenVino>::load(argv[1]);
-  const auto draw = [&](int64_t n) { return model.pixels(model.prior(n, {seed}), model.example_conditions(n)); };
+  const auto draw = [&](int n) { return model.pixels(model.prior(n, {seed}), model.example_conditions(n)); };
   if (argc > 2) {
     model.contract().check_drawable();
     draw(1);
@@ -23,6 +21,7 @@ int main(int argc, char** argv) try {
     std::cout << "first image " << elapsed.count() << " s after the start" << std::endl;
   }
   const vae::SelfTest test = model.self_test();
+  if (test.outputs.empty()) throw vae::BundleError("bundle has no file that this engine can run");
   std::cout << test;
   if (argc > 2) {
     vae::write_png(argv[2], draw(16), 4);

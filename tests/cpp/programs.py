@@ -47,10 +47,15 @@ def compile_reader(folder: Path) -> None:
 
 def compile_verbs(folder: Path) -> None:
     """Compile `verbs`, which runs models with OpenVINO."""
+    compile_with_openvino(LIBRARY / "tests" / "verbs.cpp", folder / "verbs")
+
+
+def compile_with_openvino(source: Path, program: Path) -> None:
+    """Compile a program that runs models with OpenVINO."""
     wheel = openvino()
     [library] = wheel.glob("libs/libopenvino.so.*")
     flags = ["-O0", "-isystem", str(wheel / "include"), str(library), f"-Wl,-rpath,{library.parent}", "-lsodium"]
-    compile_program(LIBRARY / "tests" / "verbs.cpp", folder / "verbs", *flags)
+    compile_program(source, program, *flags)
 
 
 def output_of(*command: object) -> str:

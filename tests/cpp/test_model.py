@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import made_once
-from tests.cpp.programs import compile_verbs, output_of
+from tests.cpp.programs import LIBRARY, compile_verbs, compile_with_openvino, output_of
 from tests.reference_variants import REFERENCE, bytes_only
 from vae_export import load
 from vae_export.pixels import to_levels
@@ -132,3 +135,29 @@ def test_decoder_to_bytes_is_used_in_either_layout(verbs: Path, layout: str, tmp
     model = load(REFERENCE)
     check_pixels(model, pixels, model.decode(model.prior(5, 7)))
     assert (tmp_path / "x.planes").read_bytes() == pixels.tobytes()
+
+
+def test_other_sizes_and_start_match_python(verbs: Path, paths: dict[str, Path], tmp_path: Path) -> None:
+    lines = output_of(verbs, "--sizes", tmp_path, "x", paths["maps"]).splitlines()
+    model = load(paths["maps"])
+    prior = model.prior(5, 3, start=5, sizes={"h": 5, "w": 4})
+    images = model.decode(prior)
+    assert lines == [
+        f"x.latents.latent float32 {list(prior.shape)}",
+        f"x.data float32 {list(images.shape)}",
+        "x.pixels uint8 [5, 20, 16, 3]",
+    ]
+    assert (tmp_path / "x.latents.latent").read_bytes() == prior.tobytes()
+    data = np.frombuffer((tmp_path / "x.data").read_bytes(), np.float32).reshape(images.shape)
+    assert np.allclose(data, images, rtol=1e-4, atol=1e-4)
+    check_pixels(model, np.frombuffer((tmp_path / "x.pixels").read_bytes(), np.uint8).reshape(5, 20, 16, 3), images)
+
+
+def test_first_program_of_the_page_works(tmp_path: Path) -> None:
+    first = re.search(r"^```cpp\n(.*?)\n\n(.*?)^```", (LIBRARY / "README.md").read_text("utf-8"), re.M | re.S)
+    assert first is not None
+    (tmp_path / "main.cpp").write_text(f"{first[1]}\nint main() {{\n{first[2]}}}\n")
+    compile_with_openvino(tmp_path / "main.cpp", tmp_path / "main")
+    shutil.copy(REFERENCE, tmp_path)
+    subprocess.run([tmp_path / "main"], cwd=tmp_path, check=True)
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")

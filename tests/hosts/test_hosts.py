@@ -83,7 +83,7 @@ def test_altered_file_never_reaches_the_engine(
     assert not (tmp_path / PICTURE).exists()
 
 
-@pytest.mark.parametrize("name", ["python", "node"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_texts_of_a_bundle_reach_no_terminal_as_they_are(
     name: str, host: Callable[[str], Host], folder: Path, tmp_path: Path
 ) -> None:

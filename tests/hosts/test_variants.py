@@ -70,13 +70,38 @@ def test_host_tests_an_encoder_alone_and_draws_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["python", "node"])
+NO_FILE = dict.fromkeys(("python", "node"), "bundle has no part as onnx")
+NO_FILE |= {"cpp-openvino": "bundle has no file that this engine can run"}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_host_names_a_bundle_without_a_file_for_its_engine(
     name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
 ) -> None:
     done = run_with(host(name), folder, bundle("torchscript"))
-    assert (done.returncode, done.stderr) == (1, "error: bundle has no part as onnx\n")
+    assert (done.returncode, done.stderr) == (1, f"error: {NO_FILE[name]}\n")
     assert "FAIL" not in done.stdout
+
+
+def test_libtorch_host_draws_with_a_decoder_alone(
+    host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path, tmp_path: Path
+) -> None:
+    found = host("cpp-libtorch")
+    report = run(found, folder, bundle("torchscript"), seed=3, picture=tmp_path / PICTURE)
+    assert report.passed, f"{report.text}\n{report.errors}"
+    assert compared(report.text) == OUTPUTS["decoder"]
+    done = run_with(found, folder, bundle("decoder"))
+    assert (done.returncode, done.stderr) == (1, "error: bundle has no file that this engine can run\n")
+
+
+def test_opencv_host_names_the_decoder_that_it_needs(
+    host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+) -> None:
+    found = host("cpp-opencv")
+    assert run(found, folder, bundle("decoder")).passed
+    done = run_with(found, folder, bundle("encoder"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: bundle has no decoder as onnx that this engine can run\n"
 
 
 def test_browser_tests_an_encoder_alone(
