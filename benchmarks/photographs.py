@@ -10,6 +10,7 @@ columns are.
 
     photos, photos-detail  the presets of these names
     photos-no-whiten       `photos` with the latents as they were trained: its samples show what `--whiten` is for
+    photos-no-shift        `photos` with images that stay where they are
     mlp      the default network, with the preset's likelihood, since grey levels under a Bernoulli have no likelihood
     conv     family `conv`, likewise
     pythae   pythae's `VAE` with its convolutional networks for CelebA, Adam with rate 1e-3 and batches of 64, on float
@@ -53,6 +54,7 @@ from vae_export.runs import Run
 OURS: dict[str, dict[str, Any]] = {
     "photos": {"preset": "photos"},
     "photos-no-whiten": {"preset": "photos", "whiten": False},
+    "photos-no-shift": {"preset": "photos", "shift": 0},
     "photos-detail": {"preset": "photos-detail"},
     "mlp": {"family": "mlp", "likelihood": "discretised-logistic"},
     "conv": {"family": "conv", "likelihood": "discretised-logistic"},

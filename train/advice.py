@@ -27,7 +27,7 @@ def expectation(images: int) -> str | None:
         return None
     return (
         f"{images:,} pictures are few: expect reconstructions of colours and of light and dark, and blurred samples; "
-        "more pictures help most, and --shift 4, and --flip where left and right do not matter"
+        "more pictures help most, and --flip where left and right do not matter"
     )
 
 
