@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import NoReturn
 
 import pytest
+
+from vae_export.system.extras import missing
 
 
 def skip_or_fail(what: str, do: str) -> NoReturn:
@@ -19,3 +22,15 @@ def skip_or_fail(what: str, do: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def require_extra(extra: str) -> None:
+    """Skip the test, or fail it in CI, where an extra of the project is not installed."""
+    if (error := missing(extra)) is not None:
+        skip_or_fail(error.what, error.do or "")
+
+
+def require_module(name: str) -> None:
+    """Skip the test, or fail it in CI, where a package of the extra `dev` is not installed."""
+    if importlib.util.find_spec(name) is None:
+        skip_or_fail(name, "run: make install")

@@ -19,6 +19,7 @@ import pytest
 from tests.commands import ROOT, command, run_cli
 from tests.conftest import Outcome
 from tests.explorer.conftest import PAGE, exploring
+from tests.required import require_module
 from vae_export.bundles import open_bundle
 from vae_export.cli.explore import REFERENCE
 from vae_export.explorer.server import (
@@ -260,7 +261,7 @@ def test_page_opens_in_the_browser(bundle: Path, fake_ort: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_wheel_contains_the_page_and_the_package(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
+    require_module("hatchling")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT, check=True, capture_output=True, timeout=120,

@@ -18,7 +18,7 @@ from tests.commands import Invoke, run_python, tree
 from tests.conftest import Exported
 from tests.formats.one_format import assert_rows_are_computed_one_by_one, with_decoder_alone
 from tests.formats.test_formats import traces
-from tests.required import skip_or_fail
+from tests.required import require_extra
 from vae_export import Artifact, Certificate, Contract, Source, bundle, export, verify
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileContent
@@ -30,7 +30,6 @@ from vae_export.formats.base import StatedFile
 from vae_export.parity import References
 from vae_export.parity.oracle import evaluate_graph
 from vae_export.session_options import SessionOptions
-from vae_export.system.extras import missing
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +40,7 @@ CONTRACT = Contract((1, 2, 2), (4,))
 
 @pytest.fixture(scope="module", autouse=True)
 def _installed() -> None:
-    if (error := missing("ncnn")) is not None:
-        skip_or_fail(error.what, error.do or "")
+    require_extra("ncnn")
 
 
 @pytest.fixture(scope="module")

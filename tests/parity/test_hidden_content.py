@@ -17,6 +17,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.parity.small_exports import Subject, assert_fails, tampered, verified
+from tests.required import require_extra
 from vae_export.artifact.folder import read_content
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.errors import ModelError
@@ -506,7 +507,7 @@ NCNN: dict[str, tuple[bytes, bytes, str]] = {
 
 @pytest.mark.parametrize("name", NCNN)
 def test_content_of_ncnn_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
-    pytest.importorskip("pnnx", reason="the extra ncnn is not installed")
+    require_extra("ncnn")
     old, new, named = NCNN[name]
 
     def changed(_: FileContent) -> FileContent:

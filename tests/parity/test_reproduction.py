@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests import sample_models
 from tests.parity.small_exports import Subject, assert_fails, onnx_data, tampered, verified
+from tests.required import require_extra
 from vae_export.artifact.manifest import FileContent, FileEntry
 from vae_export.capture import Captured
 from vae_export.contract import Part
@@ -319,7 +320,7 @@ def test_rows_that_are_counted_are_one_structure_in_openvino(
     mlp: Subject, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], same: bool
 ) -> None:
     """Its files are made of ONNX files, and earlier versions of the exporter count the rows there too."""
-    pytest.importorskip("openvino")
+    require_extra("openvino")
     model = onnx.load_from_string(counting_rows(mlp.data("encoder"), **changes))
     if "counted" in changes:
         model.graph.node.insert(0, helper.make_node("Abs", ["image"], ["image_1"]))
