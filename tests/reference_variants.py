@@ -55,6 +55,14 @@ def one_part(part: str, format: str = "onnx") -> bytes:
     return _trimmed(files, manifest, part)
 
 
+def compiled() -> bytes:
+    """Return the bundle with a decoder that was compiled for one kind of machine, and no other file."""
+    files, manifest = _pieces()
+    manifest["files"] = [file for file in manifest["files"] if (file["part"], file["format"]) == ("decoder", "onnx")]
+    manifest["files"][0]["machine"] = "linux x86_64 AVX2"
+    return _trimmed(files, manifest, "decoder")
+
+
 def with_sidecar(folder: Path) -> bytes:
     """Return the bundle with a decoder whose weights lie in a sidecar.
 
@@ -126,4 +134,5 @@ VARIANTS: Mapping[str, Callable[[Path], bytes]] = {
     "decoder": lambda _: one_part("decoder"),
     "sidecar": with_sidecar,
     "torchscript": lambda _: one_part("decoder", "torchscript"),
+    "compiled": lambda _: compiled(),
 }

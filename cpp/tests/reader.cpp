@@ -82,7 +82,8 @@ void print_running(const std::string& path) {
   const vae::Bundle bundle = vae::Bundle::open(path);
   const vae::Running running = vae::recommendation(bundle.manifest(), vae::Part::decoder, vae::describe_machine());
   const vae::ModelFile* decoder = bundle.manifest().find(vae::Part::decoder, "onnx");
-  const vae::Settings settings = vae::with_needed_entries(*decoder, running.settings);
+  const vae::Settings settings =
+      vae::with_needed_entries(decoder == nullptr ? vae::ModelFile() : *decoder, running.settings);
   std::cout << (running.file == nullptr ? "none" : running.file->name) << ' ' << settings.threads << ' '
             << settings.optimisation << ' ' << settings.spins << settings.is_parallel << settings.has_arena
             << settings.has_pattern;

@@ -73,8 +73,12 @@ class Bundle:
             raise ValueError(f"manifest or certificate cannot be read: {error!r}") from error
 
     def find_model(self, part: str, format: str = "onnx") -> Json | None:
-        """Return the manifest's entry for a part's model file, in float32 if there is one: see `PRECISIONS`."""
+        """Return the manifest's entry for a part's model file, in float32 if there is one: see `PRECISIONS`.
+
+        Files that were compiled for one kind of machine are passed over: nothing here can tell whether this is one.
+        """
         files = [file for file in self.manifest["files"] if (file["part"], file["format"]) == (part, format)]
+        files = [file for file in files if not file.get("machine")]
         for precision in PRECISIONS:
             for file in files:
                 if file.get("precision", "fp32") == precision:
@@ -101,7 +105,8 @@ class Bundle:
         for file in self.manifest["files"] if all(are_known) else ():
             entry = {"precision": "fp32", **file}
             names = [entry[key] for key in ("name", "sha256", "part", "format")]
-            if names == [advice.get("file"), advice.get("sha256"), part, "onnx"] and entry["precision"] in PRECISIONS:
+            is_usable = entry["precision"] in PRECISIONS and not entry.get("machine")
+            if is_usable and names == [advice.get("file"), advice.get("sha256"), part, "onnx"]:
                 return entry, advice
         return None
 

@@ -95,7 +95,8 @@ export function modelFiles({ files }) {
 }
 
 /**
- * Return the file of a part with the highest precision, or with the given one; undefined if there is none.
+ * Return the file of a part with the highest precision, or with the given one; undefined if there is none. Files that were
+ * compiled for one kind of machine are passed over, since nothing here can tell whether this machine is one.
  *
  * @param {Pick<Manifest, "files">} manifest
  * @param {string} part
@@ -103,7 +104,7 @@ export function modelFiles({ files }) {
  * @returns {ModelFile | undefined}
  */
 export function findModel({ files }, part, precision = null) {
-  const have = files.filter((file) => file.part === part && file.format === "onnx");
+  const have = files.filter((file) => file.part === part && file.format === "onnx" && !file.machine);
   const wanted = precision === null ? PRECISIONS : [precision];
   return wanted.map((one) => have.find((file) => precisionOf(file) === one)).find((file) => file !== undefined);
 }

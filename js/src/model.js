@@ -114,7 +114,8 @@ export class Model {
    */
   running(part) {
     const found = this.#find(part);
-    if (!found) return refuse(`bundle has no ${part} as onnx`, null, null, this.bundle.manifest.files.map(({ name }) => name).join(", "));
+    const described = (/** @type {ModelFile} */ { name, machine }) => (machine ? `${name} for ${machine} alone` : name);
+    if (!found) return refuse(`bundle has no ${part} as onnx`, null, null, this.bundle.manifest.files.map(described).join(", "));
     return found;
   }
 

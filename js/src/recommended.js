@@ -33,7 +33,7 @@ export function recommendation({ recommended, files }, part, machine) {
   if (!advice) return null;
   const { file: name, sha256, provider, threads, optimisation, switches } = advice;
   const file = files.find((entry) => entry.name === name && entry.part === part && entry.format === "onnx" && entry.sha256 === sha256);
-  const isKnown = file && provider === "CPUExecutionProvider" && Number.isSafeInteger(threads) && threads >= 0
+  const isKnown = file && !file.machine && provider === "CPUExecutionProvider" && Number.isSafeInteger(threads) && threads >= 0
     && LEVELS.includes(optimisation) && Array.isArray(switches) && switches.every((item) => Object.hasOwn(SWITCHES, item));
   if (!isKnown) return { reason: "recommendation not followed: it is not understood" };
   if (machine === null) return { reason: "recommendation not followed: this machine is not known" };

@@ -22,7 +22,7 @@ from tests.bundles.tampering.archives import files_of, summed
 from tests.commands import ROOT
 from tests.conftest import Exported
 from tests.cpp.programs import LIBRARY, WARNINGS, compiler, openvino, output_of
-from tests.reference_variants import REFERENCE
+from tests.reference_variants import REFERENCE, consistent
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bundles import open_bundle
 from vae_export.bundles.signature import public_key
@@ -143,7 +143,10 @@ def test_recommendation_is_followed_on_a_machine_like_the_measured_one(cpp_reade
         data = files | {"manifest.json": json.dumps(manifest | {"recommended": recommended}).encode()}
         (tmp_path / f"{name}.zip").write_bytes(summed(data))
         expected.append(said)
-    paths = [tmp_path / f"{name}.zip" for name in cases]
+    decoder["machine"] = "linux x86_64 AVX2"  # it was compiled for some machine
+    (tmp_path / "compiled.zip").write_bytes(consistent(files, manifest | {"recommended": [good]}))
+    expected.append(f"none 0 all 1011 {unknown}")
+    paths = [tmp_path / f"{name}.zip" for name in (*cases, "compiled")]
     assert output_of(cpp_reader, "--running", *paths).splitlines() == expected
 
 

@@ -74,11 +74,12 @@ NO_FILE = dict.fromkeys(("python", "node"), "bundle has no part as onnx")
 NO_FILE |= {"cpp-openvino": "bundle has no file that this engine can run"}
 
 
+@pytest.mark.parametrize("variant", ["torchscript", "compiled"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_host_names_a_bundle_without_a_file_for_its_engine(
-    name: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
+    name: str, variant: str, host: Callable[[str], Host], bundle: Callable[[str], Path], folder: Path
 ) -> None:
-    done = run_with(host(name), folder, bundle("torchscript"))
+    done = run_with(host(name), folder, bundle(variant))
     assert (done.returncode, done.stderr) == (1, f"error: {NO_FILE[name]}\n")
     assert "FAIL" not in done.stdout
 

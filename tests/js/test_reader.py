@@ -151,6 +151,8 @@ def test_find_model_takes_the_first_precision_with_its_tolerance(node: str) -> N
     cases = [list(reversed([files[0], *files[first:]])) for first in range(1, len(files))]
     assert run(node, code, cases) == [[precision, stated.get(precision, 0)] for precision in PRECISIONS]
     assert run(node, code, [[], files[:1], [{"part": "decoder", "format": "onnx"}]]) == [None, None, [None, 1]]
+    compiled = files[1] | {"machine": "linux x86_64 AVX2"}
+    assert run(node, code, [[compiled], [compiled, files[2]]]) == [None, ["fp16", 2]]
 
 
 def test_open_bundle_reads_what_python_reads(node: str, bundle: Path, colour: Path) -> None:

@@ -139,6 +139,21 @@ def test_missing_part_is_refused_by_name(mlp: Exported, tmp_path: Path) -> None:
         load(artifact.folder).encode(np.zeros((1, 1, 28, 28), np.float32))
 
 
+def test_file_compiled_for_one_machine_is_never_run(mlp: Exported, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "export")
+    first, *others = artifact.manifest.files
+    files = (*others, replace(first, machine="linux x86_64 AVX2"))
+    (artifact.folder / MANIFEST).write_bytes(replace(artifact.manifest, files=files).text)
+    model = load(artifact.folder)
+    assert first.part not in model.parts
+    assert {comparison.part for comparison in model.self_test().outputs} == {
+        entry.part for entry in others if entry.format == "onnx"
+    }
+    said = rf"file is for one machine: {first.name}; expected an ONNX file for any machine, got linux x86_64 AVX2"
+    with pytest.raises(ModelError, match=said):
+        model.run(first.part)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [

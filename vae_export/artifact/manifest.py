@@ -245,6 +245,11 @@ class Manifest:
         return tuple(entry for entry in self.files if entry.precision in PRECISIONS)
 
     @property
+    def runtime_files(self) -> tuple[FileEntry, ...]:
+        """The ONNX files that the runtime may run: of a known precision, and compiled for no kind of machine."""
+        return tuple(entry for entry in self.known if entry.format == RUNTIME_FORMAT and not entry.machine)
+
+    @property
     def is_of_single_file(self) -> bool:
         """Whether it was made for a single file, of which nothing else is known. No export has such a manifest."""
         return self.opset is None and not (self.versions or self.provenance or self.golden)
@@ -261,10 +266,14 @@ class Manifest:
             The entry of the file.
 
         Raises:
-            ModelError: the export has no such file.
+            ModelError: the export has no such file, or it is an ONNX file for one kind of machine, which ONNX Runtime
+                could not tell from this one.
         """
         for entry in self.known:
             if (entry.part, entry.format, entry.precision) == (part, format, precision):
+                if format == RUNTIME_FORMAT and entry.machine:
+                    expected = "an ONNX file for any machine"
+                    raise ModelError("file is for one machine", where=entry.name, expected=expected, got=entry.machine)
                 return entry
         have = ", ".join(entry.name for entry in self.known)
         raise ModelError("export has no such file", where=f"{part}, {format}, {precision}", expected=have)
@@ -285,7 +294,7 @@ class Manifest:
         Raises:
             ModelError: the export has no ONNX file of the part.
         """
-        have = {entry.precision for entry in self.known if (entry.part, entry.format) == (part, RUNTIME_FORMAT)}
+        have = {entry.precision for entry in self.runtime_files if entry.part == part}
         highest = next((precision for precision in PRECISIONS if precision in have), FULL)
         return self.entry(part, RUNTIME_FORMAT, highest)
 
@@ -516,6 +525,7 @@ def _recommendation(item: Mapping[str, Any], files: Mapping[str, FileEntry]) -> 
     entry = files.get(found.file)
     facts = (
         entry is not None and (entry.part, entry.format, entry.sha256) == (found.part, RUNTIME_FORMAT, found.sha256),
+        entry is not None and not entry.machine,
         found.part in PARTS,
         type(options.provider) is str and options.provider.isalnum(),
         type(threads) is int and 0 <= threads <= MAX_THREADS,

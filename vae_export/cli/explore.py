@@ -20,7 +20,6 @@ from vae_export.cli.options import (
 from vae_export.contract import float_part
 from vae_export.errors import Terminated
 from vae_export.runs import ARTIFACTS, Run, newest_run
-from vae_export.session_options import RUNTIME_FORMAT
 
 if TYPE_CHECKING:
     from vae_export.artifact.manifest import Manifest
@@ -96,7 +95,7 @@ def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tup
 
 def _require_decoder(manifest: Manifest) -> None:
     """Raise `ModelError` unless there is an ONNX file that decodes, to numbers or to bytes."""
-    if not any(entry.format == RUNTIME_FORMAT and float_part(entry.part) == "decoder" for entry in manifest.known):
+    if not any(float_part(entry.part) == "decoder" for entry in manifest.runtime_files):
         manifest.finest("decoder")  # raises
 
 

@@ -9,7 +9,7 @@ from vae_export.contract import Part
 from vae_export.errors import TargetError, UsageError
 from vae_export.precision import FULL, PrecisionName
 from vae_export.runtime.session import try_provider
-from vae_export.session_options import CPU, RUNTIME_FORMAT, SessionOptions, find_provider
+from vae_export.session_options import CPU, SessionOptions, find_provider
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _obstacle(advice: Recommendation) -> str | None:
 
 def _precision(manifest: Manifest, asked: PrecisionName | None) -> PrecisionName:
     """Return the precision of the ONNX files to run: float32 where there is one, else the only one."""
-    have = dict.fromkeys(entry.precision for entry in manifest.known if entry.format == RUNTIME_FORMAT)
+    have = dict.fromkeys(entry.precision for entry in manifest.runtime_files)
     if asked is not None and asked not in have:
         raise UsageError("no ONNX file has this precision", expected=" | ".join(have) or "an ONNX file", got=asked)
     if asked is None and have and FULL not in have and len(have) > 1:

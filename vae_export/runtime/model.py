@@ -26,7 +26,7 @@ from vae_export.runtime.prior import draw_prior
 from vae_export.runtime.self_test import SelfTest, self_test
 from vae_export.runtime.session import Session
 from vae_export.runtime.tiling import Tiling
-from vae_export.session_options import MAX_THREADS, RUNTIME_FORMAT
+from vae_export.session_options import MAX_THREADS
 from vae_export.tensors import BATCH, Symbol
 
 #: An array where the contract has one latent, and otherwise arrays by the latent's name.
@@ -477,8 +477,8 @@ class Model:
         return outputs
 
     def _has(self, part: Part) -> bool:
-        kind = part, RUNTIME_FORMAT, self.running(part).precision
-        return any((entry.part, entry.format, entry.precision) == kind for entry in self.manifest.files)
+        kind = part, self.running(part).precision
+        return any((entry.part, entry.precision) == kind for entry in self.manifest.runtime_files)
 
     def _session(self, part: Part) -> Session:
         with self._opening:

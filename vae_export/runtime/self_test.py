@@ -10,7 +10,6 @@ from vae_export.artifact.golden import GoldenComparison, compare_golden, compare
 from vae_export.contract import PIXELS, Array, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.precision import FULL, PrecisionName
-from vae_export.session_options import RUNTIME_FORMAT
 
 RunPart = Callable[..., dict[str, Array]]
 
@@ -72,8 +71,8 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
     comparisons = []
     for golden in manifest.golden:
         precision = (precisions or {}).get(golden.part, FULL)
-        kind = golden.part, RUNTIME_FORMAT, precision
-        if not any((entry.part, entry.format, entry.precision) == kind for entry in manifest.known):
+        kind = golden.part, precision
+        if not any((entry.part, entry.precision) == kind for entry in manifest.runtime_files):
             continue
         outputs = run(golden.part, **{item.tensor: item.array(package.read(item)) for item in golden.inputs})
         for tensor, stored in zip(manifest.contract.spec(golden.part).outputs, golden.outputs, strict=True):
@@ -85,8 +84,8 @@ def self_test(package: Package, run: RunPart, precisions: Mapping[Part, Precisio
 def _of_pixels(package: Package, run: RunPart, precision: PrecisionName) -> Iterator[GoldenComparison]:
     """Compare decoders with uint8 pixels with the decoder's golden vectors, because they have no golden vectors."""
     manifest = package.manifest
-    for entry in manifest.files:
-        if entry.part in PIXELS.values() and (entry.format, entry.precision) == (RUNTIME_FORMAT, precision):
+    for entry in manifest.runtime_files:
+        if entry.part in PIXELS.values() and entry.precision == precision:
             [golden] = (golden for golden in manifest.golden if golden.part == "decoder")
             image, inputs = golden.outputs[0], {item.tensor: item.array(package.read(item)) for item in golden.inputs}
             pixels = run(entry.part, **inputs)["pixels"]

@@ -72,6 +72,7 @@ struct Manifest {
   Json provenance, recommended;
 
   /// Return the file of a part in a format, with the highest precision or with the given one; null if there is none.
+  /// Files that were compiled for one kind of machine are passed over: nothing here can tell whether this is one.
   const ModelFile* find(Part part, std::string_view format, std::string_view precision = {}) const {
     for (const std::string_view known : precisions)
       for (const ModelFile& file : files)

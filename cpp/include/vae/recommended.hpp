@@ -131,7 +131,8 @@ inline Running recommendation(const Manifest& manifest, Part part, const std::op
   if (advice == list.end()) return {};
   const auto settings = detail::read_settings(*advice);
   const auto file = std::find_if(manifest.files.begin(), manifest.files.end(), [&](const ModelFile& entry) {
-    return entry.part == part && entry.format == "onnx" && detail::is_text(advice->value("file", Json()), entry.name) &&
+    return entry.part == part && entry.format == "onnx" && entry.machine.empty() &&
+           detail::is_text(advice->value("file", Json()), entry.name) &&
            detail::is_text(advice->value("sha256", Json()), entry.sha256);
   });
   if (!settings || file == manifest.files.end())
