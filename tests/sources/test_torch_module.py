@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from vae_export import export, load, verify
 from vae_export.capture import Captured
+from vae_export.contract import Condition
 from vae_export.errors import ModelError, UsageError, VaeExportError
 from vae_export.sources import load_source
 
@@ -189,6 +190,13 @@ class Labelled(VAE):
 
     def decode(self, z, label):
         return super().decode(z + self.embed(label))
+
+class LabelledFromOne(Labelled):
+    def encode(self, x, label):
+        return super().encode(x, label - 1)
+
+    def decode(self, z, label):
+        return super().decode(z, label - 1)
 
 class Ladder(VAE):
     def __init__(self):
@@ -596,6 +604,13 @@ def test_conditions_are_passed_by_the_names_of_arguments(file: Path, function: s
     with torch.no_grad():
         assert torch.allclose(graph.program.module()(latent, label), own.decode(latent, label=label), atol=1e-6)
     assert [item.name for item in captured.graph("encoder").spec.inputs] == ["image", "label"]
+
+
+def test_classes_may_begin_at_1(file: Path) -> None:
+    source = load_source(f"{file}:LabelledFromOne", data_shape="1x6x6", conditions=["label:int64:1..3"])
+    assert source.contract.conditions == (Condition("label", (), "int64", 1, 3),)
+    with pytest.raises(ModelError, match=r"those that begin at 1 are --condition label:int64:1\.\.3"):
+        load_source(f"{file}:LabelledFromOne", data_shape="1x6x6", conditions=["label:int64:3"])
 
 
 def test_conditions_stated_in_another_order_reach_their_arguments(file: Path) -> None:

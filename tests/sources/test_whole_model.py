@@ -80,6 +80,22 @@ class WithPrior(VAE):
         _, _, mean, logvar = self.encode(x, label)
         return self.decode(torch.distributions.Normal(mean, torch.exp(logvar / 2)).rsample())
 
+class PriorOfMaps(nn.Module):
+    # A prior that is learned comes before the posterior, which has a standard deviation; any size.
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Conv2d(1, 8, 2, 2), nn.ConvTranspose2d(2, 1, 2, 2)
+
+    def encode(self, x):
+        return self.body(x).chunk(4, 1)
+
+    def decode(self, z):
+        return torch.sigmoid(self.out(z))
+
+    def forward(self, x):
+        _, _, mean, logstd = self.encode(x)
+        return self.decode(mean + torch.exp(logstd) * torch.randn_like(mean))
+
 class Logits(VAE):
     # The decoder takes a flat sample of the categories that the encoder gives logits of.
     def __init__(self):
@@ -177,6 +193,12 @@ def test_posterior_is_told_from_a_prior_by_forward(file: Path) -> None:
     source = load_source(f"{file}:WithPrior", data_shape="1x6x6", conditions=["label:int64:3"])
     assert source.encoder_outputs == ("other", "other", "mean", "logvar")
     assert "output 2 is the mean and 3 the logvar" in source.provenance["notes"][0]
+
+
+def test_forward_is_asked_about_free_sizes_too(file: Path) -> None:
+    source = load_source(f"{file}:PriorOfMaps", data_shape="1x2*hx2*w")
+    assert source.encoder_outputs == ("other", "other", "mean", "logstd")
+    assert source.contract.latents[0].item == (2, "h", "w")
 
 
 def test_decoder_of_another_latent_is_said_to_be_a_function_of_its_own(file: Path) -> None:

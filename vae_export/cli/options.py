@@ -206,7 +206,7 @@ class NamedModelOptions:
         typer.Option(
             "--condition",
             metavar="NAME:DTYPE:SIZE",
-            help="Further input: label:int64:10, or style:float32:16. Repeatable.",
+            help="Further input: label:int64:10, label:int64:1..10 or style:float32:16. Repeatable.",
         ),
     ] = None
     codes: Annotated[int | None, typer.Option("--codes", help="Number of codes, where the encoder gives codes.")] = None

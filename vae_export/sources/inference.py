@@ -147,6 +147,7 @@ def _fixed_contract(
                 where=", ".join(map(str, contract.spec("decoder").inputs)),
                 got=f"{type(error).__name__}: {error}",
                 do=_unstated(decoder, len(contract.latents), options)
+                or _other_classes(error, options)
                 or "check --latent-shape and --condition; if the decoder takes another latent than the encoder gives, "
                 "export each by a function of its own, that returns (model.encode, None) or (None, model.decode)",
             )
@@ -217,7 +218,9 @@ def _candidates(
             f"encoder {CANNOT_RUN}",
             where=", ".join(map(str, base.spec("encoder").inputs)),
             got=f"{type(error).__name__}: {error}",
-            do=_unstated(encoder, 1, options) or "check --data-shape and --condition",
+            do=_unstated(encoder, 1, options)
+            or _other_classes(error, options)
+            or "check --data-shape and --condition",
         ) from error
     leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS]
     if not leaves:
@@ -251,6 +254,15 @@ def _unstated(module: nn.Module, count: int, options: ModelOptions) -> str | Non
     stated = {condition.name for condition in options.conditions}
     needed = [name for name in needed_names(module, count) if name not in stated]
     return f"state '{needed[0]}' with --condition, such as --condition {needed[0]}:int64:10" if needed else None
+
+
+def _other_classes(error: Exception, options: ModelOptions) -> str | None:
+    """Return how to state classes that do not begin at 0, where a module refuses an index, or None."""
+    named = [item for item in options.conditions if item.dtype != "float32" and item.low == 0]
+    if not named or not (isinstance(error, IndexError) or str(error).startswith("Class values")):
+        return None
+    name, dtype, count = named[0].name, named[0].dtype, int(named[0].high) + 1
+    return f"check the number of classes; those that begin at 1 are --condition {name}:{dtype}:1..{count}"
 
 
 def _codebook_sizes(options: ModelOptions, *modules: nn.Module | None) -> list[int]:

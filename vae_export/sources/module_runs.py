@@ -118,7 +118,8 @@ def inputs_for(
     for spec in specs:
         value = random_tensor(spec, (rows, *spec.fixed_item), generator)
         if spec.is_integer:
-            value.view(-1)[0] = int(spec.high)  # beyond the end of a table where its size is misstated
+            # Beyond the ends of a table where its size or its first index is misstated.
+            value.view(-1)[0], value.view(-1)[-1] = int(spec.high), int(spec.low)
         if spec.role == "data" and images is not None and images.shape[1:] == spec.fixed_item:
             value = torch.as_tensor(images[[row % len(images) for row in range(rows)]])
         inputs.append(value.to(state.device, getattr(torch, spec.dtype) if spec.is_integer else state.dtype))

@@ -101,11 +101,11 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def parse_condition(text: str) -> Condition:
-    """Return a condition that is written as NAME:DTYPE:CLASSES or NAME:float32:SHAPE.
+    """Return a condition that is written as NAME:DTYPE:CLASSES, NAME:DTYPE:LOW..HIGH or NAME:float32:SHAPE.
 
     Args:
-        text: label:int64:10 for integers of 0 to 9, one a row; label:int64:10:4x4 for a map of them; label:float32:10
-            for ten numbers a row; label:float32 for one.
+        text: label:int64:10 for integers of 0 to 9, one a row; label:int64:1..10 for integers of 1 to 10;
+            label:int64:10:4x4 for a map of them; label:float32:10 for ten numbers a row; label:float32 for one.
 
     Raises:
         UsageError: the text is neither.
@@ -116,13 +116,20 @@ def parse_condition(text: str) -> Condition:
         if dtype in ("int64", "int32") and len(rest) in (2, 3):
             shape = parse_shape(rest[2], "--condition") if len(rest) == 3 else ()
             integers: Dtype = "int64" if dtype == "int64" else "int32"
-            return Condition(name, shape, integers, 0, int(rest[1]) - 1)
+            low, high = _integer_range(rest[1])
+            return Condition(name, shape, integers, low, high)
         if dtype == "float32" and len(rest) in (1, 2):
             return Condition(name, parse_shape(rest[1], "--condition") if len(rest) == 2 else ())
     except (ValueError, VaeExportError) as error:
         raise UsageError("bad condition", where="--condition", got=text, do=str(error)) from error
-    expected = "NAME:int64:CLASSES or NAME:float32:SHAPE, such as label:int64:10"
+    expected = "NAME:int64:CLASSES, NAME:int64:LOW..HIGH or NAME:float32:SHAPE, such as label:int64:10"
     raise UsageError("bad condition", where="--condition", expected=expected, got=text)
+
+
+def _integer_range(text: str) -> tuple[int, int]:
+    """Return the lowest and the highest of integers, written as their number or as LOW..HIGH."""
+    low, dots, high = text.partition("..")
+    return (int(low), int(high)) if dots else (0, int(text) - 1)
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, str]:

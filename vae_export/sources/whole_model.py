@@ -83,10 +83,9 @@ def meanings_that_forward_shows(
     Args:
         vae: the whole model.
         encoder: its encoder.
-        options: what is stated; sizes in numbers.
+        options: what is stated.
     """
-    shape = options.data_shape or ()
-    if options.encoder_outputs is not None or any(isinstance(size, str) for size in shape):
+    if options.encoder_outputs is not None or options.data_shape is None:
         return None
     taken = accepted_conditions(encoder, 1, options.conditions)
     parts: Mapping[bool, tuple[Literal["encoder", "decoder"], ...]] = {
@@ -95,7 +94,7 @@ def meanings_that_forward_shows(
     }
     conditions = tuple(replace(item, parts=parts[item in taken]) for item in options.conditions)
     try:
-        contract = Contract(shape, (1,), options.bounds, conditions=conditions)
+        contract = Contract(options.data_shape, (1,), options.bounds, conditions=conditions).at()
         leaves, _, still, moved = _seen(vae, encoder, contract)
         return None if still is None or moved is None else _matching(leaves, still, moved)
     except Exception:  # the user's code may raise anything
@@ -263,13 +262,12 @@ def check_decoder_runs_alone(vae: nn.Module, encoder: nn.Module, decoder: nn.Mod
     Args:
         vae: the whole model.
         encoder, decoder: its parts, which pass conditions as it takes them.
-        options: what is stated; sizes in numbers.
+        options: what is stated.
     """
     encode, decode = _function(vae, "encode", encoder), _function(vae, "decode", decoder)
-    shape = options.data_shape or ()
-    if encode is None or decode is None or any(isinstance(size, str) for size in shape):
+    if encode is None or decode is None or options.data_shape is None:
         return
-    contract = Contract(shape, (1,), options.bounds, conditions=options.conditions)
+    contract = Contract(options.data_shape, (1,), options.bounds, conditions=options.conditions).at()
     data, *conditions = inputs_for(vae, contract.spec("encoder").inputs)
     for further in (conditions, []) if conditions else ([],):
         with as_example(vae):
