@@ -43,14 +43,12 @@ class Host:
         needs: programs, Python modules (`module:NAME`), environment variables (`$NAME`), and files, relative to the
             repository or absolute.
         parts: the parts of the bundle that it runs.
-        installable: whether CI can install what it needs.
     """
 
     name: str
     engine: str
     needs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ("encoder", "decoder")
-    installable: bool = True
 
     @property
     def missing(self) -> list[str]:
@@ -83,7 +81,7 @@ HOSTS = {
         Host("cpp-libtorch", "LibTorch", (*_CPP, "module:torch")),
         Host("cpp-openvino", "OpenVINO", (*_CPP, "module:openvino")),
         Host("cpp-opencv", "OpenCV DNN", (*_CPP, "/usr/include/opencv4/opencv2/dnn.hpp"), parts=("decoder",)),
-        Host("cpp-onnxruntime", "ONNX Runtime", (*_CPP, "$ORT_ROOT"), installable=False),
+        Host("cpp-onnxruntime", "ONNX Runtime", (*_CPP, "$ORT_ROOT")),
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import platform
 import random
 import re
@@ -163,13 +164,15 @@ def test_settings_that_a_processor_without_vnni_needs_are_used_there_alone(cpp_r
 
 
 def test_every_header_compiles_with_clang_without_warnings() -> None:
-    """The headers of every engine, too, except ONNX Runtime's, whose library has none here."""
+    """The headers of every engine, too; those of ONNX Runtime where `ORT_ROOT` says where it is, as it does in CI."""
     torch = Path(str(importlib.util.find_spec("torch").origin)).parent / "include"  # type: ignore[union-attr]
     folders = {
         "libtorch": [torch, torch / "torch/csrc/api/include"],
         "opencv": [Path("/usr/include/opencv4")],
         "openvino": [openvino() / "include"],
     }
+    if root := os.environ.get("ORT_ROOT"):
+        folders["onnxruntime"] = [Path(root) / "include"]
     programs = {LIBRARY / "tests/reader.cpp": [], LIBRARY / "tests/verbs.cpp": folders["openvino"]}
     programs |= {ROOT / f"examples/cpp-{name}/main.cpp": found for name, found in folders.items()}
     for program, found in programs.items():

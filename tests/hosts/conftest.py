@@ -38,12 +38,10 @@ def folder(shared: Path) -> Path:
             return folder
 
 
-def require(*needs: str, installable: bool = True) -> None:
-    """Skip if something is missing, or fail in CI if it could have been installed."""
+def require(*needs: str) -> None:
+    """Skip if something is missing, or fail in CI."""
     if missing := ", ".join(need for need in needs if not there(need)):
-        if installable:
-            skip_or_fail(missing, "install it")
-        pytest.skip(f"not on this machine: {missing}")
+        skip_or_fail(missing, "install it; $ORT_ROOT: see examples/cpp-onnxruntime")
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +50,7 @@ def host(folder: Path) -> Callable[[str], Host]:
 
     def get(name: str) -> Host:
         found = HOSTS[name]
-        require(*found.needs, installable=found.installable)
+        require(*found.needs)
         with locked_waiting(folder / f"lock-{name}"):
             if not (folder / f"built-{name}").exists():
                 build(found, folder, QUICK)

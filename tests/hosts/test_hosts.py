@@ -221,6 +221,12 @@ def test_every_host_has_a_table_row_and_a_page() -> None:
         assert name == "browser" or f"{BUNDLE} {PICTURE}." in host.lines[-1]
 
 
+def test_cpp_hosts_have_fewer_than_thirty_lines() -> None:
+    programs = sorted((ROOT / "examples").glob("cpp-*/main.cpp"))
+    assert len(programs) == 4
+    assert [path for path in programs if len(path.read_text("utf-8").splitlines()) >= 30] == []
+
+
 def test_python_host_does_not_import_the_library() -> None:
     for name in ("bundle.py", "main.py"):
         assert not re.search(

@@ -94,7 +94,7 @@ def test_int8_bundle_fails_beyond_or_without_its_int8_tolerance(
     assert error > 1.4 * band
 
 
-@pytest.mark.parametrize("name", ["python", "node"])
+@pytest.mark.parametrize("name", ["python", "node", "cpp-onnxruntime"])
 def test_host_follows_a_recommendation_for_a_machine_like_this_one(
     name: str, host: Callable[[str], Host], folder: Path, mixed_precisions: Artifact, tmp_path: Path
 ) -> None:

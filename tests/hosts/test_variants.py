@@ -19,7 +19,7 @@ from vae_export import load
 pytestmark = pytest.mark.slow
 
 #: Hosts that run ONNX files of every part.
-PROGRAMS = ("python", "node", "cpp-openvino")
+PROGRAMS = ("python", "node", "cpp-openvino", "cpp-onnxruntime")
 OUTPUTS = {"bytes hwc": ["decoder-uint8-hwc pixels"], "bytes chw": ["decoder-uint8-chw pixels"]}
 OUTPUTS |= {"encoder": ["encoder mean", "encoder logvar"], "decoder": ["decoder image"], "sidecar": ["decoder image"]}
 
@@ -71,7 +71,7 @@ def test_host_tests_an_encoder_alone_and_draws_nothing(
 
 
 NO_FILE = dict.fromkeys(("python", "node"), "bundle has no part as onnx")
-NO_FILE |= {"cpp-openvino": "bundle has no file that this engine can run"}
+NO_FILE |= dict.fromkeys(("cpp-openvino", "cpp-onnxruntime"), "bundle has no file that this engine can run")
 
 
 @pytest.mark.parametrize("variant", ["torchscript", "compiled"])

@@ -148,6 +148,12 @@ class Model {
     return pixels(by_name(latent), conditions, layout);
   }
 
+  /// Decode n latents of `prior` to bytes for a screen; throws InputError if no images can be drawn from the prior.
+  Tensor sample_pixels(int64_t n, const Draw& draw = {}, const Tensors& conditions = {}, Layout layout = Layout::hwc) {
+    contract().check_drawable();
+    return pixels(prior(n, draw), conditions, layout);
+  }
+
   /// Encode data, such as images (N, C, H, W) in the contract's range.
   Encoded encode(const Tensor& data, const Tensors& conditions = {}) {
     Tensors outputs = run(Part::encoder, inputs_of(Part::encoder, {{contract().data.name, data}}, conditions));
@@ -182,14 +188,18 @@ class Model {
   }
 
   /// Compute the golden vectors with these parts, and compare the outputs with the expected ones; default: all that can
-  /// run.
+  /// run. Throws BundleError if one of these parts cannot run, or none.
   SelfTest self_test(const std::optional<std::vector<Part>>& parts = {}) {
+    if (parts)
+      for (const Part part : *parts) running(part);  // throws
     const auto file_of = [&](Part part) {
       const bool is_wanted = !parts || std::find(parts->begin(), parts->end(), part) != parts->end();
       return is_wanted ? find(part).file : nullptr;
     };
-    return vae::self_test(
+    SelfTest test = vae::self_test(
         bundle_, [&](Part part, const Tensors& inputs) { return run(part, inputs); }, file_of);
+    if (test.outputs.empty()) refuse("bundle has no file that this engine can run");
+    return test;
   }
 
   /// Return a value for every condition, for n rows: those of the golden vectors, again and again.

@@ -63,11 +63,11 @@ inline std::ostream& operator<<(std::ostream& out, const Comparison& comparison)
   return out << text.str();
 }
 
-/// Write a line for the noise, and one for each output.
+/// Write a line for the noise, one for each output, and the verdict: "pass" or "FAIL".
 inline std::ostream& operator<<(std::ostream& out, const SelfTest& test) {
   out << "noise: " << test.noise.same << " of " << test.noise.total << " golden latents bit for bit\n";
   for (const Comparison& output : test.outputs) out << output << '\n';
-  return out;
+  return out << (test.passed() ? "pass\n" : "FAIL\n");
 }
 
 /// Compare one output of an engine, which is no byte, with its golden array.
