@@ -48,6 +48,18 @@ def bytes_only(layout: str) -> bytes:
     return _trimmed(files, manifest, "decoder")
 
 
+def inverted_bytes(layout: str) -> bytes:
+    """Return the bundle with a second decoder, to bytes of the inverted image, which shows which of the two is used."""
+    files, manifest = _pieces()
+    decoder = next(file for file in manifest["files"] if (file["part"], file["format"]) == ("decoder", "onnx"))
+    shape: list[str | int | None] = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
+    pixels = {"name": "pixels", "dtype": "uint8", "shape": shape, "range": [0, 255]}
+    entry = decoder | {"part": f"decoder-uint8-{layout}", "name": "bytes.onnx", "outputs": [pixels]}
+    data = _to_bytes(files[decoder["name"]], layout, scale=-255.0, offset=255.5)
+    manifest["files"].append(entry | _stored(files, "bytes.onnx", data))
+    return consistent(files, manifest)
+
+
 def one_part(part: str, format: str = "onnx") -> bytes:
     """Return the bundle with the file of one part."""
     files, manifest = _pieces()
@@ -101,15 +113,15 @@ def _trimmed(files: Mapping[str, bytes], manifest: Any, part: str) -> bytes:
     return consistent({name: data for name, data in files.items() if name in kept}, manifest)
 
 
-def _to_bytes(decoder: bytes, layout: str) -> bytes:
+def _to_bytes(decoder: bytes, layout: str, scale: float = 255.0, offset: float = 0.5) -> bytes:
     """Append the rounding of section 4 to a decoder of images in [0, 1]."""
     model = onnx.load_model_from_string(decoder)
     graph, number = model.graph, helper.make_tensor
-    constants = {"scale": 255.0, "half": 0.5, "lowest": 0.0, "highest": 255.0}
+    constants = {"scale": scale, "offset": offset, "lowest": 0.0, "highest": 255.0}
     graph.initializer.extend(number(f"px_{name}", TensorProto.FLOAT, [], [value]) for name, value in constants.items())
     steps: list[tuple[str, list[str], dict[str, Any]]] = [
         ("Mul", ["px_scale"], {}),
-        ("Add", ["px_half"], {}),
+        ("Add", ["px_offset"], {}),
         ("Floor", [], {}),
         ("Clip", ["px_lowest", "px_highest"], {}),
         ("Transpose", [], {"perm": [0, 2, 3, 1] if layout == "hwc" else [0, 1, 2, 3]}),

@@ -14,8 +14,8 @@ import pytest
 import vae_export
 from tests.commands import run_cli
 from tests.explorer.conftest import exploring, quiet_page, wait_ready
-from tests.explorer.page.seen import DROP, encoded, eventually, looks_like, overflow, pixels, shown, sliders
-from tests.reference_variants import REFERENCE, bytes_only, one_part
+from tests.explorer.page.seen import DROP, drawn, encoded, eventually, looks_like, overflow, pixels, shown, sliders
+from tests.reference_variants import REFERENCE, bytes_only, inverted_bytes, one_part
 from vae_export.artifact.certificate import read_certificate
 from vae_export.bundles import open_bundle
 from vae_export.bundles.writer import pack
@@ -118,6 +118,22 @@ def test_decoder_to_bytes_alone_is_shown(browser: Browser, ort: Path, tmp_path: 
         wanted = model.sample(48, seed=0)
         for index in (0, 47):
             eventually(lambda index=index: looks_like(pixels(page, "#samples canvas", index), wanted[index], model))  # type: ignore[misc]
+
+
+def test_images_that_are_only_shown_come_from_the_decoder_to_bytes(browser: Browser, ort: Path, tmp_path: Path) -> None:
+    """It gives inverted images here, so that they tell it from the decoder that gives floats."""
+    path = tmp_path / "both.zip"
+    path.write_bytes(inverted_bytes("hwc"))
+    model = vae_export.load(REFERENCE)
+    with exploring("--bundle", path, "--ort", ort) as address, quiet_page(browser) as page:
+        page.goto(address)
+        wait_ready(page)
+        assert page.get_attribute("#check", "data-state") == "failed"
+        wanted = 1 - model.sample(48, seed=0)
+        for index in (0, 47):
+            eventually(lambda index=index: looks_like(pixels(page, "#samples canvas", index), wanted[index], model))  # type: ignore[misc]
+        image = drawn(page, model)  # its reconstruction is compared with it in numbers
+        eventually(lambda: looks_like(pixels(page, "#reconstruction"), model.reconstruct(image)[0], model))
 
 
 def test_encoder_alone_is_refused_before_the_page_is_served(ort: Path, tmp_path: Path) -> None:

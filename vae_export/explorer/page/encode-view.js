@@ -19,7 +19,7 @@ export function showEncodeView(shown) {
   const encode = coalesce(async () => {
     const image = drawing.image;
     const { mean, logvar } = await shown.model.encode(image);
-    const [reconstruction] = await shown.model.decode(mean.slice());
+    const [reconstruction] = await shown.model.decodeNumbers(mean.slice());
     posterior = mean;
     paint(find("reconstruction"), reconstruction, contract);
     find("posterior").textContent = describePosterior(image, reconstruction, mean, logvar, contract);

@@ -36,7 +36,7 @@ export async function measureEffects(model) {
     const latents = new Float32Array(2 * model.size);
     latents[index] = -EFFECT_STEP;
     latents[model.size + index] = EFFECT_STEP;
-    const [below, above] = await model.decode(latents);
+    const [below, above] = await model.decodeNumbers(latents);
     effects[index] = Math.sqrt(above.reduce((sum, value, pixel) => sum + (value - below[pixel]) ** 2, 0) / above.length);
   }
   return effects;

@@ -80,13 +80,26 @@ export class Model {
     return [...this.times].sort((a, b) => a - b)[this.times.length >> 1];
   }
 
-  /** Decode latents (N·Z) into a list of N images or rows of other data, each Float32Array (C·H·W). */
+  /**
+   * Decode latents (N·Z) into a list of N images to be shown, or rows of other data, each Float32Array (C·H·W). A decoder
+   * of the bundle that gives bytes is preferred: its images have the grey levels that a screen shows.
+   */
   async decode(latents) {
+    const { images, milliseconds } = await this.#decode(latents, true);
+    if (images.length === 1) this.times = [...this.times, milliseconds].slice(-TIMES_KEPT);
+    return images;
+  }
+
+  /** Decode latents into numbers to compute with, in the form of `decode`; the decoder that gives floats is preferred. */
+  async decodeNumbers(latents) {
+    return (await this.#decode(latents, false)).images;
+  }
+
+  async #decode(latents, isShown) {
     const rows = latents.length / this.size;
-    const argument = { latents: this.#splitLatents(latents, rows), conditions: this.#repeatConditions("decoder", rows), rows };
-    const { data, milliseconds } = await this.#call("decode", argument);
-    if (rows === 1) this.times = [...this.times, milliseconds].slice(-TIMES_KEPT);
-    return splitRows(data, rows);
+    const inputs = { latents: this.#splitLatents(latents, rows), conditions: this.#repeatConditions("decoder", rows) };
+    const { data, milliseconds } = await this.#call("decode", { ...inputs, rows, isShown });
+    return { images: splitRows(data, rows), milliseconds };
   }
 
   /** Encode one image, Float32Array (C·H·W), into {mean, logvar} of its posterior; without one, logvar is null. */
