@@ -77,9 +77,15 @@ class Run:
         return self.folder / "export"
 
 
-def newest_run() -> Run:
-    """Return the run of `ARTIFACTS` whose checkpoint was written last; raise `UsageError` if there is none."""
+def newest_run(*, exported: str | None = None) -> Run:
+    """Return the run of `ARTIFACTS` whose checkpoint was written last; raise `UsageError` if there is none.
+
+    Args:
+        exported: the name of a file; runs that have it in their export come first.
+    """
     checkpoints = sorted(ARTIFACTS.glob(f"*/{Run(ARTIFACTS).checkpoint.name}"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
+    runs = [Run(path.parent) for path in reversed(checkpoints)]
+    if not runs:
         raise UsageError("no run found", where=ARTIFACTS, do="train one first (python cli.py train), or pass --run")
-    return Run(checkpoints[-1].parent)
+    having = (run for run in runs if exported and (run.export / exported).is_file())
+    return next(having, runs[0])

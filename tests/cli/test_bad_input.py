@@ -23,8 +23,8 @@ BAD_INPUT = [
     ("export --verify-m 2", 2, "unknown option: --verify-m; did you mean --verify-minutes?"),
     ("export --out", 2, "Option '--out' requires an argument; see --help"),
     ("verify --atol much", 2, "bad --atol; expected a"),
-    ("verify --run {run} --atol nan", 2, "bad atol; expected a number from 0 up, got nan"),
-    ("verify --run {run} --rtol -1", 2, "bad rtol; expected a number from 0 up, got -1"),
+    ("verify --run {run} --atol nan", 2, "bad --atol; expected a number from 0 up, got nan"),
+    ("verify --run {run} --rtol -1", 2, "bad --rtol; expected a number from 0 up, got -1"),
     ("exprot", 2, "unknown command: exprot; did you mean export?"),
     ("zzz", 2, "unknown command: zzz; see --help"),
     ("decode", 2, "missing argument: LATENTS; see --help"),
@@ -73,10 +73,10 @@ BAD_INPUT = [
         3,
         "not a text: --licence {run}/export/encoder.onnx",
     ),
-    ("bench --run {run} --batch 0", 2, "bad batch; expected 1 to 1,048,576, got 0"),
+    ("bench --run {run} --batch 0", 2, "bad --batch; expected 1 to 1,048,576, got 0"),
     ("bench --run {run} --batch nan", 2, "bad --batch; expected a"),
-    ("bench --run {run} --threads 0", 2, "bad threads; expected 1 to"),
-    ("bench --run {run} --rounds -1", 2, "bad rounds; expected 1 to 10,000, got -1"),
+    ("bench --run {run} --threads 0", 2, "bad --threads; expected 1 to"),
+    ("bench --run {run} --rounds -1", 2, "bad --rounds; expected 1 to 10,000, got -1"),
     ("bench --run {run} --part head", 2, "unknown part; expected encoder | decoder | autoencoder | decoder-uint8-hwc"),
     ("bench --run {run} --out {home}/t.json --target onnx", 2, "no file for this target: onnx"),
     ("bench --run {run} --out {none}", 2, "--out is for the JSON"),
@@ -99,6 +99,23 @@ BAD_INPUT = [
     ("verify --run {run} --out {file}", 2, "--out is for the JSON; .*: {file}; expected a name in .json"),
     ("verify --run {run} --out {none}.html", 2, "--out is for the JSON; the page goes beside it"),
     ("verify --run {run} --out {none}", 2, "--out is for the JSON"),
+    (
+        "verify --run {run} --out {json} --force",
+        2,
+        "--force does not replace a file of another kind: {json}; expected a",
+    ),
+    (
+        "bench --run {run} --out {json} --force",
+        2,
+        "--force does not replace a file of another kind: {json}; expected a",
+    ),
+    ("verify --run {run} --out {page}.json --force", 2, "--force does not replace a page of another kind: {page}.html"),
+    (
+        "verify --run {run} --file {run}/export/decoder.onnx --part encoder",
+        3,
+        "inputs do not match the contract: .*encoder; expected image float (N, 1, 28, 28), got latent float (N, 4)",
+    ),
+    ("encode {none} --run {run} --out {npz}", 3, "cannot be read: {none}; got No such file"),
     ("verify --run {run} --out {full}", 2, "output is a folder: {full}; expected the name of a file"),
     ("verify {run}", 2, "unexpected argument: {run}; pass --run {run}"),
     ("verify {run}/export", 2, "unexpected argument: {run}/export; pass --export {run}/export"),
@@ -131,6 +148,9 @@ def test_bad_input_is_one_line_and_changes_nothing(
     (home / "empty").mkdir(parents=True)
     (home / "full.json").mkdir()
     (home / "notes.txt").write_text("mine")
+    (home / "latents.npz").write_bytes(b"mine")
+    (home / "package.json").write_text('{"format": "mine"}')
+    (home / "page.html").write_text("mine")
     save_checkpoint(sample_models.checkpoint("mlp", seed=1), home / "other.safetensors")
     places = {
         "run": run_folder,
@@ -138,6 +158,9 @@ def test_bad_input_is_one_line_and_changes_nothing(
         "empty": home / "empty",
         "file": home / "notes.txt",
         "none": tmp_path / "none",
+        "npz": home / "latents.npz",
+        "json": home / "package.json",
+        "page": home / "page",
         "full": home / "full.json",
         "long": tmp_path / ("n" * 300),
         "other": home / "other.safetensors",

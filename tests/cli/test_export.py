@@ -56,6 +56,25 @@ class TestExport:
         assert json.loads(outcome.out)["folder"] == str(newer / "export")
         assert not (older / "export").exists()
 
+    def test_newest_run_with_an_export_is_taken_where_one_is_needed(
+        self, invoke: Invoke, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs = tmp_path / "artifacts"
+        for name, time in (("newer", 2000), ("older", 1000)):
+            (runs / name).mkdir(parents=True)
+            (runs / name / "checkpoint.safetensors").touch()
+            os.utime(runs / name / "checkpoint.safetensors", (time, time))
+        (runs / "older" / "export").symlink_to(run_folder / "export")
+        monkeypatch.setattr("vae_export.runs.ARTIFACTS", runs)
+        outcome = invoke("sample", "-n", "1", "--out", tmp_path / "picture.PNG")
+        assert outcome.code == 0, outcome.err
+        assert outcome.err.startswith(f"run: {runs / 'older'}; {runs / 'newer'} is newer and has no export\n")
+        assert (tmp_path / "picture.PNG").read_bytes().startswith(b"\x89PNG")
+        (runs / "older" / "export").unlink()
+        outcome = invoke("sample")
+        assert (outcome.code, outcome.err.splitlines()[0]) == (3, f"run: {runs / 'newer'}")
+        assert "no such file or folder" in outcome.err
+
     @pytest.mark.slow
     def test_export_before_the_last_training_is_not_bundled(self, invoke: Invoke, run_folder: Path) -> None:
         with (run_folder / "checkpoint.safetensors").open("ab") as checkpoint:

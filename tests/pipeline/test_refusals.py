@@ -13,8 +13,8 @@ from tests.commands import Invoke, tree
 #: A command, its exit code, and a text in its last line; the test below fills in the places.
 BAD = [
     ("sample -n 0", 2, "-n"),
-    ("sample --seed -1", 2, "bad seed"),
-    ("sample --seed 18446744073709551616", 2, "bad seed"),
+    ("sample --seed -1", 2, "bad --seed; expected an integer from 0"),
+    ("sample --seed 18446744073709551616", 2, "bad --seed"),
     ("sample --threads 0", 2, "--threads"),
     ("sample --batch-size -3", 2, "--batch-size"),
     ("sample --engine spark", 2, "unknown engine; expected local | ray, got spark"),

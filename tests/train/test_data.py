@@ -196,6 +196,17 @@ def test_mnist_is_not_downloaded_to_a_folder_of_pictures(tmp_path: Path, name: s
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_mnist_is_not_downloaded_to_a_folder_of_folders_of_pictures(tmp_path: Path) -> None:
+    for name in ("2023", "2024"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    with pytest.raises(DataError, match=r"got pictures in .*; for your own pictures pass --dataset folder"):
+        load(DataOptions("mnist", tmp_path))
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no MNIST files: .*, and --no-download"):
+        load(DataOptions("mnist", tmp_path, download=False))
+
+
 def test_file_in_place_of_the_folder_of_mnist_is_named(tmp_path: Path) -> None:
     (tmp_path / "mnist.zip").touch()
     with pytest.raises(DataError, match=r"^not a folder: .*mnist.zip; say where the files are: --data-dir FOLDER$"):

@@ -119,7 +119,7 @@ def test_shift_beyond_the_image_is_refused(invoke: Invoke, tmp_path: Path) -> No
     arguments = ("--dataset", "folder", "--data-dir", photos, "--image-size", 16, *TINY, "--shift", 16)
     done = invoke("train", *arguments, "--out", tmp_path / "run")
     assert done.code == 2
-    assert "bad shift; expected less than a side of the images, 16 x 16, got 16" in done.err
+    assert "bad --shift; expected less than a side of the images, 16 x 16, got 16" in done.err
     assert not (tmp_path / "run").exists()
 
 

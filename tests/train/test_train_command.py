@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,34 @@ def test_existing_run_is_refused_and_untouched(cli: Cli, trained: Path) -> None:
     assert done.returncode == 2
     assert "--force" in one_line(done.stderr)
     assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.name != ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--dataset", "photos"], "unknown dataset; expected .*, got photos; did you mean --preset photos?"),
+        (["--dataset", "mnits"], "got mnits; did you mean mnist?"),
+        (["--dataset", "{folder}"], "got {folder}; for your own pictures pass --dataset folder --data-dir {folder}"),
+        (["--data-dir", "{folder}/a.jpg", "{folder}/b.jpg"], "pass --dataset folder --data-dir {folder}"),
+        (
+            ["{folder}"],
+            "unexpected argument: {folder}; for your own pictures pass --dataset folder --data-dir {folder}",
+        ),
+        (["--learning-rate", "2"], "bad --learning-rate; expected above 0, up to 1, got 2.0"),
+        (["--batch-size", "-1"], "bad --batch-size; expected 1 to 65,536, got -1"),
+    ],
+)
+def test_wrong_value_is_answered_with_the_option_that_takes_it(
+    invoke: Invoke, tmp_path: Path, typed: list[str], said: str
+) -> None:
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).touch()
+    outcome = invoke("train", *(word.format(folder=folder) for word in typed))
+    assert outcome.code == 2
+    pieces = said.format(folder=folder).split(".*")
+    assert re.search(".*".join(map(re.escape, pieces)) + "$", one_line(outcome.err)), outcome.err
 
 
 @pytest.mark.parametrize(

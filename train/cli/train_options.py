@@ -300,12 +300,17 @@ def preset_of_resumed(context: typer.Context, preset: str | None) -> str | None:
     return first
 
 
+def _complete_preset(incomplete: str) -> list[str]:
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 PresetOption = Annotated[
     str | None,
     typer.Option(
         "--preset",
         help="Named set of options; options that are typed override it.",
         callback=take_preset,
+        autocompletion=_complete_preset,
         is_eager=True,
         rich_help_panel="Start",
     ),

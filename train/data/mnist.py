@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
+from train.config import DATA_FOLDER
 from vae_export.errors import DataError
 from vae_export.io.atomic import PARTIAL, storage_errors, write_atomic
 from vae_export.io.image_files import holds_images
@@ -78,7 +79,7 @@ def _refuse_misplaced(name: str, root: Path, raw: Path) -> None:
             is_named = (near.absolute().name, outer[0].name) == ("raw", CLASSES[name])
             do = f"pass --data-dir {outer[1]}" if is_named else f"move the four files to {raw}"
             raise DataError(what, where=raw, got=f"{_FILES[0]} in {near}", do=do)
-    if holds_images(root):
+    if holds_images(root, within=root != DATA_FOLDER):  # pictures may lie beside data sets there
         do = "for your own pictures pass --dataset folder"
         raise DataError(what, where=raw, got=f"pictures in {root}", do=do)
 

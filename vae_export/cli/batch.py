@@ -59,7 +59,7 @@ class OpenOptions:
         require_bundle(self.verify_key, self.bundle)
         if self.bundle is not None:
             return self.bundle, self.bundle.absolute().parent
-        chosen = chosen_run(self.run)
+        chosen = chosen_run(self.run, exported=True)
         return chosen.export, chosen.folder
 
 
@@ -287,6 +287,10 @@ def _run(work: _Work, model: OpenOptions, machine: MachineOptions, output: Outpu
         raise UsageError("the input would be overwritten", where=work.reads, got=f"--out {out}", do=do)
     if output.shards is None:
         _check_kind(work.job, out)
+    if work.reads is not None and not work.reads.exists():
+        from vae_export.pipeline.readers.open import missing
+
+        raise missing(work.reads)
     check_free(out, force=output.force)
 
     from vae_export.pipeline import LocalEngine, Task, split_into_chunks
@@ -299,8 +303,8 @@ def _run(work: _Work, model: OpenOptions, machine: MachineOptions, output: Outpu
     if output.shards is None and work.job != "encode" and not contract.is_image:
         out = _array_file(out, contract, output)
     opened = Model(package, provider=provider, threads=threads, batch_size=machine.batch_size)
-    levels = work.levels or (output.shards is None and out.suffix in (".png", ""))  # pictures hold 8-bit levels
-    include_input = output.shards is None and out.suffix == ".png" and work.job == "reconstruct"
+    levels = work.levels or (output.shards is None and out.suffix.lower() in (".png", ""))  # pictures hold 8-bit levels
+    include_input = output.shards is None and out.suffix.lower() == ".png" and work.job == "reconstruct"
     task = Task(work.job, work.read(contract), levels=levels, include_input=include_input)
     chunks = split_into_chunks(task, opened, rows=output.shard_rows)
     options = SessionOptions(provider, threads)
@@ -332,7 +336,7 @@ def _ray(task: Task, package: Package, options: SessionOptions, machine: Machine
 def _check_kind(job: Operation, out: Path) -> None:
     """Raise `UsageError` unless the name of the output stands for a kind that the command can write."""
     suffixes = (".npz",) if job == "encode" else (".png", ".npy", "")
-    if out.suffix not in suffixes:
+    if out.suffix.lower() not in suffixes:
         expected = " | ".join(f"NAME{suffix}" for suffix in suffixes) + ", or --shards"
         raise UsageError("unknown type of output", where=out, expected=expected, got=out.suffix or "none")
     if out.suffix and out.is_dir():
@@ -345,7 +349,7 @@ def _array_file(out: Path, contract: Contract, output: OutputOptions) -> Path:
     Raises:
         UsageError: --out asks for pictures, or the file exists.
     """
-    if out.suffix == ".npy":
+    if out.suffix.lower() == ".npy":
         return out
     if output.out is not None:
         expected = "NAME.npy, or --shards"
@@ -365,7 +369,7 @@ def _open_writer(
     rows, outputs, force = task.reader.rows, task.outputs(contract), output.force
     if output.shards is not None:
         return writers.shard_folder(out, output.shards, rows, outputs, force=force)
-    match out.suffix:
+    match out.suffix.lower():
         case ".npz":
             return writers.npz_file(out, rows, outputs, force=force)
         case ".npy":

@@ -110,9 +110,9 @@ def bench(
 
         plan = replace(plan, sizes=parse_sizes(size))
     named = model.named(run=run)
-    chosen = chosen_run(run) if named is None else run_of(named)
+    chosen = chosen_run(run, exported=True) if named is None else run_of(named)
     place = out or chosen.export / TIMINGS
-    check_document_free(place, force=force)
+    check_document_free(place, "vae-export-timings", force=force)
     require("export")
 
     from vae_export.artifact.certificate import read_certificate

@@ -173,7 +173,7 @@ def _folders(run: Path | None, export: Path | None, model: NamedModel | None) ->
         return run_of(model).export, run_of(model).folder
     if export is not None:
         return export, export.resolve().parent  # ".." is no name
-    chosen = chosen_run(run)
+    chosen = chosen_run(run, exported=True)
     if chosen.checkpoint.exists():
         do = "run: vae-export export --force, or pass --export to bundle it as it is"
         open_artifact(chosen.export).require_origin(sha256(chosen.checkpoint), do=do)

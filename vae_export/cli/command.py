@@ -110,6 +110,16 @@ class Command(TyperCommand):
             elif isinstance(param, TyperArgument):
                 param.metavar = param.metavar or param.name.upper()
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; an error about a value names the option that was typed, not the field that it sets."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            option = _option_of(error, {name for param in self.params for name in param.opts})
+            if option is None:
+                raise
+            raise UsageError(f"bad {option}", expected=error.expected, got=error.got, do=error.do) from error
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line, without the braces that typer puts around choices."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
@@ -193,7 +203,9 @@ def _option_for(typed: str, error: typer.TyperException) -> str:
 
     context: Any = getattr(error, "ctx", None)
     known = {option for param in context.command.params for option in param.opts}
-    path = Path(typed)
+    path, first = Path(typed), Path(typed.split()[0])
+    if "--data-dir" in known and (path.is_dir() or first.is_file()):
+        return _for_pictures(path if path.is_dir() else first.parent)
     fitting = {
         "--export": (path / MANIFEST).is_file(),
         "--run": (path / "export").is_dir() or (path / "checkpoint.safetensors").is_file(),
@@ -204,6 +216,28 @@ def _option_for(typed: str, error: typer.TyperException) -> str:
     }
     option = next((option for option, fits in fitting.items() if fits and option in known), None)
     return "see --help" if option is None else f"pass {option} {typed}"
+
+
+def _other_option(value: str, error: typer.TyperException, flag: str) -> str | None:
+    """Return what to pass where another option takes a value that is no choice of this one, or None."""
+    context: Any = getattr(error, "ctx", None)
+    for param in context.command.params:
+        items = [] if flag in param.opts else param.shell_complete(context, value)
+        if any((item.type, item.value) == ("plain", value) for item in items):
+            return f"did you mean {param.opts[0]} {value}?"
+    known = {option for param in context.command.params for option in param.opts}
+    return _for_pictures(Path(value)) if "--data-dir" in known and Path(value).is_dir() else None
+
+
+def _for_pictures(folder: Path) -> str:
+    return f"for your own pictures pass --dataset folder --data-dir {folder}"
+
+
+def _option_of(error: UsageError, known: Collection[str]) -> str | None:
+    """Return the option whose value an error is about: "bad learning rate" is about --learning-rate."""
+    name = re.fullmatch(r"bad ([a-z][a-z -]*)", error.what)
+    option = None if name is None or error.where is not None else f"--{name[1].replace(' ', '-')}"
+    return option if option in known else None
 
 
 def usage_error(error: typer.TyperException) -> UsageError:
@@ -226,7 +260,7 @@ def usage_error(error: typer.TyperException) -> UsageError:
     flag, problem = param.opts[0], details[0]
     got = str(problem["input"])
     if choices := param.type_descriptor.choices:
-        return _unknown_choice(flag, tuple(map(str, choices)), got)
+        return _unknown_choice(flag, tuple(map(str, choices)), got, _other_option(got, error, flag))
     expected = {"int_parsing": "a whole number", "float_parsing": "a number"}.get(problem["type"])
     if limits := problem.get("ctx", {}):
         expected = (
@@ -235,5 +269,7 @@ def usage_error(error: typer.TyperException) -> UsageError:
     return UsageError(f"bad {flag}", expected=expected or problem["msg"], got=got)
 
 
-def _unknown_choice(flag: str, choices: tuple[str, ...], got: str) -> UsageError:
-    return unknown_choice(flag.strip("-").replace("-", " "), choices, got)
+def _unknown_choice(flag: str, choices: tuple[str, ...], got: str, other: str | None = None) -> UsageError:
+    """Return an error about a value that is no choice of an option; `other` is what to do where no choice is near."""
+    error = unknown_choice(flag.strip("-").replace("-", " "), choices, got)
+    return error if error.do or other is None else UsageError(error.what, expected=error.expected, got=got, do=other)

@@ -86,7 +86,7 @@ def _bundle(path: Path | None, run: Path | None, verify_key: Path | None) -> tup
         opened = open_bundle(path, verify_key=verify_key)
         _require_decoder(opened.manifest)
         return path.read_bytes(), path.name
-    chosen = chosen_run(run)
+    chosen = chosen_run(run, exported=True)
     artifact = open_artifact(chosen.export)
     _require_decoder(artifact.manifest)
     title = chosen.folder.absolute().name

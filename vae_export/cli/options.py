@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.cli import console
 from vae_export.cli.command import option_group
 from vae_export.errors import UsageError
@@ -287,12 +289,33 @@ def out_option(metavar: str | None, help: str) -> Any:
     return typer.Option("--out", metavar=metavar, help=help, rich_help_panel="Output")
 
 
-def check_document_free(path: Path, *, force: bool) -> None:
-    """Raise `UsageError` unless a JSON document can be written to `path`, and a page beside it."""
+def check_document_free(path: Path, kind: str, *, force: bool) -> None:
+    """Raise `UsageError` unless a JSON document can be written to `path`, and a page beside it.
+
+    Args:
+        path: the path of the document.
+        kind: what its format begins with, such as "vae-export-certificate": only such a document is replaced.
+        force: whether it may be replaced.
+    """
     if path.suffix != ".json":
         raise UsageError("--out is for the JSON; the page goes beside it", where=path, expected="a name in .json")
-    for place in (path, path.with_suffix(".html")):
+    page = path.with_suffix(".html")
+    for place in (path, page):
         check_file_free(place, force=force)
+    if path.exists() and not _is_document(path, kind):
+        what, do = "--force does not replace a file of another kind", "choose another --out"
+        raise UsageError(what, where=path, expected=f"a document of the format {kind}", do=do)
+    if page.exists() and not path.exists():
+        what, do = "--force does not replace a page of another kind", "choose another --out"
+        raise UsageError(what, where=page, expected=f"a page beside its {path.name}", do=do)
+
+
+def _is_document(path: Path, kind: str) -> bool:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and str(document.get("format")).startswith(f"{kind}/")
 
 
 def run_of(model: NamedModel) -> Run:
@@ -300,11 +323,12 @@ def run_of(model: NamedModel) -> Run:
     return Run(ARTIFACTS / model.name)
 
 
-def chosen_run(folder: Path | None) -> Run:
+def chosen_run(folder: Path | None, *, exported: bool = False) -> Run:
     """Return the run in a folder, or the newest run, whose name is then printed on stderr.
 
     Args:
         folder: the run folder; None takes the newest run.
+        exported: whether the newest run that has an export is taken, if there is one.
 
     Returns:
         The run.
@@ -316,8 +340,10 @@ def chosen_run(folder: Path | None) -> Run:
         if not folder.is_dir():
             raise UsageError("no such run", where=folder, expected="a folder made by python cli.py train")
         return Run(folder)
-    run = newest_run()
-    console.message(f"run: {run.folder}")
+    newest = newest_run()
+    run = newest_run(exported=MANIFEST) if exported else newest
+    newer = "" if run == newest else f"; {newest.folder} is newer and has no export"
+    console.message(f"run: {run.folder}{newer}")
     return run
 
 

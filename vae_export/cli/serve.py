@@ -156,7 +156,7 @@ def _opened(texts: Sequence[str], verify_key: Path | None, compute: ComputeOptio
     if not served:
         if verify_key is not None:
             raise UsageError("--verify-key goes with a bundle", where=verify_key, do="name the signed bundle")
-        served = [ServedBundle.of_file(chosen_run(None).export)]
+        served = [ServedBundle.of_file(chosen_run(None, exported=True).export)]
     return [
         OpenedBundle.open(
             bundle,

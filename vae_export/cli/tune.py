@@ -62,7 +62,7 @@ def tune(
 
     plan = TunePlan(**vars(search), sizes=parse_sizes(size or ()))
     refuse_together(run=run, export=export)
-    folder = export if export is not None else chosen_run(run).export
+    folder = export if export is not None else chosen_run(run, exported=True).export
     require("export")
 
     from vae_export.artifact.certificate import read_certificate

@@ -138,7 +138,7 @@ def verify(
     """
     _refuse_combinations(single, comparison, effort, export, json=json, rows=rows)
     if out is not None:
-        check_document_free(out, force=force)
+        check_document_free(out, "vae-export-certificate", force=force)
     require("export")
     from vae_export.parity import read_baseline
     from vae_export.parity import verify as compare
@@ -235,7 +235,7 @@ def _places(
     if checkpoint is not None and (export is not None or file is not None):
         return checkpoint, export
     chosen = _run_of_files(checkpoint, export) if run is None else None
-    chosen = chosen or chosen_run(run)
+    chosen = chosen or chosen_run(run, exported=export is None and file is None)
     return checkpoint or chosen.checkpoint, export or chosen.export
 
 

@@ -29,10 +29,15 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
 
 
-def holds_images(folder: Path) -> bool:
-    """Return whether a file of a folder has the name of an image; folders in it are not looked at."""
+def holds_images(folder: Path, *, within: bool = False) -> bool:
+    """Return whether a folder has a file with the name of an image; with `within`, or each folder in it has one."""
     names = {suffix for suffix, format in Image.registered_extensions().items() if format in IMAGE_FORMATS}
-    return any(path.suffix.lower() in names and path.is_file() for path in folder.iterdir())
+
+    def has_image(folder: Path) -> bool:
+        return any(path.suffix.lower() in names and path.is_file() for path in folder.iterdir())
+
+    inner = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")] if within else []
+    return has_image(folder) or (bool(inner) and all(map(has_image, inner)))
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None, *, opacity: bool = False) -> ImageArray:

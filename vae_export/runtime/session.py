@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -173,7 +173,16 @@ class Session:
             wanted = [(tensor.name, _TYPES[tensor.dtype], list(tensor.shape)) for tensor in expected]
             found = [(value.name, value.type, list(map(_size, value.shape))) for value in got]
             if wanted != found:
-                raise ModelError(f"{kind} do not match the contract", where=self._spec.part, expected=wanted, got=found)
+                what, texts = f"{kind} do not match the contract", (_shown(wanted), _shown(found))
+                raise ModelError(what, where=self._spec.part, expected=texts[0], got=texts[1])
+
+
+def _shown(tensors: Iterable[tuple[str, str, Iterable[Size | None]]]) -> str:
+    """Return names, types and shapes as a message shows them: "latent float (N, 10)"."""
+    return ", ".join(
+        f"{name} {type.removeprefix('tensor(').removesuffix(')')} ({', '.join(map(str, shape))})"
+        for name, type, shape in tensors
+    )
 
 
 def _size(size: int | str | None) -> Size | None:

@@ -171,9 +171,14 @@ class ValidatedReader:
             raise DataError("out of range", where=self.locate(start + index), expected=expected, got=value, do=do)
 
 
+def missing(path: Path) -> DataError:
+    """Return the error for a path at which nothing is."""
+    return DataError("cannot be read", where=path, got=os.strerror(errno.ENOENT))
+
+
 def _open(path: Path, spec: TensorSpec, field: str | None, names: Sequence[str], *, images: bool, fit: bool) -> Reader:
     if not path.exists():
-        raise DataError("cannot be read", where=path, got=os.strerror(errno.ENOENT))
+        raise missing(path)
     if not path.is_dir():
         if path.suffix in ARRAYS:
             return _open_array(path, spec, field, names)
