@@ -218,9 +218,7 @@ def _candidates(
             f"encoder {CANNOT_RUN}",
             where=", ".join(map(str, base.spec("encoder").inputs)),
             got=f"{type(error).__name__}: {error}",
-            do=_unstated(encoder, 1, options)
-            or _other_classes(error, options)
-            or "check --data-shape and --condition",
+            do=_unstated(encoder, 1, options) or _other_classes(error, options) or "check --data-shape and --condition",
         ) from error
     leaves = [leaf for leaf in find_leaves(returned) if leaf.tensor.ndim > 1 and len(leaf.tensor) == ROWS]
     if not leaves:
