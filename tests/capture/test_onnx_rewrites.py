@@ -95,3 +95,23 @@ def test_places_far_outside_of_an_image_are_sampled_as_pytorch_does(padding: str
     latent = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(0))
     (found,) = session.run(None, {"latent": latent.numpy()})
     np.testing.assert_allclose(found, sampled(latent.double()).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+def test_pooled_maps_and_nearest_neighbours_have_any_size(mode: str) -> None:
+    """The exporter fixes windows of means, and ONNX Runtime takes other neighbours between 14 and 32 places."""
+
+    def context(values: Tensor) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(values, (14, 3))
+        return F.interpolate(pooled, size=values.shape[2:], mode=mode)
+
+    shape = (2, "h", "w")
+    spec = Contract(shape, shape, None).spec("decoder")
+    program = export_program(DecoderModule(Lambda(context)).eval(), spec)
+    model = translate(program, spec, 20, 1 << 30).model
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows, height, width in ((1, 32, 9), (3, 64, 14), (2, 5, 7)):
+        latent = torch.randn(rows, 2, height, width, generator=torch.Generator().manual_seed(rows))
+        (found,) = session.run(None, {"latent": latent.numpy()})
+        np.testing.assert_allclose(found, context(latent).numpy(), rtol=1e-5, atol=1e-5)

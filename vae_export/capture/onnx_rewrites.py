@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils import _pytree as pytree
 
 from vae_export.capture.program import fx_graphs
@@ -19,6 +20,22 @@ _CLAMPS = (_aten.clamp.default, _aten.clamp_.default, _aten.hardtanh.default)
 #: lie in [-1, 1]. ONNX Runtime gives 0 in place of the border from about 1e6 on.
 _FAR_IN_A_GRID = 1e3
 _REFLECTION = 2
+#: Mean pooling to a given size, with the number of its axes. The exporter takes the windows of the example's size.
+_POOLS = {
+    _aten.adaptive_avg_pool1d.default: 1,
+    _aten.adaptive_avg_pool2d.default: 2,
+    _aten.adaptive_avg_pool3d.default: 3,
+}
+#: Nearest neighbours, with the number of their axes, and what is added to a place. ONNX Runtime rounds the ratio of two
+#: sizes in another way, and takes another neighbour for some of them, such as 14 and 32.
+_NEAREST: dict[Any, tuple[int, float]] = {
+    _aten.upsample_nearest1d.vec: (1, 0.0),
+    _aten.upsample_nearest2d.vec: (2, 0.0),
+    _aten.upsample_nearest3d.vec: (3, 0.0),
+    _aten._upsample_nearest_exact1d.vec: (1, 0.5),
+    _aten._upsample_nearest_exact2d.vec: (2, 0.5),
+    _aten._upsample_nearest_exact3d.vec: (3, 0.5),
+}
 #: The lowest and the highest slope that `rrelu` draws, unless others are given.
 _SLOPES = (1 / 8, 1 / 3)
 
@@ -59,6 +76,12 @@ def _is_refused(node: Node) -> bool:
         return bool(len(node.args) < 3 or node.args[2] == 2)
     if node.target is _aten.grid_sampler.default:
         return bool(node.args[3] != _REFLECTION)
+    if node.target in _POOLS:
+        axes = _POOLS[node.target]
+        sizes = zip(_argument_value(node, 0).shape[-axes:], _argument_value(node, 1), strict=True)
+        return any(isinstance(size, torch.SymInt) and pooled != 1 for size, pooled in sizes)
+    if node.target in _NEAREST:
+        return _has_another_neighbour(node)
     return node.target in (_aten.sort.stable, _aten.argsort.stable, _aten.rrelu.default)
 
 
@@ -77,6 +100,12 @@ def _rewrite(node: Node) -> None:
     elif node.target is _aten.cdist.default:
         with node.graph.inserting_before(node):
             _replace(node, _distances(node.graph, node.args[0], node.args[1]))
+    elif node.target in _POOLS:
+        with node.graph.inserting_before(node):
+            _replace(node, _pooled(node.graph, node.args[0], node.args[1], _POOLS[node.target]))
+    elif node.target in _NEAREST:
+        with node.graph.inserting_before(node):
+            _replace(node, _nearest(node.graph, node, *_NEAREST[node.target]))
     elif node.target is _aten.grid_sampler.default:
         with node.graph.inserting_before(node):
             near = _call(node.graph, _aten.clamp.default, node.args[1], -_FAR_IN_A_GRID, _FAR_IN_A_GRID)
@@ -87,6 +116,11 @@ def _rewrite(node: Node) -> None:
         node.target, node.args, node.kwargs = _aten.leaky_relu.default, (node.args[0], sum(slopes) / 2), {}
     else:
         _rewrite_attention(node)
+
+
+def _argument_value(node: Node, place: int) -> Any:
+    """Return the value of an argument when the graph was captured."""
+    return torch.fx.map_arg(node.args[place], lambda argument: argument.meta["val"])
 
 
 def _replace(node: Node, other: Node) -> None:
@@ -104,6 +138,59 @@ def _distances(graph: Graph, one: Any, other: Any) -> Node:
     total = _call(graph, _aten.add.Tensor, lengths[0], _call(graph, _aten.transpose.int, lengths[1], -2, -1))
     squares = _call(graph, _aten.sub.Tensor, total, _call(graph, _aten.mul.Tensor, products, 2.0))
     return _call(graph, _aten.sqrt.default, _call(graph, _aten.clamp.default, squares, 0.0))
+
+
+def _pooled(graph: Graph, tensor: Any, sizes: Any, axes: int) -> Node:
+    """Return the means of windows along the last axes, each axis by a product with a matrix of the windows' weights."""
+    for axis, pooled in zip(range(-axes, 0), sizes, strict=True):
+        size = graph.call_function(_aten.sym_size.int, (tensor, axis))
+        size.meta["val"] = tensor.meta["val"].shape[axis]
+        # Window i has the places j from floor(i · size / pooled) to before ceil((i + 1) · size / pooled).
+        first = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, pooled), 0)
+        place = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, size), 1)
+        behind = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, first, 1), size)
+        is_before_end = _call(graph, _aten.lt.Tensor, _call(graph, _aten.mul.Tensor, place, pooled), behind)
+        next_place = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, place, 1), pooled)
+        is_after_start = _call(graph, _aten.gt.Tensor, next_place, _call(graph, _aten.mul.Tensor, first, size))
+        within = _call(graph, _aten.logical_and.default, is_before_end, is_after_start)
+        ones = _call(graph, _aten.to.dtype, within, tensor.meta["val"].dtype)
+        weights = _call(graph, _aten.div.Tensor, ones, _call(graph, _aten.sum.dim_IntList, ones, [0], True))
+        moved = _call(graph, _aten.transpose.int, tensor, axis, -1)
+        tensor = _call(graph, _aten.transpose.int, _call(graph, _aten.matmul.default, moved, weights), axis, -1)
+    return tensor  # type: ignore[no-any-return]  # a node
+
+
+def _has_another_neighbour(node: Node) -> bool:
+    """Whether an axis is given a size, or scaled to one, that is no multiple of its own for all values of symbols."""
+    axes, _ = _NEAREST[node.target]
+    before, after = _argument_value(node, 0).shape[-axes:], node.meta["val"].shape[-axes:]
+    if node.args[1] is None and not all(isinstance(size, int) for size in after):
+        return False  # scaled by a number; there is no node that has the size
+    return not all(statically_known_true(large % small == 0) for small, large in zip(before, after, strict=True))
+
+
+def _nearest(graph: Graph, node: Node, axes: int, offset: float) -> Node:
+    """Return the nearest neighbours along the last axes, with the indices computed in float32 as PyTorch does."""
+    tensor: Any = node.args[0]
+    given: Any = node.args[1] or node.meta["val"].shape[-axes:]
+    scales: Any = node.args[2] if node.args[1] is None else None
+    one = _call(graph, _aten.ones.default, [1])
+    for axis in range(-axes, 0):
+        before = graph.call_function(_aten.sym_size.int, (tensor, axis))
+        before.meta["val"] = tensor.meta["val"].shape[axis]
+        length = _call(graph, _aten.mul.Tensor, one, before)
+        if scales is None:
+            ratio = _call(graph, _aten.div.Tensor, length, _call(graph, _aten.mul.Tensor, one, given[axis]))
+        else:
+            ratio = _call(graph, _aten.mul.Tensor, one, 1.0 / scales[axis])
+        place = _call(graph, _aten.to.dtype, _call(graph, _aten.arange.default, given[axis]), torch.float32)
+        if offset:
+            place = _call(graph, _aten.add.Tensor, place, offset)
+        found = _call(graph, _aten.floor.default, _call(graph, _aten.mul.Tensor, place, ratio))
+        last = _call(graph, _aten.sub.Tensor, length, 1.0)
+        index = _call(graph, _aten.to.dtype, _call(graph, _aten.minimum.default, found, last), torch.int64)
+        tensor = _call(graph, _aten.index_select.default, tensor, axis, index)
+    return tensor  # type: ignore[no-any-return]  # a node
 
 
 def _rewrite_attention(node: Node) -> None:
@@ -150,7 +237,8 @@ def _call(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
     """Add an operator to a graph, with the shape and dtype of its output."""
     node = graph.call_function(target, args, kwargs)
     values = torch.fx.map_arg((args, kwargs), lambda argument: argument.meta["val"])
-    tensor = next(value for value in pytree.tree_leaves(values[0]) if isinstance(value, torch.Tensor))
+    known = [*pytree.tree_leaves(values[0]), *(other.meta.get("val") for other in graph.nodes)]
+    tensor = next(value for value in known if isinstance(value, torch.Tensor))
     with getattr(tensor, "fake_mode"):  # noqa: B009  # values of a captured graph are fake tensors
         node.meta["val"] = target(*values[0], **values[1])
     return node
