@@ -67,7 +67,7 @@ class Bundle:
             self.contract = Contract(self.manifest)
             _check_manifest(self.manifest, self.contract)
             _check_entries(self.manifest, self.files, hashes)
-            _check_certificate(self.files["certificate.json"], self.manifest)
+            _check_certificate(self.files["certificate.json"], self.manifest, self.files["manifest.json"])
             self._check_golden_numbers()
         except (AttributeError, IndexError, KeyError, TypeError) as error:  # a value of another type
             raise ValueError(f"manifest or certificate cannot be read: {error!r}") from error
@@ -249,7 +249,7 @@ def _stored(manifest: Json) -> list[Json]:
     return [stored for file in manifest["files"] for stored in (file, *file.get("beside", ()))]
 
 
-def _check_certificate(data: bytes, manifest: Json) -> None:
+def _check_certificate(data: bytes, manifest: Json, manifest_data: bytes) -> None:
     certificate = _parse_json(data, "certificate.json", 64 << 20)
     _need(
         isinstance(certificate, dict) and certificate.get("format") in CERTIFICATE_FORMATS,
@@ -275,7 +275,8 @@ def _check_certificate(data: bytes, manifest: Json) -> None:
     _need(certificate["verdict"] == "pass", "certificate did not pass")
     if not is_first:
         _need(reproduction.keys() >= {file["name"] for file in manifest["files"]}, "certificate is incomplete")
-        _need(statements.keys() >= set(_statements(manifest)), "certificate is incomplete")
+        for subject, digest in _statements(manifest_data):
+            _need(statements.get(subject) == digest, f"certificate belongs to another manifest: {subject}")
     if not is_first and not certificate.get("unreproduced_allowed"):
         states = [item["state"] for item in reproduction.values()]
         _need(
@@ -288,11 +289,26 @@ def _check_certificate(data: bytes, manifest: Json) -> None:
     _need(passed, "certificate contradicts itself")
 
 
-def _statements(manifest: Json) -> Iterator[str]:
-    """Yield the subjects of a manifest of which a certificate has the hash."""
-    yield from ("contract", "opset", "versions", "provenance")
-    yield from (f"file {file['name']}" for file in manifest["files"])
-    yield from (f"golden vectors of {part['part']}" for part in manifest["golden"])
+def _statements(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield each subject of a manifest, with the hash of what is said about it."""
+
+    class Number(str):
+        """A number as the manifest spells it."""
+
+    def spelled(value: Any) -> str:
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{spelled(key)}: {spelled(value[key])}" for key in sorted(value)) + "}"
+        if isinstance(value, list):
+            return "[" + ", ".join(spelled(item) for item in value) + "]"
+        return value if isinstance(value, Number) else json.dumps(value)
+
+    manifest = json.loads(data, parse_float=Number, parse_int=lambda text: Number("0" if text == "-0" else text))
+    stated = {key: manifest[key] for key in ("contract", "opset", "versions", "provenance")}
+    for file in manifest["files"]:
+        stated[f"file {file['name']}"] = {key: file[key] for key in file if key not in ("inputs", "outputs")}
+    stated |= {f"golden vectors of {part['part']}": part for part in manifest["golden"]}
+    for subject, value in stated.items():
+        yield subject, hashlib.sha256(spelled(value).encode()).hexdigest()
 
 
 def _has_passed(row: Json) -> bool:

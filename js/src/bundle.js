@@ -4,7 +4,7 @@ import { ascii, crc32, readArchive } from "./archive.js";
 import { fits, isTable, tensorsOf } from "./contract.js";
 import { BundleError, refuse } from "./errors.js";
 import { ARRAYS, modelFiles, namedFiles, readManifest } from "./manifest.js";
-import { isWhole, parseJson } from "./strict-json.js";
+import { dumpSpelled, isWhole, parseJson, parseSpelled } from "./strict-json.js";
 
 /** @typedef {import("./contract.js").Contract} Contract */
 /** @typedef {import("./contract.js").Dtype} Dtype */
@@ -84,6 +84,7 @@ async function readBundle(bytes, verifyKey) {
     if (size !== entry(name).length) refuse("wrong size", name, `${size} bytes`, entry(name).length);
   }
   const certificate = readCertificate(entry(CERTIFICATE), manifest);
+  if (certificate.format !== CERTIFICATE_FORMATS[0]) await checkStatements(certificate, entry("manifest.json"));
   const card = readText(entry(CARD), CARD);
   readText(entry(LICENCE), LICENCE);
   const bundle = { identity: await digest(sums), signedBy, manifest, contract, certificate, card, files };
@@ -231,8 +232,7 @@ function readCertificate(bytes, manifest) {
   const isComplete = rows.length > 0 && certificate.planned_rows === rows.length && certificate.failed_rows === 0;
   if (isNew) {
     const file = manifest.files.find(({ name }) => !Object.hasOwn(reproduction, name));
-    const missing = file?.name ?? statementsOf(manifest).find((subject) => !Object.hasOwn(statements, subject));
-    if (missing !== undefined) refuse("certificate is incomplete", CERTIFICATE, missing);
+    if (file) refuse("certificate is incomplete", CERTIFICATE, file.name);
   }
   if (isNew && !isAllowed && !Object.values(reproduction).every(({ state }) => PROOFS.includes(state))) {
     refuse("certificate contradicts itself", CERTIFICATE, "every file reproduced");
@@ -244,14 +244,20 @@ function readCertificate(bytes, manifest) {
 }
 
 /**
- * Return the subjects of a manifest of which a certificate has the hash.
+ * Check that a certificate has the hash of each thing that the manifest says.
  *
- * @param {Manifest} manifest
- * @returns {string[]}
+ * @param {any} certificate
+ * @param {Uint8Array} bytes the manifest, which was read
  */
-function statementsOf({ files, golden }) {
-  const [named, parts] = [files.map(({ name }) => `file ${name}`), golden.map(({ part }) => `golden vectors of ${part}`)];
-  return ["contract", "opset", "versions", "provenance", ...named, ...parts];
+async function checkStatements({ manifest: statements }, bytes) {
+  const { contract, opset, versions, provenance, files, golden } = parseSpelled(bytes);
+  const stated = Object.entries({ contract, opset, versions, provenance });
+  for (const { inputs, outputs, ...file } of files) stated.push([`file ${file.name}`, file]);
+  for (const part of golden) stated.push([`golden vectors of ${part.part}`, part]);
+  for (const [subject, value] of stated) {
+    const [expected, found] = [await digest(new TextEncoder().encode(dumpSpelled(value))), statements[subject]];
+    if (found !== expected) refuse("certificate belongs to another manifest", `${CERTIFICATE}, ${subject}`, expected, String(found));
+  }
 }
 
 /**

@@ -14,6 +14,14 @@ const WORDS = /** @type {const} */ ([["true", true], ["false", false], ["null", 
 /** @type {Record<string, string>} */
 const ESCAPES = { '"': '"', "\\": "\\", "/": "/", b: "\b", f: "\f", n: "\n", r: "\r", t: "\t" };
 
+/** A number in the spelling of its document. */
+class Spelled {
+  /** @param {string} text */
+  constructor(text) {
+    this.text = text;
+  }
+}
+
 /**
  * The members of each object or array that were written with a fraction or an exponent.
  *
@@ -45,6 +53,44 @@ export function parseJson(bytes, name, limit) {
 }
 
 /**
+ * Parse JSON that `parseJson` accepts, with each number as its document spells it, for `dumpSpelled`.
+ *
+ * @param {Uint8Array} bytes
+ * @returns {any}
+ */
+export const parseSpelled = (bytes) => new Parser(new TextDecoder().decode(bytes), true).document();
+
+/**
+ * Return what `parseSpelled` gave, or a part of it, as JSON in the one spelling that is hashed (section 2).
+ *
+ * @param {any} value
+ * @returns {string}
+ */
+export function dumpSpelled(value) {
+  if (value instanceof Spelled) return value.text;
+  if (Array.isArray(value)) return `[${value.map(dumpSpelled).join(", ")}]`;
+  if (value !== null && typeof value === "object") {
+    const members = Object.keys(value).sort(byCodePoints).map((key) => `${dumpSpelled(key)}: ${dumpSpelled(value[key])}`);
+    return `{${members.join(", ")}}`;
+  }
+  const text = JSON.stringify(value);
+  return text.replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+/**
+ * Compare texts by their code points. Strings compare by UTF-16 code units, of which surrogates are not the highest.
+ *
+ * @param {string} one
+ * @param {string} other
+ */
+function byCodePoints(one, other) {
+  const [left, right] = [Array.from(one), Array.from(other)];
+  const place = left.findIndex((letter, index) => letter !== right[index]);
+  const at = (/** @type {string[]} */ letters) => letters[place]?.codePointAt(0) ?? -1;
+  return place < 0 ? left.length - right.length : at(left) - at(right);
+}
+
+/**
  * Return whether a member of a parsed object or array is a whole number, written as one, that a float64 holds exactly.
  *
  * @param {any} parent
@@ -55,9 +101,13 @@ export function isWhole(parent, key) {
 }
 
 class Parser {
-  /** @param {string} text */
-  constructor(text) {
+  /**
+   * @param {string} text
+   * @param {boolean} spells whether numbers become `Spelled`
+   */
+  constructor(text, spells = false) {
     this.text = text;
+    this.spells = spells;
     this.at = 0;
     this.depth = 0;
   }
@@ -149,6 +199,7 @@ class Parser {
   /**
    * @param {any} parent
    * @param {string | number} key
+   * @returns {number | Spelled}
    */
   number(parent, key) {
     NUMBER.lastIndex = this.at;
@@ -156,6 +207,7 @@ class Parser {
     if (match === null) return this.fail();
     const [token, fraction, exponent] = match;
     this.at += token.length;
+    if (this.spells) return new Spelled(token === "-0" ? "0" : token);
     const value = Number(token);
     if (fraction !== undefined || exponent !== undefined) {
       if (!Number.isFinite(value)) throw new Error(`number is too large: ${token.slice(0, 40)}`);

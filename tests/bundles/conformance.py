@@ -23,7 +23,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from vae_export.artifact.certificate import manifest_digests
-from vae_export.artifact.manifest import parse_manifest
 
 Json = dict[str, Any]
 #: A change of one of the objects in a draft.
@@ -33,6 +32,8 @@ PAGE, CARD, LICENCE = "certificate.html", "MODEL_CARD.md", "LICENSE"
 REFERENCE = Path(__file__).parents[2] / "artifacts" / "reference" / "mnist.zip"
 #: The list of the bundles with the expected answers, beside them.
 EXPECTED = "expected.tsv"
+#: The formats of certificates.
+FIRST, SECOND = "vae-export-certificate/1", "vae-export-certificate/2"
 #: Rows of the reference certificate that are kept.
 ROWS = 3
 #: The largest number of commas and opening brackets in a document, and its largest depth.
@@ -61,6 +62,7 @@ class Draft:
     """A bundle in pieces, whose hashes are made last."""
 
     manifest: Json
+    #: Without `reproduction` and `manifest`, which are made to fit; see `certified`.
     certificate: Json
     #: Model files, golden arrays and texts by name.
     files: dict[str, bytes]
@@ -83,14 +85,27 @@ class Draft:
         models = [stored for file in tables(files) for stored in (file, *tables(file.get("beside")))]
         arrays = [array for part in tables(parts) for kind in ("inputs", "outputs") for array in tables(part.get(kind))]
         named = [item.get("name") for item in models] + [item.get("file") for item in arrays]
-        texts = {
-            MANIFEST: dumped(self.manifest) if manifest is None else manifest,
-            CERTIFICATE: dumped(self.certificate) if certificate is None else certificate,
-        }
+        manifest = dumped(self.manifest) if manifest is None else manifest
+        certificate = dumped(self.certified(manifest)) if certificate is None else certificate
+        texts = {MANIFEST: manifest, CERTIFICATE: certificate}
         order = [MANIFEST, *dict.fromkeys(name for name in named if name in self.files)]
         order += [name for name in self.files if name.startswith("golden/") and name not in order]
         order += [CERTIFICATE, *(name for name in (PAGE, CARD, LICENCE) if name in self.files)]
         return summed([(name, texts.get(name) or self.files.get(name, b"")) for name in order])
+
+    def certified(self, manifest: bytes | None = None) -> Json:
+        """Return the certificate with what it says of the manifest.
+
+        Args:
+            manifest: bytes in place of those of the document.
+        """
+        names = [file.get("name") for file in tables(self.manifest.get("files"))]
+        try:
+            statements = manifest_digests(dumped(self.manifest) if manifest is None else manifest)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):  # a manifest that cannot be read
+            statements = {}
+        reproduction = {str(name): {"state": "reproduced"} for name in names}
+        return {"reproduction": reproduction, "manifest": statements} | self.certificate
 
     def data(self, manifest: bytes | None = None, certificate: bytes | None = None) -> bytes:
         return archive(self.entries(manifest, certificate))
@@ -132,7 +147,17 @@ def cases(reference: Path) -> Iterator[Case]:
     base = shortened(reference)
     yield Case("reference", True, "the reference bundle as it is", reference.read_bytes())
     yield Case("base", True, "the bundle from which most others are made", base.data())
-    for section in (container, contents, json_rules, manifest_types, plain_contract, extended, golden, certificates):
+    for section in (
+        container,
+        contents,
+        json_rules,
+        manifest_types,
+        plain_contract,
+        extended,
+        golden,
+        certificates,
+        statements,
+    ):
         yield from section(base)
 
 
@@ -147,7 +172,9 @@ def shortened(reference: Path) -> Draft:
     for file in manifest["files"]:
         file |= draft.store(file["name"], f"stand-in for {file['name']}".encode())
     certificate["rows"] = certificate["rows"][:ROWS]
-    certificate |= {"planned_rows": ROWS, "files": hashes(manifest)}
+    certificate |= {"format": SECOND, "planned_rows": ROWS, "files": hashes(manifest)}
+    for key in ("reproduction", "manifest"):
+        certificate.pop(key, None)
     return draft
 
 
@@ -337,7 +364,7 @@ def contents(base: Draft) -> Iterator[Case]:
 
 def json_rules(base: Draft) -> Iterator[Case]:
     """Section 3: the JSON that is allowed, in the manifest and in the certificate."""
-    text, certificate = dumped(base.manifest), dumped(base.certificate)
+    text, certificate = dumped(base.manifest), dumped(base.certified())
 
     def valued(value: bytes) -> bytes:
         return b'{"later": ' + value + b", " + text[1:]
@@ -1082,47 +1109,52 @@ def certificates(base: Draft) -> Iterator[Case]:
     """Section 2: the certificate."""
 
     def changed(change: Change) -> bytes:
-        draft = base.copy()
-        change(SimpleNamespace(document=draft.certificate, row=draft.certificate["rows"][0]))
-        return draft.data()
+        document = copy.deepcopy(base.certified())
+        change(SimpleNamespace(document=document, row=document["rows"][0]))
+        return base.data(certificate=dumped(document))
 
-    names = [file["name"] for file in base.manifest["files"]]
-    statements = manifest_digests(parse_manifest(dumped(base.manifest), MANIFEST))
-
-    def second(at: SimpleNamespace, **others: Any) -> None:
-        reproduction = {name: {"state": "reproduced"} for name in names}
-        stated: Json = {"reproduction": reproduction, "manifest": dict(statements), **others}
-        at.document.update(format="vae-export-certificate/2", **stated)
+    def first(at: SimpleNamespace, **others: Any) -> None:
+        del at.document["reproduction"], at.document["manifest"]
+        at.document.update(format=FIRST, **others)
 
     def reproduce(at: SimpleNamespace, state: str, **others: Any) -> None:
-        second(at, **others)
         at.document["reproduction"]["decoder.onnx"]["state"] = state
+        at.document.update(others)
 
-    def without(at: SimpleNamespace, key: str, item: str | None = None) -> None:
-        second(at)
-        (at.document if item is None else at.document[key]).pop(key if item is None else item)
+    def unstate(at: SimpleNamespace, key: str, item: str) -> None:
+        at.document[key].pop(item)
 
+    def restate(at: SimpleNamespace, digests: Json) -> None:
+        at.document["manifest"].update(digests)
+
+    stated = base.certified()["manifest"]
     finding = {"rule": "x", "severity": "warning", "where": "x", "detail": "x"}
     values: dict[str, tuple[Change, bool]] = {
         "unknown-keys": (lambda at: (at.document.update(later=1), at.row.update(later=1)), True),
         "other-version": (lambda at: at.document.update(format="vae-export-certificate/3"), False),
-        "second-version": (second, True),
-        "second-version-more": (lambda at: second(at, manifest={**statements, "other": "0"}), True),
-        "second-version-without-reproduction": (lambda at: without(at, "reproduction"), False),
-        "second-version-without-a-file": (lambda at: without(at, "reproduction", "encoder.onnx"), False),
-        "second-version-without-manifest": (lambda at: without(at, "manifest"), False),
+        "first-version": (first, True),
+        "first-version-with-others": (lambda at: first(at, reproduction={}, manifest={"contract": "0"}), True),
+        "without-reproduction": (lambda at: at.document.pop("reproduction"), False),
+        "without-reproduction-of-a-file": (lambda at: unstate(at, "reproduction", "encoder.onnx"), False),
+        "without-manifest": (lambda at: at.document.pop("manifest"), False),
+        "manifest-list": (lambda at: at.document.update(manifest=list(stated)), False),
+        "manifest-of-numbers": (lambda at: restate(at, {"later": 1}), False),
+        "manifest-of-more": (lambda at: restate(at, {"file more.onnx": "0", "later": ""}), True),
         **{
-            f"second-version-without-{subject.replace(' ', '-')}": (
-                partial(without, key="manifest", item=subject),
-                False,
-            )
-            for subject in statements
+            f"without-{subject.replace(' ', '-')}": (partial(unstate, key="manifest", item=subject), False)
+            for subject in stated
         },
+        **{
+            f"other-{subject.replace(' ', '-')}": (partial(restate, digests={subject: "0" * 64}), False)
+            for subject in stated
+        },
+        "hash-in-upper-case": (lambda at: restate(at, {"contract": stated["contract"].upper()}), False),
+        "hash-of-another-subject": (lambda at: restate(at, {"contract": stated["provenance"]}), False),
         "reproduced": (lambda at: reproduce(at, "reproduced"), True),
         "same-structure": (lambda at: reproduce(at, "same structure"), True),
         "not-reproduced": (lambda at: reproduce(at, "differs"), False),
         "not-reproduced-allowed": (lambda at: reproduce(at, "differs", unreproduced_allowed=True), True),
-        "not-reproduced-in-version-1": (lambda at: at.document.update(reproduction={"x": {"state": "differs"}}), True),
+        "not-reproduced-in-version-1": (lambda at: first(at, reproduction={"x": {"state": "differs"}}), True),
         "reproduction-text": (lambda at: at.document.update(reproduction="all"), False),
         "reproduction-without-state": (lambda at: at.document.update(reproduction={"x": {}}), False),
         "unreproduced-allowed-1": (lambda at: at.document.update(unreproduced_allowed=1), False),
@@ -1193,6 +1225,76 @@ def certificates(base: Draft) -> Iterator[Case]:
         yield refused(
             f"certificate-{label}", "2: a certificate that is no JSON object", base.data(certificate=document)
         )
+
+
+def statements(base: Draft) -> Iterator[Case]:
+    """Section 2: the certificate has the hash of what the manifest says, in one spelling."""
+    certificate = dumped(base.certified())
+
+    def after(change: Callable[[Json], object]) -> bytes:
+        """Change the manifest after it was certified."""
+        manifest = copy.deepcopy(base.manifest)
+        change(manifest)
+        return dumped(manifest)
+
+    def last(manifest: Json) -> Json:
+        output: Json = manifest["golden"][1]["outputs"][0]
+        return output
+
+    text = dumped(base.manifest)
+    band = last(base.manifest)["band"]
+    digits, exponent = f"{band:e}".split("e")
+    respelled = f"{digits.replace('.', '')}e{int(exponent) - 6}".encode()
+    changes: dict[str, tuple[bytes, bool]] = {
+        "provenance": (after(lambda m: m["provenance"].update(epochs=41)), False),
+        "provenance-more": (after(lambda m: m["provenance"].update(later=1)), False),
+        "versions": (after(lambda m: m["versions"].update(torch="2.0.0")), False),
+        "opset": (after(lambda m: m.update(opset=m["opset"] + 1)), False),
+        "contract-unknown-key": (after(lambda m: m["contract"].update(later=1)), False),
+        "file-machine": (after(lambda m: m["files"][0].update(machine="linux x86_64 AVX2")), False),
+        "file-unknown-key": (after(lambda m: m["files"][0].update(later=1)), False),
+        "golden-band": (after(lambda m: last(m).update(band=2 * band)), False),
+        "golden-bands": (after(lambda m: last(m).update(bands={"later": 1})), False),
+        "golden-unknown-key": (after(lambda m: m["golden"][1].update(later=1)), False),
+        "number-respelled": (text.replace(json.dumps(band).encode(), respelled), False),
+        "recommended": (after(lambda m: m.update(recommended=[])), True),
+        "unknown-key": (after(lambda m: m.update(later=1)), True),
+        "unknown-key-of-an-input": (after(lambda m: m["files"][0]["inputs"][0].update(later=1)), True),
+        "keys-in-another-order": (dumped(_reversed(base.manifest)), True),
+        "indented": (json.dumps(base.manifest, indent=2).encode(), True),
+        "letters-escaped": (text.replace(b'"provenance"', rb'"\u0070rovenance"').replace(b"/", rb"\/"), True),
+    }
+    for label, (manifest, accept) in changes.items():
+        yield Case(
+            f"statement-{label}",
+            accept,
+            "2: the certificate has the hash of what the manifest says",
+            base.data(manifest, certificate),
+        )
+    # Each is a value whose spelling is another in at least one language.
+    values = {
+        "floats": b"[1.50, 1E5, 1e-07, 1.0, -0.0, 1e22, 123456789012345678901234.5, 5e-324, 0.1e1]",
+        "whole-numbers": b"[-0, 9007199254740993, 18446744073709551615, -9223372036854775809, -18446744073709551614]",
+        "texts": rb'["/\/", "\b\f\n\r\t\u0000\u001f\u001F\"\\", "\u007f\u0080\u00E9", "\uD83D\uDE00"]',
+        "texts-unescaped": '["é\x7f", "\u2028", "\U0001f600"]'.encode(),
+        "key-order": rb'{"\uffff": 1, "\ud83d\ude00": 2, "b": 3, "B": 4, "": 5, "10": 6, "9": 7, "ab": 8, "a": 9}',
+        "proto": b'{"__proto__": {"a": 1}, "constructor": [], "toString": {}, "length": null}',
+        "nothing": b"[[], {}, [[]], [{}], null, true, false]",
+        "white": b'{ "a" :\t[ 1 ,\r\n2 ] }',
+    }
+    for label, value in values.items():
+        odd = text.replace(b'"provenance": {', b'"provenance": {"odd": ' + value + b", ", 1)
+        yield accepted(f"statement-of-{label}", "2: the one spelling that is hashed", base.data(odd))
+        other = text.replace(b'"provenance": {', b'"provenance": {"odd": [' + value + b"], ", 1)
+        fitting = dumped(base.certified(odd))
+        yield refused(f"statement-of-other-{label}", "2: the one spelling that is hashed", base.data(other, fitting))
+
+
+def _reversed(value: Any) -> Any:
+    """Return a document with the keys of its objects in the opposite order."""
+    if isinstance(value, dict):
+        return {key: _reversed(value[key]) for key in reversed(value)}
+    return [_reversed(item) for item in value] if isinstance(value, list) else value
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

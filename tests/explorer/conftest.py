@@ -35,7 +35,7 @@ def packed(artifact: Artifact, *, forged: bool = False) -> bytes:
     """Return a bundle; a forged certificate confirms whatever the manifest says."""
     certificate = read_certificate(artifact.certificate)
     if forged:
-        document = certificate.document | {"manifest": manifest_digests(artifact.manifest)}
+        document = certificate.document | {"manifest": manifest_digests(artifact.manifest.text)}
         certificate = parse_certificate(json.dumps(document).encode(), "certificate")
     return pack(artifact, certificate, name="tests", formats=["onnx"])
 

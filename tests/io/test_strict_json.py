@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 
 import pytest
 
+from tests.commands import ROOT
 from vae_export.errors import IntegrityError
-from vae_export.io.strict_json import INTEGER_LIMIT, MAX_DEPTH, MAX_VALUES, has_values, parse_json
+from vae_export.io.strict_json import (
+    INTEGER_LIMIT,
+    MAX_DEPTH,
+    MAX_VALUES,
+    dump_spelled,
+    has_values,
+    parse_json,
+    parse_spelled,
+)
 
 
 def nested(levels: int) -> bytes:
@@ -66,3 +77,20 @@ def test_expected_values_are_found_among_others() -> None:
         assert not has_values(expected | change, expected)
     assert not has_values({"shape": ["N", 3], "range": [0, 1]}, expected)
     assert not has_values(None, expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.5e-7, 10**18, [{}, [], None, True], {"b": "\u00e9\U0001f600\x7f/\n", "a": {"\uffff": 1, "\U0001f600": 2}}],
+)
+def test_one_spelling_is_that_of_python_where_numbers_are(value: object) -> None:
+    assert dump_spelled(parse_spelled(json.dumps(value, indent=2).encode())) == json.dumps(value, sort_keys=True)
+
+
+def test_one_spelling_is_the_example_of_the_specification() -> None:
+    page = (ROOT / "docs" / "bundle-format.md").read_text("utf-8")
+    found = re.search(r"Of `(.+?)`, the\nspelling is `(.+?)`, and the hash is\n`(\w+)`", page)
+    assert found is not None
+    value, spelling, digest = found.groups()
+    assert dump_spelled(parse_spelled(value.encode())) == spelling
+    assert hashlib.sha256(spelling.encode()).hexdigest() == digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TypeGuard
 from vae_export.artifact.manifest import Manifest
 from vae_export.errors import InputError, IntegrityError, ParityError
 from vae_export.io.atomic import sha256
-from vae_export.io.strict_json import CERTIFICATE_LIMIT, parse_json
+from vae_export.io.strict_json import CERTIFICATE_LIMIT, dump_spelled, parse_json, parse_spelled
 
 #: The format that is written, and those that can be read: the first had no reproduction.
 CERTIFICATE_FORMAT = "vae-export-certificate/2"
@@ -56,12 +55,13 @@ class StoredCertificate:
         stated = tolerance.items() if isinstance(tolerance, Mapping) else [("tolerance", tolerance)]
         return ", ".join(f"{name} {value}" for name, value in stated)
 
-    def require(self, manifest: Manifest, where: Path | str) -> None:
-        """Raise an error unless the certificate passed and belongs to the files of this manifest.
+    def require(self, manifest: Manifest, where: Path | str, *, text: bytes | None = None) -> None:
+        """Raise an error unless the certificate passed and belongs to this manifest and its files.
 
         Args:
             manifest: the manifest of the export or bundle.
             where: the path of the certificate, for messages.
+            text: the bytes of manifest.json that a stranger wrote; by default, those that this version writes.
 
         Raises:
             ParityError: the certificate did not pass.
@@ -74,7 +74,8 @@ class StoredCertificate:
         if not self.has_reproduction:
             return
         known = self.document["manifest"]
-        _require_digests("certificate belongs to another manifest", known, manifest_digests(manifest), where)
+        stated = manifest_digests(manifest.text if text is None else text)
+        _require_digests("certificate belongs to another manifest", known, stated, where)
         if unstated := [entry.name for entry in manifest.files if entry.name not in self.document["reproduction"]]:
             expected = "whether export writes this file"
             raise IntegrityError(
@@ -90,24 +91,21 @@ def _require_digests(what: str, known: Mapping[str, str], digests: Mapping[str, 
             raise IntegrityError(what, where=f"{where}, {name}", expected=f"SHA-256 {digest}", got=got, do=_AGAIN)
 
 
-def manifest_digests(manifest: Manifest) -> dict[str, str]:
+def manifest_digests(text: bytes) -> dict[str, str]:
     """Return the SHA-256 of each thing that a manifest says, as the certificate of its files has it.
 
     A bundle may hold some of an export's files, so that each file and the golden vectors of each part have their own.
-    Recommended options are measured later, and are left out.
+    Recommended options are measured later, and are left out. docs/bundle-format.md, section 2, is the specification.
 
     Args:
-        manifest: the manifest.
+        text: the bytes of manifest.json, which `parse_manifest` can read.
     """
-    pieces: dict[str, Any] = {
-        "contract": manifest.contract.to_json(),
-        "opset": manifest.opset or 0,
-        "versions": dict(manifest.versions),
-        "provenance": dict(manifest.provenance),
-    }
-    pieces |= {f"file {entry.name}": entry.to_json() for entry in manifest.files}
-    pieces |= {f"golden vectors of {part.part}": part.to_json() for part in manifest.golden}
-    return {what: sha256(json.dumps(piece, sort_keys=True).encode()) for what, piece in pieces.items()}
+    document = parse_spelled(text)
+    stated = {key: document[key] for key in ("contract", "opset", "versions", "provenance")}
+    for entry in document["files"]:
+        stated[f"file {entry['name']}"] = {key: entry[key] for key in entry if key not in ("inputs", "outputs")}
+    stated |= {f"golden vectors of {part['part']}": part for part in document["golden"]}
+    return {subject: sha256(dump_spelled(value).encode()) for subject, value in stated.items()}
 
 
 def read_certificate(path: Path) -> StoredCertificate:

@@ -161,7 +161,7 @@ def read_bundle(data: bytes, path: Path, *, verify_key: Key | None = None) -> Bu
         check_digest(file, len(files[file.name]), hashes[file.name], f"{path}, {file.name}")
     _check_golden(manifest, files, path)
     certificate = parse_certificate(bytes(files[CERTIFICATE]), f"{path}, {CERTIFICATE}")
-    certificate.require(manifest, f"{path}, {CERTIFICATE}")
+    certificate.require(manifest, f"{path}, {CERTIFICATE}", text=bytes(files[MANIFEST]))
     for name in (CARD, LICENCE):
         _check_text(files[name], f"{path}, {name}")
     return Bundle(path, manifest, certificate, files, sha256(sums), signed_by)

@@ -67,6 +67,32 @@ def parse_json(data: bytes, what: str, where: Path | str, *, limit: int = MANIFE
     return document
 
 
+class Spelled(str):
+    """A number in the spelling of its document."""
+
+
+def parse_spelled(data: bytes) -> Any:
+    """Parse JSON that `parse_json` accepts, with each number as `Spelled`.
+
+    Args:
+        data: the document.
+    """
+    return json.loads(data, parse_float=Spelled, parse_int=lambda text: Spelled(int(text)))
+
+
+def dump_spelled(value: Any) -> str:
+    """Return what `parse_spelled` gave as JSON in one spelling: that of `json.dumps` with sorted keys.
+
+    Args:
+        value: a parsed document, or a part of it.
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {dump_spelled(item)}" for key, item in sorted(value.items())) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(dump_spelled, value)) + "]"
+    return value if isinstance(value, Spelled) else json.dumps(value)
+
+
 def has_values(document: object, expected: object) -> bool:
     """Whether a parsed document has the expected values. Keys beyond those are ignored, as readers must.
 

@@ -141,7 +141,7 @@ def verify(
         findings=(*certificate.findings, *stated),
         allows_unreproduced=allow_unreproduced,
         model=model,
-        manifest=manifest_digests(artifact.manifest),
+        manifest=manifest_digests(artifact.manifest.text),
     )
 
 

@@ -25,17 +25,27 @@ inline constexpr std::size_t most_depth = 64, most_values = 1 << 22;
 /// Builds a document, and stops at what is not allowed.
 class StrictHandler : public nlohmann::json_sax<Json> {
  public:
+  /// With `spells`, a number is kept as its document spells it: in the bytes of a binary value, which no document has.
+  explicit StrictHandler(bool spells = false) : spells_(spells) {}
+
   Json document;
   std::string fault;
 
   bool null() override { return put(nullptr); }
   bool boolean(bool value) override { return put(value); }
-  bool number_integer(Json::number_integer_t value) override { return put(value); }
-  bool number_unsigned(Json::number_unsigned_t value) override { return put(value); }
-  bool number_float(Json::number_float_t value, const std::string& text) override {
+  bool number_integer(Json::number_integer_t value) override {
+    return spells_ ? put_spelled(std::to_string(value)) : put(value);
+  }
+  bool number_unsigned(Json::number_unsigned_t value) override {
+    return spells_ ? put_spelled(std::to_string(value)) : put(value);
+  }
+  bool number_float(Json::number_float_t value, const std::string& token) override {
+    std::string text = token;
+    const std::size_t point = text.find_first_not_of("+-0123456789eE");
+    if (point != std::string::npos) text[point] = '.';  // nlohmann-json before 3.12 gives the one of the locale
     const bool is_whole = text.find_first_of(".eE") == std::string::npos;  // one that fits no integer
     if (!std::isfinite(value) || (is_whole && !is_below_2_64(text))) return fail("number is too large");
-    return put(value);
+    return spells_ ? put_spelled(text) : put(value);
   }
   bool string(std::string& value) override { return put(std::move(value)); }
   bool binary(Json::binary_t&) override { return fail("binary value"); }
@@ -76,6 +86,9 @@ class StrictHandler : public nlohmann::json_sax<Json> {
     place(std::move(value));
     return true;
   }
+  bool put_spelled(const std::string& text) {
+    return put(Json::binary(std::vector<std::uint8_t>(text.begin(), text.end())));
+  }
   bool open(Json value) {
     open_.push_back(place(std::move(value)));
     return open_.size() <= most_depth || fail("more than 64 levels");
@@ -89,6 +102,7 @@ class StrictHandler : public nlohmann::json_sax<Json> {
     return false;
   }
 
+  bool spells_;
   std::vector<Json*> open_;
   std::string key_;
 };
@@ -108,6 +122,26 @@ inline Json parse_json(std::string_view bytes, const std::string& name, std::siz
   detail::StrictHandler handler;
   if (!Json::sax_parse(bytes.begin(), bytes.end(), &handler)) refuse("JSON cannot be read", name, {}, handler.fault);
   return std::move(handler.document);
+}
+
+/// Parse JSON that `parse_json` accepts, with each number as its document spells it, for `dump_spelled`.
+inline Json parse_spelled(std::string_view bytes) {
+  detail::StrictHandler handler(true);
+  Json::sax_parse(bytes.begin(), bytes.end(), &handler);
+  return std::move(handler.document);
+}
+
+/// Return what `parse_spelled` gave, or a part of it, as JSON in the one spelling that is hashed (section 2).
+inline std::string dump_spelled(const Json& value) {
+  const auto in_ascii = [](const Json& text) { return text.dump(-1, ' ', true); };
+  if (value.is_binary()) return {value.get_binary().begin(), value.get_binary().end()};
+  if (!value.is_structured()) return in_ascii(value);
+  std::string members;
+  for (const auto& [key, item] : value.items()) {  // the keys of an object are in the order of their code points
+    if (!members.empty()) members += ", ";
+    members += (value.is_object() ? in_ascii(key) + ": " : "") + dump_spelled(item);
+  }
+  return value.is_object() ? "{" + members + "}" : "[" + members + "]";
 }
 
 /// Return what `read()` makes of a document. A forged one can hold any type in any place, or lack any key.

@@ -9,7 +9,6 @@ from typing import Any
 
 from tests.bundles.tampering.archives import CERTIFICATE, MANIFEST, Tampered, files_of, summed
 from vae_export.artifact.certificate import manifest_digests
-from vae_export.artifact.manifest import parse_manifest
 from vae_export.bundles.archive import write_archive
 
 CARD = "MODEL_CARD.md"
@@ -108,6 +107,6 @@ def _edited(data: bytes, name: str, edit: Callable[[dict[str, Any]], object]) ->
     if name == MANIFEST:
         certificate = json.loads(files[CERTIFICATE])
         if "manifest" in certificate:  # the first version of certificates has no hashes of what it says
-            certificate["manifest"] |= manifest_digests(parse_manifest(files[MANIFEST], "edited"))
+            certificate["manifest"] |= manifest_digests(files[MANIFEST])
         files |= {CERTIFICATE: json.dumps(certificate).encode()}
     return Tampered(summed(files), ())
