@@ -267,7 +267,8 @@ def inspect(
         table.add_row(name, f"{len(data):,}", parts.get(name) or golden.get(name) or _WORDS[name])
     console.result("")
     console.result(table)
-    console.result(f"\nIntact: every hash matches. {_trust(opened)}")
+    console.result("")
+    console.paragraph(f"Intact: every hash matches. {_trust(opened)}")
 
 
 def _facts(opened: Bundle, file: Path) -> Iterator[tuple[str, str]]:
