@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from vae_export.capture.copying import copy_module, copy_sharing_weights
 from vae_export.capture.function_check import check_function
+from vae_export.capture.narrowing import in_float32
 from vae_export.capture.part_modules import part_module
 from vae_export.capture.program import (
     capture_narrowed,
@@ -23,7 +24,7 @@ from vae_export.capture.program import (
     user_code,
     with_fixed_sizes,
 )
-from vae_export.capture.promotion import float64_module
+from vae_export.capture.promotion import DtypeFinder, float64_module
 from vae_export.contract import Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
@@ -242,11 +243,27 @@ class Captured:
         decoder = None if source.decoder is None else copy_module(source.decoder, "decoder")
         copies: dict[Part, nn.Module | None] = {"encoder": encoder, "decoder": decoder}
         sums = {part: weight_sums(module) for part, module in copies.items() if module is not None}
-        found = replace(source, encoder=encoder, decoder=decoder).recognised
+        with DtypeFinder((torch.float64,)) as finder:
+            found = replace(source, encoder=encoder, decoder=decoder).recognised
+        if finder.found:
+            found = self._in_float32(encoder, decoder)
         for part, module in copies.items():
             if module is not None:
                 check_weights_stay(module, sums[part], part)
         return found
+
+    def _in_float32(self, encoder: nn.Module | None, decoder: nn.Module | None) -> Recognised:
+        """Return copies, of which at least one asks for float64 in its code, as modules that compute in float32."""
+        source, lines = self.given, []
+        contract = source.contract.at()
+        if encoder is not None and source.encoder is not None:
+            encoder, line = in_float32(encoder, source.encoder, contract, "encoder")
+            lines.append(line)
+        if decoder is not None and source.decoder is not None:
+            decoder, line = in_float32(decoder, source.decoder, contract, "decoder")
+            lines.append(line)
+        found = replace(source, encoder=encoder, decoder=decoder).recognised
+        return replace(found, notes=(*found.notes, *(line for line in lines if line is not None)))
 
 
 def _same_sizes(one: Contract, other: Contract, part: Part) -> bool:

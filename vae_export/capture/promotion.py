@@ -8,7 +8,7 @@ constants and every dtype in the graph.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def _double_copy(module: nn.Module, spec: PartSpec) -> nn.Module | None:
     double = copy_sharing_weights(module).double()
     rows = 1 if isinstance(spec.inputs[0].batch, str) else None
     inputs = [_promoted(value) for value in example_inputs(spec, rows)]
-    finder = _LowPrecisionFinder()
+    finder = DtypeFinder(_PROMOTED)
     try:
         with user_code(torch.float64), finder:
             double(*inputs)
@@ -73,22 +73,28 @@ def promoted_program(program: ExportedProgram) -> nn.Module:
     return module
 
 
-class _LowPrecisionFinder(TorchDispatchMode):
-    """Notes whether an operator returns numbers of less than float64.
+class DtypeFinder(TorchDispatchMode):
+    """Notes whether an operator returns numbers of some dtypes.
+
+    Args:
+        dtypes: the dtypes.
 
     Attributes:
         found: whether one did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtypes: Container[torch.dtype]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._dtypes = dtypes
         self.found = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        self.found |= any(isinstance(leaf, Tensor) and leaf.dtype in _PROMOTED for leaf in pytree.tree_leaves(outputs))
+        self.found |= any(
+            isinstance(leaf, Tensor) and leaf.dtype in self._dtypes for leaf in pytree.tree_leaves(outputs)
+        )
         return outputs
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from vae_export.contract import Condition
@@ -31,6 +32,7 @@ class MethodModule(nn.Module):
         names: names of arguments that the last inputs are passed by, see `names_of_conditions`.
         rows: the number of rows of every batch where the method takes no other: smaller batches are filled up, and
             larger ones divided. None passes batches as they are.
+        in_float32: whether it computes in float32 where its code asks for float64.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class MethodModule(nn.Module):
         output: str | None = None,
         names: Sequence[str] = (),
         rows: int | None = None,
+        in_float32: bool = False,
     ) -> None:
         super().__init__()
         self.module = without_children(module, without)
@@ -48,6 +51,7 @@ class MethodModule(nn.Module):
         self.output = output
         self.names = tuple(names)
         self.rows = rows
+        self.in_float32 = in_float32
 
     def forward(self, *inputs: Tensor) -> object:
         """Return what the method returns, or the one tensor of it."""
@@ -59,12 +63,19 @@ class MethodModule(nn.Module):
         function = with_names(function, self.names)
         if self.output is not None:
             function = _following(function, self.output)
+        if self.in_float32:
+            function = _narrowed(function)
         return function if self.rows is None else in_batches(function, self.rows)
 
     def changed(self, **arguments: Any) -> MethodModule:
         """Return the same method with other arguments of the constructor."""
-        same = {"without": (), "output": self.output, "names": self.names, "rows": self.rows}
-        return MethodModule(self.module, self.method, **{**same, **arguments})
+        same: dict[str, Any] = {
+            "output": self.output,
+            "names": self.names,
+            "rows": self.rows,
+            "in_float32": self.in_float32,
+        }
+        return MethodModule(self.module, self.method, **(same | arguments))
 
 
 def without_children(module: nn.Module, names: Sequence[str]) -> nn.Module:
@@ -127,6 +138,35 @@ def _following(function: Callable[..., object], output: str) -> Callable[..., Te
             return follow_path(function(*inputs), output)
 
     return called
+
+
+def _narrowed(function: Callable[..., object]) -> Callable[..., object]:
+    """Return a function that computes in float32 where its code asks for float64, unless float64 is the default."""
+
+    def called(*inputs: Any) -> object:
+        if torch.get_default_dtype() is not torch.float32:  # the oracle computes everything in float64
+            return function(*inputs)
+        with _WithoutFloat64():
+            return function(*inputs)
+
+    return called
+
+
+class _WithoutFloat64(TorchFunctionMode):
+    """A context in which functions of torch take and give float32 in place of float64."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        args, kwargs = pytree.tree_map(_in_float32, (args, dict(kwargs or {})))
+        return pytree.tree_map(_in_float32, (Tensor.float if func is Tensor.double else func)(*args, **kwargs))
+
+
+def _in_float32(value: Any) -> Any:
+    """Return float32 for the dtype float64, whose Python name is `float`, and for tensors of it; else the value."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype == torch.float64 else value
+    return torch.float32 if value is torch.float64 or value is float else value
 
 
 def taking_by_name(module: nn.Module, count: int, conditions: Sequence[Condition]) -> nn.Module:
