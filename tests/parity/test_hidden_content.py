@@ -107,6 +107,10 @@ def metadata_twice(model: ModelProto) -> None:
         model.metadata_props.append(entry)
 
 
+def metadata_with_the_name_of_a_fact(model: ModelProto) -> None:
+    model.metadata_props.add(key="producer", value="audited")
+
+
 def attribute_twice(model: ModelProto) -> None:
     node = gemm(model)
     right = [copy.deepcopy(one) for one in node.attribute]
@@ -146,6 +150,12 @@ def sizes_of_an_inner_value(model: ModelProto) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = 7
 
 
+def sizes_twice(model: ModelProto) -> None:
+    value = copy.deepcopy(model.graph.value_info[0])
+    value.type.tensor_type.shape.dim[0].dim_value = 7
+    model.graph.value_info.insert(0, value)
+
+
 def version_of_an_operator(model: ModelProto) -> None:
     gemm(model).overload = "other"
 
@@ -171,6 +181,7 @@ ONNX_CONTENT: dict[Callable[[ModelProto], None], str] = {
     version_of_the_model: r"model_version of ModelProto 'ModelProto': 7",
     quantisation_of_a_weight: r"quantization_annotation of GraphProto",
     metadata_twice: r"metadata 'vae_export\.provenance' 2 times",
+    metadata_with_the_name_of_a_fact: r"metadata 'producer' is audited; expected none",
     attribute_twice: r"attribute of 'node_linear\w*' 'alpha' 2 times",
     operator_set_twice: r"operator set '' 2 times",
     weight_with_two_values: r"float_data of TensorProto 'decoder",
@@ -179,8 +190,9 @@ ONNX_CONTENT: dict[Callable[[ModelProto], None], str] = {
     output_twice: r"output 'image' 2 times",
     sizes_of_an_inner_value: r"what is stated of it is 1 \(7, \d+\); expected 1 \(\?, \d+\)",
     sizes_of_no_value: r"sizes 1 \(7\) of 'nothing', which is no value here; export writes no such thing",
+    sizes_twice: r"what is stated of it is .* and .*; expected",
     version_of_an_operator: r"overload of NodeProto 'node_linear\w*': other",
-    function: r"metadata 'function  Sigmoid' is ",
+    function: r"'function  Sigmoid' is ",
 }
 
 
@@ -277,6 +289,52 @@ def test_step_of_a_calibrated_value_is_one(mlp: Subject) -> None:
     entry = FileEntry.of("decoder", "decoder", "onnx", changed, "int8-static")
     found = reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda: changed)
     assert_named(found, r"attribute 'undoes' is another step; expected what it reads")
+
+
+def _scaled(model: ModelProto, name: str) -> None:
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    array = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(array * np.float32(1 + 5e-6)), name))
+
+
+def scale_of_a_weight(model: ModelProto) -> None:
+    _scaled(model, "decoder.body.4.weight_scale")
+
+
+def zero_point_of_a_bias(model: ModelProto) -> None:
+    _scaled(model, "decoder.body.4.bias_quantized_scale")
+    name = "decoder.body.4.bias_quantized_zero_point"
+    tensor = next(one for one in model.graph.initializer if one.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.int32(1), name))
+
+
+def sizes_that_export_does_not_state(model: ModelProto) -> None:
+    value = next(node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear")
+    model.graph.value_info.append(helper.make_tensor_value_info(value, TensorProto.UINT8, ["N", 77]))
+
+
+CALIBRATED_CONTENT: dict[Callable[[ModelProto], None], str] = {
+    scale_of_a_weight: r"initialiser 'decoder\.body\.4\.weight_scale': 256 of 256 values differ",
+    zero_point_of_a_bias: r"initialiser 'decoder\.body\.4\.bias_quantized_zero_point': 256 of 256 values differ",
+    sizes_that_export_does_not_state: r"QuantizeLinear '\w+': what .* is 2 \(\?, 77\); expected 2 \(\?, 6\)",
+}
+
+
+@pytest.mark.parametrize("change", CALIBRATED_CONTENT, ids=lambda change: change.__name__)
+def test_calibration_excuses_nothing_else(mlp: Subject, change: Callable[[ModelProto], None]) -> None:
+    """Ranges of activations depend on the last bits of a processor; weights, bits and sizes do not."""
+    content = mlp.references.writer.write("decoder", "onnx", "int8-static")
+    model = onnx.load_from_string(content.data)
+    _scaled(model, "relu_scale")
+
+    def found() -> Reproduction:
+        changed = FileContent(model.SerializeToString())
+        entry = FileEntry.of("decoder", "decoder", "onnx", changed, "int8-static")
+        return reproduce(entry, mlp.artifact.manifest, mlp.references.writer, lambda: changed)
+
+    assert found().is_proof
+    change(model)
+    assert_named(found(), CALIBRATED_CONTENT[change])
 
 
 def test_version_that_a_file_states_is_the_manifests(mlp: Subject) -> None:
@@ -404,7 +462,7 @@ def test_attribute_and_hook_of_a_torchscript_module_are_named(mlp: Subject) -> N
             torch.jit.save(torch.jit.script(module), buffer)
         return FileContent(buffer.getvalue())
 
-    assert_named(compared(mlp, "torchscript", with_attribute), r"metadata 'object' is [0-9a-f]{8}")
+    assert_named(compared(mlp, "torchscript", with_attribute), r"'object' is [0-9a-f]{8}")
     assert_named(compared(mlp, "torchscript", with_hook), r"hooks: 1; export writes no such thing")
 
 
@@ -501,7 +559,7 @@ def test_file_of_an_older_openvino_has_the_same_structure(mlp: Subject) -> None:
 NCNN: dict[str, tuple[bytes, bytes, str]] = {
     "a separator that ncnn does not know": (b" 1=1 ", b"\xc2\xa01=1 ", "a text in another form than its layers have"),
     "another number of blobs": (b"\n8 8\n", b"\n8 99\n", "a text in another form than its layers have"),
-    "a layer that gives nothing": (b"\n8 8\n", b"\n9 8\nNoop free 0 0\n", "metadata 'layers' is 9; expected 8"),
+    "a layer that gives nothing": (b"\n8 8\n", b"\n9 8\nNoop free 0 0\n", "'layers' is 9; expected 8"),
 }
 
 

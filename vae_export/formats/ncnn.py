@@ -128,7 +128,8 @@ class Ncnn(Format):
         # ncnn separates words at spaces and line breaks alone, and runs layers that give nothing.
         further = () if model.text.encode() == content.data else ("a text in another form than its layers have",)
         outputs = {name: blobs[name] for name in model.results}
-        return Structure(tuple(sorted(names)), outputs, {"layers": str(len(model.layers))}, further=further)
+        facts = {"layers": str(len(model.layers))}
+        return Structure(tuple(sorted(names)), outputs, further=further, facts=facts)
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if ncnn is installed, else nothing. GPUs, which need Vulkan, are not tested."""

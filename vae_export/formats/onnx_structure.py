@@ -56,6 +56,8 @@ _PAYLOADS: Mapping[str, frozenset[str]] = {
         | {"tensors", "graphs", "sparse_tensors", "type_protos"}
     ),
 }
+#: Bytes of a constant that may be the shape of a Reshape, which decides about sizes; larger ones are weights.
+_MOST_BYTES_OF_A_SHAPE = 1024
 #: Bytes of further content that are compared as they are; more by their hash.
 _LONG = 200
 
@@ -89,8 +91,8 @@ class _Reader:
         #: Operators that were replaced by the constant that they compute.
         self.folded: list[Node] = []
         self.versions = {entry.domain: entry.version for entry in model.opset_import}
-        #: The values with their sizes, where these are stated.
-        self.notes: list[tuple[Node, str]] = []
+        #: The values with their name and their sizes, where these are stated.
+        self.notes: list[tuple[Node, str, str]] = []
         #: Names with sizes that no value has: converters leave those of weights that they replace.
         self.stale: list[str] = []
         #: Offset and length of each weight outside the file.
@@ -102,27 +104,39 @@ class _Reader:
         scope, nodes = self.values(graph, dict(inputs))
         outputs = {_typed(value): scope[value.name] for value in graph.output}
         metadata = {entry.key: entry.value for entry in self.model.metadata_props}
-        metadata["operator sets"] = ", ".join(
-            sorted(f"{domain or 'ai.onnx'} {version}" for domain, version in self.versions.items())
-        )
-        metadata |= {"doc_string": f"{self.model.doc_string}{graph.doc_string}", "domain": self.model.domain}
-        metadata |= {"producer": f"{self.model.producer_name} {_VERSION.sub('', self.model.producer_version)}".strip()}
-        metadata["IR version"] = str(self.model.ir_version)
+        sets = sorted(f"{domain or 'ai.onnx'} {version}" for domain, version in self.versions.items())
+        facts = {
+            "operator sets": ", ".join(sets),
+            "doc_string": f"{self.model.doc_string}{graph.doc_string}",
+            "domain": self.model.domain,
+            "producer": f"{self.model.producer_name} {_VERSION.sub('', self.model.producer_version)}".strip(),
+            "IR version": str(self.model.ir_version),
+        }
         for function in self.model.functions:
-            metadata[f"function {function.domain} {function.name}"] = _shown(function)
+            facts[f"function {function.domain} {function.name}"] = _shown(function)
         initialisers = {tensor.name for tensor in graph.initializer}
         initialisers |= {tensor.values.name for tensor in graph.sparse_initializer}
         listed = tuple(
             f"{_typed(value)}{', an initialiser that callers may replace' if value.name in initialisers else ''}"
             for value in graph.input
         )
-        notes = {node.digest: (str(node), text) for node, text in self.notes}
+        notes = self._notes_by_value()
         version = plain_version(self.model.producer_version)
         written_by = {"torch": version} if self.model.producer_name == "pytorch" else {}
         further += tuple(self.stale)
         further += tuple(line for data in self.sidecars for line in unread(data, self.pieces))
         left = unused(nodes, [*outputs.values(), *self.folded])
-        return Structure(listed, outputs, metadata, left, notes, further, written_by)
+        return Structure(listed, outputs, metadata, left, notes, further, written_by, facts)
+
+    def _notes_by_value(self) -> dict[bytes, tuple[str, str, str | None]]:
+        """Return what is stated of each value (all of it where equal values have other sizes), and its real sizes."""
+        computed = _computed_sizes(self.model) if self.notes else {}
+        found: dict[bytes, tuple[str, str, str | None]] = {}
+        for node, name, text in self.notes:
+            _, before, _ = found.get(node.digest, ("", text, None))
+            stated = " and ".join(sorted({*before.split(" and "), text}))
+            found[node.digest] = str(node), stated, computed.get(name)
+        return found
 
     def values(self, graph: onnx.GraphProto, scope: dict[str, Node]) -> tuple[dict[str, Node], list[Node]]:
         """Return the values of a graph by name, with those of the graphs around it, and the nodes of this graph."""
@@ -139,7 +153,9 @@ class _Reader:
                 if name:
                     scope[name] = self.node(node, output, scope)
                     made.append(scope[name])
-        self.notes += [(scope[value.name], _sizes(value)) for value in graph.value_info if value.name in scope]
+        self.notes += [
+            (scope[value.name], value.name, _sizes(value)) for value in graph.value_info if value.name in scope
+        ]
         unknown = [value for value in graph.value_info if value.name not in scope]
         self.stale += [f"sizes {_sizes(value)} of '{value.name}', which is no value here" for value in unknown]
         return scope, made
@@ -244,6 +260,7 @@ def _further(model: onnx.ModelProto) -> tuple[str, ...]:
             found += _twice("value", [*computed, *weights])
             found += _twice("value", [*computed, *(value.name for value in message.input)])
             found += _twice("output", (value.name for value in message.output))
+            found += _twice("sizes of", (value.name for value in message.value_info))
         entered = [value for field, value in fields.items() if field in read or field in payloads]
         left += [item for value in entered for item in _messages(value)]
     return tuple(sorted(set(found)))
@@ -324,6 +341,31 @@ def _sizes(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     sizes = [str(dim.dim_value) if dim.HasField("dim_value") else "?" for dim in tensor.shape.dim]
     return f"{tensor.elem_type} ({', '.join(sizes)})"
+
+
+def _computed_sizes(model: onnx.ModelProto) -> dict[str, str]:
+    """Return type and fixed sizes of the values that onnx finds from the operators alone, by name.
+
+    Nothing that the file states of inner values counts, and large weights are left out.
+    """
+    import onnx
+
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.name = "graph"
+    for part in ("node", "input", "output"):
+        getattr(bare.graph, part).extend(getattr(model.graph, part))
+    for tensor in model.graph.initializer:
+        is_small = tensor.ByteSize() <= _MOST_BYTES_OF_A_SHAPE
+        sized = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        bare.graph.initializer.append(tensor if is_small else sized)
+    try:
+        graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except Exception:  # a graph that onnx cannot follow: nothing is known of its values
+        graph = bare.graph
+    sizes = {
+        tensor.name: f"{tensor.data_type} ({', '.join(map(str, tensor.dims))})" for tensor in bare.graph.initializer
+    }
+    return sizes | {value.name: _sizes(value) for value in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def _attribute(attribute: onnx.AttributeProto) -> str:

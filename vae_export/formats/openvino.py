@@ -136,13 +136,20 @@ class OpenVino(Format):
             nodes[node.get_name()] = Node(kind, name, facts, tuple(inputs))
         inputs_text, outputs_text = ([_port(port) for port in ports] for ports in (model.inputs, model.outputs))
         results = (nodes[port.get_node().get_name()] for port in model.outputs)
-        metadata = {"precision": _stated_precision(model)}
+        metadata = dict[str, str]()
         if model.has_rt_info("framework"):
-            metadata |= {key: str(value) for key, value in model.get_rt_info("framework").value.items()}
+            metadata = {key: str(value) for key, value in model.get_rt_info("framework").value.items()}
         outputs = dict(zip(outputs_text, results, strict=True))
         writer = str(model.get_rt_info(_WRITER_ENTRY).value) if model.has_rt_info(_WRITER_ENTRY) else ""
         written_by = {"openvino": plain_version(writer)} if writer else {}
-        return Structure(tuple(inputs_text), outputs, metadata, further=_further(content, model), written_by=written_by)
+        return Structure(
+            tuple(inputs_text),
+            outputs,
+            metadata,
+            further=_further(content, model),
+            written_by=written_by,
+            facts={"precision": _stated_precision(model)},
+        )
 
     def providers(self) -> tuple[str, ...]:
         """Return the devices that OpenVINO finds, the CPU first."""

@@ -35,15 +35,15 @@ def ort_structure(data: bytes) -> Structure:
     )
     metadata = {item.Key().decode(): item.Value().decode() for item in _each(model, "MetadataProps")}
     sets = sorted(f"{_text(item.Domain()) or 'ai.onnx'} {item.Version()}" for item in _each(model, "OpsetImport"))
-    metadata |= {"operator sets": ", ".join(sets), "IR version": str(model.IrVersion())}
+    facts = {"operator sets": ", ".join(sets), "IR version": str(model.IrVersion())}
     texts = ("Domain", "ProducerName", "DocString", "GraphDocString")
-    metadata |= {name: _text(getattr(model, name)()) for name in texts}
-    metadata["model version"] = str(model.ModelVersion())
+    facts |= {name: _text(getattr(model, name)()) for name in texts}
+    facts["model version"] = str(model.ModelVersion())
     keys = Counter(_text(item.Key()) for item in _each(model, "MetadataProps"))
     further = [f"metadata '{key}' {times} times" for key, times in keys.items() if times > 1]
     further += [*_notes(graph), *_wrong_edges(graph)]
-    metadata["optimisations when it is loaded"] = "none" if graph.RuntimeOptimizations() is None else "some"
-    return Structure(listed, outputs, metadata, unused(made, outputs.values()), further=tuple(further))
+    facts["optimisations when it is loaded"] = "none" if graph.RuntimeOptimizations() is None else "some"
+    return Structure(listed, outputs, metadata, unused(made, outputs.values()), further=tuple(further), facts=facts)
 
 
 def _values(graph: Any, scope: Mapping[str, Node]) -> tuple[dict[str, Node], list[Node]]:

@@ -15,10 +15,6 @@ from functools import cached_property
 
 from vae_export.contract import Array
 
-#: Tells whether two constants of equal shape and type may be taken for equal: the one that is found, the expected one,
-#: and whether another constant of the same operator differs too.
-Close = Callable[[Array, Array, bool], bool]
-
 
 @dataclass(frozen=True, eq=False)
 class Node:
@@ -70,6 +66,26 @@ class Node:
     def __str__(self) -> str:
         """Return the operator and its name, such as "Clip 'node_clamp'"."""
         return f"{self.kind} '{self.name}'" if self.name else self.kind
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a constant is read.
+
+    Attributes:
+        reader: the operator.
+        index: which of its inputs the constant is.
+        beside: whether another constant of the operator differs too.
+    """
+
+    reader: Node
+    index: int
+    beside: bool
+
+
+#: Tells whether two constants of equal shape and type may be taken for equal: the one that is found, the expected one,
+#: and where it is read.
+Close = Callable[[Array, Array, Place], bool]
 
 
 def constant(value: Callable[[], Array], dtype: str, shape: Sequence[int], data: bytes | memoryview, name: str) -> Node:
@@ -163,20 +179,23 @@ class Structure:
         outputs: the values that the graph returns, by name, type and sizes, in order.
         metadata: texts that describe the file, by key.
         unused: operators and constants that no output depends on.
-        notes: what the file states of inner values, such as their sizes: the name of each and the text, by digest.
-            Two structures may state them of other values.
+        notes: what the file states of inner values, such as their sizes: the name of each, the text, and what follows
+            from the operators (None where that is not known), by digest. Two structures may state them of other values.
         further: a line for each thing in the file that has no place above: no engine runs it, and other readers may use
             it.
         written_by: plain versions of packages that the file states, by package. `differences` leaves them out.
+        facts: what is known of the whole file beside its texts, such as its operator sets, by subject. They are apart
+            from `metadata`, whose keys the file chooses.
     """
 
     inputs: tuple[str, ...]
     outputs: Mapping[str, Node]
     metadata: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
-    notes: Mapping[bytes, tuple[str, str]] = field(default_factory=dict)
+    notes: Mapping[bytes, tuple[str, str, str | None]] = field(default_factory=dict)
     further: tuple[str, ...] = ()
     written_by: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def differences(found: Structure, expected: Structure, close: Close | None = None) -> Iterator[str]:
@@ -189,6 +208,8 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
     """
     for key in sorted({*found.metadata, *expected.metadata}):
         yield from _texts(f"metadata '{key}'", found.metadata.get(key), expected.metadata.get(key))
+    for key in sorted({*found.facts, *expected.facts}):
+        yield from _texts(f"'{key}'", found.facts.get(key), expected.facts.get(key))
     if found.inputs != expected.inputs:
         yield f"inputs are {_listed(found.inputs)}; expected {_listed(expected.inputs)}"
     if list(found.outputs) != list(expected.outputs):
@@ -199,21 +220,33 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
         yield f"{extra}; export writes no such thing"
     for missing in sorted(set(expected.further) - set(found.further)):
         yield f"{missing}; the file lacks it"
-    for digest in found.notes.keys() & expected.notes.keys():
-        (name, stated), (_, right) = found.notes[digest], expected.notes[digest]
-        yield from _texts(f"{name}: what is stated of it", stated, right)
-    seen = set[tuple[bytes, bytes, bool]]()
-    left = [(*pair, False) for pair in zip(found.outputs.values(), expected.outputs.values(), strict=False)][::-1]
+    unlike = False
+    for line in _unlike_values(found, expected, close):
+        unlike = True
+        yield line
+    for digest, (name, stated, computed) in found.notes.items():
+        # Where operators differ, the values behind them are others too, and nothing may be known of them.
+        if digest in expected.notes or computed is not None or not unlike:
+            right = expected.notes[digest][1] if digest in expected.notes else computed
+            yield from _texts(f"{name}: what is stated of it", stated, right)
+
+
+def _unlike_values(found: Structure, expected: Structure, close: Close | None) -> Iterator[str]:
+    """Yield a line for each operator and constant that differs, from the outputs up."""
+    seen = set[tuple[object, ...]]()
+    pairs = zip(found.outputs.values(), expected.outputs.values(), strict=False)
+    left: list[tuple[Node, Node, Place | None]] = [(*pair, None) for pair in pairs][::-1]
     while left:
-        one, other, beside = left.pop()
-        pair = one.digest, other.digest, beside
+        one, other, place = left.pop()
+        read = None if place is None or one.kind != "constant" else (place.reader.digest, place.index, place.beside)
+        pair = one.digest, other.digest, read
         if one.digest == other.digest or pair in seen:
             continue
         seen.add(pair)
         if one.own == other.own:
             left += _inputs(one, other)
         elif one.kind == other.kind == "constant":
-            yield from _constants(one, other, close, beside=beside)
+            yield from _constants(one, other, close, place)
         elif one.kind != other.kind:
             yield f"{one} is in the place of {other}"
         else:
@@ -226,11 +259,11 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
             left += _inputs(one, other)
 
 
-def _inputs(one: Node, other: Node) -> list[tuple[Node, Node, bool]]:
-    """Return the pairs of inputs, the last first, each with whether a constant at another place differs."""
+def _inputs(one: Node, other: Node) -> list[tuple[Node, Node, Place | None]]:
+    """Return the pairs of inputs, the last first, each with its place."""
     pairs = list(zip(one.inputs, other.inputs, strict=False))
     unlike = {place for place, (a, b) in enumerate(pairs) if a.kind == b.kind == "constant" and a.digest != b.digest}
-    return [(*pair, bool(unlike - {place})) for place, pair in enumerate(pairs)][::-1]
+    return [(*pair, Place(one, place, bool(unlike - {place}))) for place, pair in enumerate(pairs)][::-1]
 
 
 def _texts(what: str, found: str | None, expected: str | None) -> Iterator[str]:
@@ -258,7 +291,7 @@ def _short(text: str | None, start: int = 0) -> str:
     return f"{'…' if start else ''}{piece[:_LONG]}{'…' if len(piece) > _LONG else ''}"
 
 
-def _constants(one: Node, other: Node, close: Close | None, *, beside: bool) -> Iterator[str]:
+def _constants(one: Node, other: Node, close: Close | None, place: Place | None) -> Iterator[str]:
     """Yield the line for two constants that differ: in type, shape, or in some of their values."""
     import numpy as np
 
@@ -271,18 +304,18 @@ def _constants(one: Node, other: Node, close: Close | None, *, beside: bool) -> 
         yield f"{name}: its values differ"
         return
     found, expected = one.value(), other.value()
-    if close is not None and close(found, expected, beside):
+    if close is not None and place is not None and close(found, expected, place):
         return
     size = max(found.size, 1)
     bits = [
         array.reshape(-1).view(np.uint8).reshape(size, -1) for array in map(np.ascontiguousarray, (found, expected))
     ]
     differ = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
-    place = int(differ[0]) if differ.size else 0
-    index = [int(item) for item in np.unravel_index(place, found.shape)] if found.ndim else []
+    first = int(differ[0]) if differ.size else 0
+    index = [int(item) for item in np.unravel_index(first, found.shape)] if found.ndim else []
     yield (
-        f"{name}: {len(differ):,} of {found.size:,} values differ, first {_number(found, place)} at {index}; "
-        f"expected {_number(expected, place)}"
+        f"{name}: {len(differ):,} of {found.size:,} values differ, first {_number(found, first)} at {index}; "
+        f"expected {_number(expected, first)}"
     )
 
 

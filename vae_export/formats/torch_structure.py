@@ -48,7 +48,7 @@ def script_structure(data: bytes) -> Structure:
     module = torch.jit.load(io.BytesIO(data), map_location="cpu")
     graph = module.inlined_graph
     methods = ", ".join(sorted(module._c._method_names()))
-    metadata = {**_extra(data), "methods": methods} | _object(data)
+    facts = {"methods": methods} | _object(data) | _state(module)
     # C++ runs the hooks of a module too, and they are no part of its graph.
     hooks = len(module._c._get_forward_hooks()) + len(module._c._get_forward_pre_hooks())
     further = (*_further(data, _SCRIPT_RECORDS), *_code(data), *([f"hooks: {hooks}"] if hooks else []))
@@ -61,7 +61,8 @@ def script_structure(data: bytes) -> Structure:
     outputs = {str(place): names[value.debugName()] for place, value in enumerate(graph.outputs())}
     effects = [one for one in made if one.is_effect]
     outputs |= {f"effect {place}": one for place, one in enumerate(effects)}
-    return Structure(tuple(inputs), outputs, metadata | _state(module), unused(made, outputs.values()), further=further)
+    left = unused(made, outputs.values())
+    return Structure(tuple(inputs), outputs, _extra(data), left, further=further, facts=facts)
 
 
 def _block(block: Any, names: dict[str, Node], depth: int = 0) -> list[Node]:
@@ -142,10 +143,10 @@ def program_structure(data: bytes, program: torch.export.ExportedProgram) -> Str
             values[node] = Node(str(node.target), node.name, facts, tuple(values[one] for one in read))
             made.append(values[node])
     symbols = ", ".join(f"{low.lower} to {low.upper}" for low in program.range_constraints.values())
-    metadata = {**_extra(data), "ranges of sizes": symbols}
     further = _further(data, _PROGRAM_RECORDS)
     further += () if program.example_inputs is None else ("example inputs",)
-    return Structure(tuple(inputs), outputs, metadata, unused(made, outputs.values()), further=further)
+    facts, left = {"ranges of sizes": symbols}, unused(made, outputs.values())
+    return Structure(tuple(inputs), outputs, _extra(data), left, further=further, facts=facts)
 
 
 def _placed(read: list[torch.fx.Node], argument: Any) -> Any:

@@ -25,7 +25,7 @@ from vae_export.contract import Array, Part
 from vae_export.errors import VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
 from vae_export.formats.base import Finding, Severity
-from vae_export.formats.structure import Structure, differences, plain_version
+from vae_export.formats.structure import Place, Structure, differences, plain_version
 from vae_export.io.atomic import sha256
 from vae_export.parity.probes import CalibrationInputs
 from vae_export.precision import CALIBRATED, PrecisionName, infix
@@ -226,7 +226,8 @@ def _differences(
         for name, version in found.written_by.items()
         if plain_version(manifest.versions.get(name, version)) != version
     ]
-    return (*lines, *islice(differences(found, expected, close), _MOST_DIFFERENCES))
+    # A constant that two operators read is named once.
+    return tuple(dict.fromkeys((*lines, *islice(differences(found, expected, close), _MOST_DIFFERENCES))))
 
 
 #: What a model and its folder are called: whoever renames the folder has not changed the model.
@@ -326,15 +327,21 @@ def _why_bytes_differ(manifest: Manifest, format: str) -> str:
     return "with the same versions" if manifest.versions else "from an unknown exporter"
 
 
-def _alike_after_calibration(found: Array, expected: Array, beside: bool) -> bool:
+def _alike_after_calibration(found: Array, expected: Array, place: Place) -> bool:
     """Whether two constants differ as little as two calibrations do: scales, zero points, and biases in their units.
 
-    Zero points and biases are counted in scales, so that none differs where its scale does not (`beside`).
+    Weights are rounded without a calibration, so that their scales are equal in every bit. Zero points and biases are
+    counted in scales, so that none differs where its scale does not.
     """
-    if np.issubdtype(found.dtype, np.floating):
-        return bool(np.allclose(found, expected, rtol=_CALIBRATION_ERROR, atol=0))
+    if place.reader.kind not in ("QuantizeLinear", "DequantizeLinear"):
+        return False
+    of = place.reader.inputs[0]
+    is_bias = of.value is not None and of.facts["type"] == "int32"
+    if of.value is not None and not is_bias:
+        return False
     distance = np.abs(found.astype(np.float64) - expected)
-    is_zero_point, is_bias = found.ndim == 0 and found.dtype == np.uint8, found.ndim == 1 and found.dtype == np.int32
-    if beside and (is_zero_point or is_bias):
-        return bool((distance <= 1 + _CALIBRATION_ERROR * np.abs(expected)).all())
-    return False
+    if place.index == 1:
+        return bool((distance <= _CALIBRATION_ERROR * np.abs(expected)).all())
+    if place.beside and is_bias and place.index == 0:
+        return bool((distance <= 1 + _CALIBRATION_ERROR * np.abs(expected.astype(np.float64))).all())
+    return place.beside and not is_bias and place.index == 2 and bool((distance <= 1).all())
