@@ -371,12 +371,50 @@ def rezipped(
     return target.getvalue()
 
 
-def rezipped_code(data: bytes, more: bytes) -> bytes:
-    """The archive with more text at the end of its code."""
+def edited_records(data: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
+    """The archive with a change of the records whose name ends so."""
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for record in source.namelist():
+            content = source.read(record)
+            archive.writestr(record, change(content) if record.endswith(name) else content)
+    return target.getvalue()
+
+
+def edited(name: str, old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """A change of a text in the records whose name ends so."""
+
+    def change(record: bytes) -> bytes:
+        assert old in record
+        return record.replace(old, new, 1)
+
+    return lambda data: edited_records(data, name, change)
+
+
+def is_code(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def record_that_is_not_listed(data: bytes) -> bytes:
+    """The archive with a record between two others, which only its own header names."""
     source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for name in source.namelist():
-            archive.writestr(name, source.read(name) + (more if name.endswith(".py") else b""))
+            archive.writestr(name, source.read(name))
+            if len(archive.filelist) == 2:
+                archive.writestr("hidden", b"audited")
+                archive.filelist.pop()
+                del archive.NameToInfo["hidden"]
+    return target.getvalue()
+
+
+def note_of_a_record(data: bytes) -> bytes:
+    source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name in source.namelist():
+            record = zipfile.ZipInfo(name)
+            record.comment = b"audited"
+            archive.writestr(record, source.read(name))
     return target.getvalue()
 
 
@@ -398,7 +436,7 @@ ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     ),
     "a comment in the code": (
         "torchscript",
-        lambda data: rezipped_code(data, b"# free of licence\n"),
+        lambda data: edited_records(data, ".py", lambda record: record + b"# free of licence\n"),
         r"comment # free of licence; export writes no such thing",
     ),
     "a tensor more": (
@@ -410,6 +448,70 @@ ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         "torchscript",
         lambda data: rezipped(data, last=lambda _: {".data/serialization_id": b"free of licence"}),
         r"record \.data/serialization_id with a text; export writes no such thing",
+    ),
+    "a version in words": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"byteorder": b"audited"}),
+        r"record byteorder with a text; export writes no such thing",
+    ),
+    "a text with the name of a fact": (
+        "torchscript",
+        lambda data: rezipped(data, last=lambda _: {"extra/methods": b"audited"}),
+        r"metadata 'methods' is audited; expected none",
+    ),
+    "a text behind the objects": (
+        "torchscript",
+        lambda data: edited_records(data, "constants.pkl", lambda record: record + b"audited"),
+        r"7 bytes behind the objects of constants\.pkl; export writes no such thing",
+    ),
+    "an attribute of a class": (
+        "torchscript",
+        edited(".py", b"__buffers__ = []", b'__buffers__ = ["audited", ]'),
+        r"attribute __buffers__ = \[\"audited\", \]; export writes no such thing",
+    ),
+    "a text in the code": (
+        "torchscript",
+        edited(".py", b"    return ", b'    free = "audited"\n    return '),
+        r"text \"audited\"; export writes no such thing",
+    ),
+    "a branch that is never taken": (
+        "torchscript",
+        edited(".py", b"    return ", b"    if False:\n      print(1)\n    else:\n      pass\n    return "),
+        r"word print; export writes no such thing",
+    ),
+    "another name of an argument": (
+        "torchscript",
+        lambda data: edited_records(data, ".py", lambda record: re.sub(rb"\binput\b", b"z", record)),
+        r"'methods' is forward\(Tensor z\); expected forward\(Tensor input\)",
+    ),
+    "a class of the same name": (
+        "torchscript",
+        lambda data: rezipped(
+            data, last=lambda records: {"code/__torch__/___torch_mangle_99.py": records[next(filter(is_code, records))]}
+        ),
+        r"definition of class DecoderModule, 2 times; export writes no such thing",
+    ),
+    "a record that is not listed": ("torchscript", record_that_is_not_listed, r"bytes between the records"),
+    "a note of a record": ("torchscript", note_of_a_record, r"note of record archive/data\.pkl; export"),
+    "a guard": (
+        "pt2",
+        edited("model.json", b'"guards_code": []', b'"guards_code": ["L[\'latent\'].size()[0] != 333"]'),
+        r"program\.guards_code\.0: L\['latent'\].* != 333; export writes no such thing",
+    ),
+    "a note of an operator": (
+        "pt2",
+        edited("model.json", b'"metadata": {}', b'"metadata": {"audited": "yes"}'),
+        r"metadata\.audited: yes; export writes no such thing",
+    ),
+    "a weight that the program does not name": (
+        "pt2",
+        lambda data: rezipped(data, last=lambda _: {"data/weights/weight_99": b"audited"}),
+        r"record data/weights/weight_99, which the program does not name",
+    ),
+    "another version that it states": (
+        "pt2",
+        edited("model.json", b'"torch_version": "', b'"torch_version": "1'),
+        r"torch 1\d+\.\S+ wrote it, as it says; the manifest says",
     ),
     "bytes behind the archive": ("torchscript", lambda data: data + b"more", r"4 bytes around the records"),
     "two contracts": (

@@ -235,7 +235,8 @@ def _unlike_values(found: Structure, expected: Structure, close: Close | None) -
     """Yield a line for each operator and constant that differs, from the outputs up."""
     seen = set[tuple[object, ...]]()
     pairs = zip(found.outputs.values(), expected.outputs.values(), strict=False)
-    left: list[tuple[Node, Node, Place | None]] = [(*pair, None) for pair in pairs][::-1]
+    left: list[tuple[Node, Node, Place | None]] = []
+    left += [(*pair, None) for pair in pairs][::-1]
     while left:
         one, other, place = left.pop()
         read = None if place is None or one.kind != "constant" else (place.reader.digest, place.index, place.beside)
@@ -262,8 +263,10 @@ def _unlike_values(found: Structure, expected: Structure, close: Close | None) -
 def _inputs(one: Node, other: Node) -> list[tuple[Node, Node, Place | None]]:
     """Return the pairs of inputs, the last first, each with its place."""
     pairs = list(zip(one.inputs, other.inputs, strict=False))
+    found: list[tuple[Node, Node, Place | None]] = []
     unlike = {place for place, (a, b) in enumerate(pairs) if a.kind == b.kind == "constant" and a.digest != b.digest}
-    return [(*pair, Place(one, place, bool(unlike - {place}))) for place, pair in enumerate(pairs)][::-1]
+    found += [(*pair, Place(one, place, bool(unlike - {place}))) for place, pair in enumerate(pairs)]
+    return found[::-1]
 
 
 def _texts(what: str, found: str | None, expected: str | None) -> Iterator[str]:

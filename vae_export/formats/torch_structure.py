@@ -6,10 +6,7 @@ import functools
 import hashlib
 import io
 import pickletools
-import re
-import tokenize
 import zipfile
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,27 +14,17 @@ import torch
 from torch import Tensor
 
 from vae_export.contract import Array
-from vae_export.formats.structure import Node, Structure, constant, unused
-
-#: The archive's folder with the texts that describe a file.
-_EXTRA = "/extra/"
-#: The records that the structure has, or that do not count, without the folder of the archive.
-_OF_ANY = r"extra/.*|version|byteorder|\.data/(serialization_id|version)|"
-_SCRIPT_RECORDS = re.compile(_OF_ANY + r"code/.*\.py|constants/\d+|(data|constants)\.pkl")
-_PROGRAM_RECORDS = re.compile(
-    _OF_ANY + r"archive_(format|version)|models/model\.json|data/sample_inputs/model\.pt|"
-    r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+from vae_export.formats.structure import Node, Structure, constant, plain_version, unused
+from vae_export.formats.torch_archive import (
+    MANGLED,
+    PROGRAM_RECORDS,
+    SCRIPT_RECORDS,
+    code_content,
+    further_content,
+    program_content,
+    program_version,
+    texts,
 )
-#: The number in the name of a traced class.
-_MANGLED = re.compile(r"___torch_mangle_\d+\.")
-#: Records of one word or number, such as the version, and what they may hold.
-_WORDS, _WORD = (
-    re.compile(r"version|byteorder|\.data/(serialization_id|version)|archive_(format|version)"),
-    rb"\w{1,64}\s?",
-)
-#: A definition in code, and the use of a constant.
-_DEFINITION, _CONSTANT = re.compile(r"^ *((?:class|def) \w+)", re.MULTILINE), re.compile(r"\bCONSTANTS\.c(\d+)\b")
-_END_OF_ARCHIVE, _END_BYTES = b"PK\x05\x06", 22
 
 
 def script_structure(data: bytes) -> Structure:
@@ -47,11 +34,11 @@ def script_structure(data: bytes) -> Structure:
     """
     module = torch.jit.load(io.BytesIO(data), map_location="cpu")
     graph = module.inlined_graph
-    methods = ", ".join(sorted(module._c._method_names()))
+    methods = ", ".join(sorted(_signature(module, name) for name in module._c._method_names()))
     facts = {"methods": methods} | _object(data) | _state(module)
     # C++ runs the hooks of a module too, and they are no part of its graph.
     hooks = len(module._c._get_forward_hooks()) + len(module._c._get_forward_pre_hooks())
-    further = (*_further(data, _SCRIPT_RECORDS), *_code(data), *([f"hooks: {hooks}"] if hooks else []))
+    further = (*further_content(data, SCRIPT_RECORDS), *code_content(data), *([f"hooks: {hooks}"] if hooks else []))
     names, inputs = dict[str, Node](), list[str]()
     for value in list(graph.inputs())[1:]:  # the first is the module itself
         names[value.debugName()] = Node("input", value.debugName(), {"place": str(len(inputs))})
@@ -62,7 +49,14 @@ def script_structure(data: bytes) -> Structure:
     effects = [one for one in made if one.is_effect]
     outputs |= {f"effect {place}": one for place, one in enumerate(effects)}
     left = unused(made, outputs.values())
-    return Structure(tuple(inputs), outputs, _extra(data), left, further=further, facts=facts)
+    return Structure(tuple(inputs), outputs, texts(data), left, further=further, facts=facts)
+
+
+def _signature(module: Any, name: str) -> str:
+    """Return a method with the names and types of its arguments, without those of the module itself."""
+    schema = module._c._get_method(name).schema
+    arguments = [f"{argument.type} {argument.name}" for argument in schema.arguments[1:]]
+    return f"{name}({', '.join(arguments)})"
 
 
 def _block(block: Any, names: dict[str, Node], depth: int = 0) -> list[Node]:
@@ -143,10 +137,11 @@ def program_structure(data: bytes, program: torch.export.ExportedProgram) -> Str
             values[node] = Node(str(node.target), node.name, facts, tuple(values[one] for one in read))
             made.append(values[node])
     symbols = ", ".join(f"{low.lower} to {low.upper}" for low in program.range_constraints.values())
-    further = _further(data, _PROGRAM_RECORDS)
+    further = (*further_content(data, PROGRAM_RECORDS), *program_content(data))
     further += () if program.example_inputs is None else ("example inputs",)
     facts, left = {"ranges of sizes": symbols}, unused(made, outputs.values())
-    return Structure(tuple(inputs), outputs, _extra(data), left, further=further, facts=facts)
+    written_by = {"torch": plain_version(version)} if (version := program_version(data)) else {}
+    return Structure(tuple(inputs), outputs, texts(data), left, {}, further, written_by, facts)
 
 
 def _placed(read: list[torch.fx.Node], argument: Any) -> Any:
@@ -177,59 +172,10 @@ def _tensor(tensor: Tensor, name: str) -> Node:
     return constant(value, str(tensor.dtype), tensor.shape, data, name)
 
 
-def _extra(data: bytes) -> dict[str, str]:
-    """Return the texts that describe a file, by key."""
-    with zipfile.ZipFile(io.BytesIO(data)) as records:
-        return {
-            name.partition(_EXTRA)[2]: records.read(name).decode("utf-8", "backslashreplace")
-            for name in records.namelist()
-            if _EXTRA in name
-        }
-
-
-def _further(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
-    """Return what an archive holds beside the records that the structure has; nothing for an archive of ours.
-
-    Other readers run what PyTorch passes over: a program for phones, a library, or the other of two equal names.
-    """
-    with zipfile.ZipFile(io.BytesIO(data)) as records:
-        listed = [(record.filename.partition("/")[2], record.file_size) for record in records.infolist()]
-        start = min((record.header_offset for record in records.infolist()), default=0)
-        words = {
-            name: records.read(item)
-            for item, (name, _) in zip(records.infolist(), listed, strict=True)
-            if _WORDS.fullmatch(name)
-        }
-    further = [f"record {name} of {size:,} bytes" for name, size in listed if known.fullmatch(name) is None]
-    times = Counter(name for name, _ in listed)
-    further += [f"record {name} {times[name]} times" for name in times if times[name] > 1]
-    further += [f"record {name} with a text" for name, word in words.items() if not re.fullmatch(_WORD, word)]
-    around = start + len(data) - data.rfind(_END_OF_ARCHIVE) - _END_BYTES
-    further += [f"{around:,} bytes around the records"] if around else []
-    return tuple(further)
-
-
-def _code(data: bytes) -> list[str]:
-    """Return what the code of a module defines, and what is in no graph: comments, and unused constants.
-
-    Code is printed from graphs, so that versions of PyTorch differ in its lines, but not in what it defines.
-    """
-    with zipfile.ZipFile(io.BytesIO(data)) as records:
-        names = records.namelist()
-        texts = [_MANGLED.sub("", records.read(name).decode()) for name in names if name.endswith(".py")]
-    found = [f"definition of {name}" for text in texts for name in _DEFINITION.findall(text)]
-    for text in texts:
-        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-        found += [f"comment {token.string}" for token in tokens if token.type == tokenize.COMMENT]
-    stored = sum("/constants/" in name for name in names)
-    used = len({constant for text in texts for constant in _CONSTANT.findall(text)})
-    return [*found, *([f"{stored - used} constants that no code reads"] if stored > used else [])]
-
-
 def _object(data: bytes) -> dict[str, str]:
     """Return the module with its attributes, as it is stored: the instructions that build it, without its number."""
     with zipfile.ZipFile(io.BytesIO(data)) as records:
         stored = next(records.read(name) for name in records.namelist() if name.endswith("/data.pkl"))
     steps = [(step.name, argument) for step, argument, _ in pickletools.genops(stored)]
-    text = _MANGLED.sub("", repr([step for step in steps if step[0] not in ("PROTO", "FRAME")]))
+    text = MANGLED.sub("", repr([step for step in steps if step[0] not in ("PROTO", "FRAME")]))
     return {"object": hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}
