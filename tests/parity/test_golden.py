@@ -243,6 +243,18 @@ def test_changed_golden_vectors_are_found(mlp: Subject, name: str, tmp_path: Pat
     assert any(re.match(expected, line) for line in lines), lines
 
 
+def test_tolerances_of_another_processor_are_a_warning(mlp: Subject, tmp_path: Path) -> None:
+    """Nobody can tell them from tolerances that somebody widened, so that they are named."""
+
+    def change(array: GoldenArray, data: bytes) -> tuple[GoldenArray, bytes]:
+        return (replace(array, tolerance=array.tolerance * 1.01) if array.tolerance else array), data
+
+    findings = golden_findings(with_golden(mlp, tmp_path / "e", change), mlp.references)
+    warned = [finding.detail for finding in findings if finding.severity == "warning"]
+    assert warned
+    assert all(re.match(r"tolerance of fp32 is \S+, as another processor may find; here \S+", line) for line in warned)
+
+
 def test_golden_vectors_of_an_export_are_those_that_it_makes_again(mlp: Subject) -> None:
     assert golden_findings(mlp.artifact, References(mlp.references.captured)) == []
 

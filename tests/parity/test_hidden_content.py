@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from tests.parity.small_exports import Subject, assert_fails, tampered, verified
 from tests.required import require_extra
-from vae_export.artifact.folder import read_content
-from vae_export.artifact.manifest import FileContent, FileEntry
+from vae_export.artifact.folder import open_artifact, read_content
+from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
 from vae_export.errors import ModelError
 from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.formats.onnx import Onnx
@@ -789,3 +790,28 @@ def test_metadata_of_an_export_cannot_be_left_out(mlp: Subject, tmp_path: Path) 
     certificate = verified(artifact, mlp.references, allow_unreproduced=False)
     assert_fails(certificate)
     assert "metadata 'vae_export.part' is missing; expected decoder" in certificate.reproductions[0].differences
+
+
+def test_keys_of_a_manifest_that_export_does_not_write_are_named(mlp: Subject, tmp_path: Path) -> None:
+    artifact = mlp.copied(tmp_path / "e")
+    document = json.loads(artifact.manifest.text)
+    assert open_artifact(artifact.folder).manifest.unknown == ()
+    document |= {"licence": "free", "recommended": [{"part": "decoder", "note": "advice of a later version"}]}
+    document["files"][0]["score"] = 1.0
+    document["contract"]["symbols"] = {"N": {"min": 1, "max": 8, "usual": 4}}
+    document["golden"][0]["outputs"][0]["note"] = "audited"
+    (artifact.folder / MANIFEST).write_text(json.dumps(document))
+    manifest = open_artifact(artifact.folder).manifest
+    found = [(one.rule, one.severity, one.where) for one in manifest_findings(manifest, mlp.source)]
+    keys = ("contract.symbols", "files.0.score", "golden.0.outputs.0.note", "licence")
+    assert sorted(found) == [("other-manifest", "error", f"manifest.json, {key}") for key in keys]
+
+
+def test_export_that_says_nothing_is_no_single_file(mlp: Subject, tmp_path: Path) -> None:
+    artifact = tampered(mlp, tmp_path / "e", {("decoder", "openvino"): mlp.data("decoder", "openvino")})
+    manifest = replace(artifact.manifest, opset=None, versions={}, provenance={}, golden=())
+    (artifact.folder / MANIFEST).write_bytes(manifest.text)
+    certificate = verified(open_artifact(artifact.folder), mlp.references, allow_unreproduced=False)
+    assert_fails(certificate)
+    where = {finding.where for finding in certificate.errors}
+    assert {"manifest.json, versions.torch", "manifest.json, provenance.config", "manifest.json"} <= where

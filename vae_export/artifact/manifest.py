@@ -6,8 +6,8 @@ docs/bundle-format.md, section 3, is the specification. This module does not imp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -224,6 +224,9 @@ class Manifest:
         provenance: the origin of the model.
         golden: inputs and expected outputs for self-tests.
         recommended: session options that `tune` recommends, at most one for each part.
+        is_of_single_file: whether it was made for a single file, of which nothing else is known.
+        unknown: where the document has keys that this version does not know, such as "files.0.licence". Readers ignore
+            them.
     """
 
     contract: Contract
@@ -233,6 +236,8 @@ class Manifest:
     provenance: Mapping[str, Any]
     golden: tuple[GoldenPart, ...] = ()
     recommended: tuple[Recommendation, ...] = ()
+    is_of_single_file: bool = False
+    unknown: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def stored(self) -> tuple[FileEntry | Sidecar, ...]:
@@ -248,11 +253,6 @@ class Manifest:
     def runtime_files(self) -> tuple[FileEntry, ...]:
         """The ONNX files that the runtime may run: of a known precision, and compiled for no kind of machine."""
         return tuple(entry for entry in self.known if entry.format == RUNTIME_FORMAT and not entry.machine)
-
-    @property
-    def is_of_single_file(self) -> bool:
-        """Whether it was made for a single file, of which nothing else is known. No export has such a manifest."""
-        return self.opset is None and not (self.versions or self.provenance or self.golden)
 
     def entry(self, part: Part, format: str = "onnx", precision: PrecisionName = FULL) -> FileEntry:
         """Find an exported file.
@@ -387,7 +387,7 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
             _recommendations(document.get("recommended"), files),
         )
         check_distinct(stored.name for stored in manifest.stored)
-        return manifest
+        return replace(manifest, unknown=tuple(_unknown_keys(document, manifest.to_json())))
     except (ModelError, IntegrityError) as error:
         if str(where) in str(error):
             raise
@@ -395,6 +395,22 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise type(error)(error.what, where=place, expected=error.expected, got=error.got, do=error.do) from error
     except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
+
+
+def _unknown_keys(stated: Any, known: Any, where: str = "") -> Iterator[str]:
+    """Yield where a document has keys with values that the manifest that was read from it has not.
+
+    Recommendations are advice of which readers follow what they know.
+    """
+    if isinstance(stated, dict) and isinstance(known, dict):
+        for key, value in stated.items():
+            if key in known:
+                yield from _unknown_keys(value, known[key], f"{where}{key}.")
+            elif value not in (None, "", [], {}) and f"{where}{key}" != "recommended":
+                yield f"{where}{key}"
+    elif isinstance(stated, list) and isinstance(known, list) and where != "recommended.":
+        for place, (value, other) in enumerate(zip(stated, known, strict=False)):
+            yield from _unknown_keys(value, other, f"{where}{place}.")
 
 
 def _contract(stated: Mapping[str, Any], format: str) -> Contract:

@@ -353,7 +353,7 @@ def _of_file(file: Path, part: Part, contract: Contract, *, quick: bool, trust: 
         data = read_untrusted(file, contract, part, batch=max(QUICK_BATCHES if quick else BATCHES))
         content = FileContent(data)
     entry = FileEntry.of(file.name, part, format.name, content)
-    return Artifact(file.parent, Manifest(contract, (entry,), None, {}, {}))
+    return Artifact(file.parent, Manifest(contract, (entry,), None, {}, {}, is_of_single_file=True))
 
 
 def show(certificate: Certificate, written: Path) -> None:
