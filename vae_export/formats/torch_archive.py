@@ -71,7 +71,11 @@ def further_content(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
     with zipfile.ZipFile(io.BytesIO(data)) as records:
         listed = [(record.filename.partition("/")[2], record.file_size) for record in records.infolist()]
         start = min((record.header_offset for record in records.infolist()), default=0)
-        stored = {name: records.read(item) for item, (name, _) in zip(records.infolist(), listed, strict=True)}
+        stored = {
+            name: records.read(item)
+            for item, (name, _) in zip(records.infolist(), listed, strict=True)
+            if name in _WORDS or name.endswith(".pkl")
+        }
         notes = [f"note of record {item.filename}" for item in records.infolist() if _has_note(item)]
         between = sum(_hidden_bytes(data, records.infolist()))
     further = [f"record {name} of {size:,} bytes" for name, size in listed if known.fullmatch(name) is None]
@@ -179,6 +183,8 @@ def program_content(data: bytes) -> Iterator[str]:
         stored = {kind: document(f"data/{kind}/model_{kind}_config.json") for kind in ("weights", "constants")}
     for key in _OF_VERSIONS:
         program.pop(key, None)
+    for node in program.get("graph_module", {}).get("graph", {}).get("nodes", ()):
+        node.pop("name", None)
     yield from _lines(program, "program", _places(program))
     named = set()
     for kind, config in stored.items():
@@ -202,7 +208,7 @@ def _places(program: Mapping[str, Any]) -> dict[str, str]:
     graph = program.get("graph_module", {}).get("graph", {})
     found: list[str] = []
     for node in graph.get("nodes", ()):
-        found += [*_names(node.get("outputs")), str(node.get("name"))]
+        found += _names(node.get("outputs"))
     found += _SYMBOL.findall(json.dumps(program))
     return {name: f"value {place}" for place, name in enumerate(dict.fromkeys(found))}
 
