@@ -16,8 +16,10 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
 
-from tests.parity.small_exports import Subject, assert_fails, tampered, verified
+from tests.parity.small_exports import HIDDEN, Subject, assert_fails, tampered, verified
 from tests.required import require_extra
 from vae_export.artifact.folder import open_artifact, read_content
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry
@@ -585,6 +587,53 @@ def test_program_that_is_not_what_export_writes_is_not_loaded(mlp: Subject, tmp_
     assert not canary.exists()
     unchanged = tampered(mlp, tmp_path / "f", {("decoder", "pt2"): data})
     verify(unchanged, mlp.references, thorough=False).require()
+
+
+# --- ORT ----------------------------------------------------------------------------------------------------------
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        assert len(old) == len(new)
+        assert old in data
+        return data.replace(old, new)
+
+    return change
+
+
+def size_of_an_inner_value(data: bytes) -> bytes:
+    """State another size of the first operator's output."""
+    graph = InferenceSession.GetRootAs(data).Model().Graph()
+    wanted = graph.Nodes(0).Outputs(0)
+    [value] = [one for place in range(graph.NodeArgsLength()) if (one := graph.NodeArgs(place)).Name() == wanted]
+    kind, table = TensorTypeAndShape(), value.Type().Value()
+    kind.Init(table.Bytes, table.Pos)
+    size = kind.Shape().Dim(1).Value()
+    assert size.DimValue() == HIDDEN
+    place = size._tab.Pos + size._tab.Offset(6)
+    return data[:place] + (7).to_bytes(8, "little") + data[place + 8 :]
+
+
+ORT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "another size of an inner value": (
+        size_of_an_inner_value,
+        r"what is stated of it is float \(\?, 7\); expected float",
+    ),
+    "another version of its producer": (
+        replaced(b"2.", b"1."),
+        r"torch 1\.\S+ wrote it, as it says; the manifest says 2",
+    ),
+    "kernels of another operator": (
+        replaced(b":Gemm:13", b":Gemm:99"),
+        r"kernels of :Gemm:99: T at .*; export",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORT)
+def test_content_of_ort_that_is_not_run_is_named(mlp: Subject, name: str) -> None:
+    change, named = ORT[name]
+    assert_named(compared(mlp, "ort", lambda content: FileContent(change(content.data))), named)
 
 
 # --- OpenVINO -----------------------------------------------------------------------------------------------------

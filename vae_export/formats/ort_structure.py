@@ -12,7 +12,7 @@ from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorDataType im
 from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
 
 from vae_export.contract import Array
-from vae_export.formats.structure import Node, Structure, constant, unused
+from vae_export.formats.structure import Node, Structure, constant, plain_version, unused
 
 #: Names of the types of tensors and of attributes by number.
 _TYPES = {number: name.lower() for name, number in vars(TensorDataType).items() if isinstance(number, int)}
@@ -21,13 +21,14 @@ _ATTRIBUTES = {number: name for name, number in vars(AttributeType).items() if i
 
 def ort_structure(data: bytes) -> Structure:
     """Return the structure of a file; the FlatBuffers reader's errors are raised for a damaged one."""
-    model = InferenceSession.GetRootAs(data).Model()
+    session = InferenceSession.GetRootAs(data)
+    model = session.Model()
     graph = model.Graph()
     types = {arg.Name().decode(): _typed(arg.Type()) for arg in _each(graph, "NodeArgs")}
     constants = {tensor.Name().decode() for tensor in _each(graph, "Initializers")}
     inputs = [name.decode() for name in _each(graph, "Inputs")]
-    scope = {name: Node("input", name, {"tensor": f"{name}: {types.get(name)}"}) for name in inputs}
-    scope, made = _values(graph, scope)
+    given = {name: Node("input", name, {"tensor": f"{name}: {types.get(name)}"}) for name in inputs}
+    scope, made = _values(graph, given)
     outputs = {f"{name}: {types.get(name)}": scope[name] for name in (one.decode() for one in _each(graph, "Outputs"))}
     listed = tuple(
         f"{name}: {types.get(name)}{', an initialiser that callers may replace' if name in constants else ''}"
@@ -41,9 +42,20 @@ def ort_structure(data: bytes) -> Structure:
     facts["model version"] = str(model.ModelVersion())
     keys = Counter(_text(item.Key()) for item in _each(model, "MetadataProps"))
     further = [f"metadata '{key}' {times} times" for key, times in keys.items() if times > 1]
-    further += [*_notes(graph), *_wrong_edges(graph)]
+    further += [*_notes(graph), *_wrong_edges(graph), *_kernels(session.KernelTypeStrResolver())]
+    # Names of open sizes differ between versions.
+    sizes = {arg.Name().decode(): _typed(arg.Type(), open_size="?") for arg in _each(graph, "NodeArgs")}
+    further += [f"sizes {text} of '{name}', which is no value" for name, text in sizes.items() if name not in scope]
+    stated: dict[bytes, set[str]] = {}
+    for name in sizes.keys() & scope.keys():
+        stated.setdefault(scope[name].digest, set()).add(sizes[name])
+    named = {node.digest: str(node) for node in scope.values()}
+    notes = {digest: (named[digest], " and ".join(sorted(found)), None) for digest, found in stated.items()}
+    producer = _text(model.ProducerVersion()) if facts["ProducerName"] == "pytorch" else ""
+    written_by = {"torch": plain_version(producer)} if producer else {}
     facts["optimisations when it is loaded"] = "none" if graph.RuntimeOptimizations() is None else "some"
-    return Structure(listed, outputs, metadata, unused(made, outputs.values()), further=tuple(further), facts=facts)
+    left = unused(made, outputs.values())
+    return Structure(listed, outputs, metadata, left, notes, tuple(further), written_by, facts)
 
 
 def _values(graph: Any, scope: Mapping[str, Node]) -> tuple[dict[str, Node], list[Node]]:
@@ -115,6 +127,8 @@ def _notes(graph: Any) -> Iterator[str]:
     """Yield the texts beside the operators that a reader may show."""
     for kind in ("NodeArgs", "Nodes", "Initializers"):
         yield from (f"note {text}" for item in _each(graph, kind) if (text := _text(item.DocString())))
+    attributes = (item for node in _each(graph, "Nodes") for item in _each(node, "Attributes"))
+    yield from (f"note {text}" for item in attributes if (text := _text(item.DocString())))
     types = [item.Type() for item in _each(graph, "NodeArgs")]
     yield from (f"meaning {text}" for item in types if item is not None and (text := _text(item.Denotation())))
     yield from (f"engine {text}" for node in _each(graph, "Nodes") if (text := _text(node.ExecutionProviderType())))
@@ -142,15 +156,26 @@ def _wrong_edges(graph: Any) -> Iterator[str]:
         yield f"edge {edge[0]}:{edge[1]} to {edge[2]}:{edge[3]}"
 
 
-def _typed(info: Any) -> str:
-    """Return type and sizes of a tensor."""
+def _kernels(resolver: Any) -> Iterator[str]:
+    """Yield the types of operators by which ONNX Runtime chooses its kernels."""
+    for operator in () if resolver is None else _each(resolver, "OpKernelTypeStrArgs"):
+        for kind in _each(operator, "KernelTypeStrArgs"):
+            places = sorted((arg.ArgType(), arg.Index()) for arg in _each(kind, "Args"))
+            yield f"kernels of {_text(operator.OpId())}: {_text(kind.KernelTypeStr())} at {places}"
+
+
+def _typed(info: Any, open_size: str = "") -> str:
+    """Return type and sizes of a tensor, with this text or else its name for each open size."""
     if info is None or info.Value() is None:
         return "unknown"
     found, table = TensorTypeAndShape(), info.Value()
     found.Init(table.Bytes, table.Pos)
     shape = found.Shape()
     values = [] if shape is None else [dim.Value() for dim in _each(shape, "Dim")]
-    sizes = (("?" if one is None else _text(one.DimParam()) or str(one.DimValue())) for one in values)
+    sizes = (
+        ("?" if one is None else (open_size if one.DimParam() else "") or _text(one.DimParam()) or str(one.DimValue()))
+        for one in values
+    )
     return f"{_TYPES[found.ElemType()]} ({', '.join(sizes)})"
 
 
