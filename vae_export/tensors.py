@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -133,9 +133,16 @@ def shape_text(shape: Sequence[Size]) -> str:
     return " x ".join(map(str, shape))
 
 
-def axes_text(shape: Sequence[Size]) -> str:
+def axes_text(shape: Sequence[Size | None]) -> str:
     """Return the shape of an array as NumPy writes it, without quotes: "(N, 3, 8*h, 8*w)", "(N,)"."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def signature_text(tensors: Iterable[tuple[str, str, Sequence[Size | None]]]) -> str:
+    """Return names, types and shapes as a message shows them: "latent float (N, 10)"."""
+    return ", ".join(
+        f"{name} {type.removeprefix('tensor(').removesuffix(')')} {axes_text(shape)}" for name, type, shape in tensors
+    )
 
 
 @dataclass(frozen=True)

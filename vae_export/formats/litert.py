@@ -27,6 +27,7 @@ from vae_export.formats.structure import Node, Structure, constant, unused
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
 from vae_export.system.streams import silenced, silenced_descriptors
+from vae_export.tensors import signature_text
 
 if TYPE_CHECKING:
     from torch import Tensor, fx, nn
@@ -208,7 +209,10 @@ def _check_signature(spec: PartSpec, inputs: Mapping[str, Any], outputs: Mapping
         wanted = {tensor.name: (tensor.dtype, (1, *tensor.fixed_item)) for tensor in tensors}
         found = {name: (item["dtype"].__name__, tuple(map(int, item["shape"]))) for name, item in details.items()}
         if wanted != found:
-            raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=found)
+            texts = (signature_text((name, *item) for name, item in items.items()) for items in (wanted, found))
+            raise ModelError(
+                f"{kind} do not match the contract", where=spec.part, expected=next(texts), got=next(texts)
+            )
 
 
 def _with_batch(row: Mapping[str, Array]) -> dict[str, Array]:

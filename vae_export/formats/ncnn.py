@@ -234,7 +234,8 @@ class _Model:
         for kind, tensors, got in (("inputs", spec.inputs, inputs), ("outputs", spec.outputs, self.results)):
             wanted = [tensor.name for tensor in tensors]
             if sorted(wanted) != sorted(got):
-                raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=got)
+                what, texts = f"{kind} do not match the contract", (", ".join(wanted), ", ".join(got))
+                raise ModelError(what, where=spec.part, expected=texts[0], got=texts[1] or "none")
 
 
 @functools.cache

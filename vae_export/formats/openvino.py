@@ -25,7 +25,7 @@ from vae_export.formats.structure import Node, Structure, array_constant, plain_
 from vae_export.precision import FULL, PrecisionName
 from vae_export.session_options import SessionOptions
 from vae_export.system.extras import missing, require
-from vae_export.tensors import TensorSpec
+from vae_export.tensors import TensorSpec, signature_text
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -409,7 +409,8 @@ def _check_signature(model: openvino.Model, spec: PartSpec) -> None:
             for port in got
         ]
         if wanted != found:
-            raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=wanted, got=found)
+            texts = signature_text(wanted), signature_text(found)
+            raise ModelError(f"{kind} do not match the contract", where=spec.part, expected=texts[0], got=texts[1])
 
 
 def _signature(tensor: TensorSpec) -> tuple[str, str, list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,7 +19,7 @@ from vae_export.contract import Array, PartSpec
 from vae_export.errors import ModelError, OutOfMemoryError, TargetError
 from vae_export.runtime.fast_path import FastPath, run_into
 from vae_export.session_options import CPU, CUDA, EXACT_INT8, EXACT_INT8_ENTRY, PROVIDERS, TENSORRT, SessionOptions
-from vae_export.tensors import BATCH, Expression, Size
+from vae_export.tensors import BATCH, Expression, Size, signature_text
 
 #: The levels of `vae_export.session_options.OPTIMISATION_LEVELS`, as ONNX Runtime has them.
 OPTIMISATIONS = {
@@ -173,16 +173,8 @@ class Session:
             wanted = [(tensor.name, _TYPES[tensor.dtype], list(tensor.shape)) for tensor in expected]
             found = [(value.name, value.type, list(map(_size, value.shape))) for value in got]
             if wanted != found:
-                what, texts = f"{kind} do not match the contract", (_shown(wanted), _shown(found))
+                what, texts = f"{kind} do not match the contract", (signature_text(wanted), signature_text(found))
                 raise ModelError(what, where=self._spec.part, expected=texts[0], got=texts[1])
-
-
-def _shown(tensors: Iterable[tuple[str, str, Iterable[Size | None]]]) -> str:
-    """Return names, types and shapes as a message shows them: "latent float (N, 10)"."""
-    return ", ".join(
-        f"{name} {type.removeprefix('tensor(').removesuffix(')')} ({', '.join(map(str, shape))})"
-        for name, type, shape in tensors
-    )
 
 
 def _size(size: int | str | None) -> Size | None:
