@@ -22,10 +22,13 @@ REFERENCE = Path(__file__).parents[2] / "artifacts" / "reference" / "mnist.zip"
 
 
 def test_certificate_of_an_early_version_is_read() -> None:
-    """The reference bundle is older than tolerances of the mean error."""
-    certificate = open_bundle(REFERENCE).certificate
+    """It is older than tolerances of the mean error, and than reproduction and the digests of the manifest."""
+    document = json.loads(bytes(open_bundle(REFERENCE).files["certificate.json"]))
+    for row in document["rows"]:
+        del row["mean_error"], row["mean_band"]
+    del document["reproduction"], document["manifest"]
+    certificate = parse_certificate(json.dumps(document | {"format": "vae-export-certificate/1"}).encode(), "early")
     assert certificate.passed
-    assert "mean_band" not in certificate.document["rows"][0]
 
 
 @pytest.mark.slow
