@@ -415,7 +415,6 @@ REFUSED = {
     "packed steps": (Case(PacksSteps), r"test_modules\.py, line \d+: return self\.rnn.*on the padded batch"),
     "lengths from values": (Case(PacksByValues), r"cannot be captured: decoder, test_modules\.py, line.*padded batch"),
     "TorchScript": (Case(lambda: traced(Net())), "is TorchScript: decoder"),
-    "TorchScript inside": (Case(lambda: nn.Sequential(traced(Net()))), r"is TorchScript: decoder\.0"),
     "lazy": (Case(lambda: nn.Sequential(nn.LazyLinear(16), nn.Unflatten(1, (1, 4, 4)))), "is lazy: decoder"),
     "meta": (Case(lambda: Net().to("meta")), "is on the meta device: decoder.first"),
 }
@@ -426,6 +425,29 @@ def traced(module: nn.Module) -> nn.Module:
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         script: nn.Module = torch.jit.trace(module, torch.zeros(2, 4))
     return script
+
+
+def scripted(module: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script: nn.Module = torch.jit.script(module)
+    return script
+
+
+@pytest.mark.parametrize("compiled", [traced, scripted])
+def test_torchscript_inside_of_a_module_is_captured(compiled: Callable[[nn.Module], nn.Module]) -> None:
+    inner = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Tanh()).eval()
+    captured = Captured(Case(lambda: nn.Sequential(compiled(inner), nn.Unflatten(1, (1, 4, 4)))).source())
+    assert not captured.notes  # the batch is free
+    graph = captured.graph("decoder")
+    latent = torch.randn(5, 4)
+    with torch.no_grad():
+        expected = inner(latent).view(-1, 1, 4, 4)
+        assert torch.equal(graph.module(latent), expected)
+        assert torch.equal(graph.program.module()(latent), expected)
+        exact = graph.in_float64()(latent.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), expected)
 
 
 @pytest.mark.parametrize(("case", "said"), REFUSED.values(), ids=REFUSED.keys())

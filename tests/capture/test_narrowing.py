@@ -35,6 +35,11 @@ class WideLayer(Encoder):
         return nn.functional.linear(wide, torch.eye(6).double()).to(torch.float32)
 
 
+class WideOutput(Encoder):
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output.double() for output in super().forward(image))
+
+
 class Differences(Encoder):
     """Float32 has too few digits for it."""
 
@@ -42,7 +47,7 @@ class Differences(Encoder):
         return ((hidden.double() + 1e9) - 1e9).float()
 
 
-@pytest.mark.parametrize("kind", [Encoder, WideLayer])
+@pytest.mark.parametrize("kind", [Encoder, WideLayer, WideOutput])
 def test_module_with_float64_inside_is_captured_in_float32(kind: type[Encoder]) -> None:
     torch.manual_seed(0)
     module = kind().eval()
@@ -56,9 +61,10 @@ def test_module_with_float64_inside_is_captured_in_float32(kind: type[Encoder]) 
             module(image), graph.module(image), graph.in_float64()(image.double()), strict=True
         ):
             torch.testing.assert_close(found, expected.float())
+            assert found.dtype == torch.float32
             assert exact.dtype == torch.float64
     said = [line for line in captured.notes if "computes in float64; the files compute in float32" in line]
-    assert len(said) == (kind is WideLayer)  # a buffer alone is converted as weights are
+    assert len(said) == (kind is not Encoder)  # a buffer alone is converted as weights are
 
 
 def test_module_that_needs_float64_is_refused() -> None:

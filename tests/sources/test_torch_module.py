@@ -36,6 +36,8 @@ def decoder_alone():
 BLOG = Path(__file__).parents[2] / "examples" / "blog-post"
 #: What the file of a user may hold.
 CODE = """
+import types
+
 import torch
 from torch import nn
 
@@ -288,6 +290,14 @@ class Scripted(VAE):
     def __init__(self):
         super().__init__()
         self.body = torch.jit.script(self.body)
+
+def scripted_pair():
+    return torch.jit.script(nn.Linear(6, 8)), nn.Linear(4, 6)
+
+class Namespace(VAE):
+    def encode(self, x):
+        mu, logvar = super().encode(x)
+        return types.SimpleNamespace(hidden=x, mu=mu, log_var=logvar, beta=1.0)
 
 class Series(nn.Module):
     # A linear layer behind an LSTM: its values are small on random latents, and have no range.
@@ -579,13 +589,25 @@ def test_weights_without_values_are_refused_before_they_are_drawn(file: Path, fu
     ("function", "message"),
     [
         ("Sparse", r"tensor is sparse: .*'links'; .*to_dense"),
-        ("Scripted", r"module is TorchScript: .*'body'; .*without"),
+        ("scripted_pair", r"module is TorchScript: .*'encoder'; .*without"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_what_no_exporter_takes_is_named_with_what_to_write(file: Path, function: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_source(f"{file}:{function}", data_shape="1x6x6")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_children_may_be_torchscript(file: Path) -> None:
+    captured = Captured(load_source(f"{file}:Scripted", data_shape="1x6x6"))
+    assert captured.graph("encoder").spec.inputs[0].batch == "N"
+    assert not captured.notes
+
+
+def test_encoder_may_return_a_namespace(file: Path) -> None:
+    contract = load_source(f"{file}:Namespace", data_shape="1x6x6").contract
+    assert (contract.encoding, contract.latents[0].item) == ("gaussian", (4,))
 
 
 def test_conditions_are_further_inputs(file: Path) -> None:

@@ -7,7 +7,8 @@ cached activations leave in a module, and modules that hold locks, files or gene
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from vae_export.errors import ModelError
 from vae_export.sources.module_runs import unwrapped
+from vae_export.system.streams import silenced
 
 #: Dtypes that a module may name in an attribute; its weights become float32, and so must these.
 _HALVES = (torch.float16, torch.bfloat16)
@@ -65,17 +67,70 @@ def copy_sharing_weights(module: nn.Module) -> nn.Module:
     shared = {
         id(item): nn.Parameter(item.detach(), False) for item in module.parameters() if type(item) is nn.Parameter
     }
-    copied: nn.Module = copy.deepcopy(module, dict[int, Any](shared))
+    hidden = {id(item): ScriptedModule.of(item) for item in _scripted(module)}
+    copied: nn.Module = copy.deepcopy(module, dict[int, Any](shared | hidden))
     return copied
+
+
+class ScriptedModule(nn.Module):
+    """A part of a module that is TorchScript, with weights that are constants of the graph.
+
+    torch.export takes the weights of TorchScript for other objects in each call, and its optimised runs, after the
+    first two, for those of one size.
+
+    Args:
+        scripted: the part, float32 on the CPU in eval mode. It is shared by copies of this module.
+    """
+
+    def __init__(self, scripted: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.hidden = [scripted]  # in a list, it is no child
+
+    @classmethod
+    def of(cls, given: torch.jit.ScriptModule) -> ScriptedModule:
+        """Return a copy of a part of a user's module."""
+        file = io.BytesIO()
+        with silenced():  # torch says that TorchScript is deprecated
+            torch.jit.save(given, file)
+            file.seek(0)
+            scripted = torch.jit.load(file, map_location="cpu").float().eval()
+        for parameter in scripted.parameters():
+            parameter.requires_grad_(False)
+        return cls(scripted)
+
+    def __deepcopy__(self, _memo: object) -> ScriptedModule:
+        return ScriptedModule(self.hidden[0]).train(self.training)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return what the part returns."""
+        run = self.hidden[0]._c._get_method("forward")
+        with torch.jit.optimized_execution(False):
+            return run(*inputs, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of this module, or else of the part."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["hidden"][0], name)
+
+
+def _scripted(module: nn.Module) -> Iterator[torch.jit.ScriptModule]:
+    """Yield the children at any depth that are TorchScript, without theirs."""
+    for child in module.children():
+        if isinstance(child, torch.jit.ScriptModule):
+            yield child
+        else:
+            yield from _scripted(child)
 
 
 def _refuse_kinds(module: nn.Module, where: str) -> None:
     """Raise `ModelError` for modules without Python code or without weights."""
+    if isinstance(module, torch.jit.ScriptModule):
+        do = "give the nn.Module that it was made from"
+        raise ModelError("module is TorchScript", where=where, expected="Python code", do=do)
     for name, inner in module.named_modules():
         place = f"{where}.{name}" if name else where
-        if isinstance(inner, torch.jit.ScriptModule):
-            do = "give the nn.Module that it was made from"
-            raise ModelError("module is TorchScript", where=place, expected="Python code", do=do)
         for key, tensor in (*inner._parameters.items(), *inner._buffers.items()):
             if tensor is None:
                 continue

@@ -141,10 +141,11 @@ def _following(function: Callable[..., object], output: str) -> Callable[..., Te
 
 
 def _narrowed(function: Callable[..., object]) -> Callable[..., object]:
-    """Return a function that computes in float32 where its code asks for float64, unless float64 is the default."""
+    """Return a function that computes in float32 where its code asks for float64, unless it gets float64 itself."""
 
     def called(*inputs: Any) -> object:
-        if torch.get_default_dtype() is not torch.float32:  # the oracle computes everything in float64
+        dtypes = {torch.get_default_dtype(), *(value.dtype for value in inputs if isinstance(value, Tensor))}
+        if torch.float64 in dtypes:  # the oracle computes everything in float64
             return function(*inputs)
         with _WithoutFloat64():
             return function(*inputs)

@@ -180,7 +180,8 @@ def _members(value: object) -> str:
 def find_leaves(value: object, path: str = "") -> list[Leaf]:
     """Return the tensors with a batch axis in what a module returned, in order.
 
-    Tuples, lists, named tuples, mappings, dataclasses and distributions are opened; anything else is skipped.
+    Tuples, lists, named tuples, mappings, dataclasses, namespaces and distributions are opened; anything else is
+    skipped.
     """
     if isinstance(value, Tensor):
         return [Leaf(path, value)] if value.ndim else []
@@ -210,7 +211,13 @@ def _items(value: object) -> list[tuple[str, object]]:
     if type(value).__name__ == "IdentityDistribution":  # diffusers' name for a latent without a distribution
         return [("latent", getattr(value, "parameters", None))]
     pair = [(name, getattr(value, name, None)) for name in ("mean", "logvar")]  # as diffusers' own distribution
-    return [(name, item) for name, item in pair if isinstance(item, Tensor)]
+    if found := [(name, item) for name, item in pair if isinstance(item, Tensor)]:
+        return found
+    if isinstance(value, type | nn.Module):
+        return []
+    attributes = getattr(value, "__dict__", {})  # of a namespace, or of a class of the user's
+    kinds = (Tensor, Distribution, Mapping, tuple, list)
+    return [(name, item) for name, item in attributes.items() if not name.startswith("_") and isinstance(item, kinds)]
 
 
 def has_item(tensor: Tensor, item: Shape) -> bool:

@@ -166,6 +166,7 @@ class ModuleState:
         self._children = [
             (child, dict(vars(child)), {name: dict(vars(child)[name]) for name in self._TABLES})
             for child in module.modules()
+            if not isinstance(child, torch.jit.ScriptModule)  # its attributes are not Python's
         ]
         self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 

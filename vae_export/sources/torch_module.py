@@ -250,9 +250,10 @@ def _check_weights(holder: nn.Module, text: str) -> None:
 
     Weights without values are refused before lazy layers are run, which would draw them at random.
     """
-    for name, child in holder.named_modules():
-        if isinstance(child, torch.jit.ScriptModule):
-            where, do = f"{text}, '{name or type(holder).__name__}'", "build the model without torch.jit.script"
+    parts = holder.items() if isinstance(holder, nn.ModuleDict) else [(type(holder).__name__, holder)]
+    for name, part in parts:
+        if isinstance(part, torch.jit.ScriptModule):
+            where, do = f"{text}, '{name}'", "build the model without torch.jit.script"
             raise ModelError("module is TorchScript", where=where, expected="Python code", do=do)
     for name, tensor in (*holder.named_parameters(), *holder.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
