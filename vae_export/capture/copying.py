@@ -104,7 +104,7 @@ class ScriptedModule(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Return what the part returns."""
         run = self.hidden[0]._c._get_method("forward")
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # torch has it without listing it
             return run(*inputs, **named)
 
     def __getattr__(self, name: str) -> Any:

@@ -210,9 +210,9 @@ def _items(value: object) -> list[tuple[str, object]]:
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     if type(value).__name__ == "IdentityDistribution":  # diffusers' name for a latent without a distribution
         return [("latent", getattr(value, "parameters", None))]
-    pair = [(name, getattr(value, name, None)) for name in ("mean", "logvar")]  # as diffusers' own distribution
-    if found := [(name, item) for name, item in pair if isinstance(item, Tensor)]:
-        return found
+    pair = {name: getattr(value, name, None) for name in ("mean", "logvar")}  # as diffusers' own distribution
+    if any(isinstance(item, Tensor) for item in pair.values()):
+        return [(name, item) for name, item in pair.items() if isinstance(item, Tensor)]
     if isinstance(value, type | nn.Module):
         return []
     attributes = getattr(value, "__dict__", {})  # of a namespace, or of a class of the user's
