@@ -5,6 +5,7 @@
     python benchmarks/mutations.py --first 500 --changes 500 --save b.json      changes 500 to 999 alone, kept in a file
     python benchmarks/mutations.py --merge a.json b.json                        the table of several such files
     python benchmarks/mutations.py --changes 50 --format litert                 changes of the files of one format
+    python benchmarks/mutations.py --changes 200 --kind "hidden,"               kinds with this text in their names
 
 Each change is made in one file, its golden vectors or its manifest, and the hashes in the manifest are made to fit. A
 change has an effect if outputs differ by more than rounding for any of many inputs in the contract's range, which are
@@ -35,6 +36,8 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.InferenceSession import InferenceSession
+from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
 from torch import Tensor, nn
 
 from vae_export import Artifact, Certificate, Checkpoint, export, load_checkpoint, open_artifact, verify
@@ -43,7 +46,7 @@ from vae_export.artifact.golden import GOLDEN_FOLDER, GoldenArray, GoldenPart
 from vae_export.artifact.manifest import MANIFEST, FileContent, FileEntry, Manifest
 from vae_export.capture import capture
 from vae_export.contract import Array, Part
-from vae_export.errors import VaeExportError
+from vae_export.errors import TargetError, VaeExportError
 from vae_export.formats import FORMATS, WriteOptions, versions
 from vae_export.io.atomic import sha256
 from vae_export.models import VAE, VAEConfig
@@ -109,6 +112,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the changes (default: 0)")
     formats = f"repeat for several (default: {', '.join(KINDS_OF_FILES)})"
     parser.add_argument("--format", action="append", choices=FORMATS, help=formats)
+    parser.add_argument("--kind", metavar="TEXT", help="only changes with this text in their kind")
     parser.add_argument("--run", type=Path, help="run folder with a trained checkpoint, in place of a small network")
     options = parser.parse_args()
     if options.merge:
@@ -128,6 +132,7 @@ def main() -> int:
             formats=options.format,
             first=options.first,
             save=options.save,
+            kind=options.kind,
         )
     print(f"{tally.table()}\n\n{tally.grouped().table()}")
     return 1 if tally.missed else 0
@@ -198,6 +203,8 @@ class Tally:
 def _group(kind: str) -> str:
     """Return the line of the table that a kind of changes belongs to."""
     what, _, change = kind.partition(": ")
+    if change.startswith("hidden, "):
+        return f"{what}: keys that export does not write, or leaves out"
     if what in ("golden vectors", "manifest"):
         return what if change != "versions" else kind
     if "inputs of two nodes" in change:
@@ -215,6 +222,7 @@ def measure(
     formats: Sequence[str] | None = None,
     first: int = 0,
     save: Path | None = None,
+    kind: str | None = None,
 ) -> Tally:
     """Export a checkpoint, change the export at random, and verify each change.
 
@@ -228,6 +236,7 @@ def measure(
             golden vectors and the manifest.
         first: number of the first change. Equal seeds and numbers are equal changes.
         save: file that the counts are written to after every change.
+        kind: text in the kinds of all changes; None for all kinds.
     """
     references, tally = References(checkpoint), Tally()
     names = formats or [name for name in KINDS_OF_FILES if FORMATS[name].unavailable() is None]
@@ -238,7 +247,7 @@ def measure(
         changed = None
         rng = np.random.default_rng((seed, number))
         while changed is None:
-            changed = change_at_random(artifact, references, folder / "changed", rng, formats)
+            changed = change_at_random(artifact, references, folder / "changed", rng, formats, kind)
         effect = changed.tells or effects.of(changed)
         certificate = verified(changed, references)
         # Nobody can check which version wrote a file; a warning says that it is not the one that verifies.
@@ -269,7 +278,12 @@ def _exported(references: References, folder: Path, formats: Sequence[str]) -> A
     for name in formats:
         full: tuple[PrecisionName, ...] = () if name == "onnx" else (FULL,)
         precisions = (*full, *PRECISIONS.get(name, ()))
-        others.append(export(references, folder / name, formats=(name,), precisions=precisions, parts=parts)[0])
+        try:
+            others.append(export(references, folder / name, formats=(name,), precisions=precisions, parts=parts)[0])
+        except TargetError:  # this processor does not compute in one of them
+            if not full:
+                raise
+            others.append(export(references, folder / name, formats=(name,), precisions=full, parts=parts)[0])
     files, written_by = list(one.manifest.files), dict(one.manifest.versions)
     for other in others:
         for stored in other.manifest.stored:
@@ -390,6 +404,7 @@ def change_at_random(
     folder: Path,
     rng: np.random.Generator,
     formats: Sequence[str] | None = None,
+    kind: str | None = None,
 ) -> Changed | None:
     """Make one change, and let the hashes in the manifest fit; return None if there was nothing to change.
 
@@ -399,18 +414,23 @@ def change_at_random(
         folder: where the changed export is written.
         rng: generator of the change.
         formats: the formats whose files are changed; None for all, and the golden vectors and the manifest.
+        kind: text in the kind of the change; None for any. Golden vectors have no such kinds.
     """
     shutil.rmtree(folder, ignore_errors=True)
     place = rng.uniform() if formats is None else 1.0
-    if place < 0.1:
+    if place < 0.1 and kind is None:
         return change_golden(artifact, folder, rng)
     if place < 0.2:
-        return change_manifest(artifact, folder, rng)
+        changed = change_manifest(artifact, folder, rng)
+        return changed if changed is None or kind is None or kind in changed.kind else None
     files = [entry for entry in artifact.manifest.files if formats is None or entry.format in formats]
     entry = files[rng.integers(len(files))]
     content = FileContent(artifact.read(entry), {sidecar.suffix: artifact.read(sidecar) for sidecar in entry.beside})
     changes = CHANGES[entry.format] if entry.format in CHANGES else program_changes(entry, references)
-    name = str(rng.choice(list(changes)))
+    names = [name for name in changes if kind is None or kind in name]
+    if not names:
+        return None
+    name = str(rng.choice(names))
     try:
         new = changes[name](content, rng)
     except (LookupError, ValueError, TypeError):  # no such thing in this file
@@ -475,6 +495,9 @@ def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) 
     section = str(
         rng.choice([key for key in ("provenance", "contract", "versions", "prior", "likelihood") if key in document])
     )
+    if rng.uniform() < 0.2:
+        how = hidden_in_manifest(document, rng)
+        return _with_document(artifact, folder, document, {}, f"manifest: hidden, {how}")
     leaves = list(_leaves(document[section])) if isinstance(document[section], dict | list) else []
     if not leaves:
         return None
@@ -489,6 +512,18 @@ def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) 
     else:
         return None
     return _with_document(artifact, folder, document, {}, f"manifest: {section}")
+
+
+def hidden_in_manifest(document: dict[str, Any], rng: np.random.Generator) -> str:
+    """Add a key that export does not write, or leave out what it writes; return which of the two."""
+    if rng.uniform() < 0.7:
+        objects = [document, document["contract"], document["golden"][0], *document["files"]]
+        objects += document["golden"][0]["outputs"]
+        rng.choice(np.array(objects, dtype=object))[str(rng.choice(["licence", "score", "symbols"]))] = "audited"
+        return "a key more"
+    key = str(rng.choice(["versions", "provenance", "golden"]))
+    document[key] = type(document[key])()
+    return "left out"
 
 
 def _written_by(document: Mapping[str, Any], format: str) -> dict[str, str]:
@@ -748,6 +783,60 @@ def hidden_content(model: onnx.ModelProto, rng: np.random.Generator) -> None:
             rng.choice([node for node in model.graph.node if node.attribute]).overload = "other"
 
 
+def hidden_twice(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """Define something twice: readers differ in which of the two counts."""
+    graph = model.graph
+    match int(rng.integers(6)):
+        case 0:
+            node = rng.choice([node for node in graph.node if node.attribute])
+            node.attribute.insert(0, node.attribute[0])
+        case 1:
+            model.opset_import.insert(0, helper.make_opsetid("ai.onnx", int(rng.integers(11, 20))))
+        case 2:
+            tensor, array = _initialiser(model, rng)
+            graph.initializer.append(numpy_helper.from_array(np.asarray(_moved(array, rng)), tensor.name))
+        case 3:
+            graph.output.append(rng.choice(list(graph.output)))
+        case 4:
+            value = onnx.ValueInfoProto()
+            value.CopyFrom(rng.choice(list(graph.value_info)))
+            value.type.tensor_type.shape.dim[0].dim_value = int(rng.integers(2, 99))
+            graph.value_info.insert(0, value)
+        case _:
+            tensor, array = _initialiser(model, rng)
+            tensor.float_data.extend([9.0] * array.size)
+
+
+def hidden_statements(model: onnx.ModelProto, rng: np.random.Generator) -> None:
+    """State something of the model, of a weight or of sizes that ONNX Runtime does not use."""
+    graph = model.graph
+    name = rng.choice([output for node in graph.node for output in node.output])
+    match int(rng.integers(8)):
+        case 0:
+            rng.choice([*graph.input, *graph.output]).type.tensor_type.shape.dim[0].denotation = "DATA_CHANNEL"
+        case 1:
+            graph.name += " other"
+        case 2:
+            model.model_version = int(rng.integers(1, 99))
+        case 3:
+            graph.quantization_annotation.add().tensor_name = _initialiser(model, rng)[0].name
+        case 4:
+            _initialiser(model, rng)[0].external_data.add(key="location", value="decoder.data")
+        case 5:
+            key = rng.choice(["producer", "domain", "doc_string", "operator sets", "IR version"])
+            model.metadata_props.add(key=key, value="audited")
+        case 6:
+            known = {value.name for value in graph.value_info}
+            sized = "nothing" if rng.uniform() < 0.5 or name in known else name
+            graph.value_info.append(helper.make_tensor_value_info(sized, TensorProto.FLOAT, [int(rng.integers(1, 99))]))
+        case _:
+            body = [helper.make_node("Tanh", ["A"], ["Y"])]
+            other = helper.make_opsetid("", 20)
+            model.functions.append(
+                helper.make_function("", rng.choice(list(graph.node)).op_type, ["A"], ["Y"], body, [other])
+            )
+
+
 def inner_sizes(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     """State the number of rows of an inner value."""
     value = model.graph.value_info[rng.integers(len(model.graph.value_info))]
@@ -791,6 +880,8 @@ ONNX: dict[str, Change] = {
         "metadata of the producer": metadata_text,
         "metadata: hidden content": hidden_content,
         "metadata: sizes of an inner value": inner_sizes,
+        "metadata: hidden, defined twice": hidden_twice,
+        "metadata: hidden, further statements": hidden_statements,
         "versions": stated_versions,
     }.items()
 }
@@ -841,6 +932,67 @@ def openvino_note(content: FileContent, rng: np.random.Generator) -> FileContent
     return replace(content, data=f"{text[:place]}{note}{text[place:]}".encode())
 
 
+def openvino_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Add what OpenVINO passes over: comments, names, attributes, texts, layers, sizes, weights."""
+    text, more = content.data.decode(), b""
+    layer = (
+        '<layer id="999" name="more" type="Const" version="opset1"><data element_type="f32" shape="1" offset="0" '
+        'size="4"/><output><port id="0" precision="FP32"><dim>1</dim></port></output></layer></layers>'
+    )
+    old, new = [
+        ("<layers>", "<!-- audited --><layers>"),
+        ("<rt_info>", '<rt_info><score value="1.0"/>'),
+        ('<net name="', '<net name="other '),
+        ("<edges>", "<more/><edges>"),
+        (' version="opset1"', ' version="opset8"'),
+        ("<net ", '<net license="free" '),
+        ("<data ", '<data more="1" '),
+        ("<layers>", "free of licence<layers>"),
+        ("</layers>", layer),
+        ("<dim>", "<dim>1"),
+        ("", ""),
+    ][int(rng.integers(11))]
+    if not old:
+        more = rng.bytes(int(rng.integers(1, 64)))
+    places = [match.start() for match in re.finditer(re.escape(old), text)] if old else [0]
+    place = int(rng.choice(places))
+    changed = f"{text[:place]}{new}{text[place + len(old) :]}"
+    return replace(content, data=changed.encode(), sidecars={".bin": content.sidecars[".bin"] + more})
+
+
+def ncnn_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Write the graph in another form, or add a layer that gives nothing."""
+    magic, counts, *layers = content.data.decode().splitlines()
+    number, blobs = map(int, counts.split())
+    match int(rng.integers(3)):
+        case 0:
+            place = int(rng.integers(len(layers)))
+            layers[place] = layers[place].replace(" ", "\u00a0", 1)
+        case 1:
+            blobs += int(rng.integers(1, 99))
+        case _:
+            number += 1
+            layers.append("Noop free 0 0")
+    text = "\n".join([magic, f"{number} {blobs}", *layers, ""])
+    return replace(content, data=text.encode())
+
+
+def ort_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change by which types kernels are chosen, or a size of an inner value."""
+    data = content.data
+    session = InferenceSession.GetRootAs(data)
+    if rng.uniform() < 0.5:
+        resolver = session.KernelTypeStrResolver()
+        operator = resolver.OpKernelTypeStrArgs(int(rng.integers(resolver.OpKernelTypeStrArgsLength()))).OpId()
+        return replace(content, data=data.replace(operator, operator[:-1] + b"0"))
+    graph = session.Model().Graph()
+    kind, table = TensorTypeAndShape(), graph.NodeArgs(int(rng.integers(graph.NodeArgsLength()))).Type().Value()
+    kind.Init(table.Bytes, table.Pos)
+    size = kind.Shape().Dim(kind.Shape().DimLength() - 1).Value()
+    place = size._tab.Pos + size._tab.Offset(6)
+    return replace(content, data=data[:place] + int(rng.integers(300, 400)).to_bytes(8, "little") + data[place + 8 :])
+
+
 def ort_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=_bytes_of_weights(content.data, rng))
 
@@ -882,12 +1034,18 @@ CHANGES: dict[str, dict[str, Change]] = {
         "another operator": openvino_operator,
         "metadata changed": openvino_metadata,
         "metadata: a note of an operator": openvino_note,
+        "metadata: hidden, passed over": openvino_hidden,
     },
-    "ort": {"bytes of a weight": ort_weight, "metadata changed": ort_metadata},
+    "ort": {
+        "bytes of a weight": ort_weight,
+        "metadata changed": ort_metadata,
+        "metadata: hidden, sizes and kernels": ort_hidden,
+    },
     "ncnn": {
         "one weight": weight_beside,
         "an attribute, not run": ncnn_attribute,
         "another operator, not run": ncnn_operator,
+        "metadata: hidden, another form": ncnn_hidden,
     },
     # Nobody can read these apart, and running what was changed in them may end the process: any bit counts.
     **{name: {"any bit, not run": any_byte} for name in ("aoti", "executorch", "litert")},
@@ -962,13 +1120,112 @@ def program_changes(entry: FileEntry, references: References) -> dict[str, Chang
         "one channel": written(_one_row),
         "two rows exchanged": written(_two_rows),
         "metadata changed": other_metadata,
+        "metadata: hidden, in the archive": archive_hidden,
     }
+    if entry.format == "pt2":
+        changes["metadata: hidden, in the program"] = program_hidden
     if entry.format == "torchscript":
         draws = ("uniform_", "exponential_", "normal_", "cauchy_")
+        changes["metadata: hidden, in the code"] = code_hidden
         changes["metadata: a record more"] = lambda content, _: FileContent(_with_record(content.data))
         changes["metadata: random numbers of 1e-9"] = traced(lambda part, rng: Drawn(part, str(rng.choice(draws))))
         changes["metadata: a counter of calls"] = traced(lambda part, _: Counting(part))
     return changes
+
+
+def _records(archive: bytes) -> tuple[str, dict[str, bytes]]:
+    """Return the folder and the records of an archive of PyTorch."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        root = source.namelist()[0].partition("/")[0]
+        return root, {name.partition("/")[2]: source.read(name) for name in source.namelist()}
+
+
+def _archive(root: str, records: Sequence[tuple[str, bytes]], note: bytes = b"") -> bytes:
+    """Return an archive of these records; with a note in each of them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in records:
+            record = zipfile.ZipInfo(f"{root}/{name}")
+            record.comment = note
+            archive.writestr(record, content)
+    return buffer.getvalue()
+
+
+def archive_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Add records, notes and bytes that PyTorch passes over."""
+    root, records = _records(content.data)
+    listed = list(records.items())
+    match int(rng.integers(7)):
+        case 0:
+            return replace(content, data=content.data + rng.bytes(int(rng.integers(1, 64))))
+        case 1:
+            return replace(content, data=_archive(root, listed, b"audited"))
+        case 2:
+            key = rng.choice(["notes", "methods", "object", "ranges of sizes"])
+            return replace(content, data=_archive(root, [*listed, (f"extra/{key}", b"audited")]))
+        case 3:
+            name = rng.choice([name for name in records if name.startswith("extra/")])
+            return replace(content, data=_archive(root, [(name, b"other"), *listed]))
+        case 4:
+            records[".data/serialization_id"] = b"audited"
+            return replace(content, data=_archive(root, list(records.items())))
+        case 5:
+            name = rng.choice(["constants/99", "data/weights/weight_99", "data/constants/tensor_99"])
+            return replace(content, data=_archive(root, [*listed, (name, rng.bytes(64))]))
+        case _:
+            place = int(rng.integers(1, len(listed)))
+            data = _archive(root, listed)
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                start = archive.infolist()[place].header_offset
+            hidden = rng.bytes(int(rng.integers(1, 64)))  # readers that follow the list of records find it moved
+            return replace(content, data=data[:start] + hidden + data[start:])
+
+
+def program_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change what a program of torch.export says of itself, and no operator."""
+    root, records = _records(content.data)
+    program = json.loads(records["models/model.json"])
+    graph = program["graph_module"]
+    node = rng.choice(graph["graph"]["nodes"])
+    match int(rng.integers(6)):
+        case 0:
+            program["licence"] = "free"
+        case 1:
+            program["torch_version"] = "1.0"
+        case 2:
+            program["guards_code"] = [f"L['inputs'][0].size()[0] != {rng.integers(2, 2000)}"]
+        case 3:
+            node["metadata"]["audited"] = "yes"
+        case 4:
+            graph["module_call_graph"].append({"fqn": "audited", "signature": None})
+        case _:
+            value = graph["graph"]["tensor_values"][node["outputs"][0]["as_tensor"]["name"]]
+            value["requires_grad"] = True
+    records["models/model.json"] = json.dumps(program).encode()
+    return replace(content, data=_archive(root, list(records.items())))
+
+
+def code_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change the code of a TorchScript module where no graph shows it."""
+    root, records = _records(content.data)
+    name = next(name for name in records if name.endswith(".py"))
+    code = records[name].decode()
+    match int(rng.integers(6)):
+        case 0:
+            code += "# free of licence\n"
+        case 1:
+            code = code.replace("__buffers__ = []", '__buffers__ = ["audited", ]')
+        case 2:
+            code = code.replace("    return ", '    free = "audited"\n    return ', 1)
+        case 3:
+            code = code.replace("    return ", "    if False:\n      print(1)\n    else:\n      pass\n    return ", 1)
+        case 4:
+            [argument] = re.findall(r"self: [^,]*,\s+(\w+): Tensor", code)
+            code = re.sub(rf"\b{argument}\b", "other", code)
+        case _:
+            records["code/__torch__/___torch_mangle_99.py"] = records[name]
+    records[name] = code.encode()
+    return replace(content, data=_archive(root, list(records.items())))
 
 
 def _with_record(archive: bytes) -> bytes:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vae_export.artifact.manifest import FileContent
+from vae_export.artifact.manifest import FileContent, FileEntry, Manifest
+from vae_export.formats import FORMATS, OPSET, versions
 from vae_export.parity import References
+from vae_export.parity.reproduction import reproduce
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -24,6 +27,30 @@ def test_every_random_change_with_an_effect_is_caught(tmp_path: Path) -> None:
     assert sum(tally.made.values()) == 12
     assert sum(tally.effect.values()) >= 6
     assert tally.table().splitlines()[-1].startswith("| all | 12 | ")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # of records, as one of the changes makes
+def test_hidden_content_of_every_format_is_caught() -> None:
+    """Each kind of hidden content in each file, by the comparison with the file that is written anew."""
+    references = References(mutations.small_checkpoint())
+    names = [name for name in mutations.KINDS_OF_FILES if FORMATS[name].unavailable() is None]
+    for name in names:
+        content = references.writer.write("decoder", name, "fp32")
+        entry = FileEntry.of("decoder", "decoder", name, content)
+        manifest = Manifest(references.source.contract, (entry,), OPSET, versions([name]), references.source.provenance)
+        changes = mutations.CHANGES.get(name) or mutations.program_changes(entry, references)
+        kinds = [kind for kind in changes if "hidden," in kind]
+        assert kinds, name
+        for kind, seed in itertools.product(kinds, range(8)):
+            changed = changes[kind](content, np.random.default_rng(seed))
+            assert changed is not None
+            found = reproduce(
+                FileEntry.of("decoder", "decoder", name, changed),
+                manifest,
+                references.writer,
+                lambda changed=changed: changed,  # type: ignore[misc]
+            )
+            assert not found.is_proof, (name, kind, seed)
 
 
 def test_effect_is_measured_without_verification(tmp_path: Path) -> None:

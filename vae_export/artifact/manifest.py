@@ -407,7 +407,7 @@ def _unknown_keys(stated: Any, known: Any, where: str = "") -> Iterator[str]:
             if key in known:
                 yield from _unknown_keys(value, known[key], f"{where}{key}.")
             elif value not in (None, "", [], {}) and f"{where}{key}" != "recommended":
-                yield f"{where}{key}"
+                yield f"{where}{key if key.isprintable() else ascii(key)}"
     elif isinstance(stated, list) and isinstance(known, list) and where != "recommended.":
         for place, (value, other) in enumerate(zip(stated, known, strict=False)):
             yield from _unknown_keys(value, other, f"{where}{place}.")

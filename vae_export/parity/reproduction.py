@@ -258,7 +258,7 @@ def manifest_findings(manifest: Manifest, source: Source) -> Iterator[Finding]:
     """
     if manifest.is_of_single_file:
         return
-    for where in manifest.unknown:
+    for where in manifest.unknown[:_MOST_FINDINGS]:
         detail = "export writes no such key, and other readers may read it"
         yield Finding("other-manifest", "error", f"{MANIFEST}, {where[:200]}", detail)
     if manifest.provenance and not source.provenance:
