@@ -13,10 +13,12 @@ from torch import Tensor
 
 from tests.sample_models import Lambda
 from vae_export import Contract
+from vae_export.capture.advice import advice_for_operators
 from vae_export.capture.onnx_rewrites import rewritten
 from vae_export.capture.onnx_translation import translate
 from vae_export.capture.part_modules import DecoderModule
 from vae_export.capture.program import export_program
+from vae_export.errors import ModelError
 
 SHAPE = (2, 3, 4)
 MASK = torch.tensor([[True, False, True], [True, True, False], [False, True, True]])
@@ -115,3 +117,19 @@ def test_pooled_maps_and_nearest_neighbours_have_any_size(mode: str) -> None:
         latent = torch.randn(rows, 2, height, width, generator=torch.Generator().manual_seed(rows))
         (found,) = session.run(None, {"latent": latent.numpy()})
         np.testing.assert_allclose(found, context(latent).numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_jacobian_is_refused_with_what_to_write() -> None:
+    spec = Contract(SHAPE, SHAPE, None).spec("decoder")
+    jacobian = Lambda(lambda x: torch.func.vmap(torch.func.jacrev(torch.tanh))(x.flatten(1)))
+    program = export_program(DecoderModule(jacobian).eval(), spec)
+    with pytest.raises(ModelError, match="write a Jacobian out"):
+        translate(program, spec, 20, 1 << 30)
+
+
+def test_operators_of_a_transform_say_what_to_write() -> None:
+    said = advice_for_operators(["aten.add.Tensor", "aten.polar.default", "aten._fft_c2r.default"])
+    assert said is not None
+    assert "matrix of cosines and sines" in said
+    assert advice_for_operators(["aten.add.Tensor"]) is None

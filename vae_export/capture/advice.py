@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ _ADVICE = {
     "ndtri": "write the function as a polynomial of plain operators",
     "jacrev": "write the derivative out, or use torch.func.grad of one number",
     "jacfwd": "write the derivative out, or use torch.func.grad of one number",
+    "copy_to": "write a Jacobian out, or use torch.func.grad of one number",  # jacrev's error in the ONNX exporter
     "bfloat16": "compute in float32; --precision bf16 makes a file of less precision",
     "DataDependent": "replace a branch or a size that values of a tensor decide by torch.where or a mask",
 }
@@ -38,6 +40,18 @@ def advice(error: BaseException) -> str | None:
     passed = [*(frame.name for frame in frames), *(str(frame.line) for frame in frames if _is_own(frame))]
     text = " ".join((type(error).__name__, str(error), *passed))
     return next((said for sign, said in _ADVICE.items() if sign in text), None)
+
+
+def advice_for_operators(names: Iterable[str]) -> str | None:
+    """Return what to write instead of the operators of a graph that an exporter refused, or None.
+
+    Args:
+        names: the names of all its operators, such as "aten.istft.default".
+    """
+    text = " ".join(names)
+    if "fft" in text or "stft" in text:
+        return _ADVICE["fft"]
+    return _ADVICE["complex"] if "complex" in text or "polar" in text else None
 
 
 def line_of_code(error: BaseException) -> str | None:

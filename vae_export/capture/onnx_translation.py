@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from vae_export.capture.advice import advice
+from vae_export.capture.advice import advice, advice_for_operators
 from vae_export.capture.onnx_rewrites import rewritten
 from vae_export.capture.onnx_weights import Translation
+from vae_export.capture.program import operator_names
 from vae_export.contract import PartSpec
 from vae_export.errors import ModelError, UsageError
 from vae_export.system.streams import silenced
@@ -72,7 +73,7 @@ def translate(program: torch.export.ExportedProgram, spec: PartSpec, opset: int,
                 raise ModelError("exporter gave no model", where=spec.part)
             _optimize(exported.model)
         except torch.onnx.OnnxExporterError as error:
-            got, do = _first_cause(error), advice(error)
+            got, do = _first_cause(error), advice(error) or advice_for_operators(operator_names(program))
             raise ModelError("module cannot be written as ONNX", where=spec.part, got=got, do=do) from error
     translation = Translation.of(exported.model)
     if opset < WRITTEN_OPSET:

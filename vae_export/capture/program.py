@@ -351,6 +351,11 @@ def fx_graphs(program: torch.export.ExportedProgram) -> Iterator[torch.fx.Graph]
             yield module.graph
 
 
+def operator_names(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the names of all operators of a program, such as "aten.istft.default"."""
+    return [str(node.target) for graph in fx_graphs(program) for node in graph.nodes if node.op == "call_function"]
+
+
 def _is_mutable(node: torch.fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable

@@ -70,13 +70,17 @@ class Onnx(Format):
         """Return one file; raise `UsageError` as `check` does, and `ModelError` if the graph cannot be translated."""
         import onnx
 
+        from vae_export.capture.advice import advice_for_operators
+        from vae_export.capture.program import operator_names
+
         self.check(options)
         translation = graph.onnx(options.opset, self.max_inside).stating(options.metadata)
         try:
             onnx.checker.check_model(translation.without_weights(), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             got = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            raise ModelError("module cannot be written as ONNX", where=graph.spec.part, got=got) from error
+            do = advice_for_operators(operator_names(graph.program))
+            raise ModelError("module cannot be written as ONNX", where=graph.spec.part, got=got, do=do) from error
         is_large = translation.size > self.max_inside
         if options.precision != FULL:
             if is_large:
