@@ -37,6 +37,8 @@ Prior = Literal["standard normal", "uniform", "given by the user"]
 NORMAL: Prior = "standard normal"
 #: The number of different integers that data and codes may have: a random word of 32 bits chooses between them.
 MOST_INTEGERS = 1 << 32
+#: The lowest and the highest integer of a type in a bundle. float64 holds them: JavaScript has no other numbers.
+_HELD = {"int32": (-1 << 31, (1 << 31) - 1), "int64": (1 - (1 << 53), (1 << 53) - 1)}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -244,7 +246,7 @@ class Contract:
         self._check_ranges()
         self._check_latents()
         self._check_integers()
-        self._check_names()
+        self._check_tensors()
         self._check_symbols()
 
     def _check_ranges(self) -> None:
@@ -298,7 +300,7 @@ class Contract:
             expected = "none, since the data is integers"
             raise ModelError("bad contract", where="likelihood", expected=expected, got=self.likelihood)
 
-    def _check_names(self) -> None:
+    def _check_tensors(self) -> None:
         for part in PARTS:
             names = [tensor.name for tensors in (self.spec(part).inputs, self.spec(part).outputs) for tensor in tensors]
             for name in names:
@@ -306,6 +308,11 @@ class Contract:
                     raise ModelError("bad contract", where="name of a tensor", expected="letters, digits, _", got=name)
             if len(set(names)) != len(names):
                 raise ModelError("bad contract", where=f"{part}, names", expected="different names", got=names)
+            for tensor in (*self.spec(part).inputs, *self.spec(part).outputs):
+                lowest, most = _HELD.get(tensor.dtype, (-math.inf, math.inf))
+                if not lowest <= tensor.low <= tensor.high <= most:
+                    expected, got = f"{lowest:,} to {most:,} at most", f"{tensor.low:,} to {tensor.high:,}"
+                    raise ModelError("bad contract", where=tensor.name, expected=expected, got=got)
 
     def _check_symbols(self) -> None:
         shapes = [shape[1:] for shape in self._shapes]
@@ -651,8 +658,8 @@ def check_integers(contract: Mapping[str, Any]) -> None:
     `Contract.from_json` compares values, and 8.0 is equal to 8.
 
     Raises:
-        ValueError: a size or a bound is no whole number below 2^53, integers have a range of fractions, the codes are
-            no integers or more than 2^32, or there is no latent.
+        ValueError: a size or a bound is no whole number below 2^53, integers have a range of fractions or beyond 2^53,
+            the codes are no integers or more than 2^32, or there is no latent.
         LookupError, TypeError: a key is missing or has another type.
     """
     output = contract["output"]
@@ -663,7 +670,7 @@ def check_integers(contract: Mapping[str, Any]) -> None:
         if type(value) is not int or not 0 < value < 1 << 53:
             raise ValueError(f"size or bound is {value!r}")
     ranges = [bound for tensor in tensors if tensor["dtype"] != "float32" for bound in tensor["range"]]
-    if not all(float(bound).is_integer() for bound in ranges):
+    if not all(float(bound).is_integer() and abs(bound) < 1 << 53 for bound in ranges):
         raise ValueError(f"range of integers is {ranges}")
     if not contract["latents"]:
         raise ValueError("there are no latents")

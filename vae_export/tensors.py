@@ -59,7 +59,10 @@ class Expression:
         found = _EXPRESSION.fullmatch(text.replace(" ", ""))
         if found is None:
             raise ModelError("bad size", expected='a number, or an expression such as "h", "8*h" or "4*t+1"', got=text)
-        return cls(found["symbol"], int(found["factor"] or 1), int(found["offset"] or 0))
+        factor, offset = int(found["factor"] or 1), int(found["offset"] or 0)
+        if max(factor, abs(offset)) >= 1 << 53:
+            raise ModelError("bad size", expected="numbers below 2^53", got=text)
+        return cls(found["symbol"], factor, offset)
 
     def at(self, value: int) -> int:
         """Return the size for a value of the symbol."""

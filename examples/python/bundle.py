@@ -317,7 +317,8 @@ def _has_passed(row: Json) -> bool:
     figures: list[tuple[Any, Any]] = [(row.get(error), row.get(band)) for error, band in pairs]
     within = all(_is_number(error) and _is_number(band) and bool(error <= band) for error, band in figures)
     grey = row.get("grey")
-    none = [row.get("outside"), None if grey is None else dict(grey).get("unexplained")]
+    _need(grey is None or isinstance(grey, dict), "certificate cannot be read")
+    none = [row.get("outside"), None if grey is None else grey.get("unexplained")]
     counted = all(count is None or (_is_number(count) and count == 0) for count in none)
     return row["passed"] is True and within and row.get("fault") is None and counted
 
@@ -352,9 +353,9 @@ def _parse_json(data: bytes, name: str, limit: int) -> Any:
         _need(math.isfinite(float(text)), "a number is too large")
         return float(text)
 
-    def whole(text: str) -> int:
+    def whole(text: str) -> float:
         _need(len(text) < 24 and abs(int(text)) < 1 << 64, "a number is too large")
-        return int(text)
+        return int(text) if abs(int(text)) < 1 << 53 else float(text)
 
     def constant(text: str) -> None:
         raise ValueError(f"{text} is no JSON")
@@ -477,8 +478,8 @@ class Contract:
             )
         _need(_is_number(stated["scaling_factor"]) and _is_number(stated["shift_factor"]), "scaling cannot be read")
         for part in FLOAT_PARTS:
-            for found in self.tensors(part):
-                _need(len({tensor["name"] for tensor in found}) == len(found), "two tensors have one name")
+            found = [tensor["name"] for tensors in self.tensors(part) for tensor in tensors]
+            _need(len(set(found)) == len(found), "two tensors have one name")
 
     def _check_tensor(self, tensor: Json, size: object) -> str:
         """Check a tensor, or one of its sizes, and return the symbol in it; empty if there is none."""
@@ -494,7 +495,10 @@ class Contract:
                     type(bounds) is list and len(bounds) == 2 and all(map(_is_number, bounds)), "range cannot be read"
                 )
                 _need(bounds[0] <= bounds[1], "range cannot be read")
-            is_integer = bounds is not None and all(float(bound).is_integer() for bound in bounds)
+            most = 1 << (31 if dtype == "int32" else 53)
+            is_integer = bounds is not None and all(
+                float(bound).is_integer() and max(1 - (1 << 53), -most) <= bound < most for bound in bounds
+            )
             _need(dtype == "float32" or is_integer, "integers have no range")
         elif isinstance(size, str):
             factor, symbol, offset = _parse_size(size)
@@ -624,7 +628,9 @@ def _parse_size(text: str) -> tuple[int, str, int]:
     found = re.fullmatch(r"(?:([1-9]\d*)\*)?([A-Za-z][A-Za-z0-9_]*)([+-]\d+)?", text, re.ASCII)
     if found is None:
         raise ValueError(f"size cannot be read: {text}")
-    return int(found[1] or 1), found[2], int(found[3] or 0)
+    factor, offset = int(found[1] or 1), int(found[3] or 0)
+    _need(max(factor, abs(offset)) < 1 << 53, f"size cannot be read: {text}")
+    return factor, found[2], offset
 
 
 def _check_manifest(manifest: Json, contract: Contract) -> None:

@@ -120,10 +120,8 @@ function extendedContract(stated, likelihood) {
   };
   if (isPlain(contract)) refuse("contract is not of this version of the format", "manifest.json", FORMAT, EXTENDED_FORMAT);
   for (const part of FLOAT_PARTS) {
-    for (const kind of Object.values(tensorsOf(part, contract))) {
-      const names = kind.map(({ name }) => name);
-      if (new Set(names).size !== names.length) refuse("two tensors have one name", HERE, null, names);
-    }
+    const names = Object.values(tensorsOf(part, contract)).flat().map(({ name }) => name);
+    if (new Set(names).size !== names.length) refuse("two tensors have one name", HERE, null, names);
   }
   return contract;
 }
@@ -159,7 +157,8 @@ function checkTensor(tensor, symbols) {
   };
   if (!Array.isArray(shape) || shape.length === 0 || !shape.every(isSize)) refuse("shapes cannot be read", `${HERE}, ${name}`);
   if (range !== null && !isRange(range)) refuse("range cannot be read", `${HERE}, ${name}`);
-  if (tensor.dtype !== "float32" && !(range && range.every(Number.isSafeInteger))) refuse("integers have no range", `${HERE}, ${name}`);
+  const isHeld = (/** @type {number} */ bound) => (tensor.dtype === "int32" ? bound === (bound | 0) : Number.isSafeInteger(bound));
+  if (tensor.dtype !== "float32" && !(range && range.every(isHeld))) refuse("integers have no range", `${HERE}, ${name}`);
 }
 
 /**
@@ -327,7 +326,8 @@ export function sizesAt({ shape }, { symbols }, values = {}) {
   return shape.slice(1).map((size) => {
     if (typeof size === "number") return size;
     const { factor, symbol, offset } = parseSize(size);
-    return factor * (values[symbol] ?? usualValue(symbols[symbol])) + offset;
+    const chosen = Object.hasOwn(values, symbol) ? values[symbol] : null; // a symbol may be called "constructor"
+    return factor * (chosen ?? usualValue(symbols[symbol])) + offset;
   });
 }
 
@@ -344,7 +344,9 @@ export function usualValue({ min, max, usual }) {
 function parseSize(text) {
   const [, factor = "1", symbol, offset = "0"] =
     /^(?:([1-9]\d*)\*)?([A-Za-z][A-Za-z0-9_]*)([+-]\d+)?$/.exec(text) ?? refuse("size cannot be read", "manifest.json", null, text);
-  return { factor: Number(factor), symbol, offset: Number(offset) };
+  const found = { factor: Number(factor), symbol, offset: Number(offset) };
+  const isHeld = Number.isSafeInteger(found.factor) && Number.isSafeInteger(found.offset);
+  return isHeld ? found : refuse("size cannot be read", "manifest.json", "numbers below 2^53", text);
 }
 
 /**
@@ -369,7 +371,7 @@ export function fits(sizes, { shape }, values) {
     if (typeof size === "number") return size === found;
     const { factor, symbol, offset } = parseSize(size);
     const value = (found - offset) / factor;
-    values[symbol] ??= value;
+    if (!Object.hasOwn(values, symbol)) values[symbol] = value;
     return Number.isInteger(value) && value >= 1 && values[symbol] === value;
   });
 }

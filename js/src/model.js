@@ -379,7 +379,7 @@ export class Model {
     const expected = tensorsOf(part, this.contract).inputs;
     const names = expected.map(({ name }) => name);
     const unknown = Object.keys(inputs).filter((name) => !names.includes(name));
-    const missing = names.filter((name) => inputs[name] === undefined);
+    const missing = names.filter((name) => !Object.hasOwn(inputs, name) || inputs[name] === undefined);
     if (unknown.length + missing.length > 0) throw new InputError(describe("wrong inputs", part, names.join(", "), Object.keys(inputs).join(", ")));
     /** @type {Record<string, number>} */
     const sizes = {};

@@ -493,6 +493,7 @@ def manifest_types(base: Draft) -> Iterator[Case]:
         "opset-text": (lambda m: m.update(opset="20"), False),
         "opset-true": (lambda m: m.update(opset=True), False),
         "opset-0": (lambda m: m.update(opset=0), False),
+        "opset-2-53": (lambda m: m.update(opset=1 << 53), False),
         "opset-negative": (lambda m: m.update(opset=-1), False),
         "versions-empty": (lambda m: m.update(versions={}), True),
         "versions-number": (lambda m: m["versions"].update(torch=2.13), False),
@@ -909,6 +910,27 @@ def extended(base: Draft) -> Iterator[Case]:
         "keys-of-version-1": (labelled | {"image_shape": "x"}, {}),
         "likelihood": (labelled | {"likelihood": {"name": "bernoulli", "scale": 1.0}}, {}),
         "symbol-unknown-key": (sized | {"symbols": {"h": h["h"] | {"later": 1}}}, {"h": 2}),
+        "names-of-every-object": (
+            {
+                "data": tensor("image", ["N", 1, "constructor", "toString"], range=[0.0, 1.0]),
+                "latents": [latent | {"name": "valueOf"}],
+                "symbols": {"constructor": h["h"], "toString": h["h"]},
+            },
+            {"constructor": 2, "toString": 3},
+        ),
+        "range-that-rounds": (labelled | {"data": image | {"range": [0, (1 << 53) + 1]}}, {}),
+        "scaling-that-rounds": (labelled | {"scaling_factor": (1 << 64) - 1}, {}),
+        "lowest-integers": (labelled | {"conditions": [label | {"range": [1 - (1 << 53), (1 << 53) - 1]}]}, {}),
+        "lowest-integers-of-int32": (
+            labelled | {"conditions": [label | {"dtype": "int32", "range": [-1 << 31, (1 << 31) - 1]}]},
+            {},
+        ),
+        "largest-offset": (
+            sized
+            | {"data": tensor("image", ["N", 1, f"h-{(1 << 53) - 1}", 1], range=[0.0, 1.0])}
+            | {"output": tensor("output", ["N", "h"])},
+            {"h": 2},
+        ),
         "most-codes": (coded | {"latents": [codes | {"dtype": "int64", "range": [0, (1 << 32) - 1]}]}, {}),
         "symbol-without-bounds": (sized | {"symbols": {"h": {"min": 1, "max": None, "usual": None}}}, {"h": 2}),
     }
@@ -962,6 +984,14 @@ def extended(base: Draft) -> Iterator[Case]:
         "name-of-digits": ({"data": image, "latents": [z1, z2 | {"name": "2"}]}, {}),
         "name-empty": ({"data": image, "latents": [z1, z2 | {"name": ""}]}, {}),
         "names-collide": (labelled | {"conditions": [label | {"name": "latent"}]}, {}),
+        "names-collide-of-input-and-output": ({"data": image, "latents": [z1, z2 | {"name": "image"}]}, {}),
+        "names-collide-with-the-noise": ({"data": image, "latents": [z1, z2 | {"name": "z1_noise"}]}, {}),
+        "names-collide-with-the-reconstruction": (labelled | {"conditions": [label | {"name": "reconstruction"}]}, {}),
+        "codes-beyond-int32": (coded | {"latents": [codes | {"range": [0, 1 << 31]}]}, {}),
+        "integers-beyond-int32": (labelled | {"conditions": [label | {"dtype": "int32", "range": [0, 1 << 40]}]}, {}),
+        "integers-2-53": (labelled | {"conditions": [label | {"range": [0, 1 << 53]}]}, {}),
+        "integers-of-int64": (labelled | {"conditions": [label | {"range": [-1 << 63, (1 << 63) - 1]}]}, {}),
+        "integers-1e300": (labelled | {"conditions": [label | {"range": [0, 1e300]}]}, {}),
         "names-collide-with-mean": (labelled | {"conditions": [label | {"name": "noise"}]}, {}),
         "output-equal-to-data": (labelled | {"output": image}, {}),
         "output-of-another-name": (labelled | {"output": tensor("output", ["N", 1, 4, 4])}, {}),
@@ -1002,6 +1032,10 @@ def extended(base: Draft) -> Iterator[Case]:
         "offset-0": "4*h+0",
         "leading-zero": "08*h",
         "two-symbols": "h*w",
+        "factor-2-53": f"{1 << 53}*h",
+        "offset-2-53": f"h+{1 << 53}",
+        "offset-minus-2-53": f"h-{1 << 53}",
+        "factor-endless": "9" * 400 + "*h",
         "fraction": 8.0,
     }.items():
         draft = decoding(base, sized, h=2)
@@ -1202,6 +1236,10 @@ def certificates(base: Draft) -> Iterator[Case]:
         "grey-empty": (lambda at: at.row.update(grey={}), True),
         "grey-unexplained": (lambda at: at.row.update(grey={"differing": 1, "unexplained": 1, "worst": 1}), False),
         "grey-number": (lambda at: at.row.update(grey=0), False),
+        "grey-list": (lambda at: at.row.update(grey=[]), False),
+        "grey-pairs": (lambda at: at.row.update(grey=[["a", 1]]), False),
+        "grey-text": (lambda at: at.row.update(grey=""), False),
+        "error-that-rounds": (lambda at: at.row.update(error=(1 << 53) + 1, band=1 << 53), True),
         "finding-warning": (lambda at: at.document.update(findings=[finding]), True),
         "finding-error": (lambda at: at.document.update(findings=[finding | {"severity": "error"}]), False),
         "finding-without-severity": (lambda at: at.document.update(findings=[{"rule": "x"}]), False),

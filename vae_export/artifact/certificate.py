@@ -216,7 +216,7 @@ def _is_within(row: Mapping[str, Any]) -> bool:
     pairs = [("error", "band")] + [("mean_error", "mean_band")] * ("mean_error" in row or "mean_band" in row)
     for error, tolerance in pairs:
         found, allowed = row.get(error), row.get(tolerance)
-        if not _is_number(found) or not _is_number(allowed) or found > allowed:
+        if not _is_number(found) or not _is_number(allowed) or float(found) > float(allowed):
             return False
     grey = row.get("grey")
     unexplained = grey.get("unexplained") if isinstance(grey, dict) else grey

@@ -98,7 +98,7 @@ class GoldenArray:
         if not isinstance(tolerances, dict):
             raise TypeError("bands of a golden array are an object")
         for value in (tolerance, *tolerances.values()) if output else ():
-            is_right = type(value) is int and value >= 0 if dtype in INTEGERS else _is_tolerance(value)
+            is_right = type(value) is int and 0 <= value < 1 << 53 if dtype in INTEGERS else _is_tolerance(value)
             if not is_right:
                 raise ValueError(f"tolerance of a golden array is {value!r}")
         return cls(tensor, name, shape, digest, tolerance, tolerances, dtype)

@@ -426,7 +426,7 @@ def _contract(stated: Mapping[str, Any], format: str) -> Contract:
 def _opset(document: Mapping[str, Any], files: tuple[FileEntry, ...]) -> int | None:
     """Return the operator set, or None if it is not known; raise `ValueError` if there are ONNX files without one."""
     opset, least = document["opset"], 1 if any(entry.format == "onnx" for entry in files) else 0
-    if type(opset) is not int or opset < least:
+    if type(opset) is not int or not least <= opset < 1 << 53:
         raise ValueError(f"opset is {opset!r}")
     return opset if opset > 0 else None
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from vae_export.errors import IntegrityError
 
@@ -98,7 +98,7 @@ def has_values(document: object, expected: object) -> bool:
 
     Args:
         document: what was read.
-        expected: JSON with the values that it must have; 1 is equal to 1.0, and not to true.
+        expected: JSON with the values that it must have; 1 is equal to 1.0, and not to true. Numbers are float64.
     """
     if isinstance(expected, dict):
         return isinstance(document, dict) and all(
@@ -108,7 +108,13 @@ def has_values(document: object, expected: object) -> bool:
         return (
             isinstance(document, list) and len(document) == len(expected) and all(map(has_values, document, expected))
         )
+    if _is_number(document) and _is_number(expected):
+        return float(document) == float(expected)
     return isinstance(document, bool) == isinstance(expected, bool) and document == expected
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -273,12 +273,13 @@ inline Range read_range(const Json& stated, const std::string& where) {
 
 /// Return the whole number that digits write, of those below 2^53; nothing if they write another.
 inline std::optional<int64_t> read_digits(std::string_view digits) {
-  if (digits.empty() || digits.size() > 15) return std::nullopt;
+  if (digits.empty() || digits.size() > 16) return std::nullopt;
   int64_t value = 0;
   for (const char digit : digits) {
     if (digit < '0' || digit > '9') return std::nullopt;
     value = 10 * value + (digit - '0');
   }
+  if (value >= int64_t{1} << 53) return std::nullopt;
   return value;
 }
 
@@ -369,7 +370,8 @@ class ContractReader {
       used_.insert(symbol);
     }
     if (!range.is_null()) tensor.range = read_range(range, where);
-    const auto is_integer = [](double bound) {
+    const auto is_integer = [&](double bound) {
+      if (tensor.dtype == Dtype::int32 && !(bound >= -2147483648.0 && bound < 2147483648.0)) return false;
       return std::floor(bound) == bound && std::fabs(bound) < 9007199254740992.0;
     };
     if (tensor.dtype != Dtype::float32 &&
@@ -498,8 +500,9 @@ inline Contract read_contract(const Json& manifest) {
     refuse("contract is not of this version of the format", "manifest.json", "vae-export/1", "vae-export/2");
   for (const Part part : {Part::encoder, Part::decoder, Part::autoencoder}) {
     const Signature signature = contract.tensors_of(part);
-    detail::check_names(signature.inputs);
-    detail::check_names(signature.outputs);
+    std::vector<TensorSpec> tensors = signature.inputs;
+    tensors.insert(tensors.end(), signature.outputs.begin(), signature.outputs.end());
+    detail::check_names(tensors);
   }
   return contract;
 }
