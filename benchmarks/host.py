@@ -64,7 +64,7 @@ class Host:
     @property
     def build(self) -> list[str]:
         """The lines that build it: those between the installation of packages and the last."""
-        return [line for line in self.lines[:-1] if not re.match(r"(npm|pip|sudo|export) ", line)]
+        return [line for line in self.lines[:-1] if not re.match(r"(npm|pip|sudo|curl) ", line)]
 
     def command(self, bundle: Path, picture: Path, seed: int | None) -> str:
         """Return its last line with another bundle and picture, and with a seed."""
