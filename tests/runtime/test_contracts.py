@@ -240,7 +240,7 @@ def test_file_of_other_sizes_is_refused(extended: Callable[[str], Path], tmp_pat
     manifest = load(tmp_path).manifest
     other = replace(manifest.contract, data_shape=(3, "8*h", "8*w"))
     write_atomic(tmp_path / MANIFEST, replace(manifest, contract=other, golden=()).text)
-    with pytest.raises(ModelError, match=r"outputs .* the contract: decoder; expected .*'8\*h'.*'4\*h'"):
+    with pytest.raises(ModelError, match=r"outputs .* expected .*8\*h, 8\*w.*, got .*4\*h, 4\*w"):
         load(tmp_path).decode(np.zeros((1, 2, 3, 3), np.float32))
 
 

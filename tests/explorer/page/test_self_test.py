@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.explorer.conftest import exploring, packed, quiet_page, wait_ready
+from tests.reference_variants import consistent
 from vae_export.bundles import open_bundle
-from vae_export.bundles.archive import write_archive
 from vae_export.io.atomic import sha256
 from vae_export.pixels import compare_levels
 from vae_export.runtime.model import Model
@@ -43,10 +44,8 @@ def test_failed_self_test_is_shown_first(browser: Browser, address: str, bundle:
     files = {name: bytes(data) for name, data in open_bundle(bundle).files.items()}
     name = "golden/decoder.image.f32"
     golden = (np.frombuffer(files[name], "<f4") + np.float32(0.5 / 255)).astype("<f4").tobytes()
-    files["manifest.json"] = files["manifest.json"].replace(sha256(files[name]).encode(), sha256(golden).encode())
-    files[name] = golden
-    sums = [f"{sha256(data)}  {other}\n" for other, data in files.items() if other != "SHA256SUMS"]
-    forged = write_archive(files | {"SHA256SUMS": "".join(sums).encode()})
+    manifest = files["manifest.json"].replace(sha256(files[name]).encode(), sha256(golden).encode())
+    forged = consistent(files | {name: golden}, json.loads(manifest))
     with quiet_page(browser) as page:
         page.route("**/bundle.zip", lambda route: route.fulfill(body=forged, content_type="application/zip"))
         page.goto(address)
