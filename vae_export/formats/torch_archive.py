@@ -1,4 +1,4 @@
-"""What an archive of PyTorch holds beside its graph: texts, records, code, and notes that no engine here reads."""
+"""Read what an archive of PyTorch holds beside its graph: texts, records, code, and notes that no engine here reads."""
 
 from __future__ import annotations
 
