@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from vae_export.capture.copying import copy_module, copy_sharing_weights
+from vae_export.capture.float32 import in_float32
 from vae_export.capture.function_check import check_function
-from vae_export.capture.narrowing import in_float32
 from vae_export.capture.part_modules import part_module
 from vae_export.capture.program import (
     capture_narrowed,

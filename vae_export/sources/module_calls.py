@@ -64,7 +64,7 @@ class MethodModule(nn.Module):
         if self.output is not None:
             function = _following(function, self.output)
         if self.in_float32:
-            function = _narrowed(function)
+            function = _computing_in_float32(function)
         return function if self.rows is None else in_batches(function, self.rows)
 
     def changed(self, **arguments: Any) -> MethodModule:
@@ -140,7 +140,7 @@ def _following(function: Callable[..., object], output: str) -> Callable[..., Te
     return called
 
 
-def _narrowed(function: Callable[..., object]) -> Callable[..., object]:
+def _computing_in_float32(function: Callable[..., object]) -> Callable[..., object]:
     """Return a function that computes in float32 where its code asks for float64, unless it gets float64 itself."""
 
     def called(*inputs: Any) -> object:
