@@ -39,24 +39,24 @@ def consistent(files: Mapping[str, bytes], manifest: Any) -> bytes:
 def bytes_only(layout: str) -> bytes:
     """Return the bundle with a decoder to bytes, `hwc` or `chw`, and no other file."""
     files, manifest = _pieces()
-    decoder = next(file for file in manifest["files"] if (file["part"], file["format"]) == ("decoder", "onnx"))
-    shape: list[str | int | None] = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
-    pixels = {"name": "pixels", "dtype": "uint8", "shape": shape, "range": [0, 255]}
-    entry = decoder | {"part": f"decoder-uint8-{layout}", "name": "bytes.onnx", "outputs": [pixels]}
-    manifest["files"] = [entry | _stored(files, "bytes.onnx", _to_bytes(files[decoder["name"]], layout))]
+    manifest["files"] = [_bytes_file(files, manifest, layout)]
     return _trimmed(files, manifest, "decoder")
 
 
 def inverted_bytes(layout: str) -> bytes:
     """Return the bundle with a second decoder, to bytes of the inverted image, which shows which of the two is used."""
     files, manifest = _pieces()
+    manifest["files"].append(_bytes_file(files, manifest, layout, scale=-255.0, offset=255.5))
+    return consistent(files, manifest)
+
+
+def _bytes_file(files: dict[str, bytes], manifest: Any, layout: str, **rounding: float) -> Any:
+    """Add a decoder to bytes to the files, made of the decoder, and return its entry in a manifest."""
     decoder = next(file for file in manifest["files"] if (file["part"], file["format"]) == ("decoder", "onnx"))
     shape: list[str | int | None] = ["N", 28, 28, 1] if layout == "hwc" else ["N", 1, 28, 28]
     pixels = {"name": "pixels", "dtype": "uint8", "shape": shape, "range": [0, 255]}
     entry = decoder | {"part": f"decoder-uint8-{layout}", "name": "bytes.onnx", "outputs": [pixels]}
-    data = _to_bytes(files[decoder["name"]], layout, scale=-255.0, offset=255.5)
-    manifest["files"].append(entry | _stored(files, "bytes.onnx", data))
-    return consistent(files, manifest)
+    return entry | _stored(files, "bytes.onnx", _to_bytes(files[decoder["name"]], layout, **rounding))
 
 
 def one_part(part: str, format: str = "onnx") -> bytes:

@@ -374,6 +374,11 @@ def rezipped(
     return target.getvalue()
 
 
+def with_record(name: str, record: bytes) -> Callable[[bytes], bytes]:
+    """Return a change that puts a record behind those of an archive."""
+    return lambda data: rezipped(data, last=lambda _: {name: record})
+
+
 def edited_records(data: bytes, name: str, change: Callable[[bytes], bytes]) -> bytes:
     """The archive with a change of the records whose name ends so."""
     source, target = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
@@ -424,17 +429,17 @@ def note_of_a_record(data: bytes) -> bytes:
 ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "a program for phones": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"bytecode.pkl": b"\x80\x02)."}),
+        with_record("bytecode.pkl", b"\x80\x02)."),
         r"record bytecode\.pkl of 4 bytes; export writes no such thing",
     ),
     "a text more": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"extra/notes": b"audited"}),
+        with_record("extra/notes", b"audited"),
         r"metadata 'notes' is audited; expected none",
     ),
     "a class more": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"code/__torch__/more.py": b"class More:\n  pass\n"}),
+        with_record("code/__torch__/more.py", b"class More:\n  pass\n"),
         r"definition of class More; export writes no such thing",
     ),
     "a comment in the code": (
@@ -444,22 +449,22 @@ ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     ),
     "a tensor more": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"constants/99": b"more"}),
+        with_record("constants/99", b"more"),
         r"1 constants that no code reads; export writes no such thing",
     ),
     "a text in place of a number": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {".data/serialization_id": b"free of licence"}),
+        with_record(".data/serialization_id", b"free of licence"),
         r"record \.data/serialization_id with a text; export writes no such thing",
     ),
     "a version in words": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"byteorder": b"audited"}),
+        with_record("byteorder", b"audited"),
         r"record byteorder with a text; export writes no such thing",
     ),
     "a text with the name of a fact": (
         "torchscript",
-        lambda data: rezipped(data, last=lambda _: {"extra/methods": b"audited"}),
+        with_record("extra/methods", b"audited"),
         r"metadata 'methods' is audited; expected none",
     ),
     "a text behind the objects": (
@@ -508,7 +513,7 @@ ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     ),
     "a weight that the program does not name": (
         "pt2",
-        lambda data: rezipped(data, last=lambda _: {"data/weights/weight_99": b"audited"}),
+        with_record("data/weights/weight_99", b"audited"),
         r"record data/weights/weight_99, which the program does not name",
     ),
     "another version that it states": (
