@@ -99,24 +99,42 @@ def test_places_far_outside_of_an_image_are_sampled_as_pytorch_does(padding: str
     np.testing.assert_allclose(found, sampled(latent.double()).numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
-def test_pooled_maps_and_nearest_neighbours_have_any_size(mode: str) -> None:
+def pooled_and_resized(values: Tensor) -> Tensor:
     """The exporter fixes windows of means, and ONNX Runtime takes other neighbours between 14 and 32 places."""
+    return F.interpolate(F.adaptive_avg_pool2d(values, (14, 3)), size=values.shape[2:], mode="nearest")
 
-    def context(values: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(values, (14, 3))
-        return F.interpolate(pooled, size=values.shape[2:], mode=mode)
 
+def pooled_and_resized_exactly(values: Tensor) -> Tensor:
+    return F.interpolate(F.adaptive_avg_pool2d(values, (14, 3)), size=values.shape[2:], mode="nearest-exact")
+
+
+def with_its_largest(values: Tensor) -> Tensor:
+    """The exporter has no largest values of windows whose sizes follow from a free one."""
+    return values + F.adaptive_max_pool2d(values, (4, 3)).mean((2, 3), keepdim=True)
+
+
+def masked_by_frames(values: Tensor) -> Tensor:
+    """The exporter repeats by a size along another axis; a causal mask of frames is made so."""
+    frames = torch.arange(values.shape[2]).repeat_interleave(values.shape[3])
+    repeated = values.repeat_interleave(values.shape[2], dim=1)
+    rising = torch.linspace(0, 1, 2)[:, None].expand(2, values.shape[2]).reshape(-1, 1, 1)
+    return values * (frames > 1).reshape(values.shape[2:]) + (repeated * rising).mean(1, keepdim=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "function", [pooled_and_resized, pooled_and_resized_exactly, with_its_largest, masked_by_frames]
+)
+def test_rewritten_operators_have_any_size(function: Callable[[Tensor], Tensor]) -> None:
     shape = (2, "h", "w")
     spec = Contract(shape, shape, None).spec("decoder")
-    program = export_program(DecoderModule(Lambda(context)).eval(), spec)
+    program = export_program(DecoderModule(Lambda(function)).eval(), spec)
     model = translate(program, spec, 20, 1 << 30).model
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for rows, height, width in ((1, 32, 9), (3, 64, 14), (2, 5, 7)):
         latent = torch.randn(rows, 2, height, width, generator=torch.Generator().manual_seed(rows))
         (found,) = session.run(None, {"latent": latent.numpy()})
-        np.testing.assert_allclose(found, context(latent).numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, function(latent).numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

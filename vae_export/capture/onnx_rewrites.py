@@ -21,10 +21,16 @@ _CLAMPS = (_aten.clamp.default, _aten.clamp_.default, _aten.hardtanh.default)
 _FAR_IN_A_GRID = 1e3
 _REFLECTION = 2
 #: Mean pooling to a given size, with the number of its axes. The exporter takes the windows of the example's size.
-_POOLS = {
+_MEANS = {
     _aten.adaptive_avg_pool1d.default: 1,
     _aten.adaptive_avg_pool2d.default: 2,
     _aten.adaptive_avg_pool3d.default: 3,
+}
+#: Max pooling to a given size, which gives values and places; the exporter has none of any size.
+_MAXIMA = {
+    _aten.adaptive_max_pool1d.default: 1,
+    _aten.adaptive_max_pool2d.default: 2,
+    _aten.adaptive_max_pool3d.default: 3,
 }
 #: Nearest neighbours, with the number of their axes, and what is added to a place. ONNX Runtime rounds the ratio of two
 #: sizes in another way, and takes another neighbour for some of them, such as 14 and 32.
@@ -76,12 +82,16 @@ def _is_refused(node: Node) -> bool:
         return bool(len(node.args) < 3 or node.args[2] == 2)
     if node.target is _aten.grid_sampler.default:
         return bool(node.args[3] != _REFLECTION)
-    if node.target in _POOLS:
-        axes = _POOLS[node.target]
+    if node.target in _MAXIMA:
+        return all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
+    if node.target in _MEANS:
+        axes = _MEANS[node.target]
         sizes = zip(_argument_value(node, 0).shape[-axes:], _argument_value(node, 1), strict=True)
         return any(isinstance(size, torch.SymInt) and pooled != 1 for size, pooled in sizes)
     if node.target in _NEAREST:
         return _has_another_neighbour(node)
+    if node.target is _aten.repeat_interleave.self_int:
+        return isinstance(_argument_value(node, 1), torch.SymInt)
     return node.target in (_aten.sort.stable, _aten.argsort.stable, _aten.rrelu.default)
 
 
@@ -100,12 +110,21 @@ def _rewrite(node: Node) -> None:
     elif node.target is _aten.cdist.default:
         with node.graph.inserting_before(node):
             _replace(node, _distances(node.graph, node.args[0], node.args[1]))
-    elif node.target in _POOLS:
+    elif node.target in _MEANS:
         with node.graph.inserting_before(node):
-            _replace(node, _pooled(node.graph, node.args[0], node.args[1], _POOLS[node.target]))
+            _replace(node, _mean_pooled(node.graph, node.args[0], node.args[1], _MEANS[node.target]))
+    elif node.target in _MAXIMA:
+        with node.graph.inserting_before(node):
+            values = _max_pooled(node.graph, node.args[0], node.args[1], _MAXIMA[node.target])
+        for user in list(node.users):
+            _replace(user, values)
+        node.graph.erase_node(node)
     elif node.target in _NEAREST:
         with node.graph.inserting_before(node):
             _replace(node, _nearest(node.graph, node, *_NEAREST[node.target]))
+    elif node.target is _aten.repeat_interleave.self_int:
+        with node.graph.inserting_before(node):
+            _replace(node, _repeated(node.graph, node))
     elif node.target is _aten.grid_sampler.default:
         with node.graph.inserting_before(node):
             near = _call(node.graph, _aten.clamp.default, node.args[1], -_FAR_IN_A_GRID, _FAR_IN_A_GRID)
@@ -140,24 +159,51 @@ def _distances(graph: Graph, one: Any, other: Any) -> Node:
     return _call(graph, _aten.sqrt.default, _call(graph, _aten.clamp.default, squares, 0.0))
 
 
-def _pooled(graph: Graph, tensor: Any, sizes: Any, axes: int) -> Node:
+def _mean_pooled(graph: Graph, tensor: Any, sizes: Any, axes: int) -> Node:
     """Return the means of windows along the last axes, each axis by a product with a matrix of the windows' weights."""
     for axis, pooled in zip(range(-axes, 0), sizes, strict=True):
-        size = graph.call_function(_aten.sym_size.int, (tensor, axis))
-        size.meta["val"] = tensor.meta["val"].shape[axis]
-        # Window i has the places j from floor(i · size / pooled) to before ceil((i + 1) · size / pooled).
-        first = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, pooled), 0)
-        place = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, size), 1)
-        behind = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, first, 1), size)
-        is_before_end = _call(graph, _aten.lt.Tensor, _call(graph, _aten.mul.Tensor, place, pooled), behind)
-        next_place = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, place, 1), pooled)
-        is_after_start = _call(graph, _aten.gt.Tensor, next_place, _call(graph, _aten.mul.Tensor, first, size))
-        within = _call(graph, _aten.logical_and.default, is_before_end, is_after_start)
-        ones = _call(graph, _aten.to.dtype, within, tensor.meta["val"].dtype)
+        ones = _call(graph, _aten.to.dtype, _windows(graph, tensor, axis, pooled), tensor.meta["val"].dtype)
         weights = _call(graph, _aten.div.Tensor, ones, _call(graph, _aten.sum.dim_IntList, ones, [0], True))
         moved = _call(graph, _aten.transpose.int, tensor, axis, -1)
         tensor = _call(graph, _aten.transpose.int, _call(graph, _aten.matmul.default, moved, weights), axis, -1)
     return tensor  # type: ignore[no-any-return]  # a node
+
+
+def _max_pooled(graph: Graph, tensor: Any, sizes: Any, axes: int) -> Node:
+    """Return the largest values of windows along the last axes, each axis with places outside of a window left out."""
+    for axis, pooled in zip(range(-axes, 0), sizes, strict=True):
+        outside = _call(graph, _aten.logical_not.default, _windows(graph, tensor, axis, pooled))
+        moved = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.transpose.int, tensor, axis, -1), -1)
+        within = _call(graph, _aten.masked_fill.Scalar, moved, outside, -torch.inf)
+        tensor = _call(graph, _aten.transpose.int, _call(graph, _aten.amax.default, within, [-2]), axis, -1)
+    return tensor  # type: ignore[no-any-return]  # a node
+
+
+def _windows(graph: Graph, tensor: Any, axis: int, pooled: int) -> Node:
+    """Return which places of an axis lie in which window of pooling to a size, (places, windows), bool."""
+    size = graph.call_function(_aten.sym_size.int, (tensor, axis))
+    size.meta["val"] = tensor.meta["val"].shape[axis]
+    # Window i has the places j from floor(i · size / pooled) to before ceil((i + 1) · size / pooled).
+    first = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, pooled), 0)
+    place = _call(graph, _aten.unsqueeze.default, _call(graph, _aten.arange.default, size), 1)
+    behind = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, first, 1), size)
+    is_before_end = _call(graph, _aten.lt.Tensor, _call(graph, _aten.mul.Tensor, place, pooled), behind)
+    next_place = _call(graph, _aten.mul.Tensor, _call(graph, _aten.add.Tensor, place, 1), pooled)
+    is_after_start = _call(graph, _aten.gt.Tensor, next_place, _call(graph, _aten.mul.Tensor, first, size))
+    return _call(graph, _aten.logical_and.default, is_before_end, is_after_start)
+
+
+def _repeated(graph: Graph, node: Node) -> Node:
+    """Return each entry along an axis as often as a symbol says. The exporter repeats along another axis then."""
+    given: dict[str, Any] = dict(zip(("tensor", "repeats", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    tensor, repeats, axis = given["tensor"], given["repeats"], given.get("dim")
+    if axis is None:
+        tensor, axis = _call(graph, _aten.reshape.default, tensor, [-1]), 0
+    ndim = tensor.meta["val"].ndim
+    axis %= ndim
+    apart = _call(graph, _aten.unsqueeze.default, tensor, axis + 1)
+    sizes = [-1] * (axis + 1) + [repeats] + [-1] * (ndim - axis - 1)
+    return _call(graph, _aten.flatten.using_ints, _call(graph, _aten.expand.default, apart, sizes), axis, axis + 1)
 
 
 def _has_another_neighbour(node: Node) -> bool:
