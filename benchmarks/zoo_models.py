@@ -180,9 +180,8 @@ def save_pythae(name: str, folder: Path) -> None:
     getattr(models, name)(config(input_dim=(1, 28, 28), latent_dim=8, **PYTHAE[name])).save(str(folder))
 
 
-#: Models that are refused with a reason: diffusers encodes the first in tiles of a fixed size only, and ONNX Runtime
-#: cannot run the encoder of the second.
-REFUSED = ("AutoencoderKLAllegro", "AutoencoderKLHunyuanVideo")
+#: Models that are refused with a reason: diffusers encodes and decodes this one in tiles of a fixed size only.
+REFUSED = ("AutoencoderKLAllegro",)
 
 #: How models are saved, by the prefix of `--model`.
 SAVE: Mapping[str, tuple[Mapping[str, Any], Callable[[str, Path], None]]] = {

@@ -31,6 +31,7 @@ from vae_export.io.staging import check_free, check_replaceable, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
+from vae_export.parity.size_check import check_file_at_sizes
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
@@ -431,11 +432,14 @@ def _naming_other_parts(error: ModelError, parts: Sequence[Part]) -> ModelError:
 
 
 def _check_translation(plan: ExportPlan, watch: Stopwatch, graph: Graph) -> None:
-    """Raise `ModelError` if a graph cannot be written as ONNX. A translation that is too large to keep is not tried."""
+    """Raise `ModelError` if a graph cannot be written as ONNX, or not for all of its sizes.
+
+    A translation that is too large to keep is not tried.
+    """
     size = sum(tensor.nbytes for tensor in (*graph.module.parameters(), *graph.module.buffers()))
     if size <= CACHED_BYTES and any(variant.format == "onnx" for variant in plan.variants):
         with watch.lap("onnx"):
-            FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset))
+            check_file_at_sizes(graph, FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset)))
 
 
 def _write_files(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from vae_export.capture.program import (
     with_fixed_sizes,
 )
 from vae_export.capture.promotion import DtypeFinder, float64_module
-from vae_export.contract import Contract, Part, PartSpec, float_part
+from vae_export.contract import Array, Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
@@ -134,7 +134,7 @@ class Captured:
             self._check_graphs(parts, check)
         except ModelError as refusal:
             contract = self._fixed(wide, parts, report, check, refusal)
-        self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, contract))
+        self.notes = (*self.recognised.notes, *_narrowings(self.given.contract, wide, contract))
         return contract
 
     def _fixed(
@@ -146,6 +146,7 @@ class Captured:
         refusal: ModelError,
     ) -> Contract:
         """Capture parts with fewer free sizes until `check` takes their graphs; raise `refusal` if it never does."""
+        report(f"note: {refusal}; other sizes are tried as fixed ones")
         for fixed in with_fixed_sizes(wide):
             self._graphs.clear()
             with contextlib.suppress(ModelError):  # the refusal of free sizes says more
@@ -209,12 +210,7 @@ class Captured:
 
     def _runs(self, contract: Contract, part: Part) -> bool:
         graph = self._graph(part, contract)
-        with user_code(), ModuleState(graph.module):
-            try:
-                graph.module(*example_inputs(graph.spec))
-            except Exception:  # the user's modules may raise any error
-                return False
-        return True
+        return graph.outputs(graph.example) is not None
 
     def graph(self, part: Part) -> Graph:
         """Return the graph of a part; raise `ModelError` if the modules do not keep the contract."""
@@ -272,8 +268,14 @@ def _same_sizes(one: Contract, other: Contract, part: Part) -> bool:
     return (first.inputs, first.outputs) == (second.inputs, second.outputs)
 
 
-def _narrowings(before: Contract, after: Contract) -> Iterable[str]:
-    """Yield a line for each symbol whose values were narrowed."""
+def _narrowings(before: Contract, runnable: Contract, after: Contract) -> Iterable[str]:
+    """Yield a line for each symbol whose values were narrowed.
+
+    Args:
+        before: the source's contract.
+        runnable: the contract with the lowest sizes at which the modules run.
+        after: the contract that all graphs keep.
+    """
     for name, symbol in {BATCH: before.symbols.get(BATCH), **before.free_symbols}.items():
         now = after.symbols.get(name)
         if now == symbol:
@@ -283,6 +285,8 @@ def _narrowings(before: Contract, after: Contract) -> Iterable[str]:
             yield f"{what} cannot be dynamic in this module; it is fixed to {symbol.usual_value}"
         elif now is not None and now.is_fixed:
             yield f"{what} cannot be dynamic in this module; it is fixed to {now.low}"
+        elif now is not None and now == runnable.symbols.get(name):
+            yield f"{what} is {now.low} or more, because the module fails at smaller ones"
         elif now is not None:
             yield f"{what} is limited to {now.low} to {now.high or 'any'}, because the module branches on it"
 
@@ -306,6 +310,24 @@ class Graph:
     def example(self) -> tuple[Tensor, ...]:
         """Inputs for capturing the graph, in the order of the spec, at the usual sizes."""
         return example_inputs(self.spec)
+
+    def example_at(self, sizes: Mapping[str, int], rows: int) -> tuple[Tensor, ...]:
+        """Return inputs like `example` at other sizes.
+
+        Args:
+            sizes: a value for each symbol without the batch.
+            rows: the number of rows.
+        """
+        return example_inputs(self.spec.at(sizes), rows)
+
+    def outputs(self, inputs: Sequence[Tensor]) -> tuple[Array, ...] | None:
+        """Return what the module gives for inputs, or None where it cannot be run for them."""
+        with user_code(), ModuleState(self.module):
+            try:
+                outputs = self.module(*inputs)
+            except Exception:  # the user's modules may raise any error
+                return None
+        return tuple(output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:

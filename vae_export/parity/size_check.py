@@ -1,0 +1,64 @@
+"""Run a new ONNX file once at a few sizes, before it is written for good, to find the sizes that it cannot have.
+
+PyTorch's exporter writes the sizes of its example into some operators. Such a file is right at these sizes only: sizes
+are fixed then, and the verification proves what is left.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from vae_export.artifact.manifest import FileContent
+from vae_export.capture import Graph
+from vae_export.contract import Array
+from vae_export.errors import ModelError
+from vae_export.formats import FORMATS
+from vae_export.parity.plan import sizes_to_run
+from vae_export.session_options import SessionOptions
+from vae_export.tensors import BATCH, Symbol
+
+#: Rows to run, within the bounds of the batch. Two rows are those of the example.
+_ROWS = (1, 3)
+#: The share of an output's mean size by which its mean error shows another function. Rounding is far below it, and so
+#: are the few codes of a quantiser that rounding changes.
+_WRONG = 0.05
+
+
+def check_file_at_sizes(graph: Graph, content: FileContent) -> None:
+    """Raise `ModelError` if ONNX Runtime cannot run a file at some size or batch, or computes something else there.
+
+    Args:
+        graph: the part. If all of its sizes are fixed, nothing is run.
+        content: its file.
+    """
+    symbols = {name: symbol for name, symbol in graph.spec.symbols.items() if name != BATCH}
+    batch = graph.spec.symbols.get(BATCH, Symbol())
+    if not symbols and batch.is_fixed:
+        return
+    runner = FORMATS["onnx"].open(content, graph.spec, SessionOptions(threads=1))
+    rows = dict.fromkeys(min(max(row, batch.low), batch.high or row) for row in _ROWS)
+    # The usual sizes are those of the example; they are tried where there are no others.
+    for sizes, row in itertools.product(sizes_to_run(symbols)[1:] or ((),), rows):
+        inputs = graph.example_at(dict(sizes), row)
+        expected = graph.outputs(inputs)
+        if expected is None or not all(np.isfinite(output).all() for output in expected):
+            continue
+        names = (tensor.name for tensor in graph.spec.inputs)
+        at = ", ".join((f"batch {row}", *(f"{name}={size}" for name, size in sizes)))
+        try:
+            found = runner(dict(zip(names, (tensor.numpy() for tensor in inputs), strict=True)))
+        except ModelError as error:
+            raise ModelError("ONNX Runtime cannot run the file", where=f"{graph.spec.part}, {at}", got=error) from error
+        for tensor, output in zip(graph.spec.outputs, expected, strict=True):
+            if _is_wrong(found[tensor.name], output):
+                where = f"{graph.spec.part}, '{tensor.name}', {at}"
+                raise ModelError("ONNX Runtime computes something else than PyTorch", where=where)
+
+
+def _is_wrong(found: Array, expected: Array) -> bool:
+    """Whether floats differ by far more than rounding. Integers are left to the verification, which knows near ties."""
+    if expected.dtype.kind != "f":
+        return False
+    return bool(np.abs(found - expected).mean() > _WRONG * np.abs(expected).mean())
