@@ -51,3 +51,9 @@ def test_user_tolerance_replaces_the_measured_one(error: float, magnitude: float
 def test_negative_or_infinite_tolerance_is_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"bad {name}"):
         Tolerance(**{name: value})
+
+
+def test_numbers_that_an_engine_flushes_to_zero_do_not_fail_nearly_silent_data() -> None:
+    smallest = float(np.finfo(np.float32).smallest_normal)
+    assert ErrorLimits(0.0, 0.0, smallest).tolerance() > 512 * smallest
+    assert ErrorLimits(0.0, 0.0, 1e-20).tolerance() < 1e-25

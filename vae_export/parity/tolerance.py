@@ -64,6 +64,9 @@ ELEMENT_TOLERANCE_FACTORS: dict[PrecisionName, float] = {
 ELEMENT_MEDIAN_FACTOR = 6.0
 #: The least mean baseline error of an element, as a share of that of the whole output.
 _LEAST_ELEMENT_ERROR = 0.5
+#: The least baseline error. Engines may flush numbers below 2^-126 to zero, PyTorch keeps them, and a layer adds up
+#: thousands of them: a spectrogram of nearly silent sound consists of nothing else.
+_LEAST_ERROR = 2.0**-114
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class ErrorLimits:
 
     @cached_property
     def baseline_error(self) -> float:
-        """The larger of PyTorch's measured error and the error that rounding can cause; at least one ULP."""
+        """The larger of PyTorch's measured error and the error that rounding or flushing to zero can cause."""
         return self._baseline(self.eager_error, self.sensitivity)
 
     @cached_property
@@ -147,7 +150,7 @@ class ErrorLimits:
         return self.sensitivity if self.mean_sensitivity is None else self.mean_sensitivity
 
     def _baseline(self, eager: float, sensitivity: float) -> float:
-        return max(eager, sensitivity, ulp(self.magnitude, self.precision))
+        return max(eager, sensitivity, ulp(self.magnitude, self.precision), _LEAST_ERROR)
 
     def _tolerance(self, factor: float, baseline: float, sensitivity: float, tf32: bool) -> float:
         if self.user_tolerance is not None:
