@@ -516,10 +516,15 @@ def change_manifest(artifact: Artifact, folder: Path, rng: np.random.Generator) 
 
 def hidden_in_manifest(document: dict[str, Any], rng: np.random.Generator) -> str:
     """Add a key that export does not write, or leave out what it writes; return which of the two."""
+    if rng.uniform() < 0.2:
+        document["recommended"] = [{"part": "decoder", "file": "decoder.onnx", "threads": int(rng.integers(99))}]
+        return "advice of nobody"
     if rng.uniform() < 0.7:
         objects = [document, document["contract"], document["golden"][0], *document["files"]]
         objects += document["golden"][0]["outputs"]
-        rng.choice(np.array(objects, dtype=object))[str(rng.choice(["licence", "score", "symbols"]))] = "audited"
+        rng.choice(np.array(objects, dtype=object))[str(rng.choice(["licence", "score", "symbols"]))] = str(
+            rng.choice(["audited", ""])
+        )
         return "a key more"
     key = str(rng.choice(["versions", "provenance", "golden"]))
     document[key] = type(document[key])()
@@ -993,6 +998,43 @@ def ort_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=data[:place] + int(rng.integers(300, 400)).to_bytes(8, "little") + data[place + 8 :])
 
 
+def ort_unread(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Write behind the end of a file, or into the zeros behind a text."""
+    data = content.data
+    if rng.uniform() < 0.5:
+        return replace(content, data=data + rng.integers(1, 256, int(rng.integers(1, 64)), np.uint8).tobytes())
+    places = [match.end() - 1 for match in re.finditer(rb"(?:latent|image)\0\0", data)]
+    place = int(rng.choice(places))
+    return replace(content, data=data[:place] + bytes([int(rng.integers(1, 256))]) + data[place + 1 :])
+
+
+def litert_hidden(content: FileContent, rng: np.random.Generator) -> FileContent:
+    """Change what a LiteRT model says and its engine passes over, or write behind its end."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content.data, 0)
+    graph = model.subgraphs[0]
+    match int(rng.integers(7)):
+        case 0:
+            return replace(content, data=content.data + rng.bytes(int(rng.integers(1, 64))))
+        case 1:
+            model.description = b"audited"
+        case 2:
+            model.signatureDefs[0].signatureKey = b"other"
+        case 3:
+            rng.choice(model.operatorCodes).version += 1
+        case 4:
+            rng.choice(graph.tensors).quantization.min = [-1.0]
+        case 5:
+            model.buffers[0].data = list(rng.bytes(16))
+        case _:
+            graph.tensors.append(rng.choice(graph.tensors))
+    builder = flatbuffers.Builder(len(content.data))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return replace(content, data=bytes(builder.Output()))
+
+
 def ort_weight(content: FileContent, rng: np.random.Generator) -> FileContent:
     return replace(content, data=_bytes_of_weights(content.data, rng))
 
@@ -1040,6 +1082,7 @@ CHANGES: dict[str, dict[str, Change]] = {
         "bytes of a weight": ort_weight,
         "metadata changed": ort_metadata,
         "metadata: hidden, sizes and kernels": ort_hidden,
+        "metadata: hidden, bytes that no field leads to": ort_unread,
     },
     "ncnn": {
         "one weight": weight_beside,
@@ -1048,7 +1091,8 @@ CHANGES: dict[str, dict[str, Change]] = {
         "metadata: hidden, another form": ncnn_hidden,
     },
     # Nobody can read these apart, and running what was changed in them may end the process: any bit counts.
-    **{name: {"any bit, not run": any_byte} for name in ("aoti", "executorch", "litert")},
+    **{name: {"any bit, not run": any_byte} for name in ("aoti", "executorch")},
+    "litert": {"any bit, not run": any_byte, "metadata: hidden, passed over": litert_hidden},
 }
 
 
@@ -1155,7 +1199,11 @@ def archive_hidden(content: FileContent, rng: np.random.Generator) -> FileConten
     """Add records, notes and bytes that PyTorch passes over."""
     root, records = _records(content.data)
     listed = list(records.items())
-    match int(rng.integers(7)):
+    match int(rng.integers(8)):
+        case 7:
+            place = content.data.index(b"PK\x03\x04", len(content.data) // 4) + 10  # time and date of a record
+            stamp = int(rng.integers(1, 1 << 32)).to_bytes(4, "little")
+            return replace(content, data=content.data[:place] + stamp + content.data[place + 4 :])
         case 0:
             return replace(content, data=content.data + rng.bytes(int(rng.integers(1, 64))))
         case 1:

@@ -22,7 +22,7 @@ from vae_export.bundles import Bundle, Key
 from vae_export.bundles.reader import check_bundle_free
 from vae_export.bundles.signature import signing_key
 from vae_export.bundles.writer import NO_LICENCE, write_bundle
-from vae_export.capture import CACHED_BYTES, CAPTURE_SECONDS, Graph
+from vae_export.capture import CAPTURE_SECONDS, Graph
 from vae_export.contract import EVERY_PART, PARTS, PIXELS, Contract, Part, Pixels, float_part
 from vae_export.errors import MachineError, ModelError, OutputExistsError, TargetError, UsageError, VaeExportError
 from vae_export.formats import FORMATS, OPSET, WriteOptions, versions
@@ -31,7 +31,7 @@ from vae_export.io.staging import check_free, check_replaceable, staged_folder
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.parity import Budget, Certificate, References, golden_vectors, verify
 from vae_export.parity.plan import DEFAULT_MINUTES, Limits
-from vae_export.parity.size_check import check_file_at_sizes
+from vae_export.parity.size_check import check_translation
 from vae_export.precision import CALIBRATED, FULL, PRECISIONS, PrecisionName, infix
 from vae_export.report import certificate_page
 from vae_export.sandbox.crash_check import Trial, crash_check
@@ -432,14 +432,10 @@ def _naming_other_parts(error: ModelError, parts: Sequence[Part]) -> ModelError:
 
 
 def _check_translation(plan: ExportPlan, watch: Stopwatch, graph: Graph) -> None:
-    """Raise `ModelError` if a graph cannot be written as ONNX, or not for all of its sizes.
-
-    A translation that is too large to keep is not tried.
-    """
-    size = sum(tensor.nbytes for tensor in (*graph.module.parameters(), *graph.module.buffers()))
-    if size <= CACHED_BYTES and any(variant.format == "onnx" for variant in plan.variants):
+    """Raise `ModelError` if a file of the plan is ONNX, and the graph cannot be written so for all of its sizes."""
+    if any(variant.format == "onnx" for variant in plan.variants):
         with watch.lap("onnx"):
-            check_file_at_sizes(graph, FORMATS["onnx"].write(graph, WriteOptions(opset=plan.opset)))
+            check_translation(graph, plan.opset)
 
 
 def _write_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tests.capture.test_modules import LargeBatches, any_size
 from vae_export import Contract, Source, export, load, open_artifact, verify
 from vae_export.capture import Captured, Graph
 from vae_export.errors import IntegrityError, ModelError
+from vae_export.parity.verifier import bounds_findings
 from vae_export.tensors import Symbol
 
 
@@ -32,6 +34,14 @@ def test_export_states_and_keeps_the_largest_batch(tmp_path: Path) -> None:
     written = open_artifact(tmp_path / "export")
     assert written.manifest.contract.symbols == {"N": Symbol(1, 63)}
     assert verify(written, given, thorough=False).passed
+    for bounds, said in ((Symbol(1, 32), "N 1 to 32"), (Symbol(2, 63), "N 2 to 63"), (Symbol(7, 7), "N 7 to 7")):
+        contract = written.manifest.contract.narrowed({"N": bounds})
+        narrower = replace(written, manifest=replace(written.manifest, contract=contract))
+        found = [finding.detail for finding in bounds_findings(narrower, Captured.of(given, contract))]
+        assert found == [f"{said}; export writes N 1 to 63"]
+    unbounded = replace(written, manifest=replace(written.manifest, contract=given.contract))
+    with pytest.raises(ModelError, match="module cannot be captured"):
+        verify(unbounded, given, thorough=False)
     latent = np.zeros((70, 4, 2, 2), np.float32)
     assert load(tmp_path / "export").decode(latent).shape == (70, 1, 8, 8)
     other = Source(Contract((1, 8, 8), (4, 2, 2), (-1.0, 1.0)), decoder=given.decoder)

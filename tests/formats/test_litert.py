@@ -3,9 +3,10 @@ these tests in an environment that has it, and the first one in an environment t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from vae_export.capture import capture
 from vae_export.contract import PARTS, Part
 from vae_export.errors import ModelError, ParityError
 from vae_export.formats import FORMATS, WriteOptions
+from vae_export.formats.structure import differences
 from vae_export.models.config import Family
 from vae_export.parity import References
 from vae_export.parity.oracle import evaluate_graph
@@ -193,6 +195,47 @@ def test_structure_has_every_operator_and_weight(
             left += node.inputs
             stored += node.value().size if node.kind == "constant" and node.value is not None else 0
     assert stored >= sum(weight.numel() for weight in references.captured.graph(part).module.state_dict().values())
+
+
+#: Changes of what a model says and no engine runs, as functions of the schema's object, and how each is named.
+HIDDEN: dict[str, tuple[Callable[[Any], object], str]] = {
+    "description": (lambda model: setattr(model, "description", b"audited"), "description b'audited', 1 times"),
+    "graph": (lambda model: setattr(model.subgraphs[0], "name", b"other"), "name b'other', 1 times"),
+    "signature": (lambda model: setattr(model.signatureDefs[0], "signatureKey", b"x"), "signatureKey b'x', 1 times"),
+    "operator": (lambda model: setattr(model.operatorCodes[0], "version", 99), "operator .*'version': '99'"),
+    "input": (lambda model: setattr(model.subgraphs[0].tensors[0], "name", b"pixels"), "b'pixels' of inputs, called"),
+    "sizes": (lambda model: setattr(model.subgraphs[0].tensors[0], "shapeSignature", [-1, 6]), "shapeSignature"),
+    "variable": (lambda model: setattr(model.subgraphs[0].tensors[-2], "isVariable", True), "isVariable True"),
+    "range": (lambda model: setattr(model.subgraphs[0].tensors[-1].quantization, "min", [-1.0]), r"'min': '\[-1.0\]'"),
+    "tensor": (lambda model: model.subgraphs[0].tensors.append(model.subgraphs[0].tensors[-2]), "tensor of type 0"),
+    "metadata": (lambda model: model.metadata.append(model.metadata[0]), "metadata b'min_runtime_version', 2 times"),
+    "weights": (lambda model: setattr(model.buffers[0], "data", list(b"hidden")), "6 bytes nobody reads"),
+}
+
+
+@needed
+@pytest.mark.slow
+def test_content_that_is_not_run_is_named(made: tuple[Artifact, Certificate]) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = made[0].read(made[0].entry("decoder", "litert"))
+
+    def named(change: Callable[[Any], object]) -> list[str]:
+        model, builder = schema.ModelT.InitFromPackedBuf(data, 0), flatbuffers.Builder(len(data))
+        change(model)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        found, expected = LITERT.structure(FileContent(bytes(builder.Output()))), LITERT.structure(FileContent(data))
+        assert found is not None
+        assert expected is not None
+        return list(differences(found, expected))
+
+    for name, (change, line) in HIDDEN.items():
+        assert any(re.search(line, found) for found in named(change)), name
+    expected, behind = LITERT.structure(FileContent(data)), LITERT.structure(FileContent(data + b"audited"))
+    assert expected is not None
+    assert behind is not None
+    assert any("bytes beside its values" in line for line in differences(behind, expected))
 
 
 @needed

@@ -426,7 +426,27 @@ def note_of_a_record(data: bytes) -> bytes:
     return target.getvalue()
 
 
+def header(at: int, value: bytes, sign: bytes = b"PK\x03\x04") -> Callable[[bytes], bytes]:
+    """Return a change of a header's bytes: of the third record's by default, or of the last one with this sign."""
+
+    def change(data: bytes) -> bytes:
+        third = zipfile.ZipFile(io.BytesIO(data)).infolist()[2].header_offset
+        place = (third if sign == b"PK\x03\x04" else data.rindex(sign)) + at
+        assert data[place : place + len(value)] != value
+        return data[:place] + value + data[place + len(value) :]
+
+    return change
+
+
 ARCHIVES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "a time of a record": (
+        "torchscript",
+        header(10, b"\x21\x43\x65\x57"),
+        r"header of record archive/.*; export writes no",
+    ),
+    "a size of a record that PyTorch passes over": ("pt2", header(22, b"\x07"), r"header of record archive/"),
+    "another checksum behind a record": ("pt2", header(4, b"\0\1\2\3", b"PK\x07\x08"), r"header of record archive/"),
+    "rights of a record": ("pt2", header(38, b"\0\0\xff\1", b"PK\x01\x02"), r"header of record archive/"),
     "a program for phones": (
         "torchscript",
         with_record("bytecode.pkl", b"\x80\x02)."),
@@ -619,7 +639,26 @@ def size_of_an_inner_value(data: bytes) -> bytes:
     return data[:place] + (7).to_bytes(8, "little") + data[place + 8 :]
 
 
+def of_another_kind(data: bytes) -> bytes:
+    """State that a value is no tensor, which ONNX Runtime reads where it has no other use of it."""
+    kind = InferenceSession.GetRootAs(data).Model().Graph().NodeArgs(0).Type()
+    place = kind._tab.Pos + kind._tab.Offset(6)
+    return data[:place] + b"\3" + data[place + 1 :]
+
+
+def text_in_the_filler(data: bytes) -> bytes:
+    """Write between the end of a text and the next value, which begins at a multiple of four."""
+    place = data.index(b"latent\0\0") + len(b"latent\0")
+    return data[:place] + b"x" + data[place + 1 :]
+
+
 ORT: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "bytes behind the end": (
+        lambda data: data + b"audited",
+        r"\d+ bytes that no field leads to; export writes no such",
+    ),
+    "bytes in the filler": (text_in_the_filler, r"\d+ bytes that no field leads to; export writes no such thing"),
+    "a value that is no tensor": (of_another_kind, r"kind of a type 03, 1 times; export writes no such thing"),
     "another size of an inner value": (
         size_of_an_inner_value,
         r"what is stated of it is float \(\?, 7\); expected float",
@@ -680,6 +719,10 @@ OPENVINO: dict[str, tuple[Callable[[FileContent], FileContent], str]] = {
         r"more of MatMul; export writes no such thing",
     ),
     "a text": (in_text("<layers>", "free of licence<layers>"), r"text free of licence; export writes no such thing"),
+    "another spelling": (
+        in_text('auto_broadcast="numpy"', 'auto_broadcast="numpY"'),
+        r"auto_broadcast of \w+ is numpY; OpenVINO reads numpy; export writes no such thing",
+    ),
     "a layer more": (
         in_text(
             "</layers>",
@@ -850,15 +893,30 @@ def test_keys_of_a_manifest_that_export_does_not_write_are_named(mlp: Subject, t
     artifact = mlp.copied(tmp_path / "e")
     document = json.loads(artifact.manifest.text)
     assert open_artifact(artifact.folder).manifest.unknown == ()
-    document |= {"licence": "free", "recommended": [{"part": "decoder", "note": "advice of a later version"}]}
+    document |= {
+        "licence": "free",
+        "a text": "",
+        "recommended": [{"part": "decoder", "note": "advice of a later version"}],
+    }
     document["files"][0]["score"] = 1.0
     document["contract"]["symbols"] = {"N": {"min": 1, "max": 8, "usual": 4}}
     document["golden"][0]["outputs"][0]["note"] = "audited"
     (artifact.folder / MANIFEST).write_text(json.dumps(document))
     manifest = open_artifact(artifact.folder).manifest
     found = [(one.rule, one.severity, one.where) for one in manifest_findings(manifest, mlp.source)]
-    keys = ("contract.symbols", "files.0.score", "golden.0.outputs.0.note", "licence")
+    keys = ("a text", "contract.symbols", "files.0.score", "golden.0.outputs.0.note", "licence", "recommended.0")
     assert sorted(found) == [("other-manifest", "error", f"manifest.json, {key}") for key in keys]
+
+
+@pytest.mark.parametrize(("stated", "known"), [(True, 1), (1.0, 1), ([True, 16], [1, 16]), ({"a": [2.0]}, {"a": [2]})])
+def test_numbers_of_another_type_are_another_origin(mlp: Subject, stated: object, known: object) -> None:
+    """Readers of other languages tell 1, 1.0 and true apart."""
+    source = replace(mlp.source, provenance={**mlp.source.provenance, "of": known})
+    manifest = replace(mlp.artifact.manifest, provenance={**mlp.source.provenance, "of": stated})
+    found = [one.where for one in manifest_findings(manifest, source) if one.severity == "error"]
+    assert found == [f"manifest.json, provenance.of{'.a' if isinstance(stated, dict) else ''}"]
+    manifest = replace(manifest, provenance=source.provenance)
+    assert not [one for one in manifest_findings(manifest, source) if one.severity == "error"]
 
 
 def test_export_that_says_nothing_is_no_single_file(mlp: Subject, tmp_path: Path) -> None:

@@ -397,18 +397,23 @@ def parse_manifest(data: bytes, where: Path | str) -> Manifest:
         raise IntegrityError("manifest cannot be read", where=where, got=repr(error)[:200]) from error
 
 
-def _unknown_keys(stated: Any, known: Any, where: str = "") -> Iterator[str]:
-    """Yield where a document has keys with values that the manifest that was read from it has not.
+#: Keys that are left out where they are empty, and that may be stated so.
+_LEFT_OUT_WHEN_EMPTY = ("machine", "without_vnni", "recommended", "likelihood", "bands", "beside")
+#: The recommendations, of which readers follow those that they know: each is one thing.
+_ADVICE = "recommended"
 
-    Recommendations are advice of which readers follow what they know.
-    """
-    if isinstance(stated, dict) and isinstance(known, dict):
+
+def _unknown_keys(stated: Any, known: Any, where: str = "") -> Iterator[str]:
+    """Yield where a document has keys that the manifest that was read from it has not, or advice that it left out."""
+    if where == f"{_ADVICE}.":
+        yield from (f"{where}{place}" for place, item in enumerate(stated) if item not in known)
+    elif isinstance(stated, dict) and isinstance(known, dict):
         for key, value in stated.items():
-            if key in known:
-                yield from _unknown_keys(value, known[key], f"{where}{key}.")
-            elif value not in (None, "", [], {}) and f"{where}{key}" != "recommended":
+            if key in known or (key == _ADVICE and not where and isinstance(value, list)):
+                yield from _unknown_keys(value, known.get(key, []), f"{where}{key}.")
+            elif key not in _LEFT_OUT_WHEN_EMPTY or value not in (None, "", [], {}):
                 yield f"{where}{key if key.isprintable() else ascii(key)}"
-    elif isinstance(stated, list) and isinstance(known, list) and where != "recommended.":
+    elif isinstance(stated, list) and isinstance(known, list):
         for place, (value, other) in enumerate(zip(stated, known, strict=False)):
             yield from _unknown_keys(value, other, f"{where}{place}.")
 

@@ -7,6 +7,7 @@ litert-torch 0.10 cannot translate a batch axis of any size, and whoever runs it
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,8 @@ class LiteRt(Format):
         metadata = {item.name.decode(): stored[item.buffer].decode("latin-1") for item in model.metadata or ()}
         outputs = {text: nodes[index] for text, index in named[1].items()}
         made = [node for node in nodes.values() if node.kind not in ("input", "nothing")]
-        return Structure(tuple(inputs_text), outputs, metadata, unused(made, outputs.values()))
+        further = (*_further(model), f"{_bytes_beside_values(model, content.data):,} bytes beside its values")
+        return Structure(tuple(inputs_text), outputs, metadata, unused(made, outputs.values()), further=further)
 
     def providers(self) -> tuple[str, ...]:
         """Return the CPU if LiteRT is installed, else nothing. GPUs and NPUs are not tested."""
@@ -158,6 +160,50 @@ def _kind(tensor: Any) -> str:
     shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
     is_plain = tensor.quantization is None or tensor.quantization.scale is None
     return f"type {tensor.type} {shape}{'' if is_plain else _text(tensor.quantization)}"
+
+
+def _further(model: Any) -> tuple[str, ...]:
+    """Return what a model of one graph says beside its operators: texts, versions, names, fields of other readers."""
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    outer = [(model, _OF_THE_MODEL), (graph, ("tensors", "operators", "inputs", "outputs"))]
+    outer += [(signature, ("inputs", "outputs"))]
+    lines = [f"{key} {_text(value)}" for item, left_out in outer for key, value in _others(item, left_out)]
+    lines += [f"operator {_text(code)}" for code in model.operatorCodes]
+    lines += [f"operator of note {operator.debugMetadataIndex}" for operator in graph.operators]
+    for tensor in graph.tensors:
+        said = _others(tensor, ("shape", "type", "buffer", "name"))
+        lines.append(f"tensor of type {tensor.type}: {', '.join(f'{key} {_text(value)}' for key, value in said)}")
+    for side in ("inputs", "outputs"):
+        named = getattr(signature, side)
+        lines.append(f"{len(named)} named {side}")
+        for index in getattr(graph, side):
+            called = [item.name for item in named if item.tensorIndex == index]
+            lines.append(f"{graph.tensors[index].name} of {side}, called {called}")
+    lines += [f"metadata {item.name}" for item in model.metadata or ()]
+    used = {int(tensor.buffer) for tensor in graph.tensors} | {item.buffer for item in model.metadata or ()}
+    for place, buffer in enumerate(model.buffers):
+        size = 0 if buffer.data is None else len(buffer.data)
+        is_read = place in used or not size
+        lines.append(f"buffer at {buffer.offset} of {buffer.size}{'' if is_read else f': {size:,} bytes nobody reads'}")
+    return tuple(f"{line}, {times} times" for line, times in Counter(lines).items())
+
+
+#: Fields of a model that its structure has.
+_OF_THE_MODEL = ("subgraphs", "buffers", "operatorCodes", "metadata", "signatureDefs")
+
+
+def _others(item: Any, left_out: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of an object of the schema but some, in the order of their names."""
+    return ((key, value) for key, value in sorted(vars(item).items()) if key not in left_out)
+
+
+def _bytes_beside_values(model: Any, data: bytes) -> int:
+    """Return how many bytes a file has more than its values take when they are written in another order."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(len(data))
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return len(data) - len(builder.Output())
 
 
 def _constant(tensor: Any, data: bytes) -> Node:

@@ -353,8 +353,13 @@ def _unlike(layer: Element, node: openvino.Node) -> Iterator[str]:
     kind, version = layer.get("type"), layer.get("version")
     if version != (read := node.get_type_info().version_id):
         yield f"{kind} of {version}; OpenVINO reads {read}"
-    known = {*node.get_attributes(), *(("offset", "size") if kind == "Const" else ())}
-    yield from (f"{name} of {kind}" for data in layer.iterfind("data") for name in data.attrib if name not in known)
+    attributes = node.get_attributes()
+    known = {*attributes, *(("offset", "size") if kind == "Const" else ())}
+    for name, text in (item for data in layer.iterfind("data") for item in data.attrib.items()):
+        if name not in known:
+            yield f"{name} of {kind}"
+        elif isinstance(attributes.get(name), str) and attributes[name] != text:
+            yield f"{name} of {kind} is {text}; OpenVINO reads {attributes[name]}"
     if (stated := _stated_ports(layer)) != (computed := _ports(node)):
         yield f"sizes of {kind} are {stated}; OpenVINO computes {computed}"
 

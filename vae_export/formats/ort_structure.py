@@ -12,6 +12,7 @@ from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorDataType im
 from onnxruntime.tools.ort_format_model.ort_flatbuffers_py.fbs.TensorTypeAndShape import TensorTypeAndShape
 
 from vae_export.contract import Array
+from vae_export.formats.ort_tables import further_tables
 from vae_export.formats.structure import Node, Structure, constant, plain_version, unused
 
 #: Names of the types of tensors and of attributes by number.
@@ -42,7 +43,7 @@ def ort_structure(data: bytes) -> Structure:
     facts["model version"] = str(model.ModelVersion())
     keys = Counter(_text(item.Key()) for item in _each(model, "MetadataProps"))
     further = [f"metadata '{key}' {times} times" for key, times in keys.items() if times > 1]
-    further += [*_notes(graph), *_wrong_edges(graph), *_kernels(session.KernelTypeStrResolver())]
+    further += [*_notes(graph), *_wrong_edges(graph), *_kernels(session.KernelTypeStrResolver()), *further_tables(data)]
     # Names of open sizes differ between versions.
     sizes = {arg.Name().decode(): _typed(arg.Type(), open_size="?") for arg in _each(graph, "NodeArgs")}
     further += [f"sizes {text} of '{name}', which is no value" for name, text in sizes.items() if name not in scope]

@@ -157,12 +157,22 @@ def unread(data: bytes | memoryview, pieces: Iterable[tuple[int, int]]) -> tuple
         data: the bytes of the file.
         pieces: offset and length of each weight.
     """
+    more = unread_bytes(data, pieces)
+    return (f"{more:,} bytes of weights that nothing reads",) if more else ()
+
+
+def unread_bytes(data: bytes | memoryview, pieces: Iterable[tuple[int, int]]) -> int:
+    """Return how many bytes of a file lie outside these pieces, and are no zeros between them.
+
+    Args:
+        data: the bytes of the file.
+        pieces: offset and length of each piece that is read.
+    """
     view, end, more = memoryview(data), 0, 0
     for start, length in sorted(pieces):
         more += (start - end) if start > end and any(view[end:start]) else 0
         end = max(end, start + length)
-    more += max(0, len(view) - end)
-    return (f"{more:,} bytes of weights that nothing reads",) if more else ()
+    return more + max(0, len(view) - end)
 
 
 def plain_version(text: str) -> str:

@@ -37,6 +37,9 @@ _LOCAL_HEADER, _END_OF_ARCHIVE, _END_BYTES = 30, b"PK\x05\x06", 22
 _FILLER = re.compile(rb"(\x01\x00[\x08\x10\x18\x1c]\x00.{8,28}?)?(FB..Z*)?", re.DOTALL)
 #: The sizes of a record that are known only behind it.
 _DESCRIPTOR = re.compile(rb"(PK\x07\x08.{12}(.{8})?)?", re.DOTALL)
+#: Flags of a record: its sizes stand behind it, and its name is UTF-8. The time of a record without one, and the size
+#: from which sizes take 8 bytes.
+_SIZES_BEHIND, _UTF8, _NO_TIME, _LARGE = 1 << 3, 1 << 11, (1980, 0, 0, 0, 0, 0), (1 << 32) - 1
 #: The number in the name of a traced class, a definition in code, an attribute of a class, and the use of a constant.
 MANGLED = re.compile(r"___torch_mangle_\d+\.")
 _DEFINITION, _ATTRIBUTE = (
@@ -78,6 +81,7 @@ def further_content(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
         }
         notes = [f"note of record {item.filename}" for item in records.infolist() if _has_note(item)]
         between = sum(_hidden_bytes(data, records.infolist()))
+        notes += [f"header of record {item.filename}" for item in records.infolist() if not _is_plain(data, item)]
     further = [f"record {name} of {size:,} bytes" for name, size in listed if known.fullmatch(name) is None]
     times = Counter(name for name, _ in listed)
     further += [f"record {name} {times[name]} times" for name in times if times[name] > 1]
@@ -99,6 +103,36 @@ def further_content(data: bytes, known: re.Pattern[str]) -> tuple[str, ...]:
 
 def _has_note(record: zipfile.ZipInfo) -> bool:
     return bool(record.comment) or not _FILLER.fullmatch(record.extra)
+
+
+def _is_plain(data: bytes, record: zipfile.ZipInfo) -> bool:
+    """Whether the headers of a record say what PyTorch's writer says: no times, rights or versions, and one size.
+
+    A record has two headers and may have a third behind it. Readers differ in which of them counts.
+    """
+    needed = 0 if record.compress_type == zipfile.ZIP_STORED else zipfile.DEFAULT_VERSION
+    rights = (record.internal_attr, record.external_attr, record.reserved, record.volume)
+    start, sizes = record.header_offset, (record.CRC, record.compress_size, record.file_size)
+    version, flags, method, time, date, *stated = struct.unpack("<HHHHHIII", data[start + 4 : start + 26])
+    name, more = struct.unpack("<HH", data[start + 26 : start + _LOCAL_HEADER])
+    is_behind = bool(flags & _SIZES_BEHIND)
+    behind = data[start + _LOCAL_HEADER + name + more + record.compress_size :]
+    return (
+        not any((*rights, record.create_system, record.create_version, time, date))
+        and record.extract_version == version == needed
+        and record.date_time == _NO_TIME
+        and (record.flag_bits, record.compress_type) == (flags, method)
+        and flags | _SIZES_BEHIND | _UTF8 == _SIZES_BEHIND | _UTF8
+        and tuple(stated) == ((0, 0, 0) if is_behind else sizes)
+        and (not is_behind or _stated_behind(behind, record) == sizes)
+    )
+
+
+def _stated_behind(behind: bytes, record: zipfile.ZipInfo) -> tuple[int, ...]:
+    """Return checksum and sizes of a record as the header behind it says, which is longer for large records."""
+    form = "<4xIII" if max(record.compress_size, record.file_size) < _LARGE else "<4xIQQ"
+    size = struct.calcsize(form)
+    return struct.unpack(form, behind[:size]) if len(behind) >= size else ()
 
 
 def _hidden_bytes(data: bytes, records: Iterable[zipfile.ZipInfo]) -> Iterator[int]:

@@ -259,7 +259,10 @@ def manifest_findings(manifest: Manifest, source: Source) -> Iterator[Finding]:
     if manifest.is_of_single_file:
         return
     for where in manifest.unknown[:_MOST_FINDINGS]:
-        detail = "export writes no such key, and other readers may read it"
+        if where.startswith("recommended."):
+            detail = "tune gives no such advice here, and other readers may follow it"
+        else:
+            detail = "export writes no such key, and other readers may read it"
         yield Finding("other-manifest", "error", f"{MANIFEST}, {where[:200]}", detail)
     if manifest.provenance and not source.provenance:
         detail = "the source says nothing about its origin"
@@ -299,7 +302,7 @@ def _unlike(stated: Any, known: Any, where: str) -> Iterator[tuple[str, str, boo
                 yield f"{where}.{key}", f"{side} {str(known.get(key, stated.get(key)))[:80]}", False
             else:
                 yield from _unlike(stated[key], known[key], f"{where}.{key}")
-    elif stated != known or isinstance(stated, bool) != isinstance(known, bool):
+    elif json.dumps(stated, sort_keys=True) != json.dumps(known, sort_keys=True):  # 1, 1.0 and true are equal in Python
         is_label = where in {f"provenance.{label}" for label in _LABELS}
         yield where, f"is {str(stated)[:80]}; the source says {str(known)[:80]}", is_label
 

@@ -11,10 +11,10 @@ import itertools
 import numpy as np
 
 from vae_export.artifact.manifest import FileContent
-from vae_export.capture import Graph
+from vae_export.capture import CACHED_BYTES, Graph
 from vae_export.contract import Array
 from vae_export.errors import ModelError
-from vae_export.formats import FORMATS
+from vae_export.formats import FORMATS, WriteOptions
 from vae_export.parity.plan import sizes_to_run
 from vae_export.session_options import SessionOptions
 from vae_export.tensors import BATCH, Symbol
@@ -24,6 +24,19 @@ _ROWS = (1, 3)
 #: The share of an output's mean size by which its mean error shows another function. Rounding is far below it, and so
 #: are the few codes of a quantiser that rounding changes.
 _WRONG = 0.05
+
+
+def check_translation(graph: Graph, opset: int) -> None:
+    """Raise `ModelError` if a graph cannot be written as ONNX, or not for all of its sizes.
+
+    A translation that is too large to keep is not tried.
+
+    Args:
+        graph: the part.
+        opset: ONNX operator set.
+    """
+    if sum(tensor.nbytes for tensor in (*graph.module.parameters(), *graph.module.buffers())) <= CACHED_BYTES:
+        check_file_at_sizes(graph, FORMATS["onnx"].write(graph, WriteOptions(opset=opset)))
 
 
 def check_file_at_sizes(graph: Graph, content: FileContent) -> None:

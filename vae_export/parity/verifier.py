@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ import torch
 from vae_export._version import __version__
 from vae_export.artifact.certificate import manifest_digests
 from vae_export.artifact.folder import Artifact, read_content, weights_in
+from vae_export.artifact.manifest import MANIFEST
 from vae_export.capture import Captured, Graph
-from vae_export.contract import float_part
+from vae_export.contract import Contract, float_part
 from vae_export.errors import IntegrityError, ModelError
 from vae_export.formats import FORMATS, OPSET, versions
 from vae_export.formats.base import Finding
@@ -40,6 +42,7 @@ from vae_export.parity.plan import BATCHES, DEFAULT_MINUTES, Limits
 from vae_export.parity.probes import origin_of_probes
 from vae_export.parity.reference import References
 from vae_export.parity.reproduction import FileWriter, manifest_findings, stated_provenance
+from vae_export.parity.size_check import check_translation
 from vae_export.parity.targets import Target, choose_targets, kinds_of, refuse_unknown
 from vae_export.parity.tolerance import Tolerance
 from vae_export.sources import Source
@@ -129,6 +132,7 @@ def verify(
         meter.measure()
         report("measuring golden vectors")
         stated = [*manifest_findings(artifact.manifest, references.source), *golden_findings(artifact, references)]
+        stated += bounds_findings(artifact, references.captured)
     recorded = environment(references.source, threads, artifact) | {"thorough": thorough and plan.is_complete}
     certificate = _certificate(artifact, records, meter, recorded, tolerance, budget)
     if allow_unreproduced:
@@ -188,6 +192,44 @@ def check_origin(artifact: Artifact, source: Source) -> bool:
             do="export again, or pass the options of the export",
         )
     return is_known
+
+
+def bounds_findings(artifact: Artifact, captured: Captured) -> Iterator[Finding]:
+    """Yield a finding if a manifest states narrower sizes or batches than the contract that export finds.
+
+    The model is captured once more for it, so that only contracts are checked that are not the source's own.
+
+    Args:
+        artifact: the export.
+        captured: the source, with the contract of the manifest.
+    """
+    manifest, given = artifact.manifest, captured.given
+    stated = manifest.contract
+    if manifest.is_of_single_file or stated == given.contract or not captured.is_told:
+        return
+    parts = tuple(dict.fromkeys(float_part(entry.part) for entry in manifest.known))
+    has_onnx, opset = any(entry.format == "onnx" for entry in manifest.known), manifest.opset or OPSET
+    found = Captured(given)
+    found.seconds = captured.seconds
+    checked: Callable[[Graph], object] = partial(check_translation, opset=opset) if has_onnx else lambda _graph: None
+    written = found.narrow(parts, check=checked)
+    if written != stated:
+        detail = f"{_bounds(stated, written)}; export writes {_bounds(written, stated)}"
+        yield Finding("other-manifest", "error", f"{MANIFEST}, contract.symbols", detail)
+
+
+def _bounds(contract: Contract, other: Contract) -> str:
+    """Return as text what a contract says of the symbols of which another contract says something else."""
+    said = []
+    for name in sorted({*contract.symbols, *other.symbols}):
+        symbol = contract.symbols.get(name)
+        if symbol == other.symbols.get(name):
+            continue
+        if symbol is None:
+            said.append(f"any {name}" if name == BATCH else f"a number in place of {name}")
+        else:
+            said.append(f"{name} {symbol.bounds}{f', usually {symbol.usual}' if symbol.usual else ''}")
+    return ", ".join(said)
 
 
 def check_files(artifact: Artifact, targets: Sequence[Target], *, required: bool) -> None:
