@@ -57,7 +57,7 @@ def make_newcomer(folder: Path) -> None:
     shutil.copy(ROOT / "LICENSE", folder)
     make_models(folder)
     (folder / "photos").mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (90, 80, 70, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 80, 70, 3), dtype=np.uint8)
     for index, image in enumerate(noise):
         Image.fromarray(image).save(folder / "photos" / f"{index}.jpg")
     raw = folder / "data" / "MNIST" / "raw"

@@ -15,12 +15,17 @@ from vae_export.cli import app
 @pytest.fixture
 def decoder_run(run_folder: Path) -> Path:
     """A run whose export has one file, decoder.torchscript.pt, so that verifying it takes a second."""
-    manifest = run_folder / "export" / "manifest.json"
+    keep_decoders(run_folder, "decoder.torchscript.pt")
+    return run_folder
+
+
+def keep_decoders(run: Path, *names: str) -> None:
+    """Leave these files of the decoder alone in the manifest of a run's export."""
+    manifest = run / "export" / "manifest.json"
     data = json.loads(manifest.read_text())
-    data["files"] = [entry for entry in data["files"] if entry["name"] == "decoder.torchscript.pt"]
+    data["files"] = [entry for entry in data["files"] if entry["name"] in names]
     data["golden"] = [item for item in data["golden"] if item["part"] == "decoder"]
     manifest.write_text(json.dumps(data))
-    return run_folder
 
 
 @pytest.fixture

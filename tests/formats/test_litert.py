@@ -54,7 +54,7 @@ def references() -> References:
 
 @pytest.fixture(scope="module")
 def made(references: References, tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Certificate]:
-    return export(references, tmp_path_factory.mktemp("litert") / "export", formats=["litert"])
+    return export(references, tmp_path_factory.mktemp("litert") / "export", formats=["litert"], minutes=0.05)
 
 
 @needed
@@ -79,7 +79,7 @@ def test_convolutions_and_attention_are_certified(family: Family | Literal["fore
         if family == "foreign"
         else Source.of(sample_models.checkpoint(family, (1, 12, 12)))
     )
-    _, certificate = export(source, tmp_path / "out", formats=["litert"])
+    _, certificate = export(source, tmp_path / "out", formats=["litert"], minutes=0.05)
     assert certificate.passed
 
 
