@@ -148,12 +148,12 @@ class Captured:
         refusal: ModelError,
     ) -> Contract:
         """Capture parts with fewer free sizes until `check` takes their graphs; raise `refusal` if it never does."""
-        report(f"note: {refusal}; other sizes are tried as fixed ones")
         for fixed in with_fixed_sizes(wide):
             self._graphs.clear()
             with contextlib.suppress(ModelError):  # the refusal of free sizes says more
                 contract = self._narrowed(fixed, parts, report)
                 self._check_graphs(parts, check)
+                report(f"note: {refusal}")
                 return contract
         raise refusal
 
