@@ -116,7 +116,7 @@ def _is_plain(data: bytes, record: zipfile.ZipInfo) -> bool:
     version, flags, method, time, date, *stated = struct.unpack("<HHHHHIII", data[start + 4 : start + 26])
     name, more = struct.unpack("<HH", data[start + 26 : start + _LOCAL_HEADER])
     is_behind = bool(flags & _SIZES_BEHIND)
-    behind = data[start + _LOCAL_HEADER + name + more + record.compress_size :]
+    end = start + _LOCAL_HEADER + name + more + record.compress_size
     return (
         not any((*rights, record.create_system, record.create_version, time, date))
         and record.extract_version == version == needed
@@ -124,15 +124,15 @@ def _is_plain(data: bytes, record: zipfile.ZipInfo) -> bool:
         and (record.flag_bits, record.compress_type) == (flags, method)
         and flags | _SIZES_BEHIND | _UTF8 == _SIZES_BEHIND | _UTF8
         and tuple(stated) == ((0, 0, 0) if is_behind else sizes)
-        and (not is_behind or _stated_behind(behind, record) == sizes)
+        and (not is_behind or _stated_behind(data, end, record) == sizes)
     )
 
 
-def _stated_behind(behind: bytes, record: zipfile.ZipInfo) -> tuple[int, ...]:
-    """Return checksum and sizes of a record as the header behind it says, which is longer for large records."""
+def _stated_behind(data: bytes, end: int, record: zipfile.ZipInfo) -> tuple[int, ...]:
+    """Return checksum and sizes of a record that ends here as the header behind it says, longer for large records."""
     form = "<4xIII" if max(record.compress_size, record.file_size) < _LARGE else "<4xIQQ"
     size = struct.calcsize(form)
-    return struct.unpack(form, behind[:size]) if len(behind) >= size else ()
+    return struct.unpack_from(form, data, end) if len(data) >= end + size else ()
 
 
 def _hidden_bytes(data: bytes, records: Iterable[zipfile.ZipInfo]) -> Iterator[int]:
@@ -141,11 +141,12 @@ def _hidden_bytes(data: bytes, records: Iterable[zipfile.ZipInfo]) -> Iterator[i
     for record in sorted(records, key=lambda one: one.header_offset):
         start = record.header_offset
         name, more = struct.unpack("<HH", data[start + 26 : start + _LOCAL_HEADER])
-        filler = data[start + _LOCAL_HEADER + name :][:more]
+        content = start + _LOCAL_HEADER + name + more
+        filler = data[content - more : content]
         between = b"" if end is None else data[end:start]
         yield 0 if _DESCRIPTOR.fullmatch(between) else len(between)
         yield 0 if _FILLER.fullmatch(filler) else len(filler)
-        end = start + _LOCAL_HEADER + name + more + record.compress_size
+        end = content + record.compress_size
 
 
 def pickle_size(pickled: bytes) -> int:
