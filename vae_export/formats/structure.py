@@ -226,10 +226,6 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
         yield f"outputs are {_listed(found.outputs)}; expected {_listed(expected.outputs)}"
     for extra in sorted(set(found.unused) - set(expected.unused)):
         yield f"{extra}: no output depends on it"
-    for extra in sorted(set(found.further) - set(expected.further)):
-        yield f"{extra}; export writes no such thing"
-    for missing in sorted(set(expected.further) - set(found.further)):
-        yield f"{missing}; the file lacks it"
     unlike = False
     for line in _unlike_values(found, expected, close):
         unlike = True
@@ -239,6 +235,11 @@ def differences(found: Structure, expected: Structure, close: Close | None = Non
         if digest in expected.notes or computed is not None or not unlike:
             right = expected.notes[digest][1] if digest in expected.notes else computed
             yield from _texts(f"{name}: what is stated of it", stated, right)
+    # Last, because other operators have other kernels, texts and tables, too.
+    for extra in sorted(set(found.further) - set(expected.further)):
+        yield f"{extra}; export writes no such thing"
+    for missing in sorted(set(expected.further) - set(found.further)):
+        yield f"{missing}; the file lacks it"
 
 
 def _unlike_values(found: Structure, expected: Structure, close: Close | None) -> Iterator[str]:
