@@ -461,7 +461,7 @@ NARROWED = {
     "smallest sizes": (
         Case(lambda: any_size(nn.InstanceNorm2d(4)), **SIZES),
         {"h": Symbol(2), "w": Symbol(2)},
-        "h is limited to 2 to any",
+        "size h is 2 or more, because the module fails at smaller ones",
     ),
     "batch": (
         Case(lambda: any_size(LargeBatches()), latent=(4, 2, 2), data=(1, 8, 8)),
@@ -488,7 +488,7 @@ def test_sizes_at_which_the_module_fails_are_left_out() -> None:
     case = Case(lambda: nn.Sequential(*padded[:-2], nn.Conv2d(4, 4, 5), *padded[-2:]), **SIZES)
     captured = Captured(case.source())
     assert captured.contract.symbols == {"h": Symbol(3), "w": Symbol(3)}
-    assert captured.notes[0].startswith("size h is limited to 3 to any")
+    assert captured.notes[0].startswith("size h is 3 or more")
 
 
 def test_batch_is_fixed_to_one_where_it_cannot_be_dynamic() -> None:

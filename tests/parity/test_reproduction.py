@@ -179,7 +179,7 @@ def test_altered_torchscript_fails(mlp: Subject, thorough: bool, tmp_path: Path)
     artifact = tampered(mlp, tmp_path / "e", {("decoder", "torchscript"): data})
     certificate = verified(artifact, mlp.references, thorough=thorough, allow_unreproduced=False)
     assert_fails(certificate)
-    *further, line = certificate.reproductions[0].differences
+    line, *further = certificate.reproductions[0].differences
     beside = r"record .*debug_pkl of [\d,]+ bytes|word \w+(, \d+ times)?"
     assert all(re.fullmatch(rf"({beside}); (export writes no such thing|the file lacks it)", one) for one in further)
     assert re.fullmatch(r"aten::neg '\d+' is in the place of aten::sigmoid '\d+'", line)
