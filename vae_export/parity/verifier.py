@@ -106,6 +106,7 @@ def verify(
     check_files(artifact, chosen, required=targets is not None)
     references = references.keeping(artifact.manifest.contract)
     parts = [entry.part for entry in artifact.manifest.files if float_part(entry.part) in references.source.parts]
+    bounds = [*bounds_findings(artifact, references.captured)]  # before there are graphs, which take memory
     graphs = references.captured.graphs(parts)
     limits = Limits.of(minutes, available_memory())
     rows = _rows_to_time_threads(graphs.values())
@@ -131,8 +132,8 @@ def verify(
         report("measuring nats and degradation")
         meter.measure()
         report("measuring golden vectors")
-        stated = [*manifest_findings(artifact.manifest, references.source), *golden_findings(artifact, references)]
-        stated += bounds_findings(artifact, references.captured)
+        golden = golden_findings(artifact, references)
+        stated = [*bounds, *manifest_findings(artifact.manifest, references.source), *golden]
     recorded = environment(references.source, threads, artifact) | {"thorough": thorough and plan.is_complete}
     certificate = _certificate(artifact, records, meter, recorded, tolerance, budget)
     if allow_unreproduced:
@@ -195,7 +196,7 @@ def check_origin(artifact: Artifact, source: Source) -> bool:
 
 
 def bounds_findings(artifact: Artifact, captured: Captured) -> Iterator[Finding]:
-    """Yield a finding if a manifest states narrower sizes or batches than the contract that export finds.
+    """Yield a finding if a manifest states other sizes or batches than the contract that export finds.
 
     The model is captured once more for it, so that only contracts are checked that are not the source's own.
 
