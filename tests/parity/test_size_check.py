@@ -57,5 +57,10 @@ def test_file_that_is_right_for_its_example_alone_is_refused(rows: int, length: 
         check_file_at_sizes(graph(length, low), file_of_one_length([[0.0]] * rows, length))
 
 
+def test_numbers_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(ModelError, match="batch 1, t=3"):
+        check_file_at_sizes(graph("t", 3), file_of_one_length([[np.nan]] * 3, "t"))
+
+
 def test_file_of_fixed_sizes_is_taken() -> None:
     check_file_at_sizes(graph(8), file_of_one_length([[0.0]] * 8, 8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from vae_export.capture.program import (
     with_fixed_sizes,
 )
 from vae_export.capture.promotion import DtypeFinder, float64_module
-from vae_export.contract import Array, Contract, Part, PartSpec, float_part
+from vae_export.contract import Contract, Part, PartSpec, float_part
 from vae_export.errors import ModelError
 from vae_export.models.checkpoint import Checkpoint
 from vae_export.precision import FULL, PrecisionName
@@ -212,7 +212,12 @@ class Captured:
 
     def _runs(self, contract: Contract, part: Part) -> bool:
         graph = self._graph(part, contract)
-        return graph.outputs(graph.example) is not None
+        with user_code(), ModuleState(graph.module):
+            try:
+                graph.module(*graph.example)
+            except Exception:  # the user's modules may raise any error
+                return False
+        return True
 
     def graph(self, part: Part) -> Graph:
         """Return the graph of a part; raise `ModelError` if the modules do not keep the contract."""
@@ -312,24 +317,6 @@ class Graph:
     def example(self) -> tuple[Tensor, ...]:
         """Inputs for capturing the graph, in the order of the spec, at the usual sizes."""
         return example_inputs(self.spec)
-
-    def example_at(self, sizes: Mapping[str, int], rows: int) -> tuple[Tensor, ...]:
-        """Return inputs like `example` at other sizes.
-
-        Args:
-            sizes: a value for each symbol without the batch.
-            rows: the number of rows.
-        """
-        return example_inputs(self.spec.at(sizes), rows)
-
-    def outputs(self, inputs: Sequence[Tensor]) -> tuple[Array, ...] | None:
-        """Return what the module gives for inputs, or None where it cannot be run for them."""
-        with user_code(), ModuleState(self.module):
-            try:
-                outputs = self.module(*inputs)
-            except Exception:  # the user's modules may raise any error
-                return None
-        return tuple(output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
