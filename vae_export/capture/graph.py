@@ -66,7 +66,7 @@ class Captured:
 
     Attributes:
         given: the model to export, with its own contract.
-        is_told: whether the contract was given, and not found by capturing.
+        has_stated_contract: whether the contract was stated, as by a manifest, and not found by capturing.
         notes: what was found in the modules and what was narrowed, a line each.
     """
 
@@ -75,7 +75,7 @@ class Captured:
         #: Seconds that capturing may take; None for no limit.
         self.seconds: float | None = CAPTURE_SECONDS
         self.notes: tuple[str, ...] = ()
-        self.is_told = contract is not None
+        self.has_stated_contract = contract is not None
         self._contract = contract
         self._graphs: dict[Part, Graph] = {}
 

@@ -206,7 +206,7 @@ def bounds_findings(artifact: Artifact, captured: Captured) -> Iterator[Finding]
     """
     manifest, given = artifact.manifest, captured.given
     stated = manifest.contract
-    if manifest.is_of_single_file or stated == given.contract or not captured.is_told:
+    if manifest.is_of_single_file or stated == given.contract or not captured.has_stated_contract:
         return
     parts = tuple(dict.fromkeys(float_part(entry.part) for entry in manifest.known))
     has_onnx, opset = any(entry.format == "onnx" for entry in manifest.known), manifest.opset or OPSET
