@@ -207,6 +207,18 @@ def test_module_with_non_finite_outputs_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_module_that_overflows_for_data_without_a_range_is_answered_with_one(tmp_path: Path) -> None:
+    from torch import nn
+
+    from vae_export import export
+
+    huge = nn.Sequential(nn.Flatten(), sample_models.Lambda(lambda x: ((x * 60).exp(), x)))
+    source = Source(Contract((1, 2, 2), (4,), None), encoder=huge)
+    said = "not finite: encoder, 'mean', probe .*; state what the data can be, such as --data-range -1,1"
+    with pytest.raises(ModelError, match=said):
+        export(source, tmp_path / "out", formats=["torchscript"])
+
+
 def test_verify_restores_the_settings_of_the_caller(mlp: Exported) -> None:
     import os
 

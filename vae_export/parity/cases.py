@@ -299,6 +299,8 @@ def _refuse_not_finite(graph: Graph, probe: str, outputs: Mapping[str, Array], p
             where = f"{graph.spec.part}, '{name}', probe {probe}"
             within = "" if precision == FULL else f" in {precision}"
             do = None if precision == FULL else "choose a --precision with a wider range"
+            if precision == FULL and graph.spec.part != "decoder" and not graph.spec.inputs[0].is_bounded:
+                do = "state what the data can be, such as --data-range -1,1"
             raise ModelError(f"module gives numbers that are not finite{within}", where=where, do=do)
 
 
